@@ -1,0 +1,1 @@
+"""Lottery-ticket experiments in JAX: find, train and judge tickets, many seeds side by side."""

@@ -1,0 +1,198 @@
+"""The settings of training and pruning: frozen dataclasses that check themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jaxticket.checks import at_least, one_of, share
+
+OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
+SCHEDULES = ("steps", "cosine")
+PRECISIONS = ("default", "high", "highest")
+COMPUTE_DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Training:
+    r"""How a network is trained.
+
+    The learning rate is a function of the absolute step t: `lr * min(1, t / warmup) * decay(t)`, where decay is
+    `gamma ** #{m in milestones: m <= t}` for the schedule "steps" and `(1 + cos(pi * t / steps)) / 2` for "cosine".
+    With no milestones, "steps" is constant.
+
+    Attributes:
+      steps: number of updates from initialization to the end.
+      batch_size: examples per update.
+      optimizer: "sgd", "momentum", "adam" or "adamw".
+      lr: peak learning rate.
+      momentum: of "momentum"; v <- momentum * v + g, w <- w - lr * v.
+      nesterov: Nesterov's form of "momentum".
+      b1, b2, eps: of "adam" and "adamw".
+      weight_decay: added to the gradient of every parameter before momentum ("sgd", "momentum", "adam"), or
+        decoupled from it ("adamw").
+      warmup: steps of linear warmup; at step 0 the rate is then exactly 0.
+      schedule: "steps" or "cosine".
+      milestones: steps at which the rate is multiplied by `gamma`; the drop acts at the milestone itself.
+      gamma: factor of each drop.
+      label_smoothing: share of the target spread evenly over the classes.
+      clip_norm: largest global norm of the masked gradient, clipped before weight decay; None to leave it.
+      last_batch: "wrap" runs batches on into the next epoch, so that each is full and each example is seen equally
+        often; "drop" leaves out what does not fill a batch at the end of an epoch.
+      eval_every: steps between evaluations; None for a twentieth of `steps`.
+      eval_batch_size: examples per evaluation batch.
+      eval_train_examples: at most so many training examples are evaluated (the first ones); None for all.
+      compute_dtype: "float32" or "bfloat16", the type of weights and activations inside the network; weights,
+        optimizer state, losses and statistics are kept in float32.
+      precision: "highest", "high" or "default" (the hardware's own, which is bfloat16 or TF32 on some).
+
+    Reference: Frankle's thesis, section 3.3.1 and Table 4.1, for the default values (LeNet on MNIST).
+    """
+
+    steps: int = 24_000
+    batch_size: int = 60
+    optimizer: str = "adam"
+    lr: float = 1.2e-3
+    momentum: float = 0.9
+    nesterov: bool = False
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    warmup: int = 0
+    schedule: str = "steps"
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+    label_smoothing: float = 0.0
+    clip_norm: float | None = None
+    last_batch: str = "wrap"
+    eval_every: int | None = None
+    eval_batch_size: int = 1000
+    eval_train_examples: int | None = 10_000
+    compute_dtype: str = "float32"
+    precision: str = "highest"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        at_least("steps", self.steps, 1, integer=True)
+        at_least("batch_size", self.batch_size, 1, integer=True)
+        one_of("optimizer", self.optimizer, OPTIMIZERS)
+        at_least("lr", self.lr, 0)
+        share("momentum", self.momentum, zero=True, one=False)
+        share("b1", self.b1, zero=True, one=False)
+        share("b2", self.b2, zero=True, one=False)
+        at_least("eps", self.eps, 0)
+        at_least("weight_decay", self.weight_decay, 0)
+        at_least("warmup", self.warmup, 0, integer=True)
+        one_of("schedule", self.schedule, SCHEDULES)
+        for milestone in self.milestones:
+            at_least("milestones", milestone, 0, integer=True)
+        at_least("gamma", self.gamma, 0)
+        share("label_smoothing", self.label_smoothing, zero=True, one=False)
+        if self.clip_norm is not None:
+            at_least("clip_norm", self.clip_norm, 0)
+        one_of("last_batch", self.last_batch, ("wrap", "drop"))
+        if self.eval_every is not None:
+            at_least("eval_every", self.eval_every, 1, integer=True)
+        at_least("eval_batch_size", self.eval_batch_size, 1, integer=True)
+        if self.eval_train_examples is not None:
+            at_least("eval_train_examples", self.eval_train_examples, 1, integer=True)
+        one_of("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
+        one_of("precision", self.precision, PRECISIONS)
+        if self.schedule == "cosine" and self.milestones:
+            raise ValueError(
+                f"`milestones` are not used by schedule='cosine', got {self.milestones}; leave one of them out"
+            )
+        if self.nesterov and self.optimizer != "momentum":
+            raise ValueError(
+                f"`nesterov` needs optimizer='momentum', got {self.optimizer!r}; leave one of them out"
+            )
+
+    @property
+    def evaluation_interval(self) -> int:
+        """Steps between evaluations."""
+        return self.eval_every if self.eval_every is not None else max(1, round(self.steps / 20))
+
+    def replace(self, **changes: object) -> Training:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+    def dilated(self, factor: float) -> Training:
+        """All times of the schedule (steps, warmup, milestones) multiplied by `factor` and rounded.
+
+        Reference: Frankle's thesis, section 3.3.6.
+        """
+        if not factor > 0:
+            raise ValueError(f"`factor` must be above 0, got {factor!r}")
+        return self.replace(
+            steps=max(1, round(factor * self.steps)),
+            warmup=round(factor * self.warmup),
+            milestones=tuple(round(factor * m) for m in self.milestones),
+            # evaluations stay at the steps where the undilated training has them
+            eval_every=self.evaluation_interval,
+        )
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """How tickets are found: train, prune, rewind, repeat.
+
+    Level n keeps `round((1 - fraction) ** n * P)` of the P prunable weights (round half to even).
+
+    Attributes:
+      levels: number of times the network is pruned.
+      fraction: share of the remaining weights that each level removes.
+      one_shot: prune the trained dense network straight to each level's density, instead of level after level.
+      score: name in `jt.SCORES` or a score function.
+      scope: "global" ranks all weights together, "layer" each layer by itself.
+      rates: pairs (pattern, fraction): with scope "layer", the fraction of the layers whose path matches (the first
+        that does). The 2019 paper prunes the output layer at half the rate of the others.
+      exclude: patterns of paths, such as "dense_2/*", that are never pruned and not counted in P.
+      rewind: the step to whose weights a ticket goes back, 0 for initialization; or "learning_rate", which keeps the
+        trained weights and repeats the whole schedule (LRR).
+      order: "same" shows every level the batches of level 0; "fresh" draws a new order for every level.
+      score_batches, score_batch_size: training batches that a score may look at.
+
+    Reference: Frankle's thesis, Algorithms 1, 2 and 4; section 3.3.3 for one-shot.
+    """
+
+    levels: int = 12
+    fraction: float = 0.2
+    one_shot: bool = False
+    score: str | Callable[..., object] = "magnitude"
+    scope: str = "global"
+    rates: tuple[tuple[str, float], ...] = ()
+    exclude: tuple[str, ...] = ()
+    rewind: int | str = 0
+    order: str = "same"
+    score_batches: int = 1
+    score_batch_size: int = 100
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rates", tuple((str(p), float(f)) for p, f in self.rates))
+        exclude = (self.exclude,) if isinstance(self.exclude, str) else self.exclude
+        object.__setattr__(self, "exclude", tuple(exclude))
+        at_least("levels", self.levels, 0, integer=True)
+        share("fraction", self.fraction, one=False)
+        one_of("scope", self.scope, ("global", "layer"))
+        for pattern, rate in self.rates:
+            share(f"rates[{pattern!r}]", rate, zero=True, one=False)
+        if self.rates and self.scope != "layer":
+            raise ValueError(f"`rates` need scope='layer', got scope={self.scope!r}")
+        if isinstance(self.rewind, str):
+            one_of("rewind", self.rewind, ("learning_rate",))
+        else:
+            at_least("rewind", self.rewind, 0, integer=True)
+        one_of("order", self.order, ("same", "fresh"))
+        at_least("score_batches", self.score_batches, 1, integer=True)
+        at_least("score_batch_size", self.score_batch_size, 1, integer=True)
+
+    @property
+    def rewind_step(self) -> int:
+        """The step a ticket starts from; 0 under learning-rate rewinding, which repeats the schedule."""
+        return 0 if isinstance(self.rewind, str) else self.rewind
+
+    def replace(self, **changes: object) -> Pruning:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]

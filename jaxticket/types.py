@@ -1,0 +1,112 @@
+"""The types that every other module speaks: trees of arrays, networks, training states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+Array = jax.Array
+Key = jax.Array
+"""A typed random key, as `jax.random.key` makes it."""
+Params = Any
+"""A tree of weight arrays (nested dicts, as Flax makes them)."""
+Stats = Any
+"""A tree of everything a network keeps besides weights, BatchNorm statistics above all; may be empty."""
+Mask = Any
+"""A tree of bool arrays shaped like the params: True where a weight is kept."""
+
+
+class Tap(Protocol):
+    """What a network calls as `x = tap(name, x)` at its junctions and layer outputs."""
+
+    def __call__(self, name: str, x: Array) -> Array: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A network as pure functions over plain trees.
+
+    Two networks are equal when their `config` and `source` are: equal networks share compiled programs.
+
+    Attributes:
+      config: constructor name and arguments as a JSON text; what run folders and tickets record.
+      init: `init(key) -> (params, stats)`.
+      apply: `apply(params, stats, x, *, train, key=None, axis_name=None, tap=None) -> (logits, stats)`, x of
+        shape [batch, height, width, channels].
+      prunable: `prunable(params) -> tree of python bools`: which leaves may be pruned.
+      output: path of the output layer, such as `"dense_2"`.
+      shape: shape of one example, (height, width, channels).
+      classes: number of logits.
+      resized: `resized(width) -> Network`, the same network `width` times as wide; raises a ValueError where
+        the network has no width.
+      syncs_stats: whether `apply` averages batch statistics over `axis_name` (true without statistics).
+      source: what `init` and `apply` were made from; tells apart two networks of the same name.
+    """
+
+    config: str
+    init: Callable[..., tuple[Params, Stats]]
+    apply: Callable[..., tuple[Array, Stats]]
+    prunable: Callable[[Params], Any]
+    output: str
+    shape: tuple[int, ...]
+    classes: int
+    resized: Callable[[float], Network]
+    syncs_stats: bool = True
+    source: Hashable = field(default=None, repr=False)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Network):
+            return NotImplemented
+        return (self.config, self.source) == (other.config, other.source)
+
+    def __hash__(self) -> int:
+        return hash(self.config)
+
+
+class TrainState(NamedTuple):
+    """One replica's training state; outside the compiled program every leaf has a leading replica axis.
+
+    Attributes:
+      step: int32, absolute step: the number of updates done since initialization.
+      params: weights, zero wherever `mask` is False.
+      stats: BatchNorm statistics and the like.
+      opt_state: state of the optax optimizer.
+      mask: which weights are kept.
+      key: the replica's root key.
+      diverged: int32, the step whose loss was not finite, -1 while there is none. A diverged replica is frozen.
+    """
+
+    step: Array
+    params: Params
+    stats: Stats
+    opt_state: Any
+    mask: Mask
+    key: Key
+    diverged: Array
+
+
+class ScoreContext(NamedTuple):
+    """What a pruning score may look at.
+
+    Attributes:
+      loss: `loss(params, (x, y)) -> scalar`, the mean loss of the network with these weights as they are.
+      logits: `logits(params, x) -> [batch, classes]`.
+      params_at_init: the weights before training, the same tree as the params.
+      mask: the mask so far.
+      batches: (x, y) with a leading axis of batches; x ready for the network.
+      prunable: tree of python bools, or None for all leaves of two or more dimensions.
+    """
+
+    loss: Callable[[Params, tuple[Array, Array]], Array]
+    logits: Callable[[Params, Array], Array]
+    params_at_init: Params
+    mask: Mask
+    batches: tuple[Array, Array]
+    prunable: Any = None
+
+
+Score = Callable[..., Params]
+"""`score(params, context, *, key) -> tree like params`; a higher score is kept longer."""

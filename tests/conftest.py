@@ -1,0 +1,35 @@
+"""Settings of every test: four CPU devices, strict types and ranks, no network."""
+
+import os
+import socket
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_legacy_prng_key", "error")
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    """No test may reach the network: connecting anywhere but to this machine is an error."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise RuntimeError(f"a test tried to reach {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture
+def tfds_dir():
+    """The folder of prepared TFDS data sets that `JAXTICKET_DATA_DIR` names."""
+    path = os.environ.get("JAXTICKET_DATA_DIR")
+    if not path:
+        pytest.skip("set JAXTICKET_DATA_DIR to a folder of prepared TFDS data sets (mnist)")
+    return path
