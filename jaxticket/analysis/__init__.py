@@ -1,0 +1,1 @@
+"""What trained tickets are worth: verdicts and speed, curvature, calibration and robustness."""

@@ -1,0 +1,336 @@
+"""Accuracy and training speed of tickets, read from the tidy table of a run.
+
+Every function takes a DataFrame with one row per value (seed, level, density, branch, step, split,
+metric, value; `runs.table()` gives it) and returns a DataFrame. A training is one (seed, level,
+branch); its last step is its final evaluation, and trainings may end at different steps. Level 0
+of branch "ticket" is the dense network. Columns beyond these eight are ignored.
+
+A replica that diverged has values that are not finite. It is left out of means but never out of
+sight: it is counted as `diverged`, and a mean that leaves a replica out proves nothing, so such a
+density is neither matching nor reached.
+
+Reference: Frankle's thesis, sections 3.3.1 (replicates) and 3.3.6 (training speed).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxticket import checks
+
+# a pandas DataFrame; only `jaxticket.results` imports pandas
+Table = Any
+
+COLUMNS = ("seed", "level", "density", "branch", "step", "split", "metric", "value")
+TRAINING = ["seed", "level", "branch"]
+# two accuracies that differ by less than this differ by rounding
+GUARD = 1e-9
+# densities of one level that differ by less than this share are one density, realised per seed
+SAME_DENSITY = 0.05
+
+
+def final(table: Table, *, split: str = "test", metric: str = "accuracy") -> Table:
+    """The rows at each training's last step.
+
+    Args:
+      table: tidy table with one row per value.
+      split: "train", "validation" or "test".
+      metric: "accuracy" (in [0, 1]) or "loss".
+
+    Returns:
+      One row per (seed, level, branch), all columns of `table`, in the order of `table`.
+
+    Raises:
+      ValueError: if the table is empty, lacks columns, holds nothing of that split and metric, or
+        holds one training more than once.
+    """
+    rows = _select(table, split, metric)
+    return _at(rows, _by(rows, rows["step"], TRAINING).transform("max"))
+
+
+def at_share(table: Table, share: float, *, split: str = "test", metric: str = "accuracy") -> Table:
+    """The rows at a share of the dense network's training.
+
+    With the seed's dense run ending at step T, each training gives its first evaluation at a step
+    t ≥ share · T. A training that stopped before share · T gives its last one.
+
+    Args:
+      table: tidy table with one row per value; every seed needs its dense run.
+      share: share of the dense training in (0, 1]; 0.25 is "accuracy at a quarter of training".
+      split: "train", "validation" or "test".
+      metric: "accuracy" or "loss".
+
+    Returns:
+      One row per (seed, level, branch), all columns of `table`.
+
+    Raises:
+      ValueError: if `share` is outside (0, 1], a seed has no dense run, or the table is unusable.
+    """
+    checks.share("share", share)
+    rows = _select(table, split, metric)
+    last = dense(table, split=split, metric=metric).set_index("seed")["step"]
+    target = rows["seed"].map(last) * share
+    if target.isna().any():
+        lost = sorted(rows.loc[target.isna(), "seed"].unique().tolist())
+        raise ValueError(
+            f"`table` has no dense run (branch 'ticket', level 0) of seeds {lost}, so their share "
+            "of training is unknown; add the table of find_tickets with these seeds"
+        )
+    step = rows["step"]
+    late = step.where(step >= target - GUARD * target.abs())
+    chosen = _by(rows, late, TRAINING).transform("min")
+    return _at(rows, chosen.fillna(_by(rows, step, TRAINING).transform("max")))
+
+
+def dense(table: Table, *, split: str = "test", metric: str = "accuracy") -> Table:
+    """The final rows of the dense network: level 0 of branch "ticket".
+
+    Args:
+      table: tidy table with one row per value.
+      split: "train", "validation" or "test".
+      metric: "accuracy" or "loss".
+
+    Returns:
+      One row per seed.
+
+    Raises:
+      ValueError: if the table holds no dense network, or is unusable.
+    """
+    return dense_rows(final(table, split=split, metric=metric))
+
+
+def dense_rows(rows: Table) -> Table:
+    """Those of `rows` that belong to the dense network.
+
+    Raises:
+      ValueError: if there are none.
+    """
+    found = rows[(rows["branch"] == "ticket") & (rows["level"] == 0)]
+    if found.empty:
+        raise ValueError(
+            "`table` has no dense network (branch 'ticket', level 0) to compare with; it has "
+            f"branches {sorted(rows['branch'].unique())} and levels "
+            f"{sorted(rows['level'].unique().tolist())}; add the table of find_tickets"
+        )
+    return found.reset_index(drop=True)
+
+
+def early_stop(table: Table) -> Table:
+    """The step at which each training would have been stopped, and how accurate it was there.
+
+    early_stop_step = argmin over t of the validation loss, the earliest t on ties; accuracy is the
+    test accuracy at that step. The metric means something for constant learning rates only: a
+    schedule decides by itself when the loss falls.
+
+    Args:
+      table: tidy table with validation losses and test accuracies at the same steps.
+
+    Returns:
+      One row per training: seed, level, density, branch, early_stop_step, accuracy. A training
+      without one finite validation loss has nan for both (so the step is a float).
+
+    Raises:
+      ValueError: if there is no validation split, or no test accuracy at one of the steps.
+
+    Reference: Frankle's thesis, section 3.3.6 ("Early stopping metric") and figure 3-8.
+    """
+    check_table(table)
+    if not (table["split"] == "validation").any():
+        raise ValueError(
+            f"`table` has no validation split, only {sorted(table['split'].unique())}; early "
+            "stopping must not look at the test data: hold a tenth of the training data out with "
+            "data.with_validation(0.1) and train again"
+        )
+    losses = _select(table, "validation", "loss").sort_values("step", kind="stable")
+    trainings = losses.drop_duplicates(TRAINING)[[*TRAINING, "density"]]
+    finite = losses[np.isfinite(losses["value"])]
+    least = _by(finite, finite["value"], TRAINING).transform("min")
+    first = finite[finite["value"] == least].drop_duplicates(TRAINING)[[*TRAINING, "step"]]
+    test = _select(table, "test", "accuracy")[[*TRAINING, "step", "value"]]
+    found = first.merge(test, on=[*TRAINING, "step"], how="left", indicator="match")
+    lost = found[found["match"] == "left_only"]
+    if not lost.empty:
+        one = lost.iloc[0]
+        raise ValueError(
+            f"`table` has no test accuracy at step {one['step']} of seed {one['seed']}, level "
+            f"{one['level']}, branch {one['branch']!r}, where the validation loss is least; "
+            "evaluate both splits at the same steps"
+        )
+    found = found.drop(columns="match").rename(
+        columns={"step": "early_stop_step", "value": "accuracy"}
+    )
+    result = trainings.merge(found, on=TRAINING, how="left").astype({"early_stop_step": float})
+    result = result.sort_values(["branch", "level", "seed"], ignore_index=True)
+    return result[["seed", "level", "density", "branch", "early_stop_step", "accuracy"]]
+
+
+def matching(table: Table, *, margin: float = 0.002, test_size: int | None = None) -> Table:
+    """Whether the tickets are as accurate as the dense network, at every density.
+
+    matching ⇔ mean over seeds of a(density) ≥ mean over seeds of a(dense) - max(margin, 1 / N)
+
+    with a the final test accuracy and N the number of test examples: below one example there is no
+    difference.
+
+    Args:
+      table: tidy table with one row per value.
+      margin: accuracy that may be lost, in [0, 1]; 0.002 is 0.2 points.
+      test_size: number N of test examples, or None to use `margin` alone.
+
+    Returns:
+      One row per branch, level and density: mean, min, max (over the seeds that are finite), seeds
+      (all of them), diverged (those that are not finite), dense_mean, matching. With a diverged
+      seed, matching is False.
+
+    Raises:
+      ValueError: if there is no dense network, or none of its seeds is finite.
+
+    Reference: Frankle's thesis, section 3.3.1 (mean of replicates) and 4.2 (matching).
+    """
+    checks.at_least("margin", margin, 0)
+    if test_size is not None:
+        checks.at_least("test_size", test_size, 1, integer=True)
+        margin = max(margin, 1 / test_size)
+    result = over_seeds(final(table))
+    result["dense_mean"] = _finite_mean(dense(table)["value"])
+    enough = result["mean"] >= result["dense_mean"] - margin - GUARD
+    result["matching"] = enough & (result["diverged"] == 0)
+    return result
+
+
+def smallest_dilation(table: Table, *, margin: float = 0.0) -> Table:
+    """The shortest training at which each ticket is as accurate as the dense network.
+
+    δ* = min { δ : mean over seeds of a(δ) ≥ mean over seeds of a(dense, δ = 1) - margin }
+
+    where dilation δ multiplies the steps and every time of the learning-rate schedule, and a is the
+    final test accuracy. The dense network itself usually has δ* < 1: that is the bar for tickets.
+
+    Args:
+      table: tidy table with the further column `dilation`, trained at several factors δ.
+      margin: accuracy that may be lost, in [0, 1].
+
+    Returns:
+      One row per branch, level and density with delta_star; inf where no factor is enough. A factor
+      at which a seed diverged does not count as enough.
+
+    Raises:
+      ValueError: if there is no column `dilation`, or no dense network at dilation 1.
+
+    Reference: Frankle's thesis, section 3.3.6 ("Training dilation metric") and figure 3-9.
+    """
+    checks.at_least("margin", margin, 0)
+    check_table(table)
+    if "dilation" not in table.columns:
+        raise ValueError(
+            f"`table` needs a column 'dilation', it has {list(table.columns)}; train tickets with "
+            "branch(runs, change, dilation=0.5) for several factors and concatenate their tables"
+        )
+    # 0.1 + 0.2 and 0.3 are one factor
+    table = table.assign(dilation=table["dilation"].astype(float).round(9))
+    rows = _select(table, "test", "accuracy", "dilation")
+    rows = _at(rows, _by(rows, rows["step"], [*TRAINING, "dilation"]).transform("max"))
+    full = dense_rows(rows)
+    full = full[full["dilation"] == 1]
+    if full.empty:
+        raise ValueError(
+            "`table` has no dense network (branch 'ticket', level 0) at dilation 1, its dilations "
+            f"are {sorted(dense_rows(rows)['dilation'].unique().tolist())}; add the table of "
+            "find_tickets with dilation = 1.0"
+        )
+    means = over_seeds(rows, by=["dilation"])
+    enough = means["mean"] >= _finite_mean(full["value"]) - margin - GUARD
+    means["delta_star"] = means["dilation"].where(enough & (means["diverged"] == 0), np.inf)
+    groups = means.groupby(["branch", "level", "density"], observed=True)
+    return groups["delta_star"].min().reset_index()
+
+
+def over_seeds(rows: Table, column: str = "value", *, by: Sequence[str] = ()) -> Table:
+    """Mean, min and max of a column over seeds, for every branch, level and density.
+
+    Args:
+      rows: one row per seed, branch, level (and what `by` names).
+      column: the column to average.
+      by: further columns that tell groups apart.
+
+    Returns:
+      One row per group: branch, level, density, mean, min, max (over the finite values), seeds
+      (number of rows), diverged (number of values that are not finite). Densities that the seeds
+      of a level realise within 5% of their median count as that median.
+    """
+    values = rows[column].astype(float)
+    level = _by(rows, rows["density"], ["branch", "level"]).transform("median")
+    near = (rows["density"] - level).abs() <= SAME_DENSITY * level
+    rows = rows.assign(density=level.where(near, rows["density"]))
+    finite = values.where(np.isfinite(values))
+    groups = _by(rows, finite, ["branch", "level", "density", *by])
+    result = groups.agg(["mean", "min", "max", "size", "count"]).reset_index()
+    result["count"] = result["size"] - result["count"]
+    return result.rename(columns={"size": "seeds", "count": "diverged"})
+
+
+def check_table(table: Table) -> None:
+    """Raises unless `table` is a DataFrame that has the eight columns and at least one row."""
+    if not hasattr(table, "columns"):
+        kind = type(table).__name__
+        raise ValueError(f"`table` must be a DataFrame such as runs.table(), got {kind}")
+    missing = [column for column in COLUMNS if column not in table.columns]
+    if missing:
+        raise ValueError(
+            f"`table` lacks the columns {missing}, it has {list(table.columns)}; pass a tidy table "
+            "such as runs.table()"
+        )
+    if table.empty:
+        raise ValueError("`table` is empty (0 rows); pass the table of a run that was evaluated")
+
+
+def _select(table: Table, split: str, metric: str, *keys: str) -> Table:
+    """The rows of one split and metric, each training (told apart by `keys` too) once."""
+    check_table(table)
+    for name, value in (("split", split), ("metric", metric)):
+        known = table[name].unique()
+        if value not in known:
+            raise ValueError(
+                f"`{name}` {value!r} is not in `table`; {checks.nearest(value, known)}"
+            )
+    rows = table[(table["split"] == split) & (table["metric"] == metric)]
+    if rows.empty:
+        pairs = sorted(set(zip(table["split"], table["metric"], strict=True)))
+        raise ValueError(
+            f"`table` has no metric {metric!r} on `split` {split!r}, only {pairs}; evaluate it"
+        )
+    training = [*TRAINING, *keys]
+    rows = rows.drop_duplicates([*training, "step", "value"])
+    mixed = rows.duplicated([*training, "step"], keep=False)
+    if "dilation" in table.columns and "dilation" not in keys:
+        mixed |= _by(rows, rows["dilation"], training).transform("nunique") > 1
+    if mixed.any():
+        one = rows[mixed].iloc[0]
+        raise ValueError(
+            f"`table` holds several trainings of seed {one['seed']}, level {one['level']}, branch "
+            f"{one['branch']!r}; keep one, for example table[table.dilation == 1]"
+        )
+    return rows
+
+
+def _by(rows: Table, values: Any, keys: Sequence[str]) -> Any:
+    """`values`, which belong to `rows`, grouped by columns of `rows`."""
+    return values.groupby([rows[key] for key in keys], observed=True)
+
+
+def _at(rows: Table, steps: Any) -> Table:
+    return rows[rows["step"] == steps].reset_index(drop=True)
+
+
+def _finite_mean(values: Any) -> float:
+    """Mean accuracy of the dense replicas that did not diverge."""
+    finite = values[np.isfinite(values)]
+    if finite.empty:
+        raise ValueError(
+            f"`table` has {len(values)} dense replicas and all of them diverged, so there is "
+            "nothing to compare with; train them with a lower learning rate"
+        )
+    return float(finite.mean())

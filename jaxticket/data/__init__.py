@@ -1,0 +1,103 @@
+"""Data sets: `load` by name, or from arrays, an `.npz` file or a folder of images.
+
+A data set is a `Data`: whole splits in memory as uint8 or float32 images with int32 labels.
+Nothing is downloaded unless `download=True` asks for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from jaxticket import checks
+from jaxticket.data.arrays import Data as Data
+from jaxticket.data.arrays import Split as Split
+from jaxticket.data.arrays import from_arrays as from_arrays
+from jaxticket.data.arrays import from_npz as from_npz
+from jaxticket.data.digits import digits as digits
+from jaxticket.data.folder import load_folder as load_folder
+from jaxticket.data.tfds import MissingDataError as MissingDataError
+from jaxticket.data.tfds import load_tfds as load_tfds
+
+DATASETS: dict[str, Callable[..., Data]] = {
+    "digits": digits,
+    "mnist": functools.partial(load_tfds, "mnist"),
+    "fashion_mnist": functools.partial(load_tfds, "fashion_mnist"),
+    "cifar10": functools.partial(load_tfds, "cifar10"),
+    "cifar100": functools.partial(load_tfds, "cifar100"),
+    "svhn_cropped": functools.partial(load_tfds, "svhn_cropped"),
+}
+"""What `load` knows by name: functions that take those of `data_dir`, `download` and `seed` that
+they use and return a `Data`."""
+
+
+def load(
+    name: str | os.PathLike[str] | Callable[..., Data],
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    download: bool = False,
+    validation: float = 0.0,
+    seed: int = 0,
+) -> Data:
+    """A data set by name, path or function.
+
+    Args:
+      name: a name in `DATASETS`; "tfds:NAME" for any other image classification set of
+        TensorFlow Datasets; the path of an `.npz` file (`from_npz`) or of an image folder
+        (`load_folder`); or a function like those of `DATASETS`.
+      data_dir: folder of prepared TFDS sets; by default what JAXTICKET_DATA_DIR names, then
+        TFDS's own folder. An error for a data set that does not come from there.
+      download: allows to download and prepare a set that is missing; needs TensorFlow.
+      validation: share of the training split to hold out, in [0, 1); see `Data.with_validation`.
+      seed: seed of the divisions made here: that of "digits", and the validation split.
+
+    Raises:
+      MissingDataError: if a TFDS set is not prepared.
+      ValueError: if the name is unknown, or an argument does not fit.
+
+    >>> load("digits", validation=0.1).splits.keys()
+    dict_keys(['train', 'validation', 'test'])
+    """
+    checks.share("validation", validation, zero=True, one=False)
+    make = _loader(name)
+    parameters = inspect.signature(make).parameters
+    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    settings = {"data_dir": data_dir, "download": download, "seed": seed}
+    used = {key: value for key, value in settings.items() if takes_all or key in parameters}
+    # download=True is a permission and may go unused; a folder that is not looked at is a mistake
+    if data_dir is not None and "data_dir" not in used:
+        raise ValueError(
+            f"`data_dir`={str(data_dir)!r} has no use for {name!r}, which does not come from "
+            "TensorFlow Datasets; leave it out"
+        )
+    data = make(**used)
+    if not isinstance(data, Data):
+        raise ValueError(
+            f"`name`={name!r} must be a function that returns a Data, it returned "
+            f"{type(data).__name__}; make one with from_arrays"
+        )
+    return data.with_validation(validation, seed=seed) if validation > 0 else data
+
+
+def _loader(name: str | os.PathLike[str] | Callable[..., Data]) -> Callable[..., Data]:
+    """The function that loads what `name` says."""
+    if callable(name):
+        return name
+    if isinstance(name, str) and name in DATASETS:
+        return DATASETS[name]
+    if isinstance(name, str) and name.startswith("tfds:"):
+        return functools.partial(load_tfds, name.removeprefix("tfds:"))
+    if isinstance(name, str | os.PathLike):
+        path = Path(name).expanduser()
+        if path.is_dir():
+            # positional, so that `load` passes none of its own arguments on
+            return lambda: load_folder(path)
+        if path.is_file() and path.suffix == ".npz":
+            return lambda: from_npz(path)
+    raise ValueError(
+        f"`name` is unknown: {name!r}; {checks.nearest(str(name), DATASETS)}, "
+        "or pass 'tfds:NAME', the path of an existing .npz file or image folder, or a function"
+    )

@@ -1,0 +1,404 @@
+"""Data sets held in memory: plain arrays, their checks, and divisions of the training split."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxticket import checks
+from jaxticket.data.divide import balanced, permutation
+
+_KEYS = ("x_train", "y_train", "x_test", "y_test", "x_validation", "y_validation")
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images and their labels.
+
+    Attributes:
+      x: uint8 or float32 [n, height, width, channels], as stored: not scaled, not centred.
+      y: int32 [n], entries in [0, classes).
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Data:
+    """A classification data set in memory, as `from_arrays` and the loaders make it.
+
+    Attributes:
+      name: what tables and run folders call it.
+      classes: number of classes.
+      train: training split.
+      test: test split.
+      validation: held-out split, or None.
+      mean: float32 [channels], mean of the training split in the raw units of `x`.
+      std: float32 [channels], standard deviation likewise; 1 for a channel that is constant.
+      about: where the data come from and how they were divided, as values that JSON can hold.
+    """
+
+    name: str
+    classes: int
+    train: Split
+    test: Split
+    validation: Split | None = None
+    mean: np.ndarray
+    std: np.ndarray
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of one example: (height, width, channels)."""
+        height, width, channels = self.train.x.shape[1:]
+        return height, width, channels
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits by name, in the order "train", "validation" (if there is one), "test"."""
+        held_out = {} if self.validation is None else {"validation": self.validation}
+        return {"train": self.train, **held_out, "test": self.test}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sha256 (hex) of all images and labels, the mean and the standard deviation.
+
+        Equal on every machine for equal data; the name and `about` do not enter.
+        """
+        digest = hashlib.sha256()
+        arrays = {"mean": self.mean, "std": self.std}
+        for name, split in self.splits.items():
+            arrays |= {f"{name}.x": split.x, f"{name}.y": split.y}
+        for name, array in arrays.items():
+            # little-endian everywhere, so that the byte order of the machine does not enter
+            fixed = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+            digest.update(f"{name} {fixed.dtype.str} {fixed.shape}".encode())
+            digest.update(fixed.data)
+        return digest.hexdigest()
+
+    def with_validation(self, share: float = 0.1, *, seed: int = 0) -> Data:
+        """Holds out a random `round(share * n)` of the n training examples as validation split.
+
+        Mean and standard deviation are those of the examples that remain. Both parts keep the
+        order of the training split.
+
+        Args:
+          share: share of the training split to hold out, in (0, 1).
+          seed: seed of the permutation.
+
+        Raises:
+          ValueError: if there is a validation split already, or a part would be empty.
+
+        Reference: Frankle, thesis (2023), section 3.3.6: one tenth of the training examples,
+        sampled at random.
+        """
+        checks.share("share", share, one=False)
+        if self.validation is not None:
+            raise ValueError(
+                f"`share`={share!r} asks for a second validation split: {self.name!r} has one of "
+                f"{len(self.validation)} examples; leave out the argument to use that one"
+            )
+        n = len(self.train)
+        count = round(share * n)
+        if not 0 < count < n:
+            raise ValueError(
+                f"`share`={share!r} of {n} training examples leaves an empty part "
+                f"({count} held out); choose a share nearer to 0.5 or a larger data set"
+            )
+        order = permutation(n, seed=seed, stream="validation")
+        held_out, rest = np.sort(order[:count]), np.sort(order[count:])
+        step = {"step": "with_validation", "share": share, "seed": seed}
+        return _with_train(self, rest, step=step, validation=_take(self.train, held_out))
+
+    def halves(self, *, seed: int = 0) -> tuple[Data, Data]:
+        """Two disjoint, class-balanced halves of the training split, with the same test split.
+
+        The halves are called "NAME-a" and "NAME-b". In every class, and in total, their counts
+        differ by at most one. A validation split, if there is one, goes to both.
+
+        Args:
+          seed: seed of the permutation.
+
+        Returns:
+          (a, b), each with the mean and standard deviation of its own training split.
+
+        Raises:
+          ValueError: if the training split has fewer than two examples.
+
+        Reference: Morcos et al., "One ticket to win them all" (2019), transfer within the same
+        data distribution: CIFAR-10a and CIFAR-10b, 2,500 images per class each.
+        """
+        n = len(self.train)
+        if n < 2:
+            raise ValueError(f"`halves` needs at least 2 training examples, {self.name!r} has {n}")
+        first = balanced(self.train.y, n // 2, seed=seed, stream="halves")
+        second = np.setdiff1d(np.arange(n), first)
+
+        def half(letter: str, indices: np.ndarray) -> Data:
+            step = {"step": "halves", "half": letter, "seed": seed}
+            return _with_train(self, indices, step=step, name=f"{self.name}-{letter}")
+
+        return half("a", first), half("b", second)
+
+    def fraction(self, share: float, *, seed: int = 0) -> Data:
+        """A random, class-balanced `round(share * n)` of the n training examples.
+
+        Each class keeps its share rounded down or up, so that the total is exact. The result is
+        called "NAME-SHARE"; test and validation splits stay whole.
+
+        Args:
+          share: share of the training split to keep, in (0, 1].
+          seed: seed of the permutation.
+
+        Raises:
+          ValueError: if no example would remain.
+        """
+        checks.share("share", share)
+        n = len(self.train)
+        count = round(share * n)
+        if count == 0:
+            raise ValueError(
+                f"`share`={share!r} of {n} training examples keeps none; pass at least {1 / n:g}"
+            )
+        indices = balanced(self.train.y, count, seed=seed, stream="fraction")
+        step = {"step": "fraction", "share": share, "seed": seed}
+        return _with_train(self, indices, step=step, name=f"{self.name}-{share:g}")
+
+
+def from_arrays(
+    x_train: Any,
+    y_train: Any,
+    x_test: Any,
+    y_test: Any,
+    *,
+    x_validation: Any = None,
+    y_validation: Any = None,
+    classes: int | None = None,
+    name: str = "arrays",
+) -> Data:
+    """A data set from arrays.
+
+    Args:
+      x_train: images [n, height, width, channels], or [n, height, width] for one channel; uint8,
+        or floating (kept as float32).
+      y_train: labels [n], whole numbers in [0, classes).
+      x_test: images of the test split, shaped and typed like `x_train`.
+      y_test: their labels.
+      x_validation: images of a validation split, or None.
+      y_validation: their labels, or None.
+      classes: number of classes; by default one more than the largest label.
+      name: what tables and run folders call the data set.
+
+    Raises:
+      ValueError: naming the argument that does not fit.
+
+    >>> x, y = np.zeros((4, 2, 2), np.uint8), [0, 1, 2, 0]
+    >>> data = from_arrays(x, y, x[:2], y[:2])
+    >>> data.shape, data.classes, len(data.train)
+    ((2, 2, 1), 3, 4)
+    """
+    if (x_validation is None) != (y_validation is None):
+        given, absent = ("x", "y") if y_validation is None else ("y", "x")
+        raise ValueError(
+            f"`{given}_validation` was given and `{absent}_validation` was not; "
+            "pass both or neither"
+        )
+    arrays = {"train": (x_train, y_train), "test": (x_test, y_test)}
+    if x_validation is not None:
+        arrays["validation"] = (x_validation, y_validation)
+    splits = {}
+    for split, (x, y) in arrays.items():
+        images = _images(f"x_{split}", x)
+        splits[split] = Split(images, _labels(f"y_{split}", y, f"x_{split}", len(images)))
+
+    like = splits["train"].x
+    for split, part in splits.items():
+        for what, got, wanted in (
+            ("shape", part.x.shape[1:], like.shape[1:]),
+            ("dtype", part.x.dtype, like.dtype),
+        ):
+            if got != wanted:
+                raise ValueError(
+                    f"`x_{split}` has images of {what} {got}, `x_train` of {wanted}; "
+                    "bring all splits to the same"
+                )
+    if classes is None:
+        classes = 1 + max(int(part.y.max()) for part in splits.values())
+    else:
+        classes = int(classes) if isinstance(classes, np.integer) else classes
+        checks.at_least("classes", classes, 1, integer=True)
+    for split, part in splits.items():
+        low, high = int(part.y.min()), int(part.y.max())
+        if low < 0 or high >= classes:
+            raise ValueError(
+                f"`y_{split}` must lie in [0, {classes}), got labels from {low} to {high}; "
+                "number the classes from 0, or pass `classes`"
+            )
+    mean, std = _mean_and_std(like)
+    return Data(
+        name=name, classes=classes, **splits, mean=mean, std=std, about={"source": "arrays"}
+    )
+
+
+def from_npz(path: str | os.PathLike[str], *, name: str | None = None) -> Data:
+    """A data set from an `.npz` file, as `np.savez` writes it.
+
+    Args:
+      path: file with the arrays `x_train`, `y_train`, `x_test`, `y_test`, and optionally
+        `x_validation`, `y_validation`: what `from_arrays` takes. Pickled objects are refused.
+      name: by default the name of the file without its ending.
+
+    Raises:
+      ValueError: if the file is missing, is not an `.npz` file, or an array is missing, unknown
+        or does not fit.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(
+            f"`path` is not a file: {str(path)!r}; write one with np.savez(path, "
+            "x_train=..., y_train=..., x_test=..., y_test=...)"
+        )
+    try:
+        file = np.load(path, allow_pickle=False)
+        arrays = {key: file[key] for key in file.files}
+        file.close()
+    except Exception as error:  # numpy and zipfile raise many kinds for files of another format
+        raise ValueError(
+            f"`path` cannot be read as an .npz file of plain arrays: {str(path)!r} ({error}); "
+            "write it with np.savez"
+        ) from error
+    missing = [key for key in _KEYS[:4] if key not in arrays]
+    unknown = sorted(set(arrays) - set(_KEYS))
+    if missing or unknown:
+        raise ValueError(
+            f"`path` {str(path)!r} must hold {', '.join(_KEYS[:4])} and may hold "
+            f"{', '.join(_KEYS[4:])}; missing: {', '.join(missing) or 'none'}, "
+            f"unknown: {', '.join(unknown) or 'none'}"
+        )
+    data = from_arrays(**arrays, name=path.stem if name is None else name)
+    return dataclasses.replace(data, about={"source": "npz file", "file": path.name})
+
+
+def _take(split: Split, indices: np.ndarray) -> Split:
+    return Split(_read_only(split.x[indices]), _read_only(split.y[indices]))
+
+
+def _with_train(
+    data: Data,
+    indices: np.ndarray,
+    *,
+    step: dict[str, Any],
+    name: str | None = None,
+    validation: Split | None = None,
+) -> Data:
+    """`data` with only these training examples; what was done is added to `about["steps"]`."""
+    train = _take(data.train, indices)
+    mean, std = _mean_and_std(train.x)
+    # a digest, not the indices: 50,000 numbers would swamp the settings they are stored with
+    digest = hashlib.sha256(indices.astype("<i8").tobytes()).hexdigest()[:16]
+    step = {**step, "examples": len(indices), "indices_sha256": digest}
+    return dataclasses.replace(
+        data,
+        name=data.name if name is None else name,
+        train=train,
+        validation=data.validation if validation is None else validation,
+        mean=mean,
+        std=std,
+        about={**data.about, "steps": [*data.about.get("steps", []), step]},
+    )
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    """A view that cannot be written to: the fingerprint is computed once."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _images(argument: str, value: Any) -> np.ndarray:
+    """Checked images: uint8 or float32, [n, height, width, channels]."""
+    x = np.asarray(value)
+    if x.ndim == 3:
+        x = x[..., None]
+    if x.ndim != 4:
+        raise ValueError(
+            f"`{argument}` must be [n, height, width] or [n, height, width, channels], "
+            f"got shape {x.shape}; reshape it"
+        )
+    if x.size == 0:
+        raise ValueError(f"`{argument}` is empty: shape {x.shape}; pass at least one image")
+    if np.issubdtype(x.dtype, np.floating):
+        with np.errstate(over="ignore"):  # what becomes infinite is reported below
+            x = x.astype(np.float32, copy=False)
+        bad = int(x.size - np.isfinite(x).sum())
+        if bad:
+            raise ValueError(
+                f"`{argument}` holds {bad} values that are nan or infinite in float32; "
+                "remove or replace them"
+            )
+    elif x.dtype != np.uint8:
+        fits = x.dtype.kind in "bui" and x.min() >= 0 and x.max() <= 255
+        remedy = "convert to uint8" if fits else "convert to float32"
+        raise ValueError(f"`{argument}` must be uint8 or floating, got {x.dtype}; {remedy}")
+    return _read_only(np.ascontiguousarray(x))
+
+
+def _labels(argument: str, value: Any, images: str, n: int) -> np.ndarray:
+    """Checked labels: int32 [n]."""
+    y = np.asarray(value)
+    if y.ndim != 1:
+        raise ValueError(
+            f"`{argument}` must be one label per image, shape [n], got shape {y.shape}; "
+            "turn one-hot rows into labels with argmax(axis=1), columns with reshape(-1)"
+        )
+    if len(y) != n:
+        raise ValueError(
+            f"`{argument}` has {len(y)} labels and `{images}` {n} images; pass one label per image"
+        )
+    if y.dtype.kind not in "ui":
+        raise ValueError(
+            f"`{argument}` must be whole numbers, got {y.dtype}; convert with astype('int32')"
+        )
+    if y.max() > np.iinfo(np.int32).max or y.min() < np.iinfo(np.int32).min:
+        raise ValueError(
+            f"`{argument}` holds labels from {y.min()} to {y.max()}; number the classes from 0"
+        )
+    return _read_only(y.astype(np.int32))
+
+
+def _mean_and_std(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each channel, float32 [channels].
+
+    With d = x - x[0, 0, 0]: mean = x[0, 0, 0] + E[d], std = sqrt(E[d^2] - E[d]^2). For uint8 all
+    sums are whole numbers, so the result is the same on every machine.
+    """
+    channels = x.shape[-1]
+    wide = np.int64 if x.dtype == np.uint8 else np.float64
+    origin = x[0, 0, 0].astype(wide)
+    first = np.zeros(channels, wide)
+    second = np.zeros(channels, wide)
+    # about 8 MB at a time, so that the wide copy of a large data set never exists
+    at_once = max(1, 2**20 // x[0].size)
+    for start in range(0, len(x), at_once):
+        d = x[start : start + at_once].astype(wide) - origin
+        first += d.sum(axis=0).sum(axis=(0, 1))
+        second += np.square(d, out=d).sum(axis=0).sum(axis=(0, 1))
+    n = x.size // channels
+    mean, std = [], []
+    # python numbers: n * sum(d^2) passes 64 bits for large data sets
+    for o, a, b in zip(origin.tolist(), first.tolist(), second.tolist(), strict=True):
+        mean.append(o + a / n)
+        variance = (n * b - a * a) / n**2
+        std.append(variance**0.5 if variance > 0 else 1.0)
+    return _read_only(np.array(mean, np.float32)), _read_only(np.array(std, np.float32))

@@ -1,0 +1,110 @@
+"""Decoded data sets, kept as `.npz` files in the user's cache folder.
+
+The folder is `$XDG_CACHE_HOME/jaxticket`, else `~/.cache/jaxticket`. A file counts only as long as
+the files that it was decoded from have the same names, sizes and times.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxticket.data.arrays import Data, from_arrays
+
+# a cache file of another layout counts as stale
+_LAYOUT = 1
+
+
+def folder_state(folder: Path) -> dict[str, Any]:
+    """What the arrays are decoded from: the version, and name, size and time of every file."""
+    stats = [(f.name, f.stat()) for f in sorted(folder.iterdir()) if f.is_file()]
+    return {
+        "layout": _LAYOUT,
+        "version": folder.name,
+        "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats],
+    }
+
+
+def cache_file(folder: Path) -> Path:
+    """Where the arrays decoded from `folder` are kept."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    # two folders may hold the same version of a set with different images
+    digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+    return Path(home, "jaxticket", "tfds", f"{folder.parent.name}-{folder.name}-{digest}.npz")
+
+
+def read_cache(folder: Path, name: str) -> Data | None:
+    """The set decoded from `folder`, called `name`.
+
+    Returns:
+      None if it is not kept, or was decoded from other files, or, with a warning, if the cache
+      file is damaged.
+    """
+    path = cache_file(folder)
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            note = json.loads(str(file["note"]))
+            if note["state"] != folder_state(folder):
+                return None
+            arrays = {key: file[key] for key in note["arrays"]}
+        for key, (shape, dtype) in note["arrays"].items():
+            if list(arrays[key].shape) != shape or arrays[key].dtype.str != dtype:
+                raise ValueError(f"{key} has shape {arrays[key].shape}, not {shape}")
+        data = from_arrays(**arrays, classes=note["classes"], name=name)
+        return dataclasses.replace(data, about=note["about"])
+    except Exception as error:  # a damaged file can raise almost anything
+        warnings.warn(
+            f"the cache file {path} is damaged ({type(error).__name__}: {error}); "
+            "decoding the data set again",
+            stacklevel=3,
+        )
+        return None
+
+
+def write_cache(folder: Path, data: Data, state: dict[str, Any]) -> None:
+    """Keeps `data`, decoded from `folder` in this `state`, whole or not at all.
+
+    A cache folder that cannot be written is a warning: the data are there all the same.
+    """
+    path = cache_file(folder)
+    arrays = {}
+    for split, part in data.splits.items():
+        arrays |= {f"x_{split}": part.x, f"y_{split}": part.y}
+    note = {
+        "state": state,
+        "classes": data.classes,
+        "about": data.about,
+        "arrays": {key: [list(a.shape), a.dtype.str] for key, a in arrays.items()},
+    }
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # in the same folder, because os.replace is atomic only within a file system
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            temporary = file.name
+            np.savez(file, note=np.array(json.dumps(note)), **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        warnings.warn(
+            f"cannot keep the decoded arrays in {path.parent} ({error}): the set is decoded anew "
+            "each time; set XDG_CACHE_HOME to a folder that can be written, or pass cache=False",
+            stacklevel=3,
+        )
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)

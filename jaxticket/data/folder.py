@@ -1,0 +1,223 @@
+"""Data sets from folders of image files, a folder per class."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from jaxticket import checks
+from jaxticket.data.arrays import Data, from_arrays
+from jaxticket.data.divide import balanced
+
+_ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_SPLITS = ("train", "validation", "test")
+_GRAY = {"1", "L", "LA"}
+# more than 8 bits per value: Pillow would clip them
+_DEEP = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
+
+
+def load_folder(
+    path: str | os.PathLike[str],
+    *,
+    size: tuple[int, int] | None = None,
+    test_share: float | None = None,
+    seed: int = 0,
+) -> Data:
+    """A data set from image files that lie in one folder per class.
+
+    Either PATH/train/CLASS/* and PATH/test/CLASS/*, with PATH/validation/CLASS/* if there is one,
+    or PATH/CLASS/* with `test_share`. Labels number the class names in sorted order, and
+    `about["classes"]` holds the names. Gray images give one channel; if any image is in colour,
+    all become RGB. Transparency is dropped; of an animation the first image is read.
+
+    Args:
+      path: the folder, which also names the data set.
+      size: (height, width) that images are resized to (bilinear, with antialiasing); without it
+        all images must have one size.
+      test_share: share of the images of each class to hold out as test split, in (0, 1); for
+        PATH/CLASS/* only, and needed there.
+      seed: seed of the choice that `test_share` makes.
+
+    Raises:
+      ValueError: naming the folder or file that does not fit.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise ValueError(f"`path` is not a folder: {str(path)!r}; pass a folder of class folders")
+    if size is not None:
+        if not (isinstance(size, tuple | list) and len(size) == 2):
+            raise ValueError(f"`size` must be (height, width), got {size!r}")
+        for length in size:
+            checks.at_least("size", length, 1, integer=True)
+
+    about: dict[str, Any] = {"source": "image folder"}
+    if size is not None:
+        about["resized_to"] = list(size)
+    folders = _subfolders(path)
+    if "train" in folders:
+        names, files = _divided(path, folders, test_share)
+        arrays = _load(files, size)
+    else:
+        if test_share is None:
+            raise ValueError(
+                f"`test_share` is needed: {str(path)!r} has no folder 'train'; pass "
+                "test_share=0.2, or put the class folders into train/ and test/"
+            )
+        checks.share("test_share", test_share, one=False)
+        names, files = _undivided(path, folders)
+        arrays = _divide(_load(files, size), test_share, seed)
+        about |= {"test_share": test_share, "seed": seed}
+    data = from_arrays(**arrays, classes=len(names), name=path.resolve().name)
+    return dataclasses.replace(data, about={**about, "classes": names})
+
+
+def _subfolders(path: Path) -> dict[str, Path]:
+    """The folders in `path` by name, sorted, without hidden ones such as .ipynb_checkpoints."""
+    folders = (f for f in sorted(path.iterdir()) if f.is_dir())
+    return {f.name: f for f in folders if not f.name.startswith((".", "__MACOSX"))}
+
+
+def _class_files(path: Path) -> dict[str, list[Path]]:
+    """The image files of each class folder in `path`."""
+    classes = {
+        name: sorted(f for f in folder.iterdir() if f.suffix.lower() in _ENDINGS and f.is_file())
+        for name, folder in _subfolders(path).items()
+    }
+    if not classes:
+        raise ValueError(
+            f"`path`: there are no class folders in {str(path)!r}; put the images of each class "
+            "into a folder of their own"
+        )
+    empty = [name for name, files in classes.items() if not files]
+    if empty:
+        raise ValueError(
+            f"`path`: there are no images in {str(path / empty[0])!r}; add some, or remove the "
+            f"folder (endings that are read: {', '.join(sorted(_ENDINGS))})"
+        )
+    return classes
+
+
+def _divided(
+    path: Path, folders: dict[str, Path], test_share: float | None
+) -> tuple[list[str], dict[str, list[tuple[Path, int]]]]:
+    """Class names, and (file, label) pairs of each split, for folders train, test, ..."""
+    if test_share is not None:
+        raise ValueError(
+            f"`test_share`={test_share!r} has no use: {str(path)!r} has a folder 'train'; "
+            "leave the argument out"
+        )
+    if "test" not in folders:
+        raise ValueError(f"`path`: {str(path)!r} has a folder 'train' and no 'test'; add one")
+    unknown = sorted(set(folders) - set(_SPLITS))
+    if unknown:
+        raise ValueError(
+            f"`path`: {str(path)!r} has folders beside train, validation and test: "
+            f"{', '.join(unknown)}; rename or remove them"
+        )
+    classes = {split: _class_files(folders[split]) for split in _SPLITS if split in folders}
+    names = list(classes["train"])
+    for split, files in classes.items():
+        extra = [name for name in files if name not in names]
+        if extra:
+            raise ValueError(
+                f"`path`: class {extra[0]!r} is in {split}/ and not in train/; "
+                f"{checks.nearest(extra[0], names)}"
+            )
+    return names, {
+        split: [(file, names.index(name)) for name in files for file in files[name]]
+        for split, files in classes.items()
+    }
+
+
+def _undivided(
+    path: Path, folders: dict[str, Path]
+) -> tuple[list[str], dict[str, list[tuple[Path, int]]]]:
+    """Class names, and (file, label) pairs under "train", for folders that are classes."""
+    if "test" in folders:
+        raise ValueError(f"`path`: {str(path)!r} has a folder 'test' and no 'train'; add one")
+    classes = _class_files(path)
+    pairs = [(file, label) for label, name in enumerate(classes) for file in classes[name]]
+    return list(classes), {"train": pairs}
+
+
+def _divide(arrays: dict[str, np.ndarray], test_share: float, seed: int) -> dict[str, np.ndarray]:
+    """Moves a class-balanced share of the training images to a test split."""
+    x, y = arrays["x_train"], arrays["y_train"]
+    count = round(test_share * len(y))
+    test = balanced(y, count, seed=seed, stream="test")
+    train = np.setdiff1d(np.arange(len(y)), test)
+    if count == 0 or len(np.unique(y[train])) < len(np.unique(y)):
+        raise ValueError(
+            f"`test_share`={test_share!r} of {len(y)} images leaves the test split, or a class of "
+            "the training split, empty; choose another share or add images"
+        )
+    return {"x_train": x[train], "y_train": y[train], "x_test": x[test], "y_test": y[test]}
+
+
+def _load(
+    files: dict[str, list[tuple[Path, int]]], size: tuple[int, int] | None
+) -> dict[str, np.ndarray]:
+    """The arrays of all splits, as `from_arrays` names them."""
+    every = [file for pairs in files.values() for file, _ in pairs]
+    shape, mode = _common(every, size)
+    channels = 1 if mode == "L" else 3
+    arrays = {}
+    for split, pairs in files.items():
+        x = np.empty((len(pairs), *shape, channels), np.uint8)
+        for i, (file, _) in enumerate(pairs):
+            x[i] = _pixels(file, mode, shape).reshape(*shape, channels)
+        arrays[f"x_{split}"] = x
+        arrays[f"y_{split}"] = np.array([label for _, label in pairs], np.int32)
+    return arrays
+
+
+def _common(files: list[Path], size: tuple[int, int] | None) -> tuple[tuple[int, int], str]:
+    """The (height, width) and the mode that all images come to, from the files' headers."""
+    mode = "L"
+    first = None
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                (width, height), own = image.size, image.mode
+        except Exception as error:  # Pillow raises many kinds for damaged files
+            raise _unreadable(file, error) from error
+        if own in _DEEP:
+            raise ValueError(
+                f"`path`: {str(file)!r} has more than 8 bits per value (mode {own}); "
+                "convert it to 8 bits"
+            )
+        mode = mode if own in _GRAY else "RGB"
+        first = first or (file, (height, width))
+        if size is None and (height, width) != first[1]:
+            raise ValueError(
+                f"`path`: images differ in (height, width): {str(first[0])!r} has {first[1]}, "
+                f"{str(file)!r} has {(height, width)}; pass size=(height, width) to resize them"
+            )
+    assert first is not None  # _class_files refuses folders without images
+    return (size[0], size[1]) if size is not None else first[1], mode
+
+
+def _pixels(file: Path, mode: str, shape: tuple[int, int]) -> np.ndarray:
+    try:
+        with Image.open(file) as image:
+            # by way of RGBA, because Pillow warns of palettes with transparency otherwise
+            opaque = image.convert("RGBA") if "transparency" in image.info else image
+            pixels = opaque.convert(mode)
+    except Exception as error:
+        raise _unreadable(file, error) from error
+    height, width = shape
+    if pixels.size != (width, height):
+        pixels = pixels.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(pixels)
+
+
+def _unreadable(file: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"`path`: {str(file)!r} cannot be read as an image ({type(error).__name__}: {error}); "
+        "replace or remove it"
+    )

@@ -1,0 +1,316 @@
+"""Data sets that TensorFlow Datasets (TFDS) has prepared, read without TensorFlow.
+
+TFDS needs TensorFlow to prepare a data set, once; the `array_record` files it then leaves behind
+can be read without. Decoding 60,000 small images takes some seconds, so the arrays are kept in the
+user's cache folder (`$XDG_CACHE_HOME/jaxticket`, else `~/.cache/jaxticket`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from jaxticket import checks
+from jaxticket.data.arrays import Data, from_arrays
+from jaxticket.data.cache import folder_state, read_cache, write_cache
+
+_NAME = re.compile(r"(?P<set>\w+)(/(?P<config>[^/:]+))?(:(?P<version>\d+\.\d+\.\d+))?")
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+_INSTALL = 'pip install "jaxticket[prepare]"'
+
+
+class MissingDataError(ValueError):
+    """A data set is not there, or not in a form that can be read without TensorFlow."""
+
+
+def load_tfds(
+    name: str,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    download: bool = False,
+    cache: bool = True,
+) -> Data:
+    """An image classification set of TensorFlow Datasets, whole, as arrays.
+
+    It needs the features "image" (of one size) and "label" (a class label) and a split "train".
+    The split "test" becomes the test split and "validation", if there is one, the validation
+    split; without "test", "validation" becomes the test split and `about["note"]` says so.
+
+    Args:
+      name: TFDS name, optionally with configuration and version: "mnist", "mnist:3.0.1",
+        "emnist/balanced". Without a version the newest that is prepared.
+      data_dir: folder of prepared sets, the only one to be searched. By default the environment
+        variable JAXTICKET_DATA_DIR, then TFDS's own folder: TFDS_DATA_DIR or
+        ~/tensorflow_datasets.
+      download: downloads and prepares a set that is missing, into the first of these folders;
+        needs TensorFlow.
+      cache: keeps the decoded arrays in the user's cache folder and uses what is kept there, as
+        long as the files of the data set have the same sizes and times.
+
+    Raises:
+      MissingDataError: if the set is not prepared, or only as tfrecord files.
+      ValueError: if it is no image classification set with images of one size.
+    """
+    match = _NAME.fullmatch(name) if isinstance(name, str) else None
+    if match is None:
+        raise ValueError(
+            f"`name` must be a TFDS name such as 'mnist', 'mnist:3.0.1' or 'emnist/balanced', "
+            f"got {name!r}"
+        )
+    roots = _roots(data_dir)
+    base = Path(match["set"], match["config"] or "")
+    found = _versions(roots, base, match["version"])
+    if not found and download:
+        _prepare(name, next(iter(roots)))
+        found = _versions(roots, base, match["version"])
+    if not found:
+        raise _missing(name, base, roots)
+    readable = [folder for folder in found if "array_record" in _formats(_info(folder))]
+    if not readable:
+        raise _unreadable(name, found[0])
+    folder = readable[0]
+
+    if not cache:
+        return _decode(match["set"], folder)
+    data = read_cache(folder, match["set"])
+    if data is None:
+        # taken before decoding: files that change meanwhile make the cache stale, not wrong
+        state = folder_state(folder)
+        data = _decode(match["set"], folder)
+        write_cache(folder, data, state)
+    return data
+
+
+# --- where the files are
+
+
+def _roots(data_dir: str | os.PathLike[str] | None) -> dict[Path, str]:
+    """The folders to search, in order, each with the name of the setting that it comes from."""
+    if data_dir is not None:
+        places = [(data_dir, "`data_dir`")]
+    else:
+        own = os.environ.get("TFDS_DATA_DIR")
+        places = [
+            (os.environ.get("JAXTICKET_DATA_DIR"), "JAXTICKET_DATA_DIR"),
+            (own or "~/tensorflow_datasets", "TFDS_DATA_DIR" if own else "TFDS's default"),
+        ]
+    roots: dict[Path, str] = {}
+    for path, setting in places:
+        if not path:
+            continue
+        if "://" in str(path):
+            raise ValueError(
+                f"`data_dir` must be a local folder, got {str(path)!r} (from {setting}); "
+                "copy the prepared set to this machine"
+            )
+        roots.setdefault(Path(os.path.abspath(os.path.expanduser(path))), setting)
+    return roots
+
+
+def _versions(roots: dict[Path, str], base: Path, version: str | None) -> list[Path]:
+    """Folders of prepared versions: those of the first root first, the newest first."""
+    return [
+        folder
+        for root in roots
+        for folder in sorted(
+            (root / base).glob("*"),
+            key=lambda f: [int(part) for part in re.findall(r"\d+", f.name)],
+            reverse=True,
+        )
+        # a preparation that was cut short leaves a folder such as 3.0.1.incompleteABC
+        if _VERSION.fullmatch(folder.name)
+        and version in (None, folder.name)
+        and (folder / "dataset_info.json").is_file()
+    ]
+
+
+def _info(folder: Path) -> dict[str, Any]:
+    path = folder / "dataset_info.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"`name`: {path} is damaged ({error}); prepare the set again") from error
+
+
+def _formats(info: dict[str, Any]) -> set[str]:
+    # sets prepared before TFDS had formats do not name one
+    return {info.get("fileFormat", "tfrecord"), *info.get("alternativeFileFormats", [])}
+
+
+def _command(name: str, root: Path) -> str:
+    return (
+        f'python -c "import tensorflow_datasets as tfds; tfds.builder({name!r}, '
+        f"data_dir={str(root)!r}, file_format='array_record').download_and_prepare()\""
+    )
+
+
+def _missing(name: str, base: Path, roots: dict[Path, str]) -> MissingDataError:
+    """The error for a set that is nowhere: where it was looked for, and how to prepare it."""
+    looked = [
+        f"  {root / base}  ({setting}{'' if root.is_dir() else '; there is no ' + str(root)})"
+        for root, setting in roots.items()
+    ]
+    others = {p.parts[-3] for root in roots for p in root.glob("*/*/dataset_info.json")}
+    others |= {
+        "/".join(p.parts[-4:-2]) for root in roots for p in root.glob("*/*/*/dataset_info.json")
+    }
+    others |= {f"{base}:{folder.name}" for folder in _versions(roots, base, None)}
+    there = f"Of what is prepared there: {checks.nearest(name, others)}\n" if others else ""
+    return MissingDataError(
+        f"`name`={name!r} is not prepared. Looked in\n" + "\n".join(looked) + f"\n{there}"
+        "Preparing it needs TensorFlow and the network, once; reading it needs neither:\n"
+        f"  {_INSTALL}\n  {_command(name, next(iter(roots)))}\n"
+        "With TensorFlow installed, download=True does the same. A set from elsewhere can be "
+        "loaded with jaxticket.data.from_npz or load_folder."
+    )
+
+
+def _unreadable(name: str, folder: Path) -> MissingDataError:
+    formats = ", ".join(sorted(_formats(_info(folder))))
+    return MissingDataError(
+        f"`name`={name!r} is prepared in {folder}, but as {formats}, which only TensorFlow reads. "
+        "Convert it to array_record in place, which needs TensorFlow, once:\n"
+        f"  {_INSTALL}\n"
+        f"  tfds convert_format --dataset_version_dir={folder} --out_file_format=array_record\n"
+        "or prepare it in another folder, and pass that as `data_dir`:\n"
+        f"  {_command(name, Path('another_folder'))}"
+    )
+
+
+def _tensorflow_installed() -> bool:
+    return importlib.util.find_spec("tensorflow") is not None
+
+
+def _prepare(name: str, root: Path) -> None:
+    # asked first, because TFDS notices only after the download
+    if not _tensorflow_installed():
+        raise MissingDataError(
+            f"`download`=True cannot prepare {name!r} without TensorFlow; install it with\n"
+            f"  {_INSTALL}\nand call again, or run\n  {_command(name, root)}\n"
+            "on any machine with TensorFlow and copy the folder"
+        )
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.registered import DatasetNotFoundError
+
+    try:
+        builder = tfds.builder(name, data_dir=str(root), file_format="array_record")
+    except DatasetNotFoundError:
+        raise ValueError(
+            f"`name` is unknown to TensorFlow Datasets: {name!r}; "
+            "choose one of https://www.tensorflow.org/datasets/catalog/overview"
+        ) from None
+    builder.download_and_prepare()
+
+
+# --- from records to arrays
+
+
+def _decode(name: str, folder: Path) -> Data:
+    """Reads and decodes the splits of a prepared set."""
+    info = _info(folder)
+    splits = [split["name"] for split in info.get("splits", [])]
+    test = "test" if "test" in splits else "validation"
+    if "train" not in splits or test not in splits:
+        raise ValueError(
+            f"`name`={name!r} needs the splits 'train' and 'test' (or 'validation'), it has "
+            f"{', '.join(map(repr, splits)) or 'none'}; divide its arrays and use from_arrays"
+        )
+    used = {"train": "train", "test": test}
+    if test == "test" and "validation" in splits:
+        used["validation"] = "validation"
+
+    # imported here because it takes half a second, which a cached set need not pay
+    import tensorflow_datasets as tfds
+
+    features = tfds.builder_from_directory(folder).info.features
+    features = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
+    label = features.get("label")
+    if not isinstance(label, tfds.features.ClassLabel) or "image" not in features:
+        raise ValueError(
+            f"`name`={name!r} needs the features 'image' and 'label' (a class label), it has "
+            f"{', '.join(features) or 'none'}; only image classification sets can be loaded"
+        )
+    arrays = {}
+    for split, source in used.items():
+        arrays[f"x_{split}"], arrays[f"y_{split}"] = _decode_split(name, folder, source)
+    data = from_arrays(**arrays, classes=label.num_classes, name=name)
+
+    about: dict[str, Any] = {
+        "source": "tensorflow_datasets",
+        "builder": info.get("name", name),
+        "version": folder.name,
+    }
+    if info.get("configName"):
+        about["config"] = info["configName"]
+    if licence := info.get("redistributionInfo", {}).get("license"):
+        about["licence"] = licence
+    if label.names:
+        about["classes"] = list(label.names)
+    if test == "validation":
+        about["note"] = "the set has no test split; its validation split is used as test split"
+    if unused := sorted(set(splits) - set(used.values())):
+        about["unused_splits"] = unused
+    return dataclasses.replace(data, about=about)
+
+
+def _decode_split(name: str, folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    import tensorflow_datasets as tfds
+
+    with _reading(folder, split):
+        source = tfds.builder_from_directory(folder).as_data_source(split=split)
+    n = len(source)
+    x, y = np.empty((0, 0, 0, 0), np.uint8), np.empty(n, np.int64)
+    # no bar for what takes less than half a second
+    with tqdm(total=n, desc=f"{name} {split}", unit="image", disable=n <= 5000) as bar:
+        for start in range(0, n, 1000):
+            with _reading(folder, split):
+                rows = source.__getitems__(list(range(start, min(start + 1000, n))))
+            for i, row in enumerate(rows, start):
+                image = row["image"]
+                if i == 0:
+                    x = np.empty((n, *image.shape), image.dtype)
+                if image.shape != x.shape[1:]:
+                    raise ValueError(
+                        f"`name`={name!r} has images of different sizes: {x.shape[1:]} and "
+                        f"{image.shape} in split {split!r}; streaming is for those, or save them "
+                        "as image folders and use load_folder(path, size=(height, width))"
+                    )
+                x[i], y[i] = image, row["label"]
+            bar.update(len(rows))
+    return x, y
+
+
+@contextlib.contextmanager
+def _reading(folder: Path, split: str) -> Iterator[None]:
+    """Names the folder in errors, and keeps TFDS from advising OpenCV: the arrays are cached."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "OpenCV is not installed" not in record.getMessage()
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(keep)
+    try:
+        yield
+    except ImportError as error:
+        raise ValueError(
+            f"`name`: reading {folder} needs a package that is missing ({error}); array_record "
+            "exists for Linux only: elsewhere, write an .npz file there and use from_npz"
+        ) from error
+    except Exception as error:  # array_record raises many kinds for damaged files
+        raise ValueError(
+            f"`name`: the files of split {split!r} in {folder} cannot be read "
+            f"({type(error).__name__}: {error}); prepare the set again"
+        ) from error
+    finally:
+        logger.removeFilter(keep)

@@ -1,0 +1,134 @@
+"""Masks: trees of bools shaped like the params.
+
+Functions of one mask take a tree without a replica axis; `jax.vmap` them over replicas.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxticket import trees
+from jaxticket.rng import stream
+from jaxticket.types import Array, Key, Mask, Params
+
+
+def prunable_leaves(params: Params) -> Any:
+    """The default of what may be pruned: leaves of two or more dimensions (kernels), as python bools."""
+    return jax.tree.map(lambda x: len(jnp.shape(x)) >= 2, params)
+
+
+def ones(params: Params) -> Mask:
+    """The dense mask: all True.
+
+    >>> ones({"w": jnp.zeros((2, 1))})["w"].tolist()
+    [[True], [True]]
+    """
+    return jax.tree.map(lambda x: jnp.ones(jnp.shape(x), bool), params)
+
+
+def apply(mask: Mask, tree: Params) -> Params:
+    """The tree with zeros where the mask is False (also where the tree holds nan or inf)."""
+    # where and not multiplication: 0 * inf is nan
+    return jax.tree.map(lambda m, x: jnp.where(m, x, jnp.zeros_like(x)), mask, tree)
+
+
+def kept(mask: Mask, *, prunable: Any = None) -> Array:
+    """Number of prunable entries kept, int32."""
+    prunable = prunable_leaves(mask) if prunable is None else prunable
+    counts = jax.tree.map(lambda m, p: jnp.sum(m, dtype=jnp.int32) if p else jnp.int32(0), mask, prunable)
+    return jax.tree.reduce(jnp.add, counts, jnp.int32(0))
+
+
+def prunable_size(tree: Any, *, prunable: Any = None) -> int:
+    """P, the number of prunable entries of a mask or params tree."""
+    prunable = prunable_leaves(tree) if prunable is None else prunable
+    sizes = jax.tree.map(lambda x, p: int(np.prod(jnp.shape(x))) if p else 0, tree, prunable)
+    return sum(jax.tree.leaves(sizes))
+
+
+def density(mask: Mask, *, prunable: Any = None) -> Array:
+    """Share of prunable weights kept, in [0, 1].
+
+    >>> float(density({"w": jnp.array([[True, False]]), "b": jnp.array([True])}))
+    0.5
+    """
+    return kept(mask, prunable=prunable) / jnp.float32(prunable_size(mask, prunable=prunable))
+
+
+def layer_density(mask: Mask, *, prunable: Any = None) -> dict[str, Array]:
+    """Density of each prunable leaf, by path."""
+    prunable = prunable_leaves(mask) if prunable is None else prunable
+    leaves = zip(trees.paths(mask), jax.tree.leaves(mask), jax.tree.leaves(prunable), strict=True)
+    return {path: jnp.mean(m, dtype=jnp.float32) for path, m, p in leaves if p}
+
+
+def shuffle(mask: Mask, *, key: Key, prunable: Any = None) -> Mask:
+    """Permutes the entries within each prunable leaf: the same density in every layer, random positions.
+
+    Reference: Frankle's thesis, section 3.1.4 (layerwise random pruning).
+    """
+    prunable = prunable_leaves(mask) if prunable is None else prunable
+    leaves, tree = jax.tree.flatten(mask)
+    chosen = jax.tree.leaves(prunable)
+    # a key per leaf by its path, so that a layer's permutation does not depend on which other layers there are
+    shuffled = [
+        jax.random.permutation(stream(key, path), m.reshape(-1)).reshape(m.shape) if p else m
+        for path, m, p in zip(trees.paths(mask), leaves, chosen, strict=True)
+    ]
+    return jax.tree.unflatten(tree, shuffled)
+
+
+def permute(mask: Mask, *, key: Key, prunable: Any = None) -> Mask:
+    """Permutes the entries of all prunable leaves together: only the total count stays.
+
+    Reference: Frankle's thesis, section 3.1.4 (global random pruning).
+    """
+    prunable = prunable_leaves(mask) if prunable is None else prunable
+    leaves, tree = jax.tree.flatten(mask)
+    chosen = jax.tree.leaves(prunable)
+    flat = jnp.concatenate([m.reshape(-1) for m, p in zip(leaves, chosen, strict=True) if p])
+    flat = jax.random.permutation(key, flat)
+    result, start = [], 0
+    for m, p in zip(leaves, chosen, strict=True):
+        result.append(flat[start : start + m.size].reshape(m.shape) if p else m)
+        start += m.size if p else 0
+    return jax.tree.unflatten(tree, result)
+
+
+def overlap(a: Mask, b: Mask, *, prunable: Any = None) -> Array:
+    """Intersection over union of what two masks keep, in [0, 1]; 1 for two empty masks."""
+    both = jax.tree.map(jnp.logical_and, a, b)
+    either = jax.tree.map(jnp.logical_or, a, b)
+    union = kept(either, prunable=prunable)
+    ratio = kept(both, prunable=prunable) / jnp.maximum(union, 1).astype(jnp.float32)
+    return jnp.where(union == 0, jnp.float32(1), ratio)
+
+
+def nested(inner: Mask, outer: Mask) -> Array:
+    """Whether everything that `inner` keeps is kept by `outer`, a bool scalar."""
+    flags = jax.tree.map(lambda i, o: jnp.all(jnp.logical_or(~i, o)), inner, outer)
+    return jnp.all(jnp.stack(jax.tree.leaves(flags)))
+
+
+def pack(mask: Mask) -> Mask:
+    """Each leaf as bits, eight to a byte, on the host: uint8 arrays of shape [ceil(size / 8)]."""
+    return jax.tree.map(lambda m: np.packbits(np.asarray(m).reshape(-1)), mask)
+
+
+def unpack(bits: Mask, like: Any) -> Mask:
+    """The inverse of `pack`; `like` is a tree of arrays (or shape structs) with the shapes of the mask."""
+
+    def one(packed: np.ndarray, x: Any) -> np.ndarray:
+        count = int(np.prod(x.shape))
+        if packed.size != (count + 7) // 8:
+            raise ValueError(
+                f"`bits` holds {packed.size} bytes where shape {tuple(x.shape)} needs {(count + 7) // 8}; "
+                f"pass the tree it was packed from as `like`"
+            )
+        return np.unpackbits(packed, count=count).astype(bool).reshape(x.shape)
+
+    return jax.tree.map(one, bits, like)

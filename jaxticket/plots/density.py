@@ -1,0 +1,264 @@
+"""Accuracy against density, the figure of the thesis, and what such figures share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+from jaxticket import checks
+from jaxticket.analysis import speed
+from jaxticket.plots.style import (
+    DENSE,
+    BranchStyle,
+    branch_order,
+    branch_styles,
+    percent,
+    place_legend,
+    prepared,
+    style,
+    thousands,
+)
+
+# a pandas DataFrame; only `jaxticket.results` imports pandas
+Table = Any
+Band = Literal["minmax", "bars", "none"]
+
+DENSITY = "Density (% of weights kept)"
+# figures always show these branches completely; others may leave the axes
+SHOWN = ("ticket", "reinit")
+# points of accuracy below dense that are worth seeing
+BELOW_DENSE = 12.0
+# where all seeds diverged
+CROSS: dict[str, Any] = {"linestyle": "none", "marker": "x", "markeredgewidth": 1.0, "zorder": 4}
+
+
+def accuracy(
+    table: Table,
+    ax: Axes | None = None,
+    *,
+    split: str = "test",
+    at: float = 1.0,
+    branches: Sequence[str] | None = None,
+    band: Band = "minmax",
+    ylim: tuple[float, float] | None = None,
+    legend: bool = True,
+) -> Axes:
+    """Accuracy against density: one line per branch, the dense network across.
+
+    Lines are means over seeds, bands go from the least to the greatest seed. A branch that
+    collapses does not squeeze the others: where its line leaves the axes stands a triangle, and
+    the legend tells its lowest mean. Points are open where some of the seeds diverged; the mean is
+    then over the others. A cross at the lower edge means that all diverged.
+
+    Args:
+      table: tidy table with one row per value; it must hold the dense network.
+      ax: axes to draw on, or None for a new figure.
+      split: "train", "validation" or "test".
+      at: share of the dense training after which to look; 1.0 is each training's end.
+      branches: names of the branches to draw, or None for all.
+      band: "minmax" (shaded), "bars" (error bars) or "none".
+      ylim: limits in percent, or None to show "ticket", "reinit" and 12 points below dense.
+      legend: whether to draw one (panels may share one: `ax.get_legend_handles_labels()`).
+
+    Returns:
+      The axes; x is density in percent on a reversed log axis, y accuracy in percent.
+
+    Raises:
+      ValueError: if the table is unusable or holds no dense network, or a branch is unknown.
+
+    Reference: Frankle's thesis, figures 3-3, 3-5 and 3-7.
+    """
+    checks.one_of("band", band, ("minmax", "bars", "none"))
+    checks.share("at", at)
+    rows = speed.final(table, split=split) if at == 1 else speed.at_share(table, at, split=split)
+    return against_density(
+        rows.assign(value=100 * rows["value"].astype(float)),
+        "value",
+        ax,
+        branches=branches,
+        band=band,
+        ylim=ylim,
+        legend=legend,
+        ylabel=f"{split.capitalize()} accuracy (%)"
+        + ("" if at == 1 else f"\nat {percent(at)}% of training"),
+    )
+
+
+def against_density(
+    rows: Table,
+    column: str,
+    ax: Axes | None,
+    *,
+    branches: Sequence[str] | None,
+    band: Band,
+    ylim: tuple[float, float] | None,
+    legend: bool,
+    ylabel: str,
+    is_accuracy: bool = True,
+) -> Axes:
+    """Draws a column against density; see `accuracy`.
+
+    Args:
+      rows: one row per training.
+      column: what to draw, in the unit of the figure.
+      ax: axes to draw on, or None for a new figure.
+      branches: names of the branches, or None for all.
+      band: how the spread over seeds is drawn.
+      ylim: limits, or None for good ones.
+      legend: whether to draw one.
+      ylabel: label of the y axis.
+      is_accuracy: whether the y axis is in percent and may be clipped below.
+
+    Returns:
+      The axes.
+    """
+    check_ylim(ylim)
+    names = branch_order(rows["branch"].unique(), branches)
+    bar = speed.over_seeds(speed.dense_rows(rows), column).iloc[0]
+    means = speed.over_seeds(rows, column)
+    drawn = means[means["branch"].isin(names)]
+    if ylim is None:
+        every = [bar["min"], bar["max"], *drawn["min"], *drawn["max"]]
+        shown = drawn[drawn["branch"].isin(SHOWN)] if set(names) & set(SHOWN) else drawn
+        keep = [*shown["min"], bar["mean"] - BELOW_DENSE] if is_accuracy else every
+        ylim = limits(every, keep, top=100.0 if is_accuracy else math.inf)
+    with style():
+        ax = prepared(ax)
+        ax.axhspan(bar["min"], bar["max"], color=DENSE, alpha=0.18, linewidth=0, zorder=1)
+        ax.axhline(bar["mean"], color=DENSE, linewidth=1.1, zorder=1.5, label="dense")
+        for name, look in branch_styles(names).items():
+            points = drawn[drawn["branch"] == name].sort_values("density", ascending=False)
+            draw_branch(ax, points, look, band, ylim[0], unit="%" if is_accuracy else "")
+        density_axis(ax, drawn["density"])
+        ax.set(ylim=ylim, ylabel=ylabel)
+        thousands(ax.yaxis, ylim[1])
+        handles = ax.get_legend_handles_labels()[0]
+        if (drawn["diverged"].between(1, drawn["seeds"] - 1)).any():
+            handles.append(open_marker("some seeds diverged"))
+        if (drawn["diverged"] == drawn["seeds"]).any():
+            handles.append(Line2D([], [], color=DENSE, label="all seeds diverged", **CROSS))
+        if legend:
+            place_legend(ax, handles, corner="lower left" if is_accuracy else "upper left")
+    return ax
+
+
+def draw_branch(
+    ax: Axes, points: Table, look: BranchStyle, band: Band, bottom: float, *, unit: str = "%"
+) -> None:
+    """One branch: its mean line, its spread over seeds, open points, and where it leaves the axes.
+
+    Args:
+      ax: the axes.
+      points: rows of `speed.over_seeds`, densest first.
+      look: label, colour and marker.
+      band: how the spread over seeds is drawn.
+      bottom: lower limit of the axes.
+      unit: unit of the lowest mean, for the legend of a line that leaves the axes.
+    """
+    x, y = (points[name].to_numpy(float) for name in ("density", "mean"))
+    x = 100 * x
+    low, high = (points[name].to_numpy(float) for name in ("min", "max"))
+    exits = leaves(x, y, bottom)
+    label = look.label
+    if exits:
+        label += f" (to {np.nanmin(y):.0f}{unit})"
+        on_edge = ax.get_xaxis_transform()
+        marks = {"marker": "v", "markersize": 4.5, "markeredgewidth": 0, "linestyle": "none"}
+        edge = np.full(len(exits), 0.012)
+        ax.plot(exits, edge, color=look.color, transform=on_edge, label="_exit", zorder=4, **marks)
+    ax.plot(x, y, color=look.color, marker=look.marker, markeredgewidth=0, label=label, zorder=3)
+    if band == "minmax":
+        ax.fill_between(x, low, high, color=look.color, alpha=0.18, linewidth=0, zorder=2)
+    elif band == "bars":
+        reach = np.stack([np.maximum(y - low, 0), np.maximum(high - y, 0)])
+        bars = {"fmt": "none", "ecolor": look.color, "elinewidth": 0.7, "capthick": 0.7}
+        ax.errorbar(x, y, reach, label="_bars", zorder=2.5, **bars)
+    lost = np.isnan(y)
+    if lost.any():
+        edge = np.full(lost.sum(), 0.02)
+        on_edge = ax.get_xaxis_transform()
+        ax.plot(x[lost], edge, color=look.color, transform=on_edge, label="_lost", **CROSS)
+    some = (points["diverged"].to_numpy() > 0) & ~lost
+    if some.any():
+        ax.plot(x[some], y[some], label="_diverged", zorder=3.5, **opened(look.marker, look.color))
+
+
+def leaves(x: np.ndarray, y: np.ndarray, bottom: float) -> list[float]:
+    """The x at which a line, straight over log x, goes below `bottom` (or starts there).
+
+    >>> [round(x, 6) for x in leaves(np.array([100.0, 1.0]), np.array([90.0, 70.0]), 80.0)]
+    [10.0]
+    """
+    finite = np.isfinite(y)
+    x, y = np.log(x[finite]), y[finite]
+    found = [x[0]] if len(y) and y[0] < bottom else []
+    for i in np.flatnonzero((y[:-1] >= bottom) & (y[1:] < bottom)):
+        found.append(x[i] + (x[i + 1] - x[i]) * (y[i] - bottom) / (y[i] - y[i + 1]))
+    return [math.exp(value) for value in found]
+
+
+def limits(
+    values: Sequence[float], keep: Sequence[float], *, top: float = math.inf
+) -> tuple[float, float]:
+    """Limits that show all of `values` from the least of `keep` on, with a small margin.
+
+    >>> limits([10.0, 90.0, 98.0], [86.0, 92.0])
+    (85.4, 98.6)
+    """
+    finite = [float(value) for value in values if math.isfinite(value)]
+    if not finite:
+        raise ValueError("`table` has no finite value to draw: every replica diverged")
+    low = max(min(finite), min(float(value) for value in keep if math.isfinite(value)))
+    high = max(finite)
+    margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    return low - margin, max(high + 0.2 * margin, min(high + margin, top))
+
+
+def density_axis(ax: Axes, densities: Any, *, ticks: int = 6) -> None:
+    """The x axis: densities in percent on a log scale, dense at the left.
+
+    Ticks stand at densities that occur, evenly spaced and never crowded.
+    """
+    values = np.unique(np.asarray(densities, float))[::-1]
+    places = np.log(values)
+    span = places[0] - places[-1]
+    shown = [0]
+    for i in range(1, len(values)):
+        if places[shown[-1]] - places[i] >= 0.999 * span / ticks:
+            shown.append(i)
+    ax.set_xscale("log")
+    at = [100 * values[i] for i in shown]
+    ax.xaxis.set_major_locator(FixedLocator(at))
+    ax.xaxis.set_major_formatter(FixedFormatter([percent(values[i]) for i in shown]))
+    ax.xaxis.set_minor_locator(NullLocator())
+    reach = math.exp(0.03 * span or 0.1)
+    ax.set_xlim(100 * values[0] * reach, 100 * values[-1] / reach)
+    ax.set_xlabel(DENSITY)
+
+
+def check_ylim(ylim: tuple[float, float] | None) -> None:
+    """Raises unless `ylim` is None or (low, high) with low < high."""
+    if ylim is not None and not (len(ylim) == 2 and ylim[0] < ylim[1]):
+        raise ValueError(f"`ylim` must be (low, high) with low < high, or None, got {ylim!r}")
+
+
+def opened(marker: str, color: str) -> dict[str, Any]:
+    """Keywords of open markers without a line."""
+    return {
+        "color": color,
+        "linestyle": "none",
+        "marker": marker,
+        "markeredgewidth": 0.9,
+        "markerfacecolor": "white",
+    }
+
+
+def open_marker(label: str) -> Line2D:
+    """A legend entry for open markers."""
+    return Line2D([], [], label=label, **opened("o", DENSE))

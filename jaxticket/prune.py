@@ -1,0 +1,231 @@
+"""From scores to masks: exactly so many weights kept, ties broken by index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxticket import masks, trees
+from jaxticket.checks import at_least, one_of, share
+from jaxticket.types import Array, Key, Mask, Params, Score, ScoreContext
+
+
+def densities(levels: int, fraction: float = 0.2) -> np.ndarray:
+    """The ladder `(1 - fraction) ** n` for n = 0 .. levels, float64 [levels + 1].
+
+    >>> densities(3).round(3).tolist()
+    [1.0, 0.8, 0.64, 0.512]
+    """
+    at_least("levels", levels, 0, integer=True)
+    share("fraction", fraction, one=False)
+    return (1 - fraction) ** np.arange(levels + 1, dtype=np.float64)
+
+
+def count(density: float, size: int) -> int:
+    """Entries that a density keeps of `size`: `round(density * size)`, half to even.
+
+    >>> count(0.8, 266_200), count(1.0, 5)
+    (212960, 5)
+    """
+    share("density", density)
+    return round(density * size)
+
+
+def _sortable(scores: Array) -> Array:
+    """Scores as uint32 in the same order (and -0.0 equal to 0.0); float32 only."""
+    bits = jax.lax.bitcast_convert_type(scores + jnp.float32(0), jnp.uint32)
+    # the sign bit alone decides between two signs; negative floats are ordered backwards
+    return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(0x80000000))
+
+
+def _kth_by_bisection(ranks: Array, k: Array) -> Array:
+    """The largest t with at least k ranks >= t, bit by bit: 32 passes that only count, fast on GPU and TPU."""
+
+    def bit(i: Array, t: Array) -> Array:
+        trial = t | (jnp.uint32(1) << (jnp.uint32(31) - i.astype(jnp.uint32)))
+        return jnp.where(jnp.sum(ranks >= trial, dtype=jnp.int32) >= k, trial, t)
+
+    # a zero made from the inputs varies over the same mesh axes as they do, which shard_map asks of a loop's carry
+    zero = (ranks[0] ^ ranks[0]) + (k ^ k).astype(jnp.uint32)
+    return jax.lax.fori_loop(0, 32, bit, zero)
+
+
+def _kth_by_histogram(ranks: Array, k: Array) -> Array:
+    """The same value from two histograms, of the upper and of the lower 16 bits: fast where scatters are (CPU)."""
+    found, above = jnp.uint32(0), k
+    for shift in (16, 0):
+        digit = ((ranks >> shift) & jnp.uint32(0xFFFF)).astype(jnp.int32)
+        # in the second round, entries with another upper half go to a bin of their own
+        inside = True if shift == 16 else (ranks >> 16) == (found >> 16)
+        histogram = jnp.zeros(2**16 + 1, jnp.int32).at[jnp.where(inside, digit, 2**16)].add(1)
+        from_top = jnp.cumsum(histogram[2**16 - 1 :: -1])
+        place = jnp.argmax(from_top >= above).astype(jnp.int32)
+        above = above - jnp.where(place > 0, from_top[jnp.maximum(place - 1, 0)], 0)
+        found = found | ((2**16 - 1 - place).astype(jnp.uint32) << shift)
+    return found
+
+
+def _first(marked: Array, quota: Array) -> Array:
+    """Of the True entries of a vector, its first `quota` ones."""
+    block = 4096
+    padded = jnp.pad(marked, (0, -marked.size % block)).reshape(-1, block)
+    # count by blocks, then look into the one block where the quota runs out: no cumulative sum over everything
+    before = jnp.cumsum(jnp.sum(padded, axis=1, dtype=jnp.int32))
+    last = jnp.minimum(jnp.sum(before < quota, dtype=jnp.int32), padded.shape[0] - 1)
+    rest = quota - jnp.where(last > 0, before[jnp.maximum(last - 1, 0)], 0)
+    inside = jnp.cumsum(jax.lax.dynamic_index_in_dim(padded, last, keepdims=False).astype(jnp.int32))
+    end = last * block + jnp.sum(inside < rest, dtype=jnp.int32)
+    place = jax.lax.iota(jnp.int32, marked.size)
+    return jnp.logical_and(marked, jnp.logical_and(place <= end, quota > 0))
+
+
+def _top_flat(scores: Array, alive: Array, keep: Array) -> Array:
+    """Marks the `keep` highest scores among the living, lower index first among equals; bool, flat."""
+    # the lowest rank, 0, is that of a nan with the sign bit set, which cannot be here: it stands for pruned
+    ranks = jnp.where(alive, _sortable(scores), jnp.uint32(0))
+    keep = jnp.minimum(keep, jnp.sum(alive, dtype=jnp.int32))
+    threshold = jax.lax.platform_dependent(
+        ranks, keep, cpu=_kth_by_histogram, default=_kth_by_bisection
+    )
+    higher = jnp.logical_and(ranks > threshold, alive)
+    equal = jnp.logical_and(ranks == threshold, alive)
+    quota = keep - jnp.sum(higher, dtype=jnp.int32)
+    # ties beyond the quota are rare; without them the equal ones are simply all kept
+    tied = jnp.sum(equal, dtype=jnp.int32) > quota
+    return higher | jax.lax.cond(tied, _first, lambda marked, _: marked, equal, quota)
+
+
+def keep_top(
+    scores: Params,
+    mask: Mask,
+    keep: Array | int | Sequence[int],
+    *,
+    prunable: Any = None,
+    scope: str = "global",
+) -> Mask:
+    """Keeps exactly `keep` of the weights that are still there: those with the highest scores.
+
+    Ranks, never thresholds: among equal scores the lower flat index stays (leaves in the order of
+    `jax.tree.leaves`). Weights that `mask` has pruned never return. Scores must not be nan; +inf and -inf are ranked.
+
+    Args:
+      scores: tree like the params, floating; higher is kept.
+      mask: the mask so far.
+      keep: number of prunable entries to keep, an int or a traced int32 scalar; with scope "layer" one number per
+        prunable leaf, in the order of `jax.tree.leaves`, as a sequence or an int32 vector.
+      prunable: tree of python bools; None for leaves of two or more dimensions. Other leaves keep their mask.
+      scope: "global" ranks all layers together, "layer" each by itself.
+
+    Returns:
+      The new mask. Where fewer than `keep` are left, all of them stay.
+
+    Raises:
+      ValueError: for a tree of another structure, an unknown scope or a negative `keep`.
+
+    >>> scores = {"w": jnp.array([[1.0, 3.0, 3.0, 2.0]])}
+    >>> keep_top(scores, masks.ones(scores), 1)["w"].tolist()
+    [[False, True, False, False]]
+    """
+    one_of("scope", scope, ("global", "layer"))
+    trees.same_structure("scores", scores, mask)
+    prunable = masks.prunable_leaves(mask) if prunable is None else prunable
+    chosen = jax.tree.leaves(prunable)
+    leaves, tree = jax.tree.flatten(mask)
+    if len(chosen) != len(leaves):
+        raise ValueError(f"`prunable` has {len(chosen)} leaves where the mask has {len(leaves)}")
+    if isinstance(keep, int) and keep < 0:
+        raise ValueError(f"`keep` must be at least 0, got {keep}")
+    values = [jnp.asarray(s, jnp.float32).reshape(-1) for s in jax.tree.leaves(scores)]
+    picked = [i for i, p in enumerate(chosen) if p]
+    result = list(leaves)
+    if scope == "layer":
+        amounts = jnp.asarray(keep, jnp.int32)
+        if amounts.shape != (len(picked),):
+            raise ValueError(
+                f"`keep` must hold one number per prunable layer ({len(picked)}) with scope='layer', "
+                f"got shape {amounts.shape}"
+            )
+        for amount, i in zip(amounts, picked, strict=True):
+            result[i] = _top_flat(values[i], leaves[i].reshape(-1), amount).reshape(leaves[i].shape)
+        return jax.tree.unflatten(tree, result)
+    flat = _top_flat(
+        jnp.concatenate([values[i] for i in picked]),
+        jnp.concatenate([leaves[i].reshape(-1) for i in picked]),
+        jnp.asarray(keep, jnp.int32),
+    )
+    start = 0
+    for i in picked:
+        result[i] = flat[start : start + leaves[i].size].reshape(leaves[i].shape)
+        start += leaves[i].size
+    return jax.tree.unflatten(tree, result)
+
+
+def layer_counts(
+    like: Any,
+    density: float,
+    *,
+    prunable: Any = None,
+    level: int | None = None,
+    fraction: float = 0.2,
+    rates: Sequence[tuple[str, float]] = (),
+) -> np.ndarray:
+    """Entries that each prunable leaf keeps under scope "layer", int32 [prunable leaves].
+
+    `round(density * size)` each; a leaf whose path matches a pattern of `rates` keeps
+    `round((1 - rate) ** level * size)` instead.
+    """
+    prunable = masks.prunable_leaves(like) if prunable is None else prunable
+    result = []
+    for path, x, p in zip(trees.paths(like), jax.tree.leaves(like), jax.tree.leaves(prunable), strict=True):
+        if p:
+            rate = next((r for pattern, r in rates if trees.matches(path, [pattern])), None)
+            share_kept = density if rate is None or level is None else (1 - rate) ** level
+            result.append(round(share_kept * int(np.prod(x.shape))))
+    return np.asarray(result, np.int32)
+
+
+def prune(
+    params: Params,
+    context: ScoreContext,
+    *,
+    score: Score,
+    density: float,
+    rounds: int = 1,
+    scope: str = "global",
+    key: Key,
+) -> Mask:
+    """Scores and selects, in one round or several: round i of R keeps `round(density ** (i / R) * P)`.
+
+    Args:
+      params: the weights to score; each round scores them under the mask so far.
+      context: what the score may look at; its mask is where the first round begins.
+      score: a function of `jt.SCORES` or one of your own.
+      density: share of the prunable weights that the last round keeps.
+      rounds: number of rounds; the densities between fall exponentially.
+      scope: "global" or "layer".
+      key: for scores that draw random numbers.
+
+    Returns:
+      A mask with exactly `round(density * P)` ones among the prunable leaves (per leaf with scope "layer").
+    """
+    share("density", density)
+    at_least("rounds", rounds, 1, integer=True)
+    prunable = context.prunable if context.prunable is not None else masks.prunable_leaves(params)
+    size = masks.prunable_size(params, prunable=prunable)
+    steps = [density ** ((i + 1) / rounds) for i in range(rounds)]
+    if scope == "layer":
+        keeps = np.stack([layer_counts(params, d, prunable=prunable) for d in steps])
+    else:
+        keeps = np.asarray([count(d, size) for d in steps], np.int32)
+
+    def one_round(mask: Mask, inputs: tuple[Array, Array]) -> tuple[Mask, None]:
+        keep, number = inputs
+        scores = score(masks.apply(mask, params), context._replace(mask=mask), key=jax.random.fold_in(key, number))
+        return keep_top(scores, mask, keep, prunable=prunable, scope=scope), None
+
+    mask, _ = jax.lax.scan(one_round, context.mask, (jnp.asarray(keeps), jnp.arange(rounds)))
+    return mask

@@ -1,0 +1,319 @@
+"""The compiled training program: many replicas, one chunk of steps and one evaluation per call."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxticket import masks, parallel, trees
+from jaxticket.data.arrays import Data
+from jaxticket.data.batches import batch_indices
+from jaxticket.evaluate import Batched, Normalization, cast, cross_entropy, cut, evaluate, normalized
+from jaxticket.optim import Schedule, learning_rate, optimizer
+from jaxticket.prune import keep_top
+from jaxticket.rng import stream
+from jaxticket.settings import Training
+from jaxticket.types import Array, Key, Mask, Network, Params, Score, ScoreContext, Stats, TrainState
+
+
+class Plan(NamedTuple):
+    """What one replica does; every field may differ between replicas of one program.
+
+    Attributes:
+      schedule: learning rate, decay and stop step.
+      order: int32, which of the orders of its key the replica sees.
+    """
+
+    schedule: Schedule
+    order: Array
+
+
+class DeviceData(NamedTuple):
+    """A data set on the devices: the training split, all splits cut into batches for evaluation, normalisation."""
+
+    x: Array
+    y: Array
+    splits: dict[str, Batched]
+    by: Normalization
+
+
+def put_data(data: Data, training: Training, mesh: Mesh) -> DeviceData:
+    """Copies a data set to every device."""
+    multiple = mesh.shape[parallel.DATA]
+    splits = {
+        name: cut(
+            split.x,
+            split.y,
+            training.eval_batch_size,
+            most=training.eval_train_examples if name == "train" else None,
+            multiple=multiple,
+        )
+        for name, split in data.splits.items()
+    }
+    by = Normalization(np.asarray(data.mean), np.asarray(data.std))  # type: ignore[arg-type]
+    tree = DeviceData(data.train.x, data.train.y, splits, by)  # type: ignore[arg-type]
+    return parallel.put(tree, mesh, replicas=False)
+
+
+class Program(NamedTuple):
+    """The compiled functions of one network and one kind of training, for any number of replicas.
+
+    Attributes:
+      init: `(limits, keys) -> (params, stats)` from each replica's "init" stream.
+      start: `(limits, params, stats, mask, keys, step) -> TrainState`, masked, with a fresh optimizer.
+      chunk: `(limits, state, plan, target, wanted, data) -> (state, metrics)`: trains each replica to its step
+        `target` and evaluates where `wanted`; metrics float32 [replica, split, metric]. Donates the state.
+    """
+
+    init: Callable[..., tuple[Params, Stats]]
+    start: Callable[..., TrainState]
+    chunk: Callable[..., tuple[TrainState, Array]]
+
+
+def check_fit(net: Network, data: Data, training: Training, mesh: Mesh) -> None:
+    """Raises where network, data, training and mesh do not go together."""
+    if tuple(net.shape) != tuple(data.shape):
+        raise ValueError(
+            f"`net` takes examples of shape {tuple(net.shape)} but `data` {data.name!r} has {tuple(data.shape)}; "
+            f"build the network with data.shape"
+        )
+    if net.classes < data.classes:
+        raise ValueError(
+            f"`net` has {net.classes} logits but `data` {data.name!r} has {data.classes} classes; "
+            f"build the network with data.classes"
+        )
+    if training.batch_size > len(data.train):
+        raise ValueError(
+            f"`batch_size` {training.batch_size} is larger than the training split of {data.name!r}, "
+            f"{len(data.train)} examples; use a smaller batch"
+        )
+    parts = mesh.shape[parallel.DATA]
+    if training.batch_size % parts:
+        raise ValueError(
+            f"`batch_size` {training.batch_size} does not divide over the {parts} devices of the mesh's data axis; "
+            f"use a multiple of {parts} or a mesh with another `data`"
+        )
+    if parts > 1 and not net.syncs_stats:
+        raise ValueError(
+            f"`mesh` has a data axis of {parts}, but the statistics of this network cannot be averaged over it; "
+            f"give the module an `axis_name` field that reaches its BatchNorm, or use mesh(data=1)"
+        )
+
+
+def static_part(training: Training) -> Training:
+    """The training with everything that a compiled program takes as an array set to one value."""
+    return training.replace(
+        steps=1, lr=0.0, weight_decay=0.0, warmup=0, gamma=0.0, milestones=(0,) * len(training.milestones), eval_every=1
+    )
+
+
+def program(net: Network, training: Training, mesh: Mesh) -> Program:
+    """The program for a network, a kind of training and a mesh; equal arguments give the same one."""
+    return _program(net, static_part(training), mesh)
+
+
+def _data_axis(mesh: Mesh) -> tuple[str, int] | None:
+    size = mesh.shape[parallel.DATA]
+    return (parallel.DATA, size) if size > 1 else None
+
+
+def train_step(
+    net: Network,
+    training: Training,
+    state: TrainState,
+    plan: Plan,
+    data: DeviceData,
+    active: Array,
+    *,
+    axis: tuple[str, int] | None = None,
+) -> TrainState:
+    """One update of one replica.
+
+    Params stay zero where the mask is False, so the forward pass needs no mask: the gradient is masked before
+    clipping and momentum, and the update is added only where the mask is True. Where `active` is False, and from the
+    first loss that is not finite on, the params stay as they are.
+
+    Reference: DESIGN of masked training; invariant 4 of iterative magnitude pruning (pruned weights stay exactly 0).
+    """
+    examples = data.y.shape[0]
+    part = (0, 1) if axis is None else (jax.lax.axis_index(axis[0]), axis[1])
+    order_key = stream(state.key, "order", plan.order)
+    index = batch_indices(
+        order_key,
+        state.step,
+        examples=examples,
+        batch_size=training.batch_size,
+        last_batch=training.last_batch,
+        part=part,
+    )
+    x = normalized(jnp.take(data.x, index, axis=0), data.by, training.compute_dtype)
+    y = jnp.take(data.y, index, axis=0)
+    noise_key = stream(state.key, "noise", state.step)
+    if axis is not None:
+        noise_key = jax.random.fold_in(noise_key, part[0])
+
+    def loss_of(params: Params) -> tuple[Array, Stats]:
+        logits, stats = net.apply(
+            cast(params, training.compute_dtype),
+            state.stats,
+            x,
+            train=True,
+            key=noise_key,
+            axis_name=None if axis is None else axis[0],
+        )
+        loss = jnp.mean(cross_entropy(logits, y, training.label_smoothing))
+        # inside the loss, so that the gradient is averaged too
+        return (loss if axis is None else jax.lax.pmean(loss, axis[0])), stats
+
+    (loss, stats), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    gradient = masks.apply(state.mask, gradient)
+    fresh = jnp.logical_and(~jnp.isfinite(loss), jnp.logical_and(active, state.diverged < 0))
+    diverged = jnp.where(fresh, state.step, state.diverged)
+    moving = jnp.logical_and(active, diverged < 0)
+    direction, opt_state = optimizer(training, plan.schedule.weight_decay).update(
+        gradient, state.opt_state, state.params
+    )
+    rate = learning_rate(plan.schedule, state.step, kind=training.schedule)
+    # pruned weights are zero already: keeping the old value serves pruned, finished and diverged alike
+    params = jax.tree.map(
+        lambda m, p, d: jnp.where(jnp.logical_and(m, moving), p - rate * d, p), state.mask, state.params, direction
+    )
+    stats = jax.tree.map(lambda new, old: jnp.where(moving, new.astype(old.dtype), old), stats, state.stats)
+    step = state.step + active.astype(jnp.int32)
+    return state._replace(step=step, params=params, stats=stats, opt_state=opt_state, diverged=diverged)
+
+
+@functools.lru_cache(maxsize=64)
+def _program(net: Network, training: Training, mesh: Mesh) -> Program:
+    axis = _data_axis(mesh)
+
+    def init(limit: Array, key: Key) -> tuple[Params, Stats]:
+        del limit
+        return net.init(stream(key, "init"))
+
+    def start(limit: Array, params: Params, stats: Stats, mask: Mask, key: Key, step: Array) -> TrainState:
+        del limit
+        params = masks.apply(mask, params)
+        opt_state = optimizer(training).init(params)
+        # counters start as constants; adding a zero of the step lets them vary from replica to replica
+        opt_state = jax.tree.map(lambda x: x + (step * 0).astype(x.dtype), opt_state)
+        return TrainState(step, params, stats, opt_state, mask, key, step * 0 - 1)
+
+    def chunk(
+        limit: Array, state: TrainState, plan: Plan, target: Array, wanted: Array, data: DeviceData
+    ) -> tuple[TrainState, Array]:
+        with jax.default_matmul_precision(training.precision):
+
+            def body(_: Array, s: TrainState) -> TrainState:
+                return train_step(net, training, s, plan, data, s.step < target, axis=axis)
+
+            state = jax.lax.fori_loop(0, limit, body, state)
+
+            def measure(s: TrainState) -> Array:
+                return jnp.stack(
+                    [evaluate(net, s.params, s.stats, b, data.by, training, axis=axis) for b in data.splits.values()]
+                )
+
+            shape = jax.eval_shape(lambda: jnp.zeros((len(data.splits), 2))).shape
+            metrics = jax.lax.cond(
+                wanted, measure, lambda s: jnp.full(shape, jnp.nan) + 0 * s.step.astype(jnp.float32), state
+            )
+        return state, metrics
+
+    return Program(
+        init=parallel.over_replicas(init, mesh),
+        start=parallel.over_replicas(start, mesh),
+        chunk=parallel.over_replicas(chunk, mesh, donate=(0,), shared=1),
+    )
+
+
+class Pruner(NamedTuple):
+    """The compiled selection: `(limits, state, params_at_init, keep, number, data) -> (mask, fault)`.
+
+    `fault` is True where scores of living weights are not finite though the weights are.
+    """
+
+    select: Callable[..., tuple[Mask, Array]]
+
+
+@functools.lru_cache(maxsize=64)
+def pruner(
+    net: Network,
+    training: Training,
+    mesh: Mesh,
+    score: Score,
+    scope: str,
+    exclude: tuple[str, ...],
+    batches: int,
+    batch_size: int,
+) -> Pruner:
+    """The program that scores trained replicas and prunes them."""
+
+    def select(
+        limit: Array, state: TrainState, params_at_init: Params, keep: Array, number: Array, data: DeviceData
+    ) -> tuple[Mask, Array]:
+        del limit
+        prunable = prunable_of(net, state.params, exclude)
+        key = stream(state.key, "prune", number)
+        index = jax.vmap(
+            lambda i: batch_indices(stream(key, "batches"), i, examples=data.y.shape[0], batch_size=batch_size)
+        )(jnp.arange(batches, dtype=jnp.int32))
+        x = jax.vmap(lambda i: normalized(jnp.take(data.x, i, axis=0), data.by, "float32"))(index)
+        y = jnp.take(data.y, index, axis=0)
+
+        def logits(params: Params, x: Array) -> Array:
+            return net.apply(params, state.stats, x, train=False)[0]
+
+        def loss(params: Params, batch: tuple[Array, Array]) -> Array:
+            return jnp.mean(cross_entropy(logits(params, batch[0]), batch[1]))
+
+        context = ScoreContext(loss, logits, params_at_init, state.mask, (x, y), prunable)
+        # ranks near the cut decide, and few bits of a product would decide them wrongly
+        with jax.default_matmul_precision("highest"):
+            scores = score(state.params, context, key=stream(key, "score"))
+        trees.same_structure("score", scores, state.params)
+        living = jax.tree.map(lambda s, m, p: jnp.where(m, s, 0) if p else 0 * s, scores, state.mask, prunable)
+        fault = jnp.logical_and(~trees.finite(living), trees.finite(state.params))
+        scores = jax.tree.map(lambda s: jnp.where(jnp.isnan(s), -jnp.inf, s), scores)
+        mask = keep_top(scores, state.mask, keep, prunable=prunable, scope=scope)
+        # a diverged replica keeps its mask
+        mask = jax.tree.map(lambda new, old: jnp.where(state.diverged < 0, new, old), mask, state.mask)
+        return mask, fault
+
+    return Pruner(parallel.over_replicas(select, mesh, shared=1))
+
+
+def prunable_of(net: Network, params: Params, exclude: tuple[str, ...] = ()) -> Any:
+    """Which leaves are pruned: those of the network that no pattern of `exclude` matches.
+
+    Raises:
+      ValueError: where a pattern matches nothing, or nothing is left.
+    """
+    names = trees.paths(params)
+    for pattern in exclude:
+        if not any(trees.matches(name, [pattern]) for name in names):
+            raise ValueError(f"`exclude` pattern {pattern!r} matches no weight; the paths are {', '.join(names)}")
+    leaves, tree = jax.tree.flatten(net.prunable(params))
+    kept = [bool(p) and not trees.matches(name, exclude) for name, p in zip(names, leaves, strict=True)]
+    if not any(kept):
+        raise ValueError(f"`exclude` leaves nothing to prune; the paths are {', '.join(names)}")
+    return jax.tree.unflatten(tree, kept)
+
+
+def split_names(data: Data) -> tuple[str, ...]:
+    """Names of the splits, in the order of the metrics' split axis (as jax sorts dicts)."""
+    return tuple(sorted(data.splits))
+
+
+def trained_traces(built: Program) -> int:
+    """How often the training program was compiled."""
+    return built.chunk._cache_size()  # type: ignore[attr-defined]
+
+
+Splits = Mapping[str, Batched]
