@@ -1,1 +1,32 @@
 """Lottery-ticket experiments in JAX: find, train and judge tickets, many seeds side by side."""
+
+from jaxticket import branches as branches
+from jaxticket import data as data
+from jaxticket import masks as masks
+from jaxticket import networks as networks
+from jaxticket import parallel as parallel
+from jaxticket import plots as plots
+from jaxticket import results as results
+from jaxticket import scores as scores
+from jaxticket.analysis import speed as speed
+from jaxticket.branches import BRANCHES as BRANCHES
+from jaxticket.data import DATASETS as DATASETS
+from jaxticket.masks import density as density
+from jaxticket.networks import NETWORKS as NETWORKS
+from jaxticket.networks import from_functions as from_functions
+from jaxticket.networks import from_linen as from_linen
+from jaxticket.networks import from_nnx as from_nnx
+from jaxticket.parallel import cpu_devices as cpu_devices
+from jaxticket.prune import densities as densities
+from jaxticket.prune import keep_top as keep_top
+from jaxticket.prune import prune as prune
+from jaxticket.retrain import branch as branch
+from jaxticket.runs import Runs as Runs
+from jaxticket.scores import SCORES as SCORES
+from jaxticket.settings import Pruning as Pruning
+from jaxticket.settings import Training as Training
+from jaxticket.ticket import Ticket as Ticket
+from jaxticket.tickets import find_tickets as find_tickets
+from jaxticket.types import Network as Network
+from jaxticket.types import ScoreContext as ScoreContext
+from jaxticket.types import TrainState as TrainState

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxticket import trees
+from jaxticket.ranking import top
 from jaxticket.rng import stream
 from jaxticket.types import Array, Key, Mask, Params
 
@@ -66,6 +67,12 @@ def layer_density(mask: Mask, *, prunable: Any = None) -> dict[str, Array]:
     return {path: jnp.mean(m, dtype=jnp.float32) for path, m, p in leaves if p}
 
 
+def _subset(mask: Array, key: Key) -> Array:
+    """A uniformly random flat mask with as many True as the given one: a permutation of it, without sorting."""
+    ranks = jax.random.bits(key, mask.shape, jnp.uint32)
+    return top(ranks, jnp.ones_like(mask), jnp.sum(mask, dtype=jnp.int32))
+
+
 def shuffle(mask: Mask, *, key: Key, prunable: Any = None) -> Mask:
     """Permutes the entries within each prunable leaf: the same density in every layer, random positions.
 
@@ -73,11 +80,10 @@ def shuffle(mask: Mask, *, key: Key, prunable: Any = None) -> Mask:
     """
     prunable = prunable_leaves(mask) if prunable is None else prunable
     leaves, tree = jax.tree.flatten(mask)
-    chosen = jax.tree.leaves(prunable)
     # a key per leaf by its path, so that a layer's permutation does not depend on which other layers there are
     shuffled = [
-        jax.random.permutation(stream(key, path), m.reshape(-1)).reshape(m.shape) if p else m
-        for path, m, p in zip(trees.paths(mask), leaves, chosen, strict=True)
+        _subset(m.reshape(-1), stream(key, path)).reshape(m.shape) if p else m
+        for path, m, p in zip(trees.paths(mask), leaves, jax.tree.leaves(prunable), strict=True)
     ]
     return jax.tree.unflatten(tree, shuffled)
 
@@ -90,8 +96,7 @@ def permute(mask: Mask, *, key: Key, prunable: Any = None) -> Mask:
     prunable = prunable_leaves(mask) if prunable is None else prunable
     leaves, tree = jax.tree.flatten(mask)
     chosen = jax.tree.leaves(prunable)
-    flat = jnp.concatenate([m.reshape(-1) for m, p in zip(leaves, chosen, strict=True) if p])
-    flat = jax.random.permutation(key, flat)
+    flat = _subset(jnp.concatenate([m.reshape(-1) for m, p in zip(leaves, chosen, strict=True) if p]), key)
     result, start = [], 0
     for m, p in zip(leaves, chosen, strict=True):
         result.append(flat[start : start + m.size].reshape(m.shape) if p else m)
@@ -112,6 +117,18 @@ def nested(inner: Mask, outer: Mask) -> Array:
     """Whether everything that `inner` keeps is kept by `outer`, a bool scalar."""
     flags = jax.tree.map(lambda i, o: jnp.all(jnp.logical_or(~i, o)), inner, outer)
     return jnp.all(jnp.stack(jax.tree.leaves(flags)))
+
+
+def require_nested(inner: Mask, outer: Mask) -> None:
+    """Raises a ValueError that names the layers where `inner` keeps what `outer` has pruned."""
+    trees.same_structure("inner", inner, outer)
+    leaves = zip(trees.paths(inner), jax.tree.leaves(inner), jax.tree.leaves(outer), strict=True)
+    grown = [path for path, i, o in leaves if np.any(np.asarray(i) & ~np.asarray(o))]
+    if grown:
+        raise ValueError(
+            f"`inner` keeps weights that `outer` has pruned, in {grown[:4]}; pruned weights must not return: "
+            f"intersect the masks first"
+        )
 
 
 def pack(mask: Mask) -> Mask:

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxticket import masks, trees
 from jaxticket.checks import at_least, one_of, share
+from jaxticket.ranking import top_scores
 from jaxticket.types import Array, Key, Mask, Params, Score, ScoreContext
 
 
@@ -33,70 +34,6 @@ def count(density: float, size: int) -> int:
     """
     share("density", density)
     return round(density * size)
-
-
-def _sortable(scores: Array) -> Array:
-    """Scores as uint32 in the same order (and -0.0 equal to 0.0); float32 only."""
-    bits = jax.lax.bitcast_convert_type(scores + jnp.float32(0), jnp.uint32)
-    # the sign bit alone decides between two signs; negative floats are ordered backwards
-    return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(0x80000000))
-
-
-def _kth_by_bisection(ranks: Array, k: Array) -> Array:
-    """The largest t with at least k ranks >= t, bit by bit: 32 passes that only count, fast on GPU and TPU."""
-
-    def bit(i: Array, t: Array) -> Array:
-        trial = t | (jnp.uint32(1) << (jnp.uint32(31) - i.astype(jnp.uint32)))
-        return jnp.where(jnp.sum(ranks >= trial, dtype=jnp.int32) >= k, trial, t)
-
-    # a zero made from the inputs varies over the same mesh axes as they do, which shard_map asks of a loop's carry
-    zero = (ranks[0] ^ ranks[0]) + (k ^ k).astype(jnp.uint32)
-    return jax.lax.fori_loop(0, 32, bit, zero)
-
-
-def _kth_by_histogram(ranks: Array, k: Array) -> Array:
-    """The same value from two histograms, of the upper and of the lower 16 bits: fast where scatters are (CPU)."""
-    found, above = jnp.uint32(0), k
-    for shift in (16, 0):
-        digit = ((ranks >> shift) & jnp.uint32(0xFFFF)).astype(jnp.int32)
-        # in the second round, entries with another upper half go to a bin of their own
-        inside = True if shift == 16 else (ranks >> 16) == (found >> 16)
-        histogram = jnp.zeros(2**16 + 1, jnp.int32).at[jnp.where(inside, digit, 2**16)].add(1)
-        from_top = jnp.cumsum(histogram[2**16 - 1 :: -1])
-        place = jnp.argmax(from_top >= above).astype(jnp.int32)
-        above = above - jnp.where(place > 0, from_top[jnp.maximum(place - 1, 0)], 0)
-        found = found | ((2**16 - 1 - place).astype(jnp.uint32) << shift)
-    return found
-
-
-def _first(marked: Array, quota: Array) -> Array:
-    """Of the True entries of a vector, its first `quota` ones."""
-    block = 4096
-    padded = jnp.pad(marked, (0, -marked.size % block)).reshape(-1, block)
-    # count by blocks, then look into the one block where the quota runs out: no cumulative sum over everything
-    before = jnp.cumsum(jnp.sum(padded, axis=1, dtype=jnp.int32))
-    last = jnp.minimum(jnp.sum(before < quota, dtype=jnp.int32), padded.shape[0] - 1)
-    rest = quota - jnp.where(last > 0, before[jnp.maximum(last - 1, 0)], 0)
-    inside = jnp.cumsum(jax.lax.dynamic_index_in_dim(padded, last, keepdims=False).astype(jnp.int32))
-    end = last * block + jnp.sum(inside < rest, dtype=jnp.int32)
-    place = jax.lax.iota(jnp.int32, marked.size)
-    return jnp.logical_and(marked, jnp.logical_and(place <= end, quota > 0))
-
-
-def _top_flat(scores: Array, alive: Array, keep: Array) -> Array:
-    """Marks the `keep` highest scores among the living, lower index first among equals; bool, flat."""
-    # the lowest rank, 0, is that of a nan with the sign bit set, which cannot be here: it stands for pruned
-    ranks = jnp.where(alive, _sortable(scores), jnp.uint32(0))
-    keep = jnp.minimum(keep, jnp.sum(alive, dtype=jnp.int32))
-    threshold = jax.lax.platform_dependent(
-        ranks, keep, cpu=_kth_by_histogram, default=_kth_by_bisection
-    )
-    higher = jnp.logical_and(ranks > threshold, alive)
-    equal = jnp.logical_and(ranks == threshold, alive)
-    quota = keep - jnp.sum(higher, dtype=jnp.int32)
-    # ties beyond the quota are rare; without them the equal ones are simply all kept
-    tied = jnp.sum(equal, dtype=jnp.int32) > quota
-    return higher | jax.lax.cond(tied, _first, lambda marked, _: marked, equal, quota)
 
 
 def keep_top(
@@ -150,9 +87,9 @@ def keep_top(
                 f"got shape {amounts.shape}"
             )
         for amount, i in zip(amounts, picked, strict=True):
-            result[i] = _top_flat(values[i], leaves[i].reshape(-1), amount).reshape(leaves[i].shape)
+            result[i] = top_scores(values[i], leaves[i].reshape(-1), amount).reshape(leaves[i].shape)
         return jax.tree.unflatten(tree, result)
-    flat = _top_flat(
+    flat = top_scores(
         jnp.concatenate([values[i] for i in picked]),
         jnp.concatenate([leaves[i].reshape(-1) for i in picked]),
         jnp.asarray(keep, jnp.int32),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -233,15 +233,6 @@ def _program(net: Network, training: Training, mesh: Mesh) -> Program:
     )
 
 
-class Pruner(NamedTuple):
-    """The compiled selection: `(limits, state, params_at_init, keep, number, data) -> (mask, fault)`.
-
-    `fault` is True where scores of living weights are not finite though the weights are.
-    """
-
-    select: Callable[..., tuple[Mask, Array]]
-
-
 @functools.lru_cache(maxsize=64)
 def pruner(
     net: Network,
@@ -252,19 +243,25 @@ def pruner(
     exclude: tuple[str, ...],
     batches: int,
     batch_size: int,
-) -> Pruner:
-    """The program that scores trained replicas and prunes them."""
+) -> Callable[..., tuple[Mask, Array, Array]]:
+    """The compiled program that scores trained replicas and prunes them.
 
-    def select(
-        limit: Array, state: TrainState, params_at_init: Params, keep: Array, number: Array, data: DeviceData
+    Returns:
+      `select(limits, state, params_at_init, keep, number, data) -> (mask, fault, regrown)`; replicas with limit 0 keep
+      their mask. `fault`: scores of living weights are not finite though the weights are. `regrown`: a weight is not
+      zero though its mask is False.
+    """
+
+    def scored(
+        state: TrainState, params_at_init: Params, keep: Array, number: Array, data: DeviceData
     ) -> tuple[Mask, Array]:
-        del limit
         prunable = prunable_of(net, state.params, exclude)
         key = stream(state.key, "prune", number)
         index = jax.vmap(
             lambda i: batch_indices(stream(key, "batches"), i, examples=data.y.shape[0], batch_size=batch_size)
         )(jnp.arange(batches, dtype=jnp.int32))
-        x = jax.vmap(lambda i: normalized(jnp.take(data.x, i, axis=0), data.by, "float32"))(index)
+        x = normalized(jnp.take(data.x, index.reshape(-1), axis=0), data.by, "float32")
+        x = x.reshape(batches, batch_size, *x.shape[1:])
         y = jnp.take(data.y, index, axis=0)
 
         def logits(params: Params, x: Array) -> Array:
@@ -274,19 +271,31 @@ def pruner(
             return jnp.mean(cross_entropy(logits(params, batch[0]), batch[1]))
 
         context = ScoreContext(loss, logits, params_at_init, state.mask, (x, y), prunable)
-        # ranks near the cut decide, and few bits of a product would decide them wrongly
+        # weights near the cut decide, and the few bits of a fast product would decide them wrongly
         with jax.default_matmul_precision("highest"):
             scores = score(state.params, context, key=stream(key, "score"))
         trees.same_structure("score", scores, state.params)
+        scores = jax.tree.map(lambda s: s.astype(jnp.float32), scores)
         living = jax.tree.map(lambda s, m, p: jnp.where(m, s, 0) if p else 0 * s, scores, state.mask, prunable)
         fault = jnp.logical_and(~trees.finite(living), trees.finite(state.params))
-        scores = jax.tree.map(lambda s: jnp.where(jnp.isnan(s), -jnp.inf, s), scores)
-        mask = keep_top(scores, state.mask, keep, prunable=prunable, scope=scope)
+        mask = keep_top(living, state.mask, keep, prunable=prunable, scope=scope)
         # a diverged replica keeps its mask
         mask = jax.tree.map(lambda new, old: jnp.where(state.diverged < 0, new, old), mask, state.mask)
-        return mask, fault
+        return mask, jnp.logical_and(fault, state.diverged < 0)
 
-    return Pruner(parallel.over_replicas(select, mesh, shared=1))
+    def select(
+        limit: Array, state: TrainState, params_at_init: Params, keep: Array, number: Array, data: DeviceData
+    ) -> tuple[Mask, Array, Array]:
+        mask, fault = jax.lax.cond(
+            limit > 0,
+            lambda s, *rest: scored(s, *rest),
+            lambda s, *rest: (s.mask, s.diverged > jnp.iinfo(jnp.int32).max - 1),
+            *(state, params_at_init, keep, number, data),
+        )
+        outside = jax.tree.map(lambda m, w: jnp.any(jnp.logical_and(~m, w != 0)), state.mask, state.params)
+        return mask, fault, jnp.any(jnp.stack(jax.tree.leaves(outside)))
+
+    return parallel.over_replicas(select, mesh, shared=1)
 
 
 def prunable_of(net: Network, params: Params, exclude: tuple[str, ...] = ()) -> Any:
@@ -315,5 +324,3 @@ def trained_traces(built: Program) -> int:
     """How often the training program was compiled."""
     return built.chunk._cache_size()  # type: ignore[attr-defined]
 
-
-Splits = Mapping[str, Batched]

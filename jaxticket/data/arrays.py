@@ -222,17 +222,13 @@ def from_arrays(
         images = _images(f"x_{split}", x)
         splits[split] = Split(images, _labels(f"y_{split}", y, f"x_{split}", len(images)))
 
-    like = splits["train"].x
     for split, part in splits.items():
-        for what, got, wanted in (
-            ("shape", part.x.shape[1:], like.shape[1:]),
-            ("dtype", part.x.dtype, like.dtype),
-        ):
-            if got != wanted:
-                raise ValueError(
-                    f"`x_{split}` has images of {what} {got}, `x_train` of {wanted}; "
-                    "bring all splits to the same"
-                )
+        got, wanted = (f"{p.x.dtype} {p.x.shape[1:]}" for p in (part, splits["train"]))
+        if got != wanted:
+            raise ValueError(
+                f"`x_{split}` has images of {got}, `x_train` of {wanted}; "
+                "bring all splits to the same dtype and shape"
+            )
     if classes is None:
         classes = 1 + max(int(part.y.max()) for part in splits.values())
     else:
@@ -245,7 +241,7 @@ def from_arrays(
                 f"`y_{split}` must lie in [0, {classes}), got labels from {low} to {high}; "
                 "number the classes from 0, or pass `classes`"
             )
-    mean, std = _mean_and_std(like)
+    mean, std = _mean_and_std(splits["train"].x)
     return Data(
         name=name, classes=classes, **splits, mean=mean, std=std, about={"source": "arrays"}
     )
@@ -270,9 +266,9 @@ def from_npz(path: str | os.PathLike[str], *, name: str | None = None) -> Data:
             "x_train=..., y_train=..., x_test=..., y_test=...)"
         )
     try:
-        file = np.load(path, allow_pickle=False)
-        arrays = {key: file[key] for key in file.files}
-        file.close()
+        # opened here: np.load leaves a file open that it cannot read
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
     except Exception as error:  # numpy and zipfile raise many kinds for files of another format
         raise ValueError(
             f"`path` cannot be read as an .npz file of plain arrays: {str(path)!r} ({error}); "
@@ -286,7 +282,7 @@ def from_npz(path: str | os.PathLike[str], *, name: str | None = None) -> Data:
             f"{', '.join(_KEYS[4:])}; missing: {', '.join(missing) or 'none'}, "
             f"unknown: {', '.join(unknown) or 'none'}"
         )
-    data = from_arrays(**arrays, name=path.stem if name is None else name)
+    data = from_arrays(**arrays, name=name or path.stem)
     return dataclasses.replace(data, about={"source": "npz file", "file": path.name})
 
 

@@ -53,7 +53,8 @@ def read_cache(folder: Path, name: str) -> Data | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # opened here: np.load leaves a file open that it cannot read
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             note = json.loads(str(file["note"]))
             if note["state"] != folder_state(folder):
                 return None

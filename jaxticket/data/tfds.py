@@ -1,8 +1,8 @@
 """Data sets that TensorFlow Datasets (TFDS) has prepared, read without TensorFlow.
 
 TFDS needs TensorFlow to prepare a data set, once; the `array_record` files it then leaves behind
-can be read without. Decoding 60,000 small images takes some seconds, so the arrays are kept in the
-user's cache folder (`$XDG_CACHE_HOME/jaxticket`, else `~/.cache/jaxticket`).
+can be read without. Decoding 60,000 small images takes 10 to 30 seconds, so the arrays are kept in
+the user's cache folder (`$XDG_CACHE_HOME/jaxticket`, else `~/.cache/jaxticket`).
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _versions(roots: dict[Path, str], base: Path, version: str | None) -> list[P
             key=lambda f: [int(part) for part in re.findall(r"\d+", f.name)],
             reverse=True,
         )
-        # a preparation that was cut short leaves a folder such as 3.0.1.incompleteABC
+        # a preparation that was cut short leaves a folder such as incomplete.AB12_3.0.1
         if _VERSION.fullmatch(folder.name)
         and version in (None, folder.name)
         and (folder / "dataset_info.json").is_file()
@@ -180,11 +180,8 @@ def _unreadable(name: str, folder: Path) -> MissingDataError:
     formats = ", ".join(sorted(_formats(_info(folder))))
     return MissingDataError(
         f"`name`={name!r} is prepared in {folder}, but as {formats}, which only TensorFlow reads. "
-        "Convert it to array_record in place, which needs TensorFlow, once:\n"
-        f"  {_INSTALL}\n"
-        f"  tfds convert_format --dataset_version_dir={folder} --out_file_format=array_record\n"
-        "or prepare it in another folder, and pass that as `data_dir`:\n"
-        f"  {_command(name, Path('another_folder'))}"
+        "Prepare it as array_record in another folder (or delete this one first), and pass that "
+        f"as `data_dir`:\n  {_INSTALL}\n  {_command(name, Path('another_folder'))}"
     )
 
 
@@ -233,13 +230,14 @@ def _decode(name: str, folder: Path) -> Data:
     # imported here because it takes half a second, which a cached set need not pay
     import tensorflow_datasets as tfds
 
-    features = tfds.builder_from_directory(folder).info.features
+    with _reading(folder, "the features"):
+        features = tfds.builder_from_directory(folder).info.features
     features = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
     label = features.get("label")
     if not isinstance(label, tfds.features.ClassLabel) or "image" not in features:
         raise ValueError(
             f"`name`={name!r} needs the features 'image' and 'label' (a class label), it has "
-            f"{', '.join(features) or 'none'}; only image classification sets can be loaded"
+            f"{', '.join(sorted(features)) or 'none'}; only image classification sets can be loaded"
         )
     arrays = {}
     for split, source in used.items():
@@ -267,14 +265,16 @@ def _decode(name: str, folder: Path) -> Data:
 def _decode_split(name: str, folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     import tensorflow_datasets as tfds
 
-    with _reading(folder, split):
-        source = tfds.builder_from_directory(folder).as_data_source(split=split)
+    with _reading(folder, f"split {split!r}"):
+        # Any: the decorator around as_data_source hides its arguments from type checkers
+        builder: Any = tfds.builder_from_directory(folder)
+        source = builder.as_data_source(split=split)
     n = len(source)
     x, y = np.empty((0, 0, 0, 0), np.uint8), np.empty(n, np.int64)
-    # no bar for what takes less than half a second
+    # no bar for what takes a second or two
     with tqdm(total=n, desc=f"{name} {split}", unit="image", disable=n <= 5000) as bar:
         for start in range(0, n, 1000):
-            with _reading(folder, split):
+            with _reading(folder, f"split {split!r}"):
                 rows = source.__getitems__(list(range(start, min(start + 1000, n))))
             for i, row in enumerate(rows, start):
                 image = row["image"]
@@ -292,7 +292,7 @@ def _decode_split(name: str, folder: Path, split: str) -> tuple[np.ndarray, np.n
 
 
 @contextlib.contextmanager
-def _reading(folder: Path, split: str) -> Iterator[None]:
+def _reading(folder: Path, what: str) -> Iterator[None]:
     """Names the folder in errors, and keeps TFDS from advising OpenCV: the arrays are cached."""
 
     def keep(record: logging.LogRecord) -> bool:
@@ -309,8 +309,8 @@ def _reading(folder: Path, split: str) -> Iterator[None]:
         ) from error
     except Exception as error:  # array_record raises many kinds for damaged files
         raise ValueError(
-            f"`name`: the files of split {split!r} in {folder} cannot be read "
-            f"({type(error).__name__}: {error}); prepare the set again"
+            f"`name`: {what} of {folder} cannot be read ({type(error).__name__}: {error}); "
+            "prepare the set again"
         ) from error
     finally:
         logger.removeFilter(keep)

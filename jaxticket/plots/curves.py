@@ -45,7 +45,8 @@ def curves(
     """Accuracy during training: a colour per density, a line style per branch.
 
     Lines are means over seeds, bands go from the least to the greatest seed. A replica that stopped
-    early keeps its last accuracy; between evaluations its accuracy is interpolated.
+    early keeps its last accuracy; between evaluations its accuracy is interpolated. Seeds that
+    diverged are left out from there on.
 
     Args:
       table: tidy table with one row per value.

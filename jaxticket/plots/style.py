@@ -84,7 +84,7 @@ KNOWN = {
     "random": BranchStyle("global random", "#009E73", "^"),
     "dense": BranchStyle("dense", DENSE, ""),
 }
-# parts of Tol's muted colours, for branches that are not known
+# most of them from Paul Tol's schemes, for branches that are not known
 OTHERS = ("#332288", "#882255", "#999933", "#661100", "#44AA99", "#6699CC", "#AA4466", "#DDCC77")
 MARKERS = ("p", "d", "h", "P", "X", "8", "H", "*")
 

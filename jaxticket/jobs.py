@@ -1,0 +1,217 @@
+"""Training many replicas from host to host: calls of the compiled program, evaluations, saves, progress."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from tqdm.auto import tqdm
+
+from jaxticket import parallel
+from jaxticket.checkpoint import Interrupt, RunFolder
+from jaxticket.evaluate import METRICS
+from jaxticket.train import DeviceData, Plan, Program
+from jaxticket.types import Mask, Params, Stats, TrainState
+
+
+class Jobs(NamedTuple):
+    """What to train: host arrays, each leaf with a leading job axis.
+
+    Attributes:
+      params, stats, mask: where each job starts; the weights are masked when training begins.
+      keys: uint32 key data of each job's root key.
+      start: int32, the step of `params`.
+      plan: schedule (with the stop step) and data order.
+    """
+
+    params: Params
+    stats: Stats
+    mask: Mask
+    keys: np.ndarray
+    start: np.ndarray
+    plan: Plan
+
+
+class Trained(NamedTuple):
+    """Trained jobs.
+
+    Attributes:
+      state: final state on the devices, padded to the block's size.
+      steps: int32 [call, job]; wanted: bool [call, job]; values: float32 [call, job, split, metric].
+      diverged: int32 [job].
+      snapshot: (params, stats) at the step asked for, on the host, or None.
+      seconds: time spent in this process.
+    """
+
+    state: TrainState
+    steps: np.ndarray
+    wanted: np.ndarray
+    values: np.ndarray
+    diverged: np.ndarray
+    snapshot: tuple[Params, Stats] | None
+    seconds: float
+
+
+class Bench(NamedTuple):
+    """Where jobs run: the same for all units of a run.
+
+    Attributes:
+      program: the compiled program.
+      data: the data on the devices.
+      mesh: the devices.
+      size: replicas per call.
+      splits: number of evaluated splits.
+      interval: steps between evaluations.
+      folder: where states are saved, or None.
+      interrupt: whether the run was asked to stop.
+      bar: the progress bar; counts steps of all replicas.
+    """
+
+    program: Program
+    data: DeviceData
+    mesh: Mesh
+    size: int
+    splits: int
+    interval: int
+    folder: RunFolder | None
+    interrupt: Interrupt
+    bar: Any
+
+
+def progress_bar(total: int, *, shown: bool) -> Any:
+    """A bar over the steps of all replicas, with the time left."""
+    return tqdm(total=total, unit=" steps", unit_scale=True, disable=not shown, dynamic_ncols=True, smoothing=0.05)
+
+
+def take(jobs: Any, begin: int, end: int) -> Any:
+    """Some of the jobs (or of any tree with a leading job axis)."""
+    return jax.tree.map(lambda x: x[begin:end], jobs)
+
+
+def join(parts: list[Any]) -> Any:
+    """Trees put one after another along their leading axis."""
+    return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+
+
+def begin_state(bench: Bench, jobs: Jobs) -> TrainState:
+    """The training states of jobs on the devices, padded to the block's size."""
+    padded = parallel.pad(jobs, bench.size)
+    keys = jax.random.wrap_key_data(parallel.put(padded.keys, bench.mesh))
+    params, stats, mask, start = (
+        parallel.put(x, bench.mesh) for x in (padded.params, padded.stats, padded.mask, padded.start)
+    )
+    return bench.program.start(np.zeros(bench.size, np.int32), params, stats, mask, keys, start)
+
+
+def _untils(jobs: Jobs, interval: int, snapshot_at: int | None) -> list[int]:
+    start, stop = jobs.start, np.asarray(jobs.plan.schedule.stop)
+    low, high = int(start.min()), int(stop.max())
+    points = {low, *stop.tolist(), *range(low - low % interval + interval, high, interval)}
+    if snapshot_at is not None:
+        points.add(snapshot_at)
+    return sorted(p for p in points if low <= p <= high)
+
+
+def _saved_tree(state: TrainState, values: np.ndarray, snapshot: Any, mesh: Mesh) -> dict[str, jax.Array]:
+    """What a save holds, as a flat dict of device arrays: Orbax then needs to know none of our types."""
+    plain = state._replace(key=jax.random.key_data(state.key))
+    tree = {f"state-{i:04d}": x for i, x in enumerate(jax.tree.leaves(plain))}
+    tree |= {f"snapshot-{i:04d}": x for i, x in enumerate(jax.tree.leaves(parallel.put(snapshot, mesh)))}
+    return tree | {"values": parallel.put(values, mesh, replicas=False)}
+
+
+def train_jobs(bench: Bench, jobs: Jobs, unit: str, *, snapshot_at: int | None = None) -> Trained:
+    """Trains jobs, at most a block of them, to their stop steps, evaluating each at its start, at every multiple of
+    the interval and at its stop.
+
+    With a folder the state is saved from time to time, and training goes on from the newest save of this unit. The
+    result does not depend on where it was saved: calls end at the same absolute steps.
+
+    Args:
+      bench: where to run.
+      jobs: at most `bench.size` of them.
+      unit: name of this piece of work in the folder.
+      snapshot_at: keep the weights and statistics of this step.
+    """
+    began = time.perf_counter()
+    count = len(jobs.start)
+    stop = np.asarray(jobs.plan.schedule.stop)
+    untils = _untils(jobs, bench.interval, snapshot_at)
+    steps = np.stack([np.clip(until, jobs.start, stop) for until in untils])
+    wanted = np.ones(steps.shape, bool)
+    wanted[1:] = (steps[1:] != steps[:-1]) & ((steps[1:] % bench.interval == 0) | (steps[1:] == stop))
+    values = np.full((len(untils), count, bench.splits, len(METRICS)), np.nan, np.float32)
+    plan = parallel.put(parallel.pad(jobs.plan, bench.size), bench.mesh)
+    state = begin_state(bench, jobs)
+    # zeros until the snapshot is taken
+    snapshot = (
+        None
+        if snapshot_at is None
+        else jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), (state.params, state.stats))
+    )
+    first = 0
+    if bench.folder is not None:
+        found = bench.folder.load_state(unit, _saved_tree(state, values, snapshot, bench.mesh))
+        if found is not None:
+            first, tree = found
+            state, values, snapshot = _restored(state, snapshot, tree)
+            bench.bar.update(int((steps[first - 1] - jobs.start).sum()))
+
+    def fill(column: np.ndarray, padding: Any) -> np.ndarray:
+        return np.concatenate([column, np.full(bench.size - count, padding, column.dtype)])
+
+    pending: tuple[int, jax.Array] | None = None
+
+    def collect() -> None:
+        nonlocal pending
+        if pending is not None:
+            at, metrics = pending
+            values[at] = parallel.host(metrics)[:count]
+            bench.bar.update(int((steps[at] - (steps[at - 1] if at else jobs.start)).sum()))
+            pending = None
+
+    for i in range(first, len(untils)):
+        before = steps[i - 1] if i else jobs.start
+        state, metrics = bench.program.chunk(
+            parallel.put(fill(steps[i] - before, 0), bench.mesh),
+            state,
+            plan,
+            parallel.put(fill(steps[i], 0), bench.mesh),
+            parallel.put(fill(wanted[i], False), bench.mesh),
+            bench.data,
+        )
+        # the numbers of the call before are fetched while this one runs
+        collect()
+        pending = (i, metrics)
+        if untils[i] == snapshot_at:
+            snapshot = parallel.host((state.params, state.stats))
+        if bench.folder is not None and (bench.folder.due or bench.interrupt.signal is not None):
+            collect()
+            bench.folder.save_state(unit, i + 1, _saved_tree(state, values, snapshot, bench.mesh))
+            if bench.interrupt.signal is not None:
+                bench.interrupt.leave(bench.folder.path)
+    collect()
+    return Trained(
+        state,
+        steps,
+        wanted,
+        values,
+        parallel.host(state.diverged)[:count],
+        None if snapshot is None else take(snapshot, 0, count),
+        time.perf_counter() - began,
+    )
+
+
+def _restored(state: TrainState, snapshot: Any, tree: dict[str, jax.Array]) -> tuple[TrainState, np.ndarray, Any]:
+    plain = state._replace(key=jax.random.key_data(state.key))
+    names = sorted(name for name in tree if name.startswith("state-"))
+    plain = jax.tree.unflatten(jax.tree.structure(plain), [tree[name] for name in names])
+    names = sorted(name for name in tree if name.startswith("snapshot-"))
+    if snapshot is not None:
+        leaves = [parallel.host(tree[name]) for name in names]
+        snapshot = jax.tree.unflatten(jax.tree.structure(snapshot), leaves)
+    state = plain._replace(key=jax.random.wrap_key_data(plain.key))
+    return state, parallel.host(tree["values"]), snapshot

@@ -1,0 +1,155 @@
+"""Results as tidy tables and files: the only module that knows pandas."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+COLUMNS = ("seed", "level", "density", "branch", "step", "split", "metric", "value")
+
+
+class History(NamedTuple):
+    """The evaluations of the replicas of one level and branch.
+
+    Attributes:
+      seeds: int [replica].
+      level: which level.
+      density: realised density, [replica].
+      branch: "ticket", "reinit", ...
+      steps: int [call, replica], the step of each evaluation.
+      wanted: bool [call, replica], which of them count.
+      values: float32 [call, replica, split, metric].
+      diverged: int [replica], step of the first loss that was not finite, or -1.
+      dilation: factor of the schedule's times, [replica].
+    """
+
+    seeds: np.ndarray
+    level: int
+    density: np.ndarray
+    branch: str
+    steps: np.ndarray
+    wanted: np.ndarray
+    values: np.ndarray
+    diverged: np.ndarray
+    dilation: np.ndarray
+
+
+def last(history: History) -> np.ndarray:
+    """The final evaluation of each replica, [replica, split, metric]."""
+    calls = history.wanted.shape[0]
+    at = calls - 1 - np.argmax(history.wanted[::-1], axis=0)
+    return history.values[at, np.arange(len(at))]
+
+
+def tidy(
+    histories: Iterable[History], *, splits: tuple[str, ...], metrics: tuple[str, ...], precision: str
+) -> pd.DataFrame:
+    """One row per value, in the columns of `COLUMNS` and then `dilation`, `diverged` and `precision`."""
+    parts = []
+    for h in histories:
+        call, replica = np.nonzero(h.wanted)
+        shape = (len(call), len(splits), len(metrics))
+
+        def spread(x: np.ndarray, shape: tuple[int, ...] = shape) -> np.ndarray:
+            return np.broadcast_to(np.asarray(x)[:, None, None], shape).reshape(-1)
+
+        parts.append(
+            pd.DataFrame(
+                {
+                    "seed": spread(h.seeds[replica]).astype(np.int64),
+                    "level": np.int64(h.level),
+                    "density": spread(h.density[replica]).astype(np.float64),
+                    "branch": h.branch,
+                    "step": spread(h.steps[call, replica]).astype(np.int64),
+                    "split": np.broadcast_to(np.asarray(splits, object)[None, :, None], shape).reshape(-1),
+                    "metric": np.broadcast_to(np.asarray(metrics, object)[None, None], shape).reshape(-1),
+                    "value": h.values[call, replica].reshape(-1).astype(np.float64),
+                    "dilation": spread(h.dilation[replica]).astype(np.float64),
+                    "diverged": spread(h.diverged[replica]).astype(np.int64),
+                    "precision": precision,
+                }
+            )
+        )
+    if not parts:
+        return pd.DataFrame(columns=[*COLUMNS, "dilation", "diverged", "precision"])
+    table = pd.concat(parts, ignore_index=True)
+    order = ["branch", "level", "dilation", "seed", "step", "split", "metric"]
+    return table.sort_values(order, kind="stable", ignore_index=True)
+
+
+def concat(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Tables below one another."""
+    return pd.concat(list(tables), ignore_index=True)
+
+
+def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """A table from rows."""
+    return pd.DataFrame(list(rows))
+
+
+def read(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """A table written by `write`."""
+    return pd.read_parquet(path)
+
+
+def write(table: pd.DataFrame, folder: Path, name: str) -> None:
+    """Writes `name.parquet` and `name.csv`, each complete or not at all."""
+    for suffix, save in (("parquet", pd.DataFrame.to_parquet), ("csv", pd.DataFrame.to_csv)):
+        path = folder / f"{name}.{suffix}"
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=folder)
+        os.close(descriptor)
+        try:
+            save(table, temporary, index=False)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def plain(value: Any) -> Any:
+    """Settings as what JSON can hold: dataclasses as dicts, functions by their name."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, range)):
+        return [plain(v) for v in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    if callable(value):
+        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', repr(value))}"
+    return value
+
+
+def canonical(settings: Mapping[str, Any]) -> str:
+    """Settings as one JSON text, the same for equal settings."""
+    return json.dumps(plain(settings), sort_keys=True, indent=1)
+
+
+def run_name(name: str, settings: Mapping[str, Any]) -> str:
+    """A folder name: the given name and the first ten digits of the settings' sha256.
+
+    >>> run_name("tickets", {"seeds": [0]})
+    'tickets-9edddc28f0'
+    """
+    return f"{name}-{hashlib.sha256(canonical(settings).encode()).hexdigest()[:10]}"
+
+
+def first_difference(ours: Any, theirs: Any, at: str = "") -> str | None:
+    """The first field in which two plain settings differ, with both values; None where they do not."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for name in sorted(set(ours) | set(theirs)):
+            found = first_difference(ours.get(name, "absent"), theirs.get(name, "absent"), f"{at}.{name}" if at else name)
+            if found:
+                return found
+        return None
+    return None if ours == theirs else f"`{at}` is {theirs!r} there and {ours!r} here"

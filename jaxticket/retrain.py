@@ -1,0 +1,201 @@
+"""Branching: retrain the tickets of a run, changed in one way or with other settings."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxticket import parallel, results
+from jaxticket.branches import BRANCHES, Change
+from jaxticket.checkpoint import Interrupt, RunFolder
+from jaxticket.checks import at_least, from_table
+from jaxticket.jobs import Bench, Jobs, join, progress_bar, take, train_jobs
+from jaxticket.rng import root_keys
+from jaxticket.runs import Runs, density
+from jaxticket.settings import Training
+from jaxticket.ticket import Ticket, host_apply
+from jaxticket.tickets import changed, history_arrays, job_plan, report_diverged
+from jaxticket.train import check_fit, program, put_data
+
+
+def branch(
+    runs: Runs,
+    change: str | Change,
+    *,
+    training: Training | None = None,
+    dilation: float | Sequence[float] = 1.0,
+    levels: Sequence[int] | None = None,
+    name: str | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    at_once: int | None = None,
+    save_every: float = 60.0,
+    progress: bool = True,
+) -> Runs:
+    """Retrains tickets changed in one way: all levels, seeds and dilations side by side.
+
+    Args:
+      runs: what `find_tickets` returned.
+      change: a name in `jt.BRANCHES` or `change(ticket, key, *, net) -> ticket`; "retrain" changes nothing.
+      training: other settings of training; those of `runs` if None.
+      dilation: factor (or several) of all times of the schedule: steps, warmup, milestones and the step a ticket
+        starts from. Several factors train side by side and stand in the table's column `dilation`.
+      levels: which levels; all if None.
+      name: the branch's name in tables; the change's name if None.
+      folder: where to save; a folder below that of `runs` if None, where it has one.
+      at_once: replicas that one device holds at most.
+      save_every, progress: as for `find_tickets`.
+
+    Returns:
+      Runs of this branch; its table holds this branch alone.
+
+    Raises:
+      ValueError: for a level that `runs` does not have, a dilation that is not above 0, and what training refuses.
+
+    Reference: Frankle's thesis, section 3.3.5 (ablations) and 3.3.6 (dilation).
+    """
+    function = from_table("change", change, BRANCHES)
+    name = name or (change if isinstance(change, str) else getattr(change, "__name__", "branch"))
+    training = runs.training if training is None else training
+    check_fit(runs.net, runs.data, training, runs.mesh)
+    levels = runs.levels if levels is None else tuple(levels)
+    missing = sorted(set(levels) - set(runs.levels))
+    if missing or not levels:
+        raise ValueError(f"`levels` must be some of {runs.levels}, got {missing or 'none'}")
+    factors = (dilation,) if isinstance(dilation, (int, float)) else tuple(dilation)
+    for factor in factors:
+        at_least("dilation", factor, 0)
+    if not factors or min(factors) == 0 or len(set(factors)) < len(factors):
+        raise ValueError(f"`dilation` must be distinct factors above 0, got {factors}")
+    settings = {
+        "kind": "branch",
+        "of": {
+            "net": runs.net.config,
+            "data": {"name": runs.data.name, "fingerprint": runs.data.fingerprint},
+            "training": runs.training,
+            "pruning": runs.pruning,
+            "seeds": runs.seeds,
+        },
+        "change": function,
+        "name": name,
+        "training": training,
+        "dilation": factors,
+        "levels": levels,
+    }
+    if folder is None and runs.folder is not None:
+        folder = runs.folder / "branches" / results.run_name(name, settings)
+    store = None if folder is None else RunFolder(folder, settings, every=save_every)
+    tickets, jobs, factor_of = _jobs(runs, function, name, training, factors, levels)
+    count = len(jobs.start)
+    # the size of the run's own calls reuses its compiled program; where replicas are vmapped, more at once is faster
+    size = runs.size
+    if at_once is not None or not parallel.maps(runs.mesh):
+        size = parallel.block_size(count, runs.mesh, at_once)
+    stop = np.asarray(jobs.plan.schedule.stop)
+    interrupt = Interrupt()
+    blocks, costs = [], []
+    with interrupt.listening(), progress_bar(int((stop - jobs.start).sum()), shown=progress) as bar:
+        bar.set_description(f"branch {name}")
+        bench = Bench(
+            program(runs.net, training, runs.mesh), put_data(runs.data, training, runs.mesh), runs.mesh, size,
+            len(runs.data.splits), training.evaluation_interval, store, interrupt, bar,
+        )  # fmt: skip
+        for number, begin in enumerate(range(0, count, size)):
+            part = take(jobs, begin, begin + size)
+            began = time.perf_counter()
+            blocks.append(_unit(bench, part, f"block-{number:03d}"))
+            costs.append({"unit": f"block {number}", "train_seconds": time.perf_counter() - began})
+        history = history_arrays(blocks)
+        histories = _histories(runs, tickets, history, levels, factors, factor_of, name, bar)
+    result = Runs(
+        runs.net, runs.data, training, runs.pruning, runs.seeds, name, histories, tickets, runs.origin, tuple(costs),
+        None if store is None else Path(store.path), runs.mesh, size,
+    )  # fmt: skip
+    if store is not None:
+        result.save()
+        store.forget_state()
+    return result
+
+
+def _unit(bench: Bench, jobs: Jobs, name: str) -> dict[str, np.ndarray]:
+    if bench.folder is not None:
+        found = bench.folder.load(name)
+        if found is not None:
+            bench.bar.update(int((jobs.plan.schedule.stop - jobs.start).sum()))
+            return found
+    trained = train_jobs(bench, jobs, name)
+    arrays = {
+        "steps": trained.steps,
+        "wanted": trained.wanted,
+        "values": trained.values,
+        "diverged": trained.diverged,
+    }
+    if bench.folder is not None:
+        bench.folder.save(name, arrays)
+    return arrays
+
+
+def _jobs(
+    runs: Runs, change: Change, name: str, training: Training, factors: Sequence[float], levels: Sequence[int]
+) -> tuple[dict[int, Ticket], Jobs, np.ndarray]:
+    """The changed tickets by level, and jobs in the order [dilation, level, seed]."""
+    tickets, parts, factor_of = {}, [], []
+    keys = np.asarray(jax.random.key_data(root_keys(runs.seeds)))
+    for level in levels:
+        own = runs.by_level[level]
+        # weights at every position: those that are pruned come from the rewind point
+        whole = own.replace(
+            params=jax.tree.map(lambda m, w, o: np.where(m, w, o), own.mask, own.params, runs.origin.params)
+        )
+        tickets[level] = changed(
+            change, whole, runs.seeds, name=name, net=runs.net, mesh=runs.mesh, exclude=runs.pruning.exclude
+        )
+    for factor in factors:
+        dilated = training if factor == 1 else training.dilated(factor)
+        for level in levels:
+            ticket = tickets[level]
+            start = np.round(np.asarray(ticket.step) * factor).astype(np.int32)
+            if int(start.max()) > dilated.steps:
+                raise ValueError(
+                    f"`training` ends at step {dilated.steps}, before the tickets' own step {int(start.max())}; "
+                    f"train for longer"
+                )
+            order = level if runs.pruning.order == "fresh" else 0
+            plan = job_plan(dilated, len(runs.seeds), order=order)
+            parts.append(Jobs(ticket.params, ticket.stats, ticket.mask, keys, start, plan))
+            factor_of.append(factor)
+    tickets = {level: t.replace(params=host_apply(t.mask, t.params)) for level, t in tickets.items()}
+    return tickets, join(parts), np.asarray(factor_of)
+
+
+def _histories(
+    runs: Runs,
+    tickets: dict[int, Ticket],
+    history: dict[str, np.ndarray],
+    levels: Sequence[int],
+    factors: Sequence[float],
+    factor_of: np.ndarray,
+    name: str,
+    bar: Any,
+) -> tuple[results.History, ...]:
+    replicas = len(runs.seeds)
+    result = []
+    for group, factor in enumerate(factor_of):
+        level = levels[group % len(levels)]
+        mine = slice(group * replicas, (group + 1) * replicas)
+        diverged = history["diverged"][mine]
+        result.append(
+            results.History(
+                np.asarray(runs.seeds), level, density(runs.net, runs.pruning, tickets[level]), name,
+                history["steps"][:, mine], history["wanted"][:, mine], history["values"][:, mine],
+                diverged, np.full(replicas, factor),
+            )  # fmt: skip
+        )
+        of = f", dilation {factor:g}" if len(factors) > 1 else ""
+        report_diverged(bar, f"level {level}, {name}{of}", runs.seeds, diverged)
+    return tuple(result)

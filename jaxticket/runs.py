@@ -1,0 +1,170 @@
+"""Runs: what every experiment returns. Tickets, tables and verdicts of one run."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxticket import results
+from jaxticket.checkpoint import explained
+from jaxticket.data.arrays import Data
+from jaxticket.evaluate import METRICS
+from jaxticket.settings import Pruning, Training
+from jaxticket.ticket import Ticket
+from jaxticket.train import prunable_of, split_names
+from jaxticket.types import Network
+
+Table = Any
+"""A pandas DataFrame."""
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Trained tickets of several seeds and levels.
+
+    Attributes:
+      net, data, training, pruning: what was run.
+      seeds: one per replica.
+      branch: the name of these tickets in tables: "ticket", "reinit", ...
+      histories: evaluations, one entry for each branch and level.
+      by_level: the tickets of `branch`, level -> ticket stacked over [replica].
+      origin: the weights that tickets rewind to, not masked, stacked over [replica].
+      costs: rows of the table of seconds.
+      folder: where the run lies, or None.
+      mesh: the devices it ran on.
+      size: replicas per call of the compiled program.
+    """
+
+    net: Network
+    data: Data
+    training: Training
+    pruning: Pruning
+    seeds: tuple[int, ...]
+    branch: str
+    histories: tuple[results.History, ...]
+    by_level: Mapping[int, Ticket]
+    origin: Ticket
+    costs: tuple[Mapping[str, Any], ...]
+    folder: Path | None
+    mesh: Mesh = field(repr=False)
+    size: int = field(repr=False)
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The levels there are, ascending."""
+        return tuple(sorted(self.by_level))
+
+    @functools.cached_property
+    def tickets(self) -> Ticket:
+        """All tickets stacked [level, replica]; for large networks take `by_level` one by one."""
+        return jax.tree.map(lambda *x: np.stack(x), *(self.by_level[level] for level in self.levels))
+
+    def ticket(self, level: int, seed: int) -> Ticket:
+        """One ticket."""
+        if level not in self.by_level:
+            raise ValueError(f"`level` must be one of {self.levels}, got {level!r}")
+        if seed not in self.seeds:
+            raise ValueError(f"`seed` must be one of {self.seeds}, got {seed!r}")
+        replica = self.seeds.index(seed)
+        return jax.tree.map(lambda x: x[replica], self.by_level[level])
+
+    @functools.cached_property
+    def densities(self) -> np.ndarray:
+        """Realised density of each level, the mean over replicas, float64 [level]."""
+        return np.asarray([density(self.net, self.pruning, self.by_level[n]).mean() for n in self.levels])
+
+    @functools.cached_property
+    def _table(self) -> Table:
+        return results.tidy(
+            self.histories,
+            splits=split_names(self.data),
+            metrics=METRICS,
+            precision=f"{self.training.compute_dtype}/{self.training.precision}",
+        )
+
+    def table(self) -> Table:
+        """Every evaluation, one row per value: seed, level, density, branch, step, split ("train", "validation",
+        "test"), metric ("accuracy" in [0, 1], "loss"), value; then dilation (factor of the schedule's times),
+        diverged (step of the first loss that was not finite, or -1) and precision.
+        """
+        return self._table.copy()
+
+    def timings(self) -> Table:
+        """Seconds per unit of work: training, pruning and saving; of a resumed unit, those since it was resumed."""
+        return results.frame(self.costs)
+
+    def _final(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean final test accuracy of each level of this branch, and how many seeds there are."""
+        test, accuracy = split_names(self.data).index("test"), METRICS.index("accuracy")
+        means = []
+        for level in self.levels:
+            mine = [h for h in self.histories if h.level == level and h.branch == self.branch]
+            means.append(np.mean(np.concatenate([results.last(h)[:, test, accuracy] for h in mine])))
+        return np.asarray(self.levels), np.asarray(means, np.float64)
+
+    def matching(self, margin: float = 0.002) -> dict[int, bool]:
+        """For each level, whether the mean final test accuracy is at least the dense mean minus the margin.
+
+        Args:
+          margin: share of the test set; never less than one test image.
+
+        Raises:
+          ValueError: where level 0, the dense network, is not among the levels.
+        """
+        if margin < 0:
+            raise ValueError(f"`margin` must be at least 0, got {margin}")
+        levels, means = self._final()
+        if 0 not in levels:
+            raise ValueError(f"`matching` needs the dense network, level 0; the levels are {self.levels}")
+        # the guard absorbs the rounding of means of float32 accuracies
+        bar = means[list(levels).index(0)] - max(margin, 1 / len(self.data.test)) - 1e-7
+        return {int(level): bool(mean >= bar) for level, mean in zip(levels, means, strict=True)}
+
+    def winning(self, margin: float = 0.002) -> int | None:
+        """The sparsest level that is matching, None where there is none or tickets do not start at initialization.
+
+        A winning ticket is a matching one at step 0: with `rewind` above 0, or the learning rate rewound, there are
+        matching tickets and no winning ones.
+
+        Reference: Frankle's thesis, section 3.2; section 4.2 for the word when rewinding.
+        """
+        found = [level for level, ok in self.matching(margin).items() if ok and level > 0]
+        return None if self.pruning.rewind != 0 or not found else max(found)
+
+    def save(self, folder: str | Path | None = None) -> Path:
+        """Writes table and timings (Parquet and CSV) and each ticket as a small file into the run's folder."""
+        target = Path(folder) if folder is not None else self.folder
+        if target is None:
+            raise ValueError("`folder` is needed to save a run that has none")
+        with explained(target):
+            (target / "tickets").mkdir(parents=True, exist_ok=True)
+            results.write(self.table(), target, "table")
+            results.write(self.timings(), target, "timings")
+            for level in self.levels:
+                for seed in self.seeds:
+                    self.ticket(level, seed).save(
+                        target / "tickets" / f"{self.branch}-level-{level:02d}-seed-{seed}.npz",
+                        net=self.net,
+                        data=self.data.name,
+                        fingerprint=self.data.fingerprint,
+                        run_seed=seed,
+                        training=results.plain(self.training),
+                        pruning=results.plain(self.pruning),
+                    )
+        return target
+
+
+def density(net: Network, pruning: Pruning, ticket: Ticket) -> np.ndarray:
+    """Realised density of each replica of a ticket stacked over [replica], float64."""
+    one = jax.tree.map(lambda x: x[0], ticket.params)
+    prunable = jax.tree.leaves(prunable_of(net, one, pruning.exclude))
+    chosen = [np.asarray(m) for m, p in zip(jax.tree.leaves(ticket.mask), prunable, strict=True) if p]
+    kept = sum(np.count_nonzero(m.reshape(m.shape[0], -1), axis=1) for m in chosen)
+    return np.asarray(kept, np.float64) / sum(m[0].size for m in chosen)

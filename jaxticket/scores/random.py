@@ -1,0 +1,24 @@
+"""Random scores."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxticket.rng import stream
+from jaxticket.trees import paths
+from jaxticket.types import Key, Params, ScoreContext
+
+
+def random(params: Params, context: ScoreContext, *, key: Key) -> Params:
+    """Uniform numbers in [0, 1), independent of the weights; a stream of their own for every leaf.
+
+    Reference: Frankle's thesis, section 5.2 (random pruning).
+    """
+    del context
+    leaves, tree = jax.tree.flatten(params)
+    draws = [
+        jax.random.uniform(stream(key, path), jnp.shape(x), jnp.float32)
+        for path, x in zip(paths(params), leaves, strict=True)
+    ]
+    return jax.tree.unflatten(tree, draws)

@@ -1,0 +1,240 @@
+"""A ticket, and its file: a mask and the weights it starts from."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxticket import trees
+from jaxticket.rng import stream
+from jaxticket.types import Array, Mask, Network, Params, Stats
+
+_FORMAT = "jaxticket ticket 1"
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Ticket:
+    """A mask and the weights it starts from; a pytree. Stacked tickets have leading axes, such as [level, replica].
+
+    Attributes:
+      mask: tree of bools, which weights are kept.
+      params: the weights at `step`, zero where the mask is False.
+      stats: BatchNorm statistics at `step`.
+      level: int32, how often the network was trained, pruned and rewound.
+      step: int32, the training step the weights come from; training goes on from there.
+    """
+
+    mask: Mask
+    params: Params
+    stats: Stats
+    level: Array
+    step: Array
+
+    def replace(self, **changes: Any) -> Ticket:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def save(
+        self, path: str | os.PathLike[str], *, net: Network | None = None, seed: int | None = None, **about: Any
+    ) -> Path:
+        """Writes one small file: mask bits, the kept weights (or a seed), settings and a checksum.
+
+        Args:
+          path: where to; replaced at once or not at all.
+          net: the network, whose config is recorded.
+          seed: with `net`, and for a ticket at step 0 whose weights are `net.init` of this seed: stores the seed
+            instead of the weights. The checksum of the weights is kept, so that loading on a machine that draws
+            other numbers fails instead of giving another ticket.
+          **about: anything that JSON can hold: data set, accuracy, settings.
+
+        Raises:
+          ValueError: for stacked tickets, or a seed that does not give these weights.
+        """
+        if np.ndim(self.level):
+            raise ValueError(
+                f"`save` takes one ticket, this one is stacked {np.shape(self.level)}; "
+                f"take one with jax.tree.map(lambda x: x[level, replica], tickets)"
+            )
+        header: dict[str, Any] = {"format": _FORMAT, "net": None if net is None else json.loads(net.config)}
+        header |= {"about": about, "seed": seed}
+        host = jax.tree.map(np.asarray, self)
+        host = host.replace(params=host_apply(host.mask, host.params))
+        arrays = pack(host)
+        if seed is not None:
+            if net is None:
+                raise ValueError("`seed` needs `net`, whose initializer it draws from")
+            if not _same(_from_seed(net, seed, host.mask), host.params):
+                raise ValueError(f"`seed` {seed} does not give this ticket's weights; save it without a seed")
+            arrays = {name: x for name, x in arrays.items() if not name.startswith("kept/")}
+            header["weights_sha256"] = _digest(dict(zip(trees.paths(host.params), jax.tree.leaves(host.params), strict=True)))
+        header["sha256"] = _digest(arrays)
+        arrays["header"] = np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8)
+        return write_arrays(Path(path), arrays)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str], *, net: Network | None = None) -> Ticket:
+        """Reads a ticket file.
+
+        Args:
+          path: the file.
+          net: the network, for tickets stored by seed, and for params that are not nested dicts.
+
+        Raises:
+          ValueError: for a file that is damaged or no ticket, and for weights that the seed no longer gives.
+        """
+        header, arrays = _read(Path(path))
+        if header["seed"] is not None and net is None:
+            raise ValueError(f"{path} stores a seed, not weights: pass `net` to rebuild them")
+        like = None if net is None else jax.eval_shape(net.init, jax.random.key(0))
+        ticket = unpack(arrays, like=like)
+        if header["seed"] is None:
+            return ticket
+        assert net is not None
+        params = _from_seed(net, header["seed"], ticket.mask)
+        if _digest(dict(zip(trees.paths(params), jax.tree.leaves(params), strict=True))) != header["weights_sha256"]:
+            raise ValueError(
+                f"{path} stores seed {header['seed']}, but this machine draws other weights from it "
+                f"(another JAX version or network); save the ticket with its weights where it was made"
+            )
+        return ticket.replace(params=params)
+
+
+def about(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a ticket file says of itself: network, settings, seed, checksum."""
+    return _read(Path(path))[0]
+
+
+def host_apply(mask: Mask, tree: Params) -> Params:
+    """`masks.apply` in NumPy."""
+    return jax.tree.map(lambda m, x: np.where(m, x, np.zeros_like(x)), mask, tree)
+
+
+def _from_seed(net: Network, seed: int, mask: Mask) -> Params:
+    params, _ = jax.jit(lambda key: net.init(stream(key, "init")))(jax.random.key(seed))
+    return host_apply(mask, jax.tree.map(np.asarray, params))
+
+
+def _same(a: Any, b: Any) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        x = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {x.dtype.str} {x.shape}".encode())
+        digest.update(x.tobytes())
+    return digest.hexdigest()
+
+
+def pack(ticket: Ticket) -> dict[str, np.ndarray]:
+    """A ticket, stacked or not, as named arrays: mask bits, kept weights in order, statistics, numbers."""
+    arrays: dict[str, np.ndarray] = {"level": np.asarray(ticket.level), "step": np.asarray(ticket.step)}
+    leaves = zip(trees.paths(ticket.mask), jax.tree.leaves(ticket.mask), jax.tree.leaves(ticket.params), strict=True)
+    for path, m, w in leaves:
+        m, w = np.asarray(m), np.asarray(w)
+        arrays[f"shape/{path}"] = np.asarray(m.shape, np.int64)
+        arrays[f"mask/{path}"] = np.packbits(m.reshape(-1))
+        arrays[f"kept/{path}"] = w[m]
+    for path, x in zip(trees.paths(ticket.stats), jax.tree.leaves(ticket.stats), strict=True):
+        arrays[f"stats/{path}"] = np.asarray(x)
+    return arrays
+
+
+def unpack(arrays: Mapping[str, np.ndarray], *, like: tuple[Params, Stats] | None = None) -> Ticket:
+    """The inverse of `pack`; `like` = (params, stats) gives the trees' structure, nested dicts if None.
+
+    Raises:
+      ValueError: where the paths are not those of `like`.
+    """
+    mask: dict[str, np.ndarray] = {}
+    params: dict[str, np.ndarray] = {}
+    stats = {name.removeprefix("stats/"): x for name, x in arrays.items() if name.startswith("stats/")}
+    for name, shape in arrays.items():
+        if name.startswith("shape/"):
+            path = name.removeprefix("shape/")
+            m = np.unpackbits(arrays[f"mask/{path}"], count=int(np.prod(shape))).astype(bool).reshape(shape)
+            kept = arrays.get(f"kept/{path}", np.zeros(np.count_nonzero(m), np.float32))
+            w = np.zeros(m.shape, kept.dtype)
+            w[m] = kept
+            mask[path], params[path] = m, w
+    build = _nested if like is None else None
+    return Ticket(
+        mask=build(mask) if build else _as("mask", mask, like[0]),  # type: ignore[index]
+        params=build(params) if build else _as("params", params, like[0]),  # type: ignore[index]
+        stats=build(stats) if build else _as("stats", stats, like[1]),  # type: ignore[index]
+        level=arrays["level"],  # type: ignore[arg-type]
+        step=arrays["step"],  # type: ignore[arg-type]
+    )
+
+
+def _as(what: str, values: dict[str, np.ndarray], like: Any) -> Any:
+    names = trees.paths(like)
+    if set(names) != set(values):
+        odd = sorted(set(names) ^ set(values))
+        raise ValueError(f"`net` has other {what} than the ticket; they differ in {odd[:4]}; pass the ticket's network")
+    for name, x in zip(names, jax.tree.leaves(like), strict=True):
+        tail = values[name].shape[values[name].ndim - len(x.shape) :]
+        if tuple(tail) != tuple(x.shape):
+            raise ValueError(
+                f"`net` has shape {tuple(x.shape)} at {name!r} where the ticket has {tuple(tail)}; "
+                f"pass the ticket's network"
+            )
+    return jax.tree.unflatten(jax.tree.structure(like), [values[name] for name in names])
+
+
+def _nested(values: dict[str, np.ndarray]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for path, x in values.items():
+        *parents, last = path.split("/")
+        at = result
+        for parent in parents:
+            at = at.setdefault(parent, {})
+        at[last] = x
+    return result
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
+    """Writes named arrays as .npz: complete or not at all, also when the power fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            buffer = io.BytesIO()
+            np.savez(buffer, **dict(arrays))  # type: ignore[arg-type]
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    if not path.is_file():
+        raise ValueError(f"`path` {str(path)!r} is no file; tickets lie in the `tickets` folder of a run")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        header = json.loads(arrays.pop("header").tobytes())
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+        raise ValueError(f"`path` {str(path)!r} is no ticket file or is damaged ({error}); save it again") from error
+    if not isinstance(header, dict) or header.get("format") != _FORMAT:
+        raise ValueError(f"`path` {str(path)!r} is no file of format {_FORMAT!r}; save it with Ticket.save")
+    if header.get("sha256") != _digest(arrays):
+        raise ValueError(f"`path` {str(path)!r} is damaged: its checksum does not fit; save it again")
+    return header, arrays
