@@ -28,30 +28,49 @@ def normalized(x: Array, by: Normalization, dtype: str) -> Array:
 
 
 class Batched(NamedTuple):
-    """A split cut into equal batches: x [batches, size, ...], y int32 [batches, size], -1 where there is none."""
+    """All splits cut into equal batches.
+
+    Attributes:
+      x: raw images [batches, size, ...].
+      y: int32 [batches, size], -1 where a batch is filled up.
+      split: int32 [batches], which split a batch is of.
+    """
 
     x: Array
     y: Array
+    split: Array
 
 
-def cut(x: np.ndarray, y: np.ndarray, size: int, *, most: int | None = None, multiple: int = 1) -> Batched:
-    """Cuts a split into batches on the host, filled up at the end.
+def cut(
+    splits: dict[str, tuple[np.ndarray, np.ndarray]], size: int, *, most: dict[str, int | None], multiple: int = 1
+) -> Batched:
+    """Cuts splits into batches on the host, filled up at the end of each split.
 
     Args:
-      x, y: the split.
-      size: examples per batch; rounded up to a multiple of `multiple`.
-      most: take at most so many examples, spread evenly over the split.
+      splits: name -> (x, y), in the order of the metrics.
+      size: examples per batch at most; rounded up to a multiple of `multiple`.
+      most: take at most so many examples of a split, spread evenly over it.
     """
-    if most is not None and most < len(y):
-        # evenly spread, since some data sets are sorted by class
-        chosen = (np.arange(most, dtype=np.int64) * len(y)) // most
-        x, y = x[chosen], y[chosen]
-    size = min(size, len(y))
+    chosen = {}
+    for name, (x, y) in splits.items():
+        limit = most.get(name)
+        if limit is not None and limit < len(y):
+            # evenly spread, since some data sets are sorted by class
+            index = (np.arange(limit, dtype=np.int64) * len(y)) // limit
+            x, y = x[index], y[index]
+        chosen[name] = (x, y)
+    # batches of one size for all splits; small data gets small batches, so that little is filled up
+    size = min(size, max(len(y) for _, y in chosen.values()))
+    if min(len(y) for _, y in chosen.values()) < size:
+        size = min(size, max(100, min(len(y) for _, y in chosen.values())))
     size = -(-size // multiple) * multiple
-    missing = -len(y) % size
-    x = np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)])
-    y = np.concatenate([y, np.full(missing, -1, y.dtype)])
-    return Batched(x.reshape(-1, size, *x.shape[1:]), y.reshape(-1, size))  # type: ignore[arg-type]
+    xs, ys, of = [], [], []
+    for number, (x, y) in enumerate(chosen.values()):
+        missing = -len(y) % size
+        xs.append(np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)]).reshape(-1, size, *x.shape[1:]))
+        ys.append(np.concatenate([y, np.full(missing, -1, y.dtype)]).reshape(-1, size))
+        of.append(np.full(len(ys[-1]), number, np.int32))
+    return Batched(np.concatenate(xs), np.concatenate(ys), np.concatenate(of))  # type: ignore[arg-type]
 
 
 def cross_entropy(logits: Array, labels: Array, smoothing: float = 0.0) -> Array:
@@ -72,21 +91,23 @@ def evaluate(
     net: Network,
     params: Params,
     stats: Stats,
-    split: Batched,
+    batched: Batched,
     by: Normalization,
     training: Training,
     *,
+    splits: int,
     axis: tuple[str, int] | None = None,
 ) -> Array:
-    """Mean loss (without label smoothing) and accuracy on a split, float32 [2] in the order of `METRICS`.
+    """Mean loss (without label smoothing) and accuracy on each split, float32 [split, 2] in the order of `METRICS`.
 
     Args:
+      splits: number of splits.
       axis: (name, size) of a mesh axis over which each batch is split; the result is the same on all of it.
     """
     weights = cast(params, training.compute_dtype)
 
     def batch(totals: Array, inputs: Batched) -> tuple[Array, None]:
-        x, y = inputs
+        x, y, split = inputs
         if axis is not None:
             part = y.shape[0] // axis[1]
             begin = jax.lax.axis_index(axis[0]) * part
@@ -98,13 +119,14 @@ def evaluate(
         losses = jnp.where(there, cross_entropy(logits, y), 0)
         right = jnp.logical_and(jnp.argmax(logits, axis=-1) == y, there)
         sums = jnp.stack([jnp.sum(losses), jnp.sum(right, dtype=jnp.float32), jnp.sum(there, dtype=jnp.float32)])
-        return totals + sums, None
+        own = (jax.lax.iota(jnp.int32, splits) == split)[:, None]
+        return totals + jnp.where(own, sums[None], 0), None
 
     # a zero that varies over the same mesh axes as the sums
-    zero = jnp.sum(jax.tree.leaves(params)[0] * 0) * jnp.zeros(3)
+    zero = jnp.zeros((splits, 3)) + jnp.where(jnp.isnan(jax.tree.leaves(params)[0].reshape(-1)[0]), 0, 0)
     if axis is not None:
         zero = jax.lax.pcast(zero, axis[0], to="varying")
-    totals, _ = jax.lax.scan(batch, zero, split)
+    totals, _ = jax.lax.scan(batch, zero, batched)
     if axis is not None:
         totals = jax.lax.psum(totals, axis[0])
-    return totals[:2] / totals[2]
+    return totals[:, :2] / totals[:, 2:]

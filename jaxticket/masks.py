@@ -5,6 +5,7 @@ Functions of one mask take a tree without a replica axis; `jax.vmap` them over r
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import jax
@@ -12,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxticket import trees
-from jaxticket.ranking import top
-from jaxticket.rng import stream
+from jaxticket.rng import mix, permutation_words, permuted
 from jaxticket.types import Array, Key, Mask, Params
 
 
@@ -67,10 +67,9 @@ def layer_density(mask: Mask, *, prunable: Any = None) -> dict[str, Array]:
     return {path: jnp.mean(m, dtype=jnp.float32) for path, m, p in leaves if p}
 
 
-def _subset(mask: Array, key: Key) -> Array:
-    """A uniformly random flat mask with as many True as the given one: a permutation of it, without sorting."""
-    ranks = jax.random.bits(key, mask.shape, jnp.uint32)
-    return top(ranks, jnp.ones_like(mask), jnp.sum(mask, dtype=jnp.int32))
+def _shuffled(flat: Array, words: Array) -> Array:
+    places = jax.lax.iota(jnp.uint32, flat.size)
+    return flat[permuted(places, words[None], flat.size).astype(jnp.int32)]
 
 
 def shuffle(mask: Mask, *, key: Key, prunable: Any = None) -> Mask:
@@ -80,9 +79,10 @@ def shuffle(mask: Mask, *, key: Key, prunable: Any = None) -> Mask:
     """
     prunable = prunable_leaves(mask) if prunable is None else prunable
     leaves, tree = jax.tree.flatten(mask)
-    # a key per leaf by its path, so that a layer's permutation does not depend on which other layers there are
+    words = permutation_words(key)
+    # words per leaf by its path, so that a layer's permutation does not depend on which other layers there are
     shuffled = [
-        _subset(m.reshape(-1), stream(key, path)).reshape(m.shape) if p else m
+        _shuffled(m.reshape(-1), mix(words ^ jnp.uint32(zlib.crc32(path.encode())))).reshape(m.shape) if p else m
         for path, m, p in zip(trees.paths(mask), leaves, jax.tree.leaves(prunable), strict=True)
     ]
     return jax.tree.unflatten(tree, shuffled)
@@ -96,7 +96,8 @@ def permute(mask: Mask, *, key: Key, prunable: Any = None) -> Mask:
     prunable = prunable_leaves(mask) if prunable is None else prunable
     leaves, tree = jax.tree.flatten(mask)
     chosen = jax.tree.leaves(prunable)
-    flat = _subset(jnp.concatenate([m.reshape(-1) for m, p in zip(leaves, chosen, strict=True) if p]), key)
+    flat = jnp.concatenate([m.reshape(-1) for m, p in zip(leaves, chosen, strict=True) if p])
+    flat = _shuffled(flat, permutation_words(key))
     result, start = [], 0
     for m, p in zip(leaves, chosen, strict=True):
         result.append(flat[start : start + m.size].reshape(m.shape) if p else m)

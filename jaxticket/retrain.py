@@ -102,8 +102,8 @@ def branch(
     with interrupt.listening(), progress_bar(int((stop - jobs.start).sum()), shown=progress) as bar:
         bar.set_description(f"branch {name}")
         bench = Bench(
-            program(runs.net, training, runs.mesh), put_data(runs.data, training, runs.mesh), runs.mesh, size,
-            len(runs.data.splits), training.evaluation_interval, store, interrupt, bar,
+            program(runs.net, training, runs.mesh, len(runs.data.splits)), put_data(runs.data, training, runs.mesh),
+            runs.mesh, size, len(runs.data.splits), training.evaluation_interval, store, interrupt, bar,
         )  # fmt: skip
         for number, begin in enumerate(range(0, count, size)):
             part = take(jobs, begin, begin + size)

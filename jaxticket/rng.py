@@ -6,12 +6,16 @@ resumed, or trained beside others, draws what it would have drawn alone.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 
-from jaxticket.types import Key
+from jaxticket.types import Array, Key
+
+_ROUNDS = 8
 
 
 def stream(key: Key, name: str, *numbers: int | jax.Array) -> Key:
@@ -36,4 +40,55 @@ def stream(key: Key, name: str, *numbers: int | jax.Array) -> Key:
 
 def root_keys(seeds: Sequence[int]) -> Key:
     """One root key per seed, shape [replica]."""
-    return jax.numpy.stack([jax.random.key(seed) for seed in seeds])
+    return jnp.stack([jax.random.key(seed) for seed in seeds])
+
+
+def mix(x: Array) -> Array:
+    """A bijection of uint32 in which every bit of the input changes every bit of the output half of the time."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def permutation_words(key: Key) -> Array:
+    """The key of one permutation (see `permuted`), uint32 [8]."""
+    return jax.random.bits(key, (_ROUNDS,), jnp.uint32)
+
+
+def permuted(position: Array, words: Array, n: int) -> Array:
+    """Where a keyed permutation of 0 .. n-1 sends each position, computed index by index.
+
+    A Feistel network over pairs (left, right) in [0, a) x [0, b) with a * b >= n:
+    `(left, right) -> (right, (left + F(right, word)) mod a)`, the sizes changing places in each of 8 rounds. It is a
+    bijection of [0, a * b); positions sent to n or above walk on until they fall below n, which leaves a bijection
+    of [0, n). Nothing is sorted, drawn or stored: a batch of 60 indices takes a few microseconds, where sorting
+    60,000 random numbers takes as long as some thirty training steps of a small network.
+
+    Args:
+      position: uint32, any shape, entries in [0, n).
+      words: uint32 [..., 8] from `permutation_words`, broadcast against `position` without the last axis.
+      n: size of the permutation.
+
+    Returns:
+      uint32 indices in [0, n), the shape of `position`.
+
+    Reference: Black and Rogaway, "Ciphers with arbitrary finite domains" (2002), methods 2 and 3.
+    """
+    if n == 1:
+        return jnp.zeros_like(position)
+    a = math.isqrt(n - 1) + 1
+    b = -(-n // a)
+
+    def once(x: Array) -> Array:
+        left, right = x // jnp.uint32(b), x % jnp.uint32(b)
+        sizes = (a, b)
+        for i in range(_ROUNDS):
+            mixed = mix(right + words[..., i])
+            left, right = right, (left + mixed % jnp.uint32(sizes[0])) % jnp.uint32(sizes[0])
+            sizes = (sizes[1], sizes[0])
+        # an even number of rounds: the sizes are back in their places
+        return left * jnp.uint32(b) + right
+
+    if a * b == n:
+        return once(position)
+    return jax.lax.while_loop(lambda x: jnp.any(x >= n), lambda x: jnp.where(x >= n, once(x), x), once(position))

@@ -102,7 +102,7 @@ def find_tickets(
     interrupt = Interrupt()
     with interrupt.listening(), progress_bar(plan.total_steps, shown=progress) as bar:
         bench = Bench(
-            program(net, training, mesh), put_data(data, training, mesh), mesh, size, len(data.splits),
+            program(net, training, mesh, len(data.splits)), put_data(data, training, mesh), mesh, size, len(data.splits),
             training.evaluation_interval, store, interrupt, bar,
         )  # fmt: skip
         select = pruner(

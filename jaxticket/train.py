@@ -14,10 +14,10 @@ from jax.sharding import Mesh
 from jaxticket import masks, parallel, trees
 from jaxticket.data.arrays import Data
 from jaxticket.data.batches import batch_indices
-from jaxticket.evaluate import Batched, Normalization, cast, cross_entropy, cut, evaluate, normalized
+from jaxticket.evaluate import METRICS, Batched, Normalization, cast, cross_entropy, cut, evaluate, normalized
 from jaxticket.optim import Schedule, learning_rate, optimizer
 from jaxticket.prune import keep_top
-from jaxticket.rng import stream
+from jaxticket.rng import permutation_words, stream
 from jaxticket.settings import Training
 from jaxticket.types import Array, Key, Mask, Network, Params, Score, ScoreContext, Stats, TrainState
 
@@ -35,29 +35,22 @@ class Plan(NamedTuple):
 
 
 class DeviceData(NamedTuple):
-    """A data set on the devices: the training split, all splits cut into batches for evaluation, normalisation."""
+    """A data set on the devices: the training split, all splits cut for evaluation, normalisation."""
 
     x: Array
     y: Array
-    splits: dict[str, Batched]
+    batched: Batched
     by: Normalization
 
 
 def put_data(data: Data, training: Training, mesh: Mesh) -> DeviceData:
     """Copies a data set to every device."""
     multiple = mesh.shape[parallel.DATA]
-    splits = {
-        name: cut(
-            split.x,
-            split.y,
-            training.eval_batch_size,
-            most=training.eval_train_examples if name == "train" else None,
-            multiple=multiple,
-        )
-        for name, split in data.splits.items()
-    }
+    splits = {name: (data.splits[name].x, data.splits[name].y) for name in split_names(data)}
+    most = {"train": training.eval_train_examples}
+    batched = cut(splits, training.eval_batch_size, most=most, multiple=multiple)
     by = Normalization(np.asarray(data.mean), np.asarray(data.std))  # type: ignore[arg-type]
-    tree = DeviceData(data.train.x, data.train.y, splits, by)  # type: ignore[arg-type]
+    tree = DeviceData(data.train.x, data.train.y, batched, by)  # type: ignore[arg-type]
     return parallel.put(tree, mesh, replicas=False)
 
 
@@ -113,9 +106,9 @@ def static_part(training: Training) -> Training:
     )
 
 
-def program(net: Network, training: Training, mesh: Mesh) -> Program:
-    """The program for a network, a kind of training and a mesh; equal arguments give the same one."""
-    return _program(net, static_part(training), mesh)
+def program(net: Network, training: Training, mesh: Mesh, splits: int) -> Program:
+    """The program for a network, a kind of training, a mesh and a number of splits; equal arguments give the same one."""
+    return _program(net, static_part(training), mesh, splits)
 
 
 def _data_axis(mesh: Mesh) -> tuple[str, int] | None:
@@ -129,6 +122,7 @@ def train_step(
     state: TrainState,
     plan: Plan,
     data: DeviceData,
+    order_words: Array,
     active: Array,
     *,
     axis: tuple[str, int] | None = None,
@@ -143,9 +137,8 @@ def train_step(
     """
     examples = data.y.shape[0]
     part = (0, 1) if axis is None else (jax.lax.axis_index(axis[0]), axis[1])
-    order_key = stream(state.key, "order", plan.order)
     index = batch_indices(
-        order_key,
+        order_words,
         state.step,
         examples=examples,
         batch_size=training.batch_size,
@@ -190,7 +183,7 @@ def train_step(
 
 
 @functools.lru_cache(maxsize=64)
-def _program(net: Network, training: Training, mesh: Mesh) -> Program:
+def _program(net: Network, training: Training, mesh: Mesh, splits: int) -> Program:
     axis = _data_axis(mesh)
 
     def init(limit: Array, key: Key) -> tuple[Params, Stats]:
@@ -210,20 +203,22 @@ def _program(net: Network, training: Training, mesh: Mesh) -> Program:
     ) -> tuple[TrainState, Array]:
         with jax.default_matmul_precision(training.precision):
 
+            words = permutation_words(stream(state.key, "order", plan.order))
+
             def body(_: Array, s: TrainState) -> TrainState:
-                return train_step(net, training, s, plan, data, s.step < target, axis=axis)
+                return train_step(net, training, s, plan, data, words, s.step < target, axis=axis)
 
             state = jax.lax.fori_loop(0, limit, body, state)
 
             def measure(s: TrainState) -> Array:
-                return jnp.stack(
-                    [evaluate(net, s.params, s.stats, b, data.by, training, axis=axis) for b in data.splits.values()]
+                return evaluate(
+                    net, s.params, s.stats, data.batched, data.by, training, splits=splits, axis=axis
                 )
 
-            shape = jax.eval_shape(lambda: jnp.zeros((len(data.splits), 2))).shape
-            metrics = jax.lax.cond(
-                wanted, measure, lambda s: jnp.full(shape, jnp.nan) + 0 * s.step.astype(jnp.float32), state
-            )
+            def skip(s: TrainState) -> Array:
+                return jnp.full((splits, len(METRICS)), jnp.nan) + 0 * s.step.astype(jnp.float32)
+
+            metrics = jax.lax.cond(wanted, measure, skip, state)
         return state, metrics
 
     return Program(
@@ -257,8 +252,9 @@ def pruner(
     ) -> tuple[Mask, Array]:
         prunable = prunable_of(net, state.params, exclude)
         key = stream(state.key, "prune", number)
+        words = permutation_words(stream(key, "batches"))
         index = jax.vmap(
-            lambda i: batch_indices(stream(key, "batches"), i, examples=data.y.shape[0], batch_size=batch_size)
+            lambda i: batch_indices(words, i, examples=data.y.shape[0], batch_size=batch_size)
         )(jnp.arange(batches, dtype=jnp.int32))
         x = normalized(jnp.take(data.x, index.reshape(-1), axis=0), data.by, "float32")
         x = x.reshape(batches, batch_size, *x.shape[1:])

@@ -262,8 +262,7 @@ def from_npz(path: str | os.PathLike[str], *, name: str | None = None) -> Data:
     path = Path(path)
     if not path.is_file():
         raise ValueError(
-            f"`path` is not a file: {str(path)!r}; write one with np.savez(path, "
-            "x_train=..., y_train=..., x_test=..., y_test=...)"
+            f"`path` is not a file: {str(path)!r}; write one with np.savez(path, x_train=..., ...)"
         )
     try:
         # opened here: np.load leaves a file open that it cannot read

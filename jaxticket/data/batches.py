@@ -9,61 +9,10 @@ from __future__ import annotations
 
 import math
 
-import jax
 import jax.numpy as jnp
 
-from jaxticket.rng import stream
-from jaxticket.types import Array, Key
-
-_ROUNDS = 8
-
-
-def _mix(x: Array) -> Array:
-    """A 32-bit finalizer: every bit of the input changes every bit of the output with probability near 1/2."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
-    return x ^ (x >> 16)
-
-
-def permuted(position: Array, round_keys: Array, n: int) -> Array:
-    """Where a keyed permutation of 0 .. n-1 sends each position.
-
-    A Feistel network over pairs (left, right) in [0, a) x [0, b) with a * b >= n:
-    `(left, right) -> (right, (left + F(right, key)) mod a)`, the sizes changing places in every round. It is a
-    bijection of [0, a * b); positions sent to n or above walk on until they fall below n, which leaves a bijection
-    of [0, n).
-
-    Args:
-      position: uint32, any shape, entries in [0, n).
-      round_keys: uint32 [..., 8], broadcast against `position` without the last axis.
-      n: number of examples.
-
-    Returns:
-      uint32 indices in [0, n), the shape of `position`.
-
-    Reference: Black and Rogaway, "Ciphers with arbitrary finite domains" (2002), methods 2 and 3.
-    """
-    if n == 1:
-        return jnp.zeros_like(position)
-    a = math.isqrt(n - 1) + 1
-    b = -(-n // a)
-
-    def once(x: Array) -> Array:
-        left, right = x // jnp.uint32(b), x % jnp.uint32(b)
-        sizes = (a, b)
-        for i in range(_ROUNDS):
-            mixed = _mix(right + round_keys[..., i])
-            left, right = right, (left + mixed % jnp.uint32(sizes[0])) % jnp.uint32(sizes[0])
-            sizes = (sizes[1], sizes[0])
-        # an even number of rounds: the sizes are back in their places
-        return left * jnp.uint32(b) + right
-
-    if a * b == n:
-        return once(position)
-    return jax.lax.while_loop(
-        lambda x: jnp.any(x >= n), lambda x: jnp.where(x >= n, once(x), x), once(position)
-    )
-
+from jaxticket.rng import mix, permuted
+from jaxticket.types import Array
 
 def steps_per_epoch(examples: int, batch_size: int, last_batch: str = "wrap") -> int:
     """Steps that make an epoch: rounded up for "wrap", down for "drop".
@@ -75,7 +24,7 @@ def steps_per_epoch(examples: int, batch_size: int, last_batch: str = "wrap") ->
 
 
 def batch_indices(
-    key: Key,
+    words: Array,
     step: Array,
     *,
     examples: int,
@@ -90,7 +39,7 @@ def batch_indices(
     With "drop", epoch e = step div floor(n / batch_size) starts anew and its last n mod batch_size places are left out.
 
     Args:
-      key: the replica's order key.
+      words: the order's `rng.permutation_words`, drawn once; each epoch mixes its number into them.
       step: int32 scalar, the absolute step.
       examples: n.
       batch_size: examples of the whole batch.
@@ -106,25 +55,26 @@ def batch_indices(
     at = step.astype(jnp.uint32)
     if last_batch == "drop" or examples % batch_size == 0:
         per_epoch = examples // batch_size
-        epoch = at // jnp.uint32(per_epoch)
         position = (at % jnp.uint32(per_epoch)) * jnp.uint32(batch_size) + offset
-        round_keys = jax.random.bits(stream(key, "epoch", epoch), (_ROUNDS,), jnp.uint32)
-        return permuted(position, round_keys[None], examples).astype(jnp.int32)
+        return permuted(position, _of_epoch(words, at // jnp.uint32(per_epoch))[None], examples).astype(jnp.int32)
     # (step * batch_size) div and mod n without the product, which passes 2**32 in long runs
     whole = math.gcd(batch_size, examples)
     period = examples // whole  # steps after which epochs and batches begin together again
-    epochs_per_period = batch_size // whole
     if period * batch_size >= 2**32:
         raise ValueError(
             f"`last_batch`='wrap' with {examples} examples in batches of {batch_size} passes 32 bits; "
             f"use last_batch='drop'"
         )
     start = (at % jnp.uint32(period)) * jnp.uint32(batch_size)
-    first = (at // jnp.uint32(period)) * jnp.uint32(epochs_per_period) + start // jnp.uint32(examples)
+    first = (at // jnp.uint32(period)) * jnp.uint32(batch_size // whole) + start // jnp.uint32(examples)
     place = start % jnp.uint32(examples) + offset
     # a batch reaches over at most one boundary, since it is no larger than the data
     later = place >= jnp.uint32(examples)
-    keys = [jax.random.bits(stream(key, "epoch", first + jnp.uint32(e)), (_ROUNDS,), jnp.uint32) for e in (0, 1)]
-    round_keys = jnp.where(later[:, None], keys[1][None], keys[0][None])
+    of_place = jnp.where(later[:, None], _of_epoch(words, first + 1)[None], _of_epoch(words, first)[None])
     position = jnp.where(later, place - jnp.uint32(examples), place)
-    return permuted(position, round_keys, examples).astype(jnp.int32)
+    return permuted(position, of_place, examples).astype(jnp.int32)
+
+
+def _of_epoch(words: Array, epoch: Array) -> Array:
+    """Words of one epoch's permutation; two rounds of mixing, so that neighbouring epochs share nothing."""
+    return mix(words + mix(epoch.astype(jnp.uint32) + jnp.uint32(0x9E3779B9)))

@@ -49,7 +49,8 @@ def load_tfds(
 
     Args:
       name: TFDS name, optionally with configuration and version: "mnist", "mnist:3.0.1",
-        "emnist/balanced". Without a version the newest that is prepared.
+        "emnist/balanced" (which becomes the name "emnist-balanced" in tables). Without a version
+        the newest that is prepared.
       data_dir: folder of prepared sets, the only one to be searched. By default the environment
         variable JAXTICKET_DATA_DIR, then TFDS's own folder: TFDS_DATA_DIR or
         ~/tensorflow_datasets.
@@ -76,18 +77,18 @@ def load_tfds(
         found = _versions(roots, base, match["version"])
     if not found:
         raise _missing(name, base, roots)
-    readable = [folder for folder in found if "array_record" in _formats(_info(folder))]
-    if not readable:
+    folder = next((f for f in found if "array_record" in _formats(_info(f))), None)
+    if folder is None:
         raise _unreadable(name, found[0])
-    folder = readable[0]
 
+    label = "-".join(base.parts)
     if not cache:
-        return _decode(match["set"], folder)
-    data = read_cache(folder, match["set"])
+        return _decode(label, folder)
+    data = read_cache(folder, label)
     if data is None:
         # taken before decoding: files that change meanwhile make the cache stale, not wrong
         state = folder_state(folder)
-        data = _decode(match["set"], folder)
+        data = _decode(label, folder)
         write_cache(folder, data, state)
     return data
 
