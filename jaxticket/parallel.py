@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -55,9 +56,8 @@ def cpu_devices(count: int | None = None) -> None:
     On a CPU, replicas on devices of their own train about 1.5 times as fast as on one. Does nothing on other
     platforms, nor where the number was set before.
     """
-    import os
-
-    cores = count or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = count or there or 1
     try:
         if jax.config.jax_num_cpu_devices == -1:
             jax.config.update("jax_num_cpu_devices", cores)
@@ -95,10 +95,6 @@ def host(tree: Any) -> Any:
         return np.asarray(x)
 
     return jax.tree.map(one, tree)
-
-
-def _spans(index: slice, length: int) -> tuple[int, int]:
-    return index.start or 0, length if index.stop is None else index.stop
 
 
 def pad(tree: Any, size: int) -> Any:
