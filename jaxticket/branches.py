@@ -1,8 +1,9 @@
 """Branches: retrain a ticket changed in one way.
 
-A change is `change(ticket, key, *, net) -> ticket` for one replica, pure, vmappable. The ticket it receives holds
-the weights of the rewind step at every position, also where the mask is False, so that a moved mask finds its
-weights; what it returns is masked afterwards. Its `step` says where training goes on.
+A change is `change(ticket, key, *, net) -> ticket` for one replica, pure, vmappable. The ticket it
+receives holds the weights of the rewind step at every position, also where the mask is False, so
+that a moved mask finds its weights; what it returns is masked afterwards. Its `step` says where
+training goes on.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from jaxticket import masks
 from jaxticket.rng import stream
@@ -22,14 +24,19 @@ Change = Callable[..., Ticket]
 
 
 def _dense(ticket: Ticket, what: str) -> None:
-    """Raises where the ticket's pruned weights are gone (saved tickets), which a moved mask would then keep as zeros."""
+    """Raises where the ticket's pruned weights are gone (saved tickets), which a moved mask would
+    then keep as zeros.
+    """
     leaves = [*jax.tree.leaves(ticket.mask), *jax.tree.leaves(ticket.params)]
-    if any(isinstance(x, jax.core.Tracer) for x in leaves):
+    if any(isinstance(x, Tracer) for x in leaves):
         return
     pairs = list(zip(jax.tree.leaves(ticket.mask), jax.tree.leaves(ticket.params), strict=True))
-    if any(bool(jnp.any(~m)) for m, _ in pairs) and not any(bool(jnp.any(jnp.where(m, 0, w))) for m, w in pairs):
+    if any(bool(jnp.any(~m)) for m, _ in pairs) and not any(
+        bool(jnp.any(jnp.where(m, 0, w))) for m, w in pairs
+    ):
         raise ValueError(
-            f"`ticket` holds zeros where its mask is False, so `{what}` would move the mask onto zeros; "
+            f"`ticket` holds zeros where its mask is False, so `{what}` would move the mask onto "
+            f"zeros; "
             f"use jt.branch(runs, jt.branches.{what}), which knows the weights before masking"
         )
 
@@ -59,7 +66,9 @@ def shuffle(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
     Reference: Frankle's thesis, section 3.1.4 (layerwise random pruning) and section 5.4.
     """
     _dense(ticket, "shuffle")
-    mask = masks.shuffle(ticket.mask, key=stream(key, "shuffle"), prunable=net.prunable(ticket.params))
+    mask = masks.shuffle(
+        ticket.mask, key=stream(key, "shuffle"), prunable=net.prunable(ticket.params)
+    )
     return ticket.replace(mask=mask)
 
 
@@ -69,16 +78,21 @@ def random(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
     Reference: Frankle's thesis, section 3.1.4 (global random pruning) and Table 4.2.
     """
     _dense(ticket, "random")
-    mask = masks.permute(ticket.mask, key=stream(key, "random"), prunable=net.prunable(ticket.params))
+    mask = masks.permute(
+        ticket.mask, key=stream(key, "random"), prunable=net.prunable(ticket.params)
+    )
     return ticket.replace(mask=mask)
 
 
 def layerwise_random(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
     """A random mask with the layers' densities and weights drawn anew, from step 0.
 
-    Reference: Frankle's thesis, section 3.3.5 (its layerwise random pruning samples new weights, footnote 11).
+    Reference: Frankle's thesis, section 3.3.5 (its layerwise random pruning samples new weights,
+      footnote 11).
     """
-    mask = masks.shuffle(ticket.mask, key=stream(key, "layerwise_random"), prunable=net.prunable(ticket.params))
+    mask = masks.shuffle(
+        ticket.mask, key=stream(key, "layerwise_random"), prunable=net.prunable(ticket.params)
+    )
     return _fresh(ticket.replace(mask=mask), key, net)
 
 
@@ -95,16 +109,22 @@ def locally_permuted(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
 
     Reference: Morcos et al. 2019, Fig. A1.
     """
-    mask = masks.shuffle(ticket.mask, key=stream(key, "locally_permuted"), prunable=net.prunable(ticket.params))
+    mask = masks.shuffle(
+        ticket.mask, key=stream(key, "locally_permuted"), prunable=net.prunable(ticket.params)
+    )
     return _fresh(ticket.replace(mask=mask), stream(key, "locally_permuted"), net)
 
 
 def globally_permuted(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
-    """The mask permuted over all layers with weights drawn anew, from step 0: the random ticket of Morcos et al.
+    """The mask permuted over all layers with weights drawn anew, from step 0: the random ticket of
+    Morcos et al.
 
-    Reference: Morcos et al. 2019, section 3 and Fig. A1; Frankle's thesis, section 3.3.5, footnote 10.
+    Reference: Morcos et al. 2019, section 3 and Fig. A1; Frankle's thesis, section 3.3.5, footnote
+      10.
     """
-    mask = masks.permute(ticket.mask, key=stream(key, "globally_permuted"), prunable=net.prunable(ticket.params))
+    mask = masks.permute(
+        ticket.mask, key=stream(key, "globally_permuted"), prunable=net.prunable(ticket.params)
+    )
     return _fresh(ticket.replace(mask=mask), stream(key, "globally_permuted"), net)
 
 
@@ -114,7 +134,9 @@ def sign_flip(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
     Reference: KD-LTS, Definition 6.2 (there called inversion).
     """
     del key
-    flipped: Any = jax.tree.map(lambda w, p: -w if p else w, ticket.params, net.prunable(ticket.params))
+    flipped: Any = jax.tree.map(
+        lambda w, p: -w if p else w, ticket.params, net.prunable(ticket.params)
+    )
     return ticket.replace(params=flipped)
 
 

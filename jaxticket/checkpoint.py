@@ -1,7 +1,9 @@
-"""Run folders: what is finished stays, what is under way is resumed; the only module that knows Orbax.
+"""Run folders: what is finished stays, what is under way is resumed; the only module that knows
+Orbax.
 
-A run is a sequence of units (one level, one block of replicas). A finished unit is one .npz file that appears at
-once. Inside a unit, the training state is saved by Orbax from time to time; only the newest save is kept.
+A run is a sequence of units (one level, one block of replicas). A finished unit is one .npz file
+that appears at once. Inside a unit, the training state is saved by Orbax from time to time; only
+the newest save is kept.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class RunFolderError(ValueError):
 
 @contextlib.contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Turns the operating system's errors into ones that say what to do; what was saved before stays."""
+    """Turns the operating system's errors into ones that say what to do; what was saved before
+    stays.
+    """
     try:
         yield
     except OSError as error:
@@ -47,13 +51,16 @@ def explained(folder: Path) -> Iterator[None]:
         else:
             remedy = str(error)
         raise RunFolderError(
-            f"`folder` {str(folder)!r}: {remedy} ({error.strerror or error}). What was saved before is intact: "
+            f"`folder` {str(folder)!r}: {remedy} ({error.strerror or error}). What was saved "
+            f"before is intact: "
             f"run the same command again to continue"
         ) from error
 
 
 class Interrupt:
-    """Whether SIGTERM or SIGINT has asked the run to stop; it does so after the chunk under way is saved."""
+    """Whether SIGTERM or SIGINT has asked the run to stop; it does so after the chunk under way is
+    saved.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -80,7 +87,10 @@ class Interrupt:
     def leave(self, folder: Path) -> None:
         """Ends the program with a message, as the signal asks."""
         assert self.signal is not None
-        print(f"\nstopped by {signal.Signals(self.signal).name}; saved in {folder}: run the same command to continue")
+        print(
+            f"\nstopped by {signal.Signals(self.signal).name}; saved in {folder}: "
+            "run the same command to continue"
+        )
         raise SystemExit(128 + self.signal)
 
 
@@ -93,10 +103,13 @@ class RunFolder:
       every: seconds between saves of the training state inside a unit.
 
     Raises:
-      RunFolderError: for a folder with other settings, naming the first field, or one that cannot be written.
+      RunFolderError: for a folder with other settings, naming the first field, or one that cannot
+        be written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], settings: dict[str, Any], *, every: float = 60.0) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], settings: dict[str, Any], *, every: float = 60.0
+    ) -> None:
         self.path = Path(path)
         self.every = every
         self._last = time.monotonic()
@@ -109,12 +122,14 @@ class RunFolder:
                 difference = results.first_difference(ours, theirs)
                 if difference:
                     raise RunFolderError(
-                        f"`folder` {str(self.path)!r} holds a run with other settings: {difference}; "
+                        f"`folder` {str(self.path)!r} holds a run with other settings: "
+                        f"{difference}; "
                         f"choose another folder, or the settings of {there}"
                     )
             elif any(p for p in self.path.iterdir() if not p.name.startswith(".")):
                 raise RunFolderError(
-                    f"`folder` {str(self.path)!r} holds other files and no {_SETTINGS}; choose an empty folder"
+                    f"`folder` {str(self.path)!r} holds other files and no {_SETTINGS}; choose an "
+                    f"empty folder"
                 )
             else:
                 write_text(there, results.canonical(settings) + "\n")
@@ -135,7 +150,8 @@ class RunFolder:
         difference = results.first_difference(ours, json.loads(path.read_text()))
         if difference:
             warnings.warn(
-                f"{self.path} was begun on another machine ({difference}): it continues, but not bit for bit",
+                f"{self.path} was begun on another machine ({difference}): it continues, but not "
+                f"bit for bit",
                 stacklevel=3,
             )
 
@@ -172,8 +188,10 @@ class RunFolder:
 
     @contextlib.contextmanager
     def _checkpointer(self) -> Iterator[Any]:
-        policy = ocp.training.preservation_policies.LatestN(1)
-        with ocp.training.Checkpointer(str((self.path / "state").absolute()), preservation_policy=policy) as saver:
+        policy: Any = ocp.training.preservation_policies.LatestN(1)
+        with ocp.training.Checkpointer(
+            str((self.path / "state").absolute()), preservation_policy=policy
+        ) as saver:
             yield saver
 
     def save_state(self, unit: str, call: int, tree: Any) -> None:
@@ -200,7 +218,9 @@ class RunFolder:
             about = saver.metadata().custom_metadata or {}
             if about.get("unit") != unit:
                 return None
-            abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
+            abstract = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
+            )
             return int(about["call"]), saver.load(abstract_state=abstract)
 
     def forget_state(self) -> None:

@@ -20,19 +20,25 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f"{hint}Known: {', '.join(known)}"
 
 
-def from_table(argument: str, value: Any, table: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+def from_table(
+    argument: str, value: Any, table: Mapping[str, Callable[..., Any]]
+) -> Callable[..., Any]:
     """The function that `value` names in `table`, or `value` itself if it is a function."""
     if callable(value):
         return value
     if value in table:
         return table[value]
-    raise ValueError(f"`{argument}` is unknown: {value!r}; {nearest(str(value), table)}, or pass a function")
+    raise ValueError(
+        f"`{argument}` is unknown: {value!r}; {nearest(str(value), table)}, or pass a function"
+    )
 
 
 def one_of(argument: str, value: Any, choices: Sequence[Any]) -> None:
     """Raises unless `value` is one of `choices`."""
     if value not in choices:
-        raise ValueError(f"`{argument}` must be one of {', '.join(map(repr, choices))}, got {value!r}")
+        raise ValueError(
+            f"`{argument}` must be one of {', '.join(map(repr, choices))}, got {value!r}"
+        )
 
 
 def at_least(argument: str, value: float, low: float, *, integer: bool = False) -> None:
@@ -62,7 +68,9 @@ def distinct_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
         raise ValueError("`seeds` is empty; pass at least one seed, such as range(5)")
     repeated = sorted({seed for seed in result if result.count(seed) > 1})
     if repeated:
-        raise ValueError(f"`seeds` must be distinct, got {repeated} more than once; leave out the repeats")
+        raise ValueError(
+            f"`seeds` must be distinct, got {repeated} more than once; leave out the repeats"
+        )
     if min(result) < 0 or max(result) >= 2**32:
         raise ValueError(f"`seeds` must lie in [0, 2**32), got {min(result)} to {max(result)}")
     return result

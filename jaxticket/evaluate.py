@@ -24,7 +24,9 @@ class Normalization(NamedTuple):
 
 def normalized(x: Array, by: Normalization, dtype: str) -> Array:
     """Raw images as the network's input."""
-    return ((x.astype(jnp.float32) - by.mean[None, None, None]) / by.std[None, None, None]).astype(dtype)
+    return ((x.astype(jnp.float32) - by.mean[None, None, None]) / by.std[None, None, None]).astype(
+        dtype
+    )
 
 
 class Batched(NamedTuple):
@@ -42,7 +44,11 @@ class Batched(NamedTuple):
 
 
 def cut(
-    splits: dict[str, tuple[np.ndarray, np.ndarray]], size: int, *, most: dict[str, int | None], multiple: int = 1
+    splits: dict[str, tuple[np.ndarray, np.ndarray]],
+    size: int,
+    *,
+    most: dict[str, int | None],
+    multiple: int = 1,
 ) -> Batched:
     """Cuts splits into batches on the host, filled up at the end of each split.
 
@@ -67,14 +73,20 @@ def cut(
     xs, ys, of = [], [], []
     for number, (x, y) in enumerate(chosen.values()):
         missing = -len(y) % size
-        xs.append(np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)]).reshape(-1, size, *x.shape[1:]))
+        xs.append(
+            np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)]).reshape(
+                -1, size, *x.shape[1:]
+            )
+        )
         ys.append(np.concatenate([y, np.full(missing, -1, y.dtype)]).reshape(-1, size))
         of.append(np.full(len(ys[-1]), number, np.int32))
     return Batched(np.concatenate(xs), np.concatenate(ys), np.concatenate(of))  # type: ignore[arg-type]
 
 
 def cross_entropy(logits: Array, labels: Array, smoothing: float = 0.0) -> Array:
-    """Cross-entropy of each example in float32: `-sum_c q_c log p_c`, q = (1 - s) onehot + s / classes."""
+    """Cross-entropy of each example in float32: `-sum_c q_c log p_c`, q = (1 - s) onehot + s /
+    classes.
+    """
     classes = logits.shape[-1]
     target = jax.nn.one_hot(labels, classes, dtype=jnp.float32)
     if smoothing:
@@ -84,7 +96,9 @@ def cross_entropy(logits: Array, labels: Array, smoothing: float = 0.0) -> Array
 
 def cast(tree: Params, dtype: str) -> Params:
     """Floating leaves in the compute dtype."""
-    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+    return jax.tree.map(
+        lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+    )
 
 
 def evaluate(
@@ -98,11 +112,13 @@ def evaluate(
     splits: int,
     axis: tuple[str, int] | None = None,
 ) -> Array:
-    """Mean loss (without label smoothing) and accuracy on each split, float32 [split, 2] in the order of `METRICS`.
+    """Mean loss (without label smoothing) and accuracy on each split, float32 [split, 2] in the
+    order of `METRICS`.
 
     Args:
       splits: number of splits.
-      axis: (name, size) of a mesh axis over which each batch is split; the result is the same on all of it.
+      axis: (name, size) of a mesh axis over which each batch is split; the result is the same on
+        all of it.
     """
     weights = cast(params, training.compute_dtype)
 
@@ -113,17 +129,23 @@ def evaluate(
             begin = jax.lax.axis_index(axis[0]) * part
             x = jax.lax.dynamic_slice_in_dim(x, begin, part)
             y = jax.lax.dynamic_slice_in_dim(y, begin, part)
-        logits, _ = net.apply(weights, stats, normalized(x, by, training.compute_dtype), train=False)
+        logits, _ = net.apply(
+            weights, stats, normalized(x, by, training.compute_dtype), train=False
+        )
         there = y >= 0
         # nan losses of a diverged replica must show, those of fillers must not
         losses = jnp.where(there, cross_entropy(logits, y), 0)
         right = jnp.logical_and(jnp.argmax(logits, axis=-1) == y, there)
-        sums = jnp.stack([jnp.sum(losses), jnp.sum(right, dtype=jnp.float32), jnp.sum(there, dtype=jnp.float32)])
+        sums = jnp.stack(
+            [jnp.sum(losses), jnp.sum(right, dtype=jnp.float32), jnp.sum(there, dtype=jnp.float32)]
+        )
         own = (jax.lax.iota(jnp.int32, splits) == split)[:, None]
         return totals + jnp.where(own, sums[None], 0), None
 
     # a zero that varies over the same mesh axes as the sums
-    zero = jnp.zeros((splits, 3)) + jnp.where(jnp.isnan(jax.tree.leaves(params)[0].reshape(-1)[0]), 0, 0)
+    zero = jnp.zeros((splits, 3)) + jnp.where(
+        jnp.isnan(jax.tree.leaves(params)[0].reshape(-1)[0]), 0, 0
+    )
     if axis is not None:
         zero = jax.lax.pcast(zero, axis[0], to="varying")
     totals, _ = jax.lax.scan(batch, zero, batched)

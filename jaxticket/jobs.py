@@ -1,8 +1,13 @@
-"""Training many replicas from host to host: calls of the compiled program, evaluations, saves, progress."""
+"""Training many replicas from host to host: calls of the compiled program, evaluations, saves,
+progress.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,11 +15,18 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm.auto import tqdm
 
-from jaxticket import parallel
+from jaxticket import parallel, trees
+from jaxticket.branches import Change
 from jaxticket.checkpoint import Interrupt, RunFolder
 from jaxticket.evaluate import METRICS
-from jaxticket.train import DeviceData, Plan, Program
-from jaxticket.types import Mask, Params, Stats, TrainState
+from jaxticket.optim import schedule
+from jaxticket.rng import root_keys, stream
+from jaxticket.settings import Training
+from jaxticket.ticket import Ticket
+from jaxticket.train import DeviceData, Plan, Program, prunable_of
+from jaxticket.types import Mask, Network, Params, Stats, TrainState
+
+Arrays = dict[str, np.ndarray]
 
 
 class Jobs(NamedTuple):
@@ -40,7 +52,8 @@ class Trained(NamedTuple):
 
     Attributes:
       state: final state on the devices, padded to the block's size.
-      steps: int32 [call, job]; wanted: bool [call, job]; values: float32 [call, job, split, metric].
+      steps: int32 [call, job]; wanted: bool [call, job]; values: float32 [call, job, split,
+        metric].
       diverged: int32 [job].
       snapshot: (params, stats) at the step asked for, on the host, or None.
       seconds: time spent in this process.
@@ -83,7 +96,14 @@ class Bench(NamedTuple):
 
 def progress_bar(total: int, *, shown: bool) -> Any:
     """A bar over the steps of all replicas, with the time left."""
-    return tqdm(total=total, unit=" steps", unit_scale=True, disable=not shown, dynamic_ncols=True, smoothing=0.05)
+    return tqdm(
+        total=total,
+        unit=" steps",
+        unit_scale=True,
+        disable=not shown,
+        dynamic_ncols=True,
+        smoothing=0.05,
+    )
 
 
 def take(jobs: Any, begin: int, end: int) -> Any:
@@ -101,7 +121,8 @@ def begin_state(bench: Bench, jobs: Jobs) -> TrainState:
     padded = parallel.pad(jobs, bench.size)
     keys = jax.random.wrap_key_data(parallel.put(padded.keys, bench.mesh))
     params, stats, mask, start = (
-        parallel.put(x, bench.mesh) for x in (padded.params, padded.stats, padded.mask, padded.start)
+        parallel.put(x, bench.mesh)
+        for x in (padded.params, padded.stats, padded.mask, padded.start)
     )
     return bench.program.start(np.zeros(bench.size, np.int32), params, stats, mask, keys, start)
 
@@ -115,19 +136,26 @@ def _untils(jobs: Jobs, interval: int, snapshot_at: int | None) -> list[int]:
     return sorted(p for p in points if low <= p <= high)
 
 
-def _saved_tree(state: TrainState, values: np.ndarray, snapshot: Any, mesh: Mesh) -> dict[str, jax.Array]:
-    """What a save holds, as a flat dict of device arrays: Orbax then needs to know none of our types."""
+def _saved_tree(
+    state: TrainState, values: np.ndarray, snapshot: Any, mesh: Mesh
+) -> dict[str, jax.Array]:
+    """What a save holds, as a flat dict of device arrays: Orbax then needs to know none of our
+    types.
+    """
     plain = state._replace(key=jax.random.key_data(state.key))
     tree = {f"state-{i:04d}": x for i, x in enumerate(jax.tree.leaves(plain))}
-    tree |= {f"snapshot-{i:04d}": x for i, x in enumerate(jax.tree.leaves(parallel.put(snapshot, mesh)))}
+    tree |= {
+        f"snapshot-{i:04d}": x for i, x in enumerate(jax.tree.leaves(parallel.put(snapshot, mesh)))
+    }
     return tree | {"values": parallel.put(values, mesh, replicas=False)}
 
 
 def train_jobs(bench: Bench, jobs: Jobs, unit: str, *, snapshot_at: int | None = None) -> Trained:
-    """Trains jobs, at most a block of them, to their stop steps, evaluating each at its start, at every multiple of
-    the interval and at its stop.
+    """Trains jobs, at most a block of them, to their stop steps, evaluating each at its start, at
+    every multiple of the interval and at its stop.
 
-    With a folder the state is saved from time to time, and training goes on from the newest save of this unit. The
+    With a folder the state is saved from time to time, and training goes on from the newest save of
+    this unit. The
     result does not depend on where it was saved: calls end at the same absolute steps.
 
     Args:
@@ -142,7 +170,9 @@ def train_jobs(bench: Bench, jobs: Jobs, unit: str, *, snapshot_at: int | None =
     untils = _untils(jobs, bench.interval, snapshot_at)
     steps = np.stack([np.clip(until, jobs.start, stop) for until in untils])
     wanted = np.ones(steps.shape, bool)
-    wanted[1:] = (steps[1:] != steps[:-1]) & ((steps[1:] % bench.interval == 0) | (steps[1:] == stop))
+    wanted[1:] = (steps[1:] != steps[:-1]) & (
+        (steps[1:] % bench.interval == 0) | (steps[1:] == stop)
+    )
     values = np.full((len(untils), count, bench.splits, len(METRICS)), np.nan, np.float32)
     plan = parallel.put(parallel.pad(jobs.plan, bench.size), bench.mesh)
     state = begin_state(bench, jobs)
@@ -205,7 +235,9 @@ def train_jobs(bench: Bench, jobs: Jobs, unit: str, *, snapshot_at: int | None =
     )
 
 
-def _restored(state: TrainState, snapshot: Any, tree: dict[str, jax.Array]) -> tuple[TrainState, np.ndarray, Any]:
+def _restored(
+    state: TrainState, snapshot: Any, tree: dict[str, jax.Array]
+) -> tuple[TrainState, np.ndarray, Any]:
     plain = state._replace(key=jax.random.key_data(state.key))
     names = sorted(name for name in tree if name.startswith("state-"))
     plain = jax.tree.unflatten(jax.tree.structure(plain), [tree[name] for name in names])
@@ -215,3 +247,75 @@ def _restored(state: TrainState, snapshot: Any, tree: dict[str, jax.Array]) -> t
         snapshot = jax.tree.unflatten(jax.tree.structure(snapshot), leaves)
     state = plain._replace(key=jax.random.wrap_key_data(plain.key))
     return state, parallel.host(tree["values"]), snapshot
+
+
+def job_plan(training: Training, count: int, *, order: int = 0) -> Plan:
+    """The same plan for so many jobs, as host arrays."""
+    one = Plan(schedule(training), np.int32(order))  # type: ignore[arg-type]
+    return jax.tree.map(lambda x: np.broadcast_to(x, (count, *np.shape(x))).copy(), one)
+
+
+def changed(
+    change: Change,
+    ticket: Ticket,
+    seeds: Sequence[int],
+    *,
+    name: str,
+    net: Network,
+    mesh: Mesh,
+    exclude: tuple[str, ...] = (),
+) -> Ticket:
+    """A change applied to a ticket stacked over [replica], each with its seed's stream for this
+    branch and level.
+
+    Raises:
+      ValueError: where the change returns another tree.
+    """
+    count = len(seeds)
+    padded = parallel.block_size(count, mesh, None)
+    keys = np.asarray(jax.random.key_data(root_keys(seeds)))
+    inputs = parallel.put(parallel.pad((ticket, keys), padded), mesh)
+    result = _changer(change, name, net, mesh, exclude)(np.zeros(padded, np.int32), *inputs)
+    return take(parallel.host(result), 0, count)
+
+
+@functools.lru_cache(maxsize=64)
+def _changer(change: Change, name: str, net: Network, mesh: Mesh, exclude: tuple[str, ...]) -> Any:
+    # a change may only move what is pruned
+    limited = dataclasses.replace(net, prunable=lambda params: prunable_of(net, params, exclude))
+
+    def one(limit: jax.Array, ticket: Ticket, key_data: jax.Array) -> Ticket:
+        del limit
+        key = stream(jax.random.wrap_key_data(key_data), f"branch {name}", ticket.level)
+        result = change(ticket, key, net=limited)
+        trees.same_structure("change", result.mask, ticket.mask)
+        trees.same_structure("change", result.params, ticket.params)
+        return result
+
+    return parallel.over_replicas(one, mesh)
+
+
+def history_arrays(blocks: list[Arrays]) -> Arrays:
+    """Steps, evaluations and divergence of all jobs of several blocks, which may have made
+    different calls.
+    """
+    calls = max(len(b["steps"]) for b in blocks)
+
+    def longer(x: np.ndarray, fill: Any) -> np.ndarray:
+        missing = np.full((calls - len(x), *x.shape[1:]), fill, x.dtype)
+        return np.concatenate([x, missing])
+
+    result = {"diverged": np.concatenate([b["diverged"] for b in blocks])}
+    for name, fill in (("steps", 0), ("wanted", False), ("values", np.nan)):
+        result[name] = np.concatenate([longer(b[name], fill) for b in blocks], axis=1)
+    return result
+
+
+def report_diverged(bar: Any, where: str, seeds: Sequence[int], diverged: np.ndarray) -> None:
+    """Says which replicas diverged, and when."""
+    for replica in map(int, np.flatnonzero(diverged >= 0)):
+        bar.write(
+            f"{where}, seed {seeds[replica]}: the loss was not finite at step "
+            f"{diverged[replica]}; this replica keeps its mask "
+            "from here on, the others go on"
+        )

@@ -18,7 +18,9 @@ from jaxticket.types import Array, Key, Mask, Params
 
 
 def prunable_leaves(params: Params) -> Any:
-    """The default of what may be pruned: leaves of two or more dimensions (kernels), as python bools."""
+    """The default of what may be pruned: leaves of two or more dimensions (kernels), as python
+    bools.
+    """
     return jax.tree.map(lambda x: len(jnp.shape(x)) >= 2, params)
 
 
@@ -40,7 +42,9 @@ def apply(mask: Mask, tree: Params) -> Params:
 def kept(mask: Mask, *, prunable: Any = None) -> Array:
     """Number of prunable entries kept, int32."""
     prunable = prunable_leaves(mask) if prunable is None else prunable
-    counts = jax.tree.map(lambda m, p: jnp.sum(m, dtype=jnp.int32) if p else jnp.int32(0), mask, prunable)
+    counts = jax.tree.map(
+        lambda m, p: jnp.sum(m, dtype=jnp.int32) if p else jnp.int32(0), mask, prunable
+    )
     return jax.tree.reduce(jnp.add, counts, jnp.int32(0))
 
 
@@ -73,16 +77,22 @@ def _shuffled(flat: Array, words: Array) -> Array:
 
 
 def shuffle(mask: Mask, *, key: Key, prunable: Any = None) -> Mask:
-    """Permutes the entries within each prunable leaf: the same density in every layer, random positions.
+    """Permutes the entries within each prunable leaf: the same density in every layer, random
+    positions.
 
     Reference: Frankle's thesis, section 3.1.4 (layerwise random pruning).
     """
     prunable = prunable_leaves(mask) if prunable is None else prunable
     leaves, tree = jax.tree.flatten(mask)
     words = permutation_words(key)
-    # words per leaf by its path, so that a layer's permutation does not depend on which other layers there are
+    # words per leaf by its path, so that a layer's permutation does not depend on which other
+    # layers there are
     shuffled = [
-        _shuffled(m.reshape(-1), mix(words ^ jnp.uint32(zlib.crc32(path.encode())))).reshape(m.shape) if p else m
+        _shuffled(m.reshape(-1), mix(words ^ jnp.uint32(zlib.crc32(path.encode())))).reshape(
+            m.shape
+        )
+        if p
+        else m
         for path, m, p in zip(trees.paths(mask), leaves, jax.tree.leaves(prunable), strict=True)
     ]
     return jax.tree.unflatten(tree, shuffled)
@@ -127,7 +137,8 @@ def require_nested(inner: Mask, outer: Mask) -> None:
     grown = [path for path, i, o in leaves if np.any(np.asarray(i) & ~np.asarray(o))]
     if grown:
         raise ValueError(
-            f"`inner` keeps weights that `outer` has pruned, in {grown[:4]}; pruned weights must not return: "
+            f"`inner` keeps weights that `outer` has pruned, in {grown[:4]}; pruned weights must "
+            f"not return: "
             f"intersect the masks first"
         )
 
@@ -138,13 +149,16 @@ def pack(mask: Mask) -> Mask:
 
 
 def unpack(bits: Mask, like: Any) -> Mask:
-    """The inverse of `pack`; `like` is a tree of arrays (or shape structs) with the shapes of the mask."""
+    """The inverse of `pack`; `like` is a tree of arrays (or shape structs) with the shapes of the
+    mask.
+    """
 
     def one(packed: np.ndarray, x: Any) -> np.ndarray:
         count = int(np.prod(x.shape))
         if packed.size != (count + 7) // 8:
             raise ValueError(
-                f"`bits` holds {packed.size} bytes where shape {tuple(x.shape)} needs {(count + 7) // 8}; "
+                f"`bits` holds {packed.size} bytes where shape {tuple(x.shape)} needs "
+                f"{(count + 7) // 8}; "
                 f"pass the tree it was packed from as `like`"
             )
         return np.unpackbits(packed, count=count).astype(bool).reshape(x.shape)

@@ -13,7 +13,8 @@ from jaxticket.types import Array
 
 
 class Schedule(NamedTuple):
-    """What may differ between replicas of one compiled program; every field has a leading replica axis outside.
+    """What may differ between replicas of one compiled program; every field has a leading replica
+    axis outside.
 
     Attributes:
       lr, weight_decay, gamma: float32.
@@ -52,7 +53,9 @@ def learning_rate(at: Schedule, step: Array, *, kind: str) -> Array:
     Reference: methods of Frankle et al. (OpenLTH): the drop acts at the milestone itself.
     """
     t = step.astype(jnp.float32)
-    warm = jnp.where(step < at.warmup, t / jnp.maximum(at.warmup, 1).astype(jnp.float32), jnp.float32(1))
+    warm = jnp.where(
+        step < at.warmup, t / jnp.maximum(at.warmup, 1).astype(jnp.float32), jnp.float32(1)
+    )
     if kind == "cosine":
         decay = (1 + jnp.cos(jnp.float32(np.pi) * t / at.steps.astype(jnp.float32))) / 2
     else:
@@ -61,11 +64,15 @@ def learning_rate(at: Schedule, step: Array, *, kind: str) -> Array:
     return at.lr * warm * decay
 
 
-def optimizer(training: Training, weight_decay: Array | float = 0.0) -> optax.GradientTransformation:
+def optimizer(
+    training: Training, weight_decay: Array | float = 0.0
+) -> optax.GradientTransformation:
     """The update direction, to be multiplied by minus the learning rate.
 
-    Clipping by the global norm comes first, then weight decay on every parameter (biases and BatchNorm included),
-    then momentum: `v <- momentum * v + g + decay * w`. AdamW adds its decay after the moments instead. The state's
+    Clipping by the global norm comes first, then weight decay on every parameter (biases and
+    BatchNorm included),
+    then momentum: `v <- momentum * v + g + decay * w`. AdamW adds its decay after the moments
+      instead. The state's
     structure does not depend on `weight_decay`, which may be traced.
     """
     parts = []

@@ -1,4 +1,6 @@
-"""Replicas on devices: a mesh, where arrays go, and how replicas of one device run. No machine learning here."""
+"""Replicas on devices: a mesh, where arrays go, and how replicas of one device run. No machine
+learning here.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def mesh(seeds: int | None = None, data: int = 1, devices: Sequence[Any] | None 
             f"pass `devices=jax.devices()[:{seeds * data}]` to use only some"
         )
     # the default of newer versions is Explicit, under which vmapped convolutions fail
-    return jax.make_mesh((seeds, data), (SEED, DATA), axis_types=(AxisType.Auto,) * 2, devices=devices)
+    return jax.make_mesh(
+        (seeds, data), (SEED, DATA), axis_types=(AxisType.Auto,) * 2, devices=devices
+    )
 
 
 def check_mesh(value: Any) -> Mesh:
@@ -46,27 +50,32 @@ def check_mesh(value: Any) -> Mesh:
     if value is None:
         return mesh()
     if not isinstance(value, Mesh) or tuple(value.axis_names) != (SEED, DATA):
-        raise ValueError(f"`mesh` must have the axes ('seed', 'data'), got {value!r}; make it with jt.parallel.mesh")
+        raise ValueError(
+            f"`mesh` must have the axes ('seed', 'data'), got {value!r}; make it with "
+            f"jt.parallel.mesh"
+        )
     return value
 
 
 def cpu_devices(count: int | None = None) -> None:
     """Makes one virtual CPU device per core; call it before anything else touches JAX.
 
-    On a CPU, replicas on devices of their own train about 1.5 times as fast as on one. Does nothing on other
-    platforms, nor where the number was set before.
+    On a CPU, replicas on devices of their own train about 1.5 times as fast as on one. Does nothing
+    on other platforms, nor where the number was set before.
     """
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores = count or there or 1
     try:
-        if jax.config.jax_num_cpu_devices == -1:
+        if getattr(jax.config, "jax_num_cpu_devices") == -1:  # noqa: B009
             jax.config.update("jax_num_cpu_devices", cores)
     except RuntimeError as error:
         raise RuntimeError("call jaxticket.cpu_devices() before anything else uses JAX") from error
 
 
 def block_size(jobs: int, mesh: Mesh, at_once: int | None) -> int:
-    """Replicas per call: a multiple of the seed axis; `at_once` limits how many one device holds."""
+    """Replicas per call: a multiple of the seed axis; `at_once` limits how many one device
+    holds.
+    """
     devices = mesh.shape[SEED]
     per_device = -(-jobs // devices)
     if at_once is not None:
@@ -80,7 +89,9 @@ def sharding(mesh: Mesh, *, replicas: bool) -> NamedSharding:
 
 
 def put(tree: Any, mesh: Mesh, *, replicas: bool = True) -> Any:
-    """Host arrays onto the devices, their leading replica axis spread over the seed axis (or copied to all)."""
+    """Host arrays onto the devices, their leading replica axis spread over the seed axis (or copied
+    to all).
+    """
     return jax.device_put(tree, sharding(mesh, replicas=replicas))
 
 
@@ -121,15 +132,16 @@ def over_replicas(
     """Compiles `fn` for many replicas.
 
     Args:
-      fn: `fn(limit, *replica, *shared)` of one replica, pure. `limit` is an int32 scalar that replicas which run
+      fn: `fn(limit, *replica, *shared)` of one replica, pure. `limit` is an int32 scalar that
+        replicas which run
         vmapped together share: the largest of theirs. Collectives over the axis "data" are allowed.
       mesh: as `mesh` makes it.
       donate: which arguments, counted without `limit`, give up their memory.
       shared: how many of the last arguments are the same for all replicas.
 
     Returns:
-      `run(limits, *replicas, *shared)`: limits int32 [replica], the other arguments but the last `shared` with a
-      leading replica axis that the seed axis of the mesh divides. Jitted.
+      `run(limits, *replicas, *shared)`: limits int32 [replica], the other arguments but the last
+      `shared` with a leading replica axis that the seed axis of the mesh divides. Jitted.
     """
     one_by_one = maps(mesh)
 

@@ -47,14 +47,17 @@ def keep_top(
     """Keeps exactly `keep` of the weights that are still there: those with the highest scores.
 
     Ranks, never thresholds: among equal scores the lower flat index stays (leaves in the order of
-    `jax.tree.leaves`). Weights that `mask` has pruned never return. Scores must not be nan; +inf and -inf are ranked.
+    `jax.tree.leaves`). Weights that `mask` has pruned never return. Scores must not be nan; +inf
+    and -inf are ranked.
 
     Args:
       scores: tree like the params, floating; higher is kept.
       mask: the mask so far.
-      keep: number of prunable entries to keep, an int or a traced int32 scalar; with scope "layer" one number per
-        prunable leaf, in the order of `jax.tree.leaves`, as a sequence or an int32 vector.
-      prunable: tree of python bools; None for leaves of two or more dimensions. Other leaves keep their mask.
+      keep: number of prunable entries to keep, an int or a traced int32 scalar; with scope "layer"
+        one number per prunable leaf, in the order of `jax.tree.leaves`, as a sequence or an int32
+        vector.
+      prunable: tree of python bools; None for leaves of two or more dimensions. Other leaves keep
+        their mask.
       scope: "global" ranks all layers together, "layer" each by itself.
 
     Returns:
@@ -83,11 +86,14 @@ def keep_top(
         amounts = jnp.asarray(keep, jnp.int32)
         if amounts.shape != (len(picked),):
             raise ValueError(
-                f"`keep` must hold one number per prunable layer ({len(picked)}) with scope='layer', "
+                f"`keep` must hold one number per prunable layer ({len(picked)}) with "
+                f"scope='layer', "
                 f"got shape {amounts.shape}"
             )
         for amount, i in zip(amounts, picked, strict=True):
-            result[i] = top_scores(values[i], leaves[i].reshape(-1), amount).reshape(leaves[i].shape)
+            result[i] = top_scores(values[i], leaves[i].reshape(-1), amount).reshape(
+                leaves[i].shape
+            )
         return jax.tree.unflatten(tree, result)
     flat = top_scores(
         jnp.concatenate([values[i] for i in picked]),
@@ -117,7 +123,9 @@ def layer_counts(
     """
     prunable = masks.prunable_leaves(like) if prunable is None else prunable
     result = []
-    for path, x, p in zip(trees.paths(like), jax.tree.leaves(like), jax.tree.leaves(prunable), strict=True):
+    for path, x, p in zip(
+        trees.paths(like), jax.tree.leaves(like), jax.tree.leaves(prunable), strict=True
+    ):
         if p:
             rate = next((r for pattern, r in rates if trees.matches(path, [pattern])), None)
             share_kept = density if rate is None or level is None else (1 - rate) ** level
@@ -135,7 +143,8 @@ def prune(
     scope: str = "global",
     key: Key,
 ) -> Mask:
-    """Scores and selects, in one round or several: round i of R keeps `round(density ** (i / R) * P)`.
+    """Scores and selects, in one round or several: round i of R keeps `round(density ** (i / R) *
+    P)`.
 
     Args:
       params: the weights to score; each round scores them under the mask so far.
@@ -147,7 +156,8 @@ def prune(
       key: for scores that draw random numbers.
 
     Returns:
-      A mask with exactly `round(density * P)` ones among the prunable leaves (per leaf with scope "layer").
+      A mask with exactly `round(density * P)` ones among the prunable leaves (per leaf with scope
+      "layer").
     """
     share("density", density)
     at_least("rounds", rounds, 1, integer=True)
@@ -161,7 +171,11 @@ def prune(
 
     def one_round(mask: Mask, inputs: tuple[Array, Array]) -> tuple[Mask, None]:
         keep, number = inputs
-        scores = score(masks.apply(mask, params), context._replace(mask=mask), key=jax.random.fold_in(key, number))
+        scores = score(
+            masks.apply(mask, params),
+            context._replace(mask=mask),
+            key=jax.random.fold_in(key, number),
+        )
         return keep_top(scores, mask, keep, prunable=prunable, scope=scope), None
 
     mask, _ = jax.lax.scan(one_round, context.mask, (jnp.asarray(keeps), jnp.arange(rounds)))

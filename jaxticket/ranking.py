@@ -16,12 +16,16 @@ def sortable(scores: Array) -> Array:
 
 
 def _zero(a: Array, b: Array) -> Array:
-    """A zero made from the inputs: it varies over the same mesh axes, which shard_map asks of a loop's carry."""
+    """A zero made from the inputs: it varies over the same mesh axes, which shard_map asks of a
+    loop's carry.
+    """
     return (a[0] ^ a[0]) + (b ^ b).astype(jnp.uint32)
 
 
 def _kth_by_bisection(ranks: Array, k: Array) -> Array:
-    """The largest t with at least k ranks >= t, bit by bit: 32 passes that only count, fast on GPU and TPU."""
+    """The largest t with at least k ranks >= t, bit by bit: 32 passes that only count, fast on GPU
+    and TPU.
+    """
 
     def bit(i: Array, t: Array) -> Array:
         trial = t | (jnp.uint32(1) << (jnp.uint32(31) - i.astype(jnp.uint32)))
@@ -31,7 +35,9 @@ def _kth_by_bisection(ranks: Array, k: Array) -> Array:
 
 
 def _kth_by_histogram(ranks: Array, k: Array) -> Array:
-    """The same value from two histograms, of the upper and of the lower 16 bits: fast where scatters are (CPU)."""
+    """The same value from two histograms, of the upper and of the lower 16 bits: fast where
+    scatters are (CPU).
+    """
     zero = _zero(ranks, k)
 
     def half(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -51,7 +57,9 @@ def _kth_by_histogram(ranks: Array, k: Array) -> Array:
 
 
 def _first(marked: Array, quota: Array) -> Array:
-    """Of the True entries of a vector, its first `quota` ones: bisects for the place where the quota is met."""
+    """Of the True entries of a vector, its first `quota` ones: bisects for the place where the
+    quota is met.
+    """
     place = jax.lax.iota(jnp.int32, marked.size)
 
     def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -79,7 +87,9 @@ def top(ranks: Array, alive: Array, keep: Array) -> Array:
     """
     ranks = jnp.where(alive, ranks, jnp.uint32(0))
     keep = jnp.minimum(keep, jnp.sum(alive, dtype=jnp.int32))
-    threshold = jax.lax.platform_dependent(ranks, keep, cpu=_kth_by_histogram, default=_kth_by_bisection)
+    threshold = jax.lax.platform_dependent(
+        ranks, keep, cpu=_kth_by_histogram, default=_kth_by_bisection
+    )
     higher = jnp.logical_and(ranks > threshold, alive)
     equal = jnp.logical_and(ranks == threshold, alive)
     quota = keep - jnp.sum(higher, dtype=jnp.int32)

@@ -51,9 +51,15 @@ def last(history: History) -> np.ndarray:
 
 
 def tidy(
-    histories: Iterable[History], *, splits: tuple[str, ...], metrics: tuple[str, ...], precision: str
+    histories: Iterable[History],
+    *,
+    splits: tuple[str, ...],
+    metrics: tuple[str, ...],
+    precision: str,
 ) -> pd.DataFrame:
-    """One row per value, in the columns of `COLUMNS` and then `dilation`, `diverged` and `precision`."""
+    """One row per value, in the columns of `COLUMNS` and then `dilation`, `diverged` and
+    `precision`.
+    """
     parts = []
     for h in histories:
         call, replica = np.nonzero(h.wanted)
@@ -70,8 +76,12 @@ def tidy(
                     "density": spread(h.density[replica]).astype(np.float64),
                     "branch": h.branch,
                     "step": spread(h.steps[call, replica]).astype(np.int64),
-                    "split": np.broadcast_to(np.asarray(splits, object)[None, :, None], shape).reshape(-1),
-                    "metric": np.broadcast_to(np.asarray(metrics, object)[None, None], shape).reshape(-1),
+                    "split": np.broadcast_to(
+                        np.asarray(splits, object)[None, :, None], shape
+                    ).reshape(-1),
+                    "metric": np.broadcast_to(
+                        np.asarray(metrics, object)[None, None], shape
+                    ).reshape(-1),
                     "value": h.values[call, replica].reshape(-1).astype(np.float64),
                     "dilation": spread(h.dilation[replica]).astype(np.float64),
                     "diverged": spread(h.diverged[replica]).astype(np.int64),
@@ -145,10 +155,14 @@ def run_name(name: str, settings: Mapping[str, Any]) -> str:
 
 
 def first_difference(ours: Any, theirs: Any, at: str = "") -> str | None:
-    """The first field in which two plain settings differ, with both values; None where they do not."""
+    """The first field in which two plain settings differ, with both values; None where they do
+    not.
+    """
     if isinstance(ours, dict) and isinstance(theirs, dict):
         for name in sorted(set(ours) | set(theirs)):
-            found = first_difference(ours.get(name, "absent"), theirs.get(name, "absent"), f"{at}.{name}" if at else name)
+            found = first_difference(
+                ours.get(name, "absent"), theirs.get(name, "absent"), f"{at}.{name}" if at else name
+            )
             if found:
                 return found
         return None

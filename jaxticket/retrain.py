@@ -15,12 +15,23 @@ from jaxticket import parallel, results
 from jaxticket.branches import BRANCHES, Change
 from jaxticket.checkpoint import Interrupt, RunFolder
 from jaxticket.checks import at_least, from_table
-from jaxticket.jobs import Bench, Jobs, join, progress_bar, take, train_jobs
+from jaxticket.jobs import (
+    Arrays,
+    Bench,
+    Jobs,
+    changed,
+    history_arrays,
+    job_plan,
+    join,
+    progress_bar,
+    report_diverged,
+    take,
+    train_jobs,
+)
 from jaxticket.rng import root_keys
 from jaxticket.runs import Runs, density
 from jaxticket.settings import Training
 from jaxticket.ticket import Ticket, host_apply
-from jaxticket.tickets import changed, history_arrays, job_plan, report_diverged
 from jaxticket.train import check_fit, program, put_data
 
 
@@ -41,10 +52,12 @@ def branch(
 
     Args:
       runs: what `find_tickets` returned.
-      change: a name in `jt.BRANCHES` or `change(ticket, key, *, net) -> ticket`; "retrain" changes nothing.
+      change: a name in `jt.BRANCHES` or `change(ticket, key, *, net) -> ticket`; "retrain" changes
+        nothing.
       training: other settings of training; those of `runs` if None.
-      dilation: factor (or several) of all times of the schedule: steps, warmup, milestones and the step a ticket
-        starts from. Several factors train side by side and stand in the table's column `dilation`.
+      dilation: factor (or several) of all times of the schedule: steps, warmup, milestones and the
+        step a ticket starts from. Several factors train side by side and stand in the table's
+        column `dilation`.
       levels: which levels; all if None.
       name: the branch's name in tables; the change's name if None.
       folder: where to save; a folder below that of `runs` if None, where it has one.
@@ -55,12 +68,14 @@ def branch(
       Runs of this branch; its table holds this branch alone.
 
     Raises:
-      ValueError: for a level that `runs` does not have, a dilation that is not above 0, and what training refuses.
+      ValueError: for a level that `runs` does not have, a dilation that is not above 0, and what
+        training refuses.
 
     Reference: Frankle's thesis, section 3.3.5 (ablations) and 3.3.6 (dilation).
     """
     function = from_table("change", change, BRANCHES)
-    name = name or (change if isinstance(change, str) else getattr(change, "__name__", "branch"))
+    if name is None:
+        name = change if isinstance(change, str) else str(getattr(change, "__name__", "branch"))
     training = runs.training if training is None else training
     check_fit(runs.net, runs.data, training, runs.mesh)
     levels = runs.levels if levels is None else tuple(levels)
@@ -92,7 +107,8 @@ def branch(
     store = None if folder is None else RunFolder(folder, settings, every=save_every)
     tickets, jobs, factor_of = _jobs(runs, function, name, training, factors, levels)
     count = len(jobs.start)
-    # the size of the run's own calls reuses its compiled program; where replicas are vmapped, more at once is faster
+    # the size of the run's own calls reuses its compiled program; where replicas are vmapped, more
+    # at once is faster
     size = runs.size
     if at_once is not None or not parallel.maps(runs.mesh):
         size = parallel.block_size(count, runs.mesh, at_once)
@@ -102,9 +118,16 @@ def branch(
     with interrupt.listening(), progress_bar(int((stop - jobs.start).sum()), shown=progress) as bar:
         bar.set_description(f"branch {name}")
         bench = Bench(
-            program(runs.net, training, runs.mesh, len(runs.data.splits)), put_data(runs.data, training, runs.mesh),
-            runs.mesh, size, len(runs.data.splits), training.evaluation_interval, store, interrupt, bar,
-        )  # fmt: skip
+            program(runs.net, training, runs.mesh, len(runs.data.splits)),
+            put_data(runs.data, training, runs.mesh),
+            runs.mesh,
+            size,
+            len(runs.data.splits),
+            training.evaluation_interval,
+            store,
+            interrupt,
+            bar,
+        )
         for number, begin in enumerate(range(0, count, size)):
             part = take(jobs, begin, begin + size)
             began = time.perf_counter()
@@ -113,16 +136,27 @@ def branch(
         history = history_arrays(blocks)
         histories = _histories(runs, tickets, history, levels, factors, factor_of, name, bar)
     result = Runs(
-        runs.net, runs.data, training, runs.pruning, runs.seeds, name, histories, tickets, runs.origin, tuple(costs),
-        None if store is None else Path(store.path), runs.mesh, size,
-    )  # fmt: skip
+        runs.net,
+        runs.data,
+        training,
+        runs.pruning,
+        runs.seeds,
+        name,
+        histories,
+        tickets,
+        runs.origin,
+        tuple(costs),
+        None if store is None else Path(store.path),
+        runs.mesh,
+        size,
+    )
     if store is not None:
         result.save()
         store.forget_state()
     return result
 
 
-def _unit(bench: Bench, jobs: Jobs, name: str) -> dict[str, np.ndarray]:
+def _unit(bench: Bench, jobs: Jobs, name: str) -> Arrays:
     if bench.folder is not None:
         found = bench.folder.load(name)
         if found is not None:
@@ -141,7 +175,12 @@ def _unit(bench: Bench, jobs: Jobs, name: str) -> dict[str, np.ndarray]:
 
 
 def _jobs(
-    runs: Runs, change: Change, name: str, training: Training, factors: Sequence[float], levels: Sequence[int]
+    runs: Runs,
+    change: Change,
+    name: str,
+    training: Training,
+    factors: Sequence[float],
+    levels: Sequence[int],
 ) -> tuple[dict[int, Ticket], Jobs, np.ndarray]:
     """The changed tickets by level, and jobs in the order [dilation, level, seed]."""
     tickets, parts, factor_of = {}, [], []
@@ -150,10 +189,18 @@ def _jobs(
         own = runs.by_level[level]
         # weights at every position: those that are pruned come from the rewind point
         whole = own.replace(
-            params=jax.tree.map(lambda m, w, o: np.where(m, w, o), own.mask, own.params, runs.origin.params)
+            params=jax.tree.map(
+                lambda m, w, o: np.where(m, w, o), own.mask, own.params, runs.origin.params
+            )
         )
         tickets[level] = changed(
-            change, whole, runs.seeds, name=name, net=runs.net, mesh=runs.mesh, exclude=runs.pruning.exclude
+            change,
+            whole,
+            runs.seeds,
+            name=name,
+            net=runs.net,
+            mesh=runs.mesh,
+            exclude=runs.pruning.exclude,
         )
     for factor in factors:
         dilated = training if factor == 1 else training.dilated(factor)
@@ -162,21 +209,24 @@ def _jobs(
             start = np.round(np.asarray(ticket.step) * factor).astype(np.int32)
             if int(start.max()) > dilated.steps:
                 raise ValueError(
-                    f"`training` ends at step {dilated.steps}, before the tickets' own step {int(start.max())}; "
+                    f"`training` ends at step {dilated.steps}, before the tickets' own step "
+                    f"{int(start.max())}; "
                     f"train for longer"
                 )
             order = level if runs.pruning.order == "fresh" else 0
             plan = job_plan(dilated, len(runs.seeds), order=order)
             parts.append(Jobs(ticket.params, ticket.stats, ticket.mask, keys, start, plan))
             factor_of.append(factor)
-    tickets = {level: t.replace(params=host_apply(t.mask, t.params)) for level, t in tickets.items()}
+    tickets = {
+        level: t.replace(params=host_apply(t.mask, t.params)) for level, t in tickets.items()
+    }
     return tickets, join(parts), np.asarray(factor_of)
 
 
 def _histories(
     runs: Runs,
     tickets: dict[int, Ticket],
-    history: dict[str, np.ndarray],
+    history: Arrays,
     levels: Sequence[int],
     factors: Sequence[float],
     factor_of: np.ndarray,
@@ -191,10 +241,16 @@ def _histories(
         diverged = history["diverged"][mine]
         result.append(
             results.History(
-                np.asarray(runs.seeds), level, density(runs.net, runs.pruning, tickets[level]), name,
-                history["steps"][:, mine], history["wanted"][:, mine], history["values"][:, mine],
-                diverged, np.full(replicas, factor),
-            )  # fmt: skip
+                np.asarray(runs.seeds),
+                level,
+                density(runs.net, runs.pruning, tickets[level]),
+                name,
+                history["steps"][:, mine],
+                history["wanted"][:, mine],
+                history["values"][:, mine],
+                diverged,
+                np.full(replicas, factor),
+            )
         )
         of = f", dilation {factor:g}" if len(factors) > 1 else ""
         report_diverged(bar, f"level {level}, {name}{of}", runs.seeds, diverged)

@@ -1,7 +1,7 @@
 """Random streams: one root key per seed, named streams below it.
 
-A stream is a pure function of (seed, name, numbers): nothing depends on the order of calls, so a run that is
-resumed, or trained beside others, draws what it would have drawn alone.
+A stream is a pure function of (seed, name, numbers): nothing depends on the order of calls, so a
+run that is resumed, or trained beside others, draws what it would have drawn alone.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def root_keys(seeds: Sequence[int]) -> Key:
 
 
 def mix(x: Array) -> Array:
-    """A bijection of uint32 in which every bit of the input changes every bit of the output half of the time."""
+    """A bijection of uint32 in which every bit of the input changes every bit of the output half of
+    the time.
+    """
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
     return x ^ (x >> 16)
@@ -59,14 +61,16 @@ def permuted(position: Array, words: Array, n: int) -> Array:
     """Where a keyed permutation of 0 .. n-1 sends each position, computed index by index.
 
     A Feistel network over pairs (left, right) in [0, a) x [0, b) with a * b >= n:
-    `(left, right) -> (right, (left + F(right, word)) mod a)`, the sizes changing places in each of 8 rounds. It is a
-    bijection of [0, a * b); positions sent to n or above walk on until they fall below n, which leaves a bijection
-    of [0, n). Nothing is sorted, drawn or stored: a batch of 60 indices takes a few microseconds, where sorting
-    60,000 random numbers takes as long as some thirty training steps of a small network.
+    `(left, right) -> (right, (left + F(right, word)) mod a)`, the sizes changing places in each of
+    8 rounds. It is a bijection of [0, a * b); positions sent to n or above walk on until they fall
+    below n, which leaves a bijection of [0, n). Nothing is sorted, drawn or stored: a batch of 60
+    indices takes a few microseconds, where sorting 60,000 random numbers takes as long as some
+    thirty training steps of a small network.
 
     Args:
       position: uint32, any shape, entries in [0, n).
-      words: uint32 [..., 8] from `permutation_words`, broadcast against `position` without the last axis.
+      words: uint32 [..., 8] from `permutation_words`, broadcast against `position` without the last
+        axis.
       n: size of the permutation.
 
     Returns:
@@ -91,4 +95,6 @@ def permuted(position: Array, words: Array, n: int) -> Array:
 
     if a * b == n:
         return once(position)
-    return jax.lax.while_loop(lambda x: jnp.any(x >= n), lambda x: jnp.where(x >= n, once(x), x), once(position))
+    return jax.lax.while_loop(
+        lambda x: jnp.any(x >= n), lambda x: jnp.where(x >= n, once(x), x), once(position)
+    )

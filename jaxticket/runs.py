@@ -64,7 +64,9 @@ class Runs:
     @functools.cached_property
     def tickets(self) -> Ticket:
         """All tickets stacked [level, replica]; for large networks take `by_level` one by one."""
-        return jax.tree.map(lambda *x: np.stack(x), *(self.by_level[level] for level in self.levels))
+        return jax.tree.map(
+            lambda *x: np.stack(x), *(self.by_level[level] for level in self.levels)
+        )
 
     def ticket(self, level: int, seed: int) -> Ticket:
         """One ticket."""
@@ -78,7 +80,9 @@ class Runs:
     @functools.cached_property
     def densities(self) -> np.ndarray:
         """Realised density of each level, the mean over replicas, float64 [level]."""
-        return np.asarray([density(self.net, self.pruning, self.by_level[n]).mean() for n in self.levels])
+        return np.asarray(
+            [density(self.net, self.pruning, self.by_level[n]).mean() for n in self.levels]
+        )
 
     @functools.cached_property
     def _table(self) -> Table:
@@ -90,14 +94,17 @@ class Runs:
         )
 
     def table(self) -> Table:
-        """Every evaluation, one row per value: seed, level, density, branch, step, split ("train", "validation",
-        "test"), metric ("accuracy" in [0, 1], "loss"), value; then dilation (factor of the schedule's times),
-        diverged (step of the first loss that was not finite, or -1) and precision.
+        """Every evaluation, one row per value: seed, level, density, branch, step, split ("train",
+        "validation", "test"), metric ("accuracy" in [0, 1], "loss"), value; then dilation (factor
+        of the schedule's times), diverged (step of the first loss that was not finite, or -1) and
+        precision.
         """
         return self._table.copy()
 
     def timings(self) -> Table:
-        """Seconds per unit of work: training, pruning and saving; of a resumed unit, those since it was resumed."""
+        """Seconds per unit of work: training, pruning and saving; of a resumed unit, those since it
+        was resumed.
+        """
         return results.frame(self.costs)
 
     def _final(self) -> tuple[np.ndarray, np.ndarray]:
@@ -106,11 +113,14 @@ class Runs:
         means = []
         for level in self.levels:
             mine = [h for h in self.histories if h.level == level and h.branch == self.branch]
-            means.append(np.mean(np.concatenate([results.last(h)[:, test, accuracy] for h in mine])))
+            means.append(
+                np.mean(np.concatenate([results.last(h)[:, test, accuracy] for h in mine]))
+            )
         return np.asarray(self.levels), np.asarray(means, np.float64)
 
     def matching(self, margin: float = 0.002) -> dict[int, bool]:
-        """For each level, whether the mean final test accuracy is at least the dense mean minus the margin.
+        """For each level, whether the mean final test accuracy is at least the dense mean minus the
+        margin.
 
         Args:
           margin: share of the test set; never less than one test image.
@@ -122,15 +132,19 @@ class Runs:
             raise ValueError(f"`margin` must be at least 0, got {margin}")
         levels, means = self._final()
         if 0 not in levels:
-            raise ValueError(f"`matching` needs the dense network, level 0; the levels are {self.levels}")
+            raise ValueError(
+                f"`matching` needs the dense network, level 0; the levels are {self.levels}"
+            )
         # the guard absorbs the rounding of means of float32 accuracies
         bar = means[list(levels).index(0)] - max(margin, 1 / len(self.data.test)) - 1e-7
         return {int(level): bool(mean >= bar) for level, mean in zip(levels, means, strict=True)}
 
     def winning(self, margin: float = 0.002) -> int | None:
-        """The sparsest level that is matching, None where there is none or tickets do not start at initialization.
+        """The sparsest level that is matching, None where there is none or tickets do not start at
+        initialization.
 
-        A winning ticket is a matching one at step 0: with `rewind` above 0, or the learning rate rewound, there are
+        A winning ticket is a matching one at step 0: with `rewind` above 0, or the learning rate
+          rewound, there are
         matching tickets and no winning ones.
 
         Reference: Frankle's thesis, section 3.2; section 4.2 for the word when rewinding.
@@ -139,7 +153,9 @@ class Runs:
         return None if self.pruning.rewind != 0 or not found else max(found)
 
     def save(self, folder: str | Path | None = None) -> Path:
-        """Writes table and timings (Parquet and CSV) and each ticket as a small file into the run's folder."""
+        """Writes table and timings (Parquet and CSV) and each ticket as a small file into the run's
+        folder.
+        """
         target = Path(folder) if folder is not None else self.folder
         if target is None:
             raise ValueError("`folder` is needed to save a run that has none")
@@ -165,6 +181,8 @@ def density(net: Network, pruning: Pruning, ticket: Ticket) -> np.ndarray:
     """Realised density of each replica of a ticket stacked over [replica], float64."""
     one = jax.tree.map(lambda x: x[0], ticket.params)
     prunable = jax.tree.leaves(prunable_of(net, one, pruning.exclude))
-    chosen = [np.asarray(m) for m, p in zip(jax.tree.leaves(ticket.mask), prunable, strict=True) if p]
+    chosen = [
+        np.asarray(m) for m, p in zip(jax.tree.leaves(ticket.mask), prunable, strict=True) if p
+    ]
     kept = sum(np.count_nonzero(m.reshape(m.shape[0], -1), axis=1) for m in chosen)
     return np.asarray(kept, np.float64) / sum(m[0].size for m in chosen)

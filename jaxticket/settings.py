@@ -18,9 +18,9 @@ COMPUTE_DTYPES = ("float32", "bfloat16")
 class Training:
     r"""How a network is trained.
 
-    The learning rate is a function of the absolute step t: `lr * min(1, t / warmup) * decay(t)`, where decay is
-    `gamma ** #{m in milestones: m <= t}` for the schedule "steps" and `(1 + cos(pi * t / steps)) / 2` for "cosine".
-    With no milestones, "steps" is constant.
+    The learning rate is a function of the absolute step t, `lr * min(1, t / warmup) * decay(t)`,
+    where decay is `gamma ** #{m in milestones: m <= t}` for the schedule "steps" and
+    `(1 + cos(pi * t / steps)) / 2` for "cosine". With no milestones, "steps" is constant.
 
     Attributes:
       steps: number of updates from initialization to the end.
@@ -30,24 +30,29 @@ class Training:
       momentum: of "momentum"; v <- momentum * v + g, w <- w - lr * v.
       nesterov: Nesterov's form of "momentum".
       b1, b2, eps: of "adam" and "adamw".
-      weight_decay: added to the gradient of every parameter before momentum ("sgd", "momentum", "adam"), or
-        decoupled from it ("adamw").
+      weight_decay: added to the gradient of every parameter before momentum ("sgd", "momentum",
+        "adam"), or decoupled from it ("adamw").
       warmup: steps of linear warmup; at step 0 the rate is then exactly 0.
       schedule: "steps" or "cosine".
-      milestones: steps at which the rate is multiplied by `gamma`; the drop acts at the milestone itself.
+      milestones: steps at which the rate is multiplied by `gamma`; the drop acts at the milestone
+        itself.
       gamma: factor of each drop.
       label_smoothing: share of the target spread evenly over the classes.
-      clip_norm: largest global norm of the masked gradient, clipped before weight decay; None to leave it.
-      last_batch: "wrap" runs batches on into the next epoch, so that each is full and each example is seen equally
-        often; "drop" leaves out what does not fill a batch at the end of an epoch.
+      clip_norm: largest global norm of the masked gradient, clipped before weight decay; None to
+        leave it.
+      last_batch: "wrap" runs batches on into the next epoch, so that each is full and each example
+        is seen equally often; "drop" leaves out what does not fill a batch at the end of an epoch.
       eval_every: steps between evaluations; None for a twentieth of `steps`.
       eval_batch_size: examples per evaluation batch.
-      eval_train_examples: at most so many training examples are evaluated (the first ones); None for all.
-      compute_dtype: "float32" or "bfloat16", the type of weights and activations inside the network; weights,
-        optimizer state, losses and statistics are kept in float32.
-      precision: "highest", "high" or "default" (the hardware's own, which is bfloat16 or TF32 on some).
+      eval_train_examples: at most so many training examples are evaluated (evenly spread); None
+        for all.
+      compute_dtype: "float32" or "bfloat16", the type of weights and activations inside the
+        network; weights, optimizer state, losses and statistics are kept in float32.
+      precision: "highest", "high" or "default" (the hardware's own, which is bfloat16 or TF32 on
+        some).
 
-    Reference: Frankle's thesis, section 3.3.1 and Table 4.1, for the default values (LeNet on MNIST).
+    Reference: Frankle's thesis, section 3.3.1 and Table 4.1, for the default values (LeNet on
+      MNIST).
     """
 
     steps: int = 24_000
@@ -102,11 +107,13 @@ class Training:
         one_of("precision", self.precision, PRECISIONS)
         if self.schedule == "cosine" and self.milestones:
             raise ValueError(
-                f"`milestones` are not used by schedule='cosine', got {self.milestones}; leave one of them out"
+                f"`milestones` are not used by schedule='cosine', got {self.milestones}; leave "
+                f"one of them out"
             )
         if self.nesterov and self.optimizer != "momentum":
             raise ValueError(
-                f"`nesterov` needs optimizer='momentum', got {self.optimizer!r}; leave one of them out"
+                f"`nesterov` needs optimizer='momentum', got {self.optimizer!r}; leave one of "
+                f"them out"
             )
 
     @property
@@ -143,15 +150,18 @@ class Pruning:
     Attributes:
       levels: number of times the network is pruned.
       fraction: share of the remaining weights that each level removes.
-      one_shot: prune the trained dense network straight to each level's density, instead of level after level.
+      one_shot: prune the trained dense network straight to each level's density, instead of level
+        after level.
       score: name in `jt.SCORES` or a score function.
       scope: "global" ranks all weights together, "layer" each layer by itself.
-      rates: pairs (pattern, fraction): with scope "layer", the fraction of the layers whose path matches (the first
-        that does). The 2019 paper prunes the output layer at half the rate of the others.
+      rates: pairs (pattern, fraction): with scope "layer", the fraction of the layers whose path
+        matches (the first that does). The 2019 paper prunes the output layer at half the rate of
+        the others.
       exclude: patterns of paths, such as "dense_2/*", that are never pruned and not counted in P.
-      rewind: the step to whose weights a ticket goes back, 0 for initialization; or "learning_rate", which keeps the
-        trained weights and repeats the whole schedule (LRR).
-      order: "same" shows every level the batches of level 0; "fresh" draws a new order for every level.
+      rewind: the step to whose weights a ticket goes back, 0 for initialization; or
+        "learning_rate", which keeps the trained weights and repeats the whole schedule (LRR).
+      order: "same" shows every level the batches of level 0; "fresh" draws a new order for every
+        level.
       score_batches, score_batch_size: training batches that a score may look at.
 
     Reference: Frankle's thesis, Algorithms 1, 2 and 4; section 3.3.3 for one-shot.
@@ -190,7 +200,9 @@ class Pruning:
 
     @property
     def rewind_step(self) -> int:
-        """The step a ticket starts from; 0 under learning-rate rewinding, which repeats the schedule."""
+        """The step a ticket starts from; 0 under learning-rate rewinding, which repeats the
+        schedule.
+        """
         return 0 if isinstance(self.rewind, str) else self.rewind
 
     def replace(self, **changes: object) -> Pruning:

@@ -26,7 +26,8 @@ _FORMAT = "jaxticket ticket 1"
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Ticket:
-    """A mask and the weights it starts from; a pytree. Stacked tickets have leading axes, such as [level, replica].
+    """A mask and the weights it starts from; a pytree. Stacked tickets have leading axes, such as
+    [level, replica].
 
     Attributes:
       mask: tree of bools, which weights are kept.
@@ -47,16 +48,21 @@ class Ticket:
         return dataclasses.replace(self, **changes)
 
     def save(
-        self, path: str | os.PathLike[str], *, net: Network | None = None, seed: int | None = None, **about: Any
+        self,
+        path: str | os.PathLike[str],
+        *,
+        net: Network | None = None,
+        seed: int | None = None,
+        **about: Any,
     ) -> Path:
         """Writes one small file: mask bits, the kept weights (or a seed), settings and a checksum.
 
         Args:
           path: where to; replaced at once or not at all.
           net: the network, whose config is recorded.
-          seed: with `net`, and for a ticket at step 0 whose weights are `net.init` of this seed: stores the seed
-            instead of the weights. The checksum of the weights is kept, so that loading on a machine that draws
-            other numbers fails instead of giving another ticket.
+          seed: with `net`, and for a ticket at step 0 whose weights are `net.init` of this seed:
+            stores the seed instead of the weights. The checksum of the weights is kept, so that
+            loading on a machine that draws other numbers fails instead of giving another ticket.
           **about: anything that JSON can hold: data set, accuracy, settings.
 
         Raises:
@@ -67,7 +73,10 @@ class Ticket:
                 f"`save` takes one ticket, this one is stacked {np.shape(self.level)}; "
                 f"take one with jax.tree.map(lambda x: x[level, replica], tickets)"
             )
-        header: dict[str, Any] = {"format": _FORMAT, "net": None if net is None else json.loads(net.config)}
+        header: dict[str, Any] = {
+            "format": _FORMAT,
+            "net": None if net is None else json.loads(net.config),
+        }
         header |= {"about": about, "seed": seed}
         host = jax.tree.map(np.asarray, self)
         host = host.replace(params=host_apply(host.mask, host.params))
@@ -76,9 +85,13 @@ class Ticket:
             if net is None:
                 raise ValueError("`seed` needs `net`, whose initializer it draws from")
             if not _same(_from_seed(net, seed, host.mask), host.params):
-                raise ValueError(f"`seed` {seed} does not give this ticket's weights; save it without a seed")
+                raise ValueError(
+                    f"`seed` {seed} does not give this ticket's weights; save it without a seed"
+                )
             arrays = {name: x for name, x in arrays.items() if not name.startswith("kept/")}
-            header["weights_sha256"] = _digest(dict(zip(trees.paths(host.params), jax.tree.leaves(host.params), strict=True)))
+            header["weights_sha256"] = _digest(
+                dict(zip(trees.paths(host.params), jax.tree.leaves(host.params), strict=True))
+            )
         header["sha256"] = _digest(arrays)
         arrays["header"] = np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8)
         return write_arrays(Path(path), arrays)
@@ -92,7 +105,8 @@ class Ticket:
           net: the network, for tickets stored by seed, and for params that are not nested dicts.
 
         Raises:
-          ValueError: for a file that is damaged or no ticket, and for weights that the seed no longer gives.
+          ValueError: for a file that is damaged or no ticket, and for weights that the seed no
+            longer gives.
         """
         header, arrays = _read(Path(path))
         if header["seed"] is not None and net is None:
@@ -103,10 +117,15 @@ class Ticket:
             return ticket
         assert net is not None
         params = _from_seed(net, header["seed"], ticket.mask)
-        if _digest(dict(zip(trees.paths(params), jax.tree.leaves(params), strict=True))) != header["weights_sha256"]:
+        if (
+            _digest(dict(zip(trees.paths(params), jax.tree.leaves(params), strict=True)))
+            != header["weights_sha256"]
+        ):
             raise ValueError(
-                f"{path} stores seed {header['seed']}, but this machine draws other weights from it "
-                f"(another JAX version or network); save the ticket with its weights where it was made"
+                f"{path} stores seed {header['seed']}, but this machine draws other weights from "
+                f"it "
+                f"(another JAX version or network); save the ticket with its weights where it was "
+                f"made"
             )
         return ticket.replace(params=params)
 
@@ -127,7 +146,9 @@ def _from_seed(net: Network, seed: int, mask: Mask) -> Params:
 
 
 def _same(a: Any, b: Any) -> bool:
-    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> str:
@@ -140,9 +161,19 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def pack(ticket: Ticket) -> dict[str, np.ndarray]:
-    """A ticket, stacked or not, as named arrays: mask bits, kept weights in order, statistics, numbers."""
-    arrays: dict[str, np.ndarray] = {"level": np.asarray(ticket.level), "step": np.asarray(ticket.step)}
-    leaves = zip(trees.paths(ticket.mask), jax.tree.leaves(ticket.mask), jax.tree.leaves(ticket.params), strict=True)
+    """A ticket, stacked or not, as named arrays: mask bits, kept weights in order, statistics,
+    numbers.
+    """
+    arrays: dict[str, np.ndarray] = {
+        "level": np.asarray(ticket.level),
+        "step": np.asarray(ticket.step),
+    }
+    leaves = zip(
+        trees.paths(ticket.mask),
+        jax.tree.leaves(ticket.mask),
+        jax.tree.leaves(ticket.params),
+        strict=True,
+    )
     for path, m, w in leaves:
         m, w = np.asarray(m), np.asarray(w)
         arrays[f"shape/{path}"] = np.asarray(m.shape, np.int64)
@@ -154,18 +185,25 @@ def pack(ticket: Ticket) -> dict[str, np.ndarray]:
 
 
 def unpack(arrays: Mapping[str, np.ndarray], *, like: tuple[Params, Stats] | None = None) -> Ticket:
-    """The inverse of `pack`; `like` = (params, stats) gives the trees' structure, nested dicts if None.
+    """The inverse of `pack`; `like` = (params, stats) gives the trees' structure, nested dicts if
+    None.
 
     Raises:
       ValueError: where the paths are not those of `like`.
     """
     mask: dict[str, np.ndarray] = {}
     params: dict[str, np.ndarray] = {}
-    stats = {name.removeprefix("stats/"): x for name, x in arrays.items() if name.startswith("stats/")}
+    stats = {
+        name.removeprefix("stats/"): x for name, x in arrays.items() if name.startswith("stats/")
+    }
     for name, shape in arrays.items():
         if name.startswith("shape/"):
             path = name.removeprefix("shape/")
-            m = np.unpackbits(arrays[f"mask/{path}"], count=int(np.prod(shape))).astype(bool).reshape(shape)
+            m = (
+                np.unpackbits(arrays[f"mask/{path}"], count=int(np.prod(shape)))
+                .astype(bool)
+                .reshape(shape)
+            )
             kept = arrays.get(f"kept/{path}", np.zeros(np.count_nonzero(m), np.float32))
             w = np.zeros(m.shape, kept.dtype)
             w[m] = kept
@@ -184,7 +222,10 @@ def _as(what: str, values: dict[str, np.ndarray], like: Any) -> Any:
     names = trees.paths(like)
     if set(names) != set(values):
         odd = sorted(set(names) ^ set(values))
-        raise ValueError(f"`net` has other {what} than the ticket; they differ in {odd[:4]}; pass the ticket's network")
+        raise ValueError(
+            f"`net` has other {what} than the ticket; they differ in {odd[:4]}; pass the ticket's "
+            f"network"
+        )
     for name, x in zip(names, jax.tree.leaves(like), strict=True):
         tail = values[name].shape[values[name].ndim - len(x.shape) :]
         if tuple(tail) != tuple(x.shape):
@@ -226,15 +267,30 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if not path.is_file():
-        raise ValueError(f"`path` {str(path)!r} is no file; tickets lie in the `tickets` folder of a run")
+        raise ValueError(
+            f"`path` {str(path)!r} is no file; tickets lie in the `tickets` folder of a run"
+        )
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         header = json.loads(arrays.pop("header").tobytes())
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
-        raise ValueError(f"`path` {str(path)!r} is no ticket file or is damaged ({error}); save it again") from error
+    except (
+        KeyError,
+        ValueError,
+        OSError,
+        EOFError,
+        zipfile.BadZipFile,
+        zipfile.LargeZipFile,
+    ) as error:
+        raise ValueError(
+            f"`path` {str(path)!r} is no ticket file or is damaged ({error}); save it again"
+        ) from error
     if not isinstance(header, dict) or header.get("format") != _FORMAT:
-        raise ValueError(f"`path` {str(path)!r} is no file of format {_FORMAT!r}; save it with Ticket.save")
+        raise ValueError(
+            f"`path` {str(path)!r} is no file of format {_FORMAT!r}; save it with Ticket.save"
+        )
     if header.get("sha256") != _digest(arrays):
-        raise ValueError(f"`path` {str(path)!r} is damaged: its checksum does not fit; save it again")
+        raise ValueError(
+            f"`path` {str(path)!r} is damaged: its checksum does not fit; save it again"
+        )
     return header, arrays

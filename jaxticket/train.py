@@ -14,12 +14,31 @@ from jax.sharding import Mesh
 from jaxticket import masks, parallel, trees
 from jaxticket.data.arrays import Data
 from jaxticket.data.batches import batch_indices
-from jaxticket.evaluate import METRICS, Batched, Normalization, cast, cross_entropy, cut, evaluate, normalized
+from jaxticket.evaluate import (
+    METRICS,
+    Batched,
+    Normalization,
+    cast,
+    cross_entropy,
+    cut,
+    evaluate,
+    normalized,
+)
 from jaxticket.optim import Schedule, learning_rate, optimizer
 from jaxticket.prune import keep_top
 from jaxticket.rng import permutation_words, stream
 from jaxticket.settings import Training
-from jaxticket.types import Array, Key, Mask, Network, Params, Score, ScoreContext, Stats, TrainState
+from jaxticket.types import (
+    Array,
+    Key,
+    Mask,
+    Network,
+    Params,
+    Score,
+    ScoreContext,
+    Stats,
+    TrainState,
+)
 
 
 class Plan(NamedTuple):
@@ -35,7 +54,9 @@ class Plan(NamedTuple):
 
 
 class DeviceData(NamedTuple):
-    """A data set on the devices: the training split, all splits cut for evaluation, normalisation."""
+    """A data set on the devices: the training split, all splits cut for evaluation,
+    normalisation.
+    """
 
     x: Array
     y: Array
@@ -59,9 +80,11 @@ class Program(NamedTuple):
 
     Attributes:
       init: `(limits, keys) -> (params, stats)` from each replica's "init" stream.
-      start: `(limits, params, stats, mask, keys, step) -> TrainState`, masked, with a fresh optimizer.
-      chunk: `(limits, state, plan, target, wanted, data) -> (state, metrics)`: trains each replica to its step
-        `target` and evaluates where `wanted`; metrics float32 [replica, split, metric]. Donates the state.
+      start: `(limits, params, stats, mask, keys, step) -> TrainState`, masked, with a fresh
+        optimizer.
+      chunk: `(limits, state, plan, target, wanted, data) -> (state, metrics)`: trains each replica
+        to its step `target` and evaluates where `wanted`; metrics float32 [replica, split, metric].
+        Donates the state.
     """
 
     init: Callable[..., tuple[Params, Stats]]
@@ -73,7 +96,8 @@ def check_fit(net: Network, data: Data, training: Training, mesh: Mesh) -> None:
     """Raises where network, data, training and mesh do not go together."""
     if tuple(net.shape) != tuple(data.shape):
         raise ValueError(
-            f"`net` takes examples of shape {tuple(net.shape)} but `data` {data.name!r} has {tuple(data.shape)}; "
+            f"`net` takes examples of shape {tuple(net.shape)} but `data` {data.name!r} has "
+            f"{tuple(data.shape)}; "
             f"build the network with data.shape"
         )
     if net.classes < data.classes:
@@ -83,18 +107,21 @@ def check_fit(net: Network, data: Data, training: Training, mesh: Mesh) -> None:
         )
     if training.batch_size > len(data.train):
         raise ValueError(
-            f"`batch_size` {training.batch_size} is larger than the training split of {data.name!r}, "
+            f"`batch_size` {training.batch_size} is larger than the training split of "
+            f"{data.name!r}, "
             f"{len(data.train)} examples; use a smaller batch"
         )
     parts = mesh.shape[parallel.DATA]
     if training.batch_size % parts:
         raise ValueError(
-            f"`batch_size` {training.batch_size} does not divide over the {parts} devices of the mesh's data axis; "
+            f"`batch_size` {training.batch_size} does not divide over the {parts} devices of the "
+            f"mesh's data axis; "
             f"use a multiple of {parts} or a mesh with another `data`"
         )
     if parts > 1 and not net.syncs_stats:
         raise ValueError(
-            f"`mesh` has a data axis of {parts}, but the statistics of this network cannot be averaged over it; "
+            f"`mesh` has a data axis of {parts}, but the statistics of this network cannot be "
+            f"averaged over it; "
             f"give the module an `axis_name` field that reaches its BatchNorm, or use mesh(data=1)"
         )
 
@@ -102,12 +129,20 @@ def check_fit(net: Network, data: Data, training: Training, mesh: Mesh) -> None:
 def static_part(training: Training) -> Training:
     """The training with everything that a compiled program takes as an array set to one value."""
     return training.replace(
-        steps=1, lr=0.0, weight_decay=0.0, warmup=0, gamma=0.0, milestones=(0,) * len(training.milestones), eval_every=1
+        steps=1,
+        lr=0.0,
+        weight_decay=0.0,
+        warmup=0,
+        gamma=0.0,
+        milestones=(0,) * len(training.milestones),
+        eval_every=1,
     )
 
 
 def program(net: Network, training: Training, mesh: Mesh, splits: int) -> Program:
-    """The program for a network, a kind of training, a mesh and a number of splits; equal arguments give the same one."""
+    """The program for a network, a kind of training, a mesh and a number of splits; equal arguments
+    give the same one.
+    """
     return _program(net, static_part(training), mesh, splits)
 
 
@@ -129,11 +164,13 @@ def train_step(
 ) -> TrainState:
     """One update of one replica.
 
-    Params stay zero where the mask is False, so the forward pass needs no mask: the gradient is masked before
-    clipping and momentum, and the update is added only where the mask is True. Where `active` is False, and from the
-    first loss that is not finite on, the params stay as they are.
+    Params stay zero where the mask is False, so the forward pass needs no mask: the gradient is
+      masked before
+    clipping and momentum, and the update is added only where the mask is True. Where `active` is
+    False, and from the first loss that is not finite on, the params stay as they are.
 
-    Reference: DESIGN of masked training; invariant 4 of iterative magnitude pruning (pruned weights stay exactly 0).
+    Reference: DESIGN of masked training; invariant 4 of iterative magnitude pruning (pruned weights
+      stay exactly 0).
     """
     examples = data.y.shape[0]
     part = (0, 1) if axis is None else (jax.lax.axis_index(axis[0]), axis[1])
@@ -173,13 +210,21 @@ def train_step(
         gradient, state.opt_state, state.params
     )
     rate = learning_rate(plan.schedule, state.step, kind=training.schedule)
-    # pruned weights are zero already: keeping the old value serves pruned, finished and diverged alike
+    # pruned weights are zero already: keeping the old value serves pruned, finished and diverged
+    # alike
     params = jax.tree.map(
-        lambda m, p, d: jnp.where(jnp.logical_and(m, moving), p - rate * d, p), state.mask, state.params, direction
+        lambda m, p, d: jnp.where(jnp.logical_and(m, moving), p - rate * d, p),
+        state.mask,
+        state.params,
+        direction,
     )
-    stats = jax.tree.map(lambda new, old: jnp.where(moving, new.astype(old.dtype), old), stats, state.stats)
+    stats = jax.tree.map(
+        lambda new, old: jnp.where(moving, new.astype(old.dtype), old), stats, state.stats
+    )
     step = state.step + active.astype(jnp.int32)
-    return state._replace(step=step, params=params, stats=stats, opt_state=opt_state, diverged=diverged)
+    return state._replace(
+        step=step, params=params, stats=stats, opt_state=opt_state, diverged=diverged
+    )
 
 
 @functools.lru_cache(maxsize=64)
@@ -190,11 +235,14 @@ def _program(net: Network, training: Training, mesh: Mesh, splits: int) -> Progr
         del limit
         return net.init(stream(key, "init"))
 
-    def start(limit: Array, params: Params, stats: Stats, mask: Mask, key: Key, step: Array) -> TrainState:
+    def start(
+        limit: Array, params: Params, stats: Stats, mask: Mask, key: Key, step: Array
+    ) -> TrainState:
         del limit
         params = masks.apply(mask, params)
         opt_state = optimizer(training).init(params)
-        # counters start as constants; adding a zero of the step lets them vary from replica to replica
+        # counters start as constants; adding a zero of the step lets them vary from replica to
+        # replica
         opt_state = jax.tree.map(lambda x: x + (step * 0).astype(x.dtype), opt_state)
         return TrainState(step, params, stats, opt_state, mask, key, step * 0 - 1)
 
@@ -202,7 +250,6 @@ def _program(net: Network, training: Training, mesh: Mesh, splits: int) -> Progr
         limit: Array, state: TrainState, plan: Plan, target: Array, wanted: Array, data: DeviceData
     ) -> tuple[TrainState, Array]:
         with jax.default_matmul_precision(training.precision):
-
             words = permutation_words(stream(state.key, "order", plan.order))
 
             def body(_: Array, s: TrainState) -> TrainState:
@@ -212,7 +259,14 @@ def _program(net: Network, training: Training, mesh: Mesh, splits: int) -> Progr
 
             def measure(s: TrainState) -> Array:
                 return evaluate(
-                    net, s.params, s.stats, data.batched, data.by, training, splits=splits, axis=axis
+                    net,
+                    s.params,
+                    s.stats,
+                    data.batched,
+                    data.by,
+                    training,
+                    splits=splits,
+                    axis=axis,
                 )
 
             def skip(s: TrainState) -> Array:
@@ -242,8 +296,10 @@ def pruner(
     """The compiled program that scores trained replicas and prunes them.
 
     Returns:
-      `select(limits, state, params_at_init, keep, number, data) -> (mask, fault, regrown)`; replicas with limit 0 keep
-      their mask. `fault`: scores of living weights are not finite though the weights are. `regrown`: a weight is not
+      `select(limits, state, params_at_init, keep, number, data) -> (mask, fault, regrown)`;
+      replicas with limit 0 keep
+      their mask. `fault`: scores of living weights are not finite though the weights are.
+        `regrown`: a weight is not
       zero though its mask is False.
     """
 
@@ -272,15 +328,24 @@ def pruner(
             scores = score(state.params, context, key=stream(key, "score"))
         trees.same_structure("score", scores, state.params)
         scores = jax.tree.map(lambda s: s.astype(jnp.float32), scores)
-        living = jax.tree.map(lambda s, m, p: jnp.where(m, s, 0) if p else 0 * s, scores, state.mask, prunable)
+        living = jax.tree.map(
+            lambda s, m, p: jnp.where(m, s, 0) if p else 0 * s, scores, state.mask, prunable
+        )
         fault = jnp.logical_and(~trees.finite(living), trees.finite(state.params))
         mask = keep_top(living, state.mask, keep, prunable=prunable, scope=scope)
         # a diverged replica keeps its mask
-        mask = jax.tree.map(lambda new, old: jnp.where(state.diverged < 0, new, old), mask, state.mask)
+        mask = jax.tree.map(
+            lambda new, old: jnp.where(state.diverged < 0, new, old), mask, state.mask
+        )
         return mask, jnp.logical_and(fault, state.diverged < 0)
 
     def select(
-        limit: Array, state: TrainState, params_at_init: Params, keep: Array, number: Array, data: DeviceData
+        limit: Array,
+        state: TrainState,
+        params_at_init: Params,
+        keep: Array,
+        number: Array,
+        data: DeviceData,
     ) -> tuple[Mask, Array, Array]:
         mask, fault = jax.lax.cond(
             limit > 0,
@@ -288,7 +353,9 @@ def pruner(
             lambda s, *rest: (s.mask, s.diverged > jnp.iinfo(jnp.int32).max - 1),
             *(state, params_at_init, keep, number, data),
         )
-        outside = jax.tree.map(lambda m, w: jnp.any(jnp.logical_and(~m, w != 0)), state.mask, state.params)
+        outside = jax.tree.map(
+            lambda m, w: jnp.any(jnp.logical_and(~m, w != 0)), state.mask, state.params
+        )
         return mask, fault, jnp.any(jnp.stack(jax.tree.leaves(outside)))
 
     return parallel.over_replicas(select, mesh, shared=1)
@@ -303,9 +370,13 @@ def prunable_of(net: Network, params: Params, exclude: tuple[str, ...] = ()) -> 
     names = trees.paths(params)
     for pattern in exclude:
         if not any(trees.matches(name, [pattern]) for name in names):
-            raise ValueError(f"`exclude` pattern {pattern!r} matches no weight; the paths are {', '.join(names)}")
+            raise ValueError(
+                f"`exclude` pattern {pattern!r} matches no weight; the paths are {', '.join(names)}"
+            )
     leaves, tree = jax.tree.flatten(net.prunable(params))
-    kept = [bool(p) and not trees.matches(name, exclude) for name, p in zip(names, leaves, strict=True)]
+    kept = [
+        bool(p) and not trees.matches(name, exclude) for name, p in zip(names, leaves, strict=True)
+    ]
     if not any(kept):
         raise ValueError(f"`exclude` leaves nothing to prune; the paths are {', '.join(names)}")
     return jax.tree.unflatten(tree, kept)
@@ -319,4 +390,3 @@ def split_names(data: Data) -> tuple[str, ...]:
 def trained_traces(built: Program) -> int:
     """How often the training program was compiled."""
     return built.chunk._cache_size()  # type: ignore[attr-defined]
-

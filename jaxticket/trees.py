@@ -44,7 +44,9 @@ def size(tree: Any) -> int:
 
 def dot(a: Any, b: Any) -> Array:
     """Inner product of two trees, summed in float32."""
-    products = jax.tree.map(lambda x, y: jnp.sum(x.astype(jnp.float32) * y.astype(jnp.float32)), a, b)
+    products = jax.tree.map(
+        lambda x, y: jnp.sum(x.astype(jnp.float32) * y.astype(jnp.float32)), a, b
+    )
     return jax.tree.reduce(jnp.add, products, jnp.float32(0))
 
 
@@ -54,7 +56,9 @@ def norm(tree: Any) -> Array:
 
 
 def lerp(a: Any, b: Any, alpha: Array | float) -> Any:
-    """The point `a + alpha * (b - a)` of the line from a to b; exactly a at 0 and exactly b at 1."""
+    """The point `a + alpha * (b - a)` of the line from a to b; exactly a at 0 and exactly b at
+    1.
+    """
 
     def between(x: Array, y: Array) -> Array:
         weight = jnp.asarray(alpha, x.dtype)
@@ -65,7 +69,11 @@ def lerp(a: Any, b: Any, alpha: Array | float) -> Any:
 
 def finite(tree: Any) -> Array:
     """Whether every entry of every floating leaf is finite, a bool scalar."""
-    flags = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    flags = [
+        jnp.all(jnp.isfinite(x))
+        for x in jax.tree.leaves(tree)
+        if jnp.issubdtype(x.dtype, jnp.floating)
+    ]
     return jnp.all(jnp.stack(flags)) if flags else jnp.bool_(True)
 
 

@@ -8,13 +8,16 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
-Array = jax.Array
+Array = Any
+"""A jax or NumPy array; `jax.Array` inside compiled programs."""
 Key = jax.Array
 """A typed random key, as `jax.random.key` makes it."""
 Params = Any
 """A tree of weight arrays (nested dicts, as Flax makes them)."""
 Stats = Any
-"""A tree of everything a network keeps besides weights, BatchNorm statistics above all; may be empty."""
+"""A tree of everything a network keeps besides weights, BatchNorm statistics above all; may be
+empty.
+"""
 Mask = Any
 """A tree of bool arrays shaped like the params: True where a weight is kept."""
 
@@ -29,20 +32,22 @@ class Tap(Protocol):
 class Network:
     """A network as pure functions over plain trees.
 
-    Two networks are equal when their `config` and `source` are: equal networks share compiled programs.
+    Two networks are equal when their `config` and `source` are: equal networks share compiled
+      programs.
 
     Attributes:
       config: constructor name and arguments as a JSON text; what run folders and tickets record.
       init: `init(key) -> (params, stats)`.
-      apply: `apply(params, stats, x, *, train, key=None, axis_name=None, tap=None) -> (logits, stats)`, x of
-        shape [batch, height, width, channels].
+      apply: `apply(params, stats, x, *, train, key=None, axis_name=None, tap=None) -> (logits,
+        stats)`, x of shape [batch, height, width, channels].
       prunable: `prunable(params) -> tree of python bools`: which leaves may be pruned.
       output: path of the output layer, such as `"dense_2"`.
       shape: shape of one example, (height, width, channels).
       classes: number of logits.
-      resized: `resized(width) -> Network`, the same network `width` times as wide; raises a ValueError where
-        the network has no width.
-      syncs_stats: whether `apply` averages batch statistics over `axis_name` (true without statistics).
+      resized: `resized(width) -> Network`, the same network `width` times as wide; raises a
+        ValueError where the network has no width.
+      syncs_stats: whether `apply` averages batch statistics over `axis_name` (true without
+        statistics).
       source: what `init` and `apply` were made from; tells apart two networks of the same name.
     """
 
@@ -67,7 +72,8 @@ class Network:
 
 
 class TrainState(NamedTuple):
-    """One replica's training state; outside the compiled program every leaf has a leading replica axis.
+    """One replica's training state; outside the compiled program every leaf has a leading replica
+    axis.
 
     Attributes:
       step: int32, absolute step: the number of updates done since initialization.
@@ -76,7 +82,8 @@ class TrainState(NamedTuple):
       opt_state: state of the optax optimizer.
       mask: which weights are kept.
       key: the replica's root key.
-      diverged: int32, the step whose loss was not finite, -1 while there is none. A diverged replica is frozen.
+      diverged: int32, the step whose loss was not finite, -1 while there is none. A diverged
+        replica is frozen.
     """
 
     step: Array
@@ -92,7 +99,8 @@ class ScoreContext(NamedTuple):
     """What a pruning score may look at.
 
     Attributes:
-      loss: `loss(params, (x, y)) -> scalar`, the mean loss of the network with these weights as they are.
+      loss: `loss(params, (x, y)) -> scalar`, the mean loss of the network with these weights as
+        they are.
       logits: `logits(params, x) -> [batch, classes]`.
       params_at_init: the weights before training, the same tree as the params.
       mask: the mask so far.

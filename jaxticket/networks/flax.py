@@ -30,27 +30,42 @@ def _accepted(function: Callable[..., Any], *names: str) -> set[str]:
 
 def _mode(accepted: set[str], train: bool) -> dict[str, bool]:
     """The module's own word for training or evaluating."""
-    values = {"train": train, "training": train, "deterministic": not train, "use_running_average": not train}
+    values = {
+        "train": train,
+        "training": train,
+        "deterministic": not train,
+        "use_running_average": not train,
+    }
     return {name: values[name] for name in values if name in accepted}
 
 
 def _kernels(params: Params) -> Any:
-    """True for leaves called "kernel" of two or more dimensions; where no leaf is called so, for all such leaves."""
+    """True for leaves called "kernel" of two or more dimensions; where no leaf is called so, for
+    all such leaves.
+    """
     named = [path.rsplit("/", 1)[-1] == "kernel" for path in trees.paths(params)]
     if not any(named):
         return masks.prunable_leaves(params)
     leaves, tree = jax.tree.flatten(params)
-    return jax.tree.unflatten(tree, [k and len(x.shape) >= 2 for k, x in zip(named, leaves, strict=True)])
+    return jax.tree.unflatten(
+        tree, [k and len(x.shape) >= 2 for k, x in zip(named, leaves, strict=True)]
+    )
 
 
 def _last_layer(params: Params, prunable: Callable[[Params], Any], classes: int) -> str:
-    """The path of the last prunable layer whose kernel ends in `classes`, in the natural order of names."""
-    leaves = zip(trees.paths(params), jax.tree.leaves(params), jax.tree.leaves(prunable(params)), strict=True)
+    """The path of the last prunable layer whose kernel ends in `classes`, in the natural order of
+    names.
+    """
+    leaves = zip(
+        trees.paths(params), jax.tree.leaves(params), jax.tree.leaves(prunable(params)), strict=True
+    )
     found = [path.rsplit("/", 1)[0] for path, x, p in leaves if p and x.shape[-1] == classes]
 
     def natural(path: str) -> list[Any]:
         pieces = "".join(c if c.isdigit() else f"\0{c}\0" for c in path).split("\0")
-        return [(1, int(piece), "") if piece.isdigit() else (0, 0, piece) for piece in pieces if piece]
+        return [
+            (1, int(piece), "") if piece.isdigit() else (0, 0, piece) for piece in pieces if piece
+        ]
 
     return max(found, key=natural) if found else ""
 
@@ -58,7 +73,9 @@ def _last_layer(params: Params, prunable: Callable[[Params], Any], classes: int)
 def _check_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     shape = tuple(int(s) for s in shape)
     if not shape or min(shape) < 1:
-        raise ValueError(f"`shape` must be the shape of one example, such as data.shape, got {shape}")
+        raise ValueError(
+            f"`shape` must be the shape of one example, such as data.shape, got {shape}"
+        )
     return shape
 
 
@@ -83,15 +100,22 @@ def _network(
     params, stats = jax.eval_shape(init, jax.random.key(0))
     leaves = [x for x in jax.tree.leaves(params) if not jnp.issubdtype(x.dtype, jnp.floating)]
     if leaves:
-        raise ValueError(f"`init` of network {name!r} gives params of type {leaves[0].dtype}; they must be floating")
+        raise ValueError(
+            f"`init` of network {name!r} gives params of type {leaves[0].dtype}; they must be "
+            f"floating"
+        )
     x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
     logits, _ = jax.eval_shape(lambda p, s, x: apply(p, s, x, train=False), params, stats, x)
     if len(logits.shape) != 2 or logits.shape[0] != 2:
         raise ValueError(
-            f"`apply` of network {name!r} must give logits of shape [batch, classes], got {logits.shape} for a batch of 2"
+            f"`apply` of network {name!r} must give logits of shape [batch, classes], got "
+            f"{logits.shape} for a batch of 2"
         )
     prunable = prunable or _kernels
-    shapes = {path: list(leaf.shape) for path, leaf in zip(trees.paths(params), jax.tree.leaves(params), strict=True)}
+    shapes = {
+        path: list(leaf.shape)
+        for path, leaf in zip(trees.paths(params), jax.tree.leaves(params), strict=True)
+    }
     config = config or {"name": name, "shape": list(shape), "params": shapes}
     return Network(
         config=json.dumps({"constructor": constructor, **config}, sort_keys=True),
@@ -120,16 +144,18 @@ def from_linen(
 ) -> Network:
     """A network from a Linen module.
 
-    The module's `__call__(x)` may also take `train` (or `training`, `deterministic`, `use_running_average`) and
-    `tap`. A field `axis_name` receives the mesh axis over which BatchNorm averages; a module with statistics and
-    without that field is refused on a mesh with a data axis above 1. Dropout draws from `key`.
+    The module's `__call__(x)` may also take `train` (or `training`, `deterministic`,
+    `use_running_average`) and `tap`. A field `axis_name` receives the mesh axis over which
+    BatchNorm averages; a module with statistics and without that field is refused on a mesh with a
+    data axis above 1. Dropout draws from `key`.
 
     Args:
       module: a `flax.linen.Module`.
       shape: shape of one example, such as `data.shape`.
       name: tells networks apart in run folders.
       prunable: what may be pruned; None for every leaf called "kernel" of two or more dimensions.
-      output: path of the output layer; None for the last layer whose kernel ends in the number of classes.
+      output: path of the output layer; None for the last layer whose kernel ends in the number of
+        classes.
       config: what to record instead of the name and shapes, for constructors of this library.
       resized: `resized(width) -> Network`.
       constructor: the name of the constructor that is recorded.
@@ -138,14 +164,19 @@ def from_linen(
       ValueError: for a shape that is none, or logits that are not [batch, classes].
     """
     shape = _check_shape(shape)
-    accepted = _accepted(type(module).__call__, "train", "training", "deterministic", "use_running_average", "tap")
+    accepted = _accepted(
+        type(module).__call__, "train", "training", "deterministic", "use_running_average", "tap"
+    )
     has_axis = "axis_name" in getattr(module, "__dataclass_fields__", {})
 
     def init(key: Key) -> tuple[Params, Stats]:
         # sown values and the like are made anew by every call: only weights and statistics are kept
         variables = dict(
-            module.init({"params": stream(key, "params"), "dropout": stream(key, "dropout")},
-                        jnp.zeros((1, *shape), jnp.float32), **_mode(accepted, False))
+            module.init(
+                {"params": stream(key, "params"), "dropout": stream(key, "dropout")},
+                jnp.zeros((1, *shape), jnp.float32),
+                **_mode(accepted, False),
+            )
         )
         params = variables.pop("params", {})
         variables.pop("intermediates", None)
@@ -165,7 +196,9 @@ def from_linen(
         options: dict[str, Any] = dict(_mode(accepted, train))
         if tap is not None:
             if "tap" not in accepted:
-                raise ValueError(f"`tap`: network {name!r} has no taps; give its __call__ a `tap` argument")
+                raise ValueError(
+                    f"`tap`: network {name!r} has no taps; give its __call__ a `tap` argument"
+                )
             options["tap"] = tap
         rngs = {"dropout": key} if key is not None else None
         variables = {"params": params, **stats}
@@ -175,9 +208,18 @@ def from_linen(
         return net.apply(variables, x, rngs=rngs, **options), stats
 
     return _network(
-        init, apply, shape, constructor=constructor, name=name, source=module, syncs_stats=has_axis,
-        prunable=prunable, output=output, config=config, resized=resized,
-    )  # fmt: skip
+        init,
+        apply,
+        shape,
+        constructor=constructor,
+        name=name,
+        source=module,
+        syncs_stats=has_axis,
+        prunable=prunable,
+        output=output,
+        config=config,
+        resized=resized,
+    )
 
 
 def from_nnx(
@@ -191,12 +233,14 @@ def from_nnx(
     """A network from a Flax NNX module.
 
     Args:
-      make: `make(rngs) -> flax.nnx.Module`, called with `nnx.Rngs(...)`; the module maps x to logits.
+      make: `make(rngs) -> flax.nnx.Module`, called with `nnx.Rngs(...)`; the module maps x to
+        logits.
       shape: shape of one example.
       name: tells networks apart in run folders.
       prunable, output: as for `from_linen`.
 
-    The module's train and eval modes are set by `train()` and `eval()`. Its BatchNorm cannot be told the mesh axis
+    The module's train and eval modes are set by `train()` and `eval()`. Its BatchNorm cannot be
+    told the mesh axis
     from outside: with statistics it is refused on a mesh with a data axis above 1.
     """
     from flax import nnx
@@ -233,9 +277,16 @@ def from_nnx(
         return logits, split(model)[1] if train else stats
 
     return _network(
-        init, apply, shape, constructor="from_nnx", name=name, source=make, syncs_stats=False,
-        prunable=prunable, output=output,
-    )  # fmt: skip
+        init,
+        apply,
+        shape,
+        constructor="from_nnx",
+        name=name,
+        source=make,
+        syncs_stats=False,
+        prunable=prunable,
+        output=output,
+    )
 
 
 def from_functions(
@@ -253,12 +304,14 @@ def from_functions(
 
     Args:
       init: `init(key) -> (params, stats)`; stats may be `{}`.
-      apply: `apply(params, stats, x, *, train, key, axis_name, tap) -> (logits, stats)`; of the last three it may
-        leave out what it does not use.
+      apply: `apply(params, stats, x, *, train, key, axis_name, tap) -> (logits, stats)`; of the
+        last three it may leave out what it does not use.
       name: tells networks apart in run folders.
       shape: shape of one example.
-      prunable: None for leaves called "kernel", or all leaves of two or more dimensions where there are none.
-      output: path of the output layer; None for the last layer whose kernel ends in the number of classes.
+      prunable: None for leaves called "kernel", or all leaves of two or more dimensions where there
+        are none.
+      output: path of the output layer; None for the last layer whose kernel ends in the number of
+        classes.
       resized: `resized(width) -> Network`.
       syncs_stats: whether `apply` averages its batch statistics over `axis_name`.
     """
@@ -276,11 +329,23 @@ def from_functions(
         tap: Callable[[str, Array], Array] | None = None,
     ) -> tuple[Array, Stats]:
         if tap is not None and "tap" not in accepted:
-            raise ValueError(f"`tap`: network {name!r} has no taps; give its apply a `tap` argument")
+            raise ValueError(
+                f"`tap`: network {name!r} has no taps; give its apply a `tap` argument"
+            )
         given = {"key": key, "axis_name": axis_name, "tap": tap}
-        return apply(params, stats, x, train=train, **{k: v for k, v in given.items() if k in accepted})
+        return apply(
+            params, stats, x, train=train, **{k: v for k, v in given.items() if k in accepted}
+        )
 
     return _network(
-        init, wrapped, shape, constructor="from_functions", name=name, source=(init, apply), syncs_stats=syncs_stats,
-        prunable=prunable, output=output, resized=resized,
-    )  # fmt: skip
+        init,
+        wrapped,
+        shape,
+        constructor="from_functions",
+        name=name,
+        source=(init, apply),
+        syncs_stats=syncs_stats,
+        prunable=prunable,
+        output=output,
+        resized=resized,
+    )

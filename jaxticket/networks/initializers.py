@@ -19,7 +19,8 @@ _in = jax.nn.initializers
 def signed_constant(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
     r"""Random signs times the standard deviation of Kaiming normal, `\pm sqrt(2 / fan_in)`.
 
-    Reference: Zhou et al. 2019, "Deconstructing lottery tickets"; Ramanujan et al. 2020, section 3.3.
+    Reference: Zhou et al. 2019, "Deconstructing lottery tickets"; Ramanujan et al. 2020, section
+      3.3.
     """
     fan_in = max(1, math.prod(shape[:-1]))
     signs = jax.random.rademacher(key, shape, dtype)

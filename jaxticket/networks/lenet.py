@@ -26,7 +26,9 @@ class _Lenet(nn.Module):
             x = nn.Dense(width, kernel_init=kernel_init, dtype=x.dtype, name=f"dense_{i}")(x)
             x = tap(f"dense_{i}", jax.nn.relu(x))
         last = f"dense_{len(self.widths)}"
-        return tap(last, nn.Dense(self.classes, kernel_init=kernel_init, dtype=x.dtype, name=last)(x))
+        return tap(
+            last, nn.Dense(self.classes, kernel_init=kernel_init, dtype=x.dtype, name=last)(x)
+        )
 
 
 def lenet(
@@ -38,7 +40,8 @@ def lenet(
 ) -> Network:
     """LeNet-300-100: dense layers with ReLU between them, zero biases, all kernels prunable.
 
-    Layers are called dense_0, dense_1, ...; each has a tap of that name (after the ReLU, or the logits).
+    Layers are called dense_0, dense_1, ...; each has a tap of that name (after the ReLU, or the
+    logits).
 
     Args:
       shape: shape of one example; it is flattened.
@@ -46,7 +49,8 @@ def lenet(
       widths: hidden units of each layer.
       init: name of the kernels' initializer.
 
-    Reference: LeCun et al. 1998; Frankle's thesis, section 3.3.1. 266,200 prunable weights on MNIST.
+    Reference: LeCun et al. 1998; Frankle's thesis, section 3.3.1. 266,200 prunable weights on
+      MNIST.
 
     >>> lenet().output
     'dense_2'

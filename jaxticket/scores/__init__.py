@@ -14,7 +14,8 @@ SCORES: dict[str, Score] = {"magnitude": magnitude, "random": random}
 def inverted(score: Score) -> Score:
     """The score with its ranking turned round: the least important weights are kept.
 
-    Reference: Frankle's thesis, section 5.4 ("inversion"); not to be confused with flipping the signs of weights.
+    Reference: Frankle's thesis, section 5.4 ("inversion"); not to be confused with flipping the
+      signs of weights.
     """
 
     def reversed_score(params: Params, context: ScoreContext, *, key: Key) -> Params:

@@ -1,0 +1,314 @@
+"""Level after level: train, prune, rewind, with every finished piece of work saved."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxticket import masks, parallel, results, trees
+from jaxticket.branches import Change
+from jaxticket.data.arrays import Data
+from jaxticket.jobs import (
+    Arrays,
+    Bench,
+    Jobs,
+    Trained,
+    changed,
+    history_arrays,
+    job_plan,
+    join,
+    report_diverged,
+    take,
+    train_jobs,
+)
+from jaxticket.prune import layer_counts
+from jaxticket.rng import root_keys
+from jaxticket.runs import density
+from jaxticket.settings import Pruning, Training
+from jaxticket.ticket import Ticket, host_apply
+from jaxticket.train import prunable_of
+from jaxticket.types import Mask, Network, Params, Stats
+
+
+class SearchPlan(NamedTuple):
+    """What a search for tickets does, before anything runs."""
+
+    net: Network
+    data: Data
+    training: Training
+    pruning: Pruning
+    seeds: tuple[int, ...]
+    changes: dict[str, Change]
+
+    @property
+    def like(self) -> tuple[Params, Stats]:
+        """Shapes of params and statistics."""
+        return jax.eval_shape(self.net.init, jax.random.key(0))
+
+    @property
+    def prunable(self) -> Any:
+        return prunable_of(self.net, self.like[0], self.pruning.exclude)
+
+    @property
+    def densities(self) -> np.ndarray:
+        return (1 - self.pruning.fraction) ** np.arange(self.pruning.levels + 1, dtype=np.float64)
+
+    def keep(self, level: int) -> np.ndarray:
+        """Weights that a level keeps, int32: one number, or one per layer."""
+        params, p = self.like[0], self.pruning
+        if p.scope == "layer":
+            return layer_counts(
+                params,
+                float(self.densities[level]),
+                prunable=self.prunable,
+                level=level,
+                rates=p.rates,
+            )
+        size = masks.prunable_size(params, prunable=self.prunable)
+        return np.asarray(round(float(self.densities[level]) * size), np.int32)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all replicas and levels."""
+        dense = self.training.steps
+        ticket = (
+            dense if self.pruning.rewind == "learning_rate" else dense - self.pruning.rewind_step
+        )
+        branch = dense if self.pruning.rewind_step == 0 else ticket
+        levels = self.pruning.levels
+        return len(self.seeds) * (
+            dense + levels * ticket + len(self.changes) * (dense + levels * branch)
+        )
+
+
+class Search:
+    """A search under way: what the levels done so far have given."""
+
+    def __init__(self, plan: SearchPlan, bench: Bench, select: Any) -> None:
+        self.plan, self.bench, self.select = plan, bench, select
+        self.tickets: dict[int, Ticket] = {}
+        self.histories: list[results.History] = []
+        self.costs: list[dict[str, Any]] = []
+        replicas = len(plan.seeds)
+        keys = root_keys(plan.seeds)
+        self.keys = np.asarray(jax.random.key_data(keys))
+        padded = parallel.pad(self.keys, parallel.block_size(replicas, bench.mesh, None))
+        limits = np.zeros(len(padded), np.int32)
+        drawn = bench.program.init(
+            limits, jax.random.wrap_key_data(parallel.put(padded, bench.mesh))
+        )
+        params, stats = take(parallel.host(drawn), 0, replicas)
+        self.initial: tuple[Params, Stats] = (params, stats)
+        ones = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
+        zeros = np.zeros(replicas, np.int32)
+        # the dense weights that tickets rewind to; of a rewind step above 0 they are known after
+        # level 0
+        self.origin = Ticket(ones, params, stats, zeros, zeros)  # type: ignore[arg-type]
+        self.next_masks: dict[int, Mask] = {0: ones}
+        self.trained: tuple[Params, Stats] | None = None
+        self.size = masks.prunable_size(
+            jax.tree.map(lambda x: x[0], params), prunable=plan.prunable
+        )
+
+    def _start(self, level: int) -> tuple[Ticket, Ticket]:
+        """The ticket of a level (training starts there) and the one that changes are made of, with
+        all its weights.
+        """
+        mask = self.next_masks[level]
+        number = np.full(len(self.plan.seeds), level, np.int32)
+        whole = self.origin.replace(mask=mask, level=number)
+        if self.plan.pruning.rewind == "learning_rate" and level > 0:
+            assert self.trained is not None
+            return whole.replace(params=self.trained[0], stats=self.trained[1]), whole
+        return whole, whole
+
+    def level(self, level: int) -> None:
+        """Trains the tickets of a level and its branches, block by block, and prunes."""
+        plan = self.plan
+        began = time.perf_counter()
+        ticket, whole = self._start(level)
+        groups = {"ticket": ticket}
+        for name, change in plan.changes.items():
+            groups[name] = changed(
+                change,
+                whole,
+                plan.seeds,
+                name=name,
+                net=plan.net,
+                mesh=self.bench.mesh,
+                exclude=plan.pruning.exclude,
+            )
+        everything = join(list(groups.values()))
+        count = len(everything.step)
+        order = level if plan.pruning.order == "fresh" else 0
+        jobs = Jobs(
+            everything.params,
+            everything.stats,
+            everything.mask,
+            np.concatenate([self.keys] * len(groups)),
+            np.asarray(everything.step, np.int32),
+            job_plan(plan.training, count, order=order),
+        )
+        prepared = time.perf_counter() - began
+        blocks = []
+        for number, begin in enumerate(range(0, count, self.bench.size)):
+            name = f"level-{level:03d}-block-{number:03d}"
+            blocks.append(
+                self._unit(name, level, take(jobs, begin, begin + self.bench.size), begin)
+            )
+        self._finish(level, list(groups), jobs, blocks, prepared)
+
+    def _unit(self, name: str, level: int, jobs: Jobs, begin: int) -> Arrays:
+        store = self.bench.folder
+        if store is not None:
+            arrays = store.load(name)
+            if arrays is not None:
+                self.bench.bar.update(int((jobs.plan.schedule.stop - jobs.start).sum()))
+                return arrays
+        plan = self.plan
+        # the tickets come first, then the branches, which are not pruned
+        own = max(0, min(len(plan.seeds) - begin, len(jobs.start)))
+        k = plan.pruning.rewind_step
+        trained = train_jobs(
+            self.bench, jobs, name, snapshot_at=k if level == 0 and k > 0 else None
+        )
+        arrays = {
+            "steps": trained.steps,
+            "wanted": trained.wanted,
+            "values": trained.values,
+            "diverged": trained.diverged,
+            "seconds": np.asarray(trained.seconds),
+            "tickets": np.asarray(own),
+        }
+        began = time.perf_counter()
+        if own:
+            for target in self._targets(level):
+                mask = self._pruned(trained, jobs, own, begin, target)
+                arrays |= {f"mask-{target:03d}/{p}": x for p, x in _leaves(masks.pack(mask))}
+            if plan.pruning.rewind == "learning_rate":
+                final = take(parallel.host((trained.state.params, trained.state.stats)), 0, own)
+                arrays |= {f"trained/{p}": x for p, x in _leaves(final)}
+            if trained.snapshot is not None:
+                arrays |= {f"origin/{p}": x for p, x in _leaves(take(trained.snapshot, 0, own))}
+        arrays["prune_seconds"] = np.asarray(time.perf_counter() - began)
+        if store is not None:
+            store.save(name, arrays)
+        return arrays
+
+    def _targets(self, level: int) -> list[int]:
+        """The levels whose masks come from the weights of this one."""
+        last = self.plan.pruning.levels
+        if self.plan.pruning.one_shot:
+            return list(range(1, last + 1)) if level == 0 else []
+        return [level + 1] if level < last else []
+
+    def _pruned(self, trained: Trained, jobs: Jobs, own: int, begin: int, target: int) -> Mask:
+        bench, size = self.bench, self.bench.size
+        keep = self.plan.keep(target)
+        # replicas of branches are not pruned: their limit of 0 says so
+        limits = (np.arange(size) < own).astype(np.int32)
+        initial = parallel.pad(take(self.initial[0], begin, begin + own), size)
+        mask, fault, regrown = self.select(
+            limits,
+            trained.state,
+            parallel.put(initial, bench.mesh),
+            parallel.put(np.broadcast_to(keep, (size, *keep.shape)).copy(), bench.mesh),
+            parallel.put(np.full(size, target, np.int32), bench.mesh),
+            bench.data,
+        )
+        mask, fault, regrown = take(parallel.host((mask, fault, regrown)), 0, own)
+        if fault.any():
+            seed = self.plan.seeds[begin + int(np.argmax(fault))]
+            raise ValueError(
+                f"`score` gives numbers that are not finite for finite weights (level {target}, "
+                f"seed {seed}); "
+                f"mend the score, or compute it in float64 (jax_enable_x64)"
+            )
+        if regrown.any():
+            raise RuntimeError(
+                f"pruned weights came back in training (level {target - 1}): please report this"
+            )
+        masks.require_nested(mask, take(jobs.mask, 0, own))
+        return mask
+
+    def _finish(
+        self, level: int, names: list[str], jobs: Jobs, blocks: list[Arrays], prepared: float
+    ) -> None:
+        plan, replicas = self.plan, len(self.plan.seeds)
+        history = history_arrays(blocks)
+        for target in self._targets(level):
+            self.next_masks[target] = _unpacked(blocks, f"mask-{target:03d}/", plan.like[0])
+        if plan.pruning.rewind == "learning_rate" and not (plan.pruning.one_shot and level > 0):
+            self.trained = _rebuilt(blocks, "trained/", plan.like)
+        if level == 0 and plan.pruning.rewind_step > 0:
+            params, stats = _rebuilt(blocks, "origin/", plan.like)
+            steps = np.full(replicas, plan.pruning.rewind_step, np.int32)
+            self.origin = self.origin.replace(params=params, stats=stats, step=steps)
+        for i, name in enumerate(names):
+            mine = slice(i * replicas, (i + 1) * replicas)
+            start = take(jobs, mine.start, mine.stop)
+            number = np.full(replicas, level, np.int32)
+            ticket = Ticket(
+                start.mask, host_apply(start.mask, start.params), start.stats, number, start.start
+            )
+            if name == "ticket":
+                # the dense ticket of a run that rewinds to k is the network at step k
+                self.tickets[level] = self.origin if level == 0 else ticket
+            diverged = history["diverged"][mine]
+            self.histories.append(
+                results.History(
+                    np.asarray(plan.seeds),
+                    level,
+                    density(plan.net, plan.pruning, ticket),
+                    name,
+                    history["steps"][:, mine],
+                    history["wanted"][:, mine],
+                    history["values"][:, mine],
+                    diverged,
+                    np.ones(replicas),
+                )
+            )
+            report_diverged(self.bench.bar, f"level {level}, {name}", plan.seeds, diverged)
+        if level > 0 and not plan.pruning.one_shot:
+            self.next_masks.pop(level)
+        self.costs.append(
+            {
+                "unit": f"level {level}",
+                "train_seconds": sum(float(b["seconds"]) for b in blocks),
+                "prune_seconds": sum(float(b["prune_seconds"]) for b in blocks),
+                "prepare_seconds": prepared,
+            }
+        )
+
+
+def _leaves(tree: Any) -> list[tuple[str, np.ndarray]]:
+    return [
+        (p, np.asarray(x)) for p, x in zip(trees.paths(tree), jax.tree.leaves(tree), strict=True)
+    ]
+
+
+def _unpacked(blocks: list[Arrays], prefix: str, like: Params) -> Mask:
+    """Masks stacked over [replica] from the bits that blocks hold; `like` has the shapes of one
+    replica.
+    """
+    parts = []
+    for block in blocks:
+        count = int(block["tickets"])
+        if count:
+            shapes = jax.tree.map(
+                lambda x, n=count: jax.ShapeDtypeStruct((n, *x.shape), bool), like
+            )
+            bits = [block[prefix + name] for name in trees.paths(like)]
+            parts.append(masks.unpack(jax.tree.unflatten(jax.tree.structure(like), bits), shapes))
+    return join(parts)
+
+
+def _rebuilt(blocks: list[Arrays], prefix: str, like: Any) -> Any:
+    names = trees.paths(like)
+    leaves = [
+        np.concatenate([b[prefix + name] for b in blocks if prefix + name in b]) for name in names
+    ]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
