@@ -1,12 +1,15 @@
-"""Winning tickets, end to end: iterative magnitude pruning of LeNet-300-100 with three controls at every level.
+"""Winning tickets, end to end: LeNet-300-100, pruned by magnitude, with controls at every level.
 
-Command:  python experiments/winning_tickets.py [--folder FOLDER] [--data mnist --steps 24000 --eval-every 1200]
-Makes:    a table in the terminal; in the folder: table and timings (Parquet, CSV), settings.json, tickets/*.npz and
-          figures/*.png (accuracy against density at the end and at a quarter of training, accuracy during training,
-          early stopping).
-Cost:     defaults (digits, 5 seeds, 20 levels, 4 networks each): about a minute on 2 CPU cores; see README.md.
-Expected: tickets at about 1% of the weights lose a few points where reinitialized ones lose ten and shuffled ones
-          most of their accuracy; at a quarter of training the tickets lead from about 60% density down.
+Command:  python experiments/winning_tickets.py [--folder FOLDER]
+          [--data mnist --steps 24000 --eval-every 1200]
+Makes:    a table in the terminal; in the folder: table and timings (Parquet, CSV), settings.json,
+          tickets/*.npz and figures/*.png (accuracy against density at the end and at a quarter of
+          training, accuracy during training, early stopping).
+Cost:     defaults (digits, 5 seeds, 20 levels, 4 networks each): about a minute on 2 CPU cores;
+          see README.md.
+Expected: tickets at about 1% of the weights lose a few points where reinitialized ones lose ten
+          and shuffled ones most of their accuracy; at a quarter of training the tickets lead from
+          about 60% density down.
 """
 
 from __future__ import annotations
@@ -25,10 +28,10 @@ BRANCHES = ("reinit", "shuffle", "random")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Iterative magnitude pruning with random reinit, layerwise shuffle and global random at every level."""
+    """Iterative magnitude pruning, with three controls at every level."""
 
     folder: Path | None = None
-    """Where results go, and where a run that was stopped is resumed; results/NAME-HASH if not given."""
+    """Where results go, and where a run that was stopped goes on; results/NAME-HASH by default."""
     data: str = "digits"
     """digits, mnist, ... or the path of an .npz file or image folder."""
     data_dir: str | None = None
@@ -68,13 +71,15 @@ def main(settings: Settings) -> None:
     )
     pruning = jt.Pruning(levels=settings.levels, fraction=settings.fraction, rewind=settings.rewind)
     chosen = dataclasses.replace(settings, folder=None)
-    folder = settings.folder or Path("results") / jt.results.run_name(f"winning-tickets-{data.name}", vars(chosen))
+    name = jt.results.run_name(f"winning-tickets-{data.name}", vars(chosen))
+    folder = settings.folder or Path("results") / name
     runs = jt.find_tickets(
         net, data, training, pruning, seeds=range(settings.seeds), branches=BRANCHES, folder=folder
     )
     table = runs.table()
     summary(runs, table, settings.margin)
-    note = f"{folder.name}: LeNet-300-100 on {data.name}, {settings.seeds} seeds, {settings.steps} steps"
+    size = f"{settings.seeds} seeds, {settings.steps} steps"
+    note = f"{folder.name}: LeNet-300-100 on {data.name}, {size}"
     figures(table, folder / "figures", note)
     print(f"results in {folder}")
 
@@ -90,13 +95,14 @@ def summary(runs: jt.Runs, table: Any, margin: float) -> None:
         cells = ""
         for name in names:
             row = here.loc[name]
-            cells += f"{100 * row['mean']:8.1f} ({100 * row['min']:.1f} to {100 * row['max']:.1f})".rjust(22)
+            mean, low, high = (f"{100 * row[column]:.1f}" for column in ("mean", "min", "max"))
+            cells += f"{f'{mean} ({low} to {high})':>22}"
         verdict = "dense" if level == 0 else "yes" if here.loc["ticket"]["matching"] else "no"
         print(f"{100 * here.loc['ticket']['density']:7.2f}%{cells}  {verdict}")
     best = runs.winning(margin)
     if best is None:
-        why = "" if runs.pruning.rewind == 0 else " (tickets that rewind to a later step are matching, not winning)"
-        print(f"\nno winning ticket found{why}")
+        late = " (tickets that rewind to a later step are matching, not winning)"
+        print(f"\nno winning ticket found{late if runs.pruning.rewind else ''}")
     else:
         density = runs.densities[runs.levels.index(best)]
         print(f"\nsparsest winning ticket: level {best}, {100 * density:.2f}% of the weights")
@@ -128,7 +134,10 @@ def figures(table: Any, folder: Path, note: str) -> None:
         figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.6), layout="constrained")
         jt.plots.early_stop(table, axes[0], what="step", legend=False)
         jt.plots.early_stop(table, axes[1], what="accuracy", legend=False)
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+        # above the panels, for the caption stands below them
+        handles, labels = axes[1].get_legend_handles_labels()
+        labels = [label.split(" (to ")[0] for label in labels]
+        figure.legend(handles, labels, loc="outside upper center", ncols=5)
         keep(figure, "early_stop")
 
 

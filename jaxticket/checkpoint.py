@@ -66,9 +66,9 @@ class Interrupt:
         self.signal: int | None = None
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[Interrupt]:
-        """Catches the signals inside the block; only the main thread can."""
-        if threading.current_thread() is not threading.main_thread():
+    def listening(self, saves: bool) -> Iterator[Interrupt]:
+        """Catches the signals inside the block, if the run saves; only the main thread can."""
+        if not saves or threading.current_thread() is not threading.main_thread():
             yield self
             return
 
@@ -166,7 +166,8 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # opened here, since NumPy leaves the files of damaged archives open
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 return {key: file[key] for key in file.files}
         except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
             warnings.warn(f"{path} is damaged ({error}) and is computed again", stacklevel=2)
@@ -185,6 +186,15 @@ class RunFolder:
     def due(self) -> bool:
         """Whether it is time to save the training state again."""
         return time.monotonic() - self._last >= self.every
+
+    def _discard_half_written(self) -> None:
+        """Removes saves that a kill left without readable metadata: Orbax would stumble over them."""
+        for step in (self.path / "state").glob("[0-9]*"):
+            try:
+                json.loads((step / "_CHECKPOINT_METADATA").read_text())
+            except (OSError, ValueError):
+                warnings.warn(f"{step} is half written and is skipped", stacklevel=2)
+                shutil.rmtree(step)
 
     @contextlib.contextmanager
     def _checkpointer(self) -> Iterator[Any]:
@@ -211,6 +221,8 @@ class RunFolder:
         """
         if not (self.path / "state").exists():
             return None
+        if jax.process_index() == 0:
+            self._discard_half_written()
         with self._checkpointer() as saver:
             latest = saver.latest
             if latest is None:

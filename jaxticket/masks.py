@@ -61,7 +61,8 @@ def density(mask: Mask, *, prunable: Any = None) -> Array:
     >>> float(density({"w": jnp.array([[True, False]]), "b": jnp.array([True])}))
     0.5
     """
-    return kept(mask, prunable=prunable) / jnp.float32(prunable_size(mask, prunable=prunable))
+    alive = kept(mask, prunable=prunable).astype(jnp.float32)
+    return alive / jnp.float32(prunable_size(mask, prunable=prunable))
 
 
 def layer_density(mask: Mask, *, prunable: Any = None) -> dict[str, Array]:
@@ -73,7 +74,8 @@ def layer_density(mask: Mask, *, prunable: Any = None) -> dict[str, Array]:
 
 def _shuffled(flat: Array, words: Array) -> Array:
     places = jax.lax.iota(jnp.uint32, flat.size)
-    return flat[permuted(places, words[None], flat.size).astype(jnp.int32)]
+    # masks of saved tickets are NumPy arrays, which a traced index cannot reach into
+    return jnp.asarray(flat)[permuted(places, words[None], flat.size).astype(jnp.int32)]
 
 
 def shuffle(mask: Mask, *, key: Key, prunable: Any = None) -> Mask:
@@ -120,7 +122,8 @@ def overlap(a: Mask, b: Mask, *, prunable: Any = None) -> Array:
     both = jax.tree.map(jnp.logical_and, a, b)
     either = jax.tree.map(jnp.logical_or, a, b)
     union = kept(either, prunable=prunable)
-    ratio = kept(both, prunable=prunable) / jnp.maximum(union, 1).astype(jnp.float32)
+    shared = kept(both, prunable=prunable).astype(jnp.float32)
+    ratio = shared / jnp.maximum(union, 1).astype(jnp.float32)
     return jnp.where(union == 0, jnp.float32(1), ratio)
 
 

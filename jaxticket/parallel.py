@@ -103,7 +103,8 @@ def host(tree: Any) -> Any:
             from jax.experimental import multihost_utils
 
             return np.asarray(multihost_utils.process_allgather(x, tiled=True))
-        return np.asarray(x)
+        # a copy: a view of a CPU buffer would change when the buffer is donated, and is read-only
+        return np.array(x)
 
     return jax.tree.map(one, tree)
 

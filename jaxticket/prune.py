@@ -64,7 +64,8 @@ def keep_top(
       The new mask. Where fewer than `keep` are left, all of them stay.
 
     Raises:
-      ValueError: for a tree of another structure, an unknown scope or a negative `keep`.
+      ValueError: for a tree of another structure, an unknown scope, a negative `keep`, or nothing
+        that may be pruned.
 
     >>> scores = {"w": jnp.array([[1.0, 3.0, 3.0, 2.0]])}
     >>> keep_top(scores, masks.ones(scores), 1)["w"].tolist()
@@ -81,6 +82,8 @@ def keep_top(
         raise ValueError(f"`keep` must be at least 0, got {keep}")
     values = [jnp.asarray(s, jnp.float32).reshape(-1) for s in jax.tree.leaves(scores)]
     picked = [i for i, p in enumerate(chosen) if p]
+    if not picked:
+        raise ValueError("`prunable` is False for every leaf; mark at least one as prunable")
     result = list(leaves)
     if scope == "layer":
         amounts = jnp.asarray(keep, jnp.int32)

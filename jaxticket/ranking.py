@@ -10,7 +10,9 @@ from jaxticket.types import Array
 
 def sortable(scores: Array) -> Array:
     """Scores as uint32 in the same order (and -0.0 equal to 0.0); float32 only."""
-    bits = jax.lax.bitcast_convert_type(scores + jnp.float32(0), jnp.uint32)
+    bits = jax.lax.bitcast_convert_type(scores, jnp.uint32)
+    # by its bits and not by adding 0, which the compiler leaves out
+    bits = jnp.where(bits == jnp.uint32(0x80000000), jnp.uint32(0), bits)
     # the sign bit alone decides between two signs; negative floats are ordered backwards
     return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(0x80000000))
 

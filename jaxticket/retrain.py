@@ -104,7 +104,6 @@ def branch(
     }
     if folder is None and runs.folder is not None:
         folder = runs.folder / "branches" / results.run_name(name, settings)
-    store = None if folder is None else RunFolder(folder, settings, every=save_every)
     tickets, jobs, factor_of = _jobs(runs, function, name, training, factors, levels)
     count = len(jobs.start)
     # the size of the run's own calls reuses its compiled program; where replicas are vmapped, more
@@ -115,7 +114,9 @@ def branch(
     stop = np.asarray(jobs.plan.schedule.stop)
     interrupt = Interrupt()
     blocks, costs = [], []
-    with interrupt.listening(), progress_bar(int((stop - jobs.start).sum()), shown=progress) as bar:
+    total = int((stop - jobs.start).sum())
+    with interrupt.listening(folder is not None), progress_bar(total, shown=progress) as bar:
+        store = None if folder is None else RunFolder(folder, settings, every=save_every)
         bar.set_description(f"branch {name}")
         bench = Bench(
             program(runs.net, training, runs.mesh, len(runs.data.splits)),

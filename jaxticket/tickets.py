@@ -90,10 +90,13 @@ def find_tickets(
         "seeds": seeds,
         "branches": list(changes),
     }
-    store = None if folder is None else RunFolder(folder, settings, every=save_every)
     size = parallel.block_size(len(seeds) * (1 + len(changes)), mesh, at_once)
     interrupt = Interrupt()
-    with interrupt.listening(), progress_bar(plan.total_steps, shown=progress) as bar:
+    with (
+        interrupt.listening(folder is not None),
+        progress_bar(plan.total_steps, shown=progress) as bar,
+    ):
+        store = None if folder is None else RunFolder(folder, settings, every=save_every)
         bench = Bench(
             program(net, training, mesh, len(data.splits)),
             put_data(data, training, mesh),

@@ -85,11 +85,13 @@ class Program(NamedTuple):
       chunk: `(limits, state, plan, target, wanted, data) -> (state, metrics)`: trains each replica
         to its step `target` and evaluates where `wanted`; metrics float32 [replica, split, metric].
         Donates the state.
+      traces: `() -> int`, how often `chunk` was traced (and compiled) so far.
     """
 
     init: Callable[..., tuple[Params, Stats]]
     start: Callable[..., TrainState]
     chunk: Callable[..., tuple[TrainState, Array]]
+    traces: Callable[[], int]
 
 
 def check_fit(net: Network, data: Data, training: Training, mesh: Mesh) -> None:
@@ -206,9 +208,12 @@ def train_step(
     fresh = jnp.logical_and(~jnp.isfinite(loss), jnp.logical_and(active, state.diverged < 0))
     diverged = jnp.where(fresh, state.step, state.diverged)
     moving = jnp.logical_and(active, diverged < 0)
-    direction, opt_state = optimizer(training, plan.schedule.weight_decay).update(
-        gradient, state.opt_state, state.params
-    )
+    # optax mixes python, float32 and int32 numbers, which strict promotion (a user's choice)
+    # forbids
+    with jax.numpy_dtype_promotion("standard"):
+        direction, opt_state = optimizer(training, plan.schedule.weight_decay).update(
+            gradient, state.opt_state, state.params
+        )
     rate = learning_rate(plan.schedule, state.step, kind=training.schedule)
     # pruned weights are zero already: keeping the old value serves pruned, finished and diverged
     # alike
@@ -230,6 +235,7 @@ def train_step(
 @functools.lru_cache(maxsize=64)
 def _program(net: Network, training: Training, mesh: Mesh, splits: int) -> Program:
     axis = _data_axis(mesh)
+    traced = 0
 
     def init(limit: Array, key: Key) -> tuple[Params, Stats]:
         del limit
@@ -249,6 +255,8 @@ def _program(net: Network, training: Training, mesh: Mesh, splits: int) -> Progr
     def chunk(
         limit: Array, state: TrainState, plan: Plan, target: Array, wanted: Array, data: DeviceData
     ) -> tuple[TrainState, Array]:
+        nonlocal traced
+        traced += 1
         with jax.default_matmul_precision(training.precision):
             words = permutation_words(stream(state.key, "order", plan.order))
 
@@ -279,6 +287,7 @@ def _program(net: Network, training: Training, mesh: Mesh, splits: int) -> Progr
         init=parallel.over_replicas(init, mesh),
         start=parallel.over_replicas(start, mesh),
         chunk=parallel.over_replicas(chunk, mesh, donate=(0,), shared=1),
+        traces=lambda: traced,
     )
 
 
@@ -385,8 +394,3 @@ def prunable_of(net: Network, params: Params, exclude: tuple[str, ...] = ()) -> 
 def split_names(data: Data) -> tuple[str, ...]:
     """Names of the splits, in the order of the metrics' split axis (as jax sorts dicts)."""
     return tuple(sorted(data.splits))
-
-
-def trained_traces(built: Program) -> int:
-    """How often the training program was compiled."""
-    return built.chunk._cache_size()  # type: ignore[attr-defined]

@@ -1,0 +1,430 @@
+"""Training speed of LeNet-300-100 on a CPU: jaxticket against a plain JAX loop and PyTorch loops.
+
+Masked training with Adam, batch 60, data shaped like MNIST (MNIST itself where it is prepared,
+random images otherwise: the speed is the same). Every variant lives in worker processes of its
+own; only one variant works at a time, in turn, round after round. A shared machine's speed varies
+by a factor of 2 over time, so every ratio is of two rates of the same round.
+
+jaxticket is measured through `jt.find_tickets(..., levels=1, folder=...)`: training steps of all
+seeds over the training seconds of level 1, evaluations included. The first call of each worker
+compiles and is not counted. The loops only train, they neither evaluate nor save.
+
+Command:  python experiments/benchmarks/lenet.py [--rounds 5 --seconds 6 --publish]
+Needs:    pip install "jaxticket[benchmark]" for the PyTorch loops (--no-torch leaves them out)
+Cost:     about 10 minutes on 2 CPU cores with the defaults
+Expected: 10 seeds train about 1.5 times as fast as two PyTorch processes with fused Adam and
+          2 times as fast as one; the training program is compiled once per call
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tyro
+from _machine import described, machine, publish
+from tqdm import tqdm
+
+BATCH, RATE, DENSITY, BLOCK = 60, 1.2e-3, 0.5, 50
+INTERVAL = 1200  # the thesis' 24,000 steps and 20 evaluations
+Measure = Callable[[], dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Aggregate training steps per second of LeNet-300-100 on a CPU."""
+
+    data_dir: str | None = None
+    """Folder of prepared TFDS data sets; JAXTICKET_DATA_DIR if not given."""
+    seeds: tuple[int, ...] = (1, 5, 10, 16)
+    """How many seeds jaxticket trains side by side."""
+    rounds: int = 5
+    """How often every variant is measured."""
+    seconds: float = 6.0
+    """Length of one measurement."""
+    torch: bool = True
+    """Whether to measure the PyTorch loops."""
+    publish: bool = False
+    """Whether to write experiments/results/benchmarks/lenet.csv and lenet.json."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One way to train, and the processes it runs in.
+
+    Attributes:
+      kind: "jaxticket", "jax" or "torch".
+      processes: workers that run at the same time.
+      threads: JAX devices, or threads of PyTorch, of each.
+      seeds: networks trained side by side by jaxticket.
+      form: of PyTorch: mask in the "forward" pass or "folded" in after the update.
+    """
+
+    kind: str
+    processes: int = 1
+    threads: int = 1
+    seeds: int = 1
+    form: str = ""
+
+    @property
+    def name(self) -> str:
+        if self.kind == "jaxticket":
+            devices = f"{self.threads} device" + "s" * (self.threads > 1)
+            return f"jaxticket, {self.seeds} seed{'s' * (self.seeds > 1)}, {devices}"
+        if self.kind == "jax":
+            return "JAX, Python loop over a jitted step"
+        mask = "mask in the forward pass" if self.form == "forward" else "mask after the update"
+        return f"PyTorch, {mask}, {self.processes} x {self.threads} threads"
+
+
+def variants(settings: Settings, cores: int) -> list[Variant]:
+    """What is measured in every round."""
+    chosen = [Variant("jaxticket", threads=cores, seeds=n) for n in settings.seeds]
+    if 1 in settings.seeds and cores > 1:
+        chosen.append(Variant("jaxticket", seeds=1))
+    chosen.append(Variant("jax"))
+    for form in ("forward", "folded") if settings.torch else ():
+        chosen.append(Variant("torch", threads=cores, form=form))
+        chosen.append(Variant("torch", processes=cores, form=form))
+    return chosen
+
+
+# ---- workers: one process each, a measurement per line read from stdin
+
+
+def worker(variant: Variant, data_dir: str | None, seconds: float) -> None:
+    """Prepares a variant, then measures it whenever a line arrives; answers in JSON lines."""
+    replies = sys.stdout
+    kinds = {"jaxticket": tickets, "jax": jax_loop, "torch": torch_loop}
+    # whatever libraries print must not be taken for an answer
+    with contextlib.redirect_stdout(sys.stderr):
+        measure, report = kinds[variant.kind](variant, data_dir, seconds)
+        print(json.dumps(report), file=replies, flush=True)
+        for _ in sys.stdin:
+            print(json.dumps(measure()), file=replies, flush=True)
+
+
+def images(data_dir: str | None) -> Any:
+    """MNIST where it is prepared, random images of its shape otherwise."""
+    import jaxticket as jt
+
+    try:
+        return jt.data.load("mnist", data_dir=data_dir)
+    except jt.data.MissingDataError:
+        if data_dir is not None:
+            raise
+    rng = np.random.default_rng(0)
+    drawn = [
+        (rng.integers(0, 256, (n, 28, 28, 1), np.uint8), rng.integers(0, 10, n, np.int32))
+        for n in (60_000, 10_000)
+    ]
+    return jt.data.from_arrays(*drawn[0], *drawn[1], classes=10, name="random")
+
+
+def looped(step: Callable[[], None], finish: Callable[[], None], seconds: float) -> Measure:
+    """Measures a Python loop over steps for so many seconds."""
+
+    def measure() -> dict[str, Any]:
+        began, steps = time.perf_counter(), 0
+        while time.perf_counter() - began < seconds:
+            for _ in range(BLOCK):
+                step()
+            # without it a loop of asynchronous calls would run ahead of the clock
+            finish()
+            steps += BLOCK
+        return {"rate": steps / (time.perf_counter() - began)}
+
+    return measure
+
+
+def tickets(
+    variant: Variant, data_dir: str | None, seconds: float
+) -> tuple[Measure, dict[str, Any]]:
+    """jaxticket through its public function."""
+    import jaxticket as jt
+
+    jt.cpu_devices(variant.threads)
+    from jaxticket.train import program, trained_traces
+
+    data = images(data_dir)
+    net = jt.networks.lenet(data.shape, data.classes)
+    mesh = jt.parallel.mesh()
+
+    def call(steps: int, branches: tuple[str, ...] = ()) -> dict[str, float]:
+        training = jt.Training(steps=steps, batch_size=BATCH, lr=RATE, eval_every=INTERVAL)
+        seeds = range(variant.seeds)
+        traces = trained_traces(program(net, training, mesh, len(data.splits)))
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.perf_counter()
+            runs = jt.find_tickets(
+                net, data, training, jt.Pruning(levels=1), seeds=seeds, branches=branches,
+                mesh=mesh, folder=folder, progress=False,
+            )  # fmt: skip
+            wall = time.perf_counter() - began
+        costs = runs.timings()
+        first, later = (float(x) for x in costs.train_seconds)
+        between = float((costs.prune_seconds + costs.prepare_seconds).iloc[-1])
+        return {
+            "rate": variant.seeds * steps / later,
+            "first": first,
+            "later": later,
+            # preparing level 1 and its share of all that is not training
+            "between": between / later,
+            "outside": (wall - first - later) / (first + later),
+            "traces": trained_traces(program(net, training, mesh, len(data.splits))) - traces,
+        }
+
+    cold = call(INTERVAL)
+    with_branches = call(BLOCK, ("reinit", "shuffle"))
+    # a whole number of evaluation intervals, so that evaluations have their usual share
+    wanted = seconds * cold["rate"] / variant.seeds
+    steps = INTERVAL * max(1, round(wanted / INTERVAL))
+    report = {
+        "compile_seconds": cold["first"] - cold["later"],
+        "compilations": cold["traces"],
+        "compilations_with_branches": with_branches["traces"],
+        "steps": steps,
+        "data": data.name,
+    }
+    return lambda: call(steps), report
+
+
+def jax_loop(
+    variant: Variant, data_dir: str | None, seconds: float
+) -> tuple[Measure, dict[str, Any]]:
+    """What one writes first: a jitted step, masks in the forward pass, batches from the host."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    del variant
+    data = images(data_dir)
+    x, y = data.train.x.reshape(len(data.train), -1), data.train.y
+    adam = optax.adam(RATE)
+    keys = jax.random.split(jax.random.key(0), 6)
+    sizes = ((784, 300), (300, 100), (100, 10))
+    init = jax.nn.initializers.glorot_normal()
+    params = [(init(k, s), jnp.zeros(s[1])) for k, s in zip(keys[:3], sizes, strict=True)]
+    masks = [
+        jax.random.bernoulli(k, DENSITY, s).astype(jnp.float32)
+        for k, s in zip(keys[3:], sizes, strict=True)
+    ]
+
+    @jax.jit
+    def update(params: Any, state: Any, x: jax.Array, y: jax.Array) -> Any:
+        def loss(params: Any) -> jax.Array:
+            h = x.astype(jnp.float32) / 255
+            for i, ((w, b), m) in enumerate(zip(params, masks, strict=True)):
+                h = (jax.nn.relu(h) if i else h) @ (w * m) + b[None]
+            return optax.softmax_cross_entropy_with_integer_labels(h, y).mean()
+
+        change, state = adam.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, change), state
+
+    held: list[Any] = [params, adam.init(params)]
+    batches = host_batches(len(y))
+
+    def step() -> None:
+        index = next(batches)
+        held[:] = update(*held, x[index], y[index])
+
+    def finish() -> None:
+        jax.block_until_ready(held)
+
+    began = time.perf_counter()
+    step()
+    finish()
+    return looped(step, finish, seconds), {"compile_seconds": time.perf_counter() - began}
+
+
+def torch_loop(
+    variant: Variant, data_dir: str | None, seconds: float
+) -> tuple[Measure, dict[str, Any]]:
+    """PyTorch with the data in memory as normalised tensors and fused Adam."""
+    try:
+        import torch
+    except ImportError as error:
+        raise SystemExit(
+            'the PyTorch loops need PyTorch: pip install "jaxticket[benchmark]", or --no-torch'
+        ) from error
+    torch.set_num_threads(variant.threads)
+    torch.manual_seed(0)
+    data = images(data_dir)
+    x = torch.from_numpy(data.train.x.reshape(len(data.train), -1).astype(np.float32) / 255)
+    y = torch.from_numpy(data.train.y.astype(np.int64))
+    layers = [torch.nn.Linear(784, 300), torch.nn.Linear(300, 100), torch.nn.Linear(100, 10)]
+    masks = [(torch.rand_like(layer.weight) < DENSITY).float() for layer in layers]
+    weights = [layer.weight for layer in layers]
+    parameters = [p for layer in layers for p in layer.parameters()]
+    adam = torch.optim.Adam(parameters, lr=RATE, fused=True)
+    functional = torch.nn.functional
+    forward = variant.form == "forward"
+    with torch.no_grad():
+        torch._foreach_mul_(weights, masks)
+    batches = host_batches(len(y))
+
+    def step() -> None:
+        index = torch.from_numpy(next(batches))
+        h = x[index]
+        for i, (layer, mask) in enumerate(zip(layers, masks, strict=True)):
+            # OpenLTH multiplies in every forward pass; the update alone can undo a mask
+            weight = layer.weight * mask if forward else layer.weight
+            h = functional.linear(functional.relu(h) if i else h, weight, layer.bias)
+        adam.zero_grad(set_to_none=True)
+        functional.cross_entropy(h, y[index]).backward()
+        adam.step()
+        if not forward:
+            with torch.no_grad():
+                torch._foreach_mul_(weights, masks)
+
+    for _ in range(BLOCK):
+        step()
+    return looped(step, lambda: None, seconds), {}
+
+
+def host_batches(examples: int) -> Any:
+    """Index arrays of batches, a new order every epoch."""
+    rng = np.random.default_rng(0)
+    while True:
+        order = rng.permutation(examples)
+        for begin in range(0, examples - BATCH + 1, BATCH):
+            yield order[begin : begin + BATCH]
+
+
+# ---- the process that asks
+
+
+class Workers:
+    """The processes of one variant."""
+
+    def __init__(self, variant: Variant, settings: Settings) -> None:
+        task = json.dumps([dataclasses.asdict(variant), settings.data_dir, settings.seconds])
+        self.name = variant.name
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, __file__, "worker", task],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            )
+            for _ in range(variant.processes)
+        ]  # fmt: skip
+        self.report = self._answers()[0]
+
+    def _answers(self) -> list[dict[str, Any]]:
+        lines = [process.stdout.readline() for process in self.processes if process.stdout]
+        if not all(lines):
+            raise SystemExit(f"a worker of {self.name!r} ended; its error is above")
+        return [json.loads(line) for line in lines]
+
+    def measure(self) -> dict[str, Any]:
+        """The rates of all processes together, and what else the first one says."""
+        for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        answers = self._answers()
+        return answers[0] | {"rate": sum(answer["rate"] for answer in answers)}
+
+    def close(self) -> None:
+        """Ends the processes."""
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+def main(settings: Settings) -> None:
+    """Measures every variant in every round, then prints and publishes."""
+    packages = ("jax", "optax", "numpy", "tqdm") + (("torch",) if settings.torch else ())
+    here = machine(*(p for p in packages if p != "tqdm"))
+    chosen = variants(settings, here["cores"])
+    with contextlib.ExitStack() as stack:
+        pool = []
+        for variant in tqdm(chosen, desc="starting workers", unit=""):
+            pool.append(Workers(variant, settings))
+            stack.callback(pool[-1].close)
+        rounds: list[dict[Variant, dict[str, Any]]] = [{} for _ in range(settings.rounds)]
+        with tqdm(total=settings.rounds * len(chosen), desc="measuring", unit="") as bar:
+            for measured in rounds:
+                for variant, workers in zip(chosen, pool, strict=True):
+                    measured[variant] = workers.measure()
+                    bar.update()
+        reports = {v: workers.report for v, workers in zip(chosen, pool, strict=True)}
+    summary = summarised(chosen, rounds, reports)
+    print(f"\n{here}\n")
+    print(f"{'aggregate steps per second':<56} median    min    max")
+    for name, rates in summary["rates"].items():
+        print(f"{name:<56} {rates['median']:6.0f} {rates['min']:6.0f} {rates['max']:6.0f}")
+    print("\nratios within a round: median (least to largest)")
+    for against, ratios in summary["ratios"].items():
+        for name, values in ratios.items():
+            print(f"{name:<33} / {against:<42} {described(values)}")
+    print("\njaxticket: compiling, and what is not training as a share of training")
+    for name, one in summary["jaxticket"].items():
+        print(
+            f"{name:<33} compile {one['compile_seconds']:.1f} s, {one['compilations']} compilation "
+            f"({one['compilations_with_branches']} with branches); prune and prepare "
+            f"{100 * one['prune_and_prepare']:.1f}%, all of the call {100 * one['outside']:.1f}%"
+        )
+    if settings.publish:
+        rows = [
+            {"variant": v.name, "round": i, "steps_per_second": round(measured[v]["rate"], 1)}
+            for i, measured in enumerate(rounds)
+            for v in chosen
+        ]
+        setup = {k: v for k, v in dataclasses.asdict(settings).items() if k != "data_dir"}
+        publish("lenet", rows, {"machine": here, "settings": setup, **summary})
+
+
+def summarised(
+    chosen: list[Variant],
+    rounds: list[dict[Variant, dict[str, Any]]],
+    reports: dict[Variant, dict[str, Any]],
+) -> dict[str, Any]:
+    """Medians of the rates, and ratios to the best of each kind of loop in the same round."""
+    rates = {}
+    for variant in chosen:
+        values = [measured[variant]["rate"] for measured in rounds]
+        rates[variant.name] = {
+            "median": float(np.median(values)), "min": min(values), "max": max(values),
+        }  # fmt: skip
+    ours = [v for v in chosen if v.kind == "jaxticket"]
+    loops = {
+        "JAX loop": [v for v in chosen if v.kind == "jax"],
+        "best PyTorch loop, one process": [
+            v for v in chosen if v.kind == "torch" and v.processes == 1
+        ],
+        "best PyTorch loop, a process per core": [
+            v for v in chosen if v.kind == "torch" and v.processes > 1
+        ],
+    }
+    ratios: dict[str, dict[str, list[float]]] = {}
+    for (against, loop), variant in itertools.product(loops.items(), ours):
+        if loop:
+            ratios.setdefault(against, {})[variant.name] = [
+                m[variant]["rate"] / max(m[other]["rate"] for other in loop) for m in rounds
+            ]
+    costs = {
+        v.name: {
+            **reports[v],
+            "prune_and_prepare": float(np.median([m[v]["between"] for m in rounds])),
+            "outside": float(np.median([m[v]["outside"] for m in rounds])),
+        }
+        for v in ours
+    }
+    return {"rates": rates, "ratios": ratios, "jaxticket": costs}
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["worker"]:
+        fields, folder, length = json.loads(sys.argv[2])
+        worker(Variant(**fields), folder, length)
+    else:
+        main(tyro.cli(Settings))
