@@ -188,7 +188,7 @@ class RunFolder:
         return time.monotonic() - self._last >= self.every
 
     def _discard_half_written(self) -> None:
-        """Removes saves that a kill left without readable metadata: Orbax would stumble over them."""
+        """Removes saves without readable metadata: Orbax would stumble over them."""
         for step in (self.path / "state").glob("[0-9]*"):
             try:
                 json.loads((step / "_CHECKPOINT_METADATA").read_text())

@@ -314,14 +314,8 @@ def save(
       more: further settings to write down.
     """
     small = {"final": _final(table), **(tables or {})}
-    note = (
-        f"{job.folder.name}: LeNet-300-100 on {job.data.name} ({len(job.data.train):,} training "
-        f"examples), {_seeds(job)}, {job.size.steps:,} steps, "
-        f"{100 * job.size.fraction:g}% pruned per level; lines are means, bands go from the least "
-        "to the greatest seed; triangles: the line goes on below the axes"
-    )
     for figure in figures.values():
-        jt.plots.caption(figure, note)
+        jt.plots.caption(figure, _note(job, figure))
     _write(job.folder, job.folder / "figures", figures, small)
     seconds = _count_seconds(job.folder, finished=True)
     print(f"\nresults in {job.folder}")
@@ -336,6 +330,20 @@ def save(
         print(f"published in {target.relative_to(PUBLISHED.parents[2])}")
     for figure in figures.values():
         pyplot.close(figure)
+
+
+def _note(job: Job, figure: Figure) -> str:
+    """Where a figure's numbers come from, and how to read what it draws."""
+    note = (
+        f"{job.folder.name}: LeNet-300-100 on {job.data.name} ({len(job.data.train):,} training "
+        f"examples), {_seeds(job)}, {job.size.steps:,} steps, "
+        f"{100 * job.size.fraction:g}% pruned per level"
+    )
+    if any(ax.collections for ax in figure.axes):
+        note += "; lines are means, bands go from the least to the greatest seed"
+    if any(line.get_label() == "_exit" for ax in figure.axes for line in ax.lines):
+        note += "; triangles on the x axis mark lines that go on below it"
+    return note
 
 
 def _final(table: Any) -> Any:
