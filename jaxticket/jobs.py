@@ -21,9 +21,10 @@ from jaxticket.checkpoint import Interrupt, RunFolder
 from jaxticket.evaluate import METRICS
 from jaxticket.optim import schedule
 from jaxticket.rng import root_keys, stream
+from jaxticket.selection import prunable_of
 from jaxticket.settings import Training
 from jaxticket.ticket import Ticket
-from jaxticket.train import DeviceData, Plan, Program, prunable_of
+from jaxticket.train import DeviceData, Plan, Program
 from jaxticket.types import Mask, Network, Params, Stats, TrainState
 
 Arrays = dict[str, np.ndarray]
@@ -224,6 +225,8 @@ def train_jobs(bench: Bench, jobs: Jobs, unit: str, *, snapshot_at: int | None =
             if bench.interrupt.signal is not None:
                 bench.interrupt.leave(bench.folder.path)
     collect()
+    if parallel.host(bench.program.regrown(np.zeros(bench.size, np.int32), state)).any():
+        raise RuntimeError(f"pruned weights came back in training ({unit}): please report this")
     return Trained(
         state,
         steps,

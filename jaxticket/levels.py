@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,13 +29,14 @@ from jaxticket.jobs import (
 from jaxticket.prune import layer_counts
 from jaxticket.rng import root_keys
 from jaxticket.runs import density
+from jaxticket.selection import prunable_of
 from jaxticket.settings import Pruning, Training
 from jaxticket.ticket import Ticket, host_apply
-from jaxticket.train import prunable_of
 from jaxticket.types import Mask, Network, Params, Stats
 
 
-class SearchPlan(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class SearchPlan:
     """What a search for tickets does, before anything runs."""
 
     net: Network
@@ -43,16 +46,16 @@ class SearchPlan(NamedTuple):
     seeds: tuple[int, ...]
     changes: dict[str, Change]
 
-    @property
+    @functools.cached_property
     def like(self) -> tuple[Params, Stats]:
         """Shapes of params and statistics."""
         return jax.eval_shape(self.net.init, jax.random.key(0))
 
-    @property
+    @functools.cached_property
     def prunable(self) -> Any:
         return prunable_of(self.net, self.like[0], self.pruning.exclude)
 
-    @property
+    @functools.cached_property
     def densities(self) -> np.ndarray:
         return (1 - self.pruning.fraction) ** np.arange(self.pruning.levels + 1, dtype=np.float64)
 
@@ -109,9 +112,6 @@ class Search:
         self.origin = Ticket(ones, params, stats, zeros, zeros)  # type: ignore[arg-type]
         self.next_masks: dict[int, Mask] = {0: ones}
         self.trained: tuple[Params, Stats] | None = None
-        self.size = masks.prunable_size(
-            jax.tree.map(lambda x: x[0], params), prunable=plan.prunable
-        )
 
     def _start(self, level: int) -> tuple[Ticket, Ticket]:
         """The ticket of a level (training starts there) and the one that changes are made of, with
@@ -211,7 +211,7 @@ class Search:
         # replicas of branches are not pruned: their limit of 0 says so
         limits = (np.arange(size) < own).astype(np.int32)
         initial = parallel.pad(take(self.initial[0], begin, begin + own), size)
-        mask, fault, regrown = self.select(
+        mask, fault = self.select(
             limits,
             trained.state,
             parallel.put(initial, bench.mesh),
@@ -219,17 +219,12 @@ class Search:
             parallel.put(np.full(size, target, np.int32), bench.mesh),
             bench.data,
         )
-        mask, fault, regrown = take(parallel.host((mask, fault, regrown)), 0, own)
+        mask, fault = take(parallel.host((mask, fault)), 0, own)
         if fault.any():
             seed = self.plan.seeds[begin + int(np.argmax(fault))]
             raise ValueError(
                 f"`score` gives numbers that are not finite for finite weights (level {target}, "
-                f"seed {seed}); "
-                f"mend the score, or compute it in float64 (jax_enable_x64)"
-            )
-        if regrown.any():
-            raise RuntimeError(
-                f"pruned weights came back in training (level {target - 1}): please report this"
+                f"seed {seed}); mend the score, or compute it in float64 (jax_enable_x64)"
             )
         masks.require_nested(mask, take(jobs.mask, 0, own))
         return mask

@@ -16,9 +16,10 @@ from jaxticket import results
 from jaxticket.checkpoint import explained
 from jaxticket.data.arrays import Data
 from jaxticket.evaluate import METRICS
+from jaxticket.selection import prunable_of
 from jaxticket.settings import Pruning, Training
 from jaxticket.ticket import Ticket
-from jaxticket.train import prunable_of, split_names
+from jaxticket.train import split_names
 from jaxticket.types import Network
 
 Table = Any

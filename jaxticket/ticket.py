@@ -8,7 +8,6 @@ import io
 import json
 import os
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,7 +65,8 @@ class Ticket:
           **about: anything that JSON can hold: data set, accuracy, settings.
 
         Raises:
-          ValueError: for stacked tickets, or a seed that does not give these weights.
+          ValueError: for stacked tickets, a network of another tree, a seed that does not give these
+            weights, and what JSON cannot hold.
         """
         if np.ndim(self.level):
             raise ValueError(
@@ -80,6 +80,9 @@ class Ticket:
         header |= {"about": about, "seed": seed}
         host = jax.tree.map(np.asarray, self)
         host = host.replace(params=host_apply(host.mask, host.params))
+        if net is not None:
+            like, _ = jax.eval_shape(net.init, jax.random.key(0))
+            trees.same_structure("net", like, host.params)
         arrays = pack(host)
         if seed is not None:
             if net is None:
@@ -93,7 +96,7 @@ class Ticket:
                 dict(zip(trees.paths(host.params), jax.tree.leaves(host.params), strict=True))
             )
         header["sha256"] = _digest(arrays)
-        arrays["header"] = np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8)
+        arrays["header"] = np.frombuffer(_json(header).encode(), np.uint8)
         return write_arrays(Path(path), arrays)
 
     @staticmethod
@@ -138,6 +141,21 @@ def about(path: str | os.PathLike[str]) -> dict[str, Any]:
 def host_apply(mask: Mask, tree: Params) -> Params:
     """`masks.apply` in NumPy."""
     return jax.tree.map(lambda m, x: np.where(m, x, np.zeros_like(x)), mask, tree)
+
+
+def _json(header: dict[str, Any]) -> str:
+    def number(value: Any) -> Any:
+        if isinstance(value, np.generic):
+            return value.item()
+        raise TypeError(f"{value!r}")
+
+    try:
+        return json.dumps(header, sort_keys=True, default=number)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`about` must be what JSON can hold, got {error}; turn it into numbers, texts, lists "
+            f"and dicts"
+        ) from error
 
 
 def _from_seed(net: Network, seed: int, mask: Mask) -> Params:
@@ -274,14 +292,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         header = json.loads(arrays.pop("header").tobytes())
-    except (
-        KeyError,
-        ValueError,
-        OSError,
-        EOFError,
-        zipfile.BadZipFile,
-        zipfile.LargeZipFile,
-    ) as error:
+    except Exception as error:  # numpy and zipfile raise many kinds for files that are damaged
         raise ValueError(
             f"`path` {str(path)!r} is no ticket file or is damaged ({error}); save it again"
         ) from error

@@ -16,8 +16,9 @@ from jaxticket.jobs import Bench, progress_bar
 from jaxticket.levels import Search, SearchPlan
 from jaxticket.runs import Runs
 from jaxticket.scores import SCORES
+from jaxticket.selection import pruner
 from jaxticket.settings import Pruning, Training
-from jaxticket.train import check_fit, program, pruner, put_data
+from jaxticket.train import check_fit, program, put_data
 from jaxticket.types import Network
 
 
@@ -110,7 +111,6 @@ def find_tickets(
         )
         select = pruner(
             net,
-            training,
             mesh,
             score,
             pruning.scope,

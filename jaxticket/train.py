@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import masks, parallel, trees
+from jaxticket import masks, parallel
 from jaxticket.data.arrays import Data
 from jaxticket.data.batches import batch_indices
 from jaxticket.evaluate import (
@@ -25,7 +25,6 @@ from jaxticket.evaluate import (
     normalized,
 )
 from jaxticket.optim import Schedule, learning_rate, optimizer
-from jaxticket.prune import keep_top
 from jaxticket.rng import permutation_words, stream
 from jaxticket.settings import Training
 from jaxticket.types import (
@@ -34,8 +33,6 @@ from jaxticket.types import (
     Mask,
     Network,
     Params,
-    Score,
-    ScoreContext,
     Stats,
     TrainState,
 )
@@ -85,12 +82,15 @@ class Program(NamedTuple):
       chunk: `(limits, state, plan, target, wanted, data) -> (state, metrics)`: trains each replica
         to its step `target` and evaluates where `wanted`; metrics float32 [replica, split, metric].
         Donates the state.
+      regrown: `(limits, state) -> bool [replica]`, whether a weight is not zero though its mask is
+        False; this never happens, and is asserted after every training.
       traces: `() -> int`, how often `chunk` was traced (and compiled) so far.
     """
 
     init: Callable[..., tuple[Params, Stats]]
     start: Callable[..., TrainState]
     chunk: Callable[..., tuple[TrainState, Array]]
+    regrown: Callable[..., Array]
     traces: Callable[[], int]
 
 
@@ -283,112 +283,18 @@ def _program(net: Network, training: Training, mesh: Mesh, splits: int) -> Progr
             metrics = jax.lax.cond(wanted, measure, skip, state)
         return state, metrics
 
+    def regrown(limit: Array, state: TrainState) -> Array:
+        del limit
+        outside = jax.tree.map(lambda m, w: jnp.any(~m & (w != 0)), state.mask, state.params)
+        return jnp.any(jnp.stack(jax.tree.leaves(outside)))
+
     return Program(
         init=parallel.over_replicas(init, mesh),
         start=parallel.over_replicas(start, mesh),
         chunk=parallel.over_replicas(chunk, mesh, donate=(0,), shared=1),
+        regrown=parallel.over_replicas(regrown, mesh),
         traces=lambda: traced,
     )
-
-
-@functools.lru_cache(maxsize=64)
-def pruner(
-    net: Network,
-    training: Training,
-    mesh: Mesh,
-    score: Score,
-    scope: str,
-    exclude: tuple[str, ...],
-    batches: int,
-    batch_size: int,
-) -> Callable[..., tuple[Mask, Array, Array]]:
-    """The compiled program that scores trained replicas and prunes them.
-
-    Returns:
-      `select(limits, state, params_at_init, keep, number, data) -> (mask, fault, regrown)`;
-      replicas with limit 0 keep
-      their mask. `fault`: scores of living weights are not finite though the weights are.
-        `regrown`: a weight is not
-      zero though its mask is False.
-    """
-
-    def scored(
-        state: TrainState, params_at_init: Params, keep: Array, number: Array, data: DeviceData
-    ) -> tuple[Mask, Array]:
-        prunable = prunable_of(net, state.params, exclude)
-        key = stream(state.key, "prune", number)
-        words = permutation_words(stream(key, "batches"))
-        index = jax.vmap(
-            lambda i: batch_indices(words, i, examples=data.y.shape[0], batch_size=batch_size)
-        )(jnp.arange(batches, dtype=jnp.int32))
-        x = normalized(jnp.take(data.x, index.reshape(-1), axis=0), data.by, "float32")
-        x = x.reshape(batches, batch_size, *x.shape[1:])
-        y = jnp.take(data.y, index, axis=0)
-
-        def logits(params: Params, x: Array) -> Array:
-            return net.apply(params, state.stats, x, train=False)[0]
-
-        def loss(params: Params, batch: tuple[Array, Array]) -> Array:
-            return jnp.mean(cross_entropy(logits(params, batch[0]), batch[1]))
-
-        context = ScoreContext(loss, logits, params_at_init, state.mask, (x, y), prunable)
-        # weights near the cut decide, and the few bits of a fast product would decide them wrongly
-        with jax.default_matmul_precision("highest"):
-            scores = score(state.params, context, key=stream(key, "score"))
-        trees.same_structure("score", scores, state.params)
-        scores = jax.tree.map(lambda s: s.astype(jnp.float32), scores)
-        living = jax.tree.map(
-            lambda s, m, p: jnp.where(m, s, 0) if p else 0 * s, scores, state.mask, prunable
-        )
-        fault = jnp.logical_and(~trees.finite(living), trees.finite(state.params))
-        mask = keep_top(living, state.mask, keep, prunable=prunable, scope=scope)
-        # a diverged replica keeps its mask
-        mask = jax.tree.map(
-            lambda new, old: jnp.where(state.diverged < 0, new, old), mask, state.mask
-        )
-        return mask, jnp.logical_and(fault, state.diverged < 0)
-
-    def select(
-        limit: Array,
-        state: TrainState,
-        params_at_init: Params,
-        keep: Array,
-        number: Array,
-        data: DeviceData,
-    ) -> tuple[Mask, Array, Array]:
-        mask, fault = jax.lax.cond(
-            limit > 0,
-            lambda s, *rest: scored(s, *rest),
-            lambda s, *rest: (s.mask, s.diverged > jnp.iinfo(jnp.int32).max - 1),
-            *(state, params_at_init, keep, number, data),
-        )
-        outside = jax.tree.map(
-            lambda m, w: jnp.any(jnp.logical_and(~m, w != 0)), state.mask, state.params
-        )
-        return mask, fault, jnp.any(jnp.stack(jax.tree.leaves(outside)))
-
-    return parallel.over_replicas(select, mesh, shared=1)
-
-
-def prunable_of(net: Network, params: Params, exclude: tuple[str, ...] = ()) -> Any:
-    """Which leaves are pruned: those of the network that no pattern of `exclude` matches.
-
-    Raises:
-      ValueError: where a pattern matches nothing, or nothing is left.
-    """
-    names = trees.paths(params)
-    for pattern in exclude:
-        if not any(trees.matches(name, [pattern]) for name in names):
-            raise ValueError(
-                f"`exclude` pattern {pattern!r} matches no weight; the paths are {', '.join(names)}"
-            )
-    leaves, tree = jax.tree.flatten(net.prunable(params))
-    kept = [
-        bool(p) and not trees.matches(name, exclude) for name, p in zip(names, leaves, strict=True)
-    ]
-    if not any(kept):
-        raise ValueError(f"`exclude` leaves nothing to prune; the paths are {', '.join(names)}")
-    return jax.tree.unflatten(tree, kept)
 
 
 def split_names(data: Data) -> tuple[str, ...]:

@@ -73,7 +73,11 @@ def test_global_equals_a_stable_sort(scores, alive, keep):
 
 @quick
 @given(
-    scores_strategy(SIZE), alive_strategy(SIZE), st.integers(0, 22), st.integers(0, 26), st.booleans()
+    scores_strategy(SIZE),
+    alive_strategy(SIZE),
+    st.integers(0, 22),
+    st.integers(0, 26),
+    st.booleans(),
 )
 def test_layer_equals_a_stable_sort_of_each_layer(scores, alive, first, second, as_numbers):
     keep = [first, second] if as_numbers else jnp.asarray([first, second], jnp.int32)
@@ -341,9 +345,7 @@ def test_each_round_sees_the_mask_of_the_one_before():
         def note(alive, masked, number):
             seen.append((int(alive), bool(masked), int(number)))
 
-        fits = jax.tree.map(
-            lambda m, w: jnp.all(jnp.where(m, True, w == 0)), context.mask, params
-        )
+        fits = jax.tree.map(lambda m, w: jnp.all(jnp.where(m, True, w == 0)), context.mask, params)
         alive = masks.kept(context.mask)
         bits = jax.random.bits(key)
         jax.debug.callback(note, alive, jnp.all(jnp.stack(jax.tree.leaves(fits))), bits)

@@ -153,7 +153,7 @@ def tickets(
     import jaxticket as jt
 
     jt.cpu_devices(variant.threads)
-    from jaxticket.train import program, trained_traces
+    from jaxticket.train import program
 
     data = images(data_dir)
     net = jt.networks.lenet(data.shape, data.classes)
@@ -162,7 +162,8 @@ def tickets(
     def call(steps: int, branches: tuple[str, ...] = ()) -> dict[str, float]:
         training = jt.Training(steps=steps, batch_size=BATCH, lr=RATE, eval_every=INTERVAL)
         seeds = range(variant.seeds)
-        traces = trained_traces(program(net, training, mesh, len(data.splits)))
+        built = program(net, training, mesh, len(data.splits))
+        traces = built.traces()
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
             runs = jt.find_tickets(
@@ -180,7 +181,7 @@ def tickets(
             # preparing level 1 and its share of all that is not training
             "between": between / later,
             "outside": (wall - first - later) / (first + later),
-            "traces": trained_traces(program(net, training, mesh, len(data.splits))) - traces,
+            "traces": built.traces() - traces,
         }
 
     cold = call(INTERVAL)
@@ -268,8 +269,13 @@ def torch_loop(
     adam = torch.optim.Adam(parameters, lr=RATE, fused=True)
     functional = torch.nn.functional
     forward = variant.form == "forward"
-    with torch.no_grad():
-        torch._foreach_mul_(weights, masks)
+
+    def prune() -> None:
+        with torch.no_grad():
+            for weight, mask in zip(weights, masks, strict=True):
+                weight.mul_(mask)
+
+    prune()
     batches = host_batches(len(y))
 
     def step() -> None:
@@ -283,8 +289,7 @@ def torch_loop(
         functional.cross_entropy(h, y[index]).backward()
         adam.step()
         if not forward:
-            with torch.no_grad():
-                torch._foreach_mul_(weights, masks)
+            prune()
 
     for _ in range(BLOCK):
         step()

@@ -52,12 +52,10 @@ def _kernels(params: Params) -> Any:
     )
 
 
-def _last_layer(params: Params, prunable: Callable[[Params], Any], classes: int) -> str:
-    """The path of the last prunable layer whose kernel ends in `classes`, in the natural order of
-    names.
-    """
+def _last_layer(params: Params, classes: int) -> str:
+    """The path of the last layer whose kernel ends in `classes`, in the natural order of names."""
     leaves = zip(
-        trees.paths(params), jax.tree.leaves(params), jax.tree.leaves(prunable(params)), strict=True
+        trees.paths(params), jax.tree.leaves(params), jax.tree.leaves(_kernels(params)), strict=True
     )
     found = [path.rsplit("/", 1)[0] for path, x, p in leaves if p and x.shape[-1] == classes]
 
@@ -117,12 +115,16 @@ def _network(
         for path, leaf in zip(trees.paths(params), jax.tree.leaves(params), strict=True)
     }
     config = config or {"name": name, "shape": list(shape), "params": shapes}
+    if prunable is not _kernels:
+        # part of what a network is: programs, run folders and tickets tell such networks apart
+        marked = zip(shapes, jax.tree.leaves(prunable(params)), strict=True)
+        config = {**config, "prunable": [path for path, p in marked if p]}
     return Network(
         config=json.dumps({"constructor": constructor, **config}, sort_keys=True),
         init=init,
         apply=apply,
         prunable=prunable,
-        output=output if output is not None else _last_layer(params, prunable, logits.shape[-1]),
+        output=output if output is not None else _last_layer(params, logits.shape[-1]),
         shape=shape,
         classes=logits.shape[-1],
         resized=resized or _no_width,

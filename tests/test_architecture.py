@@ -1,0 +1,310 @@
+"""The layout of DESIGN.md, read from the source: who imports what, and what nobody does."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "jaxticket"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+SCRIPTS = sorted((ROOT / "experiments").rglob("*.py"))
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in [*SOURCES, *SCRIPTS]}
+
+
+def name_of(path):
+    """ "jaxticket/data/arrays.py" -> "data.arrays"; packages by their own name."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in SOURCES}
+each_source = pytest.mark.parametrize("path", SOURCES, ids=lambda p: name_of(p) or "jaxticket")
+each_file = pytest.mark.parametrize(
+    "path", [*SOURCES, *SCRIPTS], ids=lambda p: str(p.relative_to(ROOT))
+)
+
+
+def imports(path):
+    """Full names of all that a file imports, anywhere: lazily and under TYPE_CHECKING too."""
+    found = set()
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in (
+            "importlib.import_module",
+            "import_module",
+            "__import__",
+        ):
+            found.add(ast.literal_eval(node.args[0]))
+    return found
+
+
+def our_imports(path):
+    """The modules of this package that a file imports, without the functions in them."""
+    found = set()
+    for name in imports(path):
+        if name == "jaxticket" or name.startswith("jaxticket."):
+            inner = name.removeprefix("jaxticket").removeprefix(".")
+            while inner not in MODULES:
+                inner = inner.rpartition(".")[0]
+            found.add(inner)
+    return found
+
+
+HOMES = {
+    "tensorflow_datasets": ("data.tfds",),
+    "tensorflow": ("data.tfds",),
+    "orbax": ("checkpoint",),
+    "flax": ("networks",),
+    "pandas": ("results",),
+    "matplotlib": ("plots",),
+}
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_each_library_has_one_home(library):
+    users = {
+        module
+        for module, path in MODULES.items()
+        if any(name.split(".")[0] == library for name in imports(path))
+    }
+    homes = HOMES[library]
+    strangers = {u for u in users if not any(u == h or u.startswith(f"{h}.") for h in homes)}
+    assert not strangers
+    if library != "tensorflow":
+        assert users, f"nothing imports {library} any more: is it still a dependency?"
+
+
+# the first name that a module has, or lies below, gives its rank
+RANKS = {
+    "types": 0,
+    "rng": 1,
+    "trees": 1,
+    "checks": 1,
+    "settings": 1,
+    "masks": 2,
+    "ranking": 2,
+    "prune": 2,
+    "scores": 2,
+    "data": 2,
+    "networks": 2,
+    "parallel": 2,
+    "optim": 2,
+    "evaluate": 2,
+    "ticket": 3,
+    "results": 3,
+    "checkpoint": 3,
+    "train": 4,
+    "selection": 4,
+    "branches": 4,
+    "jobs": 5,
+    "runs": 6,
+    "levels": 7,
+    "tickets": 8,
+    "retrain": 9,
+    "analysis": 10,
+    "plots": 11,
+    "": 12,
+}
+
+
+def rank(module):
+    return RANKS[module.split(".")[0]]
+
+
+def test_every_module_has_a_rank():
+    unranked = {module for module in MODULES if module.split(".")[0] not in RANKS}
+    assert not unranked, "give new modules their place in RANKS"
+
+
+@each_source
+def test_imports_point_down(path):
+    own = name_of(path)
+    upwards = {other for other in our_imports(path) if rank(other) > rank(own)}
+    assert not upwards
+
+
+def test_imports_have_no_circle():
+    """Sideways imports are allowed, circles are not, lazy ones included."""
+    edges = {module: our_imports(path) - {module} for module, path in MODULES.items()}
+    done, under_way = set(), []
+
+    def visit(module):
+        assert module not in under_way, f"circle: {[*under_way, module]}"
+        if module not in done:
+            under_way.append(module)
+            for other in edges[module]:
+                # a module of a package imports its siblings, which the package itself exports
+                if not module.startswith(f"{other}.") or other == "":
+                    visit(other)
+            under_way.pop()
+            done.add(module)
+
+    for module in MODULES:
+        visit(module)
+    assert done == set(MODULES)
+
+
+def reached(module):
+    """Everything that importing a module imports of this package."""
+    found, left = set(), [module]
+    while left:
+        at = left.pop()
+        for other in our_imports(MODULES[at]) - found:
+            found.add(other)
+            left.append(other)
+    return found
+
+
+TRAINING = {
+    "train", "selection", "optim", "evaluate", "jobs", "runs", "levels", "tickets", "retrain", "branches",
+    "checkpoint", "parallel",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.split(".")[0] in ("plots", "results")])
+def test_tables_and_figures_know_no_training(module):
+    assert not reached(module) & TRAINING
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.split(".")[0] == "scores"])
+def test_scores_know_no_densities(module):
+    assert not reached(module) & {"prune", "ranking", "train", "settings", "masks"}
+
+
+def test_parallel_knows_no_machine_learning():
+    assert our_imports(MODULES["parallel"]) == set()
+    assert not any(name.split(".")[0] in ("optax", "flax") for name in imports(MODULES["parallel"]))
+
+
+@pytest.mark.parametrize("module", ["types", "checks"])
+def test_the_bottom_imports_nothing_of_ours(module):
+    assert our_imports(MODULES[module]) == set()
+
+
+@each_source
+def test_files_are_short(path):
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= 400, f"{lines} lines"
+
+
+def test_there_is_no_drawer_for_odds_and_ends():
+    names = {part for module in MODULES for part in module.split(".")}
+    assert not names & {"utils", "util", "helpers", "common", "misc"}
+
+
+def is_public(name):
+    return not name.startswith("_")
+
+
+@each_source
+def test_everything_public_has_a_docstring(path):
+    tree = TREES[path]
+    assert ast.get_docstring(tree), "the module"
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    bare = []
+    for node in tree.body:
+        if isinstance(node, (*functions, ast.ClassDef)) and is_public(node.name):
+            if not ast.get_docstring(node):
+                bare.append(node.name)
+            if isinstance(node, ast.ClassDef):
+                bare += [
+                    f"{node.name}.{inner.name}"
+                    for inner in node.body
+                    if isinstance(inner, functions)
+                    and is_public(inner.name)
+                    and not ast.get_docstring(inner)
+                    # a protocol says once what it is called for
+                    and not any("Protocol" in ast.unparse(base) for base in node.bases)
+                ]
+    assert not bare
+
+
+GLOBAL = re.compile(r"(np|numpy)\.random\.[a-z]\w*|hash|random\.(random|seed|shuffle|choice)")
+
+
+@each_file
+def test_no_hash_of_python_and_no_global_randomness(path):
+    """git-re-basin: `hash` of a string is salted anew in every process."""
+    allowed = {"np.random.default_rng", "numpy.random.default_rng"}
+    hashing = {
+        inner
+        for node in ast.walk(TREES[path])
+        if isinstance(node, ast.FunctionDef) and node.name == "__hash__"
+        for inner in ast.walk(node)
+    }
+    found = [
+        f"line {node.lineno}: {ast.unparse(node.func)}"
+        for node in ast.walk(TREES[path])
+        if isinstance(node, ast.Call)
+        and node not in hashing
+        and ast.unparse(node.func) not in allowed
+        and GLOBAL.fullmatch(ast.unparse(node.func))
+    ]
+    assert not found
+
+
+@each_file
+def test_no_key_of_a_fixed_seed_as_default(path):
+    """jaxpruner: a default `PRNGKey(8)` gives every seed the same random masks."""
+    found = []
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, (ast.FunctionDef, ast.Lambda)):
+            defaults = [*node.args.defaults, *(d for d in node.args.kw_defaults if d)]
+            found += [ast.unparse(d) for d in defaults if "key(" in ast.unparse(d).lower()]
+        if isinstance(node, ast.Attribute) and node.attr == "PRNGKey":
+            found.append(f"line {node.lineno}: PRNGKey")
+    assert not found
+
+
+@each_source
+def test_keys_are_keyword_only(path):
+    """DESIGN: `key` always keyword-only, in what is public and not of a fixed protocol."""
+    # types, rng and initializers speak of keys first; branches are called `change(ticket, key)`
+    if name_of(path) in ("rng", "branches", "networks.initializers"):
+        pytest.skip("a protocol of its own")
+    found = [
+        node.name
+        for node in TREES[path].body
+        if isinstance(node, ast.FunctionDef)
+        and is_public(node.name)
+        and "key" in [a.arg for a in node.args.args]
+    ]
+    assert not found
+
+
+@each_file
+def test_no_flag_of_type_bool(path):
+    """Synaptic-Flow: with `type=bool`, `--pretrained False` is True."""
+    found = [
+        node.lineno
+        for node in ast.walk(TREES[path])
+        if isinstance(node, ast.Call)
+        and any(k.arg == "type" and ast.unparse(k.value) == "bool" for k in node.keywords)
+    ]
+    assert not found
+
+
+@each_file
+def test_nothing_removed_from_jax_and_no_quitting(path):
+    """jaxpruner uses `jax.tree_map`, gone since JAX 0.6; Synaptic-Flow calls `quit()` on errors."""
+    found = [
+        f"line {node.lineno}: {ast.unparse(node)}"
+        for node in ast.walk(TREES[path])
+        if (isinstance(node, ast.Attribute) and ast.unparse(node) in ("jax.tree_map", "jax.pmap"))
+        or (isinstance(node, ast.Call) and ast.unparse(node.func) in ("quit", "exit", "os._exit"))
+    ]
+    assert not found
+
+
+def test_the_public_names_are_exported_explicitly():
+    """`from x import y as y`, which type checkers read as an export."""
+    tree = TREES[PACKAGE / "__init__.py"]
+    assert all(isinstance(node, ast.ImportFrom) for node in tree.body[1:])
+    for node in tree.body[1:]:
+        assert all(alias.asname == alias.name for alias in node.names)

@@ -1,0 +1,296 @@
+"""Ticket files: what comes back is what went in, and nothing else is let in."""
+
+import functools
+import json
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxticket as jt
+from jaxticket import masks
+from jaxticket.rng import stream
+from jaxticket.ticket import about
+
+SHAPE = (2, 4, 1)
+
+
+@functools.cache
+def net_of(widths=(6,)):
+    return jt.networks.lenet(SHAPE, 3, widths)
+
+
+@functools.cache
+def initial(seed=3):
+    return jax.jit(lambda key: net_of().init(stream(key, "init")))(jax.random.key(seed))[0]
+
+
+def ticket_of(params=None, stats=None):
+    params = initial() if params is None else params
+    mask = jt.keep_top(jax.tree.map(jnp.abs, params), masks.ones(params), 30)
+    return jt.Ticket(
+        mask, masks.apply(mask, params), {} if stats is None else stats, jnp.int32(2), jnp.int32(0)
+    )
+
+
+def assert_same(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert np.asarray(x).dtype == np.asarray(y).dtype
+        np.testing.assert_array_equal(x, y)
+
+
+STATS = {
+    "none": {},
+    "batch": {"batch_stats": {"norm": {"mean": np.arange(3, dtype=np.float32), "n": np.int32(7)}}},
+}
+
+
+@pytest.mark.parametrize("stats", STATS)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_ticket_comes_back_exactly(tmp_path, stats, dtype):
+    params = jax.tree.map(lambda x: x.astype(dtype), initial())
+    ticket = ticket_of(params, STATS[stats])
+    path = ticket.save(tmp_path / "deep" / "a.npz", accuracy=0.9, data="tiny")
+    back = jt.Ticket.load(path)
+    assert_same(back, ticket)
+    assert about(path)["about"] == {"accuracy": 0.9, "data": "tiny"}
+    assert [p.name for p in path.parent.iterdir()] == ["a.npz"], "nothing temporary stays"
+
+
+@pytest.mark.parametrize("value", [np.float32(0.5), np.int64(3), np.bool_(True)], ids=str)
+def test_numpy_numbers_may_be_told(tmp_path, value):
+    path = ticket_of().save(tmp_path / "a.npz", value=value)
+    assert about(path)["about"] == {"value": value.item()}
+
+
+def test_what_json_cannot_hold_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="`about`.*JSON"):
+        ticket_of().save(tmp_path / "a.npz", what=object())
+    assert not list(tmp_path.iterdir())
+
+
+def test_special_weights_come_back_bit_for_bit(tmp_path):
+    special = np.asarray([[np.nan, np.inf], [-0.0, 1e-45]], np.float32)
+    mask = {"w": np.ones((2, 2), bool)}
+    ticket = jt.Ticket(mask, {"w": special}, {}, np.int32(0), np.int32(0))
+    back = jt.Ticket.load(ticket.save(tmp_path / "a.npz")).params["w"]
+    np.testing.assert_array_equal(back.view(np.uint32), special.view(np.uint32))
+
+
+def test_only_kept_weights_are_in_the_file(tmp_path):
+    ticket = ticket_of()
+    loud = jax.tree.map(lambda m, w: jnp.where(m, w, jnp.nan), ticket.mask, ticket.params)
+    path = ticket.replace(params=loud).save(tmp_path / "a.npz")
+    assert_same(jt.Ticket.load(path), ticket)
+    with np.load(path) as file:
+        kept = {name: file[name] for name in file.files if name.startswith("kept/")}
+    assert sum(x.size for name, x in kept.items() if "kernel" in name) == 30
+    assert all(np.isfinite(x).all() for x in kept.values())
+
+
+def nested_net():
+    def init(key):
+        first, second = jax.random.split(key)
+        layers = [
+            (jax.random.normal(first, (8, 6)), jnp.zeros(6)),
+            (jax.random.normal(second, (6, 3)), jnp.zeros(3)),
+        ]
+        return layers, ({"seen": jnp.zeros(2)}, [jnp.zeros(1)])
+
+    def apply(params, stats, x, *, train):
+        for i, (w, b) in enumerate(params):
+            x = x.reshape(x.shape[0], -1) @ w + b[None]
+            x = jnp.tanh(x) if i == 0 else x
+        return x, stats
+
+    return jt.from_functions(init, apply, name="nested", shape=SHAPE, syncs_stats=True)
+
+
+@pytest.mark.parametrize("by_seed", [False, True], ids=["weights", "seed"])
+def test_lists_and_tuples_come_back_with_their_network(tmp_path, by_seed):
+    net = nested_net()
+    params, stats = net.init(stream(jax.random.key(5), "init"))
+    ticket = ticket_of(params, stats)
+    path = ticket.save(tmp_path / "a.npz", net=net, seed=5 if by_seed else None)
+    assert_same(jt.Ticket.load(path, net=net), ticket)
+
+
+def test_by_seed(tmp_path):
+    ticket = ticket_of()
+    path = ticket.save(tmp_path / "seed.npz", net=net_of(), seed=3)
+    assert_same(jt.Ticket.load(path, net=net_of()), ticket)
+    assert about(path)["seed"] == 3
+    assert about(path)["net"] == json.loads(net_of().config)
+    with np.load(path) as file:
+        assert not [name for name in file.files if name.startswith("kept/")]
+    with pytest.raises(ValueError, match="stores a seed, not weights: pass `net`"):
+        jt.Ticket.load(path)
+
+
+def test_another_seed_is_refused_when_saving(tmp_path):
+    with pytest.raises(ValueError, match="`seed` 4 does not give this ticket's weights"):
+        ticket_of().save(tmp_path / "a.npz", net=net_of(), seed=4)
+    trained = ticket_of(jax.tree.map(lambda x: x * jnp.float32(1.5), initial()))
+    with pytest.raises(ValueError, match="`seed` 3 does not give this ticket's weights"):
+        trained.save(tmp_path / "a.npz", net=net_of(), seed=3)
+    with pytest.raises(ValueError, match="`seed` needs `net`"):
+        ticket_of().save(tmp_path / "a.npz", seed=3)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_draws_from_a_seed_are_refused_when_loading(tmp_path):
+    """A machine whose generator draws other numbers must not give another ticket."""
+    path = ticket_of().save(tmp_path / "a.npz", net=net_of(), seed=3)
+    other = jt.networks.lenet(SHAPE, 3, (6,), init="kaiming_normal")
+    with pytest.raises(ValueError, match="stores seed 3, but this machine draws other weights"):
+        jt.Ticket.load(path, net=other)
+
+
+def test_tickets_of_a_search_can_be_saved_by_seed(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(12, *SHAPE)).astype(np.float32), np.arange(12) % 3
+    data = jt.data.from_arrays(x, y, x, y, name="tiny")
+    training = jt.Training(steps=2, batch_size=4, eval_every=2)
+    pruning = jt.Pruning(levels=1)
+    runs = jt.find_tickets(net_of(), data, training, pruning, seeds=[3, 8], progress=False)
+    for replica, seed in enumerate((3, 8)):
+        ticket = jax.tree.map(lambda x, r=replica: x[1, r], runs.tickets)
+        path = ticket.save(tmp_path / f"{seed}.npz", net=net_of(), seed=seed)
+        assert_same(jt.Ticket.load(path, net=net_of()), ticket)
+
+
+def test_stacked_tickets_are_refused(tmp_path):
+    stacked = jax.tree.map(lambda x: jnp.stack([x, x]), ticket_of())
+    with pytest.raises(ValueError, match=r"`save` takes one ticket, this one is stacked \(2,\)"):
+        stacked.save(tmp_path / "a.npz")
+
+
+def test_another_network_is_refused_with_its_layers(tmp_path):
+    path = ticket_of().save(tmp_path / "a.npz", net=net_of())
+    with pytest.raises(ValueError, match=r"`net` has other mask.*'dense_2/bias'"):
+        jt.Ticket.load(path, net=net_of((6, 5)))
+    with pytest.raises(ValueError, match=r"`net` has shape \(7,\) at 'dense_0/bias'.*\(6,\)"):
+        jt.Ticket.load(path, net=net_of((7,)))
+
+
+def test_another_network_is_refused_when_saving(tmp_path):
+    with pytest.raises(ValueError, match="`net` .*'dense_2/bias'"):
+        ticket_of().save(tmp_path / "a.npz", net=net_of((6, 5)))
+    with pytest.raises(ValueError, match="`net` has shape .* at 'dense_0/bias'"):
+        ticket_of().save(tmp_path / "a.npz", net=net_of((7,)), seed=3)
+
+
+def test_a_flipped_byte_anywhere_is_refused(tmp_path):
+    """Either refused, or of no account (a date in the archive): never another ticket."""
+    mask = {"w": np.asarray([[True, False, True]])}
+    weights = {"w": np.asarray([[1.0, 0.0, -2.0]], np.float32)}
+    ticket = jt.Ticket(mask, weights, {}, np.int32(1), np.int32(0))
+    path = ticket.save(tmp_path / "a.npz", note="n")
+    good, told = path.read_bytes(), about(path)
+    refused = 0
+    for place in range(len(good)):
+        bad = bytearray(good)
+        bad[place] ^= 0x15
+        path.write_bytes(bad)
+        try:
+            back, says = jt.Ticket.load(path), about(path)
+        except ValueError as error:
+            assert "`path`" in str(error), f"byte {place}: {error}"
+            refused += 1
+        else:
+            assert_same(back, ticket)
+            assert says == told
+    assert refused > len(good) / 2
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.9, 0.999], ids=str)
+def test_a_truncated_file_is_refused(tmp_path, share):
+    path = ticket_of().save(tmp_path / "a.npz")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match="`path` .* is no ticket file or is damaged"):
+        jt.Ticket.load(path)
+
+
+def test_changed_contents_are_refused_by_the_checksum(tmp_path):
+    """Rewritten as a whole and correct archive, but with one bit of the mask turned."""
+    path = ticket_of().save(tmp_path / "a.npz")
+    with np.load(path) as file:
+        arrays = dict(file)
+    arrays["mask/dense_0/kernel"] = arrays["mask/dense_0/kernel"] ^ np.uint8(1)
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match="is damaged: its checksum does not fit"):
+        jt.Ticket.load(path)
+
+
+def header(**fields):
+    return np.frombuffer(json.dumps(fields).encode(), np.uint8)
+
+
+class Trap:
+    """Fails the test if anything unpickles it."""
+
+    def __reduce__(self):
+        return (pytest.fail, ("a pickle was loaded",))
+
+
+@pytest.mark.parametrize(
+    "write, message",
+    [
+        (lambda p: np.savez(p, x=np.zeros(3)), "is no ticket file or is damaged"),
+        (lambda p: np.savez(p, header=header(format="other")), "is no file of format"),
+        (lambda p: np.savez(p, header=np.zeros(3, np.uint8)), "is no ticket file or is damaged"),
+        (lambda p: np.savez(p, header=header(format="jaxticket ticket 1")), "checksum"),
+        (lambda p: np.savez(p, header=np.frombuffer(b"[1]", np.uint8)), "is no file of format"),
+        (lambda p: p.write_bytes(pickle.dumps(Trap())), "is no ticket file or is damaged"),
+        (
+            lambda p: np.savez(p, header=np.asarray([Trap()], object)),
+            "is no ticket file or is damaged",
+        ),
+        (lambda p: p.write_text("hello"), "is no ticket file or is damaged"),
+        (lambda p: p.mkdir(), "is no file"),
+        (lambda p: None, "is no file; tickets lie in"),
+    ],
+    ids=[
+        "npz",
+        "format",
+        "header",
+        "no_checksum",
+        "list",
+        "pickle",
+        "object",
+        "text",
+        "folder",
+        "missing",
+    ],
+)
+def test_foreign_files_are_refused(tmp_path, write, message):
+    path = tmp_path / "a.npz"
+    write(path)
+    with pytest.raises(ValueError, match=message):
+        jt.Ticket.load(path)
+
+
+def test_a_single_array_is_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    with open(path, "wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(ValueError, match="is no ticket file or is damaged"):
+        jt.Ticket.load(path)
+
+
+def test_a_stopped_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = ticket_of().save(tmp_path / "a.npz", note="old")
+    old = path.read_bytes()
+
+    def fail(*args):
+        raise OSError("no space")
+
+    monkeypatch.setattr("jaxticket.ticket.os.replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        ticket_of().save(path, note="new")
+    assert path.read_bytes() == old
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
