@@ -65,8 +65,8 @@ class Ticket:
           **about: anything that JSON can hold: data set, accuracy, settings.
 
         Raises:
-          ValueError: for stacked tickets, a network of another tree, a seed that does not give these
-            weights, and what JSON cannot hold.
+          ValueError: for stacked tickets, a network of another tree, a seed that does not give
+            these weights, and what JSON cannot hold.
         """
         if np.ndim(self.level):
             raise ValueError(

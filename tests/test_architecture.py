@@ -162,8 +162,8 @@ def reached(module):
 
 
 TRAINING = {
-    "train", "selection", "optim", "evaluate", "jobs", "runs", "levels", "tickets", "retrain", "branches",
-    "checkpoint", "parallel",
+    "train", "selection", "optim", "evaluate", "jobs", "runs", "levels", "tickets", "retrain",
+    "branches", "checkpoint", "parallel",
 }  # fmt: skip
 
 

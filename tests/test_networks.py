@@ -38,7 +38,9 @@ def test_lenet_300_100_has_the_counts_of_the_sources():
     assert masks.prunable_size(params, prunable=net.prunable(params)) == 266_200
     assert not jax.tree.leaves(stats)
     assert net.output == "dense_2" and net.shape == (28, 28, 1) and net.classes == 10
-    shapes = {path: x.shape for path, x in zip(trees.paths(params), jax.tree.leaves(params))}
+    shapes = {
+        path: x.shape for path, x in zip(trees.paths(params), jax.tree.leaves(params), strict=True)
+    }
     assert shapes["dense_0/kernel"] == (784, 300) and shapes["dense_2/bias"] == (10,)
 
 
@@ -259,7 +261,9 @@ def test_statistics_move_in_training_only(name):
     # the running mean moves by a tenth (or hundredth) of the batch's
     layer = params["first" if name == "nnx" else "Dense_0"]
     batch = x.reshape(16, -1) @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
-    mean = next(a for p, a in zip(trees.paths(after), jax.tree.leaves(after)) if "mean" in p)
+    mean = next(
+        a for p, a in zip(trees.paths(after), jax.tree.leaves(after), strict=True) if "mean" in p
+    )
     share = 0.01 if name == "linen_no_axis" else 0.1
     np.testing.assert_allclose(mean, share * batch.mean(0), rtol=1e-4, atol=1e-6)
 
@@ -294,7 +298,7 @@ def test_the_axis_name_reaches_a_linen_module():
 def test_statistics_that_cannot_be_averaged_refuse_a_data_axis(name):
     net = MAKERS[name]()
     assert not net.syncs_stats
-    with pytest.raises(ValueError, match="`mesh` has a data axis of 2.*`axis_name`"):
+    with pytest.raises(ValueError, match=r"`mesh` has a data axis of 2.*`axis_name`"):
         search(net, mesh=jt.parallel.mesh(data=2))
 
 
@@ -311,7 +315,7 @@ def test_a_data_axis_where_statistics_can_be_averaged_or_are_none(name):
 
 
 def test_own_choice_of_what_is_prunable():
-    """Two networks that differ in this alone are two networks: programs and folders tell them apart."""
+    """Networks that differ in this alone differ: programs and folders tell them apart."""
     first_only = lambda params: {  # noqa: E731
         name: {"bias": False, "kernel": name == "Dense_0"}
         if "Dense" in name
@@ -350,7 +354,7 @@ def test_networks_without_taps_and_widths_say_so():
     for name in ("linen", "nnx", "functions"):
         net = MAKERS[name]()
         params, stats = net.init(jax.random.key(0))
-        with pytest.raises(ValueError, match="`tap`: network .* has no taps"):
+        with pytest.raises(ValueError, match=r"`tap`: network .* has no taps"):
             net.apply(params, stats, jnp.ones((2, *SHAPE)), train=False, tap=lambda name, x: x)
         with pytest.raises(ValueError, match=r"`resized\(2\)`: this network has no width"):
             net.resized(2)

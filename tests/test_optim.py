@@ -1,6 +1,7 @@
-"""Learning rates in closed form, optimizers by hand, and masked training as DESIGN rule 1 has it."""
+"""Learning rates in closed form, optimizers by hand, masked training by DESIGN rule 1."""
 
 import functools
+import itertools
 import math
 
 import jax
@@ -76,7 +77,7 @@ def test_dilation_stretches_every_time(factor):
 def test_dilation_is_monotone():
     training = jt.Training(steps=7, warmup=3, milestones=(3, 5))
     grown = [training.dilated(f) for f in (0.1, 0.3, 0.5, 0.9, 1.0, 1.1, 2.0)]
-    for small, large in zip(grown, grown[1:], strict=False):
+    for small, large in itertools.pairwise(grown):
         assert small.steps <= large.steps and small.warmup <= large.warmup
         assert all(a <= b for a, b in zip(small.milestones, large.milestones, strict=True))
     assert grown[0].steps == 1, "a training has at least one step"

@@ -62,7 +62,7 @@ jitted_layer = jax.jit(functools.partial(jt.keep_top, scope="layer"))
 @quick
 @given(scores_strategy(SIZE), alive_strategy(SIZE), st.integers(0, SIZE + 3))
 def test_global_equals_a_stable_sort(scores, alive, keep):
-    """open_lth removes n + 1 weights and all ties, rigl over-prunes ties: here the count is exact."""
+    """open_lth removes n + 1 weights and all ties, rigl over-prunes ties; here counts are exact."""
     mask = tree_of(alive, True)
     result = jitted_global(tree_of(scores, 9.0), mask, jnp.int32(keep))
     np.testing.assert_array_equal(kernels_of(result), sorted_choice(scores, alive, keep))
@@ -228,7 +228,9 @@ def test_vmapped_with_a_count_for_every_replica():
     scores, mask, keep, expected = replicas()
     result = jax.jit(jax.vmap(jt.keep_top))(scores, mask, keep)
     for i in range(4):
-        np.testing.assert_array_equal(kernels_of(jax.tree.map(lambda x: x[i], result)), expected[i])
+        np.testing.assert_array_equal(
+            kernels_of(jax.tree.map(lambda x, i=i: x[i], result)), expected[i]
+        )
 
 
 def test_vmapped_layers_with_counts_for_every_replica():
@@ -251,7 +253,9 @@ def test_on_four_devices(data, mapped, monkeypatch):
     run = parallel.over_replicas(lambda limit, s, m, k: jt.keep_top(s, m, k), mesh)
     result = parallel.host(run(np.ones(4, np.int32), scores, mask, keep))
     for i in range(4):
-        np.testing.assert_array_equal(kernels_of(jax.tree.map(lambda x: x[i], result)), expected[i])
+        np.testing.assert_array_equal(
+            kernels_of(jax.tree.map(lambda x, i=i: x[i], result)), expected[i]
+        )
 
 
 def test_bisection_on_four_devices():
@@ -443,7 +447,7 @@ def test_ladder_errors(call, message):
 
 
 def test_layer_counts_of_the_2019_paper():
-    """LeNet with the output layer at half the rate of the others: 0.9 ** n where they have 0.8 ** n."""
+    """The output layer at half the rate of the others: 0.9 ** n where they have 0.8 ** n."""
     params = jax.eval_shape(jt.networks.lenet().init, jax.random.key(0))[0]
     sizes = np.asarray([784 * 300, 300 * 100, 100 * 10])
     for level in (0, 1, 5):

@@ -1,6 +1,7 @@
 """Streams, keyed permutations and the batches made of them."""
 
 import functools
+import itertools
 import subprocess
 import sys
 
@@ -176,7 +177,7 @@ def test_wrapped_batches_show_each_example_once_an_epoch(n, batch):
     assert len(epochs) >= 3
     for epoch in epochs:
         np.testing.assert_array_equal(np.sort(epoch), np.arange(n))
-    assert not any(np.array_equal(a, b) for a, b in zip(epochs, epochs[1:], strict=False))
+    assert not any(np.array_equal(a, b) for a, b in itertools.pairwise(epochs))
 
 
 @pytest.mark.parametrize("n, batch", [(10, 3), (12, 4), (100, 60)], ids=lambda v: str(v))

@@ -67,7 +67,7 @@ def test_numpy_numbers_may_be_told(tmp_path, value):
 
 
 def test_what_json_cannot_hold_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="`about`.*JSON"):
+    with pytest.raises(ValueError, match=r"`about`.*JSON"):
         ticket_of().save(tmp_path / "a.npz", what=object())
     assert not list(tmp_path.iterdir())
 
@@ -126,17 +126,17 @@ def test_by_seed(tmp_path):
     assert about(path)["net"] == json.loads(net_of().config)
     with np.load(path) as file:
         assert not [name for name in file.files if name.startswith("kept/")]
-    with pytest.raises(ValueError, match="stores a seed, not weights: pass `net`"):
+    with pytest.raises(ValueError, match=r"stores a seed, not weights: pass `net`"):
         jt.Ticket.load(path)
 
 
 def test_another_seed_is_refused_when_saving(tmp_path):
-    with pytest.raises(ValueError, match="`seed` 4 does not give this ticket's weights"):
+    with pytest.raises(ValueError, match=r"`seed` 4 does not give this ticket's weights"):
         ticket_of().save(tmp_path / "a.npz", net=net_of(), seed=4)
     trained = ticket_of(jax.tree.map(lambda x: x * jnp.float32(1.5), initial()))
-    with pytest.raises(ValueError, match="`seed` 3 does not give this ticket's weights"):
+    with pytest.raises(ValueError, match=r"`seed` 3 does not give this ticket's weights"):
         trained.save(tmp_path / "a.npz", net=net_of(), seed=3)
-    with pytest.raises(ValueError, match="`seed` needs `net`"):
+    with pytest.raises(ValueError, match=r"`seed` needs `net`"):
         ticket_of().save(tmp_path / "a.npz", seed=3)
     assert not list(tmp_path.iterdir())
 
@@ -145,7 +145,7 @@ def test_other_draws_from_a_seed_are_refused_when_loading(tmp_path):
     """A machine whose generator draws other numbers must not give another ticket."""
     path = ticket_of().save(tmp_path / "a.npz", net=net_of(), seed=3)
     other = jt.networks.lenet(SHAPE, 3, (6,), init="kaiming_normal")
-    with pytest.raises(ValueError, match="stores seed 3, but this machine draws other weights"):
+    with pytest.raises(ValueError, match=r"stores seed 3, but this machine draws other weights"):
         jt.Ticket.load(path, net=other)
 
 
@@ -177,9 +177,9 @@ def test_another_network_is_refused_with_its_layers(tmp_path):
 
 
 def test_another_network_is_refused_when_saving(tmp_path):
-    with pytest.raises(ValueError, match="`net` .*'dense_2/bias'"):
+    with pytest.raises(ValueError, match=r"`net` .*'dense_2/bias'"):
         ticket_of().save(tmp_path / "a.npz", net=net_of((6, 5)))
-    with pytest.raises(ValueError, match="`net` has shape .* at 'dense_0/bias'"):
+    with pytest.raises(ValueError, match=r"`net` has shape .* at 'dense_0/bias'"):
         ticket_of().save(tmp_path / "a.npz", net=net_of((7,)), seed=3)
 
 
@@ -211,7 +211,7 @@ def test_a_truncated_file_is_refused(tmp_path, share):
     path = ticket_of().save(tmp_path / "a.npz")
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(ValueError, match="`path` .* is no ticket file or is damaged"):
+    with pytest.raises(ValueError, match=r"`path` .* is no ticket file or is damaged"):
         jt.Ticket.load(path)
 
 
@@ -222,7 +222,7 @@ def test_changed_contents_are_refused_by_the_checksum(tmp_path):
         arrays = dict(file)
     arrays["mask/dense_0/kernel"] = arrays["mask/dense_0/kernel"] ^ np.uint8(1)
     np.savez(path, **arrays)
-    with pytest.raises(ValueError, match="is damaged: its checksum does not fit"):
+    with pytest.raises(ValueError, match=r"is damaged: its checksum does not fit"):
         jt.Ticket.load(path)
 
 
