@@ -252,7 +252,7 @@ def torch_loop(
     variant: Variant, data_dir: str | None, seconds: float
 ) -> tuple[Measure, dict[str, Any]]:
     """PyTorch with the data in memory as normalised tensors and fused Adam."""
-    try:
+    try:  # pyright: ignore[reportMissingImports]
         import torch
     except ImportError as error:
         raise SystemExit(
