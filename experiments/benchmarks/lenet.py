@@ -252,8 +252,8 @@ def torch_loop(
     variant: Variant, data_dir: str | None, seconds: float
 ) -> tuple[Measure, dict[str, Any]]:
     """PyTorch with the data in memory as normalised tensors and fused Adam."""
-    try:  # pyright: ignore[reportMissingImports]
-        import torch
+    try:
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise SystemExit(
             'the PyTorch loops need PyTorch: pip install "jaxticket[benchmark]", or --no-torch'
