@@ -2,9 +2,9 @@
 
 Command:  python experiments/winning_tickets.py [--folder FOLDER]
           [--data mnist --steps 24000 --eval-every 1200]
-Makes:    a table in the terminal; in the folder: table and timings (Parquet, CSV), settings.json,
-          tickets/*.npz and figures/*.png (accuracy against density at the end and at a quarter of
-          training, accuracy during training, early stopping).
+Makes:    a table in the terminal; in the folder: table, summary and timings (Parquet, CSV),
+          settings.json, tickets/*.npz and figures/*.png (accuracy against density at the end and at
+          a quarter of training, accuracy during training, early stopping).
 Cost:     defaults (digits, 5 seeds, 20 levels, 4 networks each): about a minute on 2 CPU cores;
           see README.md.
 Expected: tickets at about 1% of the weights lose a few points where reinitialized ones lose ten
@@ -77,16 +77,17 @@ def main(settings: Settings) -> None:
         net, data, training, pruning, seeds=range(settings.seeds), branches=BRANCHES, folder=folder
     )
     table = runs.table()
-    summary(runs, table, settings.margin)
+    rows = jt.speed.matching(table, margin=settings.margin, test_size=len(data.test))
+    jt.results.write(rows, folder, "summary")
+    summary(runs, rows, settings.margin)
     size = f"{settings.seeds} seeds, {settings.steps} steps"
     note = f"{folder.name}: LeNet-300-100 on {data.name}, {size}"
     figures(table, folder / "figures", note)
     print(f"results in {folder}")
 
 
-def summary(runs: jt.Runs, table: Any, margin: float) -> None:
+def summary(runs: jt.Runs, rows: Any, margin: float) -> None:
     """Prints accuracy against density for every branch, and the sparsest winning ticket."""
-    rows = jt.speed.matching(table, margin=margin, test_size=len(runs.data.test))
     names = ("ticket", *BRANCHES)
     print(f"\nfinal test accuracy in %, mean (min to max) over {len(runs.seeds)} seeds")
     print(f"{'density':>8}" + "".join(f"{name:>22}" for name in names) + "  matching")
