@@ -171,7 +171,6 @@ def test_fingerprint_depends_on_the_arrays_and_not_on_the_name():
     assert len(different) == 7
 
 
-@pytest.mark.fast
 def test_fingerprint_is_the_same_everywhere():
     # a constant: another numpy, another machine or another process must not change it
     data = jd.load("digits", validation=0.1)
