@@ -53,10 +53,12 @@ class SearchPlan:
 
     @functools.cached_property
     def prunable(self) -> Any:
+        """Which leaves are pruned."""
         return prunable_of(self.net, self.like[0], self.pruning.exclude)
 
     @functools.cached_property
     def densities(self) -> np.ndarray:
+        """The nominal density of each level."""
         return (1 - self.pruning.fraction) ** np.arange(self.pruning.levels + 1, dtype=np.float64)
 
     def keep(self, level: int) -> np.ndarray:

@@ -96,7 +96,7 @@ class Training:
         at_least("gamma", self.gamma, 0)
         share("label_smoothing", self.label_smoothing, zero=True, one=False)
         if self.clip_norm is not None:
-            at_least("clip_norm", self.clip_norm, 0)
+            at_least("clip_norm", self.clip_norm, 1e-12)
         one_of("last_batch", self.last_batch, ("wrap", "drop"))
         if self.eval_every is not None:
             at_least("eval_every", self.eval_every, 1, integer=True)
@@ -162,7 +162,8 @@ class Pruning:
         "learning_rate", which keeps the trained weights and repeats the whole schedule (LRR).
       order: "same" shows every level the batches of level 0; "fresh" draws a new order for every
         level.
-      score_batches, score_batch_size: training batches that a score may look at.
+      score_batches, score_batch_size: training batches that a score may look at; no batch is
+        larger than the training split.
 
     Reference: Frankle's thesis, Algorithms 1, 2 and 4; section 3.3.3 for one-shot.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -81,7 +82,7 @@ class Ticket:
         host = jax.tree.map(np.asarray, self)
         host = host.replace(params=host_apply(host.mask, host.params))
         if net is not None:
-            like, _ = jax.eval_shape(net.init, jax.random.key(0))
+            like, _ = _shapes(net)
             trees.same_structure("net", like, host.params)
         arrays = pack(host)
         if seed is not None:
@@ -114,7 +115,7 @@ class Ticket:
         header, arrays = _read(Path(path))
         if header["seed"] is not None and net is None:
             raise ValueError(f"{path} stores a seed, not weights: pass `net` to rebuild them")
-        like = None if net is None else jax.eval_shape(net.init, jax.random.key(0))
+        like = None if net is None else _shapes(net)
         ticket = unpack(arrays, like=like)
         if header["seed"] is None:
             return ticket
@@ -136,6 +137,12 @@ class Ticket:
 def about(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a ticket file says of itself: network, settings, seed, checksum."""
     return _read(Path(path))[0]
+
+
+@functools.lru_cache(maxsize=16)
+def _shapes(net: Network) -> tuple[Params, Stats]:
+    """Shapes of params and statistics; a run saves hundreds of tickets of one network."""
+    return jax.eval_shape(net.init, jax.random.key(0))
 
 
 def host_apply(mask: Mask, tree: Params) -> Params:

@@ -116,7 +116,7 @@ def find_tickets(
             pruning.scope,
             pruning.exclude,
             pruning.score_batches,
-            pruning.score_batch_size,
+            min(pruning.score_batch_size, len(data.train)),
         )
         search = Search(plan, bench, select)
         for level in range(pruning.levels + 1):
