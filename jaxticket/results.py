@@ -149,7 +149,7 @@ def run_name(name: str, settings: Mapping[str, Any]) -> str:
     """A folder name: the given name and the first ten digits of the settings' sha256.
 
     >>> run_name("tickets", {"seeds": [0]})
-    'tickets-9edddc28f0'
+    'tickets-802b2562ea'
     """
     return f"{name}-{hashlib.sha256(canonical(settings).encode()).hexdigest()[:10]}"
 
