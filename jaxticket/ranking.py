@@ -40,39 +40,31 @@ def _kth_by_histogram(ranks: Array, k: Array) -> Array:
     """The same value from two histograms, of the upper and of the lower 16 bits: fast where
     scatters are (CPU).
     """
-    zero = _zero(ranks, k)
-
-    def half(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        found, above = carry
-        shift = jnp.uint32(16) - jnp.uint32(16) * i.astype(jnp.uint32)
+    found, above = jnp.uint32(0), k
+    for shift in (16, 0):
         digit = ((ranks >> shift) & jnp.uint32(0xFFFF)).astype(jnp.int32)
         # in the second round, entries with another upper half go to a bin of their own
-        inside = (i == 0) | ((ranks >> 16) == (found >> 16))
+        inside = True if shift == 16 else (ranks >> 16) == (found >> 16)
         histogram = jnp.zeros(2**16 + 1, jnp.int32).at[jnp.where(inside, digit, 2**16)].add(1)
         from_top = jnp.cumsum(histogram[2**16 - 1 :: -1])
         place = jnp.argmax(from_top >= above).astype(jnp.int32)
         above = above - jnp.where(place > 0, from_top[jnp.maximum(place - 1, 0)], 0)
-        return found | ((2**16 - 1 - place).astype(jnp.uint32) << shift), above
-
-    found, _ = jax.lax.fori_loop(0, 2, half, (zero, k + zero.astype(jnp.int32)))
+        found = found | ((2**16 - 1 - place).astype(jnp.uint32) << shift)
     return found
 
 
 def _first(marked: Array, quota: Array) -> Array:
-    """Of the True entries of a vector, its first `quota` ones: bisects for the place where the
-    quota is met.
-    """
+    """Of the True entries of a vector, its first `quota` ones."""
+    block = 4096
+    padded = jnp.pad(marked, (0, -marked.size % block)).reshape(-1, block)
+    # count by blocks, then look into the one block where the quota runs out
+    before = jnp.cumsum(jnp.sum(padded, axis=1, dtype=jnp.int32))
+    last = jnp.minimum(jnp.sum(before < quota, dtype=jnp.int32), padded.shape[0] - 1)
+    rest = quota - jnp.where(last > 0, before[jnp.maximum(last - 1, 0)], 0)
+    row = jax.lax.dynamic_index_in_dim(padded, last, keepdims=False)
+    end = last * block + jnp.sum(jnp.cumsum(row.astype(jnp.int32)) < rest, dtype=jnp.int32)
     place = jax.lax.iota(jnp.int32, marked.size)
-
-    def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bounds
-        middle = low + (high - low) // 2
-        enough = jnp.sum(marked & (place < middle), dtype=jnp.int32) >= quota
-        return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
-
-    zero = _zero(marked.astype(jnp.uint32), quota).astype(jnp.int32)
-    _, end = jax.lax.fori_loop(0, marked.size.bit_length(), halve, (zero, zero + marked.size))
-    return marked & (place < end)
+    return marked & (place <= end) & (quota > 0)
 
 
 @jax.jit
