@@ -156,8 +156,8 @@ def train_jobs(bench: Bench, jobs: Jobs, unit: str, *, snapshot_at: int | None =
     every multiple of the interval and at its stop.
 
     With a folder the state is saved from time to time, and training goes on from the newest save of
-    this unit. The
-    result does not depend on where it was saved: calls end at the same absolute steps.
+    this unit. The result does not depend on where it was saved: calls end at the same absolute
+    steps.
 
     Args:
       bench: where to run.
