@@ -75,18 +75,15 @@ class SearchPlan:
         size = masks.prunable_size(params, prunable=self.prunable)
         return np.asarray(round(float(self.densities[level]) * size), np.int32)
 
+    def level_steps(self, level: int) -> int:
+        """Steps of all replicas of a level, if every ticket starts where the run rewinds to."""
+        start = self.pruning.rewind_step if level > 0 else 0
+        return (self.training.steps - start) * len(self.seeds) * (1 + len(self.changes))
+
     @property
     def total_steps(self) -> int:
         """Steps of all replicas and levels."""
-        dense = self.training.steps
-        ticket = (
-            dense if self.pruning.rewind == "learning_rate" else dense - self.pruning.rewind_step
-        )
-        branch = dense if self.pruning.rewind_step == 0 else ticket
-        levels = self.pruning.levels
-        return len(self.seeds) * (
-            dense + levels * ticket + len(self.changes) * (dense + levels * branch)
-        )
+        return sum(self.level_steps(level) for level in range(self.pruning.levels + 1))
 
 
 class Search:
@@ -154,6 +151,9 @@ class Search:
             np.asarray(everything.step, np.int32),
             job_plan(plan.training, count, order=order),
         )
+        # a change may start elsewhere than the tickets (reinit: at step 0)
+        bar, stop = self.bench.bar, np.asarray(jobs.plan.schedule.stop)
+        bar.total += int((stop - jobs.start).sum()) - plan.level_steps(level)
         prepared = time.perf_counter() - began
         blocks = []
         for number, begin in enumerate(range(0, count, self.bench.size)):
