@@ -78,7 +78,7 @@ def keep_top(
     leaves, tree = jax.tree.flatten(mask)
     if len(chosen) != len(leaves):
         raise ValueError(f"`prunable` has {len(chosen)} leaves where the mask has {len(leaves)}")
-    if not isinstance(keep, jax.core.Tracer) and np.size(keep) and np.min(keep) < 0:
+    if not isinstance(keep, jax.Array) and np.size(keep) and np.min(keep) < 0:
         raise ValueError(f"`keep` must be at least 0, got {keep}")
     values = [jnp.asarray(s, jnp.float32).reshape(-1) for s in jax.tree.leaves(scores)]
     picked = [i for i, p in enumerate(chosen) if p]

@@ -287,6 +287,7 @@ def test_what_is_not_prunable_stays_and_does_not_count():
     "call, message",
     [
         (lambda s, m: jt.keep_top(s, m, -1), "`keep` must be at least 0, got -1"),
+        (lambda s, m: jt.keep_top(s, m, np.int32(-2)), "`keep` must be at least 0, got -2"),
         (lambda s, m: jt.keep_top(s, m, 3, scope="row"), "`scope` must be one of"),
         (lambda s, m: jt.keep_top({"a": s["a"]}, m, 3), "`scores` must have the same tree"),
         (
@@ -301,7 +302,7 @@ def test_what_is_not_prunable_stays_and_does_not_count():
             "`prunable` is False for every leaf",
         ),
     ],
-    ids=["negative", "scope", "tree", "shape", "prunable", "scalar", "long", "none"],
+    ids=["negative", "negative number of NumPy", "scope", "tree", "shape", "prunable", "scalar", "long", "none"],
 )
 def test_errors_name_the_argument(call, message):
     scores = tree_of(np.zeros(SIZE, np.float32), 0.0)

@@ -113,6 +113,8 @@ def test_inverted_scores_keep_what_the_score_prunes(name):
     inverted = jt.scores.inverted(jt.SCORES[name])
     turned = inverted(params, context, key=KEY)
     assert_equal(turned, jax.tree.map(jnp.negative, scored(name)))
+    by_name = jt.scores.inverted(name)(params, context, key=KEY)
+    assert_equal(by_name, turned)
     assert inverted.__name__ == f"inverted_{jt.SCORES[name].__name__}"
     dense = masks.ones(params)
     distinct = jax.tree.map(

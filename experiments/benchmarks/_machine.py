@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +19,9 @@ RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 
 
 def machine(*packages: str) -> dict[str, Any]:
-    """CPU model, cores this process may use, and versions; neither names nor paths."""
+    """CPU model, cores this process may use, GPU if there is one, and versions; neither names nor
+    paths.
+    """
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
@@ -27,7 +31,12 @@ def machine(*packages: str) -> dict[str, Any]:
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity is not None else os.cpu_count()
     versions = {name: metadata.version(name) for name in packages}
-    return {"cpu": model, "cores": cores, "python": platform.python_version(), **versions}
+    here = {"cpu": model, "cores": cores, "python": platform.python_version(), **versions}
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    with contextlib.suppress(FileNotFoundError, subprocess.CalledProcessError):
+        found = subprocess.run(query, capture_output=True, check=True, text=True).stdout.split("\n")
+        here["gpu"] = found[0].strip()
+    return here
 
 
 def described(ratios: Sequence[float]) -> str:

@@ -1,9 +1,7 @@
 """Training speed of LeNet-300-100 on a CPU: jaxticket against a plain JAX loop and PyTorch loops.
 
 Masked training with Adam, batch 60, data shaped like MNIST (MNIST itself where it is prepared,
-random images otherwise). Every variant lives in worker processes of its
-own; only one variant works at a time, in turn, round after round. A shared machine's speed varies
-by a factor of 2 over time, so every ratio is of two rates of the same round.
+random images otherwise). How it is measured: _workers.py.
 
 jaxticket is measured through `jt.find_tickets(..., levels=1, folder=...)`: training steps of all
 seeds over the training seconds of level 1, evaluations included. The first call of each worker
@@ -18,25 +16,21 @@ Expected: 10 seeds train 2.8 times as fast as the best PyTorch loop in one proce
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import json
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tyro
 from _machine import described, machine, publish
-from tqdm import tqdm
+from _workers import Measure, Round, answer, looped, measured, print_rates, rates
 
 BATCH, RATE, DENSITY, BLOCK = 60, 1.2e-3, 0.5, 50
 INTERVAL = 1200  # the thesis' 24,000 steps and 20 evaluations
-Measure = Callable[[], dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,19 +92,13 @@ def variants(settings: Settings, cores: int) -> list[Variant]:
     return chosen
 
 
-# ---- workers: one process each, a measurement per line read from stdin
+# ---- workers
 
 
 def worker(variant: Variant, data_dir: str | None, seconds: float) -> None:
-    """Prepares a variant, then measures it whenever a line arrives; answers in JSON lines."""
-    replies = sys.stdout
+    """Prepares a variant, then measures it whenever it is asked to."""
     kinds = {"jaxticket": tickets, "jax": jax_loop, "torch": torch_loop}
-    # whatever libraries print must not be taken for an answer
-    with contextlib.redirect_stdout(sys.stderr):
-        measure, report = kinds[variant.kind](variant, data_dir, seconds)
-        print(json.dumps(report), file=replies, flush=True)
-        for _ in sys.stdin:
-            print(json.dumps(measure()), file=replies, flush=True)
+    answer(lambda: kinds[variant.kind](variant, data_dir, seconds))
 
 
 def images(data_dir: str | None) -> Any:
@@ -128,22 +116,6 @@ def images(data_dir: str | None) -> Any:
         for n in (60_000, 10_000)
     ]
     return jt.data.from_arrays(*drawn[0], *drawn[1], classes=10, name="random")
-
-
-def looped(step: Callable[[], None], finish: Callable[[], None], seconds: float) -> Measure:
-    """Measures a Python loop over steps for so many seconds."""
-
-    def measure() -> dict[str, Any]:
-        began, steps = time.perf_counter(), 0
-        while time.perf_counter() - began < seconds:
-            for _ in range(BLOCK):
-                step()
-            # without it a loop of asynchronous calls would run ahead of the clock
-            finish()
-            steps += BLOCK
-        return {"rate": steps / (time.perf_counter() - began)}
-
-    return measure
 
 
 def tickets(
@@ -244,7 +216,9 @@ def jax_loop(
     began = time.perf_counter()
     step()
     finish()
-    return looped(step, finish, seconds), {"compile_seconds": time.perf_counter() - began}
+    return looped(step, finish, seconds, block=BLOCK), {
+        "compile_seconds": time.perf_counter() - began
+    }
 
 
 def torch_loop(
@@ -293,7 +267,7 @@ def torch_loop(
 
     for _ in range(BLOCK):
         step()
-    return looped(step, lambda: None, seconds), {}
+    return looped(step, lambda: None, seconds, block=BLOCK), {}
 
 
 def host_batches(examples: int) -> Any:
@@ -308,65 +282,17 @@ def host_batches(examples: int) -> Any:
 # ---- the process that asks
 
 
-class Workers:
-    """The processes of one variant."""
-
-    def __init__(self, variant: Variant, settings: Settings) -> None:
-        task = json.dumps([dataclasses.asdict(variant), settings.data_dir, settings.seconds])
-        self.name = variant.name
-        self.processes = [
-            subprocess.Popen(
-                [sys.executable, __file__, "worker", task],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            )
-            for _ in range(variant.processes)
-        ]  # fmt: skip
-        self.report = self._answers()[0]
-
-    def _answers(self) -> list[dict[str, Any]]:
-        lines = [process.stdout.readline() for process in self.processes if process.stdout]
-        if not all(lines):
-            raise SystemExit(f"a worker of {self.name!r} ended; its error is above")
-        return [json.loads(line) for line in lines]
-
-    def measure(self) -> dict[str, Any]:
-        """The rates of all processes together, and what else the first one says."""
-        for process in self.processes:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        answers = self._answers()
-        return answers[0] | {"rate": sum(answer["rate"] for answer in answers)}
-
-    def close(self) -> None:
-        """Ends the processes."""
-        for process in self.processes:
-            process.kill()
-            process.wait()
-
-
 def main(settings: Settings) -> None:
     """Measures every variant in every round, then prints and publishes."""
     packages = ("jax", "optax", "numpy") + (("torch",) if settings.torch else ())
     here = machine(*packages)
     chosen = variants(settings, here["cores"])
-    with contextlib.ExitStack() as stack:
-        pool = []
-        for variant in tqdm(chosen, desc="starting workers", unit=""):
-            pool.append(Workers(variant, settings))
-            stack.callback(pool[-1].close)
-        rounds: list[dict[Variant, dict[str, Any]]] = [{} for _ in range(settings.rounds)]
-        with tqdm(total=settings.rounds * len(chosen), desc="measuring", unit="") as bar:
-            for measured in rounds:
-                for variant, workers in zip(chosen, pool, strict=True):
-                    measured[variant] = workers.measure()
-                    bar.update()
-        reports = {v: workers.report for v, workers in zip(chosen, pool, strict=True)}
+    rounds, reports = measured(
+        __file__, chosen, settings.data_dir, settings.seconds, rounds=settings.rounds
+    )
     summary = summarised(chosen, rounds, reports)
     print(f"\n{here}\n")
-    print(f"{'aggregate steps per second':<56} median    min    max")
-    for name, rates in summary["rates"].items():
-        print(f"{name:<56} {rates['median']:6.0f} {rates['min']:6.0f} {rates['max']:6.0f}")
+    print_rates("aggregate steps per second", summary["rates"])
     print("\nratios within a round: median (least to largest)")
     for against, ratios in summary["ratios"].items():
         for name, values in ratios.items():
@@ -380,26 +306,16 @@ def main(settings: Settings) -> None:
         )
     if settings.publish:
         rows = [
-            {"variant": v.name, "round": i, "steps_per_second": round(measured[v]["rate"], 1)}
-            for i, measured in enumerate(rounds)
+            {"variant": v.name, "round": i, "steps_per_second": round(answers[v]["rate"], 1)}
+            for i, answers in enumerate(rounds)
             for v in chosen
         ]
         setup = {k: v for k, v in dataclasses.asdict(settings).items() if k != "data_dir"}
         publish("lenet", rows, {"machine": here, "settings": setup, **summary})
 
 
-def summarised(
-    chosen: list[Variant],
-    rounds: list[dict[Variant, dict[str, Any]]],
-    reports: dict[Variant, dict[str, Any]],
-) -> dict[str, Any]:
+def summarised(chosen: list[Variant], rounds: list[Round], reports: Round) -> dict[str, Any]:
     """Medians of the rates, and ratios to the best of each kind of loop in the same round."""
-    rates = {}
-    for variant in chosen:
-        values = [measured[variant]["rate"] for measured in rounds]
-        rates[variant.name] = {
-            "median": float(np.median(values)), "min": min(values), "max": max(values),
-        }  # fmt: skip
     ours = [v for v in chosen if v.kind == "jaxticket"]
     loops = {
         "JAX loop": [v for v in chosen if v.kind == "jax"],
@@ -424,7 +340,7 @@ def summarised(
         }
         for v in ours
     }
-    return {"rates": rates, "ratios": ratios, "jaxticket": costs}
+    return {"rates": rates(chosen, rounds), "ratios": ratios, "jaxticket": costs}
 
 
 if __name__ == "__main__":

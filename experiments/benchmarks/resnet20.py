@@ -1,0 +1,317 @@
+"""Training speed of ResNet-20 at batch 128: jaxticket against Flax and PyTorch.
+
+SGD with momentum, random images of CIFAR-10's shape; images per second of all networks together.
+jaxticket is measured through `jt.find_tickets(..., levels=1)`, masks, evaluations (128 examples per
+split at the end) and all; the others only train, without masks. How it is measured: _workers.py.
+
+* jaxticket with 1, 4 and 8 seeds: as `parallel.py` runs them on the platform.
+* Flax: nn.Conv and nn.BatchNorm, a jitted step in a Python loop, for one network and vmapped over
+  several; with --loop also one network with the steps in a `lax.fori_loop` (minutes on a CPU).
+* PyTorch, eager, channels-last and default layout (CPU; --no-torch leaves them out).
+
+Command:  python experiments/benchmarks/resnet20.py [--rounds 3 --seconds 12 --publish]
+          on a GPU: --seeds 1 8 --dtype bfloat16 --no-torch
+Cost:     about 15 minutes on 2 CPU cores with the defaults
+Expected: on 2 cores of an Intel Xeon at 2.5 GHz what experiments/results/benchmarks/resnet20.json
+          says; not run on a GPU yet
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import tyro
+from _machine import described, machine, publish
+from _workers import Measure, Round, answer, looped, measured, print_rates, rates
+
+BATCH, RATE, CLASSES = 128, 0.1, 10
+# multiplications and additions of one image, forward and backward
+FLOPS = 3 * 2 * 40_813_184
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Images per second of ResNet-20 in training."""
+
+    seeds: tuple[int, ...] = (1, 4, 8)
+    """How many seeds jaxticket trains side by side."""
+    vmapped: tuple[int, ...] = (4,)
+    """How many networks Flax trains under vmap."""
+    dtype: str = "float32"
+    """Type of activations: float32 or bfloat16."""
+    rounds: int = 3
+    """How often every variant is measured."""
+    seconds: float = 12.0
+    """Length of one measurement."""
+    loop: bool = False
+    """Whether to measure Flax with the steps inside a loop of the program."""
+    torch: bool = True
+    """Whether to measure PyTorch."""
+    publish: bool = False
+    """Whether to write experiments/results/benchmarks/resnet20[-DEVICE].csv and .json."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One way to train: kind "jaxticket", "flax" (form "step" or "loop") or "torch"."""
+
+    kind: str
+    networks: int = 1
+    form: str = ""
+    processes: int = 1
+
+    @property
+    def name(self) -> str:
+        """How tables call it."""
+        many = f"{self.networks} network{'s' * (self.networks > 1)}"
+        if self.kind == "flax":
+            vmapped = "vmapped, " if self.networks > 1 else ""
+            return f"Flax, {vmapped}{'jitted step' if self.form == 'step' else 'loop'}, {many}"
+        return f"jaxticket, {many}" if self.kind == "jaxticket" else f"PyTorch, {self.form}"
+
+
+def variants(settings: Settings) -> list[Variant]:
+    """What is measured in every round."""
+    chosen = [Variant("jaxticket", n) for n in settings.seeds]
+    chosen += [Variant("flax", n, "step") for n in (1, *settings.vmapped)]
+    chosen += [Variant("flax", 1, "loop")] * settings.loop
+    forms = ("channels-last", "default layout") if settings.torch else ()
+    return chosen + [Variant("torch", form=form) for form in forms]
+
+
+def worker(variant: Variant, dtype: str, seconds: float) -> None:
+    """Prepares a variant, then measures it whenever it is asked to."""
+    kinds = {"jaxticket": tickets, "flax": flax_loop, "torch": torch_loop}
+    answer(lambda: kinds[variant.kind](variant, dtype, seconds))
+
+
+def images() -> tuple[np.ndarray, np.ndarray]:
+    """Random images in CIFAR-10's shape."""
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (2560, 32, 32, 3), np.uint8), rng.integers(0, CLASSES, 2560)
+
+
+def tickets(variant: Variant, dtype: str, seconds: float) -> tuple[Measure, dict[str, Any]]:
+    """jaxticket through its public function."""
+    import jaxticket as jt
+
+    jt.cpu_devices()
+    x, y = images()
+    data = jt.data.from_arrays(x, y, x[:BATCH], y[:BATCH], classes=CLASSES, name="random")
+    net = jt.networks.resnet20(data.shape, CLASSES)
+
+    def call(steps: int) -> dict[str, float]:
+        training = jt.Training(
+            steps=steps, batch_size=BATCH, optimizer="momentum", lr=RATE, eval_every=10**6,
+            eval_train_examples=BATCH, eval_batch_size=BATCH, compute_dtype=dtype,
+            precision="highest" if dtype == "float32" else "default",
+        )  # fmt: skip
+        runs = jt.find_tickets(
+            net, data, training, jt.Pruning(levels=1), seeds=range(variant.networks), progress=False
+        )
+        first, later = (float(s) for s in runs.timings().train_seconds)
+        return {"rate": variant.networks * steps * BATCH / later, "first": first, "later": later}
+
+    cold = call(4)
+    steps = max(4, round(seconds * cold["rate"] / (variant.networks * BATCH)))
+    report = {"compile_seconds": cold["first"] - cold["later"], "steps": steps}
+    return lambda: call(steps), report
+
+
+def flax_loop(variant: Variant, dtype: str, seconds: float) -> tuple[Measure, dict[str, Any]]:
+    """What one writes first in Flax."""
+    import flax.linen as nn
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    class Resnet(nn.Module):
+        @nn.compact
+        def __call__(self, x: Any) -> Any:
+            def layer(x: Any, features: int, size: int = 3, stride: int = 1) -> Any:
+                x = nn.Conv(
+                    features, (size, size), stride, padding=size // 2, use_bias=False, dtype=dtype
+                )(x)
+                return nn.BatchNorm(use_running_average=False, dtype=dtype)(x)
+
+            x = nn.relu(layer(x, 16))
+            for features in (16, 32, 64):
+                for block in range(3):
+                    stride = 2 if block == 0 and features > 16 else 1
+                    y = nn.relu(layer(x, features, stride=stride))
+                    y = layer(y, features)
+                    x = nn.relu(y + (layer(x, features, 1, stride) if stride > 1 else x))
+            return nn.Dense(CLASSES, dtype=dtype)(jnp.mean(x, axis=(1, 2)))
+
+    net, sgd = Resnet(), optax.sgd(RATE, momentum=0.9)
+    many = variant.networks > 1
+
+    def init(key: Any) -> Any:
+        variables = net.init(key, jnp.zeros((1, 32, 32, 3), dtype))
+        return variables, sgd.init(variables["params"])
+
+    def update(state: Any, x: Any, y: Any) -> Any:
+        variables, opt = state
+
+        def loss(params: Any) -> Any:
+            logits, new = net.apply(
+                {**variables, "params": params}, x.astype(dtype) / 255, mutable=["batch_stats"]
+            )
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), y)
+            return losses.mean(), new
+
+        gradient, new = jax.grad(loss, has_aux=True)(variables["params"])
+        change, opt = sgd.update(gradient, opt)
+        return {**new, "params": optax.apply_updates(variables["params"], change)}, opt
+
+    x, y = images()
+    keys = jax.random.split(jax.random.key(0), variant.networks)
+    state = jax.vmap(init)(keys) if many else init(keys[0])
+    inner = 2 if variant.form == "loop" else 1
+    batches = host_batches(len(y), variant.networks)
+    step_of = jax.vmap(update) if many else update
+    if inner > 1:
+        step_of = lambda s, x, y: jax.lax.fori_loop(0, inner, lambda _, s: update(s, x, y), s)  # noqa: E731
+    compiled = jax.jit(step_of)
+    held = [state]
+
+    def step() -> None:
+        index = next(batches)
+        held[0] = compiled(held[0], x[index], y[index])
+
+    def finish() -> None:
+        jax.block_until_ready(held)
+
+    began = time.perf_counter()
+    step()
+    finish()
+    report = {"compile_seconds": time.perf_counter() - began}
+    worth = inner * variant.networks * BATCH
+    on_cpu = jax.default_backend() == "cpu"
+    return looped(step, finish, seconds, block=1 if on_cpu else 50, worth=worth), report
+
+
+def torch_loop(variant: Variant, dtype: str, seconds: float) -> tuple[Measure, dict[str, Any]]:
+    """PyTorch, eager, with the data in memory."""
+    try:
+        import torch  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise SystemExit(
+            'the PyTorch loops need PyTorch: pip install "jaxticket[benchmark]", or --no-torch'
+        ) from error
+    from torch import nn  # pyright: ignore[reportMissingImports]
+
+    torch.set_num_threads(machine()["cores"])
+    torch.manual_seed(0)
+
+    def layer(before: int, after: int, size: int = 3, stride: int = 1) -> Any:
+        conv = nn.Conv2d(before, after, size, stride, padding=size // 2, bias=False)
+        return nn.Sequential(conv, nn.BatchNorm2d(after))
+
+    class Block(nn.Module):
+        def __init__(self, before: int, after: int) -> None:
+            super().__init__()
+            stride = 1 if before == after else 2
+            self.inner = nn.Sequential(
+                layer(before, after, stride=stride), nn.ReLU(), layer(after, after)
+            )
+            self.shortcut = nn.Identity() if stride == 1 else layer(before, after, 1, 2)
+
+        def forward(self, x: Any) -> Any:
+            return torch.relu(self.inner(x) + self.shortcut(x))
+
+    sizes = (16, 16, 16, 16, 32, 32, 32, 64, 64, 64)
+    blocks = [Block(a, b) for a, b in itertools.pairwise(sizes)]
+    net = nn.Sequential(
+        layer(3, 16), nn.ReLU(), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)
+    ).to(getattr(torch, dtype))
+    x, y = images()
+    x = torch.from_numpy(x).permute(0, 3, 1, 2).to(getattr(torch, dtype)) / 255
+    y = torch.from_numpy(y)
+    if variant.form == "channels-last":
+        net, x = (t.to(memory_format=torch.channels_last) for t in (net, x))
+    else:
+        x = x.contiguous()
+    sgd = torch.optim.SGD(net.parameters(), lr=RATE, momentum=0.9)
+    batches = host_batches(len(y), 1)
+
+    def step() -> None:
+        index = torch.from_numpy(next(batches))
+        sgd.zero_grad(set_to_none=True)
+        nn.functional.cross_entropy(net(x[index]), y[index]).backward()
+        sgd.step()
+
+    step()
+    return looped(step, lambda: None, seconds, block=1, worth=BATCH), {}
+
+
+def host_batches(examples: int, networks: int) -> Any:
+    """Index arrays of batches, one for each network where there are several."""
+    rng = np.random.default_rng(0)
+    size = (networks, BATCH) if networks > 1 else BATCH
+    while True:
+        yield rng.integers(0, examples, size)
+
+
+def main(settings: Settings) -> None:
+    """Measures every variant in every round, then prints and publishes."""
+    packages = ("jax", "flax", "optax", "numpy") + (("torch",) if settings.torch else ())
+    here = machine(*packages)
+    chosen = variants(settings)
+    rounds, reports = measured(
+        __file__, chosen, settings.dtype, settings.seconds, rounds=settings.rounds
+    )
+    of = rates(chosen, rounds)
+    between = ratios(chosen, rounds)
+    print(f"\n{here}, {settings.dtype}\n")
+    print_rates("images per second, all networks together", of)
+    fastest = max(values["median"] for values in of.values())
+    print(f"the fastest makes {fastest * FLOPS / 1e9:.0f} GFLOP/s")
+    print("\nratios within a round: median (least to greatest)")
+    for against, one in between.items():
+        for name, values in one.items():
+            print(f"{name:<24} / {against:<42} {described(values)}")
+    for variant, report in reports.items():
+        if "compile_seconds" in report:
+            print(f"{variant.name:<40} compiles in {report['compile_seconds']:.1f} s")
+    if settings.publish:
+        rows = [
+            {"variant": v.name, "round": i, "images_per_second": round(answers[v]["rate"], 1)}
+            for i, answers in enumerate(rounds)
+            for v in chosen
+        ]
+        summary = {"rates": of, "ratios": between}
+        reported = {v.name: report for v, report in reports.items()}
+        setup = dataclasses.asdict(settings)
+        publish(
+            "resnet20" if "gpu" not in here else f"resnet20-{here['gpu']}", rows,
+            {"machine": here, "settings": setup, **summary, "reports": reported},
+        )  # fmt: skip
+
+
+def ratios(chosen: list[Variant], rounds: list[Round]) -> dict[str, dict[str, list[float]]]:
+    """jaxticket's rates over those of the others in the same round."""
+    ours = [v for v in chosen if v.kind == "jaxticket"]
+    single = [v for v in ours if v.networks == 1]
+    result: dict[str, dict[str, list[float]]] = {}
+    for other in single + [v for v in chosen if v.kind != "jaxticket"]:
+        for variant in ours:
+            if variant != other:
+                result.setdefault(other.name, {})[variant.name] = [
+                    m[variant]["rate"] / m[other]["rate"] for m in rounds
+                ]
+    return result
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["worker"]:
+        fields, dtype, length = json.loads(sys.argv[2])
+        worker(Variant(**fields), dtype, length)
+    else:
+        main(tyro.cli(Settings))
