@@ -17,6 +17,8 @@ from jaxticket.networks import from_functions as from_functions
 from jaxticket.networks import from_linen as from_linen
 from jaxticket.networks import from_nnx as from_nnx
 from jaxticket.parallel import cpu_devices as cpu_devices
+from jaxticket.presets import PRESETS as PRESETS
+from jaxticket.presets import preset as preset
 from jaxticket.prune import densities as densities
 from jaxticket.prune import keep_top as keep_top
 from jaxticket.prune import prune as prune

@@ -120,6 +120,31 @@ def evaluate(
       axis: (name, size) of a mesh axis over which each batch is split; the result is the same on
         all of it.
     """
+    # a zero that varies over the same mesh axes as the sums
+    zero = jnp.zeros((splits, 3)) + jnp.where(
+        jnp.isnan(jax.tree.leaves(params)[0].reshape(-1)[0]), 0, 0
+    )
+    return means(tally(net, params, stats, zero, batched, by, training, splits=splits, axis=axis))
+
+
+def means(sums: Array) -> Array:
+    """Loss and accuracy of each split from the sums of `tally`, float32 [split, 2]."""
+    return sums[:, :2] / sums[:, 2:]
+
+
+def tally(
+    net: Network,
+    params: Params,
+    stats: Stats,
+    sums: Array,
+    batched: Batched,
+    by: Normalization,
+    training: Training,
+    *,
+    splits: int,
+    axis: tuple[str, int] | None = None,
+) -> Array:
+    """Adds batches to each split's sums, float32 [split, 3]: losses, right answers, examples."""
     weights = cast(params, training.compute_dtype)
 
     def batch(totals: Array, inputs: Batched) -> tuple[Array, None]:
@@ -142,13 +167,7 @@ def evaluate(
         own = (jax.lax.iota(jnp.int32, splits) == split)[:, None]
         return totals + jnp.where(own, sums[None], 0), None
 
-    # a zero that varies over the same mesh axes as the sums
-    zero = jnp.zeros((splits, 3)) + jnp.where(
-        jnp.isnan(jax.tree.leaves(params)[0].reshape(-1)[0]), 0, 0
-    )
-    if axis is not None:
-        zero = jax.lax.pcast(zero, axis[0], to="varying")
-    totals, _ = jax.lax.scan(batch, zero, batched)
-    if axis is not None:
-        totals = jax.lax.psum(totals, axis[0])
-    return totals[:, :2] / totals[:, 2:]
+    if axis is None:
+        return jax.lax.scan(batch, sums, batched)[0]
+    zero = jax.lax.pcast(0 * sums, axis[0], to="varying")
+    return sums + jax.lax.psum(jax.lax.scan(batch, zero, batched)[0], axis[0])

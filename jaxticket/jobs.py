@@ -17,8 +17,10 @@ from tqdm.auto import tqdm
 
 from jaxticket import parallel, trees
 from jaxticket.branches import Change
+from jaxticket.calls import Call, calling
 from jaxticket.checkpoint import Interrupt, RunFolder
 from jaxticket.evaluate import METRICS
+from jaxticket.feed import StreamedData
 from jaxticket.optim import schedule
 from jaxticket.rng import root_keys, stream
 from jaxticket.selection import prunable_of
@@ -74,7 +76,7 @@ class Bench(NamedTuple):
 
     Attributes:
       program: the compiled program.
-      data: the data on the devices.
+      data: the data on the devices, or a stream on its way there.
       mesh: the devices.
       size: replicas per call.
       splits: number of evaluated splits.
@@ -85,7 +87,7 @@ class Bench(NamedTuple):
     """
 
     program: Program
-    data: DeviceData
+    data: DeviceData | StreamedData
     mesh: Mesh
     size: int
     splits: int
@@ -175,7 +177,7 @@ def train_jobs(bench: Bench, jobs: Jobs, unit: str, *, snapshot_at: int | None =
         (steps[1:] % bench.interval == 0) | (steps[1:] == stop)
     )
     values = np.full((len(untils), count, bench.splits, len(METRICS)), np.nan, np.float32)
-    plan = parallel.put(parallel.pad(jobs.plan, bench.size), bench.mesh)
+    plan = parallel.pad(jobs.plan, bench.size)
     state = begin_state(bench, jobs)
     # zeros until the snapshot is taken
     snapshot = (
@@ -204,26 +206,33 @@ def train_jobs(bench: Bench, jobs: Jobs, unit: str, *, snapshot_at: int | None =
             bench.bar.update(int((steps[at] - (steps[at - 1] if at else jobs.start)).sum()))
             pending = None
 
-    for i in range(first, len(untils)):
-        before = steps[i - 1] if i else jobs.start
-        state, metrics = bench.program.chunk(
-            parallel.put(fill(steps[i] - before, 0), bench.mesh),
-            state,
-            plan,
-            parallel.put(fill(steps[i], 0), bench.mesh),
-            parallel.put(fill(wanted[i], False), bench.mesh),
-            bench.data,
-        )
-        # the numbers of the call before are fetched while this one runs
-        collect()
-        pending = (i, metrics)
-        if untils[i] == snapshot_at:
-            snapshot = parallel.host((state.params, state.stats))
-        if bench.folder is not None and (bench.folder.due or bench.interrupt.signal is not None):
+    calls = [
+        Call(fill(steps[i - 1] if i else jobs.start, 0), fill(steps[i], 0), fill(wanted[i], False))
+        for i in range(first, len(untils))
+    ]
+    with calling(
+        bench.program,
+        bench.data,
+        bench.mesh,
+        plan,
+        calls,
+        keys=parallel.pad(jobs.keys, bench.size),
+        splits=bench.splits,
+    ) as call:
+        for i in range(first, len(untils)):
+            state, metrics = call(i - first, state)
+            # the numbers of the call before are fetched while this one runs
             collect()
-            bench.folder.save_state(unit, i + 1, _saved_tree(state, values, snapshot, bench.mesh))
-            if bench.interrupt.signal is not None:
-                bench.interrupt.leave(bench.folder.path)
+            pending = (i, metrics)
+            if untils[i] == snapshot_at:
+                snapshot = parallel.host((state.params, state.stats))
+            leaving = bench.interrupt.signal is not None
+            if bench.folder is not None and (bench.folder.due or leaving):
+                collect()
+                tree = _saved_tree(state, values, snapshot, bench.mesh)
+                bench.folder.save_state(unit, i + 1, tree)
+                if bench.interrupt.signal is not None:
+                    bench.interrupt.leave(bench.folder.path)
     collect()
     if parallel.host(bench.program.regrown(np.zeros(bench.size, np.int32), state)).any():
         raise RuntimeError(f"pruned weights came back in training ({unit}): please report this")
@@ -252,9 +261,12 @@ def _restored(
     return state, parallel.host(tree["values"]), snapshot
 
 
-def job_plan(training: Training, count: int, *, order: int = 0) -> Plan:
-    """The same plan for so many jobs, as host arrays."""
-    one = Plan(schedule(training), np.int32(order))  # type: ignore[arg-type]
+def job_plan(training: Training, count: int, *, order: int = 0, augment: int | None = None) -> Plan:
+    """The same plan for so many jobs, as host arrays; a new order has new augmentation, if nothing
+    else is said.
+    """
+    noise = order if augment is None else augment
+    one = Plan(schedule(training), np.int32(order), np.int32(noise))  # type: ignore[arg-type]
     return jax.tree.map(lambda x: np.broadcast_to(x, (count, *np.shape(x))).copy(), one)
 
 

@@ -13,6 +13,8 @@ import numpy as np
 from jaxticket import masks, parallel, results, trees
 from jaxticket.branches import Change
 from jaxticket.data.arrays import Data
+from jaxticket.data.stream import Stream
+from jaxticket.feed import StreamedData
 from jaxticket.jobs import (
     Arrays,
     Bench,
@@ -40,7 +42,7 @@ class SearchPlan:
     """What a search for tickets does, before anything runs."""
 
     net: Network
-    data: Data
+    data: Data | Stream
     training: Training
     pruning: Pruning
     seeds: tuple[int, ...]
@@ -213,13 +215,20 @@ class Search:
         # replicas of branches are not pruned: their limit of 0 says so
         limits = (np.arange(size) < own).astype(np.int32)
         initial = parallel.pad(take(self.initial[0], begin, begin + own), size)
+        source: tuple[Any, ...] = (bench.data,)
+        if isinstance(bench.data, StreamedData):
+            p = self.plan.pruning
+            keys = parallel.pad(jobs.keys, size)
+            batch_size = min(p.score_batch_size, len(self.plan.data.train))
+            batches = bench.data.score_batches(keys, target, p.score_batches, batch_size)
+            source = (batches, bench.data.by)
         mask, fault = self.select(
             limits,
             trained.state,
             parallel.put(initial, bench.mesh),
             parallel.put(np.broadcast_to(keep, (size, *keep.shape)).copy(), bench.mesh),
             parallel.put(np.full(size, target, np.int32), bench.mesh),
-            bench.data,
+            *source,
         )
         mask, fault = take(parallel.host((mask, fault)), 0, own)
         if fault.any():

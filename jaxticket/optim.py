@@ -17,12 +17,13 @@ class Schedule(NamedTuple):
     axis outside.
 
     Attributes:
-      lr, weight_decay, gamma: float32.
-      warmup, milestones, steps: int32; `steps` is the length that "cosine" refers to.
+      lr, final_lr, weight_decay, gamma: float32.
+      warmup, milestones, steps: int32; `steps` is the length that "cosine" and "linear" refer to.
       stop: int32, the step at which the replica is frozen.
     """
 
     lr: Array
+    final_lr: Array
     weight_decay: Array
     gamma: Array
     warmup: Array
@@ -35,6 +36,7 @@ def schedule(training: Training) -> Schedule:
     """The schedule of one training, as NumPy scalars."""
     return Schedule(
         lr=np.float32(training.lr),
+        final_lr=np.float32(training.final_lr),
         weight_decay=np.float32(training.weight_decay),
         gamma=np.float32(training.gamma),
         warmup=np.int32(training.warmup),
@@ -48,7 +50,8 @@ def learning_rate(at: Schedule, step: Array, *, kind: str) -> Array:
     r"""The learning rate of the update that leads from `step` to `step + 1`.
 
     `lr * min(1, step / warmup) * decay`, with decay `gamma ** #{m: m <= step}` for kind "steps" and
-    `(1 + cos(pi * step / steps)) / 2` for "cosine". Step 0 of a warmup has rate 0.
+    `(1 + cos(pi * step / steps)) / 2` for "cosine"; for "linear" `lr * decay` is
+    `lr + (final_lr - lr) * step / steps`. Step 0 of a warmup has rate 0.
 
     Reference: methods of Frankle et al. (OpenLTH): the drop acts at the milestone itself.
     """
@@ -56,6 +59,9 @@ def learning_rate(at: Schedule, step: Array, *, kind: str) -> Array:
     warm = jnp.where(
         step < at.warmup, t / jnp.maximum(at.warmup, 1).astype(jnp.float32), jnp.float32(1)
     )
+    if kind == "linear":
+        done = t / at.steps.astype(jnp.float32)
+        return (at.lr + (at.final_lr - at.lr) * done) * warm
     if kind == "cosine":
         decay = (1 + jnp.cos(jnp.float32(np.pi) * t / at.steps.astype(jnp.float32))) / 2
     else:

@@ -128,7 +128,12 @@ def maps(mesh: Mesh) -> bool:
 
 
 def over_replicas(
-    fn: Callable[..., Any], mesh: Mesh, *, donate: tuple[int, ...] = (), shared: int = 0
+    fn: Callable[..., Any],
+    mesh: Mesh,
+    *,
+    donate: tuple[int, ...] = (),
+    shared: int = 0,
+    parted: tuple[int, ...] = (),
 ) -> Callable[..., Any]:
     """Compiles `fn` for many replicas.
 
@@ -139,12 +144,16 @@ def over_replicas(
       mesh: as `mesh` makes it.
       donate: which arguments, counted without `limit`, give up their memory.
       shared: how many of the last arguments are the same for all replicas.
+      parted: which arguments, counted likewise, have their third axis ([replica, step, batch, ...])
+        split over the data axis of the mesh.
 
     Returns:
       `run(limits, *replicas, *shared)`: limits int32 [replica], the other arguments but the last
       `shared` with a leading replica axis that the seed axis of the mesh divides. Jitted.
     """
     one_by_one = maps(mesh)
+    # an axis of one device counts as varying too, where nothing averages over it
+    split = P(SEED, None, DATA) if mesh.shape[DATA] > 1 else P(SEED)
 
     def local(limits: jax.Array, *args: Any) -> Any:
         own, common = args[: len(args) - shared], args[len(args) - shared :]
@@ -153,7 +162,8 @@ def over_replicas(
         return jax.vmap(lambda *a: fn(jnp.max(limits), *a, *common))(*own)
 
     def run(limits: jax.Array, *args: Any) -> Any:
-        specs = (P(SEED),) + (P(SEED),) * (len(args) - shared) + (P(),) * shared
+        own = (split if i in parted else P(SEED) for i in range(len(args) - shared))
+        specs = (P(SEED), *own, *(P(),) * shared)
         mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P(SEED))
         return mapped(limits, *args)
 

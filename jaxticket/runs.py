@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxticket import results
 from jaxticket.checkpoint import explained
 from jaxticket.data.arrays import Data
+from jaxticket.data.stream import Stream
 from jaxticket.evaluate import METRICS
 from jaxticket.selection import prunable_of
 from jaxticket.settings import Pruning, Training
@@ -44,7 +45,7 @@ class Runs:
     """
 
     net: Network
-    data: Data
+    data: Data | Stream
     training: Training
     pruning: Pruning
     seeds: tuple[int, ...]

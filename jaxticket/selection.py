@@ -11,11 +11,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxticket import parallel, trees
-from jaxticket.data.batches import batch_indices
 from jaxticket.evaluate import cross_entropy, normalized
+from jaxticket.feed import score_indices
 from jaxticket.prune import keep_top
-from jaxticket.rng import permutation_words, stream
-from jaxticket.train import DeviceData
+from jaxticket.rng import stream
 from jaxticket.types import Array, Mask, Network, Params, Score, ScoreContext, TrainState
 
 
@@ -28,27 +27,41 @@ def pruner(
     exclude: tuple[str, ...],
     batches: int,
     batch_size: int,
+    fed: bool = False,
 ) -> Callable[..., tuple[Mask, Array]]:
     """The compiled program that scores trained replicas and prunes them.
 
+    Args:
+      net, mesh, score, scope, exclude: as in training and pruning.
+      batches, batch_size: how many batches a score looks at.
+      fed: the batches come with the call, from a stream, instead of data on the device.
+
     Returns:
-      `select(limits, state, params_at_init, keep, number, data) -> (mask, fault)`; replicas with
-      limit 0 keep their mask. `fault`: scores of living weights are not finite though the weights
-      are.
+      `select(limits, state, params_at_init, keep, number, data) -> (mask, fault)`, or with
+      `(block, by)` in the place of `data`; replicas with limit 0 keep their mask. `fault`: scores
+      of living weights are not finite though the weights are.
     """
 
+    def examples(key: Array, source: tuple[Any, ...]) -> tuple[Array, Array]:
+        if fed:
+            (x, y), by = source
+            x = x.reshape(-1, *x.shape[2:])
+        else:
+            (data,) = source
+            index = score_indices(
+                key=key, examples=data.y.shape[0], batches=batches, size=batch_size
+            )
+            x, by = jnp.take(data.x, index.reshape(-1), axis=0), data.by
+            y = jnp.take(data.y, index, axis=0)
+        x = normalized(x, by, "float32")
+        return x.reshape(batches, batch_size, *x.shape[1:]), y
+
     def scored(
-        state: TrainState, params_at_init: Params, keep: Array, number: Array, data: DeviceData
+        state: TrainState, params_at_init: Params, keep: Array, number: Array, *source: Any
     ) -> tuple[Mask, Array]:
         prunable = prunable_of(net, state.params, exclude)
         key = stream(state.key, "prune", number)
-        words = permutation_words(stream(key, "batches"))
-        index = jax.vmap(
-            lambda i: batch_indices(words, i, examples=data.y.shape[0], batch_size=batch_size)
-        )(jnp.arange(batches, dtype=jnp.int32))
-        x = normalized(jnp.take(data.x, index.reshape(-1), axis=0), data.by, "float32")
-        x = x.reshape(batches, batch_size, *x.shape[1:])
-        y = jnp.take(data.y, index, axis=0)
+        x, y = examples(key, source)
 
         def logits(params: Params, x: Array) -> Array:
             return net.apply(params, state.stats, x, train=False)[0]
@@ -79,13 +92,13 @@ def pruner(
         params_at_init: Params,
         keep: Array,
         number: Array,
-        data: DeviceData,
+        *source: Any,
     ) -> tuple[Mask, Array]:
         mask, fault = jax.lax.cond(
             limit > 0,
             lambda s, *rest: scored(s, *rest),
             lambda s, *rest: (s.mask, s.diverged > jnp.iinfo(jnp.int32).max - 1),
-            *(state, params_at_init, keep, number, data),
+            *(state, params_at_init, keep, number, *source),
         )
         return mask, fault
 

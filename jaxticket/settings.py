@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from jaxticket.checks import at_least, one_of, share
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
-SCHEDULES = ("steps", "cosine")
+SCHEDULES = ("steps", "cosine", "linear")
 PRECISIONS = ("default", "high", "highest")
 COMPUTE_DTYPES = ("float32", "bfloat16")
+AUGMENTATIONS = ("crop", "shift", "resized_crop", "flip")
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Training:
 
     The learning rate is a function of the absolute step t, `lr * min(1, t / warmup) * decay(t)`,
     where decay is `gamma ** #{m in milestones: m <= t}` for the schedule "steps" and
-    `(1 + cos(pi * t / steps)) / 2` for "cosine". With no milestones, "steps" is constant.
+    `(1 + cos(pi * t / steps)) / 2` for "cosine"; for "linear" `lr * decay(t)` is the straight line
+    from `lr` at step 0 to `final_lr` at `steps`. With no milestones, "steps" is constant.
 
     Attributes:
       steps: number of updates from initialization to the end.
@@ -33,15 +35,23 @@ class Training:
       weight_decay: added to the gradient of every parameter before momentum ("sgd", "momentum",
         "adam"), or decoupled from it ("adamw").
       warmup: steps of linear warmup; at step 0 the rate is then exactly 0.
-      schedule: "steps" or "cosine".
+      schedule: "steps", "cosine" or "linear".
       milestones: steps at which the rate is multiplied by `gamma`; the drop acts at the milestone
         itself.
       gamma: factor of each drop.
+      final_lr: rate that "linear" ends at.
       label_smoothing: share of the target spread evenly over the classes.
       clip_norm: largest global norm of the masked gradient, clipped before weight decay; None to
         leave it.
       last_batch: "wrap" runs batches on into the next epoch, so that each is full and each example
         is seen equally often; "drop" leaves out what does not fill a batch at the end of an epoch.
+      augment: what each training image goes through, in any order: at most one of "crop" (padded
+        with black, then cut to the old size), "shift" (the same, padded with the mean colour) and
+        "resized_crop" (a part of random area and aspect at full size), and "flip" (left to right,
+        every other time). Evaluation and scores see images as they are.
+      augment_pixels: of "crop" and "shift": the largest move in each direction.
+      augment_scale: of "resized_crop": bounds of the part's area, as a share of the image's.
+      augment_ratio: of "resized_crop": bounds of the part's width / height.
       eval_every: steps between evaluations; None for a twentieth of `steps`.
       eval_batch_size: examples per evaluation batch.
       eval_train_examples: at most so many training examples are evaluated (evenly spread); None
@@ -69,9 +79,14 @@ class Training:
     schedule: str = "steps"
     milestones: tuple[int, ...] = ()
     gamma: float = 0.1
+    final_lr: float = 0.0
     label_smoothing: float = 0.0
     clip_norm: float | None = None
     last_batch: str = "wrap"
+    augment: tuple[str, ...] = ()
+    augment_pixels: int = 4
+    augment_scale: tuple[float, float] = (0.08, 1.0)
+    augment_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     eval_every: int | None = None
     eval_batch_size: int = 1000
     eval_train_examples: int | None = 10_000
@@ -94,10 +109,12 @@ class Training:
         for milestone in self.milestones:
             at_least("milestones", milestone, 0, integer=True)
         at_least("gamma", self.gamma, 0)
+        at_least("final_lr", self.final_lr, 0)
         share("label_smoothing", self.label_smoothing, zero=True, one=False)
         if self.clip_norm is not None:
             at_least("clip_norm", self.clip_norm, 1e-12)
         one_of("last_batch", self.last_batch, ("wrap", "drop"))
+        self._check_augment()
         if self.eval_every is not None:
             at_least("eval_every", self.eval_every, 1, integer=True)
         at_least("eval_batch_size", self.eval_batch_size, 1, integer=True)
@@ -105,16 +122,55 @@ class Training:
             at_least("eval_train_examples", self.eval_train_examples, 1, integer=True)
         one_of("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
         one_of("precision", self.precision, PRECISIONS)
-        if self.schedule == "cosine" and self.milestones:
+        if self.schedule != "steps" and self.milestones:
             raise ValueError(
-                f"`milestones` are not used by schedule='cosine', got {self.milestones}; leave "
-                f"one of them out"
+                f"`milestones` are not used by schedule={self.schedule!r}, got {self.milestones}; "
+                f"leave one of them out"
+            )
+        if self.schedule != "linear" and self.final_lr:
+            raise ValueError(
+                f"`final_lr` is used by schedule='linear' only, got {self.final_lr!r} with "
+                f"schedule={self.schedule!r}; leave one of them out"
             )
         if self.nesterov and self.optimizer != "momentum":
             raise ValueError(
                 f"`nesterov` needs optimizer='momentum', got {self.optimizer!r}; leave one of "
                 f"them out"
             )
+
+    def _check_augment(self) -> None:
+        names = (self.augment,) if isinstance(self.augment, str) else tuple(self.augment)
+        object.__setattr__(self, "augment", names)
+        for name in names:
+            one_of("augment", name, AUGMENTATIONS)
+        if len(set(names)) < len(names):
+            raise ValueError(f"`augment` holds a name twice, got {names}; leave out the repeat")
+        moves = [name for name in names if name != "flip"]
+        if len(moves) > 1:
+            raise ValueError(f"`augment` takes only one of {', '.join(moves)}; leave out the rest")
+        at_least("augment_pixels", self.augment_pixels, 1, integer=True)
+        for argument, highest in (("augment_scale", 1.0), ("augment_ratio", float("inf"))):
+            bounds = getattr(self, argument)
+            if not isinstance(bounds, tuple | list) or len(bounds) != 2:
+                raise ValueError(f"`{argument}` must be (low, high), got {bounds!r}")
+            low, high = float(bounds[0]), float(bounds[1])
+            if not 0 < low <= high <= highest or high == float("inf"):
+                most = " <= 1" if highest == 1 else ""
+                raise ValueError(f"`{argument}` must be 0 < low <= high{most}, got {bounds!r}")
+            object.__setattr__(self, argument, (low, high))
+        # without any augmentation the rest may stay, so that augment=() alone switches it off
+        fields = {field.name: field.default for field in dataclasses.fields(self)}
+        for argument, users in (
+            ("augment_pixels", ("crop", "shift")),
+            ("augment_scale", ("resized_crop",)),
+            ("augment_ratio", ("resized_crop",)),
+        ):
+            unused = names and not set(users) & set(names)
+            if unused and getattr(self, argument) != fields[argument]:
+                raise ValueError(
+                    f"`{argument}` is used by {' and '.join(map(repr, users))} only, got "
+                    f"{getattr(self, argument)!r} with augment={names}; leave one of them out"
+                )
 
     @property
     def evaluation_interval(self) -> int:

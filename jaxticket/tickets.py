@@ -12,6 +12,7 @@ from jaxticket.branches import BRANCHES, Change
 from jaxticket.checkpoint import Interrupt, RunFolder
 from jaxticket.checks import distinct_seeds, from_table
 from jaxticket.data.arrays import Data
+from jaxticket.data.stream import Stream
 from jaxticket.jobs import Bench, progress_bar
 from jaxticket.levels import Search, SearchPlan
 from jaxticket.runs import Runs
@@ -24,7 +25,7 @@ from jaxticket.types import Network
 
 def find_tickets(
     net: Network,
-    data: Data,
+    data: Data | Stream,
     training: Training,
     pruning: Pruning | None = None,
     *,
@@ -45,7 +46,7 @@ def find_tickets(
 
     Args:
       net: a network, such as `jt.networks.lenet(data.shape, data.classes)`.
-      data: a data set; with a validation split its loss is evaluated too.
+      data: a data set, or a stream; with a validation split its loss is evaluated too.
       training: how each level is trained.
       pruning: levels, fraction, score, rewinding; `Pruning()` if None.
       seeds: one replica each; initialization and batches are functions of the seed alone.
@@ -117,6 +118,7 @@ def find_tickets(
             pruning.exclude,
             pruning.score_batches,
             min(pruning.score_batch_size, len(data.train)),
+            isinstance(data, Stream),
         )
         search = Search(plan, bench, select)
         for level in range(pruning.levels + 1):

@@ -13,7 +13,9 @@ from jax.sharding import Mesh
 
 from jaxticket import masks, parallel
 from jaxticket.data.arrays import Data
+from jaxticket.data.augment import augmented
 from jaxticket.data.batches import batch_indices
+from jaxticket.data.stream import Stream
 from jaxticket.evaluate import (
     METRICS,
     Batched,
@@ -22,8 +24,11 @@ from jaxticket.evaluate import (
     cross_entropy,
     cut,
     evaluate,
+    means,
     normalized,
+    tally,
 )
+from jaxticket.feed import Block, StreamedData
 from jaxticket.optim import Schedule, learning_rate, optimizer
 from jaxticket.rng import permutation_words, stream
 from jaxticket.settings import Training
@@ -44,10 +49,12 @@ class Plan(NamedTuple):
     Attributes:
       schedule: learning rate, decay and stop step.
       order: int32, which of the orders of its key the replica sees.
+      augment: int32, which of the augmentations of its key it sees; copies may differ in it alone.
     """
 
     schedule: Schedule
     order: Array
+    augment: Array = np.int32(0)
 
 
 class DeviceData(NamedTuple):
@@ -61,8 +68,10 @@ class DeviceData(NamedTuple):
     by: Normalization
 
 
-def put_data(data: Data, training: Training, mesh: Mesh) -> DeviceData:
-    """Copies a data set to every device."""
+def put_data(data: Data | Stream, training: Training, mesh: Mesh) -> DeviceData | StreamedData:
+    """Copies a data set to every device, or makes a stream ready to be fed to them."""
+    if isinstance(data, Stream):
+        return StreamedData(data, training, mesh)
     multiple = mesh.shape[parallel.DATA]
     splits = {name: (data.splits[name].x, data.splits[name].y) for name in split_names(data)}
     most = {"train": training.eval_train_examples}
@@ -82,19 +91,27 @@ class Program(NamedTuple):
       chunk: `(limits, state, plan, target, wanted, data) -> (state, metrics)`: trains each replica
         to its step `target` and evaluates where `wanted`; metrics float32 [replica, split, metric].
         Donates the state.
+      fed: `(limits, state, plan, target, block, by) -> state`: trains on the steps of a block of a
+        stream, no further than to `target`. Donates the state.
+      tallied: `(limits, params, stats, sums, batched, by) -> sums`: adds evaluation batches to
+        float32 [replica, split, 3], where the limit is not 0.
+      averaged: `(limits, sums) -> metrics`, as of `chunk`; nan where the limit is 0.
       regrown: `(limits, state) -> bool [replica]`, whether a weight is not zero though its mask is
         False; this never happens, and is asserted after every training.
-      traces: `() -> int`, how often `chunk` was traced (and compiled) so far.
+      traces: `() -> int`, how often `chunk` or `fed` was traced (and compiled) so far.
     """
 
     init: Callable[..., tuple[Params, Stats]]
     start: Callable[..., TrainState]
     chunk: Callable[..., tuple[TrainState, Array]]
+    fed: Callable[..., TrainState]
+    tallied: Callable[..., Array]
+    averaged: Callable[..., Array]
     regrown: Callable[..., Array]
     traces: Callable[[], int]
 
 
-def check_fit(net: Network, data: Data, training: Training, mesh: Mesh) -> None:
+def check_fit(net: Network, data: Data | Stream, training: Training, mesh: Mesh) -> None:
     """Raises where network, data, training and mesh do not go together."""
     if tuple(net.shape) != tuple(data.shape):
         raise ValueError(
@@ -112,6 +129,17 @@ def check_fit(net: Network, data: Data, training: Training, mesh: Mesh) -> None:
             f"`batch_size` {training.batch_size} is larger than the training split of "
             f"{data.name!r}, "
             f"{len(data.train)} examples; use a smaller batch"
+        )
+    moves = {"crop", "shift"} & set(training.augment)
+    if moves and training.augment_pixels >= min(data.shape[:2]):
+        raise ValueError(
+            f"`augment_pixels` {training.augment_pixels} moves whole images of {data.shape[:2]} "
+            f"out of sight ({data.name!r}); use fewer"
+        )
+    if "resized_crop" in training.augment and getattr(data, "train_crop", None) == "random":
+        raise ValueError(
+            f"`augment` holds 'resized_crop', but the stream {data.name!r} cuts its images so "
+            f"already; leave it out, or make the stream with train_crop='center'"
         )
     parts = mesh.shape[parallel.DATA]
     if training.batch_size % parts:
@@ -133,6 +161,7 @@ def static_part(training: Training) -> Training:
     return training.replace(
         steps=1,
         lr=0.0,
+        final_lr=0.0,
         weight_decay=0.0,
         warmup=0,
         gamma=0.0,
@@ -153,18 +182,42 @@ def _data_axis(mesh: Mesh) -> tuple[str, int] | None:
     return (parallel.DATA, size) if size > 1 else None
 
 
+def _part(axis: tuple[str, int] | None) -> tuple[Array | int, int]:
+    return (0, 1) if axis is None else (jax.lax.axis_index(axis[0]), axis[1])
+
+
+def gathered(
+    data: DeviceData,
+    training: Training,
+    order_words: Array,
+    step: Array,
+    *,
+    axis: tuple[str, int] | None = None,
+) -> tuple[Array, Array]:
+    """This device's part of the batch of a step, from data on the device."""
+    index = batch_indices(
+        order_words,
+        step,
+        examples=data.y.shape[0],
+        batch_size=training.batch_size,
+        last_batch=training.last_batch,
+        part=_part(axis),
+    )
+    return jnp.take(data.x, index, axis=0), jnp.take(data.y, index, axis=0)
+
+
 def train_step(
     net: Network,
     training: Training,
     state: TrainState,
     plan: Plan,
-    data: DeviceData,
-    order_words: Array,
+    batch: tuple[Array, Array],
+    by: Normalization,
     active: Array,
     *,
     axis: tuple[str, int] | None = None,
 ) -> TrainState:
-    """One update of one replica.
+    """One update of one replica on this device's part of a batch: raw images and labels.
 
     Params stay zero where the mask is False, so the forward pass needs no mask: the gradient is
       masked before
@@ -174,18 +227,13 @@ def train_step(
     Reference: DESIGN of masked training; invariant 4 of iterative magnitude pruning (pruned weights
       stay exactly 0).
     """
-    examples = data.y.shape[0]
-    part = (0, 1) if axis is None else (jax.lax.axis_index(axis[0]), axis[1])
-    index = batch_indices(
-        order_words,
-        state.step,
-        examples=examples,
-        batch_size=training.batch_size,
-        last_batch=training.last_batch,
-        part=part,
-    )
-    x = normalized(jnp.take(data.x, index, axis=0), data.by, training.compute_dtype)
-    y = jnp.take(data.y, index, axis=0)
+    part = _part(axis)
+    x, y = batch
+    if training.augment:
+        augment_key = stream(state.key, "augment", plan.augment, state.step)
+        first = part[0] * y.shape[0]
+        x = augmented(x, training, by.mean, key=augment_key, first=first)
+    x = normalized(x, by, training.compute_dtype)
     noise_key = stream(state.key, "noise", state.step)
     if axis is not None:
         noise_key = jax.random.fold_in(noise_key, part[0])
@@ -261,7 +309,10 @@ def _program(net: Network, training: Training, mesh: Mesh, splits: int) -> Progr
             words = permutation_words(stream(state.key, "order", plan.order))
 
             def body(_: Array, s: TrainState) -> TrainState:
-                return train_step(net, training, s, plan, data, words, s.step < target, axis=axis)
+                batch = gathered(data, training, words, s.step, axis=axis)
+                return train_step(
+                    net, training, s, plan, batch, data.by, s.step < target, axis=axis
+                )
 
             state = jax.lax.fori_loop(0, limit, body, state)
 
@@ -283,6 +334,36 @@ def _program(net: Network, training: Training, mesh: Mesh, splits: int) -> Progr
             metrics = jax.lax.cond(wanted, measure, skip, state)
         return state, metrics
 
+    def fed(
+        limit: Array, state: TrainState, plan: Plan, target: Array, block: Block, by: Normalization
+    ) -> TrainState:
+        nonlocal traced
+        traced += 1
+
+        def body(i: Array, s: TrainState) -> TrainState:
+            batch = (block.x[i], block.y[i])
+            return train_step(net, training, s, plan, batch, by, s.step < target, axis=axis)
+
+        with jax.default_matmul_precision(training.precision):
+            return jax.lax.fori_loop(0, limit, body, state)
+
+    def tallied(
+        limit: Array,
+        params: Params,
+        stats: Stats,
+        sums: Array,
+        batched: Batched,
+        by: Normalization,
+    ) -> Array:
+        def add(sums: Array) -> Array:
+            return tally(net, params, stats, sums, batched, by, training, splits=splits, axis=axis)
+
+        with jax.default_matmul_precision(training.precision):
+            return jax.lax.cond(limit > 0, add, lambda sums: sums, sums)
+
+    def averaged(limit: Array, sums: Array) -> Array:
+        return jnp.where(limit > 0, means(sums), jnp.nan)
+
     def regrown(limit: Array, state: TrainState) -> Array:
         del limit
         outside = jax.tree.map(lambda m, w: jnp.any(~m & (w != 0)), state.mask, state.params)
@@ -292,11 +373,14 @@ def _program(net: Network, training: Training, mesh: Mesh, splits: int) -> Progr
         init=parallel.over_replicas(init, mesh),
         start=parallel.over_replicas(start, mesh),
         chunk=parallel.over_replicas(chunk, mesh, donate=(0,), shared=1),
+        fed=parallel.over_replicas(fed, mesh, donate=(0,), shared=1, parted=(3,)),
+        tallied=parallel.over_replicas(tallied, mesh, shared=2),
+        averaged=parallel.over_replicas(averaged, mesh),
         regrown=parallel.over_replicas(regrown, mesh),
         traces=lambda: traced,
     )
 
 
-def split_names(data: Data) -> tuple[str, ...]:
+def split_names(data: Data | Stream) -> tuple[str, ...]:
     """Names of the splits, in the order of the metrics' split axis (as jax sorts dicts)."""
     return tuple(sorted(data.splits))

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxticket import parallel
 from jaxticket.networks.convolution import conv
-from jaxticket.networks.lowering import LOWERINGS, Geometry
+from jaxticket.networks.lowering import FORMS, Geometry
 
 ONES = ((1, 1), (1, 1))
 # (image, kernel, stride, padding, input channels, output channels, batch)
@@ -124,10 +124,10 @@ def geometries(draw):
     return Geometry(image, kernel, stride, pads, None)
 
 
-@pytest.mark.parametrize("platform", LOWERINGS)
+@pytest.mark.parametrize("form", FORMS)
 @given(at=geometries(), replicas=st.integers(1, 2), channels=st.integers(1, 3))
-@settings(max_examples=12, deadline=None, derandomize=True)
-def test_the_three_functions_of_every_platform_are_transposes(platform, at, replicas, channels):
+@settings(max_examples=8, deadline=None, derandomize=True)
+def test_the_three_functions_of_every_form_are_transposes(form, at, replicas, channels):
     """<g, x * w> = <input(g, w), x> = <kernel(x, g), w>, and x * w is the sum in the docstring."""
     rng = np.random.default_rng(0)
     with jax.enable_x64():
@@ -141,7 +141,7 @@ def test_the_three_functions_of_every_platform_are_transposes(platform, at, repl
                 columns = slice(j * at.stride[1], j * at.stride[1] + at.kernel[1])
                 y[:, :, i, j] = np.einsum("rnabc,rabco->rno", padded[:, :, rows, columns], w)
         g = rng.normal(size=y.shape)
-        of = LOWERINGS[platform]
+        of = FORMS[form]
         # without jit every operation of a lowering runs by itself: nothing is compiled twice
         np.testing.assert_allclose(of.forward(x, w, geometry=at), y, atol=1e-11)
         back = np.asarray(of.input(g, w, geometry=at))

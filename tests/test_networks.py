@@ -429,9 +429,16 @@ def test_networks_that_do_not_fit_the_data_are_refused(net, message):
         search(net())
 
 
-@pytest.mark.parametrize("name", jt.NETWORKS)
-@pytest.mark.parametrize("shape, classes", [((32, 32, 3), 10), ((28, 28, 1), 7)], ids=str)
-def test_every_named_network(name, shape, classes):
+@pytest.mark.parametrize(
+    "name",
+    # tracing these deep ones takes longest; counts, taps and shapes are checked in test_zoo.py
+    [
+        pytest.param(n, marks=pytest.mark.slow if n in ("resnet110", "inception_v3") else [])
+        for n in jt.NETWORKS
+    ],
+)
+def test_every_named_network(name):
+    shape, classes = (75, 75, 1) if name == "inception_v3" else (32, 32, 1), 7
     net = jt.NETWORKS[name](shape, classes)
     params, stats = jax.eval_shape(net.init, jax.random.key(0))
     x = jax.ShapeDtypeStruct((4, *shape), jnp.float32)
@@ -449,7 +456,10 @@ def test_every_named_network(name, shape, classes):
     assert net.output in names, "the output layer is tapped"
     assert len(set(names)) * 2 == len(names), "each tap has a name of its own"
     assert any(path.startswith(f"{net.output}/") for path in trees.paths(params))
-    assert json.loads(net.config)["constructor"] == name
+    constructor = json.loads(net.config)["constructor"]
+    # a name of fixed depth records its constructor and arguments
+    made_by = getattr(jt.NETWORKS[name], "func", jt.NETWORKS[name])
+    assert made_by is getattr(jt.networks, constructor)
     assert net == jt.NETWORKS[name](shape, classes)
     assert net.shape == shape and net.classes == classes
     half = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), params)

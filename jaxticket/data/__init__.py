@@ -19,8 +19,23 @@ from jaxticket.data.arrays import from_arrays as from_arrays
 from jaxticket.data.arrays import from_npz as from_npz
 from jaxticket.data.digits import digits as digits
 from jaxticket.data.folder import load_folder as load_folder
+from jaxticket.data.memory import gigabytes
+from jaxticket.data.records import StreamError as StreamError
+from jaxticket.data.stream import Stream as Stream
+from jaxticket.data.stream import stream as stream
 from jaxticket.data.tfds import MissingDataError as MissingDataError
 from jaxticket.data.tfds import load_tfds as load_tfds
+from jaxticket.data.tiny_imagenet import tiny_imagenet as tiny_imagenet
+
+
+def _too_large(name: str, images: int, *, data_dir: object = None, download: bool = False) -> Data:
+    del data_dir, download
+    raise ValueError(
+        f"`name`={name!r} is not held whole: its {images:,} images take "
+        f"{gigabytes(images * 224 * 224 * 3)} at 224x224; use "
+        f"jaxticket.data.stream({name!r}, size=(224, 224)), which decodes them while training runs"
+    )
+
 
 DATASETS: dict[str, Callable[..., Data]] = {
     "digits": digits,
@@ -29,9 +44,14 @@ DATASETS: dict[str, Callable[..., Data]] = {
     "cifar10": functools.partial(load_tfds, "cifar10"),
     "cifar100": functools.partial(load_tfds, "cifar100"),
     "svhn_cropped": functools.partial(load_tfds, "svhn_cropped"),
+    "svhn": functools.partial(load_tfds, "svhn_cropped"),
+    "tiny_imagenet": tiny_imagenet,
+    # training and validation images: too many to hold, but `stream` takes these names
+    "imagenet": functools.partial(_too_large, "imagenet", 1_281_167 + 50_000),
+    "places365": functools.partial(_too_large, "places365", 1_803_460 + 36_500),
 }
-"""What `load` knows by name: functions that take those of `data_dir`, `download` and `seed` that
-they use and return a `Data`."""
+"""What `load` knows by name: functions that take those of `data_dir`, `download`, `seed` and
+`corrupt` that they use and return a `Data`."""
 
 
 def load(
@@ -41,6 +61,7 @@ def load(
     download: bool = False,
     validation: float = 0.0,
     seed: int = 0,
+    corrupt: str = "refuse",
 ) -> Data:
     """A data set by name, path or function.
 
@@ -48,11 +69,14 @@ def load(
       name: a name in `DATASETS`; "tfds:NAME" for any other image classification set of
         TensorFlow Datasets; the path of an `.npz` file (`from_npz`) or of an image folder
         (`load_folder`); or a function like those of `DATASETS`.
-      data_dir: folder of prepared TFDS sets; by default what JAXTICKET_DATA_DIR names, then
-        TFDS's own folder. An error for a data set that does not come from there.
+      data_dir: folder of prepared TFDS sets, and of "tiny_imagenet"; by default what
+        JAXTICKET_DATA_DIR names, then TFDS's own folder. An error for a data set that does not
+        come from there.
       download: allows to download and prepare a set that is missing; needs TensorFlow.
       validation: share of the training split to hold out, in [0, 1); see `Data.with_validation`.
       seed: seed of the divisions made here: that of "digits", and the validation split.
+      corrupt: "skip" leaves out image files that cannot be read, with a warning; for image folders
+        and "tiny_imagenet". "refuse" is an error that counts and names them.
 
     Raises:
       MissingDataError: if a TFDS set is not prepared.
@@ -72,6 +96,14 @@ def load(
         raise ValueError(
             f"`data_dir`={str(data_dir)!r} has no use for {name!r}, which does not come from "
             "TensorFlow Datasets; leave it out"
+        )
+    # not by **settings: what functions of users' own have long been passed stays the same
+    if "corrupt" in parameters:
+        used["corrupt"] = corrupt
+    elif corrupt != "refuse":
+        raise ValueError(
+            f"`corrupt`={corrupt!r} has no use for {name!r}, which is no folder of image files; "
+            "leave it out"
         )
     data = make(**used)
     if not isinstance(data, Data):
@@ -93,8 +125,8 @@ def _loader(name: str | os.PathLike[str] | Callable[..., Data]) -> Callable[...,
     if isinstance(name, str | os.PathLike):
         path = Path(name).expanduser()
         if path.is_dir():
-            # positional, so that `load` passes none of its own arguments on
-            return lambda: load_folder(path)
+            # not a partial, so that `load` passes no more of its own arguments on
+            return lambda corrupt: load_folder(path, corrupt=corrupt)
         if path.is_file() and path.suffix == ".npz":
             return lambda: from_npz(path)
     raise ValueError(

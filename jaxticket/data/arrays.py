@@ -241,7 +241,7 @@ def from_arrays(
                 f"`y_{split}` must lie in [0, {classes}), got labels from {low} to {high}; "
                 "number the classes from 0, or pass `classes`"
             )
-    mean, std = _mean_and_std(splits["train"].x)
+    mean, std = mean_and_std(splits["train"].x)
     return Data(
         name=name, classes=classes, **splits, mean=mean, std=std, about={"source": "arrays"}
     )
@@ -299,7 +299,7 @@ def _with_train(
 ) -> Data:
     """`data` with only these training examples; what was done is added to `about["steps"]`."""
     train = _take(data.train, indices)
-    mean, std = _mean_and_std(train.x)
+    mean, std = mean_and_std(train.x)
     # a digest, not the indices: 50,000 numbers would swamp the settings they are stored with
     digest = hashlib.sha256(indices.astype("<i8").tobytes()).hexdigest()[:16]
     step = {**step, "examples": len(indices), "indices_sha256": digest}
@@ -372,7 +372,7 @@ def _labels(argument: str, value: Any, images: str, n: int) -> np.ndarray:
     return _read_only(y.astype(np.int32))
 
 
-def _mean_and_std(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def mean_and_std(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each channel, float32 [channels].
 
     With d = x - x[0, 0, 0]: mean = x[0, 0, 0] + E[d], std = sqrt(E[d^2] - E[d]^2). For uint8 all

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from tqdm.auto import tqdm
 
 from jaxticket import checks
 from jaxticket.data.arrays import Data, from_arrays
@@ -17,6 +19,7 @@ from jaxticket.data.divide import balanced
 _ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _SPLITS = ("train", "validation", "test")
 _GRAY = {"1", "L", "LA"}
+_CORRUPT = ("refuse", "skip")
 # more than 8 bits per value: Pillow would clip them
 _DEEP = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 
@@ -27,6 +30,7 @@ def load_folder(
     size: tuple[int, int] | None = None,
     test_share: float | None = None,
     seed: int = 0,
+    corrupt: str = "refuse",
 ) -> Data:
     """A data set from image files that lie in one folder per class.
 
@@ -42,6 +46,9 @@ def load_folder(
       test_share: share of the images of each class to hold out as test split, in (0, 1); for
         PATH/CLASS/* only, and needed there.
       seed: seed of the choice that `test_share` makes.
+      corrupt: what happens to files that cannot be read as images, such as truncated ones:
+        "refuse" is an error that counts them and names the first; "skip" leaves them out with a
+        warning, and `about["skipped"]` holds their number and names.
 
     Raises:
       ValueError: naming the folder or file that does not fit.
@@ -55,13 +62,14 @@ def load_folder(
         for length in size:
             checks.at_least("size", length, 1, integer=True)
 
+    checks.one_of("corrupt", corrupt, _CORRUPT)
     about: dict[str, Any] = {"source": "image folder"}
     if size is not None:
         about["resized_to"] = list(size)
     folders = _subfolders(path)
     if "train" in folders:
         names, files = _divided(path, folders, test_share)
-        arrays = _load(files, size)
+        arrays, skipped = read_images(path, files, names, size=size, corrupt=corrupt)
     else:
         if test_share is None:
             raise ValueError(
@@ -70,10 +78,16 @@ def load_folder(
             )
         checks.share("test_share", test_share, one=False)
         names, files = _undivided(path, folders)
-        arrays = _divide(_load(files, size), test_share, seed)
+        arrays, skipped = read_images(path, files, names, size=size, corrupt=corrupt)
+        arrays = _divide(arrays, test_share, seed)
         about |= {"test_share": test_share, "seed": seed}
     data = from_arrays(**arrays, classes=len(names), name=path.resolve().name)
-    return dataclasses.replace(data, about={**about, "classes": names})
+    return dataclasses.replace(data, about={**about, **skipped, "classes": names})
+
+
+def divided(path: Path) -> tuple[list[str], dict[str, list[tuple[Path, int]]]]:
+    """Class names, and (file, label) pairs of each split, of a folder with train/ and test/."""
+    return _divided(path, _subfolders(path), None)
 
 
 def _subfolders(path: Path) -> dict[str, Path]:
@@ -159,25 +173,72 @@ def _divide(arrays: dict[str, np.ndarray], test_share: float, seed: int) -> dict
     return {"x_train": x[train], "y_train": y[train], "x_test": x[test], "y_test": y[test]}
 
 
-def _load(
-    files: dict[str, list[tuple[Path, int]]], size: tuple[int, int] | None
-) -> dict[str, np.ndarray]:
-    """The arrays of all splits, as `from_arrays` names them."""
+def read_images(
+    path: Path,
+    files: dict[str, list[tuple[Path, int]]],
+    names: list[str],
+    *,
+    size: tuple[int, int] | None = None,
+    corrupt: str = "refuse",
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Decodes the images of all splits.
+
+    Args:
+      path: the folder, for messages.
+      files: (file, label) pairs of each split.
+      names: of the classes.
+      size: as `load_folder` takes it.
+      corrupt: likewise.
+
+    Returns:
+      The arrays as `from_arrays` names them, and what `about` says of files that were skipped.
+    """
     every = [file for pairs in files.values() for file, _ in pairs]
-    shape, mode = _common(every, size)
+    bad: dict[Path, str] = {}
+    shape, mode = _common(every, size, bad)
     channels = 1 if mode == "L" else 3
     arrays = {}
     for split, pairs in files.items():
         x = np.empty((len(pairs), *shape, channels), np.uint8)
-        for i, (file, _) in enumerate(pairs):
-            x[i] = _pixels(file, mode, shape).reshape(*shape, channels)
-        arrays[f"x_{split}"] = x
-        arrays[f"y_{split}"] = np.array([label for _, label in pairs], np.int32)
-    return arrays
+        kept = []
+        # no bar for what takes a few seconds
+        with tqdm(
+            pairs, desc=f"{path.name} {split}", unit="image", disable=len(pairs) <= 5000
+        ) as bar:
+            for file, label in bar:
+                pixels = None if file in bad else _pixels(file, mode, shape, bad)
+                if pixels is not None:
+                    x[len(kept)] = pixels.reshape(*shape, channels)
+                    kept.append(label)
+        arrays[f"x_{split}"] = x[: len(kept)]
+        arrays[f"y_{split}"] = np.array(kept, np.int32)
+    if not bad:
+        return arrays, {}
+    some = "; ".join(f"{str(file)!r} ({bad[file]})" for file in sorted(bad)[:3])
+    found = (
+        f"{len(bad)} of {len(every)} image files cannot be read: "
+        f"{some}{'; ...' if len(bad) > 3 else ''}"
+    )
+    if corrupt == "refuse":
+        raise ValueError(
+            f"`path`: {found}; replace or remove them, or pass corrupt='skip' to leave them out"
+        )
+    empty = set(range(len(names))) - set(arrays["y_train"].tolist())
+    if empty:
+        raise ValueError(
+            f"`path`: no image of class {names[min(empty)]!r} can be read; {found}; replace them"
+        )
+    warnings.warn(f"left out of {str(path)!r}: {found}", stacklevel=3)
+    relative = [file.relative_to(path).as_posix() for file in sorted(bad)]
+    return arrays, {"skipped": {"count": len(bad), "files": relative[:20]}}
 
 
-def _common(files: list[Path], size: tuple[int, int] | None) -> tuple[tuple[int, int], str]:
-    """The (height, width) and the mode that all images come to, from the files' headers."""
+def _common(
+    files: list[Path], size: tuple[int, int] | None, bad: dict[Path, str]
+) -> tuple[tuple[int, int], str]:
+    """The (height, width) and the mode that all images come to, from the files' headers; files
+    without a readable header are added to `bad`.
+    """
     mode = "L"
     first = None
     for file in files:
@@ -185,7 +246,8 @@ def _common(files: list[Path], size: tuple[int, int] | None) -> tuple[tuple[int,
             with Image.open(file) as image:
                 (width, height), own = image.size, image.mode
         except Exception as error:  # Pillow raises many kinds for damaged files
-            raise _unreadable(file, error) from error
+            bad[file] = _reason(file, error)
+            continue
         if own in _DEEP:
             raise ValueError(
                 f"`path`: {str(file)!r} has more than 8 bits per value (mode {own}); "
@@ -198,26 +260,29 @@ def _common(files: list[Path], size: tuple[int, int] | None) -> tuple[tuple[int,
                 f"`path`: images differ in (height, width): {str(first[0])!r} has {first[1]}, "
                 f"{str(file)!r} has {(height, width)}; pass size=(height, width) to resize them"
             )
-    assert first is not None  # _class_files refuses folders without images
+    if first is None:  # all are bad, and will be reported
+        return (1, 1), mode
     return (size[0], size[1]) if size is not None else first[1], mode
 
 
-def _pixels(file: Path, mode: str, shape: tuple[int, int]) -> np.ndarray:
+def _pixels(
+    file: Path, mode: str, shape: tuple[int, int], bad: dict[Path, str]
+) -> np.ndarray | None:
+    """The pixels of an image; None for one that is added to `bad`."""
     try:
         with Image.open(file) as image:
             # by way of RGBA, because Pillow warns of palettes with transparency otherwise
             opaque = image.convert("RGBA") if "transparency" in image.info else image
             pixels = opaque.convert(mode)
     except Exception as error:
-        raise _unreadable(file, error) from error
+        bad[file] = _reason(file, error)
+        return None
     height, width = shape
     if pixels.size != (width, height):
         pixels = pixels.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(pixels)
 
 
-def _unreadable(file: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"`path`: {str(file)!r} cannot be read as an image ({type(error).__name__}: {error}); "
-        "replace or remove it"
-    )
+def _reason(file: Path, error: Exception) -> str:
+    # Pillow's messages name the file, as ours do
+    return f"{type(error).__name__}: {error}".replace(f" {str(file)!r}", "")

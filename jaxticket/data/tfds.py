@@ -24,10 +24,14 @@ from tqdm.auto import tqdm
 from jaxticket import checks
 from jaxticket.data.arrays import Data, from_arrays
 from jaxticket.data.cache import folder_state, read_cache, write_cache
+from jaxticket.data.memory import check_memory, gigabytes
+from jaxticket.data.records import Opened, Records, TableRecords
 
 _NAME = re.compile(r"(?P<set>\w+)(/(?P<config>[^/:]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _INSTALL = 'pip install "jaxticket[prepare]"'
+# all labels of their test splits are -1: the answers are not public
+_UNLABELLED = {"imagenet2012", "imagenet2012_subset", "places365_small"}
 
 
 class MissingDataError(ValueError):
@@ -63,6 +67,29 @@ def load_tfds(
       MissingDataError: if the set is not prepared, or only as tfrecord files.
       ValueError: if it is no image classification set with images of one size.
     """
+    label, folder = find_folder(name, data_dir=data_dir, download=download)
+    if not cache:
+        return _decode(label, folder)
+    data = read_cache(folder, label)
+    if data is None:
+        # taken before decoding: files that change meanwhile make the cache stale, not wrong
+        state = folder_state(folder)
+        data = _decode(label, folder)
+        write_cache(folder, data, state)
+    return data
+
+
+# --- where the files are
+
+
+def find_folder(
+    name: str, *, data_dir: str | os.PathLike[str] | None, download: bool
+) -> tuple[str, Path]:
+    """What a set is called in tables, and the folder of its newest version in array_record files.
+
+    Raises:
+      MissingDataError: as `load_tfds`.
+    """
     match = _NAME.fullmatch(name) if isinstance(name, str) else None
     if match is None:
         raise ValueError(
@@ -81,19 +108,7 @@ def load_tfds(
     if folder is None:
         raise _unreadable(name, found[0])
 
-    label = "-".join(base.parts)
-    if not cache:
-        return _decode(label, folder)
-    data = read_cache(folder, label)
-    if data is None:
-        # taken before decoding: files that change meanwhile make the cache stale, not wrong
-        state = folder_state(folder)
-        data = _decode(label, folder)
-        write_cache(folder, data, state)
-    return data
-
-
-# --- where the files are
+    return "-".join(base.parts), folder
 
 
 def _roots(data_dir: str | os.PathLike[str] | None) -> dict[Path, str]:
@@ -214,11 +229,13 @@ def _prepare(name: str, root: Path) -> None:
 # --- from records to arrays
 
 
-def _decode(name: str, folder: Path) -> Data:
-    """Reads and decodes the splits of a prepared set."""
-    info = _info(folder)
+def used_splits(name: str, info: dict[str, Any]) -> dict[str, str]:
+    """Our splits and what the set calls them; without a "test" that has labels, "validation" is the
+    test split.
+    """
     splits = [split["name"] for split in info.get("splits", [])]
-    test = "test" if "test" in splits else "validation"
+    labelled = "test" in splits and info.get("name") not in _UNLABELLED
+    test = "test" if labelled else "validation"
     if "train" not in splits or test not in splits:
         raise ValueError(
             f"`name`={name!r} needs the splits 'train' and 'test' (or 'validation'), it has "
@@ -227,24 +244,75 @@ def _decode(name: str, folder: Path) -> Data:
     used = {"train": "train", "test": test}
     if test == "test" and "validation" in splits:
         used["validation"] = "validation"
+    return used
 
+
+def _features(name: str, folder: Path) -> dict[str, Any]:
+    """The features of a prepared set, "image" and "label" among them."""
     # imported here because it takes half a second, which a cached set need not pay
     import tensorflow_datasets as tfds
 
     with _reading(folder, "the features"):
         features = tfds.builder_from_directory(folder).info.features
     features = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
-    label = features.get("label")
-    if not isinstance(label, tfds.features.ClassLabel) or "image" not in features:
+    if not isinstance(features.get("label"), tfds.features.ClassLabel) or "image" not in features:
         raise ValueError(
             f"`name`={name!r} needs the features 'image' and 'label' (a class label), it has "
             f"{', '.join(sorted(features)) or 'none'}; only image classification sets can be loaded"
         )
+    return features
+
+
+def _decode(name: str, folder: Path) -> Data:
+    """Reads and decodes the splits of a prepared set."""
+    info = _info(folder)
+    used = used_splits(name, info)
+    label = _features(name, folder)["label"]
     arrays = {}
     for split, source in used.items():
         arrays[f"x_{split}"], arrays[f"y_{split}"] = _decode_split(name, folder, source)
     data = from_arrays(**arrays, classes=label.num_classes, name=name)
 
+    about = _about(name, folder, info, used, label.names)
+    return dataclasses.replace(data, about=about)
+
+
+def open_records(
+    name: str, *, data_dir: str | os.PathLike[str] | None = None, download: bool = False
+) -> Opened:
+    """A set as encoded images that are read one by one, for `stream`; arguments as `load_tfds`."""
+    label, folder = find_folder(name, data_dir=data_dir, download=download)
+    info = _info(folder)
+    used = used_splits(label, info)
+    features = _features(label, folder)
+    channels = features["image"].shape[-1]
+    if channels not in (1, 3):
+        raise ValueError(
+            f"`name`={name!r} has images of {channels} channels; only 1 and 3 can be streamed"
+        )
+    import tensorflow_datasets as tfds
+
+    sizes = {split["name"]: list(map(int, split["shardLengths"])) for split in info["splits"]}
+    splits: dict[str, Records] = {}
+    for split, source in used.items():
+        where = f"split {source!r} of {folder}"
+        with _reading(folder, f"split {source!r}"):
+            # Any: the decorator around as_data_source hides its arguments from type checkers
+            builder: Any = tfds.builder_from_directory(folder)
+            skip = {"image": tfds.decode.SkipDecoding()}
+            table = builder.as_data_source(split=source, decoders=skip)
+        splits[split] = TableRecords(table, sum(sizes[source]), where)
+    about = _about(label, folder, info, used, features["label"].names)
+    identity = {
+        "set": {key: info.get(key) for key in ("name", "configName", "version")},
+        "splits": sorted([s["name"], s["shardLengths"], s.get("numBytes")] for s in info["splits"]),
+    }
+    return Opened(label, splits, features["label"].num_classes, channels, about, identity)
+
+
+def _about(
+    name: str, folder: Path, info: dict[str, Any], used: dict[str, str], classes: Any
+) -> dict[str, Any]:
     about: dict[str, Any] = {
         "source": "tensorflow_datasets",
         "builder": info.get("name", name),
@@ -254,13 +322,16 @@ def _decode(name: str, folder: Path) -> Data:
         about["config"] = info["configName"]
     if licence := info.get("redistributionInfo", {}).get("license"):
         about["licence"] = licence
-    if label.names:
-        about["classes"] = list(label.names)
-    if test == "validation":
+    if classes:
+        about["classes"] = list(classes)
+    if used["test"] == "validation":
         about["note"] = "the set has no test split; its validation split is used as test split"
-    if unused := sorted(set(splits) - set(used.values())):
+    splits = {split["name"] for split in info.get("splits", [])}
+    if "test" in splits - set(used.values()):
+        about["note"] = "the test split has no labels; the validation split is used as test split"
+    if unused := sorted(splits - set(used.values())):
         about["unused_splits"] = unused
-    return dataclasses.replace(data, about=about)
+    return about
 
 
 def _decode_split(name: str, folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -280,12 +351,15 @@ def _decode_split(name: str, folder: Path, split: str) -> tuple[np.ndarray, np.n
             for i, row in enumerate(rows, start):
                 image = row["image"]
                 if i == 0:
+                    check_memory(name, n, image.nbytes)
                     x = np.empty((n, *image.shape), image.dtype)
                 if image.shape != x.shape[1:]:
                     raise ValueError(
                         f"`name`={name!r} has images of different sizes: {x.shape[1:]} and "
-                        f"{image.shape} in split {split!r}; streaming is for those, or save them "
-                        "as image folders and use load_folder(path, size=(height, width))"
+                        f"{image.shape} in split {split!r}; whole, its {n} images would take "
+                        f"{gigabytes(n * 224 * 224 * 3)} at 224x224: use "
+                        f"jaxticket.data.stream({name!r}, size=(224, 224)), or save them as image "
+                        "folders and use load_folder(path, size=(height, width))"
                     )
                 x[i], y[i] = image, row["label"]
             bar.update(len(rows))

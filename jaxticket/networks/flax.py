@@ -149,7 +149,8 @@ def from_linen(
     The module's `__call__(x)` may also take `train` (or `training`, `deterministic`,
     `use_running_average`) and `tap`. A field `axis_name` receives the mesh axis over which
     BatchNorm averages; a module with statistics and without that field is refused on a mesh with a
-    data axis above 1. Dropout draws from `key`.
+    data axis above 1. Dropout draws from `key`. Call `x = tap(name, x)` with the path of the layer;
+    a name without "/" says that all paths from the input to the logits pass through x.
 
     Args:
       module: a `flax.linen.Module`.

@@ -1,12 +1,13 @@
 """How convolutions are computed on each platform: the one place where that is chosen.
 
-`LOWERINGS` holds, by platform, the convolution, its input gradient and its kernel gradient for
-operands with an axis of replicas.
+`FORMS` has ways to compute the convolution, its input gradient and its kernel gradient for operands
+with an axis of replicas; `LOWERINGS` chooses one for each platform.
 
-CPU (2 cores of an Intel Xeon at 2.5 GHz, JAX 0.12.0, GFLOP/s of both cores, batch 128, kernels of
-3 x 3; made by experiments/benchmarks/convolution.py). The compiler has one fast convolution there:
-forward, of large images, with few channels in the gradient of a kernel. Its own gradients are 40
-times slower inside a loop.
+CPU: "parts", measured. GFLOP/s of both cores of an Intel Xeon at 2.5 GHz (JAX 0.12.0) inside a
+loop, batch 128, kernels of 3 x 3 (experiments/benchmarks/convolution.py makes such numbers). The
+compiler has one fast convolution there: forward, of large images, and in the gradient of a kernel
+with few channels. Its own gradients are 40 times slower inside a loop, its grouped convolution 49
+times slower than as many separate ones.
 
 | images, channels | forward | as matrix product | kernel gradient, 8 parts | a product per place |
 |---|---|---|---|---|
@@ -18,11 +19,11 @@ times slower inside a loop.
 | 4 x 4, 512 | 48 | 101 | 78 | 125 |
 | 2 x 2, 512 | 2 | 148 | 96 | 163 |
 
-GPU and TPU: chosen by reasoning, not measured. One network's convolutions are left to the compiler.
-Several networks' stand one after another: a grouped convolution, which is what `vmap` makes of
+GPU and TPU: "separate", chosen by reasoning, not measured. Several networks' convolutions stand one
+after another, as the compiler would make each: a grouped convolution, which is what `vmap` makes of
 them, is a slow path of cuDNN and fills a TPU's matrix unit with one network's channels at a time;
-a batched product over gathered patches moves nine times the memory in networks that are bound by
-memory. A custom kernel would have to beat both.
+products over gathered patches move nine times the memory, in networks that are bound by memory. A
+kernel of our own would have to beat the vendors' on every shape.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ import jax.numpy as jnp
 from jaxticket.types import Array
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
+_BACKWARD_INPUT = ("NHWC", "HWOI", "NHWC")
+_BACKWARD_KERNEL = ("CHWN", "IHWO", "HWNC")
 _UNROLLED = 16
 """Replicas whose convolutions stand one after another in a program; more run in a loop, so that
 compilation stays bounded."""
@@ -81,6 +84,7 @@ def _convolve(
     stride: tuple[int, int] = (1, 1),
     spread_x: tuple[int, int] = (1, 1),
     spread_w: tuple[int, int] = (1, 1),
+    layout: tuple[str, str, str] = _LAYOUT,
 ) -> Array:
     return jax.lax.conv_general_dilated(
         x,
@@ -89,18 +93,13 @@ def _convolve(
         pads,
         lhs_dilation=spread_x,
         rhs_dilation=spread_w,
-        dimension_numbers=_LAYOUT,
+        dimension_numbers=layout,
         precision=precision,
     )
 
 
 def _forward(x: Array, w: Array, at: Geometry) -> Array:
     return _convolve(x, w, at.pads, at.precision, stride=at.stride)
-
-
-def _flipped(w: Array) -> Array:
-    """The kernel that carries gradients back."""
-    return jnp.flip(w, (0, 1)).transpose(0, 1, 3, 2)
 
 
 def _input_pads(at: Geometry) -> list[tuple[int, int]]:
@@ -110,7 +109,8 @@ def _input_pads(at: Geometry) -> list[tuple[int, int]]:
 
 
 def _input(g: Array, w: Array, at: Geometry) -> Array:
-    return _convolve(g, _flipped(w), _input_pads(at), at.precision, spread_x=at.stride)
+    flipped, pads = jnp.flip(w, (0, 1)), _input_pads(at)
+    return _convolve(g, flipped, pads, at.precision, spread_x=at.stride, layout=_BACKWARD_INPUT)
 
 
 def _kernel_pads(at: Geometry) -> list[tuple[int, int]]:
@@ -123,17 +123,11 @@ def _kernel_pads(at: Geometry) -> list[tuple[int, int]]:
 
 def _kernel(x: Array, g: Array, at: Geometry) -> Array:
     # the batch takes the part of the channels, the input channels that of the batch
-    y = _convolve(
-        x.transpose(3, 1, 2, 0),
-        g.transpose(1, 2, 0, 3),
-        _kernel_pads(at),
-        at.precision,
-        spread_w=at.stride,
-    )
-    return y.transpose(1, 2, 0, 3)
+    pads = _kernel_pads(at)
+    return _convolve(x, g, pads, at.precision, spread_w=at.stride, layout=_BACKWARD_KERNEL)
 
 
-# the same on a CPU, whose compiler has one fast convolution: forward, with few and large images
+# the same by matrix products
 
 
 def _places(x: Array, at: Geometry) -> list[Array]:
@@ -158,56 +152,73 @@ def _product(x: Array, w: Array, at: Geometry) -> Array:
     return jax.lax.dot_general(patches, w, (((3,), (0,)), ((), ())), precision=at.precision)
 
 
-# output positions up to which patches are gathered: the compiler's convolution of 512 channels
-# makes 2 GFLOP/s on 2 x 2 and 50 on 4 x 4, where the matrix product makes 150 and 100
-_SMALL = 16
-# input channels from which a kernel's gradient is one matrix product per place
-_WIDE = 128
-# parts of the batch that a kernel's gradient is summed over otherwise
-_PARTS = 8
-
-
-def _cpu_forward(x: Array, w: Array, at: Geometry) -> Array:
-    if at.kernel == (1, 1) or math.prod(at.output) <= _SMALL:
-        return _product(x, w, at)
-    return _forward(x, w, at)
-
-
 def _spread(x: Array, by: tuple[int, int], pads: list[tuple[int, int]]) -> Array:
     """x with zeros between its rows and columns and around it."""
     inner = [(*p, s - 1) for p, s in zip(pads, by, strict=True)]
     return jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *inner, (0, 0, 0)])
 
 
-def _cpu_input(g: Array, w: Array, at: Geometry) -> Array:
+def _flipped(w: Array) -> Array:
+    """The kernel that carries gradients back."""
+    return jnp.flip(w, (0, 1)).transpose(0, 1, 3, 2)
+
+
+def _input_product(g: Array, w: Array, at: Geometry) -> Array:
     if at.kernel == (1, 1):
         # multiply first, then spread: the zeros between take no part
         contracted = (((3,), (1,)), ((), ()))
         product = jax.lax.dot_general(g, w[0, 0], contracted, precision=at.precision)
         return _spread(product, at.stride, _input_pads(at))
-    if math.prod(at.image) > _SMALL:
-        return _input(g, w, at)
     g = _spread(g, at.stride, _input_pads(at))
-    whole = at._replace(image=g.shape[1:3], stride=(1, 1), pads=((0, 0), (0, 0)))
+    height, width = g.shape[1:3]
+    whole = at._replace(image=(height, width), stride=(1, 1), pads=((0, 0), (0, 0)))
     return _product(g, _flipped(w), whole)
+
+
+def _kernel_product(x: Array, g: Array, at: Geometry) -> Array:
+    rows, contracted = g.reshape(-1, g.shape[3]), (((0,), (0,)), ((), ()))
+    products = [
+        jax.lax.dot_general(
+            part.reshape(-1, part.shape[3]), rows, contracted, precision=at.precision
+        )
+        for part in _places(x, at)
+    ]
+    return jnp.stack(products).reshape(*at.kernel, x.shape[3], g.shape[3])
+
+
+# on a CPU, whichever is faster
+
+_SMALL = 16
+"""Output positions up to which the matrix product is faster than the compiler's convolution."""
+_WIDE = 128
+"""Input channels from which a product per place is faster in the gradient of a kernel."""
+_PARTS = 8
+"""Parts of the batch that this gradient is summed over otherwise."""
+
+
+def _cpu_forward(x: Array, w: Array, at: Geometry) -> Array:
+    small = at.kernel == (1, 1) or math.prod(at.output) <= _SMALL
+    return (_product if small else _forward)(x, w, at)
+
+
+def _cpu_input(g: Array, w: Array, at: Geometry) -> Array:
+    if at.kernel == (1, 1) or math.prod(at.image) <= _SMALL:
+        return _input_product(g, w, at)
+    # the usual layout: others are transposed by slow code
+    return _convolve(g, _flipped(w), _input_pads(at), at.precision, spread_x=at.stride)
 
 
 def _cpu_kernel(x: Array, g: Array, at: Geometry) -> Array:
     if at.kernel == (1, 1) or x.shape[3] >= _WIDE or math.prod(at.output) <= _SMALL:
-        rows = g.reshape(-1, g.shape[3])
-        products = [
-            jax.lax.dot_general(
-                part.reshape(-1, part.shape[3]),
-                rows,
-                (((0,), (0,)), ((), ())),
-                precision=at.precision,
-            )
-            for part in _places(x, at)
-        ]
-        return jnp.stack(products).reshape(*at.kernel, x.shape[3], g.shape[3])
+        return _kernel_product(x, g, at)
+
+    def part(x: Array, g: Array) -> Array:
+        x, g = x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3)
+        return _convolve(x, g, _kernel_pads(at), at.precision, spread_w=at.stride)
+
     size = -(-x.shape[0] // _PARTS)
-    parts = [_kernel(x[i : i + size], g[i : i + size], at) for i in range(0, x.shape[0], size)]
-    return functools.reduce(jnp.add, parts)
+    parts = [part(x[i : i + size], g[i : i + size]) for i in range(0, x.shape[0], size)]
+    return functools.reduce(jnp.add, parts).transpose(1, 2, 0, 3)
 
 
 # replicas
@@ -237,6 +248,13 @@ def _in_float32(one: Callable[..., Array]) -> Callable[..., Array]:
     return wide
 
 
+def _grouped(one: Callable[..., Array]) -> Callable[..., Array]:
+    def every(a: Array, b: Array, *, geometry: Geometry) -> Array:
+        return jax.vmap(lambda x, y: one(x, y, geometry))(a, b)
+
+    return every
+
+
 class Lowering(NamedTuple):
     """`f(a, b, *, geometry)` for a, b and the result with a leading axis of replicas."""
 
@@ -245,15 +263,15 @@ class Lowering(NamedTuple):
     kernel: Callable[..., Array]
 
 
-def _lowering(forward: Any, input: Any, kernel: Any, *, loop_from: int) -> Lowering:
-    return Lowering(*(_separate(one, loop_from) for one in (forward, input, kernel)))
-
-
-_native = _lowering(_forward, _input, _kernel, loop_from=_UNROLLED + 1)
-LOWERINGS: dict[str, Lowering] = {
-    "default": _native,
-    "cpu": _lowering(
-        *(_in_float32(one) for one in (_cpu_forward, _cpu_input, _cpu_kernel)), loop_from=2
-    ),
+_COMPILER = (_forward, _input, _kernel)
+_PRODUCTS = (_product, _input_product, _kernel_product)
+_CPU = (_cpu_forward, _cpu_input, _cpu_kernel)
+FORMS: dict[str, Lowering] = {
+    "separate": Lowering(*(_separate(one, _UNROLLED + 1) for one in _COMPILER)),
+    "loop": Lowering(*(_separate(one, 2) for one in _COMPILER)),
+    "grouped": Lowering(*map(_grouped, _COMPILER)),
+    "products": Lowering(*map(_grouped, _PRODUCTS)),
+    "parts": Lowering(*(_separate(_in_float32(one), 2) for one in _CPU)),
 }
+LOWERINGS = {"default": FORMS["separate"], "cpu": FORMS["parts"]}
 """By platform, as JAX calls it; "default" is for those that are not named."""

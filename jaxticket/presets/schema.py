@@ -1,0 +1,272 @@
+"""What a preset is, and what it knows of a data set before the data are there."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from jaxticket import checks
+from jaxticket import data as data_sets
+from jaxticket.networks import NETWORKS
+from jaxticket.settings import Pruning, Training
+from jaxticket.types import Network
+
+
+class Facts(NamedTuple):
+    """What is known of a data set without having it.
+
+    Attributes:
+      shape: shape of one example as distributed, None where it varies.
+      classes: number of classes.
+      train: examples of the training split.
+    """
+
+    shape: tuple[int, int, int] | None
+    classes: int
+    train: int
+
+
+FACTS: dict[str, Facts] = {
+    "digits": Facts((8, 8, 1), 10, 1437),
+    "mnist": Facts((28, 28, 1), 10, 60_000),
+    "fashion_mnist": Facts((28, 28, 1), 10, 60_000),
+    "cifar10": Facts((32, 32, 3), 10, 50_000),
+    "cifar100": Facts((32, 32, 3), 100, 50_000),
+    "svhn": Facts((32, 32, 3), 10, 73_257),
+    "svhn_cropped": Facts((32, 32, 3), 10, 73_257),
+    "tiny_imagenet": Facts((64, 64, 3), 200, 100_000),
+    "imagenet": Facts(None, 1000, 1_281_167),
+    "places365": Facts(None, 365, 1_803_460),
+}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One setting of the sources: network, data, training and pruning, and what was reported.
+
+    Attributes:
+      name: "NETWORK-DATA", and "-VARIANT" where a source has several or differs from the thesis.
+      network: name in `jt.NETWORKS`.
+      data: name in `jt.data.DATASETS`.
+      training: how a network is trained.
+      pruning: how tickets are found. Sources that prune in ways of their own (`method`) have here
+        the magnitude pruning that they compare with.
+      source: paper, section and table.
+      options: keyword arguments of the network's constructor.
+      image_size: height and width of the random crops of data that are streamed
+        (`jt.data.stream`), evaluated on the central 7/8; None for data held in memory as they are.
+      validation: share of the training split that is held out.
+      replicates: seeds per experiment in the source; None where not printed.
+      dense_accuracy: test accuracy of the dense network as reported, in [0, 1]; None where not
+        printed.
+      dense_spread: standard deviation of that accuracy; None where not printed.
+      matching_density: the least density for which a matching ticket is reported; None where not
+        printed.
+      matching_rewind: the step that those tickets were rewound to, or "learning_rate".
+      method: what found those tickets.
+      search: settings of that method which `pruning` does not hold, by name.
+      notes: what is unverified, chosen by us, or printed otherwise elsewhere.
+    """
+
+    name: str
+    network: str | Callable[..., Network]
+    data: str
+    training: Training
+    pruning: Pruning
+    source: str
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+    image_size: int | None = None
+    validation: float = 0.0
+    replicates: int | None = None
+    dense_accuracy: float | None = None
+    dense_spread: float | None = None
+    matching_density: float | None = None
+    matching_rewind: int | str | None = None
+    method: str = "IMP"
+    search: dict[str, Any] = field(default_factory=dict, hash=False)
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # dicts of its own, so that changing one preset's does not change another's
+        object.__setattr__(self, "options", dict(self.options))
+        object.__setattr__(self, "search", dict(self.search))
+        notes = (self.notes,) if isinstance(self.notes, str) else self.notes
+        object.__setattr__(self, "notes", tuple(notes))
+        checks.share("validation", self.validation, zero=True, one=False)
+        for name in ("dense_accuracy", "matching_density"):
+            if (value := getattr(self, name)) is not None:
+                checks.share(name, value)
+        if self.image_size is not None:
+            checks.at_least("image_size", self.image_size, 1, integer=True)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of one example."""
+        shape = self._facts.shape
+        if self.image_size is not None:
+            return (self.image_size, self.image_size, 3 if shape is None else shape[2])
+        if shape is None:
+            raise ValueError(
+                f"`image_size` is needed: the images of {self.data!r} vary in size; "
+                f"use replace(image_size=224)"
+            )
+        return shape
+
+    @property
+    def classes(self) -> int:
+        """Number of classes of the data."""
+        return self._facts.classes
+
+    @property
+    def _facts(self) -> Facts:
+        if self.data not in FACTS:
+            raise ValueError(
+                f"`data`={self.data!r} is no data set that presets know the shape of "
+                f"({', '.join(FACTS)}); load it and pass it: net(data)"
+            )
+        return FACTS[self.data]
+
+    def net(self, data: data_sets.Data | data_sets.Stream | None = None) -> Network:
+        """The network, for the shape and classes of `data`.
+
+        Args:
+          data: what `load` returns, or data of your own; None for the shape and classes that the
+            named data set has, without loading it.
+
+        Raises:
+          ValueError: if the network is unknown or does not take the options.
+        """
+        make = checks.from_table("network", self.network, NETWORKS)
+        if unknown := sorted(set(self.options) - set(options_of(make))):
+            raise ValueError(
+                f"`options` {', '.join(map(repr, unknown))} are not taken by network "
+                f"{self.network!r}, which takes {', '.join(sorted(options_of(make))) or 'none'}; "
+                f"use replace(options={{...}})"
+            )
+        like = self if data is None else data
+        return make(like.shape, like.classes, **self.options)
+
+    def load(
+        self, data_dir: str | os.PathLike[str] | None = None, *, download: bool = False
+    ) -> data_sets.Data | data_sets.Stream:
+        """The data, with the source's validation split held out; a stream with `image_size`.
+
+        Args:
+          data_dir, download: as in `jt.data.load`.
+
+        Raises:
+          MissingDataError: if the data are not there: where they were looked for, and the command
+            that prepares them.
+        """
+        places = {"data_dir": data_dir, "download": download, "validation": self.validation}
+        if self.image_size is None:
+            return data_sets.load(self.data, **places)
+        size = (self.image_size, self.image_size)
+        return data_sets.stream(
+            self.data, size=size, resize=round(self.image_size / 0.875), **places
+        )
+
+    def replace(self, **changes: Any) -> Preset:
+        """A copy with some fields changed, of the preset, its training, pruning or network.
+
+        A change names a field of `Preset`, of `Training` or of `Pruning`, or an option of the
+        network's constructor. Nothing else changes with it: `steps=1000` leaves milestones where
+        they are, `training=p.training.dilated(0.1)` moves all of them.
+
+        Raises:
+          ValueError: if a name is unknown, or belongs to more than one of these.
+
+        >>> from jaxticket.presets import PRESETS
+        >>> p = PRESETS["lenet-mnist"].replace(steps=1000, levels=3)
+        >>> p.training.steps, p.training.lr, p.pruning.levels
+        (1000, 0.0012, 3)
+        """
+        own = {name: changes[name] for name in changes if name in _FIELDS}
+        base = dataclasses.replace(self, **own)
+        make = checks.from_table("network", base.network, NETWORKS)
+        names = {
+            "preset": _FIELDS,
+            "training": _names(Training),
+            "pruning": _names(Pruning),
+            "options": options_of(make),
+        }
+        parts: dict[str, dict[str, Any]] = {part: {} for part in names}
+        for name, value in changes.items():
+            homes = [part for part in names if name in names[part]]
+            if not homes:
+                known = {n for part in names.values() for n in part}
+                raise ValueError(
+                    f"`{name}` is no field of Preset, Training or Pruning and no option of network "
+                    f"{base.network!r}; {checks.nearest(name, known)}"
+                )
+            if len(homes) > 1:
+                raise ValueError(
+                    f"`{name}`={value!r} could change any of {', '.join(homes)}; say which, as in "
+                    f"replace({homes[-1]}=...)"
+                )
+            parts[homes[0]][name] = value
+        return dataclasses.replace(
+            base,
+            training=base.training.replace(**parts["training"]),
+            pruning=base.pruning.replace(**parts["pruning"]),
+            options=base.options | parts["options"],
+        )
+
+
+def _names(settings: type) -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(settings))
+
+
+_FIELDS = _names(Preset)
+
+
+def options_of(make: Callable[..., Network]) -> tuple[str, ...]:
+    """The arguments of a constructor besides `shape` and `classes`."""
+    return tuple(n for n in inspect.signature(make).parameters if n not in ("shape", "classes"))
+
+
+def steps_per_epoch(data: str, batch_size: int, *, validation: float = 0.0) -> int:
+    """Batches of an epoch, the last of which may be partial, as PyTorch's loaders count them.
+
+    391 for CIFAR-10 in batches of 128. Batches here are always full and run on into the next epoch
+    (`last_batch="wrap"`), so that as many steps see up to one batch per epoch more.
+    """
+    train = FACTS[data].train
+    return math.ceil((train - round(validation * train)) / batch_size)
+
+
+def by_steps(steps: int, **settings: Any) -> Training:
+    """A training of so many steps, by SGD with momentum 0.9 where not said otherwise."""
+    return Training(**{"steps": steps, "optimizer": "momentum", **settings})
+
+
+def by_epochs(
+    per_epoch: int, epochs: int, *, drops: tuple[int, ...] = (), warmup: int = 0, **settings: Any
+) -> Training:
+    """The same with the length, the drops of the rate and the warmup in epochs."""
+    return by_steps(
+        epochs * per_epoch,
+        milestones=tuple(epoch * per_epoch for epoch in drops),
+        warmup=warmup * per_epoch,
+        **settings,
+    )
+
+
+def named(*presets: Preset) -> dict[str, Preset]:
+    """The presets by their names."""
+    return {p.name: p for p in presets}
+
+
+CIFAR_AUGMENT = ("crop", "flip")
+IMAGENET_AUGMENT = ("flip",)
+"""Streams cut their random crops themselves."""
+IMAGENET_EPOCH = 1251
+"""Steps of an epoch of ImageNet at batch 1,024 without its partial batch, as KD-LTS prints them."""
+
+# what ResNets and VGGs of OpenLTH start from
+OPENLTH = {"init": "kaiming_normal", "scale": "uniform"}
