@@ -59,6 +59,7 @@ def our_imports(path):
 HOMES = {
     "tensorflow_datasets": ("data.tfds",),
     "tensorflow": ("data.tfds",),
+    "grain": ("data.blocks",),
     "orbax": ("checkpoint",),
     "flax": ("networks",),
     "pandas": ("results",),
@@ -96,12 +97,15 @@ RANKS = {
     "parallel": 2,
     "optim": 2,
     "evaluate": 2,
+    "feed": 3,
+    "presets": 3,
     "ticket": 3,
     "results": 3,
     "checkpoint": 3,
     "train": 4,
     "selection": 4,
     "branches": 4,
+    "calls": 5,
     "jobs": 5,
     "runs": 6,
     "levels": 7,
@@ -110,6 +114,7 @@ RANKS = {
     "analysis": 10,
     "plots": 11,
     "": 12,
+    "__main__": 13,
 }
 
 
@@ -162,8 +167,8 @@ def reached(module):
 
 
 TRAINING = {
-    "train", "selection", "optim", "evaluate", "jobs", "runs", "levels", "tickets", "retrain",
-    "branches", "checkpoint", "parallel",
+    "train", "selection", "optim", "evaluate", "feed", "calls", "jobs", "runs", "levels", "tickets",
+    "retrain", "branches", "checkpoint", "parallel",
 }  # fmt: skip
 
 

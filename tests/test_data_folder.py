@@ -169,9 +169,67 @@ def test_images_that_do_not_fit(tmp_path):
         tmp_path, r"differ in \(height, width\): .*0.png' has \(4, 6\).*other.png' has \(6, 4\)"
     )
     path.write_bytes(b"no image")
-    refused(tmp_path, "other.png' cannot be read as an image")
+    refused(tmp_path, "1 of 13 image files cannot be read: .*other.png' ")
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 6), np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:-30])
-    refused(tmp_path, "other.png' cannot be read as an image")
+    refused(tmp_path, "1 of 13 image files cannot be read: .*other.png' ")
     Image.fromarray(np.full((4, 6), 1000, np.uint16)).save(path)
     refused(tmp_path, "other.png' has more than 8 bits per value")
+
+
+# --- corrupt files
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """Two splits of two classes with 3 images each, four of them damaged in four ways."""
+    path = divided(tmp_path / "pets")
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60), np.uint8)
+    photo = path / "train" / "cat" / "a.jpg"
+    Image.fromarray(noise).resize((6, 4)).save(photo)
+    whole = path / "train" / "ant" / "photo.jpg"
+    Image.fromarray(noise[:4, :6]).save(whole, quality=95)
+    photo.write_bytes(whole.read_bytes()[:-40])
+    (path / "train" / "ant" / "zero.png").write_bytes(b"")
+    (path / "test" / "ant" / "text.png").write_text("a text file with the wrong ending")
+    stub = path / "test" / "cat" / "0.png"
+    stub.write_bytes(stub.read_bytes()[:40])
+    return path
+
+
+def test_corrupt_files_are_counted_and_refused(damaged):
+    # the first three in order
+    message = (
+        "4 of 16 image files cannot be read: .*test/ant/text.png' .UnidentifiedImageError: "
+        "cannot identify image file.; "
+        ".*test/cat/0.png' .*; .*train/ant/zero.png' .*; .*; replace or remove them, or pass "
+        "corrupt='skip'"
+    )
+    refused(damaged, message)
+    with pytest.raises(ValueError, match=message):
+        jd.load(damaged)
+
+
+def test_corrupt_files_are_skipped_when_asked(damaged):
+    with pytest.warns(UserWarning, match="left out of .*pets.*: 4 of 16 image files"):
+        data = jd.load(damaged, corrupt="skip")
+    assert data.train.y.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    assert data.train.x[[0, 1, 2, 4, 5, 6], 0, 0, 0].tolist() == [10, 11, 12, 0, 1, 2]
+    assert data.test.x[:, 0, 0, 0].tolist() == [110, 111, 112, 101, 102]
+    assert data.test.y.tolist() == [0, 0, 0, 1, 1]
+    files = ["test/ant/text.png", "test/cat/0.png", "train/ant/zero.png", "train/cat/a.jpg"]
+    assert data.about["skipped"] == {"count": 4, "files": files}
+
+
+def test_a_class_of_corrupt_files_alone_is_refused(tmp_path):
+    path = divided(tmp_path)
+    for i in range(3):
+        (path / "train" / "cat" / f"{i}.png").write_bytes(b"none")
+    refused(path, "no image of class 'cat' can be read; 3 of 12 image files", corrupt="skip")
+    for file in path.glob("*/*/*.png"):
+        file.write_bytes(b"none")
+    refused(path, "no image of class 'ant' can be read; 12 of 12 image files", corrupt="skip")
+    refused(path, "12 of 12 image files cannot be read")
+    refused(path, "`corrupt` must be one of 'refuse', 'skip', got 'ignore'", corrupt="ignore")
+    with pytest.raises(ValueError, match="`corrupt`='skip' has no use for 'digits'"):
+        jd.load("digits", corrupt="skip")

@@ -116,16 +116,24 @@ def test_load_passes_a_function_what_it_takes():
         ("digits", {"data_dir": "x"}, "`data_dir`='x' has no use for 'digits'"),
         ("digits", {"validation": 1.0}, r"`validation` must be in \[0, 1\)"),
         (lambda: 3, {}, "must be a function that returns a Data, it returned int"),
+        ("svhn", {}, "`name`='svhn_cropped' is not prepared"),
+        ("imagenet", {}, r"1,331,167 images take 200 GB at 224x224; use .*stream\('imagenet'"),
+        ("places365", {"data_dir": "x"}, r"1,839,960 images take 277 GB .*stream\('places365'"),
     ],
 )
-def test_load_refuses(name, settings, message):
+def test_load_refuses(name, settings, message, monkeypatch, tmp_path):
+    monkeypatch.setenv("JAXTICKET_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(ValueError, match=message):
         jd.load(name, **settings)
 
 
 def test_datasets_is_a_plain_dict_and_importing_is_light():
     assert type(jd.DATASETS) is dict
-    assert set(jd.DATASETS) >= {"digits", "mnist", "cifar10", "cifar100", "svhn_cropped"}
+    assert set(jd.DATASETS) == {
+        "digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn_cropped", "svhn",
+        "tiny_imagenet", "imagenet", "places365",
+    }  # fmt: skip
     code = (
         "import sys, jaxticket.data; "
         "print([m for m in ('tensorflow_datasets', 'sklearn', 'tensorflow') if m in sys.modules])"

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import jaxticket.data as jd
-from jaxticket.data import cache
+from jaxticket.data import cache, memory
 from jaxticket.data import tfds as reader
 
 SPLITS = {"train": 12, "test": 6}
@@ -208,10 +208,33 @@ def test_other_splits(tmp_path):
         jd.load_tfds("tiny", data_dir=tmp_path / "one")
 
 
+def test_a_test_split_without_labels_is_not_used(tmp_path, monkeypatch):
+    """ImageNet and Places365 have test splits whose labels are all -1."""
+    assert reader._UNLABELLED >= {"imagenet2012", "places365_small"}
+    monkeypatch.setattr(reader, "_UNLABELLED", {"tiny"})
+    prepared(tmp_path / "data", examples={"train": 6, "test": 4, "validation": 3})
+    data = jd.load_tfds("tiny", data_dir=tmp_path / "data")
+    assert len(data.test) == 3 and data.validation is None
+    assert data.about["note"].startswith("the test split has no labels; the validation split")
+    assert data.about["unused_splits"] == ["test"]
+
+
 def test_images_of_different_sizes(tmp_path):
     prepared(tmp_path / "data", mixed=True)
-    with pytest.raises(ValueError, match=r"images of different sizes.*streaming is for those"):
+    message = r"of different sizes.* its 12 images would take 0.00181 GB at 224x224: use .*stream\("
+    with pytest.raises(ValueError, match=message):
         jd.load_tfds("tiny", data_dir=tmp_path / "data")
+
+
+def test_more_images_than_memory(root, monkeypatch):
+    monkeypatch.setattr(memory, "memory", lambda: 12 * 20 - 1)
+    message = r"`name`='tiny' does not fit in memory: 12 images take 2.4e-07 GB.*stream\('tiny'\)"
+    with pytest.raises(ValueError, match=message):
+        jd.load_tfds("tiny", data_dir=root)
+    monkeypatch.setattr(memory, "memory", lambda: 12 * 20)
+    assert len(jd.load_tfds("tiny", data_dir=root).train) == 12
+    monkeypatch.undo()
+    assert memory.memory() > 2**28
 
 
 def test_other_features(tmp_path):

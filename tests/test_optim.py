@@ -15,7 +15,7 @@ from jaxticket import masks, parallel, trees
 from jaxticket.data.batches import batch_indices
 from jaxticket.optim import learning_rate, optimizer, schedule
 from jaxticket.rng import permutation_words
-from jaxticket.train import Plan, put_data, train_step
+from jaxticket.train import Plan, gathered, put_data, static_part, train_step
 
 
 def rates(training, steps):
@@ -57,6 +57,41 @@ def test_cosine_in_closed_form():
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-8)
     assert found[40] == pytest.approx(0.0, abs=1e-8)
     assert (np.diff(found[4:]) < 0).all()
+
+
+def test_linear_in_closed_form():
+    """The thesis's Inception-v3: from 0.03 to 0.005 along a line."""
+    training = jt.Training(steps=40, lr=0.03, schedule="linear", final_lr=0.005, warmup=4)
+    found = rates(training, range(41))
+    expected = [min(1, t / 4) * (0.03 - 0.025 * t / 40) for t in range(41)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert (found[0], found[40]) == (0.0, pytest.approx(0.005, rel=1e-6))
+
+
+def test_linear_dilated_and_per_replica():
+    base = jt.Training(steps=40, lr=0.03, schedule="linear", final_lr=0.005)
+    steps = np.arange(40)
+    np.testing.assert_allclose(rates(base.dilated(2.0), 2 * steps), rates(base, steps), rtol=1e-6)
+    at = jax.tree.map(
+        lambda a, b: np.stack([a, b]), schedule(base), schedule(base.replace(final_lr=0.03))
+    )
+    found = jax.vmap(functools.partial(learning_rate, kind="linear"))(at, jnp.asarray([20, 20]))
+    np.testing.assert_allclose(found, [0.0175, 0.03], rtol=1e-6)
+    assert static_part(base) == static_part(base.replace(lr=0.1, final_lr=0.01, steps=7))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"schedule": "linear", "milestones": (3,)}, "`milestones` are not used by schedule='lin"),
+        ({"schedule": "cosine", "milestones": (3,)}, "`milestones` are not used by schedule='cos"),
+        ({"schedule": "cosine", "final_lr": 0.1}, "`final_lr` is used by schedule='linear' only"),
+        ({"schedule": "linear", "final_lr": -0.1}, "`final_lr` must be a finite number of at lea"),
+    ],
+)
+def test_settings_that_a_schedule_does_not_use(settings, message):
+    with pytest.raises(ValueError, match=message):
+        jt.Training(**settings)
 
 
 @pytest.mark.parametrize("factor", [0.5, 2.0, 3.0])
@@ -239,7 +274,12 @@ def trained(options, steps, *, params=None):
     plan = Plan(schedule(training), np.int32(0))
     on_device = put_data(data, training, parallel.mesh(1, devices=jax.devices()[:1]))
     words = permutation_words(key)
-    step = jax.jit(lambda s, active: train_step(net, training, s, plan, on_device, words, active))
+
+    @jax.jit
+    def step(s, active):
+        batch = gathered(on_device, training, words, s.step)
+        return train_step(net, training, s, plan, batch, on_device.by, active)
+
     states = [state]
     for _ in range(steps):
         states.append(step(states[-1], jnp.bool_(True)))

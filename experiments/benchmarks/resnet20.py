@@ -290,7 +290,7 @@ def main(settings: Settings) -> None:
         reported = {v.name: report for v, report in reports.items()}
         setup = dataclasses.asdict(settings)
         publish(
-            "resnet20" if "gpu" not in here else f"resnet20-{here['gpu']}", rows,
+            "resnet20" if "gpu" not in here else f"resnet20-{here['gpu']}".replace(" ", "-"), rows,
             {"machine": here, "settings": setup, **summary, "reports": reported},
         )  # fmt: skip
 
