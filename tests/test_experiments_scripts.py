@@ -1,9 +1,14 @@
 """The scripts of `experiments/` explain themselves, run, and leave the files they promise."""
 
 import ast
+import dataclasses
+import importlib.util
+import json
 import os
+import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +16,15 @@ import pandas as pd
 import pytest
 from sklearn.datasets import load_digits
 
+import jaxticket as jt
+
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = ROOT / "experiments"
 SCRIPTS = sorted(
     path.relative_to(EXPERIMENTS).as_posix()
     for path in (*EXPERIMENTS.glob("*.py"), *EXPERIMENTS.glob("*/*.py"))
     if not path.name.startswith("_")
-    and path.name != "index.py"
+    and path.name not in ("index.py", "queue.py")
     and path.parent.name != "benchmarks"
 )
 CHAPTER_3 = {"curves", "one_shot", "lrr_and_random", "ablations", "early_stopping", "dilation"}
@@ -100,7 +107,7 @@ def test_winning_tickets(tmp_path):
 def test_one_shot_of_chapter_3_from_a_file(tmp_path, digits_npz):
     """Also: a budget that is over saves and ends with 75, and the same command finishes."""
     folder = tmp_path / "run"
-    options = ("--data", digits_npz, "--share", 1.0, "--folder", folder)
+    options = ("--data", digits_npz, "--data-note", "a note", "--share", 1.0, "--folder", folder)
     options += ("--seeds", 2, "--levels", 2, "--steps", 20, "--eval-every", 10)
     stopped = run("thesis_ch3/one_shot.py", *options, "--budget", 0.001, check=False)
     assert stopped.returncode == 75, stopped.stderr[-3000:]
@@ -117,5 +124,165 @@ def test_one_shot_of_chapter_3_from_a_file(tmp_path, digits_npz):
     sizes = pictures(folder / "figures")
     assert set(sizes) == {"figure_3-3.png"} and sizes["figure_3-3.png"] > 10_000
     assert [line.split()[0] for line in final(done.stdout)][:3] == ["100.00%", "64.00%", "40.96%"]
-    assert "thesis, 3.5%" in done.stdout and "98.2" in done.stdout
+    assert "reported, 3.5%" in done.stdout and "98.2" in done.stdout
+    assert "LeNet-300-100 on small, a note (lenet-mnist, quick size)" in done.stdout
     assert (folder / "one_shot" / "table.parquet").exists()
+
+
+def test_table_4_2_from_a_file(tmp_path, digits_npz):
+    folder = tmp_path / "run"
+    options = ("--preset", "lenet-mnist", "--data", digits_npz, "--share", 1.0, "--folder", folder)
+    options += ("--seeds", 2, "--levels", 1, "--steps", 20, "--rewind", 12_000)
+    done = run("thesis_ch4/table_4_2.py", *options)
+    found = pd.read_csv(folder / "table_4_2.csv")
+    assert list(found["branch"]) == ["dense", "k=12000", "random", "reinit", "ticket"]
+    assert list(found["level"]) == [0, 1, 1, 1, 1]
+    assert set(found["seeds"]) == {2}
+    # half of the training is half of the shrunk one
+    settings = json.loads((folder / "k-12000" / "settings.json").read_text(encoding="utf-8"))
+    assert settings["pruning"]["rewind"] == 10
+    assert "96.7" in done.stdout and "k=12000 at 64%" in done.stdout
+    assert pictures(folder / "figures")["rewinding.png"] > 10_000
+
+
+def test_global_and_layerwise_from_a_file(tmp_path, digits_npz):
+    options = ("--preset", "lenet-mnist", "--data", digits_npz, "--share", 1.0)
+    options += ("--seeds", 1, "--levels", 2, "--steps", 20, "--fraction", 0.5)
+    folder = tmp_path / "global"
+    done = run("one_ticket/global_and_layerwise.py", *options, "--folder", folder)
+    layers = pd.read_csv(folder / "layers.csv")
+    first = layers[layers["level"] == 1].set_index("layer")
+    assert list(first.index) == ["dense_0", "dense_1", "dense_2"]
+    sizes = np.array([24 * 24 * 300, 300 * 100, 100 * 10])
+    assert (first["density"] * sizes).sum() / sizes.sum() == pytest.approx(0.5, abs=1e-4)
+    np.testing.assert_allclose(first["ratio"], (1 - first["density"]) / 0.5, atol=1e-3)
+    assert layers[layers["level"] == 0]["ratio"].isna().all()
+    ends = pd.read_csv(folder / "final.csv")
+    assert set(ends["branch"]) == {"ticket", "random", "layerwise_pruning"}
+    assert "pruned share of each layer" in done.stdout
+    assert set(pictures(folder / "figures")) == {"figure_1.png"}
+
+
+@pytest.mark.slow
+def test_random_masks_from_a_file(tmp_path, digits_npz):
+    options = ("--preset", "lenet-mnist", "--data", digits_npz, "--share", 1.0)
+    options += ("--seeds", 1, "--levels", 2, "--steps", 20, "--fraction", 0.5)
+    folder = tmp_path / "masks"
+    run("one_ticket/random_masks.py", *options, "--folder", folder)
+    ends = pd.read_csv(folder / "final.csv")
+    kinds = {"ticket", "preserved", "locally_permuted", "globally_permuted"}
+    assert set(ends["branch"]) == kinds
+    assert set(pictures(folder / "figures")) == {"figure_A1.png"}
+
+
+@pytest.fixture
+def helpers(monkeypatch):
+    """The modules that scripts have in common, as a script imports them."""
+    monkeypatch.syspath_prepend(str(EXPERIMENTS / "thesis_ch3"))
+    monkeypatch.setattr(sys, "path", [*sys.path, str(EXPERIMENTS)])
+    names = ("_job", "_report", "_sizes")
+    found = types.SimpleNamespace(**{n[1:]: importlib.import_module(n) for n in names})
+    yield found
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def small_color(tmp_path):
+    """A few color images of CIFAR's size."""
+    random = np.random.default_rng(0)
+    x = random.integers(0, 256, (60, 32, 32, 3), np.uint8)
+    y = np.arange(60, dtype=np.int32) % 10
+    path = tmp_path / "color.npz"
+    np.savez(path, x_train=x[:40], y_train=y[:40], x_test=x[40:], y_test=y[40:])
+    return path
+
+
+SETTINGS_OF_CHAPTER_3 = (
+    "lenet-mnist",
+    *(f"conv{depth}-cifar10" for depth in (4, 6, 8)),
+    *(f"{name}-cifar10{v}" for name in ("resnet20", "vgg16") for v in ("", "-low", "-warmup")),
+)
+
+
+@pytest.mark.parametrize("name", SETTINGS_OF_CHAPTER_3)
+def test_a_preset_is_shrunk_in_proportion(helpers, small_color, name):
+    usual = jt.preset(name)
+    settings = helpers.job.Settings(preset=name, data=str(small_color), share=1.0)
+    job = helpers.job.prepare(str(EXPERIMENTS / "thesis_ch3" / "one_shot.py"), settings)
+    assert (job.name, job.paper) == ("one_shot", "thesis_ch3")
+    assert job.training.steps == job.size.steps < usual.training.steps
+    for mine, whole in zip(job.training.milestones, usual.training.milestones, strict=True):
+        assert mine / job.training.steps == pytest.approx(whole / usual.training.steps, abs=0.01)
+    assert bool(job.training.warmup) == bool(usual.training.warmup)
+    for field in ("optimizer", "lr", "momentum", "weight_decay", "augment"):
+        assert getattr(job.training, field) == getattr(usual.training, field)
+    if name != "lenet-mnist":
+        assert job.about["network"]["width"] == job.size.width < 1
+        assert job.about["network"]["shape"] == [32, 32, 3]
+    whole = dataclasses.replace(settings, size="paper")
+    job = helpers.job.prepare("thesis_ch3/one_shot.py", whole, paper={"seeds": 5})
+    evaluations = ("eval_every", "eval_train_examples")
+    assert job.training == usual.training.replace(
+        **{field: getattr(job.training, field) for field in evaluations}
+    )
+    assert job.net.config == usual.net(job.data).config
+    assert (job.size.seeds, job.size.share, job.size.width) == (5, 1.0, 1.0)
+    assert job.size.levels >= usual.pruning.levels
+
+
+def test_other_sizes_have_other_folders(helpers, small_color):
+    settings = helpers.job.Settings(preset="conv4-cifar10", data=str(small_color), share=1.0)
+    folders = {
+        helpers.job.prepare("one_shot.py", dataclasses.replace(settings, **change)).folder
+        for change in (
+            *({}, {"width": 0.5}, {"steps": 7}, {"batch_size": 7}, {"test_examples": 7}),
+            *({"compute_dtype": "bfloat16"}, {"precision": "default"}),
+        )
+    }
+    assert len(folders) == 7
+    few = helpers.job.prepare("one_shot.py", dataclasses.replace(settings, test_examples=7))
+    assert len(few.data.test) == 7
+    assert (few.data.test.x == helpers.job.prepare("a.py", settings).data.test.x[:7]).all()
+    # a note says what the data are, it changes nothing
+    noted = dataclasses.replace(settings, data_note="JPEG re-encoded")
+    job = helpers.job.prepare("one_shot.py", noted)
+    assert job.folder in folders
+    assert job.data_name.endswith(", JPEG re-encoded")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"preset": "conv5-cifar10"}, "`name` is no preset: 'conv5-cifar10'"),
+        ({"preset": "resnet50-imagenet"}, "`preset` 'resnet50-imagenet' streams its images"),
+        ({"preset": "resnet50-cifar10-one_ticket"}, "`size`='quick' is not known"),
+        ({"budget": 0.0}, "`budget` must be above 0 minutes, got 0.0"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(helpers, change, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        helpers.job.prepare("one_shot.py", helpers.job.Settings(**change))
+
+
+def test_early_stopping_refuses_a_schedule(small_color):
+    options = ("--preset", "vgg16-cifar10", "--data", small_color, "--share", 1.0)
+    done = run("thesis_ch3/early_stopping.py", *options, check=False)
+    assert done.returncode == 1
+    assert "`preset` 'vgg16-cifar10' has a schedule" in done.stderr
+
+
+def test_numbers_of_the_thesis_belong_to_presets():
+    thesis = importlib.util.spec_from_file_location("_thesis", EXPERIMENTS / "_thesis.py")
+    assert thesis is not None and thesis.loader is not None
+    module = importlib.util.module_from_spec(thesis)
+    thesis.loader.exec_module(module)
+    assert set(module.TABLE_4_2) <= set(jt.PRESETS)
+    for name, beside in module.TABLE_4_2.items():
+        numbers = module.reported(jt.preset(name))
+        assert numbers["dense"] == pytest.approx(100 * jt.preset(name).dense_accuracy)
+        assert {**numbers, **beside} == numbers
+        # tickets from step 0 that are matching are those of the settings that say so
+        matching = beside["ticket"] >= numbers["dense"] - 0.25
+        assert matching == (jt.preset(name).matching_rewind == 0)
+    assert module.reported(jt.preset("conv4-cifar10")) == {}

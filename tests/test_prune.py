@@ -302,7 +302,17 @@ def test_what_is_not_prunable_stays_and_does_not_count():
             "`prunable` is False for every leaf",
         ),
     ],
-    ids=["negative", "negative number of NumPy", "scope", "tree", "shape", "prunable", "scalar", "long", "none"],
+    ids=[
+        "negative",
+        "negative number of NumPy",
+        "scope",
+        "tree",
+        "shape",
+        "prunable",
+        "scalar",
+        "long",
+        "none",
+    ],
 )
 def test_errors_name_the_argument(call, message):
     scores = tree_of(np.zeros(SIZE, np.float32), 0.0)

@@ -5,7 +5,10 @@ the convolution, its input gradient and its kernel gradient, for some replicas, 
 program as in training. GFLOP/s, useful operations only; on a CPU replicas are spread over one
 virtual device per core, as the trainer does. `chosen` is what the platform uses.
 
-Command:  python experiments/benchmarks/convolution.py [--replicas 2 --forms chosen --publish]
+With --forms ... torch also PyTorch's own on a CPU (one network, all threads, channels-last): what
+is left to gain, layer by layer.
+
+Command:  python experiments/benchmarks/convolution.py [--replicas 2 --forms chosen torch --publish]
           on a GPU: --replicas 1 8 --dtype bfloat16
           --forms chosen separate loop grouped products
 Cost:     about 4 minutes on 2 CPU cores with the defaults; "grouped" and "loop" take hours there
@@ -69,10 +72,10 @@ SHAPES = (
     Shape("VGG-16 block 3", 128, 8, 256, 256, 3, 1),
     Shape("VGG-16 block 4", 128, 4, 512, 512, 3, 1),
     Shape("VGG-16 block 5", 128, 2, 512, 512, 3, 1),
-    Shape("ResNet-50 stem", 16, 224, 3, 64, 7, 2),
-    Shape("ResNet-50 stage 1, 1x1", 16, 56, 64, 256, 1, 1),
-    Shape("ResNet-50 stage 1, 3x3", 16, 56, 64, 64, 3, 1),
-    Shape("ResNet-50 stage 4, 3x3", 16, 7, 512, 512, 3, 1),
+    Shape("ResNet-50 stem", 4, 224, 3, 64, 7, 2),
+    Shape("ResNet-50 stage 1, 1x1", 4, 56, 64, 256, 1, 1),
+    Shape("ResNet-50 stage 1, 3x3", 4, 56, 64, 64, 3, 1),
+    Shape("ResNet-50 stage 4, 3x3", 4, 7, 512, 512, 3, 1),
 )
 
 
@@ -83,7 +86,7 @@ class Settings:
     replicas: tuple[int, ...] = (2,)
     """How many networks at once."""
     forms: tuple[str, ...] = ("chosen", "products")
-    """Names of jaxticket.networks.lowering.FORMS, or "chosen"."""
+    """Names of jaxticket.networks.lowering.FORMS, "chosen", or "torch"."""
     layers: str = ""
     """Only shapes whose name has this in it."""
     dtype: str = "float32"
@@ -147,6 +150,47 @@ def measure(
     }
 
 
+def measure_torch(shape: Shape, part: str, settings: Settings) -> dict[str, Any]:
+    """The same by PyTorch, for one network."""
+    try:
+        import torch  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise SystemExit(
+            '--forms torch needs PyTorch: pip install "jaxticket[benchmark]", or leave it out'
+        ) from error
+    torch.set_num_threads(machine()["cores"])
+    at = shape.geometry
+    x = torch.randn(shape.batch, shape.channels, *at.image)
+    w = torch.randn(shape.features, shape.channels, *at.kernel)
+    g = torch.randn(shape.batch, shape.features, *at.output)
+    x, w, g = (t.to(memory_format=torch.channels_last) for t in (x, w, g))
+    stride, pad = list(at.stride), [at.pads[0][0]] * 2
+
+    def call() -> None:
+        if part == "forward":
+            torch.nn.functional.conv2d(x, w, stride=stride, padding=pad)
+        else:
+            wanted = [part == "input", part == "kernel", False]
+            torch.ops.aten.convolution_backward(
+                g, x, w, None, stride, pad, [1, 1], False, [0, 0], 1, wanted
+            )
+
+    def seconds(times: int) -> float:
+        began = time.perf_counter()
+        for _ in range(times):
+            call()
+        return time.perf_counter() - began
+
+    seconds(1)
+    times = max(1, round(settings.seconds / max(seconds(1), 1e-5)))
+    took = min(seconds(times) for _ in range(settings.rounds)) / times
+    return {
+        "milliseconds": round(1e3 * took, 4),
+        "gflops": round(shape.flops / took / 1e9, 1),
+        "compile_seconds": 0.0,
+    }
+
+
 def main(settings: Settings) -> None:
     """Measures all, prints a table and publishes it."""
     jt.cpu_devices()
@@ -157,7 +201,12 @@ def main(settings: Settings) -> None:
     heading = f"{'layer':<26}{'replicas':>9} {'form':<10}" + "".join(f"{p:>10}" for p in PARTS)
     print(f"{here}, {settings.dtype}\n\nGFLOP/s\n{heading}")
     for shape, replicas, form in (bar := tqdm(jobs, unit="")):
-        found = {p: measure(shape, form, p, replicas, settings) for p in PARTS}
+        found = {
+            p: measure_torch(shape, p, settings)
+            if form == "torch"
+            else measure(shape, form, p, replicas, settings)
+            for p in PARTS
+        }
         rates = "".join(f"{found[p]['gflops']:10.1f}" for p in PARTS)
         bar.write(f"{shape.layer:<26}{replicas:>9} {form:<10}{rates}")
         rows += [

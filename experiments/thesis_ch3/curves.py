@@ -1,9 +1,10 @@
 """Figures 3-1 and 3-2 of Frankle's thesis: test accuracy during training at several densities.
 
 Figure 3-1 draws the tickets alone, Figure 3-2 a few of them beside the same masks with new
-initial weights. LeNet-300-100 on MNIST.
+initial weights. The thesis shows LeNet-300-100 on MNIST; `--preset` draws other settings.
 
-Command:  python experiments/thesis_ch3/curves.py [--preset paper] [--budget MINUTES]
+Command:  python experiments/thesis_ch3/curves.py [--preset NAME] [--size paper]
+          [--budget MINUTES]
 Makes:    figures 3-1 and 3-2, final.csv; final accuracies by density in the terminal.
 Cost:     see experiments/README.md.
 Expected: at paper size, tickets with 2.8% of the weights still reach the accuracy of the dense
@@ -14,11 +15,12 @@ Expected: at paper size, tickets with 2.8% of the weights still reach the accura
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
+import _path  # noqa: F401
 import tyro
-from _common import PAPER, QUICK, Settings, budget, prepare, report, save, search, single
+from _job import Settings, budget, prepare, search
+from _report import report, save, single
 
 import jaxticket as jt
 
@@ -37,10 +39,11 @@ def nearest(runs: jt.Runs, densities: tuple[float, ...]) -> list[int]:
 def main(settings: Settings) -> None:
     """Trains tickets and reinitialized tickets and draws their accuracy during training."""
     job = prepare(
-        "curves",
+        __file__,
         settings,
-        quick=dataclasses.replace(QUICK, levels=9, eval_every=50),
-        paper=dataclasses.replace(PAPER, eval_every=400),
+        quick={"eval_every": 25},
+        lenet={"levels": 9, "eval_every": 50},
+        paper={"seeds": 5, "eval_every": 400},
     )
     with budget(job):
         runs = search(job, branches=("reinit",))

@@ -1,10 +1,12 @@
-"""Figure 3-8 of Frankle's thesis, the LeNet panels: early-stopping step and accuracy there.
+"""Figure 3-8 of Frankle's thesis: early-stopping step and accuracy there.
 
 A tenth of the training examples is held out. On the left stands the step at which the loss on
 them is least, on the right the test accuracy at that step, for tickets, random reinit, global
-random and layerwise random pruning (both with new weights). LeNet-300-100 on MNIST.
+random and layerwise random pruning (both with new weights). `--preset` chooses the panels:
+lenet-mnist, conv4-cifar10, conv6-cifar10 or conv8-cifar10, those with a constant rate.
 
-Command:  python experiments/thesis_ch3/early_stopping.py [--preset paper] [--budget MINUTES]
+Command:  python experiments/thesis_ch3/early_stopping.py [--preset NAME] [--size paper]
+          [--budget MINUTES]
 Makes:    figure 3-8, early_stop.csv, final.csv; both measures by density in the terminal.
 Cost:     see experiments/README.md.
 Expected: at paper size, wherever tickets are as accurate as the dense network they stop no later
@@ -16,23 +18,12 @@ Expected: at paper size, wherever tickets are as accurate as the dense network t
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
+import _path  # noqa: F401
 import tyro
-from _common import (
-    PAPER,
-    QUICK,
-    Settings,
-    budget,
-    pair,
-    prepare,
-    renamed,
-    report,
-    save,
-    search,
-    shared_legend,
-)
+from _job import Settings, budget, prepare, search
+from _report import pair, renamed, report, save, shared_legend
 
 import jaxticket as jt
 
@@ -62,12 +53,19 @@ def by_density(table: Any) -> Any:
 def main(settings: Settings) -> None:
     """Trains with a tenth held out and draws when training would have stopped."""
     job = prepare(
-        "early_stopping",
+        __file__,
         settings,
-        quick=dataclasses.replace(QUICK, levels=6, fraction=0.488, eval_every=60),
-        paper=dataclasses.replace(PAPER, eval_every=200, eval_train_examples=1_000),
+        quick={"levels": 3, "eval_every": 35, "eval_train_examples": 500},
+        lenet={"levels": 6, "fraction": 0.488, "eval_every": 60, "eval_train_examples": 2_000},
+        paper={"seeds": 5, "eval_every": 200, "eval_train_examples": 1_000},
         held_out=0.1,
     )
+    usual = job.preset.training
+    if usual.milestones or usual.warmup or usual.schedule != "steps":
+        raise ValueError(
+            f"`preset` {job.preset.name!r} has a schedule, which decides by itself when the loss "
+            f"is least; Figure 3-8 has lenet-mnist, conv4-cifar10, conv6-cifar10 and conv8-cifar10"
+        )
     with budget(job):
         runs = search(job, branches=BRANCHES)
     table = runs.table()

@@ -1,10 +1,12 @@
-"""Figure 3-3 of Frankle's thesis, the LeNet panels: one-shot against iterative pruning.
+"""Figures 3-3 and 3-4 of Frankle's thesis: one-shot against iterative pruning.
 
 Iterative mode prunes level after level and trains again each time. One-shot mode prunes the
 trained dense network straight to each density. Final test accuracy stands on the left, train
-accuracy on the right. LeNet-300-100 on MNIST.
+accuracy on the right. `--preset` chooses the panels: lenet-mnist, conv4-cifar10, conv6-cifar10,
+conv8-cifar10, and resnet20-cifar10 and vgg16-cifar10, each also with -low and -warmup.
 
-Command:  python experiments/thesis_ch3/one_shot.py [--preset paper] [--budget MINUTES]
+Command:  python experiments/thesis_ch3/one_shot.py [--preset NAME] [--size paper]
+          [--budget MINUTES]
 Makes:    figure 3-3, final.csv; final accuracies by density in the terminal.
 Cost:     see experiments/README.md.
 Expected: at paper size, 98.3% dense and 98.2% for iterative tickets with 3.5% of the weights
@@ -14,15 +16,17 @@ Expected: at paper size, 98.3% dense and 98.2% for iterative tickets with 3.5% o
 
 from __future__ import annotations
 
+import _path  # noqa: F401
 import tyro
-from _common import Settings, budget, prepare, renamed, report, save, search, test_and_train
+from _job import Settings, budget, prepare, search
+from _report import renamed, report, save, test_and_train
 
 import jaxticket as jt
 
 
 def main(settings: Settings) -> None:
     """Prunes both ways and draws final accuracy against density."""
-    job = prepare("one_shot", settings)
+    job = prepare(__file__, settings, paper={"seeds": 5})
     with budget(job):
         iterative = search(job)
         one_shot = search(job, sub="one_shot", one_shot=True)

@@ -1,0 +1,298 @@
+"""What the scripts have in common: settings, sizes, data, the time budget, training.
+
+A script prepares a job, trains inside `budget(job)`, then prints, draws and saves (`_report.py`).
+`--preset` names a setting of `jt.PRESETS`, `--size` says how large: "quick" (minutes on two CPU
+cores) or "paper" (that of the source).
+
+Exit codes: 0 when the figures are there; 75 (EX_TEMPFAIL of sysexits.h) when `--budget` ended the
+call before all was trained: the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import _sizes
+import matplotlib
+from _sizes import Size
+
+import jaxticket as jt
+from jaxticket.presets import Preset
+
+STARTED = time.monotonic()
+BUDGET_OVER = 75
+
+NETWORKS = {
+    "lenet": "LeNet-300-100",
+    "conv2": "Conv-2",
+    "conv4": "Conv-4",
+    "conv6": "Conv-6",
+    "conv8": "Conv-8",
+    "resnet20": "ResNet-20",
+    "resnet50": "ResNet-50",
+    "vgg16": "VGG-16",
+    "vgg19_one_ticket": "VGG-19",
+}
+DATA = {"mnist": "MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Options of every script. The size is that of `size` where an option is not given."""
+
+    preset: str = "lenet-mnist"
+    """Network, data and training: a name that `python -m jaxticket presets` lists."""
+    size: Literal["quick", "paper"] = "quick"
+    """quick: a few minutes on a CPU. paper: the size of the source."""
+    folder: Path | None = None
+    """Where results go, and where a run that was stopped goes on; results/NAME-HASH by default."""
+    data: str | None = None
+    """Other data than the preset's: mnist, ... or the path of an .npz file or image folder."""
+    data_dir: str | None = None
+    """Folder of prepared TFDS data sets."""
+    data_note: str = ""
+    """What is to be said of the data beside every number, such as "JPEG re-encoded"."""
+    budget: float | None = None
+    """Minutes after which this call saves and ends with exit code 75; it goes on next time."""
+    publish: bool = False
+    """Also put figures, final accuracies, settings and machine into experiments/results/."""
+    margin: float = 0.002
+    """A ticket is matching at the dense accuracy minus this share (at least one test image)."""
+    seeds: int | None = None
+    """Seeds 0, 1, ..., trained side by side."""
+    levels: int | None = None
+    """How often to prune."""
+    fraction: float | None = None
+    """Share of the remaining weights that each level prunes."""
+    steps: int | None = None
+    """Training steps of each network; the schedule shrinks in proportion."""
+    eval_every: int | None = None
+    """Steps between evaluations."""
+    share: float | None = None
+    """Share of the training examples to use."""
+    width: float | None = None
+    """Factor of all channels and hidden units."""
+    eval_train_examples: int | None = None
+    """Evaluate at most so many training examples."""
+    batch_size: int | None = None
+    """Examples per step."""
+    test_examples: int | None = None
+    """Use only the first so many test examples."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of activations."""
+    precision: Literal["highest", "high", "default"] = "highest"
+    """Precision of products of float32; "default" is the hardware's own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A script's work: what to train, at which size, and where it is kept."""
+
+    name: str
+    paper: str
+    settings: Settings
+    preset: Preset
+    size: Size
+    data: jt.data.Data
+    net: jt.Network
+    folder: Path
+    over: threading.Event
+
+    @property
+    def training(self) -> jt.Training:
+        """How each network is trained, but for the size with the preset's settings."""
+        usual = self.preset.training
+        # `dilated` also where nothing changes: that keeps every number as it is
+        return usual.dilated(self.size.steps / usual.steps).replace(
+            steps=self.size.steps,
+            batch_size=self.size.batch_size or usual.batch_size,
+            eval_every=min(self.size.eval_every, self.size.steps),
+            eval_train_examples=self.size.eval_train_examples,
+            compute_dtype=self.settings.compute_dtype,
+            precision=self.settings.precision,
+        )
+
+    @property
+    def late(self) -> int:
+        """The preset's rewind step, shrunk like the schedule; 0 where it rewinds the rate."""
+        usual = self.preset
+        return round(usual.pruning.rewind_step * self.size.steps / usual.training.steps)
+
+    @property
+    def network_name(self) -> str:
+        """The network in words."""
+        known = str(self.preset.network)
+        narrow = "" if self.size.width == 1 else f" of width {self.size.width:g}"
+        return NETWORKS.get(known, known) + narrow
+
+    @property
+    def data_name(self) -> str:
+        """The data in words, with the note that belongs beside every number."""
+        own = self.settings.data is None
+        name = DATA.get(self.preset.data, self.preset.data) if own else self.data.name
+        return f"{name}, {self.settings.data_note}" if self.settings.data_note else name
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The settings that say what was trained, as values for JSON."""
+        return {
+            "network": json.loads(self.net.config),
+            "data": self.data.name,
+            "training_examples": len(self.data.train),
+            "test_images": len(self.data.test),
+            "fingerprint": self.data.fingerprint,
+            **dataclasses.asdict(self.size),
+            "training": jt.results.plain(self.training),
+        }
+
+
+def prepare(
+    script: str,
+    settings: Settings,
+    *,
+    quick: Mapping[str, Any] | None = None,
+    lenet: Mapping[str, Any] | None = None,
+    paper: Mapping[str, Any] | None = None,
+    held_out: float = 0,
+) -> Job:
+    """Settles the size, loads the data and names the folder.
+
+    Args:
+      script: `__file__` of the script.
+      settings: what the user asked for.
+      quick, paper: what the script changes about the two sizes.
+      lenet: what it changes beyond that about the quick size of LeNet.
+      held_out: share of the training examples to hold out as validation split.
+
+    Raises:
+      ValueError: for a budget that is not above 0, an unknown preset, one whose images are
+        streamed, and one without a quick size.
+    """
+    jt.cpu_devices()
+    matplotlib.use("Agg")
+    if settings.budget is not None and settings.budget <= 0:
+        raise ValueError(f"`budget` must be above 0 minutes, got {settings.budget}")
+    preset = jt.preset(settings.preset)
+    if preset.image_size is not None:
+        raise ValueError(
+            f"`preset` {preset.name!r} streams its images from the host, these scripts hold theirs "
+            f"in memory; use one on MNIST or CIFAR"
+        )
+    size = (
+        _sizes.quick(preset, quick or {}, lenet or {})
+        if settings.size == "quick"
+        else _sizes.paper(preset, paper or {})
+    )
+    given = {f.name: getattr(settings, f.name) for f in dataclasses.fields(Size)}
+    size = dataclasses.replace(size, **{k: v for k, v in given.items() if v is not None})
+    if settings.data is None:
+        data = preset.load(settings.data_dir)
+    else:
+        data = jt.data.load(settings.data, data_dir=settings.data_dir)
+    assert isinstance(data, jt.data.Data)
+    if size.share != 1:
+        data = data.fraction(size.share)
+    if held_out and data.validation is None:
+        data = data.with_validation(held_out)
+    if size.test_examples is not None and size.test_examples < len(data.test):
+        first = slice(0, max(1, size.test_examples))
+        test = dataclasses.replace(data.test, x=data.test.x[first], y=data.test.y[first])
+        data = dataclasses.replace(data, test=test)
+    net = preset.net(data)
+    if size.width != 1:
+        net = net.resized(size.width)
+    path = Path(script).resolve()
+    name, home = path.stem, path.parent.name
+    job = Job(name, home, settings, preset, size, data, net, Path(), threading.Event())
+    chosen = jt.results.run_name(f"{name}-{preset.name}", job.about)
+    return dataclasses.replace(job, folder=settings.folder or Path("results") / chosen)
+
+
+@contextlib.contextmanager
+def budget(job: Job) -> Iterator[None]:
+    """Ends the training inside the block when the time is over, counted from the script's start.
+
+    SIGTERM makes a run save after the chunk under way and raise SystemExit(143); between runs, the
+    handler set here raises it at once. A later call finds all that was saved.
+    """
+    minutes = job.settings.budget
+
+    def stop() -> None:
+        job.over.set()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def leave(*_: Any) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    timer, before = None, None
+    try:
+        if minutes is not None:
+            before = signal.signal(signal.SIGTERM, leave)
+            timer = threading.Timer(max(0.0, 60 * minutes - (time.monotonic() - STARTED)), stop)
+            timer.daemon = True
+            timer.start()
+        yield
+    except SystemExit as error:
+        count_seconds(job.folder)
+        if error.code == 128 + signal.SIGTERM and job.over.is_set():
+            print("budget over; saved; run the same command to continue", flush=True)
+            raise SystemExit(BUDGET_OVER) from None
+        raise
+    finally:
+        if timer is not None:
+            timer.cancel()
+            signal.signal(signal.SIGTERM, before)
+
+
+def _on_time(job: Job) -> None:
+    """Ends the call where the budget was over just as a run ended, before another one starts."""
+    if job.over.is_set():
+        raise SystemExit(128 + signal.SIGTERM)
+
+
+def search(job: Job, *, branches: Sequence[str] = (), sub: str = "", **pruning: Any) -> jt.Runs:
+    """Iterative magnitude pruning at the job's size, in the job's folder or one below it.
+
+    Tickets are rewound to step 0 where `pruning` does not say otherwise, whatever the preset has.
+    """
+    _on_time(job)
+    usual = {"levels": job.size.levels, "fraction": job.size.fraction, "rewind": 0}
+    return jt.find_tickets(
+        job.net,
+        job.data,
+        job.training,
+        job.preset.pruning.replace(**{**usual, "one_shot": False, **pruning}),
+        seeds=range(job.size.seeds),
+        branches=branches,
+        folder=job.folder / sub,
+    )
+
+
+def retrain(job: Job, runs: jt.Runs, change: str, **options: Any) -> jt.Runs:
+    """`jt.branch` within the budget."""
+    _on_time(job)
+    return jt.branch(runs, change, **options)
+
+
+def count_seconds(folder: Path, *, finished: bool = False) -> dict[str, Any]:
+    """Adds the time of this call to that of the calls before it, until the job is finished."""
+    path = folder / "seconds.json"
+    total = {"seconds": 0.0, "calls": 0, "finished": False}
+    if path.exists():
+        total = json.loads(path.read_text(encoding="utf-8"))
+    if not total["finished"]:
+        total["seconds"] = round(total["seconds"] + time.monotonic() - STARTED, 1)
+        total = {**total, "calls": total["calls"] + 1, "finished": finished}
+    # a run refuses to begin in a folder that holds other files
+    if (folder / "settings.json").exists():
+        path.write_text(json.dumps(total) + "\n", encoding="utf-8")
+    return {"seconds": total["seconds"], "calls": total["calls"]}

@@ -1,0 +1,229 @@
+"""What the scripts have in common: tables in the terminal, figures, and the files of results."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from _job import Job, count_seconds
+from _sizes import paper
+from _thesis import reported
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+
+import jaxticket as jt
+from jaxticket.plots.style import branch_order
+
+PUBLISHED = Path(__file__).resolve().parent / "results"
+
+# fields of a size that make its numbers other than the source's
+PART = ("steps", "share", "width", "batch_size", "test_examples")
+# chapter 3 draws new weights for its globally random networks (footnote 10)
+SHOWN_AS = {"globally_permuted": "random"}
+
+
+def renamed(table: Any, names: Mapping[str, str] = SHOWN_AS) -> Any:
+    """The table with other names of branches."""
+    return table.assign(branch=table["branch"].replace(names))
+
+
+def report(job: Job, table: Any) -> None:
+    """Prints final test accuracies by density, and those of the source beside the nearest level."""
+    table = renamed(table)
+    rows = jt.speed.matching(table, margin=job.settings.margin, test_size=len(job.data.test))
+    looks = jt.plots.branch_styles(branch_order(rows["branch"].unique(), None))
+    rows = rows.set_index(["level", "branch"]).sort_index()
+    print(f"\n{job.network_name} on {job.data_name} ({job.preset.name}, {job.settings.size} size)")
+    print(f"final test accuracy in %, mean (min to max) over {seeds(job)}")
+    print(
+        f"{'density':>8}" + "".join(f"{look.label:>25}" for look in looks.values()) + "  matching"
+    )
+    densities = rows.xs("ticket", level="branch")["density"]
+    for level, density in densities.items():
+        cells = "".join(
+            f"{cell(rows.loc[(level, name)]) if (level, name) in rows.index else '-':>25}"
+            for name in looks
+        )
+        enough = [
+            name
+            for name in looks
+            if level and (level, name) in rows.index and rows.loc[(level, name)]["matching"]
+        ]
+        print(f"{100 * density:7.2f}%{cells}  {', '.join(enough) if level else '(dense)'}")
+    beside = reported(job.preset)
+    if not beside:
+        print(f"\n({job.preset.source}, prints no accuracies of this setting, only figures)")
+        return
+    asked = job.preset.matching_density or 1.0
+    nearest = min(densities.index, key=lambda n: abs(math.log(densities[n] / asked)))
+    here = f"here, {100 * densities[nearest]:.2g}% of weights"
+    print(f"\n{'':24}{here:>25}  {f'reported, {100 * asked:.2g}%':>16}")
+    print(f"{'dense':24}{cell(rows.loc[(0, 'ticket')], 2):>25}  {beside.pop('dense'):16.1f}")
+    for name in (name for name in beside if name in looks):
+        printed = cell(rows.loc[(nearest, name)], 2)
+        print(f"{looks[name].label:24}{printed:>25}  {beside[name]:16.1f}")
+    usual = job.preset.training.steps
+    if not at_full_size(job):
+        print(f"(reported: {usual:,} steps on all of the data, {job.preset.source})")
+
+
+def at_full_size(job: Job) -> bool:
+    """Whether networks, data and training are those of the source."""
+    mine, whole = job.size, paper(job.preset, {})
+    same = all(getattr(mine, f) == getattr(whole, f) for f in PART)
+    return same and job.settings.data is None and not job.settings.data_note
+
+
+def seeds(job: Job) -> str:
+    """The number of seeds in words."""
+    return f"{job.size.seeds} seed{'s' if job.size.seeds > 1 else ''}"
+
+
+def cell(row: Any, digits: int = 1) -> str:
+    """Mean, least and greatest accuracy in percent."""
+    mean, low, high = (f"{100 * row[name]:.{digits}f}" for name in ("mean", "min", "max"))
+    return f"{mean} ({low} to {high})"
+
+
+def pair() -> tuple[Figure, Any]:
+    """A figure of two panels; make it inside `jt.plots.style()`."""
+    return pyplot.subplots(1, 2, figsize=(8.4, 3.6), layout="constrained")
+
+
+def single() -> tuple[Figure, Any]:
+    """A figure of one panel."""
+    return pyplot.subplots(figsize=(5.2, 3.6), layout="constrained")
+
+
+def test_and_train(table: Any) -> Figure:
+    """Final accuracy against density: test on the left, train on the right, one legend."""
+    with jt.plots.style():
+        figure, axes = pair()
+        for ax, split in zip(axes, ("test", "train"), strict=True):
+            jt.plots.accuracy(renamed(table), ax, split=split, legend=False)
+        shared_legend(figure, axes)
+    return figure
+
+
+def shared_legend(figure: Figure, axes: Sequence[Any]) -> None:
+    """One legend above all panels (below them stands the caption)."""
+    entries = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            # how far a line goes below the axes differs between panels
+            entries.setdefault(label.split(" (to ")[0], handle)
+    figure.legend(
+        list(entries.values()), list(entries), loc="outside upper center", ncols=len(entries)
+    )
+
+
+def save(
+    job: Job,
+    figures: Mapping[str, Figure],
+    table: Any,
+    *,
+    tables: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes figures and small tables into the job's folder, and a copy of them if asked to.
+
+    Args:
+      job: the job.
+      figures: by file name.
+      table: the tidy table, of which final accuracies are kept.
+      tables: further small tables by file name.
+      more: further settings to write down.
+    """
+    small = {"final": _final(table), **(tables or {})}
+    for figure in figures.values():
+        jt.plots.caption(figure, _note(job, figure))
+    _write(job.folder, job.folder / "figures", figures, small)
+    seconds = count_seconds(job.folder, finished=True)
+    print(f"\nresults in {job.folder}")
+    if job.settings.publish:
+        target = PUBLISHED / job.paper / _published_name(job, more or {})
+        _write(target, target, figures, small)
+        settings = {
+            "script": job.name,
+            "preset": job.preset.name,
+            "size": job.settings.size,
+            **job.about,
+            **(more or {}),
+            "data_note": job.settings.data_note,
+            "margin": job.settings.margin,
+        }
+        for name, value in (("settings", settings), ("environment", _machine() | seconds)):
+            text = json.dumps(jt.results.plain(value), indent=1)
+            (target / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+        print(f"published in {target.relative_to(PUBLISHED.parents[1])}")
+    for figure in figures.values():
+        pyplot.close(figure)
+
+
+def _note(job: Job, figure: Figure) -> str:
+    """Where a figure's numbers come from, and how to read what it draws."""
+    note = (
+        f"{job.folder.name}: {job.network_name} on {job.data_name} ({len(job.data.train):,} "
+        f"training, {len(job.data.test):,} test examples), {seeds(job)}, {job.size.steps:,} steps "
+        f"of batch {job.training.batch_size}, {100 * job.size.fraction:g}% pruned per level"
+    )
+    if any(ax.collections for ax in figure.axes):
+        note += "; lines are means, bands go from the least to the greatest seed"
+    if any(line.get_label() == "_exit" for ax in figure.axes for line in ax.lines):
+        note += "; triangles on the x axis mark lines that go on below it"
+    return note
+
+
+def _final(table: Any) -> Any:
+    """Final train, (validation) and test accuracies over the seeds, by branch and level."""
+    parts = []
+    for split in table["split"].unique():
+        rows = jt.speed.over_seeds(jt.speed.final(table, split=split))
+        parts.append(rows.assign(split=split))
+    return jt.results.concat(parts).sort_values(["branch", "level", "split"], ignore_index=True)
+
+
+def _write(
+    folder: Path, pictures: Path, figures: Mapping[str, Figure], small: Mapping[str, Any]
+) -> None:
+    pictures.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(pictures / f"{name}.png", dpi=150)
+    for name, table in small.items():
+        table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
+
+
+def _published_name(job: Job, more: Mapping[str, Any]) -> str:
+    """SCRIPT-PRESET-SIZE; settings other than those get a hash, and so do not replace it."""
+    name = f"{job.name}-{job.preset.name}-{job.settings.size}"
+    usual = type(job.settings)()
+    place = {"preset", "size", "folder", "data_dir", "data_note", "budget", "publish"}
+    fields = {f.name for f in dataclasses.fields(job.settings)} - place
+    if all(getattr(job.settings, field) == getattr(usual, field) for field in fields):
+        return name
+    return jt.results.run_name(name, {**job.about, **more, "margin": job.settings.margin})
+
+
+def _machine() -> dict[str, Any]:
+    """Processor, devices and versions; nothing that names the host."""
+    cpu = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        cpu = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), cpu)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "cpu": cpu,
+        "cores": cores,
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,115 @@
+"""The runs of the reproduction queue, in order of value; `queue.py` works them off."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One command of the queue.
+
+    Attributes:
+      name: a short name, the beginning of its folder's.
+      script: path of the script inside experiments/.
+      options: its options.
+      makes: what it reproduces.
+      accelerator: further options where the device is a GPU or TPU.
+      minutes: None for scripts that take --folder, and --budget, and go on where they stopped;
+        others are started only when so many minutes are left.
+    """
+
+    name: str
+    script: str
+    options: tuple[str, ...]
+    makes: str
+    accelerator: tuple[str, ...] = ()
+    minutes: float | None = None
+
+    @property
+    def key(self) -> str:
+        """The name and a hash of the command: a run whose command was changed is another run."""
+        words = json.dumps([self.script, self.options, self.accelerator])
+        return f"{self.name}-{hashlib.sha256(words.encode()).hexdigest()[:8]}"
+
+
+def _paper(script: str, preset: str, makes: str, *options: str, short: str | None = None) -> Run:
+    stem = script.rpartition("/")[2].removesuffix(".py")
+    # the hardware's own products of float32: the thesis trained on TPUs, which have bfloat16 ones
+    exact = ("--precision", "default")
+    options = ("--preset", preset, "--size", "paper", *exact, "--publish", *options)
+    return Run(f"{short or stem}-{preset}", script, options, makes)
+
+
+_LENET = "lenet-mnist"
+_RESNET20 = tuple(f"resnet20-cifar10{variant}" for variant in ("", "-low", "-warmup"))
+_VGG16 = tuple(f"vgg16-cifar10{variant}" for variant in ("", "-low", "-warmup"))
+_CONVS = tuple(f"conv{depth}-cifar10" for depth in (4, 6, 8))
+
+_BENCHMARKS = (
+    Run(
+        "convolution",
+        "benchmarks/convolution.py",
+        ("--publish",),
+        "table of convolutions: which form is fast on this device",
+        accelerator=(
+            *("--replicas", "1", "8", "--dtype", "bfloat16"),
+            *("--forms", "chosen", "separate", "loop", "grouped", "products"),
+        ),
+        minutes=8,
+    ),
+    Run(
+        "resnet20",
+        "benchmarks/resnet20.py",
+        ("--publish",),
+        "images per second of ResNet-20, 8 replicas together against one alone",
+        accelerator=("--seeds", "1", "8", "--dtype", "bfloat16", "--no-torch"),
+        minutes=15,
+    ),
+)
+RUNS = (
+    *_BENCHMARKS,
+    *(
+        _paper("thesis_ch4/table_4_2.py", preset, makes)
+        for preset, makes in (
+            (_RESNET20[0], "Tables 4.1 and 4.2, ResNet-20 standard; rewinding to 500 and 1000"),
+            (_LENET, "Tables 4.1 and 4.2, LeNet"),
+            (_RESNET20[1], "Tables 4.1 and 4.2, ResNet-20 low"),
+            (_RESNET20[2], "Tables 4.1 and 4.2, ResNet-20 warmup"),
+            (_VGG16[0], "Tables 4.1 and 4.2, VGG-16 standard; rewinding to 1000"),
+            (_VGG16[1], "Tables 4.1 and 4.2, VGG-16 low"),
+            (_VGG16[2], "Tables 4.1 and 4.2, VGG-16 warmup"),
+        )
+    ),
+    *(
+        _paper(f"thesis_ch3/{script}.py", _LENET, f"{figures}, the LeNet panel")
+        for script, figures in (
+            ("curves", "Figures 3-1 and 3-2"),
+            ("one_shot", "Figure 3-3"),
+            ("lrr_and_random", "Figure 3-5"),
+            ("ablations", "Figure 3-7"),
+            ("early_stopping", "Figure 3-8"),
+            ("dilation", "Figure 3-9"),
+        )
+    ),
+    *(
+        _paper(f"thesis_ch3/{script}.py", preset, f"{figures}, {preset}")
+        for script, figures in (
+            ("ablations", "Figure 3-7"),
+            ("lrr_and_random", "Figures 3-5 and 3-6"),
+            ("one_shot", "Figures 3-3 and 3-4"),
+        )
+        for preset in (*_RESNET20, *_CONVS, *_VGG16)
+    ),
+    *(_paper("thesis_ch3/early_stopping.py", preset, f"Figure 3-8, {preset}") for preset in _CONVS),
+    _paper("one_ticket/global_and_layerwise.py", "vgg19-cifar10-one_ticket", "One ticket, Fig. 1"),
+    _paper("one_ticket/random_masks.py", "vgg19-cifar10-one_ticket", "One ticket, Fig. A1"),
+    # twenty dilations of every level: the dearest figure comes last
+    *(
+        _paper("thesis_ch3/dilation.py", preset, f"Figure 3-9, {preset}")
+        for preset in (*_CONVS, *_RESNET20, *_VGG16)
+    ),
+)
+"""All runs; those that are done or failed are remembered by `Run.key`."""

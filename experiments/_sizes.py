@@ -1,0 +1,82 @@
+"""How large an experiment is: that of the source, or a quick one for two CPU cores."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from jaxticket.presets import Preset
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How large an experiment is; `Settings` describes the fields."""
+
+    seeds: int
+    levels: int
+    fraction: float
+    steps: int
+    eval_every: int
+    share: float = 1.0
+    width: float = 1.0
+    eval_train_examples: int = 10_000
+    batch_size: int | None = None
+    test_examples: int | None = None
+
+
+# 36% is two steps of 20% at once, 48.8% three, 59% four
+LENET = Size(3, 10, 0.36, 600, 150, share=0.1, eval_train_examples=2_000)
+_CONV = Size(
+    2, 4, 0.59, 350, 350, share=0.2, width=0.25, eval_train_examples=1_000, test_examples=2_000
+)
+# small batches, so that there are steps enough to learn something; two thirds are five steps
+_DEEP = dataclasses.replace(
+    _CONV, levels=3, fraction=0.67, steps=200, eval_every=200, batch_size=64
+)
+QUICK: dict[str, Size] = {
+    "lenet": LENET,
+    "conv2": _CONV,
+    "conv4": _CONV,
+    "conv6": _CONV,
+    "conv8": _CONV,
+    # narrower is hardly faster: many small operations
+    "resnet20": dataclasses.replace(
+        _DEEP, levels=2, fraction=0.74, steps=160, eval_every=160, width=0.5
+    ),
+    "vgg16": dataclasses.replace(_DEEP, width=0.125),
+    "vgg19_one_ticket": dataclasses.replace(_DEEP, width=0.125),
+}
+"""Quick sizes by network: narrow, on part of the data, with the schedule shrunk in proportion."""
+
+
+def quick(preset: Preset, changes: Mapping[str, Any], lenet: Mapping[str, Any]) -> Size:
+    """The quick size of a setting.
+
+    Args:
+      preset: the setting.
+      changes: what a script changes about all quick sizes.
+      lenet: what it changes beyond that about the one of LeNet, which has time for more.
+
+    Raises:
+      ValueError: if there is none for the network.
+    """
+    if preset.network not in QUICK:
+        raise ValueError(
+            f"`size`='quick' is not known for {preset.name!r} (network {preset.network!r}), only "
+            f"for {', '.join(QUICK)}; use --size paper, with --steps, --share and --width as needed"
+        )
+    every = {**changes, **(lenet if preset.network == "lenet" else {})}
+    return dataclasses.replace(QUICK[str(preset.network)], **every)
+
+
+def paper(preset: Preset, changes: Mapping[str, Any]) -> Size:
+    """The size of the source: all data, the whole schedule; at least 20 levels, to about 1%."""
+    size = Size(
+        seeds=preset.replicates or 5,
+        levels=max(20, preset.pruning.levels),
+        fraction=preset.pruning.fraction,
+        steps=preset.training.steps,
+        eval_every=max(1, preset.training.steps // 10),
+    )
+    return dataclasses.replace(size, **changes)

@@ -1,0 +1,51 @@
+"""Figure A1 of "One ticket to win them all": kinds of random mask.
+
+Tickets beside three controls, all with new weights: the ticket's own mask (preserved), the mask
+permuted within each layer (locally permuted), and permuted over all layers (globally permuted).
+`--preset` takes another network or data set than the paper's VGG-19 on CIFAR-10.
+
+Command:  python experiments/one_ticket/random_masks.py [--size paper] [--budget MINUTES]
+Makes:    figure_A1, final.csv; final accuracies by density in the terminal.
+Cost:     see experiments/README.md.
+Expected: tickets above preserved masks, those above locally permuted ones by little, and globally
+          permuted ones far below. The paper prints no numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import _path  # noqa: F401
+import tyro
+from _job import Settings as Common
+from _job import budget, prepare, search
+from _report import report, save, single
+
+import jaxticket as jt
+
+BRANCHES = ("preserved", "locally_permuted", "globally_permuted")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Common):
+    """Options of this script: those of all, with another preset."""
+
+    preset: str = "vgg19-cifar10-one_ticket"
+    """Network, data and training: a name that `python -m jaxticket presets` lists."""
+
+
+def main(settings: Settings) -> None:
+    """Trains tickets and three kinds of random mask and draws final accuracy against density."""
+    job = prepare(__file__, settings, lenet={"levels": 7, "fraction": 0.488})
+    with budget(job):
+        runs = search(job, branches=BRANCHES, rewind=job.late)
+    table = runs.table()
+    report(job, table)
+    with jt.plots.style():
+        figure, ax = single()
+        jt.plots.accuracy(table, ax)
+    save(job, {"figure_A1": figure}, table)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))
