@@ -129,6 +129,7 @@ def test_one_shot_of_chapter_3_from_a_file(tmp_path, digits_npz):
     assert (folder / "one_shot" / "table.parquet").exists()
 
 
+@pytest.mark.slow
 def test_table_4_2_from_a_file(tmp_path, digits_npz):
     folder = tmp_path / "run"
     options = ("--preset", "lenet-mnist", "--data", digits_npz, "--share", 1.0, "--folder", folder)
@@ -145,6 +146,7 @@ def test_table_4_2_from_a_file(tmp_path, digits_npz):
     assert pictures(folder / "figures")["rewinding.png"] > 10_000
 
 
+@pytest.mark.slow
 def test_global_and_layerwise_from_a_file(tmp_path, digits_npz):
     options = ("--preset", "lenet-mnist", "--data", digits_npz, "--share", 1.0)
     options += ("--seeds", 1, "--levels", 2, "--steps", 20, "--fraction", 0.5)

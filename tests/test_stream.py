@@ -344,6 +344,7 @@ def test_a_stream_trains_as_data_in_memory(folder, in_memory):
     assert program(runs.net, TRAINING, runs.mesh, 3).traces() == 2
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_in_the_middle_goes_on(folder, in_memory, tmp_path, monkeypatch):
     """On two devices that share each batch, with evaluation images that stay there."""
     data = dataclasses.replace(streamed(folder), mean=in_memory.data.mean, std=in_memory.data.std)

@@ -11,9 +11,9 @@ split at the end) and all; the others only train, without masks. How it is measu
 
 Command:  python experiments/benchmarks/resnet20.py [--rounds 3 --seconds 12 --publish]
           on a GPU: --seeds 1 8 --dtype bfloat16 --no-torch
-Cost:     about 15 minutes on 2 CPU cores with the defaults
-Expected: on 2 cores of an Intel Xeon at 2.5 GHz what experiments/results/benchmarks/resnet20.json
-          says; not run on a GPU yet
+Cost:     8 minutes on 2 CPU cores with --rounds 2 --seconds 6
+Expected: on 2 cores of an Intel Xeon at 2.5 GHz 4 networks make 197 images per second, 1.25 times
+          the jitted Flax step, 3.6 times the vmapped one, 0.48 of PyTorch; not run on a GPU yet
 """
 
 from __future__ import annotations

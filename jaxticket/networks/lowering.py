@@ -3,11 +3,10 @@
 `FORMS` has ways to compute the convolution, its input gradient and its kernel gradient for operands
 with an axis of replicas; `LOWERINGS` chooses one for each platform.
 
-CPU: "parts", measured. GFLOP/s of both cores of an Intel Xeon at 2.5 GHz (JAX 0.12.0) inside a
-loop, batch 128, kernels of 3 x 3 (experiments/benchmarks/convolution.py makes such numbers). The
-compiler has one fast convolution there: forward, of large images, and in the gradient of a kernel
-with few channels. Its own gradients are 40 times slower inside a loop, its grouped convolution 49
-times slower than as many separate ones.
+CPU: "parts", measured. The compiler (JAX 0.12.0) has one fast convolution there: forward, of large
+images, and in the gradient of a kernel with few channels. Inside a loop its own gradients make 0.3
+to 25 GFLOP/s. What decided, in GFLOP/s of both cores of an Intel Xeon at 2.5 GHz, inside a loop,
+batch 128, kernels of 3 x 3 (shared with other work; only the order counts):
 
 | images, channels | forward | as matrix product | kernel gradient, 8 parts | a product per place |
 |---|---|---|---|---|
@@ -18,6 +17,12 @@ times slower than as many separate ones.
 | 8 x 8, 256 | 90 | 75 | 75 | 100 |
 | 4 x 4, 512 | 48 | 101 | 78 | 125 |
 | 2 x 2, 512 | 2 | 148 | 96 | 163 |
+
+What is reached beside PyTorch, layer by layer: experiments/results/benchmarks/convolution.csv. With
+16 channels 71 against 167 GFLOP/s forward, 61 against 176 in the kernel's gradient; with 512 equal.
+With few channels the compiler's packing of patches is what takes the time: each number packed is
+used for 16 products only. Kernels that skip the packing would have to come from outside the
+compiler.
 
 GPU and TPU: "separate", chosen by reasoning, not measured. Several networks' convolutions stand one
 after another, as the compiler would make each: a grouped convolution, which is what `vmap` makes of
