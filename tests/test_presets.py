@@ -283,7 +283,7 @@ def test_a_network_can_be_a_function():
 def test_data_of_ones_own():
     data = jt.data.load("digits", validation=0.1)
     p = jt.preset("lenet-mnist", data="digits", validation=0.1)
-    assert p.net(data) == p.net() == jt.networks.lenet((8, 8, 1), 10, init="kaiming_normal")
+    assert p.net(data) == p.net() == jt.networks.lenet((8, 8, 1), 10, init="glorot_normal")
     loaded = p.load()
     assert loaded.fingerprint == data.fingerprint and len(loaded.train) < schema.FACTS["digits"][2]
     assert len(jt.data.load("digits").train) == schema.FACTS["digits"].train

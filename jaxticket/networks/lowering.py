@@ -19,7 +19,7 @@ batch 128, kernels of 3 x 3 (shared with other work; only the order counts):
 | 2 x 2, 512 | 2 | 148 | 96 | 163 |
 
 What is reached beside PyTorch, layer by layer: experiments/results/benchmarks/convolution.csv. With
-16 channels 71 against 167 GFLOP/s forward, 61 against 176 in the kernel's gradient; with 512 equal.
+16 channels 72 against 166 GFLOP/s forward, 61 against 179 in the kernel's gradient.
 With few channels the compiler's packing of patches is what takes the time: each number packed is
 used for 16 products only. Kernels that skip the packing would have to come from outside the
 compiler.
