@@ -283,6 +283,17 @@ def retrain(job: Job, runs: jt.Runs, change: str, **options: Any) -> jt.Runs:
     return jt.branch(runs, change, **options)
 
 
+def analyse(job: Job, *, sub: str = "", **options: Any) -> jt.Instability:
+    """`jt.instability` within the budget, in the job's folder or one below it."""
+    _on_time(job)
+    return jt.instability(
+        job.net,
+        job.data,
+        job.training,
+        **{"seeds": range(job.size.seeds), "folder": job.folder / sub, **options},
+    )
+
+
 def count_seconds(folder: Path, *, finished: bool = False) -> dict[str, Any]:
     """Adds the time of this call to that of the calls before it, until the job is finished."""
     path = folder / "seconds.json"

@@ -128,23 +128,25 @@ def shared_legend(figure: Figure, axes: Sequence[Any]) -> None:
 def save(
     job: Job,
     figures: Mapping[str, Figure],
-    table: Any,
+    table: Any = None,
     *,
     tables: Mapping[str, Any] | None = None,
     more: Mapping[str, Any] | None = None,
+    bands: str = "bands go from the least to the greatest seed",
 ) -> None:
     """Writes figures and small tables into the job's folder, and a copy of them if asked to.
 
     Args:
       job: the job.
       figures: by file name.
-      table: the tidy table, of which final accuracies are kept.
+      table: the tidy table of runs, of which final accuracies are kept; None for none.
       tables: further small tables by file name.
       more: further settings to write down.
+      bands: what the bands of the figures are.
     """
-    small = {"final": _final(table), **(tables or {})}
+    small = {**({} if table is None else {"final": _final(table)}), **(tables or {})}
     for figure in figures.values():
-        jt.plots.caption(figure, _note(job, figure))
+        jt.plots.caption(figure, _note(job, figure, bands))
     _write(job.folder, job.folder / "figures", figures, small)
     seconds = count_seconds(job.folder, finished=True)
     print(f"\nresults in {job.folder}")
@@ -168,15 +170,17 @@ def save(
         pyplot.close(figure)
 
 
-def _note(job: Job, figure: Figure) -> str:
+def _note(job: Job, figure: Figure, bands: str) -> str:
     """Where a figure's numbers come from, and how to read what it draws."""
     note = (
         f"{job.folder.name}: {job.network_name} on {job.data_name} ({len(job.data.train):,} "
         f"training, {len(job.data.test):,} test examples), {seeds(job)}, {job.size.steps:,} steps "
-        f"of batch {job.training.batch_size}, {100 * job.size.fraction:g}% pruned per level"
+        f"of batch {job.training.batch_size}"
     )
+    if job.size.levels:
+        note += f", {100 * job.size.fraction:g}% pruned per level"
     if any(ax.collections for ax in figure.axes):
-        note += "; lines are means, bands go from the least to the greatest seed"
+        note += f"; lines are means, {bands}"
     if any(line.get_label() == "_exit" for ax in figure.axes for line in ax.lines):
         note += "; triangles on the x axis mark lines that go on below it"
     return note

@@ -8,6 +8,7 @@ from jaxticket import parallel as parallel
 from jaxticket import plots as plots
 from jaxticket import results as results
 from jaxticket import scores as scores
+from jaxticket import stability as stability
 from jaxticket.analysis import speed as speed
 from jaxticket.branches import BRANCHES as BRANCHES
 from jaxticket.data import DATASETS as DATASETS
@@ -27,6 +28,9 @@ from jaxticket.runs import Runs as Runs
 from jaxticket.scores import SCORES as SCORES
 from jaxticket.settings import Pruning as Pruning
 from jaxticket.settings import Training as Training
+from jaxticket.stability import DISTANCES as DISTANCES
+from jaxticket.stability import Instability as Instability
+from jaxticket.stability import instability as instability
 from jaxticket.ticket import Ticket as Ticket
 from jaxticket.tickets import find_tickets as find_tickets
 from jaxticket.types import Network as Network

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -209,7 +210,8 @@ class RunFolder:
         with explained(self.path), self._checkpointer() as saver:
             latest = saver.latest
             step = 0 if latest is None else latest.step + 1
-            saver.save(step, tree, custom_metadata={"unit": unit, "call": call})
+            about = {"unit": unit, "call": call, "layout": _layout(tree)}
+            saver.save(step, tree, custom_metadata=about)
         self._last = time.monotonic()
 
     def load_state(self, unit: str, like: Any) -> tuple[int, Any] | None:
@@ -230,6 +232,13 @@ class RunFolder:
             about = saver.metadata().custom_metadata or {}
             if about.get("unit") != unit:
                 return None
+            if about.get("layout") != _layout(like):
+                warnings.warn(
+                    f"{self.path / 'state'} was saved by another version or number of devices; "
+                    f"{unit} is begun again",
+                    stacklevel=2,
+                )
+                return None
             abstract = jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
             )
@@ -239,6 +248,12 @@ class RunFolder:
         """Removes what is only needed while a run is under way."""
         if jax.process_index() == 0:
             shutil.rmtree(self.path / "state", ignore_errors=True)
+
+
+def _layout(tree: dict[str, Any]) -> str:
+    """Names, shapes and types of a flat tree as a short text."""
+    about = [(name, str(tree[name].dtype), list(tree[name].shape)) for name in sorted(tree)]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
 
 
 def write_text(path: Path, text: str) -> None:

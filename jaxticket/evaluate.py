@@ -127,6 +127,16 @@ def evaluate(
     return means(tally(net, params, stats, zero, batched, by, training, splits=splits, axis=axis))
 
 
+def own_part(batch: Batched, axis: tuple[str, int] | None) -> Batched:
+    """This device's part of one batch (without the leading axis) that is split over a mesh axis."""
+    if axis is None:
+        return batch
+    part = batch.y.shape[0] // axis[1]
+    begin = jax.lax.axis_index(axis[0]) * part
+    x = jax.lax.dynamic_slice_in_dim(batch.x, begin, part)
+    return Batched(x, jax.lax.dynamic_slice_in_dim(batch.y, begin, part), batch.split)
+
+
 def means(sums: Array) -> Array:
     """Loss and accuracy of each split from the sums of `tally`, float32 [split, 2]."""
     return sums[:, :2] / sums[:, 2:]
@@ -148,12 +158,7 @@ def tally(
     weights = cast(params, training.compute_dtype)
 
     def batch(totals: Array, inputs: Batched) -> tuple[Array, None]:
-        x, y, split = inputs
-        if axis is not None:
-            part = y.shape[0] // axis[1]
-            begin = jax.lax.axis_index(axis[0]) * part
-            x = jax.lax.dynamic_slice_in_dim(x, begin, part)
-            y = jax.lax.dynamic_slice_in_dim(y, begin, part)
+        x, y, split = own_part(inputs, axis)
         logits, _ = net.apply(
             weights, stats, normalized(x, by, training.compute_dtype), train=False
         )

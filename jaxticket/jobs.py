@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -58,7 +58,8 @@ class Trained(NamedTuple):
       steps: int32 [call, job]; wanted: bool [call, job]; values: float32 [call, job, split,
         metric].
       diverged: int32 [job].
-      snapshot: (params, stats) at the step asked for, on the host, or None.
+      snapshots: (params, stats) of each step asked for, on the host.
+      watched: float32 [call, ...], what the watch saw; nan where nothing was evaluated.
       seconds: time spent in this process.
     """
 
@@ -67,8 +68,22 @@ class Trained(NamedTuple):
     wanted: np.ndarray
     values: np.ndarray
     diverged: np.ndarray
-    snapshot: tuple[Params, Stats] | None
+    snapshots: tuple[tuple[Params, Stats], ...]
+    watched: np.ndarray
     seconds: float
+
+
+class Watch(NamedTuple):
+    """What to compute from the states of all jobs at every evaluation.
+
+    Attributes:
+      shape: of what it gives.
+      look: `look(state, wanted) -> float32 [*shape]`, of device states padded to the block's size;
+        wanted: bool [job], which of them are evaluated now.
+    """
+
+    shape: tuple[int, ...]
+    look: Callable[[TrainState, np.ndarray], np.ndarray]
 
 
 class Bench(NamedTuple):
@@ -130,17 +145,16 @@ def begin_state(bench: Bench, jobs: Jobs) -> TrainState:
     return bench.program.start(np.zeros(bench.size, np.int32), params, stats, mask, keys, start)
 
 
-def _untils(jobs: Jobs, interval: int, snapshot_at: int | None) -> list[int]:
+def _untils(jobs: Jobs, interval: int, snapshots_at: Sequence[int]) -> list[int]:
     start, stop = jobs.start, np.asarray(jobs.plan.schedule.stop)
     low, high = int(start.min()), int(stop.max())
     points = {low, *stop.tolist(), *range(low - low % interval + interval, high, interval)}
-    if snapshot_at is not None:
-        points.add(snapshot_at)
+    points |= set(snapshots_at)
     return sorted(p for p in points if low <= p <= high)
 
 
 def _saved_tree(
-    state: TrainState, values: np.ndarray, snapshot: Any, mesh: Mesh
+    state: TrainState, values: np.ndarray, watched: np.ndarray, snapshots: Any, mesh: Mesh
 ) -> dict[str, jax.Array]:
     """What a save holds, as a flat dict of device arrays: Orbax then needs to know none of our
     types.
@@ -148,12 +162,21 @@ def _saved_tree(
     plain = state._replace(key=jax.random.key_data(state.key))
     tree = {f"state-{i:04d}": x for i, x in enumerate(jax.tree.leaves(plain))}
     tree |= {
-        f"snapshot-{i:04d}": x for i, x in enumerate(jax.tree.leaves(parallel.put(snapshot, mesh)))
+        f"snapshot-{i:04d}": x for i, x in enumerate(jax.tree.leaves(parallel.put(snapshots, mesh)))
     }
-    return tree | {"values": parallel.put(values, mesh, replicas=False)}
+    seen = {"values": values, "watched": watched}
+    return tree | parallel.put(seen, mesh, replicas=False)
 
 
-def train_jobs(bench: Bench, jobs: Jobs, unit: str, *, snapshot_at: int | None = None) -> Trained:
+def train_jobs(
+    bench: Bench,
+    jobs: Jobs,
+    unit: str,
+    *,
+    snapshots_at: Sequence[int] = (),
+    ends_only: bool = False,
+    watch: Watch | None = None,
+) -> Trained:
     """Trains jobs, at most a block of them, to their stop steps, evaluating each at its start, at
     every multiple of the interval and at its stop.
 
@@ -165,32 +188,35 @@ def train_jobs(bench: Bench, jobs: Jobs, unit: str, *, snapshot_at: int | None =
       bench: where to run.
       jobs: at most `bench.size` of them.
       unit: name of this piece of work in the folder.
-      snapshot_at: keep the weights and statistics of this step.
+      snapshots_at: keep the weights and statistics of these steps.
+      ends_only: evaluate at the start and the stop of each job only.
+      watch: what else to compute at every evaluation.
     """
     began = time.perf_counter()
     count = len(jobs.start)
     stop = np.asarray(jobs.plan.schedule.stop)
-    untils = _untils(jobs, bench.interval, snapshot_at)
+    untils = _untils(jobs, bench.interval, snapshots_at)
     steps = np.stack([np.clip(until, jobs.start, stop) for until in untils])
     wanted = np.ones(steps.shape, bool)
-    wanted[1:] = (steps[1:] != steps[:-1]) & (
-        (steps[1:] % bench.interval == 0) | (steps[1:] == stop)
-    )
+    regular = (steps[1:] % bench.interval == 0) & (not ends_only)
+    wanted[1:] = (steps[1:] != steps[:-1]) & (regular | (steps[1:] == stop))
+    watched = np.full((len(untils), *(watch.shape if watch else ())), np.nan, np.float32)
     values = np.full((len(untils), count, bench.splits, len(METRICS)), np.nan, np.float32)
     plan = parallel.pad(jobs.plan, bench.size)
     state = begin_state(bench, jobs)
-    # zeros until the snapshot is taken
-    snapshot = (
-        None
-        if snapshot_at is None
-        else jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), (state.params, state.stats))
-    )
+    # zeros until a snapshot is taken
+    snapshots = [
+        jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), (state.params, state.stats))
+        for _ in snapshots_at
+    ]
     first = 0
     if bench.folder is not None:
-        found = bench.folder.load_state(unit, _saved_tree(state, values, snapshot, bench.mesh))
+        like = _saved_tree(state, values, watched, snapshots, bench.mesh)
+        found = bench.folder.load_state(unit, like)
         if found is not None:
             first, tree = found
-            state, values, snapshot = _restored(state, snapshot, tree)
+            state, snapshots = _restored(state, snapshots, tree)
+            values, watched = parallel.host((tree["values"], tree["watched"]))
             bench.bar.update(int((steps[first - 1] - jobs.start).sum()))
 
     def fill(column: np.ndarray, padding: Any) -> np.ndarray:
@@ -224,12 +250,15 @@ def train_jobs(bench: Bench, jobs: Jobs, unit: str, *, snapshot_at: int | None =
             # the numbers of the call before are fetched while this one runs
             collect()
             pending = (i, metrics)
-            if untils[i] == snapshot_at:
-                snapshot = parallel.host((state.params, state.stats))
+            for place, at in enumerate(snapshots_at):
+                if untils[i] == at:
+                    snapshots[place] = parallel.host((state.params, state.stats))
+            if watch is not None and wanted[i].any():
+                watched[i] = watch.look(state, wanted[i])
             leaving = bench.interrupt.signal is not None
             if bench.folder is not None and (bench.folder.due or leaving):
                 collect()
-                tree = _saved_tree(state, values, snapshot, bench.mesh)
+                tree = _saved_tree(state, values, watched, snapshots, bench.mesh)
                 bench.folder.save_state(unit, i + 1, tree)
                 if bench.interrupt.signal is not None:
                     bench.interrupt.leave(bench.folder.path)
@@ -242,23 +271,22 @@ def train_jobs(bench: Bench, jobs: Jobs, unit: str, *, snapshot_at: int | None =
         wanted,
         values,
         parallel.host(state.diverged)[:count],
-        None if snapshot is None else take(snapshot, 0, count),
+        tuple(take(snapshot, 0, count) for snapshot in snapshots),
+        watched,
         time.perf_counter() - began,
     )
 
 
 def _restored(
-    state: TrainState, snapshot: Any, tree: dict[str, jax.Array]
-) -> tuple[TrainState, np.ndarray, Any]:
+    state: TrainState, snapshots: Any, tree: dict[str, jax.Array]
+) -> tuple[TrainState, Any]:
     plain = state._replace(key=jax.random.key_data(state.key))
     names = sorted(name for name in tree if name.startswith("state-"))
     plain = jax.tree.unflatten(jax.tree.structure(plain), [tree[name] for name in names])
     names = sorted(name for name in tree if name.startswith("snapshot-"))
-    if snapshot is not None:
-        leaves = [parallel.host(tree[name]) for name in names]
-        snapshot = jax.tree.unflatten(jax.tree.structure(snapshot), leaves)
-    state = plain._replace(key=jax.random.wrap_key_data(plain.key))
-    return state, parallel.host(tree["values"]), snapshot
+    leaves = [parallel.host(tree[name]) for name in names]
+    snapshots = jax.tree.unflatten(jax.tree.structure(snapshots), leaves)
+    return plain._replace(key=jax.random.wrap_key_data(plain.key)), snapshots
 
 
 def job_plan(training: Training, count: int, *, order: int = 0, augment: int | None = None) -> Plan:

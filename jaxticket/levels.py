@@ -158,8 +158,10 @@ class Search:
         bar.total += int((stop - jobs.start).sum()) - plan.level_steps(level)
         prepared = time.perf_counter() - began
         blocks = []
-        for number, begin in enumerate(range(0, count, self.bench.size)):
-            name = f"level-{level:03d}-block-{number:03d}"
+        for begin in range(0, count, self.bench.size):
+            end = min(begin + self.bench.size, count)
+            # a run that continues with other blocks must not take these for its own
+            name = f"level-{level:03d}-jobs-{begin:03d}-{end:03d}"
             blocks.append(
                 self._unit(name, level, take(jobs, begin, begin + self.bench.size), begin)
             )
@@ -177,7 +179,7 @@ class Search:
         own = max(0, min(len(plan.seeds) - begin, len(jobs.start)))
         k = plan.pruning.rewind_step
         trained = train_jobs(
-            self.bench, jobs, name, snapshot_at=k if level == 0 and k > 0 else None
+            self.bench, jobs, name, snapshots_at=(k,) if level == 0 and k > 0 else ()
         )
         arrays = {
             "steps": trained.steps,
@@ -195,8 +197,8 @@ class Search:
             if plan.pruning.rewind == "learning_rate":
                 final = take(parallel.host((trained.state.params, trained.state.stats)), 0, own)
                 arrays |= {f"trained/{p}": x for p, x in _leaves(final)}
-            if trained.snapshot is not None:
-                arrays |= {f"origin/{p}": x for p, x in _leaves(take(trained.snapshot, 0, own))}
+            for snapshot in trained.snapshots:
+                arrays |= {f"origin/{p}": x for p, x in _leaves(take(snapshot, 0, own))}
         arrays["prune_seconds"] = np.asarray(time.perf_counter() - began)
         if store is not None:
             store.save(name, arrays)

@@ -96,6 +96,26 @@ def tidy(
     return table.sort_values(order, kind="stable", ignore_index=True)
 
 
+def spread(values: np.ndarray, *axes: Mapping[str, Any]) -> pd.DataFrame:
+    """One row per entry of an array, in a column "value" after those of its axes.
+
+    Args:
+      values: [a, b, ...].
+      *axes: for each axis its columns, name -> one entry per place along it.
+
+    >>> spread(np.asarray([[1.0, 2.0]]), {"seed": [7]}, {"split": ["test", "train"]})["value"].sum()
+    np.float64(3.0)
+    """
+    columns = {}
+    for axis, own in enumerate(axes):
+        shape = [1] * values.ndim
+        shape[axis] = values.shape[axis]
+        for name, entries in own.items():
+            column = np.asarray(entries).reshape(shape)
+            columns[name] = np.broadcast_to(column, values.shape).reshape(-1)
+    return pd.DataFrame({**columns, "value": values.reshape(-1).astype(np.float64)})
+
+
 def concat(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     """Tables below one another."""
     return pd.concat(list(tables), ignore_index=True)

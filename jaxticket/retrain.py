@@ -132,7 +132,8 @@ def branch(
         for number, begin in enumerate(range(0, count, size)):
             part = take(jobs, begin, begin + size)
             began = time.perf_counter()
-            blocks.append(_unit(bench, part, f"block-{number:03d}"))
+            end = begin + len(part.start)
+            blocks.append(_unit(bench, part, f"jobs-{begin:03d}-{end:03d}"))
             costs.append({"unit": f"block {number}", "train_seconds": time.perf_counter() - began})
         history = history_arrays(blocks)
         histories = _histories(runs, tickets, history, levels, factors, factor_of, name, bar)

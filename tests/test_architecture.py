@@ -62,6 +62,7 @@ HOMES = {
     "grain": ("data.blocks",),
     "orbax": ("checkpoint",),
     "flax": ("networks",),
+    "scipy": ("stability",),
     "pandas": ("results",),
     "matplotlib": ("plots",),
 }
@@ -111,6 +112,7 @@ RANKS = {
     "levels": 7,
     "tickets": 8,
     "retrain": 9,
+    "stability": 10,
     "analysis": 10,
     "plots": 11,
     "": 12,

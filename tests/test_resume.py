@@ -172,7 +172,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
 
 def test_a_damaged_unit_is_computed_again(tmp_path):
     first = find(tmp_path / "run")
-    unit = tmp_path / "run" / "units" / "level-000-block-000.npz"
+    unit = tmp_path / "run" / "units" / "level-000-jobs-000-002.npz"
     unit.write_bytes(unit.read_bytes()[:500])
     with pytest.warns(UserWarning, match="damaged"):
         second = find(tmp_path / "run")
@@ -222,7 +222,7 @@ def test_disk_errors_are_explained_and_what_was_saved_stays(tmp_path, monkeypatc
     monkeypatch.setattr(checkpoint, "write_arrays", failing)
     with pytest.raises(RunFolderError, match=remedy):
         find(folder)
-    assert [p.name for p in (folder / "units").iterdir()] == ["level-000-block-000.npz"]
+    assert [p.name for p in (folder / "units").iterdir()] == ["level-000-jobs-000-002.npz"]
     monkeypatch.setattr(checkpoint, "write_arrays", write)
     assert find(folder).table().equals(find(tmp_path / "other").table())
 

@@ -2,7 +2,31 @@
 
 from jaxticket.plots.curves import curves
 from jaxticket.plots.density import accuracy
+from jaxticket.plots.distances import distance, distances_at_rewinding
+from jaxticket.plots.paths import path, throughout
 from jaxticket.plots.speed import dilation, early_stop
+from jaxticket.plots.stability import error, instability
+from jaxticket.plots.stability_grid import against_density, heat_map, plane
 from jaxticket.plots.style import branch_styles, caption, style
+from jaxticket.plots.verdicts import first_steps, stable_and_matching
 
-__all__ = ["accuracy", "branch_styles", "caption", "curves", "dilation", "early_stop", "style"]
+__all__ = [
+    "accuracy",
+    "against_density",
+    "branch_styles",
+    "caption",
+    "curves",
+    "dilation",
+    "distance",
+    "distances_at_rewinding",
+    "early_stop",
+    "error",
+    "first_steps",
+    "heat_map",
+    "instability",
+    "path",
+    "plane",
+    "stable_and_matching",
+    "style",
+    "throughout",
+]

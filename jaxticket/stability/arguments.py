@@ -1,0 +1,163 @@
+"""The arguments of an instability analysis, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxticket import parallel, trees
+from jaxticket.checks import distinct_seeds, from_table, one_of
+from jaxticket.data.arrays import Data
+from jaxticket.data.stream import Stream
+from jaxticket.runs import Runs
+from jaxticket.settings import Training
+from jaxticket.stability.distances import DISTANCES, Distance
+from jaxticket.types import Network
+
+# weights and optimizer state that one device holds where `at_once` is not given
+BYTES = 1 << 30
+
+
+def checked_noise(noise: Sequence[str], training: Training) -> tuple[str, ...]:
+    """What differs between copies."""
+    noise = (noise,) if isinstance(noise, str) else tuple(noise)
+    for name in noise:
+        one_of("noise", name, ("order", "augment"))
+    if noise == ("augment",) and not training.augment:
+        raise ValueError(
+            "`noise` is ('augment',) but `training` has no augmentation, so that copies would be "
+            "equal; add 'order', or pass () to ask for equal copies"
+        )
+    return noise
+
+
+def runs_by_step(
+    tickets: Runs | Sequence[Runs] | None, net: Network, data: Data | Stream
+) -> dict[tuple[str, int], Runs]:
+    """Runs by branch and rewind step."""
+    if tickets is None:
+        return {}
+    given = (tickets,) if isinstance(tickets, Runs) else tuple(tickets)
+    if not given or not all(isinstance(runs, Runs) for runs in given):
+        raise ValueError(
+            f"`tickets` must be what find_tickets or branch returned, or several of them, got "
+            f"{tickets!r}"
+        )
+    found: dict[tuple[str, int], Runs] = {}
+    for runs in given:
+        if runs.net != net:
+            raise ValueError(f"`tickets` are of the network {runs.net.config}, not of {net.config}")
+        if runs.data.fingerprint != data.fingerprint:
+            raise ValueError(f"`tickets` were found on {runs.data.name!r}, not on {data.name!r}")
+        name = (runs.branch, runs.pruning.rewind_step)
+        if name in found:
+            raise ValueError(
+                f"`tickets` hold branch {name[0]!r} rewound to step {name[1]} twice; leave one out"
+            )
+        found[name] = runs
+    return found
+
+
+def checked_steps(
+    at: int | Iterable[int] | None, runs: Mapping[tuple[str, int], Runs], training: Training
+) -> tuple[int, ...]:
+    if at is None:
+        if not runs:
+            raise ValueError("`at` is needed without `tickets`: steps such as (0, 500)")
+        return tuple(sorted({k for _, k in runs}))
+    try:
+        steps = (int(at),) if isinstance(at, (int, np.integer)) else tuple(int(k) for k in at)
+    except TypeError:
+        raise ValueError(f"`at` must be steps such as (0, 500), got {at!r}") from None
+    if not steps or len(set(steps)) < len(steps):
+        raise ValueError(f"`at` must be distinct steps, at least one, got {steps}")
+    if min(steps) < 0 or max(steps) > training.steps:
+        raise ValueError(f"`at` must lie in [0, {training.steps}], got {steps}")
+    if runs and [branch for branch, _ in runs] != ["ticket"]:
+        raise ValueError(
+            "`at` puts the masks of one run of find_tickets on the dense weights of each step, got "
+            f"{len(runs)} run(s) of {sorted({b for b, _ in runs})}; leave out `at` to use the "
+            f"tickets' own weights"
+        )
+    return tuple(sorted(steps))
+
+
+def checked_seeds(
+    seeds: Iterable[int] | None, runs: Mapping[tuple[str, int], Runs]
+) -> tuple[int, ...]:
+    common = set.intersection(*(set(own.seeds) for own in runs.values())) if runs else set()
+    if seeds is None:
+        first = next(iter(runs.values())).seeds if runs else range(3)
+        chosen = tuple(seed for seed in first if seed in common or not runs)
+    else:
+        chosen = distinct_seeds(seeds)
+    missing = [seed for seed in chosen if runs and seed not in common]
+    if missing or not chosen:
+        raise ValueError(f"`seeds` {missing} are not in all of `tickets`, which have {common}")
+    return chosen
+
+
+def checked_levels(
+    levels: Sequence[int] | None, runs: Mapping[tuple[str, int], Runs]
+) -> tuple[int, ...]:
+    if not runs:
+        if levels is not None:
+            raise ValueError(f"`levels` {levels!r} need `tickets`")
+        return (0,)
+    common = set.intersection(*(set(own.levels) for own in runs.values()))
+    chosen = tuple(sorted(common)) if levels is None else tuple(levels)
+    missing = sorted(set(chosen) - common)
+    if missing or not chosen or len(set(chosen)) < len(chosen):
+        raise ValueError(f"`levels` must be distinct ones of {sorted(common)}, got {chosen}")
+    return chosen
+
+
+def named_distances(distances: Sequence[str | Distance] | None) -> dict[str, Distance]:
+    if distances is None:
+        return dict(DISTANCES)
+    if isinstance(distances, str) or callable(distances):
+        distances = (distances,)
+    found: dict[str, Callable[..., Any]] = {}
+    for given in distances:
+        function = from_table("distances", given, DISTANCES)
+        name = given if isinstance(given, str) else getattr(given, "__name__", "distance")
+        if name in found:
+            raise ValueError(f"`distances` holds the name {name!r} twice")
+        found[name] = function
+    return found
+
+
+def identity(runs: Runs) -> dict[str, Any]:
+    return {
+        "training": runs.training,
+        "pruning": runs.pruning,
+        "seeds": runs.seeds,
+        "branch": runs.branch,
+    }
+
+
+def block_of(
+    net: Network, training: Training, atoms: int, copies: int, mesh: Mesh, at_once: int | None
+) -> tuple[int, int]:
+    """Replicas per call of the program, and atoms of a block."""
+    devices = mesh.shape[parallel.SEED]
+    if at_once is None:
+        params = trees.size(jax.eval_shape(net.init, jax.random.key(0))[0])
+        # weights, gradient and at most two moments
+        moments = {"sgd": 0, "momentum": 1}.get(training.optimizer, 2)
+        fitting = max(BYTES // (4 * params * (2 + moments)), -(-copies // devices))
+    else:
+        fitting = at_once
+        if fitting * devices < copies:
+            raise ValueError(
+                f"`at_once` {at_once} on {devices} devices holds fewer networks than `copies` "
+                f"{copies}, which train together; use at least {-(-copies // devices)}"
+            )
+    room = max(1, min(atoms, fitting * devices // copies))
+    # blocks of one size, so that the last is not nearly empty
+    room = -(-atoms // -(-atoms // room))
+    return -(-room * copies // devices) * devices, room

@@ -1,0 +1,324 @@
+"""Instability analysis: does the outcome of training from a state depend on SGD noise?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxticket import parallel, trees
+from jaxticket.branches import Change
+from jaxticket.checkpoint import Interrupt, RunFolder
+from jaxticket.checks import at_least, one_of
+from jaxticket.data.arrays import Data
+from jaxticket.data.stream import Stream
+from jaxticket.jobs import Arrays, Bench, Jobs, job_plan, progress_bar, take, train_jobs
+from jaxticket.rng import root_keys
+from jaxticket.runs import Runs
+from jaxticket.settings import Training
+from jaxticket.stability.analysis import Instability
+from jaxticket.stability.arguments import (
+    block_of,
+    checked_levels,
+    checked_noise,
+    checked_seeds,
+    checked_steps,
+    identity,
+    named_distances,
+    runs_by_step,
+)
+from jaxticket.stability.copies import Atom, Design, train_and_compare
+from jaxticket.stability.distances import Distance
+from jaxticket.stability.points import Evaluator, Networks
+from jaxticket.stability.starts import Starts, kinds_of
+from jaxticket.tickets import named_changes
+from jaxticket.train import check_fit, program, put_data
+from jaxticket.types import Network
+
+
+def instability(
+    net: Network,
+    data: Data | Stream,
+    training: Training,
+    *,
+    at: int | Iterable[int] | None = None,
+    tickets: Runs | Sequence[Runs] | None = None,
+    levels: Sequence[int] | None = None,
+    branches: Sequence[str | Change] = (),
+    copies: int = 2,
+    points: int = 30,
+    noise: Sequence[str] = ("order", "augment"),
+    length: str = "remaining",
+    statistics: str = "interpolated",
+    throughout: int = 0,
+    distances: Sequence[str | Distance] | None = None,
+    keep: bool = True,
+    seeds: Iterable[int] | None = None,
+    mesh: Mesh | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    at_once: int | None = None,
+    points_at_once: int | None = None,
+    save_every: float = 60.0,
+    progress: bool = True,
+) -> Instability:
+    """Trains copies of a network under different SGD noise and measures how far apart they end.
+
+    For every seed the dense network (the trunk) is trained once and its state kept at every step k
+      of `at`. From
+    each state, dense or with a ticket's mask, copies are trained on to step T that see different
+      batches (and
+    augmentation) from step k on, with a fresh optimizer. For each pair of copies the error is taken
+      at points of the line
+    between them: `barrier = max E(alpha) - (E(0) + E(1)) / 2`, below 2 points the state is called
+      stable.
+
+    Args:
+      net, data, training: as for `find_tickets`.
+      at: steps k, each in [0, T]. None with `tickets`: the step that each of them rewinds to.
+      tickets: None for dense networks. One run with `at`: its masks on the dense weights of every k
+        (of seeds it has). Without `at`, one or several runs (of other rewind steps or branches):
+        their own tickets, mask and weights.
+      levels: of the tickets; all if None. Level 0 is the dense network.
+      branches: controls made of the tickets: names in `jt.BRANCHES` or change functions.
+      copies: of every state; all pairs of them are compared.
+      points: evenly spaced places on each line, both ends included.
+      noise: what differs between copies: "order" of examples, "augment"; () for nothing, which
+        gives equal copies and barriers of exactly 0.
+      length: "remaining" trains copies from k to T; "full" for T steps with the schedule from its
+        beginning.
+      statistics: "interpolated": BatchNorm statistics on the line are those between the copies', as
+        the weights are; "both": also with statistics re-estimated at each point (metrics
+        "barrier_recomputed" ...), see `stability.line`.
+      throughout: places on the lines that are drawn at every evaluation of the copies, for
+        `throughout()`; 0 for none.
+      distances: names in `jt.DISTANCES` or functions; all if None.
+      keep: whether to keep the trained weights of all copies (in memory and in the folder).
+      seeds: one trunk each; those of the tickets, or range(3), if None.
+      mesh, folder, save_every, progress: as for `find_tickets`.
+      at_once: copies that one device holds at most; None for as many as have 1 GiB of weights and
+        optimizer state.
+      points_at_once: points of lines that one device holds at most where they run vmapped; 32 if
+        None.
+
+    Returns:
+      The analysis: tables of barriers, lines, distances and states.
+
+    Raises:
+      ValueError: for settings that do not fit together.
+
+    Reference: Frankle's thesis, Algorithm 3 and sections 4.1 to 4.3 (there 3 seeds, 3 copies).
+    """
+    mesh = parallel.check_mesh(mesh)
+    check_fit(net, data, training, mesh)
+    at_least("copies", copies, 2, integer=True)
+    at_least("points", points, 3, integer=True)
+    if throughout:
+        at_least("throughout", throughout, 3, integer=True)
+    one_of("length", length, ("remaining", "full"))
+    one_of("statistics", statistics, ("interpolated", "both"))
+    if at_once is not None:
+        at_least("at_once", at_once, 1, integer=True)
+    noise = checked_noise(noise, training)
+    runs = runs_by_step(tickets, net, data)
+    steps = checked_steps(at, runs, training)
+    trunk = not runs or at is not None
+    seeds = checked_seeds(seeds, runs)
+    chosen_levels = checked_levels(levels, runs)
+    changes = named_changes(branches)
+    if changes and not any(branch == "ticket" for branch, _ in runs):
+        raise ValueError(
+            f"`branches` {tuple(changes)} change tickets; pass `tickets` of find_tickets"
+        )
+    named = named_distances(distances)
+    kinds = kinds_of(runs, list(changes), chosen_levels, steps, trunk=trunk)
+    if statistics == "both" and not jax.tree.leaves(jax.eval_shape(net.init, jax.random.key(0))[1]):
+        raise ValueError("`statistics`='both' needs a network with BatchNorm; use 'interpolated'")
+    design = Design(
+        training,
+        copies,
+        noise,
+        length == "full",
+        np.linspace(0, 1, points),
+        statistics == "both",
+        throughout,
+        named,
+        keep,
+    )
+    settings = {
+        "kind": "instability",
+        "net": net.config,
+        "data": {"name": data.name, "fingerprint": data.fingerprint},
+        "training": training,
+        "seeds": seeds,
+        "of": [identity(own) for own in dict.fromkeys(runs.values())],
+        "starts": [tuple(kind) for kind in kinds],
+        "trunk": trunk,
+        "changes": changes,
+        "copies": copies,
+        "points": points,
+        "noise": noise,
+        "length": length,
+        "statistics": statistics,
+        "throughout": throughout,
+        "distances": named,
+        "keep": keep,
+    }
+    atoms = [Atom(kind, replica) for kind in kinds for replica in range(len(seeds))]
+    size, room = block_of(net, training, len(atoms), copies, mesh, at_once)
+    interrupt = Interrupt()
+    last = max(steps) if trunk else 0
+    total = last * len(seeds) + copies * len(seeds) * sum(
+        training.steps - (0 if design.full else kind.at) for kind in kinds
+    )
+    with interrupt.listening(folder is not None), progress_bar(total, shown=progress) as bar:
+        store = None if folder is None else RunFolder(folder, settings, every=save_every)
+        put = put_data(data, training, mesh)
+        bench = Bench(
+            program(net, training, mesh, len(data.splits)),
+            put,
+            mesh,
+            size,
+            len(data.splits),
+            training.evaluation_interval,
+            store,
+            interrupt,
+            bar,
+        )
+        evaluator = Evaluator(net, data, training, mesh, at_once=points_at_once, put=put)
+        initial = _initial(bench, seeds)
+        states: dict[int, Networks] = {}
+        costs: list[dict[str, Any]] = []
+        if trunk:
+            bar.set_description("trunk")
+            states = _trunk(bench, training, seeds, initial, steps, costs)
+        starts = Starts(net, mesh, seeds, kinds, initial, states, runs, changes)
+        blocks = []
+        for first in range(0, len(atoms), room):
+            own = atoms[first : first + room]
+            bar.set_description(_description(own))
+            blocks.append(train_and_compare(bench, evaluator, starts, design, own, first, room))
+            costs.append(_cost(f"copies {first} to {first + len(own)}", blocks[-1]))
+    result = Instability(
+        net=net,
+        data=data,
+        training=training,
+        seeds=seeds,
+        kinds=kinds,
+        copies_of_each=copies,
+        alphas=design.alphas,
+        length=length,
+        splits=evaluator.splits,
+        distances=tuple(named),
+        arrays=_joined(blocks),
+        costs_of_units=tuple(costs),
+        folder=None if store is None else Path(store.path),
+        mesh=mesh,
+    )
+    if store is not None:
+        result.save()
+        store.forget_state()
+    return result
+
+
+def _initial(bench: Bench, seeds: tuple[int, ...]) -> Networks:
+    """Weights and statistics at initialization, stacked over [replica]."""
+    keys = np.asarray(jax.random.key_data(root_keys(seeds)))
+    padded = parallel.pad(keys, parallel.block_size(len(seeds), bench.mesh, None))
+    typed = jax.random.wrap_key_data(parallel.put(padded, bench.mesh))
+    drawn = bench.program.init(np.zeros(len(padded), np.int32), typed)
+    return take(parallel.host(drawn), 0, len(seeds))
+
+
+def _trunk(
+    bench: Bench,
+    training: Training,
+    seeds: tuple[int, ...],
+    initial: Networks,
+    steps: tuple[int, ...],
+    costs: list[dict[str, Any]],
+) -> dict[int, Networks]:
+    """The dense networks' states at each step, stacked over [replica]."""
+    states = {0: initial} if 0 in steps else {}
+    later = [k for k in steps if k > 0]
+    if not later:
+        return states
+    if not parallel.maps(bench.mesh):
+        # of replicas that run vmapped none should idle
+        bench = bench._replace(
+            size=min(bench.size, parallel.block_size(len(seeds), bench.mesh, None))
+        )
+    params, stats = initial
+    mask = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
+    plan = job_plan(training, len(seeds))
+    stop = np.full(len(seeds), later[-1], np.int32)
+    plan = plan._replace(schedule=plan.schedule._replace(stop=stop))  # type: ignore[arg-type]
+    keys = np.asarray(jax.random.key_data(root_keys(seeds)))
+    jobs = Jobs(params, stats, mask, keys, np.zeros(len(seeds), np.int32), plan)
+    parts = []
+    for first in range(0, len(seeds), bench.size):
+        own = take(jobs, first, first + bench.size)
+        parts.append(_trunk_unit(bench, own, first, later))
+    costs.append(
+        {
+            "unit": "trunk",
+            "training_steps": later[-1] * len(seeds),
+            "train_seconds": sum(float(part["seconds"]) for part in parts),
+        }
+    )
+    for k in later:
+        names = trees.paths(initial)
+        leaves = [np.concatenate([part[f"state-{k}/{name}"] for part in parts]) for name in names]
+        states[k] = jax.tree.unflatten(jax.tree.structure(initial), leaves)
+    return states
+
+
+def _trunk_unit(bench: Bench, jobs: Jobs, first: int, steps: list[int]) -> Arrays:
+    name = f"trunk-{first:05d}-{first + len(jobs.start):05d}"
+    if bench.folder is not None:
+        found = bench.folder.load(name)
+        if found is not None:
+            bench.bar.update(steps[-1] * len(jobs.start))
+            return found
+    trained = train_jobs(bench, jobs, name, snapshots_at=steps, ends_only=True)
+    arrays = {"seconds": np.asarray(trained.seconds)}
+    for k, snapshot in zip(steps, trained.snapshots, strict=True):
+        leaves = zip(trees.paths(snapshot), jax.tree.leaves(snapshot), strict=True)
+        arrays |= {f"state-{k}/{path}": leaf for path, leaf in leaves}
+    if bench.folder is not None:
+        bench.folder.save(name, arrays)
+    return arrays
+
+
+def _description(atoms: list[Atom]) -> str:
+    low, high = atoms[0].kind.at, atoms[-1].kind.at
+    return f"copies from k = {low}" + (f" to {high}" if high > low else "")
+
+
+def _cost(unit: str, arrays: Arrays) -> dict[str, Any]:
+    own = {k.removeprefix("cost_"): v.item() for k, v in arrays.items() if k.startswith("cost_")}
+    return {"unit": unit, **own}
+
+
+def _joined(blocks: list[Arrays]) -> Arrays:
+    """The arrays of all blocks along their axis of atoms; blocks may have made different calls."""
+    joined = {}
+    for name in blocks[0]:
+        if name.startswith("cost_"):
+            continue
+        parts = [block[name] for block in blocks]
+        if name in ("steps", "throughout"):
+            calls = max(part.shape[1] for part in parts)
+            fill = -1 if name == "steps" else np.nan
+            parts = [
+                np.concatenate(
+                    [p, np.full((len(p), calls - p.shape[1], *p.shape[2:]), fill, p.dtype)], axis=1
+                )
+                for p in parts
+            ]
+        joined[name] = np.concatenate(parts)
+    return joined

@@ -1,0 +1,147 @@
+"""Where copies start: states of the dense network at step k, or tickets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxticket.branches import Change
+from jaxticket.jobs import changed
+from jaxticket.runs import Runs, density
+from jaxticket.selection import prunable_of
+from jaxticket.settings import Pruning
+from jaxticket.stability.points import Networks
+from jaxticket.ticket import Ticket, host_apply
+from jaxticket.types import Network
+
+
+class Start(NamedTuple):
+    """One kind of state that copies start from.
+
+    Attributes:
+      branch: "ticket" or the name of a change.
+      level: of the ticket; 0 is the dense network.
+      at: step k that the weights (or the run they belong to) rewind to.
+    """
+
+    branch: str
+    level: int
+    at: int
+
+
+@dataclass(frozen=True, eq=False)
+class Starts:
+    """All states that copies start from, made one by one.
+
+    Attributes:
+      net, mesh: as in training.
+      seeds: one per replica.
+      kinds: what to start from, in the order of the results.
+      initial: weights and statistics at initialization, stacked over [replica].
+      trunk: dense weights and statistics at steps k; empty where tickets bring their own weights.
+      runs: where masks come from: (branch, k) -> tickets; empty without tickets.
+      changes: name -> change, for branches made here.
+    """
+
+    net: Network
+    mesh: Mesh
+    seeds: tuple[int, ...]
+    kinds: tuple[Start, ...]
+    initial: Networks
+    trunk: dict[int, Networks]
+    runs: dict[tuple[str, int], Runs]
+    changes: dict[str, Change]
+
+    def make(self, kind: Start) -> Ticket:
+        """The ticket of a start, stacked over [replica], its weights masked."""
+        change = self.changes.get(kind.branch)
+        whole = self._whole(kind._replace(branch="ticket") if change else kind)
+        if change is not None:
+            exclude = self._pruning(kind).exclude
+            whole = changed(
+                change,
+                whole,
+                self.seeds,
+                name=kind.branch,
+                net=self.net,
+                mesh=self.mesh,
+                exclude=exclude,
+            )
+        return whole.replace(params=host_apply(whole.mask, whole.params))
+
+    def _whole(self, kind: Start) -> Ticket:
+        """The ticket with its weights also where they are pruned."""
+        level = np.full(len(self.seeds), kind.level, np.int32)
+        if not self.runs:
+            params, stats = self.trunk[kind.at]
+            ones = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
+            step = np.full_like(level, kind.at)
+            return Ticket(ones, params, stats, level, step)  # type: ignore[arg-type]
+        runs = self._runs(kind)
+        own = self._seeds_of(runs, runs.by_level[kind.level])
+        if self.trunk:
+            params, stats = self.trunk[kind.at]
+            return own.replace(params=params, stats=stats, step=np.full_like(level, kind.at))
+        origin = self._seeds_of(runs, runs.origin)
+        params = jax.tree.map(
+            lambda m, w, o: np.where(m, w, o), own.mask, own.params, origin.params
+        )
+        return own.replace(params=params)
+
+    def _runs(self, kind: Start) -> Runs:
+        """The run that a start's masks come from; one run serves every k of a trunk."""
+        if self.trunk:
+            (only,) = self.runs.values()
+            return only
+        return self.runs[kind.branch, kind.at]
+
+    def _seeds_of(self, runs: Runs, ticket: Ticket) -> Ticket:
+        places = np.asarray([runs.seeds.index(seed) for seed in self.seeds])
+        return jax.tree.map(lambda x: np.asarray(x)[places], ticket)
+
+    def _pruning(self, kind: Start) -> Pruning:
+        own = kind._replace(branch="ticket") if kind.branch in self.changes else kind
+        return self._runs(own).pruning if self.runs else Pruning()
+
+    def prunable(self, kind: Start) -> Any:
+        """Which leaves are pruned."""
+        one = jax.tree.map(lambda x: x[0], self.initial[0])
+        return prunable_of(self.net, one, self._pruning(kind).exclude)
+
+    def density(self, kind: Start, ticket: Ticket) -> np.ndarray:
+        """Realised density of each replica."""
+        return density(self.net, self._pruning(kind), ticket)
+
+    def beginning(self, kind: Start, ticket: Ticket) -> Any:
+        """The weights that each replica's training began with, not masked.
+
+        Those of the seed, but for weights drawn anew, which start at step 0 themselves.
+        """
+        rewound = self.runs and self._pruning(kind).rewind == "learning_rate"
+        fresh = np.asarray(ticket.step).max() == 0 and not rewound
+        return ticket.params if fresh else self.initial[0]
+
+
+def kinds_of(
+    runs: dict[tuple[str, int], Runs],
+    changes: Sequence[str],
+    levels: Sequence[int],
+    at: Sequence[int],
+    *,
+    trunk: bool,
+) -> tuple[Start, ...]:
+    """The starts: k after k, the tickets before their branches, level after level."""
+    if not runs:
+        return tuple(Start("ticket", 0, k) for k in at)
+    kinds = []
+    for k in at:
+        names = ["ticket"] if trunk else [branch for branch, own in runs if own == k]
+        if "ticket" in names:
+            names += changes
+        kinds += [Start(name, level, k) for name in names for level in levels]
+    return tuple(kinds)
