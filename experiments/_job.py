@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import _sizes
 import matplotlib
+import numpy as np
 from _sizes import Size
 
 import jaxticket as jt
@@ -87,6 +88,8 @@ class Settings:
     """Examples per step."""
     test_examples: int | None = None
     """Use only the first so many test examples."""
+    pool: int | None = None
+    """Images are averaged over so many by so many pixels."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations."""
     precision: Literal["highest", "high", "default"] = "highest"
@@ -116,6 +119,8 @@ class Job:
             steps=self.size.steps,
             batch_size=self.size.batch_size or usual.batch_size,
             eval_every=min(self.size.eval_every, self.size.steps),
+            # images that were made smaller move less
+            augment_pixels=max(1, usual.augment_pixels // self.size.pool),
             eval_train_examples=self.size.eval_train_examples,
             compute_dtype=self.settings.compute_dtype,
             precision=self.settings.precision,
@@ -150,7 +155,8 @@ class Job:
             "training_examples": len(self.data.train),
             "test_images": len(self.data.test),
             "fingerprint": self.data.fingerprint,
-            **dataclasses.asdict(self.size),
+            # whole images are the rule, and runs from before there was a choice keep their names
+            **{k: v for k, v in dataclasses.asdict(self.size).items() if (k, v) != ("pool", 1)},
             "training": jt.results.plain(self.training),
         }
 
@@ -207,6 +213,8 @@ def prepare(
         first = slice(0, max(1, size.test_examples))
         test = dataclasses.replace(data.test, x=data.test.x[first], y=data.test.y[first])
         data = dataclasses.replace(data, test=test)
+    if size.pool != 1:
+        data = _pooled(data, size.pool)
     net = preset.net(data)
     if size.width != 1:
         net = net.resized(size.width)
@@ -215,6 +223,28 @@ def prepare(
     job = Job(name, home, settings, preset, size, data, net, Path(), threading.Event())
     chosen = jt.results.run_name(f"{name}-{preset.name}", job.about)
     return dataclasses.replace(job, folder=settings.folder or Path("results") / chosen)
+
+
+def _pooled(data: jt.data.Data, pool: int) -> jt.data.Data:
+    """Images averaged over squares of pixels.
+
+    Raises:
+      ValueError: where squares do not fit the images.
+    """
+    height, width = data.shape[:2]
+    if pool < 1 or height % pool or width % pool:
+        raise ValueError(f"`pool` must divide images of {height} x {width}, got {pool}")
+
+    def small(x: Any) -> Any:
+        squares = x.reshape(len(x), height // pool, pool, width // pool, pool, -1)
+        return np.rint(squares.mean(axis=(2, 4))).astype(x.dtype)
+
+    arrays = (small(data.train.x), data.train.y, small(data.test.x), data.test.y)
+    made = jt.data.from_arrays(*arrays, name=f"{data.name} pooled {pool}", classes=data.classes)
+    if data.validation is None:
+        return made
+    held = dataclasses.replace(data.validation, x=small(data.validation.x))
+    return dataclasses.replace(made, validation=held)
 
 
 @contextlib.contextmanager

@@ -46,6 +46,8 @@ def _paper(script: str, preset: str, makes: str, *options: str, short: str | Non
 _LENET = "lenet-mnist"
 _RESNET20 = tuple(f"resnet20-cifar10{variant}" for variant in ("", "-low", "-warmup"))
 _VGG16 = tuple(f"vgg16-cifar10{variant}" for variant in ("", "-low", "-warmup"))
+# the steps around which tickets (500) and dense networks (2,000) become stable
+_STEPS = ("--at", "0", "100", "250", "500", "1000", "2000", "4000")
 _CONVS = tuple(f"conv{depth}-cifar10" for depth in (4, 6, 8))
 
 _BENCHMARKS = (
@@ -81,6 +83,27 @@ RUNS = (
             (_VGG16[0], "Tables 4.1 and 4.2, VGG-16 standard; rewinding to 1000"),
             (_VGG16[1], "Tables 4.1 and 4.2, VGG-16 low"),
             (_VGG16[2], "Tables 4.1 and 4.2, VGG-16 warmup"),
+        )
+    ),
+    _paper(
+        "thesis_ch4/dense.py",
+        _RESNET20[0],
+        "Figures 4-2 to 4-12, dense ResNet-20",
+        *_STEPS,
+    ),
+    _paper(
+        "thesis_ch4/tickets.py",
+        _RESNET20[0],
+        "Figures 4-14 to 4-17, ResNet-20 tickets at 16.8%",
+        *_STEPS,
+        "--no-all-levels",
+    ),
+    *(
+        _paper(f"thesis_ch4/{script}.py", preset, f"{figures}, {preset}")
+        for preset in (_LENET, _VGG16[0], *_RESNET20[1:], *_VGG16[1:])
+        for script, figures in (
+            ("dense", "Figures 4-2 to 4-12, 4-31 and 4-32"),
+            ("tickets", "Figures 4-13 to 4-30 and 4-33"),
         )
     ),
     *(

@@ -23,6 +23,7 @@ class Size:
     eval_train_examples: int = 10_000
     batch_size: int | None = None
     test_examples: int | None = None
+    pool: int = 1
 
 
 # 36% is two steps of 20% at once, 48.8% three, 59% four

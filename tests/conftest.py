@@ -26,6 +26,13 @@ def _no_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+    """Compiled programs of one file are of no use to the next, and fill the memory."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def tfds_dir():
     """The folder of prepared TFDS data sets that `JAXTICKET_DATA_DIR` names."""

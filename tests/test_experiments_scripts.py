@@ -288,3 +288,34 @@ def test_numbers_of_the_thesis_belong_to_presets():
         matching = beside["ticket"] >= numbers["dense"] - 0.25
         assert matching == (jt.preset(name).matching_rewind == 0)
     assert module.reported(jt.preset("conv4-cifar10")) == {}
+
+
+@pytest.mark.slow
+def test_chapter_4_from_a_file(tmp_path, digits_npz):
+    """Also: pooled images, and the same command finishes what a budget cut off."""
+    options = ("--preset", "lenet-mnist", "--data", digits_npz, "--share", 1.0, "--pool", 2)
+    options += ("--seeds", 2, "--steps", 20, "--eval-every", 10, "--at", 0, 10, "--points", 5)
+    folder = tmp_path / "dense"
+    stopped = run(
+        "thesis_ch4/dense.py", *options, "--folder", folder, "--budget", 0.001, check=False
+    )
+    assert stopped.returncode == 75, stopped.stderr[-3000:]
+    done = run("thesis_ch4/dense.py", *options, "--folder", folder)
+    assert json.loads((folder / "settings.json").read_text())["net"].count("[12, 12, 1]") == 1
+    rows = pd.read_csv(folder / "verdicts.csv")
+    assert rows["at"].tolist() == [0, 10] and (rows["samples"] == 2 * 3).all()
+    assert "first stable step, dense" in done.stdout
+    names = {"2", "3", "4", "5", "6"}
+    assert {f"figure_4-{n}.png" for n in names} <= set(pictures(folder / "figures"))
+
+    folder = tmp_path / "tickets"
+    options += ("--levels", 2, "--fraction", 0.5)
+    done = run("thesis_ch4/tickets.py", *options, "--folder", folder)
+    rows = pd.read_csv(folder / "verdicts.csv")
+    assert set(rows["branch"]) == {"ticket", "layerwise_random", "reinit"}
+    assert set(rows["level"]) == {0, 1, 2}
+    assert len(pd.read_csv(folder / "ranges.csv")) == 2
+    assert "ranges of density" in done.stdout
+    sizes = pictures(folder / "figures")
+    assert {"figure_4-13.png", "figure_4-18.png", "heat_map.png", "figure_4-33.png"} <= set(sizes)
+    assert min(sizes.values()) > 10_000

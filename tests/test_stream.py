@@ -344,6 +344,28 @@ def test_a_stream_trains_as_data_in_memory(folder, in_memory):
     assert program(runs.net, TRAINING, runs.mesh, 3).traces() == 2
 
 
+def test_copies_of_a_stream_are_those_of_data_in_memory(folder, in_memory):
+    data = dataclasses.replace(
+        streamed(folder, hold_bytes=0), mean=in_memory.data.mean, std=in_memory.data.std
+    )
+    both = [
+        jt.instability(
+            in_memory.net,
+            source,
+            TRAINING,
+            at=(0, 3),
+            points=3,
+            seeds=(1, 2),
+            mesh=in_memory.mesh,
+            progress=False,
+        )
+        for source in (in_memory.data, data)
+    ]
+    a, b = (inst.table() for inst in both)
+    assert set(a["split"]) == {"train", "validation", "test", "weights"}
+    pd.testing.assert_frame_equal(a, b, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_a_run_that_stopped_in_the_middle_goes_on(folder, in_memory, tmp_path, monkeypatch):
     """On two devices that share each batch, with evaluation images that stay there."""

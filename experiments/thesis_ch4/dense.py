@@ -17,9 +17,11 @@ Expected: at paper size LeNet is stable (barrier below 2 points) from step 0. Re
 
 from __future__ import annotations
 
+from typing import Any
+
 import _path  # noqa: F401
 import tyro
-from _copies import BANDS, Settings, comparison, report, verdicts
+from _copies import BANDS, SMALL, USUAL, Settings, comparison, report, verdicts
 from _job import analyse, budget, prepare
 from _report import pair, save, shared_legend, single
 from matplotlib import pyplot
@@ -37,18 +39,27 @@ DISTANCES = (
 )
 
 
-def both(draw: object, *tables: object, **options: object) -> Figure:
-    """A figure with a panel for the test and one for the train split."""
+def both(draw: Any, *tables: Any, by_step: bool = False, **options: Any) -> Figure:
+    """A figure with a panel for the test and one for the train split.
+
+    Args:
+      draw: function of `jt.plots`.
+      tables: what it draws.
+      by_step: whether colours tell steps k, which one panel's own legend names.
+      options: of the function.
+    """
     with jt.plots.style():
         figure, axes = pair()
         for ax, split in zip(axes, ("test", "train"), strict=True):
-            draw(*tables, ax, split=split, legend=False, **options)  # type: ignore[operator]
+            own = by_step and split == "train"
+            draw(*tables, ax, split=split, legend=own, **options)
             ax.set_title(f"{split} set")
-        shared_legend(figure, axes)
+        if not by_step:
+            shared_legend(figure, axes)
     return figure
 
 
-def grid(inst: jt.Instability, **options: object) -> Figure:
+def grid(inst: jt.Instability, **options: Any) -> Figure:
     """All distances against k."""
     with jt.plots.style():
         figure, axes = pyplot.subplots(3, 2, figsize=(8.4, 8.4), layout="constrained")
@@ -62,8 +73,9 @@ def grid(inst: jt.Instability, **options: object) -> Figure:
 
 def main(settings: Settings) -> None:
     """Trains copies from every step k, compares them, and draws the figures."""
-    # full training twice for figure 4-4: no pruning here
-    job = prepare(__file__, settings, quick={"levels": 0}, paper={"levels": 0, "seeds": 3})
+    quick, lenet = {**SMALL, "levels": 0}, {**USUAL, "levels": 0}
+    paper = {"levels": 0, "seeds": 3}
+    job = prepare(__file__, settings, quick=quick, lenet=lenet, paper=paper)
     chosen = comparison(job, settings)
     with budget(job):
         inst = analyse(job, at=chosen.at, throughout=chosen.throughout, **chosen.options)
@@ -74,8 +86,8 @@ def main(settings: Settings) -> None:
     figures = {
         "figure_4-2": both(jt.plots.path, inst.paths(), at=0),
         "figure_4-3": both(jt.plots.instability, inst.table()),
-        "figure_4-5": both(jt.plots.throughout, inst.throughout()),
-        "figure_4-6": both(jt.plots.path, inst.paths()),
+        "figure_4-5": both(jt.plots.throughout, inst.throughout(), by_step=True),
+        "figure_4-6": both(jt.plots.path, inst.paths(), by_step=True),
         "figures_4-7_to_4-12": grid(inst),
     }
     with jt.plots.style():

@@ -225,9 +225,11 @@ def dense_error(table: Table, dense: Table | None, split: str, metric: str) -> t
 
 
 def _sample(argument: str, table: Table) -> str:
-    """The column that tells apart the samples of a seed: a table of copies, or of pairs."""
+    """The column that tells apart the samples of a seed: of copies, of pairs, or of states (one for
+    each seed).
+    """
     check_table(argument, table, COMMON)
-    return "copy" if "copy" in table.columns else "pair"
+    return next((name for name in ("copy", "pair") if name in table.columns), "seed")
 
 
 def barrier_panel(

@@ -41,7 +41,7 @@ def runs_by_step(
     """Runs by branch and rewind step."""
     if tickets is None:
         return {}
-    given = (tickets,) if isinstance(tickets, Runs) else tuple(tickets)
+    given = tickets if isinstance(tickets, Sequence) else (tickets,)
     if not given or not all(isinstance(runs, Runs) for runs in given):
         raise ValueError(
             f"`tickets` must be what find_tickets or branch returned, or several of them, got "
@@ -65,13 +65,14 @@ def runs_by_step(
 def checked_steps(
     at: int | Iterable[int] | None, runs: Mapping[tuple[str, int], Runs], training: Training
 ) -> tuple[int, ...]:
+    """The steps k, ascending: those given, or those that tickets rewind to."""
     if at is None:
         if not runs:
             raise ValueError("`at` is needed without `tickets`: steps such as (0, 500)")
         return tuple(sorted({k for _, k in runs}))
     try:
         steps = (int(at),) if isinstance(at, (int, np.integer)) else tuple(int(k) for k in at)
-    except TypeError:
+    except (TypeError, ValueError):
         raise ValueError(f"`at` must be steps such as (0, 500), got {at!r}") from None
     if not steps or len(set(steps)) < len(steps):
         raise ValueError(f"`at` must be distinct steps, at least one, got {steps}")
@@ -89,6 +90,7 @@ def checked_steps(
 def checked_seeds(
     seeds: Iterable[int] | None, runs: Mapping[tuple[str, int], Runs]
 ) -> tuple[int, ...]:
+    """The seeds, which all tickets have."""
     common = set.intersection(*(set(own.seeds) for own in runs.values())) if runs else set()
     if seeds is None:
         first = next(iter(runs.values())).seeds if runs else range(3)
@@ -104,6 +106,7 @@ def checked_seeds(
 def checked_levels(
     levels: Sequence[int] | None, runs: Mapping[tuple[str, int], Runs]
 ) -> tuple[int, ...]:
+    """The levels, which all tickets have; the dense network alone without any."""
     if not runs:
         if levels is not None:
             raise ValueError(f"`levels` {levels!r} need `tickets`")
@@ -117,6 +120,7 @@ def checked_levels(
 
 
 def named_distances(distances: Sequence[str | Distance] | None) -> dict[str, Distance]:
+    """Distances by name."""
     if distances is None:
         return dict(DISTANCES)
     if isinstance(distances, str) or callable(distances):
@@ -132,6 +136,7 @@ def named_distances(distances: Sequence[str | Distance] | None) -> dict[str, Dis
 
 
 def identity(runs: Runs) -> dict[str, Any]:
+    """What tickets are, for the settings of a folder."""
     return {
         "training": runs.training,
         "pruning": runs.pruning,

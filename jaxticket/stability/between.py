@@ -27,8 +27,8 @@ def soup(inst: Instability, *, recomputed: bool = False) -> Table:
     """Error and loss of averages of copies: of the first 1, 2, ... of each state.
 
     `theta = mean_c theta_c`; the average of two copies is the middle of their line. Copies of a
-      stable state have an
-    average that is as good as each of them or better; those of an unstable one do not.
+    stable state have an average that is as good as each of them or better; those of an unstable one
+    do not.
 
     Args:
       inst: an analysis whose weights were kept.

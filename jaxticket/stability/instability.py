@@ -69,13 +69,10 @@ def instability(
     """Trains copies of a network under different SGD noise and measures how far apart they end.
 
     For every seed the dense network (the trunk) is trained once and its state kept at every step k
-      of `at`. From
-    each state, dense or with a ticket's mask, copies are trained on to step T that see different
-      batches (and
-    augmentation) from step k on, with a fresh optimizer. For each pair of copies the error is taken
-      at points of the line
-    between them: `barrier = max E(alpha) - (E(0) + E(1)) / 2`, below 2 points the state is called
-      stable.
+    of `at`. From each state, dense or with a mask, copies are trained on to step T that see
+    different batches (and augmentation) from step k on, with a fresh optimizer. For each pair of
+    copies the error is taken at points of the line between them:
+    `barrier = max E(alpha) - (E(0) + E(1)) / 2`; below 2 points the state is called stable.
 
     Args:
       net, data, training: as for `find_tickets`.
@@ -84,7 +81,8 @@ def instability(
         (of seeds it has). Without `at`, one or several runs (of other rewind steps or branches):
         their own tickets, mask and weights.
       levels: of the tickets; all if None. Level 0 is the dense network.
-      branches: controls made of the tickets: names in `jt.BRANCHES` or change functions.
+      branches: controls made of the tickets, of level 1 on: names in `jt.BRANCHES` or change
+        functions.
       copies: of every state; all pairs of them are compared.
       points: evenly spaced places on each line, both ends included.
       noise: what differs between copies: "order" of examples, "augment"; () for nothing, which

@@ -50,7 +50,7 @@ class Path(NamedTuple):
         return self.values[:, self.splits.index(split), metric].astype(np.float64)
 
     def barrier(self, split: str = "test", metric: str = "error") -> float:
-        """`max E(alpha) - (E(first) + E(last)) / 2`; may be below 0 where the middle is better."""
+        """`max E(alpha) - (E(first) + E(last)) / 2`, at least 0: the ends are on the path."""
         one_of("metric", metric, ("error", "loss"))
         return float(barrier(self.errors(split) if metric == "error" else self.losses(split)))
 
@@ -102,7 +102,8 @@ class Plane(NamedTuple):
 def barrier(values: np.ndarray) -> np.ndarray:
     """`max over points - mean of the two ends`, along the last axis; nan where a point is nan.
 
-    Not cut off at 0: a path whose middle is better than its ends has a negative barrier.
+    It is at least `|first - last| / 2`, since the ends are among the points, also where all between
+    them is better.
 
     Reference: Frankle's thesis, section 4.1.1 (error barrier height).
     """
@@ -141,8 +142,7 @@ def line(
     """Loss and error on the straight line between two networks, or on a bent one through more.
 
     `theta(alpha) = theta_1 + alpha * (theta_2 - theta_1)`, exactly theta_1 at 0 and theta_2 at 1.
-      Weights that
-    are 0 in both are 0 on all of the line.
+    Weights that are 0 in both are 0 on all of the line.
 
     Args:
       net, data: the network and what it is evaluated on.
@@ -201,8 +201,7 @@ def plane(
     """Loss and error on a grid in the plane through three networks.
 
     With u = theta_2 - theta_1 and v = the part of theta_3 - theta_1 at a right angle to u, a point
-      is
-    `theta_1 + x * u / ||u|| + y * v / ||v||`.
+    is `theta_1 + x * u / ||u|| + y * v / ||v||`.
 
     Args:
       networks: three of them, (params, stats) each, such as initialization, copy 1 and copy 2.

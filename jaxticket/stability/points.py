@@ -59,10 +59,8 @@ def combined(networks: Networks, index: Array, weight: Array) -> Networks:
     """One point of the plane through some networks of a stack.
 
     `base + sum_t weight[t] * (network[index[t]] - base)` with base = network[index[0]], t >= 1.
-      Where one
-    weight is 1 and the others are 0 the point is that network exactly, and where all networks are
-      the same
-    it is that one for any weights. Leaves that are not floating are those of the base.
+    Where one weight is 1 and the others are 0 the point is that network exactly; where all networks
+    are the same it is that one for any weights. Leaves that are not floating are those of the base.
 
     Args:
       networks: stack, leaves [network, ...].

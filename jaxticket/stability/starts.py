@@ -143,5 +143,11 @@ def kinds_of(
         names = ["ticket"] if trunk else [branch for branch, own in runs if own == k]
         if "ticket" in names:
             names += changes
-        kinds += [Start(name, level, k) for name in names for level in levels]
+        kinds += [
+            Start(name, level, k)
+            for name in names
+            for level in levels
+            # changes of a mask that keeps all are no controls
+            if level > 0 or name not in changes
+        ]
     return tuple(kinds)
