@@ -144,6 +144,8 @@ class Job:
         """The data in words, with the note that belongs beside every number."""
         own = self.settings.data is None
         name = DATA.get(self.preset.data, self.preset.data) if own else self.data.name
+        if self.size.pool != 1:
+            name += f" at {self.data.shape[0]} x {self.data.shape[1]} pixels"
         return f"{name}, {self.settings.data_note}" if self.settings.data_note else name
 
     @property

@@ -60,8 +60,14 @@ class Comparison:
         return {"copies": self.copies, "points": self.points}
 
 
-def comparison(job: Job, settings: Settings) -> Comparison:
+def comparison(
+    job: Job, settings: Settings, *, quick_shares: tuple[float, ...] = QUICK["default"]
+) -> Comparison:
     """The steps and sizes asked for, or those of the job's size.
+
+    Args:
+      job, settings: what the user asked for.
+      quick_shares: of a quick ResNet's training, the steps k.
 
     Raises:
       ValueError: for a step that is not inside of the training.
@@ -71,7 +77,7 @@ def comparison(job: Job, settings: Settings) -> Comparison:
     if settings.at is not None:
         at = tuple(sorted(set(settings.at)))
     elif quick:
-        shares = QUICK.get(kind, QUICK["default"])
+        shares = QUICK.get(kind, quick_shares)
         at = tuple(sorted({round(share * job.size.steps) for share in shares}))
     else:
         shrink = job.size.steps / job.preset.training.steps

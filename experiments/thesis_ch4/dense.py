@@ -7,7 +7,8 @@ them, other distances, and how far the state at k has come.
 Command:  python experiments/thesis_ch4/dense.py --preset resnet20-cifar10 [--size paper]
           [--budget MINUTES]
 Makes:    figures 4-2 to 4-12, 4-31 and 4-32, verdicts.csv, first_steps.csv; the verdict of every
-          step in the terminal.
+          step in the terminal. Beyond the thesis: averages.csv (model soups), across_seeds.csv
+          (barriers before and after permutation alignment), plane (error around two copies).
 Cost:     see experiments/README.md.
 Expected: at paper size LeNet is stable (barrier below 2 points) from step 0. ResNet-20 and VGG-16
           are not: at step 0 the error on the line reaches that of guessing; they are stable from
@@ -20,6 +21,7 @@ from __future__ import annotations
 from typing import Any
 
 import _path  # noqa: F401
+import jax
 import tyro
 from _copies import BANDS, SMALL, USUAL, Settings, comparison, report, verdicts
 from _job import analyse, budget, prepare
@@ -28,6 +30,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
+from jaxticket.rng import stream
 
 DISTANCES = (
     ("l2", "weights"),
@@ -71,6 +74,40 @@ def grid(inst: jt.Instability, **options: Any) -> Figure:
     return figure
 
 
+def surface(inst: jt.Instability, *, points: int) -> Figure:
+    """Test error in the plane through initialization and two copies that part there, of the first
+    seed.
+    """
+    seed, at = inst.seeds[0], inst.at[0]
+    copies = inst.networks(at=at, seed=seed)
+    first = inst.net.init(stream(jax.random.key(seed), "init"))
+    networks = [first, *(jax.tree.map(lambda x, c=c: x[c], copies) for c in (0, 1))]
+    found = jt.stability.plane(inst.net, inst.data, inst.training, networks, points=points)
+    names = ("initialization", "copy 1", "copy 2")
+    with jt.plots.style():
+        figure, ax = single()
+        jt.plots.plane(found.table(), ax, points=dict(zip(names, found.corners, strict=True)))
+    return figure
+
+
+def beyond(inst: jt.Instability) -> dict[str, Any]:
+    """What is not in the thesis: averages of copies, and barriers between seeds before and after
+    their units are aligned (networks with BatchNorm: statistics re-estimated on the line).
+    """
+    tables = {"averages": jt.stability.soup(inst)}
+    if len(inst.seeds) > 1:
+        statistics = bool(jax.tree.leaves(inst.networks(at=inst.at[0], seed=inst.seeds[0])[1]))
+        found = jt.stability.across_seeds(inst, at=inst.at[0], recomputed=statistics)
+        tables["across_seeds"] = found
+        shown = found[(found["split"] == "test") & (found["metric"] == "barrier")]
+        for aligned, own in shown.groupby("aligned"):
+            print(
+                f"error barrier between seeds, {'aligned' if aligned else 'as they are'}: "
+                f"{100 * own['value'].mean():.1f} points, mean of {len(own)} pairs"
+            )
+    return tables
+
+
 def main(settings: Settings) -> None:
     """Trains copies from every step k, compares them, and draws the figures."""
     quick, lenet = {**SMALL, "levels": 0}, {**USUAL, "levels": 0}
@@ -80,6 +117,8 @@ def main(settings: Settings) -> None:
     with budget(job):
         inst = analyse(job, at=chosen.at, throughout=chosen.throughout, **chosen.options)
         full = analyse(job, at=chosen.at, length="full", sub="full", keep=False, **chosen.options)
+        more_tables = beyond(inst)
+        plane = surface(inst, points=9 if settings.size == "quick" else 25)
     rows, steps = verdicts(inst), inst.first_steps()
     report(job, rows, steps)
     lengths = jt.results.concat([inst.table(), full.table().assign(branch="full length")])
@@ -89,6 +128,7 @@ def main(settings: Settings) -> None:
         "figure_4-5": both(jt.plots.throughout, inst.throughout(), by_step=True),
         "figure_4-6": both(jt.plots.path, inst.paths(), by_step=True),
         "figures_4-7_to_4-12": grid(inst),
+        "plane": plane,
     }
     with jt.plots.style():
         figures["figure_4-4"], ax = single()
@@ -97,7 +137,7 @@ def main(settings: Settings) -> None:
         jt.plots.error(inst.states(), axes[0], dense=inst.copies())
         axes[0].set_title("error at step k")
         jt.plots.distances_at_rewinding(inst.states(), inst.copies(), inst.table(), axes[1])
-    tables = {"verdicts": rows, "first_steps": steps, "costs": inst.costs()}
+    tables = {"verdicts": rows, "first_steps": steps, "costs": inst.costs(), **more_tables}
     more = {"at": chosen.at, **chosen.options, "throughout": chosen.throughout}
     save(job, figures, tables=tables, more=more, bands=BANDS)
 

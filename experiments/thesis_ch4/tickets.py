@@ -65,13 +65,15 @@ def main(settings: Settings) -> None:
     lenet = {**USUAL, "levels": 5, "fraction": 0.488}
     paper = {"levels": jt.preset(settings.preset).pruning.levels, "seeds": 3}
     job = prepare(__file__, settings, quick=quick, lenet=lenet, paper=paper)
-    chosen = comparison(job, settings)
+    chosen = comparison(job, settings, quick_shares=(0, 0.1, 0.3))
     last = job.size.levels
     small = settings.size == "quick" and job.preset.network != "lenet"
     every = not small if settings.all_levels is None else settings.all_levels
+    # of one density the analysis trains the controls itself
+    trained = CONTROLS if every else ()
     with budget(job):
         found = {
-            k: search(job, sub=f"k-{k}", branches=CONTROLS if k == chosen.at[0] else (), rewind=k)
+            k: search(job, sub=f"k-{k}", branches=trained if k == chosen.at[0] else (), rewind=k)
             for k in chosen.at
         }
         levels = tuple(range(last + 1)) if every else (0, last)
