@@ -239,7 +239,9 @@ def _pooled(data: jt.data.Data, pool: int) -> jt.data.Data:
 
     def small(x: Any) -> Any:
         squares = x.reshape(len(x), height // pool, pool, width // pool, pool, -1)
-        return np.rint(squares.mean(axis=(2, 4))).astype(x.dtype)
+        means = squares.mean(axis=(2, 4))
+        whole = np.issubdtype(x.dtype, np.integer)
+        return (np.rint(means) if whole else means).astype(x.dtype)
 
     arrays = (small(data.train.x), data.train.y, small(data.test.x), data.test.y)
     made = jt.data.from_arrays(*arrays, name=f"{data.name} pooled {pool}", classes=data.classes)

@@ -271,8 +271,11 @@ def train_step(
         state.params,
         direction,
     )
-    stats = jax.tree.map(
-        lambda new, old: jnp.where(moving, new.astype(old.dtype), old), stats, state.stats
+    # momentum too: where replicas run vmapped, those that start late wait through others' steps
+    stats, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(moving, new.astype(old.dtype), old),
+        (stats, opt_state),
+        (state.stats, state.opt_state),
     )
     step = state.step + active.astype(jnp.int32)
     return state._replace(

@@ -312,7 +312,7 @@ def test_chapter_4_from_a_file(tmp_path, digits_npz):
     options += ("--levels", 2, "--fraction", 0.5)
     done = run("thesis_ch4/tickets.py", *options, "--folder", folder)
     rows = pd.read_csv(folder / "verdicts.csv")
-    assert set(rows["branch"]) == {"ticket", "layerwise_random", "reinit"}
+    assert set(rows["branch"]) == {"ticket", "shuffle", "reinit"}
     assert set(rows["level"]) == {0, 1, 2}
     assert len(pd.read_csv(folder / "ranges.csv")) == 2
     assert "ranges of density" in done.stdout

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import jaxticket as jt
+from jaxticket import parallel
 from jaxticket.checkpoint import RunFolder
 from jaxticket.data.batches import batch_indices
 from jaxticket.rng import permutation_words, stream
@@ -653,6 +654,95 @@ def test_an_analysis_that_dies_after_every_save_gives_the_same(
         np.testing.assert_array_equal(found.arrays[name], values, err_msg=name)
 
 
+def test_a_copy_that_diverged_proves_nothing(net, data, mesh):
+    """Networks of nan predict one class, so that their errors are equal numbers."""
+    training = jt.Training(
+        steps=20, batch_size=BATCH, optimizer="sgd", lr=1e30, warmup=0, eval_every=10
+    )
+    inst = jt.instability(
+        net,
+        data,
+        training,
+        at=(0, 10),
+        points=3,
+        throughout=3,
+        seeds=(0,),
+        mesh=mesh,
+        progress=False,
+    )
+    assert np.isnan(inst.lines()).all() and np.isnan(inst.barriers(metric="loss")).all()
+    stable = inst.stable()
+    assert not stable["stable"].any() and (stable["diverged"] == 1).all()
+    assert not inst.matching(dense=1.0)["matching"].any()
+    table = inst.table()
+    assert len(table) and table["value"].isna().all()
+    assert set(table["metric"]) >= {"l2", "disagreement", "mask_iou"}
+    # the trunk diverged before step 10, too
+    states = inst.states()
+    own = states[(states["metric"] == "error") & (states["split"] == "test")].set_index("at")
+    assert np.isfinite(own.loc[0, "value"]) and np.isnan(own.loc[10, "value"])
+    late = inst.throughout()
+    late = late[(late["at"] == 0) & (late["step"] > 0)]
+    assert len(late) and late["value"].isna().all()
+
+
+def test_replicas_and_points_that_run_vmapped_give_the_same(inst, net, data, monkeypatch, mesh):
+    """As on a GPU or TPU: many points at once, in several chunks, each with its own networks."""
+    training = jt.Training(
+        steps=STEPS, batch_size=BATCH, optimizer="momentum", lr=0.1, eval_every=STEPS - 1
+    )
+    options = {"at": (0, 10), "copies": 3, "points": 5, "seeds": (3, 8), "progress": False}
+    plain = jt.instability(net, data, training, mesh=mesh, **options)
+    # a mesh of other devices, for which nothing is compiled yet
+    other = jt.parallel.mesh(devices=jax.devices()[2:4])
+    monkeypatch.setattr(parallel, "maps", lambda mesh: False)
+    run = jt.instability(net, data, training, mesh=other, points_at_once=7, **options)
+    for metric in ("loss", "error"):
+        a, b = (x.lines(metric=metric) for x in (plain, run))
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=3e-3 if metric == "error" else 1e-4)
+    off = jt.instability(
+        net, data, training, mesh=other, **{**options, "noise": (), "copies": 2, "seeds": (3,)}
+    )
+    assert (off.barriers() == 0).all() and (off.barriers(metric="loss") == 0).all()
+
+
+def test_all_points_share_a_program(net, data, training, mesh):
+    run = jt.stability.Evaluator(net, data, training, mesh)
+    params, stats = (
+        jax.tree.map(lambda *xs: np.stack(xs), *(net.init(jax.random.key(i))[n] for i in range(3)))
+        if n == 0
+        else {}
+        for n in (0, 1)
+    )
+    before = run._run.between._cache_size()
+    for index, pad_to in (([[0, 1]] * 5, 12), ([[1, 2]] * 12, None), ([[2, 0]] * 3, 12)):
+        weight = np.tile([0.5, 0.5], (len(index), 1))
+        assert run.points((params, stats), index, weight, pad_to=pad_to).shape[0] == len(index)
+    assert run._run.between._cache_size() <= before + 1
+
+
+def test_recomputed_statistics_of_a_split_batch(data):
+    """Batches that two devices share give the statistics of whole batches."""
+    net = jt.networks.conv(data.shape, data.classes, depth=2, norm="batch", width=0.05)
+    training = jt.Training(steps=4, batch_size=20, eval_batch_size=200, lr=0.01)
+    found = []
+    for parts in (1, 2):
+        mesh = jt.parallel.mesh(seeds=1, data=parts, devices=jax.devices()[:parts])
+        inst = jt.instability(
+            net,
+            data,
+            training,
+            at=0,
+            points=3,
+            statistics="both",
+            seeds=(1,),
+            mesh=mesh,
+            progress=False,
+        )
+        found.append(inst.lines(metric="loss", recomputed=True))
+    np.testing.assert_allclose(*found, rtol=2e-3)
+
+
 def test_augmentation_alone_is_noise(data, mesh):
     net = jt.networks.lenet(data.shape, data.classes, widths=(12,))
     training = jt.Training(steps=10, batch_size=BATCH, augment=("shift",), augment_pixels=1)
@@ -723,6 +813,9 @@ def test_bent_lines_and_planes(inst, net, data, training, mesh):
     ):
         with pytest.raises(ValueError, match=message):
             jt.stability.line(net, data, training, networks, evaluator=run)
+    with pytest.raises(ValueError, match="`evaluator` must be of the same"):
+        other = training.replace(eval_batch_size=7)
+        jt.stability.line(net, data, other, nets[:2], evaluator=run)
     with pytest.raises(ValueError, match="must be three"):
         jt.stability.plane(net, data, training, nets[:2], evaluator=run)
     with pytest.raises(ValueError, match="lie on one line"):
@@ -735,6 +828,7 @@ def test_bent_lines_and_planes(inst, net, data, training, mesh):
     ("options", "message"),
     [
         ({}, "`at` is needed"),
+        ({"at": (0.5,)}, "must be steps"),
         ({"at": ()}, "at least one"),
         ({"at": (0, 0)}, "distinct"),
         ({"at": (31,)}, r"\[0, 30\]"),
@@ -771,6 +865,10 @@ def test_tickets_that_do_not_fit_are_refused(net, data, training, mesh, runs):
     with pytest.raises(ValueError, match="masks of one run"):
         reinit = jt.branch(runs, "reinit", levels=(1,), progress=False)
         jt.instability(net, data, training, tickets=reinit, at=0, **given)
+    with pytest.raises(ValueError, match="past the end of `training` at 5"):
+        jt.instability(net, data, training.replace(steps=5), tickets=runs, **given)
+    with pytest.raises(ValueError, match=r"`branches` \['reinit'\] are in `tickets`"):
+        jt.instability(net, data, training, tickets=(runs, reinit), branches="reinit", **given)
     other = jt.networks.lenet(data.shape, data.classes, widths=(13,))
     with pytest.raises(ValueError, match="of the network"):
         jt.instability(other, data, training, tickets=runs, **given)

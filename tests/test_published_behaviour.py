@@ -59,3 +59,20 @@ def test_every_layer_survives(runs):
     """Global pruning keeps the output layer far denser than the others (thesis, 3.1.3)."""
     layers = jt.masks.layer_density(runs.ticket(5, 0).mask)
     assert float(layers["dense_2/kernel"]) > 5 * float(layers["dense_0/kernel"]) > 0
+
+
+def test_lenet_on_mnist_is_stable_from_initialization(tfds_dir):
+    """Thesis, Figs. 4-2 and 4-3: its error rises by less than a point between two copies."""
+    data = jt.data.load("mnist", data_dir=tfds_dir).fraction(0.1)
+    net = jt.networks.lenet(data.shape, data.classes)
+    training = jt.Training(steps=300, eval_train_examples=2_000)
+    mesh = jt.parallel.mesh(devices=jax.devices()[:2])
+    inst = jt.instability(
+        net, data, training, at=0, points=7, seeds=(0, 1), mesh=mesh, progress=False
+    )
+    errors = inst.lines()[..., [0, -1]]
+    assert errors.max() < 0.12
+    assert inst.stable()["stable"].all() and inst.barriers().max() < 0.02
+    # though the copies are far apart, and say other things
+    table = inst.table().set_index("metric")
+    assert table.loc["l2", "value"].min() > 1

@@ -55,6 +55,25 @@ def test_stable_is_below_the_threshold_and_never_with_a_diverged_copy():
         verdict.stable(table, threshold=2)
 
 
+def test_exactly_two_points_are_unstable_whatever_the_rounding():
+    for wrong in range(1, 900, 9):
+        ends = np.float32(wrong / 1000)
+        barrier = float(np.float32((wrong + 20) / 1000)) - float(ends)
+        assert not verdict.stable(rows("barrier", "pair", {0: [barrier]}))["stable"].any()
+
+
+def test_lengths_are_told_apart():
+    both = [
+        rows("barrier", "pair", {0: [0.1]}).assign(length="remaining"),
+        rows("barrier", "pair", {0: [0.0]}).assign(length="full"),
+    ]
+    found = verdict.stable(pd.concat(both))
+    assert dict(zip(found["length"], found["stable"], strict=True)) == {
+        "full": True,
+        "remaining": False,
+    }
+
+
 def copies_table():
     dense = rows("error", "copy", {0: [0.10, 0.10], 5: [0.3, 0.3]}, level=0)
     ticket = rows("error", "copy", {0: [0.15, 0.15], 5: [0.102, 0.102], 9: [0.1021, 0.1021]})

@@ -18,7 +18,8 @@ PAPER = {
     "lenet": (0, 25, 50, 100, 250, 500, 1000, 2500, 5000),
     "default": (0, 100, 250, 500, 1000, 2000, 4000, 16000, 32000),
 }
-QUICK = {"lenet": (0, 0.02, 0.05, 0.1, 0.25), "default": (0, 0.1, 0.3, 0.6)}
+DENSE = {"lenet": (0, 0.02, 0.05, 0.1, 0.25), "default": (0, 0.1, 0.3, 0.6)}
+TICKETS = {"lenet": (0, 0.05, 0.25), "default": (0, 0.1, 0.3)}
 # a ResNet on images of 16 x 16: unstable from step 0, and stable later, after some minutes
 SMALL = {
     "seeds": 2,
@@ -38,7 +39,7 @@ class Settings(Common):
     at: tuple[int, ...] | None = None
     """Steps k after which copies are trained apart, of the training at its size."""
     copies: int | None = None
-    """Copies of every state; all pairs of them are compared (3; 2 of a quick ResNet)."""
+    """Copies of every state; all pairs of them are compared (3; some 2 at quick size)."""
     points: int | None = None
     """Places on each line between two copies (30; 11 at quick size)."""
     throughout: int | None = None
@@ -61,13 +62,14 @@ class Comparison:
 
 
 def comparison(
-    job: Job, settings: Settings, *, quick_shares: tuple[float, ...] = QUICK["default"]
+    job: Job, settings: Settings, *, shares: dict[str, tuple[float, ...]], copies: int
 ) -> Comparison:
     """The steps and sizes asked for, or those of the job's size.
 
     Args:
       job, settings: what the user asked for.
-      quick_shares: of a quick ResNet's training, the steps k.
+      shares: at quick size the steps k, as shares of the training, by network.
+      copies: at quick size, of LeNet (of others 2).
 
     Raises:
       ValueError: for a step that is not inside of the training.
@@ -77,14 +79,14 @@ def comparison(
     if settings.at is not None:
         at = tuple(sorted(set(settings.at)))
     elif quick:
-        shares = QUICK.get(kind, quick_shares)
-        at = tuple(sorted({round(share * job.size.steps) for share in shares}))
+        found = shares.get(kind, shares["default"])
+        at = tuple(sorted({round(share * job.size.steps) for share in found}))
     else:
         shrink = job.size.steps / job.preset.training.steps
         at = tuple(sorted({round(k * shrink) for k in PAPER.get(kind, PAPER["default"])}))
     if not at or at[0] < 0 or at[-1] >= job.size.steps:
         raise ValueError(f"`at` must be steps in [0, {job.size.steps}), got {at}")
-    usual = (3 if kind == "lenet" else 2, 11, 3) if quick else (3, 30, 10)
+    usual = (copies if kind == "lenet" else 2, 11, 3) if quick else (3, 30, 10)
     chosen = [
         own if given is None else given
         for given, own in zip(

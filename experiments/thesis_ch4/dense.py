@@ -23,7 +23,7 @@ from typing import Any
 import _path  # noqa: F401
 import jax
 import tyro
-from _copies import BANDS, SMALL, USUAL, Settings, comparison, report, verdicts
+from _copies import BANDS, DENSE, SMALL, USUAL, Settings, comparison, report, verdicts
 from _job import analyse, budget, prepare
 from _report import pair, save, shared_legend, single
 from matplotlib import pyplot
@@ -113,7 +113,7 @@ def main(settings: Settings) -> None:
     quick, lenet = {**SMALL, "levels": 0}, {**USUAL, "levels": 0}
     paper = {"levels": 0, "seeds": 3}
     job = prepare(__file__, settings, quick=quick, lenet=lenet, paper=paper)
-    chosen = comparison(job, settings)
+    chosen = comparison(job, settings, shares=DENSE, copies=3)
     with budget(job):
         inst = analyse(job, at=chosen.at, throughout=chosen.throughout, **chosen.options)
         full = analyse(job, at=chosen.at, length="full", sub="full", keep=False, **chosen.options)
@@ -123,7 +123,7 @@ def main(settings: Settings) -> None:
     report(job, rows, steps)
     lengths = jt.results.concat([inst.table(), full.table().assign(branch="full length")])
     figures = {
-        "figure_4-2": both(jt.plots.path, inst.paths(), at=0),
+        "figure_4-2": both(jt.plots.path, inst.paths(), at=chosen.at[0]),
         "figure_4-3": both(jt.plots.instability, inst.table()),
         "figure_4-5": both(jt.plots.throughout, inst.throughout(), by_step=True),
         "figure_4-6": both(jt.plots.path, inst.paths(), by_step=True),

@@ -2,8 +2,8 @@
 
 For every step k tickets are found by iterative magnitude pruning with rewinding to k. Copies of
 each ticket, of its mask shuffled within layers (random pruning) and of its mask with new weights
-(random reinit) are trained on from k under different orders of examples and compared. When do
-tickets become stable, and when as accurate as the dense network?
+(random reinit, which starts at step 0) are trained under different orders of examples and compared.
+When do tickets become stable, and when as accurate as the dense network?
 
 Command:  python experiments/thesis_ch4/tickets.py --preset resnet20-cifar10 [--size paper]
           [--budget MINUTES]
@@ -23,17 +23,15 @@ from typing import Any
 
 import _path  # noqa: F401
 import tyro
-from _copies import BANDS, SMALL, USUAL, comparison, report, verdicts
+from _copies import BANDS, SMALL, TICKETS, USUAL, comparison, report, verdicts
 from _copies import Settings as Common
 from _job import analyse, budget, prepare, search
-from _report import pair, renamed, save, single
+from _report import pair, save, single
 from dense import both, grid
 
 import jaxticket as jt
 
 CONTROLS = ("shuffle", "reinit")
-# a mask shuffled within its layers is what the thesis calls random pruning here
-NAMES = {"shuffle": "layerwise_random"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,27 +43,28 @@ class Settings(Common):
     said otherwise, but for a quick ResNet."""
 
 
-def best(table: Any) -> Any:
-    """Final accuracies of the step k that is best at each density, as tickets of their own.
+def best(tables: dict[int, Any]) -> Any:
+    """Final accuracies of the step k whose tickets are best at each density, as a branch.
 
-    The dense network keeps its branch "ticket" at level 0.
+    Args:
+      tables: of the runs, by step k.
     """
-    final = jt.speed.final(table)
+    parts = [jt.speed.final(table).assign(k=k) for k, table in tables.items()]
+    final = jt.results.concat(parts)
     tickets = final[(final["branch"] == "ticket") & (final["level"] > 0)]
     means = tickets.groupby(["level", "k"])["value"].mean().reset_index()
     chosen = means.loc[means.groupby("level")["value"].idxmax(), ["level", "k"]]
-    found = tickets.merge(chosen, on=["level", "k"])
-    return found.assign(branch="best k").drop(columns="k")
+    return tickets.merge(chosen, on=["level", "k"]).assign(branch="best k").drop(columns="k")
 
 
 def main(settings: Settings) -> None:
     """Finds tickets of every step k, trains copies of them, compares them, and draws."""
     # 16.8% of the weights are left, of LeNet 3.5%
     quick = {**SMALL, "levels": 2, "fraction": 0.59}
-    lenet = {**USUAL, "levels": 5, "fraction": 0.488}
+    lenet = {**USUAL, "levels": 5, "fraction": 0.488, "test_examples": 2_000}
     paper = {"levels": jt.preset(settings.preset).pruning.levels, "seeds": 3}
     job = prepare(__file__, settings, quick=quick, lenet=lenet, paper=paper)
-    chosen = comparison(job, settings, quick_shares=(0, 0.1, 0.3))
+    chosen = comparison(job, settings, shares=TICKETS, copies=2)
     last = job.size.levels
     small = settings.size == "quick" and job.preset.network != "lenet"
     every = not small if settings.all_levels is None else settings.all_levels
@@ -88,9 +87,7 @@ def main(settings: Settings) -> None:
             **chosen.options,
         )
     tables = {name: getattr(inst, name)() for name in ("table", "copies", "states", "paths")}
-    tables = {name: renamed(table, NAMES) for name, table in tables.items()}
     rows, steps = verdicts(inst), inst.first_steps()
-    rows, steps = renamed(rows, NAMES), renamed(steps, NAMES)
     ranges = jt.stability.ranges(tables["copies"])
     report(job, rows[rows["level"].isin((0, last))], steps, ("ticket",))
     print(
@@ -99,10 +96,9 @@ def main(settings: Settings) -> None:
             f"{100 * row['density']:.1f}% {row['range']}" for row in ranges.to_dict("records")
         )
     )
-    runs = jt.results.concat(runs.table().assign(k=k) for k, runs in found.items())
-    at_first = runs[(runs["k"] == chosen.at[0])].drop(columns="k")
-    by_density = jt.results.concat([renamed(at_first, NAMES), best(runs)])
-    first, branches = chosen.at[0], ("ticket", "layerwise_random", "reinit")
+    runs = {k: run.table() for k, run in found.items()}
+    by_density = jt.results.concat((runs[chosen.at[0]], best(runs)))
+    first, branches = chosen.at[0], ("ticket", "shuffle", "reinit")
     figures = {
         "figure_4-14": both(
             jt.plots.path, tables["paths"], at=first, level=last, branches=branches
@@ -125,7 +121,7 @@ def main(settings: Settings) -> None:
         jt.plots.first_steps(steps, ax, at=chosen.at)
         figures["figures_4-27_to_4-30"], axes = pair()
         jt.plots.against_density(tables["table"], axes[0], legend=False)
-        jt.plots.against_density(tables["copies"], axes[1], metric="error")
+        jt.plots.against_density(tables["table"], axes[1], metric="error")
         figures["heat_map"], ax = single()
         jt.plots.heat_map(tables["table"], ax)
         figures["figure_4-33"], ax = single()

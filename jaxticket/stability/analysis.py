@@ -36,8 +36,8 @@ WEIGHTS = "weights"
 class Instability:
     """Copies of networks trained under different SGD noise, and what lies between them.
 
-    Arrays have the axes [replica, at, pair, ...]; tables are tidy, one row per value, with the
-    columns length, branch, level, density, at, seed, then what the table is about.
+    Arrays have the axes [replica, at, pair, ...], `at` that of their branch. Tables are tidy,
+    one row per value: length, branch, level, density, at, seed, then what the table is about.
 
     Attributes:
       net, data, training: what was trained.
@@ -47,7 +47,7 @@ class Instability:
       alphas: places on the lines, 0 is the pair's first copy.
       length: "remaining" or "full".
       splits: names of the evaluated splits.
-      distances: names of the distances.
+      distances: names of the distances; of_weights: those that look at no data.
       arrays: host arrays with a leading axis [kind * replica].
       costs_of_units: rows of the table of costs.
       folder: where it lies, or None.
@@ -64,6 +64,7 @@ class Instability:
     length: str
     splits: tuple[str, ...]
     distances: tuple[str, ...]
+    of_weights: tuple[str, ...]
     arrays: Mapping[str, np.ndarray] = field(repr=False)
     costs_of_units: tuple[Mapping[str, Any], ...] = field(repr=False)
     folder: Path | None
@@ -192,26 +193,23 @@ class Instability:
             if not suffix:
                 add((values[:, :, 0] + values[:, :, -1]) / 2, metric)
                 add(values.max(axis=2), f"highest_{metric}")
-        where = {"split": (*self.splits, WEIGHTS)}
+                add(values.mean(axis=2), f"path_mean_{metric}")
         for d, name in enumerate(self.distances):
-            add(self.arrays["distances"][:, :, d], name, where)
-        table: Any = results.concat(parts)
-        # a distance is of weights or of each split
-        of_weights = (table["split"] == WEIGHTS) & table["value"].isna()
-        of_data = table["metric"].isin(self._weight_distances()) & (table["split"] != WEIGHTS)
-        return table[~(of_weights | of_data)].reset_index(drop=True)
-
-    def _weight_distances(self) -> list[str]:
-        found = self.arrays["distances"][..., -1]
-        return [name for d, name in enumerate(self.distances) if np.isfinite(found[:, :, d]).any()]
+            found = self.arrays["distances"][:, :, d]
+            if name in self.of_weights:
+                add(found[..., -1:], name, {"split": (WEIGHTS,)})
+            else:
+                add(found[..., :-1], name)
+        return results.concat(parts)
 
     def table(self) -> Table:
         """What lies between each pair of copies at the end.
 
         Columns pair ("0-1"), split, metric, value. Metrics of each split: "barrier" (of the error),
         "loss_barrier"; "error" and "loss" (means of the two ends), "highest_error" and
-        "highest_loss" on the line; with statistics="both" "barrier_recomputed" and
-        "loss_barrier_recomputed"; distances of data. With split "weights": distances of weights.
+        "highest_loss", "path_mean_error" and "path_mean_loss" over the line; with statistics="both"
+        "barrier_recomputed" and "loss_barrier_recomputed"; distances of data. With split "weights":
+        distances of weights. Copies that diverged have nan.
         """
         return self._table.copy()
 
@@ -301,8 +299,9 @@ class Instability:
 
     def costs(self) -> Table:
         """What was spent: one row per unit of work with its training steps and seconds, points on
-        lines and seconds of their evaluation, and `trainings`: its steps as a multiple of one
-        whole training.
+        lines and seconds of their evaluation, and `trainings`: its steps as a multiple of one whole
+        training. Of a unit that was resumed, seconds since; lines that are drawn throughout
+        training count as training.
         """
         table = results.frame(self.costs_of_units)
         return table.assign(trainings=table["training_steps"] / self.training.steps)
@@ -311,13 +310,23 @@ class Instability:
         """See `jaxticket.stability.verdict.stable`."""
         return verdict.stable(self.table(), threshold=threshold, split=split)
 
-    def matching(self, *, margin: float = 0.002, split: str = "test") -> Table:
+    def matching(
+        self, *, margin: float = 0.002, split: str = "test", dense: float | None = None
+    ) -> Table:
         """See `jaxticket.stability.verdict.matching`."""
-        return verdict.matching(self.copies(), margin=margin, split=split)
+        return verdict.matching(self.copies(), margin=margin, split=split, dense=dense)
 
-    def first_steps(self, *, threshold: float = 0.02, margin: float = 0.002) -> Table:
+    def first_steps(
+        self,
+        *,
+        threshold: float = 0.02,
+        margin: float = 0.002,
+        split: str = "test",
+        dense: float | None = None,
+    ) -> Table:
         """See `jaxticket.stability.verdict.first_steps`."""
-        return verdict.first_steps(self.table(), self.copies(), threshold=threshold, margin=margin)
+        options = {"threshold": threshold, "margin": margin, "split": split, "dense": dense}
+        return verdict.first_steps(self.table(), self.copies(), **options)
 
     def save(self, folder: str | Path | None = None) -> Path:
         """Writes all tables (Parquet and CSV) into the folder."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,12 +24,13 @@ from jaxticket.types import Network
 BYTES = 1 << 30
 
 
-def checked_noise(noise: Sequence[str], training: Training) -> tuple[str, ...]:
+def checked_noise(noise: Sequence[str], training: Training, data: Data | Stream) -> tuple[str, ...]:
     """What differs between copies."""
     noise = (noise,) if isinstance(noise, str) else tuple(noise)
     for name in noise:
         one_of("noise", name, ("order", "augment"))
-    if noise == ("augment",) and not training.augment:
+    crops = getattr(data, "train_crop", None) == "random"
+    if noise == ("augment",) and not (training.augment or crops):
         raise ValueError(
             "`noise` is ('augment',) but `training` has no augmentation, so that copies would be "
             "equal; add 'order', or pass () to ask for equal copies"
@@ -63,15 +66,26 @@ def runs_by_step(
 
 
 def checked_steps(
-    at: int | Iterable[int] | None, runs: Mapping[tuple[str, int], Runs], training: Training
+    at: int | Iterable[int] | None,
+    runs: Mapping[tuple[str, int], Runs],
+    training: Training,
+    *,
+    full: bool,
 ) -> tuple[int, ...]:
     """The steps k, ascending: those given, or those that tickets rewind to."""
     if at is None:
         if not runs:
             raise ValueError("`at` is needed without `tickets`: steps such as (0, 500)")
+        last = max(int(np.max(t.step)) for own in runs.values() for t in own.by_level.values())
+        if last > training.steps and not full:
+            raise ValueError(
+                f"`tickets` start at step {last}, past the end of `training` at {training.steps}; "
+                f"train for longer, or use length='full'"
+            )
         return tuple(sorted({k for _, k in runs}))
     try:
-        steps = (int(at),) if isinstance(at, (int, np.integer)) else tuple(int(k) for k in at)
+        given = (at,) if isinstance(at, (int, np.integer)) else tuple(at)
+        steps = tuple(operator.index(k) for k in given)
     except (TypeError, ValueError):
         raise ValueError(f"`at` must be steps such as (0, 500), got {at!r}") from None
     if not steps or len(set(steps)) < len(steps):
@@ -135,9 +149,14 @@ def named_distances(distances: Sequence[str | Distance] | None) -> dict[str, Dis
     return found
 
 
-def identity(runs: Runs) -> dict[str, Any]:
+def identity(runs: Runs, levels: Sequence[int]) -> dict[str, Any]:
     """What tickets are, for the settings of a folder."""
+    checksum = hashlib.sha256()
+    for level in levels:
+        for leaf in jax.tree.leaves(runs.by_level[level]):
+            checksum.update(np.ascontiguousarray(leaf).tobytes())
     return {
+        "sha256": checksum.hexdigest(),
         "training": runs.training,
         "pruning": runs.pruning,
         "seeds": runs.seeds,

@@ -120,6 +120,7 @@ def train_and_compare(
     final = take(parallel.host((trained.state.params, trained.state.stats)), 0, len(jobs.start))
     arrays = _compared(evaluator, starts, design, atoms, tickets, final, room)
     arrays |= _histories(trained, design, len(atoms))
+    _forget_diverged(arrays, design, np.asarray([starts.lost(atom) for atom in atoms]))
     arrays["cost_training_steps"] = np.asarray(total)
     arrays["cost_train_seconds"] = np.asarray(trained.seconds)
     points = len(atoms) * len(design.pairs) * len(design.alphas)
@@ -152,13 +153,11 @@ def _jobs(
     """Jobs in the order [atom, copy], and of each atom its ticket, its density and the weights that
     its training began with.
     """
-    tickets = []
-    for kind, group in itertools.groupby(atoms, key=lambda a: a.kind):
+    made = {}
+    for kind in dict.fromkeys(atom.kind for atom in atoms):
         ticket = starts.make(kind)
-        densities, beginning = starts.density(kind, ticket), starts.beginning(kind, ticket)
-        for atom in group:
-            own = take((ticket, densities, beginning), atom.replica, atom.replica + 1)
-            tickets.append(own)
+        made[kind] = ticket, starts.density(kind, ticket), starts.beginning(kind, ticket)
+    tickets = [take(made[atom.kind], atom.replica, atom.replica + 1) for atom in atoms]
     joined = jax.tree.map(lambda *xs: np.concatenate(xs), *(t for t, *_ in tickets))
     each = jax.tree.map(lambda x: np.repeat(x, design.copies, axis=0), joined)
     seeds = [starts.seeds[a.replica] for a in atoms]
@@ -304,6 +303,27 @@ def _histories(trained: Trained, design: Design, atoms: int) -> Arrays:
         arrays["steps"] = np.where(trained.wanted, trained.steps, -1)[:, own].T
         arrays["throughout"] = np.moveaxis(trained.watched, 0, 1)
     return arrays
+
+
+def _forget_diverged(arrays: Arrays, design: Design, lost: np.ndarray) -> None:
+    """Makes nan of what copies that diverged, or began in a state that had, would seem to give.
+
+    A network of nan weights predicts class 0: its error is a number, and two of them agree.
+    """
+    bad = (arrays["diverged"] >= 0) | lost[:, None]
+    arrays["ended"][bad] = np.nan
+    arrays["copies"][bad] = np.nan
+    arrays["began"][lost] = np.nan
+    for p, (i, j) in enumerate(design.pairs):
+        either = bad[:, i] | bad[:, j]
+        for name in ("line", "line_recomputed", "distances"):
+            if name in arrays:
+                arrays[name][either, p] = np.nan
+        if "throughout" in arrays:
+            # a copy is what it was until its loss was not finite
+            first = np.where(arrays["diverged"] >= 0, arrays["diverged"], np.iinfo(np.int32).max)
+            late = arrays["steps"] > np.minimum(first[:, i], first[:, j])[:, None]
+            arrays["throughout"][:, :, p][late | lost[:, None]] = np.nan
 
 
 def _report(bench: Bench, starts: Starts, atoms: list[Atom], diverged: np.ndarray) -> None:

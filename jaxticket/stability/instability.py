@@ -17,7 +17,16 @@ from jaxticket.checkpoint import Interrupt, RunFolder
 from jaxticket.checks import at_least, one_of
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
-from jaxticket.jobs import Arrays, Bench, Jobs, job_plan, progress_bar, take, train_jobs
+from jaxticket.jobs import (
+    Arrays,
+    Bench,
+    Jobs,
+    job_plan,
+    progress_bar,
+    report_diverged,
+    take,
+    train_jobs,
+)
 from jaxticket.rng import root_keys
 from jaxticket.runs import Runs
 from jaxticket.settings import Training
@@ -33,7 +42,7 @@ from jaxticket.stability.arguments import (
     runs_by_step,
 )
 from jaxticket.stability.copies import Atom, Design, train_and_compare
-from jaxticket.stability.distances import Distance
+from jaxticket.stability.distances import OF_WEIGHTS, Distance
 from jaxticket.stability.points import Evaluator, Networks
 from jaxticket.stability.starts import Starts, kinds_of
 from jaxticket.tickets import named_changes
@@ -82,7 +91,8 @@ def instability(
         their own tickets, mask and weights.
       levels: of the tickets; all if None. Level 0 is the dense network.
       branches: controls made of the tickets, of level 1 on: names in `jt.BRANCHES` or change
-        functions.
+        functions. Changes that draw weights anew (reinit) start at step 0 and train for all steps,
+        whatever k the mask belongs to.
       copies: of every state; all pairs of them are compared.
       points: evenly spaced places on each line, both ends included.
       noise: what differs between copies: "order" of examples, "augment"; () for nothing, which
@@ -94,7 +104,8 @@ def instability(
         "barrier_recomputed" ...), see `stability.line`.
       throughout: places on the lines that are drawn at every evaluation of the copies, for
         `throughout()`; 0 for none.
-      distances: names in `jt.DISTANCES` or functions; all if None.
+      distances: names in `jt.DISTANCES` or functions of two `Outcome`, which are called for every
+        split; all if None.
       keep: whether to keep the trained weights of all copies (in memory and in the folder).
       seeds: one trunk each; those of the tickets, or range(3), if None.
       mesh, folder, save_every, progress: as for `find_tickets`.
@@ -121,9 +132,9 @@ def instability(
     one_of("statistics", statistics, ("interpolated", "both"))
     if at_once is not None:
         at_least("at_once", at_once, 1, integer=True)
-    noise = checked_noise(noise, training)
+    noise = checked_noise(noise, training, data)
     runs = runs_by_step(tickets, net, data)
-    steps = checked_steps(at, runs, training)
+    steps = checked_steps(at, runs, training, full=length == "full")
     trunk = not runs or at is not None
     seeds = checked_seeds(seeds, runs)
     chosen_levels = checked_levels(levels, runs)
@@ -131,6 +142,11 @@ def instability(
     if changes and not any(branch == "ticket" for branch, _ in runs):
         raise ValueError(
             f"`branches` {tuple(changes)} change tickets; pass `tickets` of find_tickets"
+        )
+    repeated = sorted({branch for branch, _ in runs} & set(changes))
+    if repeated:
+        raise ValueError(
+            f"`branches` {repeated} are in `tickets` too; leave them out of one of the two"
         )
     named = named_distances(distances)
     kinds = kinds_of(runs, list(changes), chosen_levels, steps, trunk=trunk)
@@ -153,7 +169,7 @@ def instability(
         "data": {"name": data.name, "fingerprint": data.fingerprint},
         "training": training,
         "seeds": seeds,
-        "of": [identity(own) for own in dict.fromkeys(runs.values())],
+        "of": [identity(own, chosen_levels) for own in runs.values()],
         "starts": [tuple(kind) for kind in kinds],
         "trunk": trunk,
         "changes": changes,
@@ -190,17 +206,21 @@ def instability(
         evaluator = Evaluator(net, data, training, mesh, at_once=points_at_once, put=put)
         initial = _initial(bench, seeds)
         states: dict[int, Networks] = {}
+        diverged = np.full(len(seeds), -1)
         costs: list[dict[str, Any]] = []
         if trunk:
             bar.set_description("trunk")
-            states = _trunk(bench, training, seeds, initial, steps, costs)
-        starts = Starts(net, mesh, seeds, kinds, initial, states, runs, changes)
+            states, diverged = _trunk(bench, training, seeds, initial, steps, costs)
+            report_diverged(bar, "trunk", seeds, diverged)
+        starts = Starts(net, mesh, seeds, kinds, initial, states, diverged, runs, changes)
+        # seed after seed, so that every device has early and late steps k
+        order = sorted(range(len(atoms)), key=lambda i: (atoms[i].replica, i))
         blocks = []
         for first in range(0, len(atoms), room):
-            own = atoms[first : first + room]
+            own = [atoms[i] for i in order[first : first + room]]
             bar.set_description(_description(own))
             blocks.append(train_and_compare(bench, evaluator, starts, design, own, first, room))
-            costs.append(_cost(f"copies {first} to {first + len(own)}", blocks[-1]))
+            costs.append(_cost(f"copies of {len(own)} states from {first} on", blocks[-1]))
     result = Instability(
         net=net,
         data=data,
@@ -212,7 +232,8 @@ def instability(
         length=length,
         splits=evaluator.splits,
         distances=tuple(named),
-        arrays=_joined(blocks),
+        of_weights=tuple(name for name, f in named.items() if f in OF_WEIGHTS),
+        arrays={name: x[np.argsort(order)] for name, x in _joined(blocks).items()},
         costs_of_units=tuple(costs),
         folder=None if store is None else Path(store.path),
         mesh=mesh,
@@ -239,17 +260,15 @@ def _trunk(
     initial: Networks,
     steps: tuple[int, ...],
     costs: list[dict[str, Any]],
-) -> dict[int, Networks]:
-    """The dense networks' states at each step, stacked over [replica]."""
+) -> tuple[dict[int, Networks], np.ndarray]:
+    """The dense networks' states at each step, stacked over [replica], and where they diverged."""
     states = {0: initial} if 0 in steps else {}
     later = [k for k in steps if k > 0]
     if not later:
-        return states
-    if not parallel.maps(bench.mesh):
-        # of replicas that run vmapped none should idle
-        bench = bench._replace(
-            size=min(bench.size, parallel.block_size(len(seeds), bench.mesh, None))
-        )
+        return states, np.full(len(seeds), -1)
+    # no more places than seeds, so that all devices have some
+    size = parallel.block_size(len(seeds), bench.mesh, None)
+    bench = bench._replace(size=min(bench.size, size))
     params, stats = initial
     mask = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
     plan = job_plan(training, len(seeds))
@@ -272,7 +291,7 @@ def _trunk(
         names = trees.paths(initial)
         leaves = [np.concatenate([part[f"state-{k}/{name}"] for part in parts]) for name in names]
         states[k] = jax.tree.unflatten(jax.tree.structure(initial), leaves)
-    return states
+    return states, np.concatenate([part["diverged"] for part in parts])
 
 
 def _trunk_unit(bench: Bench, jobs: Jobs, first: int, steps: list[int]) -> Arrays:
@@ -283,7 +302,7 @@ def _trunk_unit(bench: Bench, jobs: Jobs, first: int, steps: list[int]) -> Array
             bench.bar.update(steps[-1] * len(jobs.start))
             return found
     trained = train_jobs(bench, jobs, name, snapshots_at=steps, ends_only=True)
-    arrays = {"seconds": np.asarray(trained.seconds)}
+    arrays = {"seconds": np.asarray(trained.seconds), "diverged": trained.diverged}
     for k, snapshot in zip(steps, trained.snapshots, strict=True):
         leaves = zip(trees.paths(snapshot), jax.tree.leaves(snapshot), strict=True)
         arrays |= {f"state-{k}/{path}": leaf for path, leaf in leaves}
@@ -293,7 +312,7 @@ def _trunk_unit(bench: Bench, jobs: Jobs, first: int, steps: list[int]) -> Array
 
 
 def _description(atoms: list[Atom]) -> str:
-    low, high = atoms[0].kind.at, atoms[-1].kind.at
+    low, high = (choose(atom.kind.at for atom in atoms) for choose in (min, max))
     return f"copies from k = {low}" + (f" to {high}" if high > low else "")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ from jaxticket.settings import Training
 from jaxticket.stability.points import Evaluator, Networks
 from jaxticket.types import Network, Params, Stats
 
-STATISTICS = ("interpolated", "recomputed", "both")
+STATISTICS = ("interpolated", "recomputed")
 _LOSS, _ACCURACY = METRICS.index("loss"), METRICS.index("accuracy")
 Table = Any
 """A pandas DataFrame."""
@@ -127,6 +127,25 @@ def stacked(networks: Sequence[tuple[Params, Stats]]) -> Networks:
     return jax.tree.map(lambda *xs: np.stack([np.asarray(x) for x in xs]), *networks)
 
 
+def _evaluator(
+    given: Evaluator | None,
+    net: Network,
+    data: Data | Stream,
+    training: Training,
+    mesh: Mesh | None,
+    at_once: int | None,
+) -> Evaluator:
+    if given is None:
+        return Evaluator(net, data, training, mesh, at_once=at_once)
+    same = given.net == net and given.fingerprint == data.fingerprint and given.training == training
+    if not same or mesh is not None or at_once is not None:
+        raise ValueError(
+            "`evaluator` must be of the same `net`, `data` and `training`, and takes the place of "
+            "`mesh` and `at_once`; leave it out for others"
+        )
+    return given
+
+
 def line(
     net: Network,
     data: Data | Stream,
@@ -154,7 +173,7 @@ def line(
         augmentation, as an average over batches.
       mesh: devices; points are spread over all of its seed axis.
       at_once: points that one device evaluates together.
-      evaluator: one that is there already, in place of `mesh` and `at_once`.
+      evaluator: one of the same network, data and training that is there already.
 
     Returns:
       The path; alpha runs to the number of segments.
@@ -168,8 +187,8 @@ def line(
     if len(networks) < 2:
         raise ValueError(f"`networks` must be at least two, got {len(networks)}")
     at_least("points", points, 3, integer=True)
-    one_of("statistics", statistics, STATISTICS[:2])
-    run = evaluator or Evaluator(net, data, training, mesh, at_once=at_once)
+    one_of("statistics", statistics, STATISTICS)
+    run = _evaluator(evaluator, net, data, training, mesh, at_once)
     alphas = np.linspace(0, 1, points)
     segments = range(len(networks) - 1)
     index = np.concatenate([np.broadcast_to([[i, i + 1]], (points - 1, 2)) for i in segments])
@@ -221,8 +240,8 @@ def plane(
         raise ValueError(f"`networks` must be three, got {len(networks)}")
     at_least("points", points, 2, integer=True)
     at_least("margin", margin, 0)
-    one_of("statistics", statistics, STATISTICS[:2])
-    run = evaluator or Evaluator(net, data, training, mesh, at_once=at_once)
+    one_of("statistics", statistics, STATISTICS)
+    run = _evaluator(evaluator, net, data, training, mesh, at_once)
     stack = stacked(networks)
     u, v = (
         np.concatenate(
@@ -246,8 +265,3 @@ def plane(
     index = np.broadcast_to(np.arange(3), weight.shape)
     values = run.points(stack, index, weight, recomputed=statistics != "interpolated")
     return Plane(x, y, values.reshape(points, points, *values.shape[1:]), run.splits, corners)
-
-
-def corner_names(plane: Plane, names: Sequence[str]) -> Mapping[str, tuple[float, float]]:
-    """The networks of a plane by name, as the figure takes them."""
-    return {n: (float(x), float(y)) for n, (x, y) in zip(names, plane.corners, strict=True)}

@@ -17,7 +17,6 @@ from jaxticket.checks import at_least
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
 from jaxticket.evaluate import (
-    METRICS,
     Batched,
     Normalization,
     cast,
@@ -36,7 +35,7 @@ Networks = tuple[Params, Stats]
 """Params and statistics of several networks, each leaf with a leading axis [network]."""
 
 AT_ONCE = 32
-"""Points that are evaluated together on one device where points run vmapped."""
+"""Points that are evaluated together on one device where they run vmapped."""
 
 
 class Outputs(NamedTuple):
@@ -92,13 +91,11 @@ class Evaluator:
     """Evaluates networks, and points between them, on the splits of a data set.
 
     Args:
-      net: the network.
-      data: what to evaluate on: test (and validation) whole, of the training split
-        `training.eval_train_examples` examples.
+      net: network.
+      data: what to evaluate on; of the training split `training.eval_train_examples` examples.
       training: batch size, precision and compute dtype of evaluations.
       mesh: devices; points are spread over its seed axis.
-      at_once: points that one device holds at most; 32 if None. Where points run one after another
-        (CPU) it bounds nothing.
+      at_once: points that one device holds at most; 32 if None. Not used where they run one by one.
       put: the data on the devices, if it is there already.
     """
 
@@ -116,7 +113,7 @@ class Evaluator:
         check_fit(net, data, training, self.mesh)
         if at_once is not None:
             at_least("at_once", at_once, 1, integer=True)
-        self.net, self.training = net, training
+        self.net, self.training, self.fingerprint = net, training, data.fingerprint
         self.splits = split_names(data)
         self.data = put_data(data, training, self.mesh) if put is None else put
         self.at_once = AT_ONCE if at_once is None else at_once
@@ -151,19 +148,27 @@ class Evaluator:
         if not parallel.maps(self.mesh):
             room = min(room, self.at_once)
         size = room * devices
-        stack = parallel.put(networks, self.mesh, replicas=False)
         momenta = self._momenta(networks) if recomputed else None
+        chunks = [slice(begin, begin + size) for begin in range(0, count, size)]
+        # every device holds the networks that its points lie between, and of many no others
+        held = [np.unique(index[own]) for own in chunks]
+        most = max(len(one) for one in held)
         found = []
-        for begin in range(0, count, size):
-            own = slice(begin, begin + size)
+        for own, one in zip(chunks, held, strict=True):
             number = len(index[own])
             limits = (np.arange(size) < number).astype(np.int32)
-            points = parallel.put(parallel.pad((index[own], weight[own]), size), self.mesh)
+            at, near = index[own], networks
+            if len(chunks) > 1:
+                own_networks = np.resize(one, most)
+                near = jax.tree.map(lambda x: np.asarray(x)[own_networks], networks)  # noqa: B023
+                at = np.searchsorted(one, at).astype(np.int32)
+            stack = parallel.put(near, self.mesh, replicas=False)
+            points = parallel.put(parallel.pad((at, weight[own]), size), self.mesh)
             found.append(parallel.host(self._sums(limits, points, stack, momenta))[:number])
         sums = np.concatenate(found)
-        return np.asarray(means(jnp.asarray(sums.reshape(-1, 3)))).reshape(
-            *sums.shape[:2], len(METRICS)
-        )
+        # by the device, which divides as it does in training
+        flat = means(jnp.asarray(sums.reshape(-1, 3)))
+        return np.array(flat).reshape(*sums.shape[:2], -1)
 
     def _blocks(self) -> Any:
         if isinstance(self.data, StreamedData):
@@ -218,9 +223,8 @@ class Evaluator:
                 made = self._run.examples(limits, params, stats, batched, self.data.by)
                 parts.append(jax.tree.map(lambda x: x[:count], parallel.host(made)))
                 labels.append(parallel.host(batched.y))
-                splits.append(
-                    np.broadcast_to(parallel.host(batched.split)[:, None], labels[-1].shape)
-                )
+                of = parallel.host(batched.split)[:, None]
+                splits.append(np.broadcast_to(of, labels[-1].shape))
         label = np.concatenate([x.reshape(-1) for x in labels])
         split = np.concatenate([x.reshape(-1) for x in splits])
         there = label >= 0

@@ -44,6 +44,7 @@ class Starts:
       kinds: what to start from, in the order of the results.
       initial: weights and statistics at initialization, stacked over [replica].
       trunk: dense weights and statistics at steps k; empty where tickets bring their own weights.
+      diverged: int [replica], at which step of the trunk the loss was not finite, or -1.
       runs: where masks come from: (branch, k) -> tickets; empty without tickets.
       changes: name -> change, for branches made here.
     """
@@ -54,6 +55,7 @@ class Starts:
     kinds: tuple[Start, ...]
     initial: Networks
     trunk: dict[int, Networks]
+    diverged: np.ndarray
     runs: dict[tuple[str, int], Runs]
     changes: dict[str, Change]
 
@@ -116,6 +118,11 @@ class Starts:
     def density(self, kind: Start, ticket: Ticket) -> np.ndarray:
         """Realised density of each replica."""
         return density(self.net, self._pruning(kind), ticket)
+
+    def lost(self, atom: tuple[Start, int]) -> bool:
+        """Whether the trunk had diverged before the state was taken."""
+        kind, replica = atom
+        return bool(self.trunk) and 0 <= int(self.diverged[replica]) < kind.at
 
     def beginning(self, kind: Start, ticket: Ticket) -> Any:
         """The weights that each replica's training began with, not masked.

@@ -16,14 +16,14 @@ from jaxticket import checks, results
 
 Table = Any
 """A pandas DataFrame."""
-STATE = ("branch", "level", "at")
+STATE = ("length", "branch", "level", "at")
 # accuracies were float32 on the device
 GUARD = 1e-7
 RANDOM = ("random", "layerwise_random", "shuffle", "globally_permuted", "locally_permuted")
 
 
 def _rows(table: Table, metric: str, split: str) -> Table:
-    needed = {*STATE, "density", "seed", "split", "metric", "value"}
+    needed = {*STATE[1:], "density", "seed", "split", "metric", "value"}
     missing = sorted(needed - set(getattr(table, "columns", ())))
     if missing:
         raise ValueError(f"`table` lacks the columns {missing}; pass a table of jt.instability")
@@ -31,7 +31,12 @@ def _rows(table: Table, metric: str, split: str) -> Table:
     if found.empty:
         known = table[["split", "metric"]].drop_duplicates().to_records(index=False).tolist()
         raise ValueError(f"`table` has no {metric!r} of {split!r}; it has (split, metric) {known}")
-    return found
+    return found.reset_index(drop=True)
+
+
+def _states(rows: Table, *names: str) -> list[str]:
+    """Columns that tell states apart; tables of one length need not have its column."""
+    return [name for name in names if name in rows.columns]
 
 
 def summary(
@@ -55,17 +60,19 @@ def summary(
       unit: "pair" (or copy) or "seed": what counts as a sample.
 
     Returns:
-      One row per branch, level and step k: density, samples, mean, std (n - 1), min, max, low,
-      high. Samples that are not finite (diverged) are counted in `diverged` and left out.
+      One row per (length,) branch, level and step k: density, samples, mean, std (n - 1), min, max,
+      low, high. Samples that are not finite (diverged) are counted in `diverged` and left out.
     """
     checks.share("confidence", confidence, one=False)
     checks.one_of("unit", unit, ("pair", "seed"))
     rows = _rows(table, metric, split)
     found = []
-    for (branch, level, at), own in rows.groupby(list(STATE), sort=True):
+    columns = _states(rows, *STATE)
+    for state, own in rows.groupby(columns, sort=True):
         values = own["value"].to_numpy(float)
         if unit == "seed":
-            values = own.groupby("seed")["value"].mean().to_numpy(float)
+            of_seed = own.groupby("seed")["value"]
+            values = of_seed.agg(lambda v: v.mean(skipna=False)).to_numpy(float)
         good = values[np.isfinite(values)]
         n = len(good)
         mean = float(good.mean()) if n else np.nan
@@ -75,10 +82,8 @@ def summary(
         )
         found.append(
             {
-                "branch": branch,
-                "level": level,
+                **dict(zip(columns, state, strict=True)),
                 "density": own["density"].mean(),
-                "at": at,
                 "samples": n,
                 "diverged": len(values) - n,
                 "mean": mean,
@@ -107,7 +112,7 @@ def stable(table: Table, *, threshold: float = 0.02, split: str = "test") -> Tab
     """
     checks.share("threshold", threshold)
     found = summary(table, metric="barrier", split=split)
-    return found.assign(stable=(found["mean"] < threshold) & (found["diverged"] == 0))
+    return found.assign(stable=(found["mean"] < threshold - GUARD) & (found["diverged"] == 0))
 
 
 def dense_error(copies: Table, *, split: str = "test") -> float:
@@ -182,18 +187,18 @@ def first_steps(
     barriers, errors = _rows(table, "barrier", split), _rows(copies, "error", split)
     found = []
     for verdict, rows, sample, good in (
-        ("stable", barriers, ["seed", "pair"], barriers["value"] < threshold),
+        ("stable", barriers, ["seed", "pair"], barriers["value"] < threshold - GUARD),
         ("matching", errors, ["seed", "copy"], errors["value"] <= bar + margin + GUARD),
     ):
         steps = rows["at"].where(good).astype(float)
-        for (branch, level), own in rows.groupby(["branch", "level"], sort=True):
+        columns = _states(rows, "length", "branch", "level")
+        for state, own in rows.groupby(columns, sort=True):
             first = steps[own.index].groupby([own[name] for name in sample]).min().to_numpy(float)
             late = np.where(np.isnan(first), np.inf, first)
             middle = float(np.median(late))
             found.append(
                 {
-                    "branch": branch,
-                    "level": level,
+                    **dict(zip(columns, state, strict=True)),
                     "density": own["density"].mean(),
                     "verdict": verdict,
                     "step": middle if np.isfinite(middle) else np.nan,
