@@ -50,7 +50,7 @@ def best(tables: dict[int, Any]) -> Any:
       tables: of the runs, by step k.
     """
     parts = [jt.speed.final(table).assign(k=k) for k, table in tables.items()]
-    final = jt.results.concat(parts)
+    final: Any = jt.results.concat(parts)
     tickets = final[(final["branch"] == "ticket") & (final["level"] > 0)]
     means = tickets.groupby(["level", "k"])["value"].mean().reset_index()
     chosen = means.loc[means.groupby("level")["value"].idxmax(), ["level", "k"]]
