@@ -134,8 +134,9 @@ def main(settings: Settings) -> None:
             branches=("ticket",),
         )
     more = {"at": chosen.at, **chosen.options, "throughout": chosen.throughout, "levels": levels}
+    bands = f"{BANDS} (of figure 4-13 from the least to the greatest seed)"
     small_tables = {"verdicts": rows, "first_steps": steps, "ranges": ranges, "costs": inst.costs()}
-    save(job, figures, by_density, tables=small_tables, more=more, bands=BANDS)
+    save(job, figures, by_density, tables=small_tables, more=more, bands=bands)
 
 
 def _two(tables: dict[str, Any], level: int, split: str) -> Any:
