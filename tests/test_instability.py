@@ -806,6 +806,14 @@ def test_bent_lines_and_planes(inst, net, data, training, mesh):
     np.testing.assert_allclose(plane.values[0, 0], first.values[0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(plane.values[0, -1], first.values[-1], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(plane.values[0, 1], first.values[2], rtol=1e-3, atol=2e-3)
+    # the place in the middle, by hand
+    trees = [jax.tree.map(np.float64, n[0]) for n in nets]
+    third = plane.y[1] / plane.corners[2, 1]
+    second = (plane.x[1] - third * plane.corners[2, 0]) / plane.corners[1, 0]
+    point = jax.tree.map(lambda a, b, c: a + second * (b - a) + third * (c - a), *trees)
+    _, by_hand_losses = slow_numbers(point, data, "test")
+    found = plane.values[1, 1, plane.splits.index("test"), 0]
+    np.testing.assert_allclose(found, by_hand_losses.mean(), rtol=1e-3)
     assert set(plane.table()["metric"]) == {"error", "loss"}
     for networks, message in (
         (nets[:1], "at least two"),
