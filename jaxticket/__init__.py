@@ -9,9 +9,11 @@ from jaxticket import plots as plots
 from jaxticket import results as results
 from jaxticket import scores as scores
 from jaxticket import stability as stability
+from jaxticket.analysis import layers as layers
 from jaxticket.analysis import speed as speed
 from jaxticket.branches import BRANCHES as BRANCHES
 from jaxticket.data import DATASETS as DATASETS
+from jaxticket.early import prune_at as prune_at
 from jaxticket.masks import density as density
 from jaxticket.networks import NETWORKS as NETWORKS
 from jaxticket.networks import from_functions as from_functions
@@ -25,7 +27,9 @@ from jaxticket.prune import keep_top as keep_top
 from jaxticket.prune import prune as prune
 from jaxticket.retrain import branch as branch
 from jaxticket.runs import Runs as Runs
+from jaxticket.scores import LAYOUTS as LAYOUTS
 from jaxticket.scores import SCORES as SCORES
+from jaxticket.settings import EarlyPruning as EarlyPruning
 from jaxticket.settings import Pruning as Pruning
 from jaxticket.settings import Training as Training
 from jaxticket.stability import DISTANCES as DISTANCES

@@ -116,21 +116,48 @@ class StreamedData:
         with self._blocks(wanted, len(stretches), shape) as found:
             yield found
 
-    def score_batches(self, keys: np.ndarray, number: int, batches: int, size: int) -> Block:
+    def score_batches(
+        self, keys: np.ndarray, number: int, batches: int, size: int, per_class: int | None = None
+    ) -> Block:
         """The batches that a score looks at, cut in the middle: x [replica, batch, place, ...].
 
         Args:
           keys: key data of each replica's root key.
           number: the level that is made.
           batches, size: how many, and examples of each.
+          per_class: take so many of each class; labels are read until there are enough.
         """
-        draw = _host_score_order(len(self.stream.train), batches, size)
+        examples = len(self.stream.train)
+        draw = _host_score_order(examples, batches, size)
+        whole = _host_score_order(examples, 1, examples)
 
         def wanted(_: int, rows: slice) -> tuple[np.ndarray, np.ndarray | None]:
-            return draw(keys[rows], number), None
+            if per_class is None:
+                return draw(keys[rows], number), None
+            orders = whole(keys[rows], number)[:, 0]
+            chosen = [self._balanced(order, per_class) for order in orders]
+            return np.stack(chosen).reshape(-1, batches, size), None
 
         with self._blocks(wanted, 1, (len(keys), batches, size), data=False) as found:
             return next(found)
+
+    def _balanced(self, order: np.ndarray, per_class: int, at_once: int = 1024) -> np.ndarray:
+        """The first examples of an order that make so many of each class, class by class in
+        turn.
+        """
+        found: list[list[int]] = [[] for _ in range(self.stream.classes)]
+        for begin in range(0, len(order), at_once):
+            numbers = order[begin : begin + at_once].tolist()
+            for number, (_, label) in zip(numbers, self.stream.read(numbers), strict=True):
+                if len(found[label]) < per_class:
+                    found[label].append(number)
+            if min(map(len, found)) == per_class:
+                return np.asarray(found, np.int32).T.reshape(-1)
+        few = min(range(len(found)), key=lambda c: len(found[c]))
+        raise ValueError(
+            f"`per_class` asks for {per_class} examples of each class, but class {few} of "
+            f"{self.stream.name!r} has {len(found[few])}; use fewer, or per_class=None"
+        )
 
     @contextlib.contextmanager
     def _blocks(

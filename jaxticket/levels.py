@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxticket import masks, parallel, results, trees
 from jaxticket.branches import Change
+from jaxticket.checks import from_table
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
 from jaxticket.feed import StreamedData
@@ -28,12 +29,15 @@ from jaxticket.jobs import (
     take,
     train_jobs,
 )
-from jaxticket.prune import layer_counts
+from jaxticket.prune import layer_counts, not_finite
 from jaxticket.rng import root_keys
 from jaxticket.runs import density
-from jaxticket.selection import prunable_of
+from jaxticket.scores import SCORES
+from jaxticket.scores.recipe import name_of
+from jaxticket.selection import Weights, prunable_of
 from jaxticket.settings import Pruning, Training
 from jaxticket.ticket import Ticket, host_apply
+from jaxticket.trunk import initial_networks
 from jaxticket.types import Mask, Network, Params, Stats
 
 
@@ -99,12 +103,7 @@ class Search:
         replicas = len(plan.seeds)
         keys = root_keys(plan.seeds)
         self.keys = np.asarray(jax.random.key_data(keys))
-        padded = parallel.pad(self.keys, parallel.block_size(replicas, bench.mesh, None))
-        limits = np.zeros(len(padded), np.int32)
-        drawn = bench.program.init(
-            limits, jax.random.wrap_key_data(parallel.put(padded, bench.mesh))
-        )
-        params, stats = take(parallel.host(drawn), 0, replicas)
+        params, stats = initial_networks(bench, plan.seeds)
         self.initial: tuple[Params, Stats] = (params, stats)
         ones = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
         zeros = np.zeros(replicas, np.int32)
@@ -224,21 +223,21 @@ class Search:
             batch_size = min(p.score_batch_size, len(self.plan.data.train))
             batches = bench.data.score_batches(keys, target, p.score_batches, batch_size)
             source = (batches, bench.data.by)
+        state = trained.state
         mask, fault = self.select(
             limits,
-            trained.state,
+            Weights(state.params, state.stats, state.mask, state.key, state.diverged),
             parallel.put(initial, bench.mesh),
-            parallel.put(np.broadcast_to(keep, (size, *keep.shape)).copy(), bench.mesh),
+            # one round
+            parallel.put(np.broadcast_to(keep, (size, 1, *keep.shape)).copy(), bench.mesh),
             parallel.put(np.full(size, target, np.int32), bench.mesh),
             *source,
         )
         mask, fault = take(parallel.host((mask, fault)), 0, own)
         if fault.any():
             seed = self.plan.seeds[begin + int(np.argmax(fault))]
-            raise ValueError(
-                f"`score` gives numbers that are not finite for finite weights (level {target}, "
-                f"seed {seed}); mend the score, or compute it in float64 (jax_enable_x64)"
-            )
+            name = name_of(from_table("score", self.plan.pruning.score, SCORES))
+            raise ValueError(not_finite(name, f" (level {target}, seed {seed})"))
         masks.require_nested(mask, take(jobs.mask, 0, own))
         return mask
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,8 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxticket import masks, trees
-from jaxticket.checks import at_least, one_of, share
+from jaxticket.checks import at_least, from_table, one_of, share
 from jaxticket.ranking import top_scores
+from jaxticket.scores import SCORES
+from jaxticket.scores.layouts import Layer, Layout
+from jaxticket.scores.recipe import name_of, recipe_of
 from jaxticket.types import Array, Key, Mask, Params, Score, ScoreContext
 
 
@@ -48,7 +51,7 @@ def keep_top(
 
     Ranks, never thresholds: among equal scores the lower flat index stays (leaves in the order of
     `jax.tree.leaves`). Weights that `mask` has pruned never return. Scores must not be nan; +inf
-    and -inf are ranked.
+    and -inf are ranked. Scores in float64 are divided by the largest one and ranked in float32.
 
     Args:
       scores: tree like the params, floating; higher is kept.
@@ -80,10 +83,10 @@ def keep_top(
         raise ValueError(f"`prunable` has {len(chosen)} leaves where the mask has {len(leaves)}")
     if not isinstance(keep, jax.Array) and np.size(keep) and np.min(keep) < 0:
         raise ValueError(f"`keep` must be at least 0, got {keep}")
-    values = [jnp.asarray(s, jnp.float32).reshape(-1) for s in jax.tree.leaves(scores)]
     picked = [i for i, p in enumerate(chosen) if p]
     if not picked:
         raise ValueError("`prunable` is False for every leaf; mark at least one as prunable")
+    values = _single([jnp.asarray(s).reshape(-1) for s in jax.tree.leaves(scores)], picked)
     result = list(leaves)
     if scope == "layer":
         amounts = jnp.asarray(keep, jnp.int32)
@@ -108,6 +111,16 @@ def keep_top(
         result[i] = flat[start : start + leaves[i].size].reshape(leaves[i].shape)
         start += leaves[i].size
     return jax.tree.unflatten(tree, result)
+
+
+def _single(values: list[Array], picked: list[int]) -> list[Array]:
+    """Scores in float32, those of float64 brought into its range together."""
+    if all(values[i].dtype != jnp.float64 for i in picked):
+        return [v.astype(jnp.float32) for v in values]
+    tops = [jnp.max(jnp.where(jnp.isfinite(values[i]), jnp.abs(values[i]), 0)) for i in picked]
+    most = jnp.max(jnp.stack([t.astype(jnp.float64) for t in tops]))
+    most = jnp.where(most > 0, most, 1)
+    return [(v / most.astype(v.dtype)).astype(jnp.float32) for v in values]
 
 
 def layer_counts(
@@ -140,10 +153,11 @@ def prune(
     params: Params,
     context: ScoreContext,
     *,
-    score: Score,
+    score: str | Score,
     density: float,
-    rounds: int = 1,
+    rounds: int | None = None,
     scope: str = "global",
+    floor: int = 0,
     key: Key,
 ) -> Mask:
     """Scores and selects, in one round or several: round i of R keeps `round(density ** (i / R) *
@@ -151,35 +165,168 @@ def prune(
 
     Args:
       params: the weights to score; each round scores them under the mask so far.
-      context: what the score may look at; its mask is where the first round begins.
-      score: a function of `jt.SCORES` or one of your own.
+      context: what the score may look at, in the BatchNorm mode that its recipe asks for; its mask
+        is where the first round begins.
+      score: a name in `jt.SCORES` or a function.
       density: share of the prunable weights that the last round keeps.
-      rounds: number of rounds; the densities between fall exponentially.
-      scope: "global" or "layer".
+      rounds: number of rounds, the densities between fall exponentially; that of the score's recipe
+        if None (100 for SynFlow, 1 for most).
+      scope: "global" ranks all layers together, "layer" each by itself.
+      floor: weights that every layer keeps at least, whatever their scores; with scope "global".
       key: for scores that draw random numbers.
 
     Returns:
       A mask with exactly `round(density * P)` ones among the prunable leaves (per leaf with scope
       "layer").
+
+    Raises:
+      ValueError: for settings out of range, and for scores that are not finite though the weights
+        are (not inside `jax.jit`, where values are unknown).
+
+    Reference: Frankle's thesis, section 5.2; Tanaka et al. 2020, Algorithm 1, for the densities of
+      rounds.
     """
+    function: Score = from_table("score", score, SCORES)
     share("density", density)
-    at_least("rounds", rounds, 1, integer=True)
+    rounds = recipe_of(function).rounds if rounds is None else rounds
     prunable = context.prunable if context.prunable is not None else masks.prunable_leaves(params)
-    size = masks.prunable_size(params, prunable=prunable)
-    steps = [density ** ((i + 1) / rounds) for i in range(rounds)]
-    if scope == "layer":
-        keeps = np.stack([layer_counts(params, d, prunable=prunable) for d in steps])
-    else:
-        keeps = np.asarray([count(d, size) for d in steps], np.int32)
-
-    def one_round(mask: Mask, inputs: tuple[Array, Array]) -> tuple[Mask, None]:
-        keep, number = inputs
-        scores = score(
-            masks.apply(mask, params),
-            context._replace(mask=mask),
-            key=jax.random.fold_in(key, number),
-        )
-        return keep_top(scores, mask, keep, prunable=prunable, scope=scope), None
-
-    mask, _ = jax.lax.scan(one_round, context.mask, (jnp.asarray(keeps), jnp.arange(rounds)))
+    keeps = round_counts(params, density, rounds, prunable=prunable, scope=scope, floor=floor)
+    mask, fault = prune_in_rounds(
+        params,
+        context.mask,
+        keeps,
+        lambda number, mask: context._replace(mask=mask),
+        score=function,
+        prunable=prunable,
+        scope=scope,
+        floor=floor,
+        key=key,
+    )
+    if not isinstance(fault, jax.core.Tracer) and bool(fault):
+        raise ValueError(not_finite(name_of(function)))
     return mask
+
+
+def not_finite(score: str, where: str = "") -> str:
+    """What is said of scores that are not finite for finite weights."""
+    return (
+        f"`score` {score!r} gives numbers that are not finite for finite weights{where}; mend the "
+        f"score, or compute it in float64 (jax_enable_x64)"
+    )
+
+
+def round_counts(
+    like: Any,
+    density: float,
+    rounds: int,
+    *,
+    prunable: Any,
+    scope: str = "global",
+    floor: int = 0,
+) -> np.ndarray:
+    """Entries that each of R rounds keeps on the way to a density, int32 [R], or [R, prunable
+    leaves] with scope "layer".
+
+    Raises:
+      ValueError: for a floor that does not fit the density.
+    """
+    at_least("rounds", rounds, 1, integer=True)
+    at_least("floor", floor, 0, integer=True)
+    steps = [density ** ((i + 1) / rounds) for i in range(rounds)]
+    # the last one is the density itself, to the last bit
+    steps[-1] = density
+    if scope == "layer":
+        if floor:
+            raise ValueError(f"`floor` needs scope='global', got {floor} with scope='layer'")
+        return np.stack([layer_counts(like, d, prunable=prunable) for d in steps])
+    size = masks.prunable_size(like, prunable=prunable)
+    layers = sum(bool(p) for p in jax.tree.leaves(prunable))
+    if floor * layers > count(density, size):
+        raise ValueError(
+            f"`floor` of {floor} in {layers} layers is more than density {density:g} keeps of "
+            f"{size:,} weights; use a lower floor or a higher density"
+        )
+    return np.asarray([count(d, size) for d in steps], np.int32)
+
+
+def layout_counts(
+    layout: Layout, layers: Sequence[Layer], density: float, rounds: int
+) -> np.ndarray:
+    """Entries that each of R rounds keeps of each layer on the way to a layout's, int32 [R, layer].
+
+    No round keeps less of a layer than the last one does.
+    """
+    at_least("rounds", rounds, 1, integer=True)
+    last = np.asarray(layout(layers, density), np.int32)
+    if last.shape != (len(layers),):
+        raise ValueError(
+            f"`scope` must give one number for each of {len(layers)} layers, got shape {last.shape}"
+        )
+    before = [layout(layers, density ** ((i + 1) / rounds)) for i in range(rounds - 1)]
+    return np.stack([*(np.maximum(x, last).astype(np.int32) for x in before), last])
+
+
+def prune_in_rounds(
+    params: Params,
+    mask: Mask,
+    keeps: Array,
+    context_of: Callable[[Array, Mask], ScoreContext],
+    *,
+    score: Score,
+    prunable: Any,
+    scope: str,
+    floor: int,
+    key: Key,
+) -> tuple[Mask, Array]:
+    """Rounds of scoring and selecting, as one loop; what `prune` and the compiled selections share.
+
+    Args:
+      params: dense weights.
+      mask: where the first round begins.
+      keeps: int32 [round] or [round, layer], from `round_counts`; traced or not.
+      context_of: `context_of(number, mask) -> context` of a round.
+      score, prunable, scope, floor, key: as in `prune`.
+
+    Returns:
+      The mask, and a bool: whether scores of weights that compete were not finite though the
+      weights are.
+    """
+    regrow = recipe_of(score).regrow
+
+    def one_round(carry: tuple[Mask, Array], inputs: tuple[Array, Array]) -> Any:
+        now, fault = carry
+        keep, number = inputs
+        weights = params if regrow else masks.apply(now, params)
+        # weights near the cut decide, and the few bits of a fast product would decide them wrongly
+        with jax.default_matmul_precision("highest"):
+            scores = score(weights, context_of(number, now), key=jax.random.fold_in(key, number))
+        trees.same_structure("score", scores, params)
+        rivals = mask if regrow else now
+        scores = jax.tree.map(
+            lambda s, m, p: jnp.where(m, s, jnp.zeros_like(s)) if p else jnp.zeros_like(s),
+            scores,
+            rivals,
+            prunable,
+        )
+        fault = jnp.logical_or(fault, ~trees.finite(scores))
+        if floor:
+            scores = _floored(scores, rivals, floor, prunable)
+        return (keep_top(scores, rivals, keep, prunable=prunable, scope=scope), fault), None
+
+    # varies over the same mesh axes as the mask does
+    no = jnp.any(jax.tree.leaves(mask)[0]) & False
+    numbers = jnp.arange(keeps.shape[0], dtype=jnp.int32)
+    (chosen, fault), _ = jax.lax.scan(one_round, (mask, no), (jnp.asarray(keeps), numbers))
+    return chosen, jnp.logical_and(fault, trees.finite(params))
+
+
+def _floored(scores: Params, mask: Mask, floor: int, prunable: Any) -> Params:
+    """Scores in which the `floor` best of each layer come before everything else."""
+
+    def one(s: Array, m: Array, p: bool) -> Array:
+        if not p:
+            return s
+        best = top_scores(s.reshape(-1).astype(jnp.float32), m.reshape(-1), jnp.int32(floor))
+        return jnp.where(best.reshape(s.shape), jnp.asarray(jnp.inf, s.dtype), s)
+
+    return jax.tree.map(one, scores, mask, prunable)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxticket.types import Array
 
@@ -93,6 +94,35 @@ def top(ranks: Array, alive: Array, keep: Array) -> Array:
 
 
 @jax.jit
-def top_scores(scores: Array, alive: Array, keep: Array) -> Array:
-    """`top` for float32 scores, which are ranked as numbers (-inf lowest)."""
+def _top_scores(scores: Array, alive: Array, keep: Array) -> Array:
     return top(sortable(scores), alive, keep)
+
+
+def top_scores(scores: Array, alive: Array, keep: Array) -> Array:
+    """`top` for float32 scores, which are ranked as numbers (-inf lowest).
+
+    Outside of compiled programs a CPU selects with NumPy's partition, several times as fast.
+    """
+    given = (scores, alive, keep)
+    if jax.default_backend() != "cpu" or any(isinstance(x, jax.core.Tracer) for x in given):
+        return _top_scores(scores, alive, keep)
+    return jnp.asarray(_top_on_host(np.asarray(scores), np.asarray(alive), int(keep)))
+
+
+def _top_on_host(scores: np.ndarray, alive: np.ndarray, keep: int) -> np.ndarray:
+    there = int(np.count_nonzero(alive))
+    if keep >= there:
+        return alive.copy()
+    if keep <= 0:
+        return np.zeros_like(alive)
+    # the pruned rank below everything; -0.0 and 0.0 are equal to NumPy too
+    values = scores if there == alive.size else scores[alive]
+    threshold = np.partition(values, there - keep)[there - keep]
+    chosen = scores > threshold
+    equal = scores == threshold
+    if there < alive.size:
+        chosen &= alive
+        equal &= alive
+    quota = keep - int(np.count_nonzero(chosen))
+    chosen[np.flatnonzero(equal)[:quota]] = True
+    return chosen

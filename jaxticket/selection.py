@@ -1,108 +1,205 @@
-"""The compiled selection: trained replicas are scored and pruned."""
+"""The compiled selection: replicas are scored and pruned, in one round or many."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxticket import parallel, trees
+from jaxticket.data.batches import balanced_indices
 from jaxticket.evaluate import cross_entropy, normalized
 from jaxticket.feed import score_indices
-from jaxticket.prune import keep_top
+from jaxticket.networks.flax import no_tap
+from jaxticket.prune import prune_in_rounds
 from jaxticket.rng import stream
-from jaxticket.types import Array, Mask, Network, Params, Score, ScoreContext, TrainState
+from jaxticket.scores.recipe import Recipe, recipe_of
+from jaxticket.types import Array, Key, Mask, Network, Params, Score, ScoreContext, Stats, Tap
+
+
+class Weights(NamedTuple):
+    """What is pruned: one replica's weights as they are (fields as of `TrainState`)."""
+
+    params: Params
+    stats: Stats
+    mask: Mask
+    key: Key
+    diverged: Array
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The training examples that a score looks at.
+
+    Attributes:
+      batches, size: how many batches, and examples of each.
+      per_class: take so many of each class (batches * size is that times the classes), evenly
+        spread over the batches; None to draw without looking at labels.
+    """
+
+    batches: int = 1
+    size: int = 100
+    per_class: int | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a compiled selection does; numbers of weights and of rounds come with each call.
+
+    Attributes:
+      score: scores the weights, as its recipe says.
+      scope, floor: as of `jt.prune`.
+      exclude: patterns of paths that are not pruned.
+      examples: what the score looks at.
+    """
+
+    score: Score
+    scope: str = "global"
+    floor: int = 0
+    exclude: tuple[str, ...] = ()
+    examples: Examples = Examples()
 
 
 @functools.lru_cache(maxsize=64)
 def pruner(
-    net: Network,
-    mesh: Mesh,
-    score: Score,
-    scope: str,
-    exclude: tuple[str, ...],
-    batches: int,
-    batch_size: int,
-    fed: bool = False,
+    net: Network, mesh: Mesh, selection: Selection, fed: bool = False
 ) -> Callable[..., tuple[Mask, Array]]:
-    """The compiled program that scores trained replicas and prunes them.
+    """The compiled program that scores replicas and prunes them.
 
     Args:
-      net, mesh, score, scope, exclude: as in training and pruning.
-      batches, batch_size: how many batches a score looks at.
+      net, mesh: as in training.
+      selection: what it does.
       fed: the batches come with the call, from a stream, instead of data on the device.
 
     Returns:
-      `select(limits, state, params_at_init, keep, number, data) -> (mask, fault)`, or with
-      `(block, by)` in the place of `data`; replicas with limit 0 keep their mask. `fault`: scores
-      of living weights are not finite though the weights are.
+      `select(limits, weights, params_at_init, keeps, number, data) -> (mask, fault)`, or with
+      `(block, by)` in the place of `data`; keeps int32 [replica, round, ...]; number int32
+      [replica], which of the draws of its key a replica sees. Replicas with limit 0 keep their
+      mask, and so do diverged ones. `fault`: scores of living weights are not finite though the
+      weights are.
     """
+    recipe, wanted = recipe_of(selection.score), selection.examples
 
-    def examples(key: Array, source: tuple[Any, ...]) -> tuple[Array, Array]:
+    def examples(key: Key, source: tuple[Any, ...]) -> tuple[Array, Array]:
+        if not recipe.data:
+            # for its shape alone
+            return jnp.zeros((1, 1, *net.shape), jnp.float32), jnp.zeros((1, 1), jnp.int32)
         if fed:
             (x, y), by = source
             x = x.reshape(-1, *x.shape[2:])
         else:
             (data,) = source
-            index = score_indices(
-                key=key, examples=data.y.shape[0], batches=batches, size=batch_size
-            )
+            batches, size = wanted.batches, wanted.size
+            if wanted.per_class is None:
+                index = score_indices(key=key, examples=data.y.shape[0], batches=batches, size=size)
+            else:
+                index = balanced_indices(
+                    data.y, key=key, per_class=wanted.per_class, number=batches * size
+                ).reshape(batches, size)
             x, by = jnp.take(data.x, index.reshape(-1), axis=0), data.by
             y = jnp.take(data.y, index, axis=0)
         x = normalized(x, by, "float32")
-        return x.reshape(batches, batch_size, *x.shape[1:]), y
+        return x.reshape(*y.shape, *x.shape[1:]), y
 
     def scored(
-        state: TrainState, params_at_init: Params, keep: Array, number: Array, *source: Any
+        weights: Weights, params_at_init: Params, keeps: Array, number: Array, *source: Any
     ) -> tuple[Mask, Array]:
-        prunable = prunable_of(net, state.params, exclude)
-        key = stream(state.key, "prune", number)
-        x, y = examples(key, source)
+        prunable = prunable_of(net, weights.params, selection.exclude)
+        key = stream(weights.key, "prune", number)
+        look = context_maker(net, weights.stats, recipe, key=weights.key)
+        if not recipe.fresh:
+            batches = examples(key, source)
 
-        def logits(params: Params, x: Array) -> Array:
-            return net.apply(params, state.stats, x, train=False)[0]
+        def context_of(number: Array, mask: Mask) -> ScoreContext:
+            seen = examples(jax.random.fold_in(key, number), source) if recipe.fresh else batches
+            return look(params_at_init, mask, seen, prunable)
 
-        def loss(params: Params, batch: tuple[Array, Array]) -> Array:
-            return jnp.mean(cross_entropy(logits(params, batch[0]), batch[1]))
-
-        context = ScoreContext(loss, logits, params_at_init, state.mask, (x, y), prunable)
-        # weights near the cut decide, and the few bits of a fast product would decide them wrongly
-        with jax.default_matmul_precision("highest"):
-            scores = score(state.params, context, key=stream(key, "score"))
-        trees.same_structure("score", scores, state.params)
-        scores = jax.tree.map(lambda s: s.astype(jnp.float32), scores)
-        living = jax.tree.map(
-            lambda s, m, p: jnp.where(m, s, 0) if p else 0 * s, scores, state.mask, prunable
+        mask, fault = prune_in_rounds(
+            weights.params,
+            weights.mask,
+            keeps,
+            context_of,
+            score=selection.score,
+            prunable=prunable,
+            scope=selection.scope,
+            floor=selection.floor,
+            key=stream(key, "score"),
         )
-        fault = jnp.logical_and(~trees.finite(living), trees.finite(state.params))
-        mask = keep_top(living, state.mask, keep, prunable=prunable, scope=scope)
         # a diverged replica keeps its mask
         mask = jax.tree.map(
-            lambda new, old: jnp.where(state.diverged < 0, new, old), mask, state.mask
+            lambda new, old: jnp.where(weights.diverged < 0, new, old), mask, weights.mask
         )
-        return mask, jnp.logical_and(fault, state.diverged < 0)
+        return mask, jnp.logical_and(fault, weights.diverged < 0)
 
-    def select(
-        limit: Array,
-        state: TrainState,
-        params_at_init: Params,
-        keep: Array,
-        number: Array,
-        *source: Any,
-    ) -> tuple[Mask, Array]:
-        mask, fault = jax.lax.cond(
+    def select(limit: Array, weights: Weights, *rest: Any) -> tuple[Mask, Array]:
+        return jax.lax.cond(
             limit > 0,
-            lambda s, *rest: scored(s, *rest),
-            lambda s, *rest: (s.mask, s.diverged > jnp.iinfo(jnp.int32).max - 1),
-            *(state, params_at_init, keep, number, *source),
+            lambda w, *rest: scored(w, *rest),
+            lambda w, *rest: (w.mask, w.diverged > jnp.iinfo(jnp.int32).max - 1),
+            *(weights, *rest),
         )
-        return mask, fault
 
     return parallel.over_replicas(select, mesh, shared=1)
+
+
+def context_maker(
+    net: Network, stats: Stats, recipe: Recipe, *, key: Key
+) -> Callable[[Params, Mask, tuple[Array, Array], Any], ScoreContext]:
+    """Makes contexts of one replica: (params_at_init, mask, batches, prunable) -> context.
+
+    Args:
+      net: the network.
+      stats: its statistics as they are.
+      recipe: which statistics normalise, and what the loss is.
+      key: the replica's root key: where dropout draws, and the statistics of initialization.
+    """
+    if recipe.batch_norm == "initial":
+        stats = net.init(stream(key, "init"))[1]
+
+    def tapped(params: Params, x: Array, tap: Tap | None) -> Array:
+        if recipe.batch_norm == "train":
+            noise = stream(key, "noise", 0)
+            return net.apply(params, stats, x, train=True, key=noise, tap=tap)[0]
+        return net.apply(params, stats, x, train=False, tap=tap)[0]
+
+    def logits(params: Params, x: Array) -> Array:
+        return tapped(params, x, None)
+
+    def loss(params: Params, batch: tuple[Array, Array]) -> Array:
+        z, y = logits(params, batch[0]) / recipe.temperature, batch[1]
+        if recipe.loss == "negative_logit":
+            return -jnp.mean(jnp.take_along_axis(z, y[:, None], axis=1))
+        return jnp.mean(cross_entropy(z, y))
+
+    known = tapped if has_taps(net) else None
+
+    def make(
+        params_at_init: Params, mask: Mask, batches: tuple[Array, Array], prunable: Any
+    ) -> ScoreContext:
+        return ScoreContext(loss, logits, params_at_init, mask, batches, prunable, known)
+
+    return make
+
+
+@functools.lru_cache(maxsize=64)
+def has_taps(net: Network) -> bool:
+    """Whether a network can be called with a tap."""
+    params, stats = jax.eval_shape(net.init, jax.random.key(0))
+    x = jax.ShapeDtypeStruct((1, *net.shape), jnp.float32)
+    try:
+        jax.eval_shape(
+            lambda p, s, x: net.apply(p, s, x, train=False, tap=no_tap), params, stats, x
+        )
+    except ValueError as error:
+        if "`tap`" not in str(error):
+            raise
+        return False
+    return True
 
 
 def prunable_of(net: Network, params: Params, exclude: tuple[str, ...] = ()) -> Any:

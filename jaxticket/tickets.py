@@ -17,7 +17,7 @@ from jaxticket.jobs import Bench, progress_bar
 from jaxticket.levels import Search, SearchPlan
 from jaxticket.runs import Runs
 from jaxticket.scores import SCORES
-from jaxticket.selection import pruner
+from jaxticket.selection import Examples, Selection, pruner
 from jaxticket.settings import Pruning, Training
 from jaxticket.train import check_fit, program, put_data
 from jaxticket.types import Network
@@ -110,16 +110,14 @@ def find_tickets(
             interrupt,
             bar,
         )
-        select = pruner(
-            net,
-            mesh,
+        size_of = min(pruning.score_batch_size, len(data.train))
+        selection = Selection(
             score,
             pruning.scope,
-            pruning.exclude,
-            pruning.score_batches,
-            min(pruning.score_batch_size, len(data.train)),
-            isinstance(data, Stream),
+            exclude=pruning.exclude,
+            examples=Examples(pruning.score_batches, size_of),
         )
+        select = pruner(net, mesh, selection, isinstance(data, Stream))
         search = Search(plan, bench, select)
         for level in range(pruning.levels + 1):
             bar.set_description(

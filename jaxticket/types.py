@@ -106,6 +106,8 @@ class ScoreContext(NamedTuple):
       mask: the mask so far.
       batches: (x, y) with a leading axis of batches; x ready for the network.
       prunable: tree of python bools, or None for all leaves of two or more dimensions.
+      tapped: `tapped(params, x, tap) -> [batch, classes]`, the logits with `tap(name, x)` called at
+        the network's junctions and layers; None where there are no taps.
     """
 
     loss: Callable[[Params, tuple[Array, Array]], Array]
@@ -114,6 +116,7 @@ class ScoreContext(NamedTuple):
     mask: Mask
     batches: tuple[Array, Array]
     prunable: Any = None
+    tapped: Callable[[Params, Array, Tap], Array] | None = None
 
 
 Score = Callable[..., Params]

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 
+import jax
 import jax.numpy as jnp
 
 from jaxticket.rng import mix, permuted
-from jaxticket.types import Array
+from jaxticket.types import Array, Key
 
 
 def steps_per_epoch(examples: int, batch_size: int, last_batch: str = "wrap") -> int:
@@ -85,6 +86,27 @@ def batch_indices(
     )
     position = jnp.where(later, place - jnp.uint32(examples), place)
     return permuted(position, of_place, examples).astype(jnp.int32)
+
+
+def balanced_indices(labels: Array, *, key: Key, per_class: int, number: int) -> Array:
+    """Random examples, so many of each class: int32 [number].
+
+    They come class by class in turn, so that every run of as many examples as there are classes
+    holds one of each. Each class needs at least `per_class` examples.
+
+    Args:
+      labels: int32 [examples].
+      key: which are drawn.
+      per_class: examples of each class.
+      number: per_class times the number of classes.
+    """
+    classes = number // per_class
+    draws = jax.random.bits(key, labels.shape)
+    order = jnp.lexsort((draws, labels))
+    counts = jnp.sum(labels[:, None] == jnp.arange(classes)[None], axis=0, dtype=jnp.int32)
+    first = jnp.cumsum(counts) - counts
+    place = first[None] + jnp.arange(per_class, dtype=jnp.int32)[:, None]
+    return order[place.reshape(-1)].astype(jnp.int32)
 
 
 def _of_epoch(words: Array, epoch: Array) -> Array:

@@ -1,8 +1,12 @@
 """Figures of lottery-ticket experiments: functions (table, ax=None) -> ax. Nothing is saved."""
 
+from jaxticket.plots.controls import controls
+from jaxticket.plots.costs import accuracy_against_cost
 from jaxticket.plots.curves import curves
 from jaxticket.plots.density import accuracy
 from jaxticket.plots.distances import distance, distances_at_rewinding
+from jaxticket.plots.early import accuracy_at_step, density_schedule
+from jaxticket.plots.layers import layer_densities, unit_collapse
 from jaxticket.plots.paths import path, throughout
 from jaxticket.plots.speed import dilation, early_stop
 from jaxticket.plots.stability import error, instability
@@ -12,10 +16,14 @@ from jaxticket.plots.verdicts import first_steps, stable_and_matching
 
 __all__ = [
     "accuracy",
+    "accuracy_against_cost",
+    "accuracy_at_step",
     "against_density",
     "branch_styles",
     "caption",
+    "controls",
     "curves",
+    "density_schedule",
     "dilation",
     "distance",
     "distances_at_rewinding",
@@ -24,9 +32,11 @@ __all__ = [
     "first_steps",
     "heat_map",
     "instability",
+    "layer_densities",
     "path",
     "plane",
     "stable_and_matching",
     "style",
     "throughout",
+    "unit_collapse",
 ]

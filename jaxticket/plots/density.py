@@ -172,7 +172,8 @@ def draw_branch(
         marks = {"marker": "v", "markersize": 4.5, "markeredgewidth": 0, "linestyle": "none"}
         edge = np.full(len(exits), 0.012)
         ax.plot(exits, edge, color=look.color, transform=on_edge, label="_exit", zorder=4, **marks)
-    ax.plot(x, y, color=look.color, marker=look.marker, markeredgewidth=0, label=label, zorder=3)
+    line: dict[str, Any] = {"color": look.color, "marker": look.marker, "linestyle": look.line}
+    ax.plot(x, y, markeredgewidth=0, label=label, zorder=3, **line)
     if band == "minmax":
         ax.fill_between(x, low, high, color=look.color, alpha=0.18, linewidth=0, zorder=2)
     elif band == "bars":

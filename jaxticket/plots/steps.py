@@ -124,14 +124,16 @@ def error_bars(
         ax.errorbar(x, y, lengths, label="_bars", zorder=2.5, **bars)
 
 
-def notes(series: Sequence[Series]) -> list[Line2D]:
-    """Legend entries for samples that diverged: the marks of `draw`, a count where it made none."""
+def notes(series: Sequence[Series], *, what: str = "copies") -> list[Line2D]:
+    """Legend entries for samples (`what` they are) that diverged: the marks of `draw`, a count
+    where it made none.
+    """
     marked = [one.points for one in series if one.marker]
     entries = []
     if any(points["diverged"].between(1, points["samples"] - 1).any() for points in marked):
-        entries.append(open_marker("some copies diverged"))
+        entries.append(open_marker(f"some {what} diverged"))
     if any((points["diverged"] == points["samples"]).any() for points in marked):
-        entries.append(Line2D([], [], color=DENSE, label="all copies diverged", **CROSS))
+        entries.append(Line2D([], [], color=DENSE, label=f"all {what} diverged", **CROSS))
     plain = [one.points for one in series if not one.marker]
     lost = sum(int(points["diverged"].max()) for points in plain)
     if lost:

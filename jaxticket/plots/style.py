@@ -71,18 +71,37 @@ class BranchStyle(NamedTuple):
     label: str
     color: str
     marker: str
+    line: Any = "-"
 
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart, in the order of legends
+# Okabe and Ito's colours, which colour-blind readers can tell apart, in the order of legends; the
+# methods of early pruning have others, as far from these and each other as so many can be
 KNOWN = {
     "ticket": BranchStyle("winning ticket (IMP)", "#0072B2", "o"),
     "lrr": BranchStyle("learning-rate rewinding", "#56B4E9", ">"),
     "one_shot": BranchStyle("one-shot pruning", "#000000", "<"),
+    "magnitude_after_training": BranchStyle("magnitude after training", "#1B2A41", "P"),
+    "magnitude": BranchStyle("magnitude", "#8DA800", "s"),
+    "snip": BranchStyle("SNIP", "#DC2127", "D"),
+    "iterative_snip": BranchStyle("iterative SNIP", "#FF9A90", "d"),
+    "force": BranchStyle("FORCE", "#B08CF0", "X"),
+    "grasp": BranchStyle("GraSP", "#7B2D8B", "v"),
+    "synflow": BranchStyle("SynFlow", "#6B3E00", "p"),
+    "prospr": BranchStyle("ProsPr", "#00C2D1", "h"),
     "reinit": BranchStyle("random reinit", "#E69F00", "s"),
     "shuffle": BranchStyle("layerwise shuffle", "#CC79A7", "D"),
     "layerwise_random": BranchStyle("layerwise random", "#D55E00", "v"),
     "random": BranchStyle("global random", "#009E73", "^"),
     "dense": BranchStyle("dense", DENSE, ""),
+}
+# what "snip_shuffle" and the like have of their own: a label and a line; the colour is SNIP's
+VARIANTS: dict[str, tuple[str, Any]] = {
+    "shuffle": ("layerwise shuffle", (0, (4, 1.5))),
+    "reinit": ("random reinit", (0, (1, 1.2))),
+    "inverted": ("inverted", (0, (4, 1.2, 1, 1.2))),
+    "sign_flip": ("sign flip", (0, (4, 1.2, 1, 1.2, 1, 1.2))),
+    "absolute": ("smallest |score| removed", (0, (7, 1.5))),
+    "after_training": ("after training", (0, (2.5, 1))),
 }
 # most of them from Paul Tol's schemes, for branches that are not known
 OTHERS = ("#332288", "#882255", "#999933", "#661100", "#44AA99", "#6699CC", "#AA4466", "#DDCC77")
@@ -106,15 +125,27 @@ def style() -> Iterator[None]:
 def branch_styles(names: Iterable[str]) -> dict[str, BranchStyle]:
     """Label, colour and marker of branches.
 
-    Known branches always look the same. Any other gets the colour that a hash of its name says, so
-    that it too looks the same in all figures, or the next free one where two names collide.
+    Known branches always look the same. A control of a known branch, such as "snip_shuffle", has
+    that branch's colour and marker and dashes of its own; to tell the controls of one method by
+    colour, call them "shuffle", "reinit" and so on. Any other branch gets the colour that a hash of
+    its name says, so that it too looks the same in all figures, or the next free one where two
+    names collide.
 
     >>> branch_styles(["ticket", "sign_flip"])["sign_flip"].label
     'sign flip'
+    >>> branch_styles(["snip_shuffle"])["snip_shuffle"].label
+    'SNIP, layerwise shuffle'
     """
     names = list(dict.fromkeys(names))
-    styles, used = {}, set()
+    styles: dict[str, BranchStyle] = {}
+    used: set[int] = set()
     for name in sorted(set(names) - set(KNOWN)):
+        base, variant = split_variant(name)
+        if variant:
+            label, line = VARIANTS[variant]
+            own = KNOWN[base]
+            styles[name] = own._replace(label=f"{own.label}, {label}", line=line)
+            continue
         start = zlib.crc32(name.encode()) % len(OTHERS)
         places = [(start + i) % len(OTHERS) for i in range(len(OTHERS))]
         place = next((p for p in places if p not in used), start)
@@ -123,16 +154,39 @@ def branch_styles(names: Iterable[str]) -> dict[str, BranchStyle]:
     return {name: KNOWN.get(name) or styles[name] for name in names}
 
 
+def split_variant(name: str) -> tuple[str, str]:
+    """A known branch and the control of it that `name` stands for; no control for other names.
+
+    >>> split_variant("magnitude_after_training_reinit"), split_variant("grasp")
+    (('magnitude_after_training', 'reinit'), ('grasp', ''))
+    """
+    for variant in VARIANTS:
+        base = name.removesuffix(f"_{variant}")
+        if name not in KNOWN and base != name and base in KNOWN:
+            return base, variant
+    return name, ""
+
+
 def branch_order(present: Iterable[str], branches: Sequence[str] | None) -> list[str]:
-    """The branches to draw: those asked for, or all that are present, known ones first.
+    """The branches to draw: those asked for, or all that are present, known ones first, each with
+    its controls behind it.
 
     Raises:
       ValueError: if `branches` is empty or names one that is not present.
     """
     present = list(dict.fromkeys(present))
     if branches is None:
-        known = [name for name in KNOWN if name in present]
-        return known + sorted(set(present) - set(known))
+        places = {name: i for i, name in enumerate(KNOWN)}
+        variants = {"": -1} | {name: i for i, name in enumerate(VARIANTS)}
+        parts = {name: split_variant(name) for name in present}
+        return sorted(
+            present,
+            key=lambda name: (
+                places.get(parts[name][0], len(places)),
+                variants[parts[name][1]],
+                name,
+            ),
+        )
     branches = [branches] if isinstance(branches, str) else list(dict.fromkeys(branches))
     if not branches:
         raise ValueError(f"`branches` is empty; name some of {sorted(present)}, or pass None")
@@ -186,7 +240,8 @@ def place_legend(ax: Axes, handles: Sequence[Artist], *, corner: Any, **options:
     for place in dict.fromkeys([corner, *CORNERS]):
         made.set_loc(place)
         box = made.get_window_extent().padded(0.04 * figure.dpi)
-        if not any(covers(box, artist) for artist in (*ax.lines, *ax.collections, *ax.patches)):
+        drawn = (*ax.lines, *ax.collections, *ax.patches, *ax.texts)
+        if not any(covers(box, artist) for artist in drawn):
             return made
     if figure.get_layout_engine() is None:
         # nothing would make room outside the axes

@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
-import jax
+from typing import Any
 
 from jaxticket.checks import from_table
+from jaxticket.scores.grasp import grasp as grasp
+from jaxticket.scores.grasp import grasp_absolute as grasp_absolute
+from jaxticket.scores.grasp import grasp_inverted as grasp_inverted
+from jaxticket.scores.layouts import LAYOUTS as LAYOUTS
 from jaxticket.scores.magnitude import magnitude as magnitude
+from jaxticket.scores.magnitude import standardized_magnitude as standardized_magnitude
+from jaxticket.scores.prospr import prospr as prospr
 from jaxticket.scores.random import random as random
-from jaxticket.types import Key, Params, Score, ScoreContext
+from jaxticket.scores.recipe import Recipe as Recipe
+from jaxticket.scores.recipe import recipe as recipe
+from jaxticket.scores.recipe import recipe_of as recipe_of
+from jaxticket.scores.recipe import turned_round, with_options
+from jaxticket.scores.snip import force as force
+from jaxticket.scores.snip import iterative_snip as iterative_snip
+from jaxticket.scores.snip import snip as snip
+from jaxticket.scores.synflow import synflow as synflow
+from jaxticket.types import Score
 
-SCORES: dict[str, Score] = {"magnitude": magnitude, "random": random}
+SCORES: dict[str, Score] = {
+    "magnitude": magnitude,
+    "standardized_magnitude": standardized_magnitude,
+    "random": random,
+    "snip": snip,
+    "iterative_snip": iterative_snip,
+    "force": force,
+    "grasp": grasp,
+    "grasp_inverted": grasp_inverted,
+    "grasp_absolute": grasp_absolute,
+    "synflow": synflow,
+    "prospr": prospr,
+}
 
 
 def inverted(score: str | Score) -> Score:
@@ -21,12 +47,20 @@ def inverted(score: str | Score) -> Score:
     Reference: Frankle's thesis, section 5.4 ("inversion"); not to be confused with flipping the
       signs of weights.
     """
+    return turned_round(from_table("score", score, SCORES))
 
-    function = from_table("score", score, SCORES)
 
-    def reversed_score(params: Params, context: ScoreContext, *, key: Key) -> Params:
-        return jax.tree.map(lambda s: -s, function(params, context, key=key))
+def configured(score: str | Score, **options: Any) -> Score:
+    """The score with other options: arguments of its own, or fields of its `Recipe`.
 
-    reversed_score.__name__ = f"inverted_{getattr(function, '__name__', 'score')}"
-    reversed_score.__qualname__ = reversed_score.__name__
-    return reversed_score
+    Args:
+      score: a name in `SCORES` or a score function.
+      **options: such as `batch_norm="train"`, `rounds=5`, `temperature=1.0`.
+
+    Raises:
+      ValueError: for an option that the score does not have.
+
+    >>> recipe_of(configured("random", rounds=3)).rounds
+    3
+    """
+    return with_options(from_table("score", score, SCORES), options)

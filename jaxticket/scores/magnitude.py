@@ -5,9 +5,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxticket.scores.recipe import recipe
 from jaxticket.types import Key, Params, ScoreContext
 
 
+@recipe(data=False, passes=(0, 0))
 def magnitude(params: Params, context: ScoreContext, *, key: Key) -> Params:
     """`|w|` of the weights as they are.
 
@@ -15,3 +17,22 @@ def magnitude(params: Params, context: ScoreContext, *, key: Key) -> Params:
     """
     del context, key
     return jax.tree.map(jnp.abs, params)
+
+
+@recipe(data=False, passes=(0, 0))
+def standardized_magnitude(params: Params, context: ScoreContext, *, key: Key) -> Params:
+    """`|w| / std(w_0)`, each layer by the standard deviation of its weights at initialization.
+
+    It takes away what magnitude owes to the scale that the initializer gives a layer: at
+    initialization all layers then keep about the same density. A layer of constant weights is left
+    as it is.
+
+    Reference: Frankle's thesis, section 5.4 (magnitude pruning with weights of variance 1).
+    """
+    del key
+
+    def one(w: jax.Array, w0: jax.Array) -> jax.Array:
+        spread = jnp.std(w0)
+        return jnp.abs(w) / jnp.where(spread > 0, spread, jnp.ones_like(spread))
+
+    return jax.tree.map(one, params, context.params_at_init)

@@ -11,23 +11,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import parallel, trees
+from jaxticket import parallel
 from jaxticket.branches import Change
 from jaxticket.checkpoint import Interrupt, RunFolder
 from jaxticket.checks import at_least, one_of
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
-from jaxticket.jobs import (
-    Arrays,
-    Bench,
-    Jobs,
-    job_plan,
-    progress_bar,
-    report_diverged,
-    take,
-    train_jobs,
-)
-from jaxticket.rng import root_keys
+from jaxticket.jobs import Arrays, Bench, progress_bar, report_diverged
 from jaxticket.runs import Runs
 from jaxticket.settings import Training
 from jaxticket.stability.analysis import Instability
@@ -47,6 +37,7 @@ from jaxticket.stability.points import Evaluator, Networks
 from jaxticket.stability.starts import Starts, kinds_of
 from jaxticket.tickets import named_changes
 from jaxticket.train import check_fit, program, put_data
+from jaxticket.trunk import initial_networks, train_trunk
 from jaxticket.types import Network
 
 
@@ -204,14 +195,18 @@ def instability(
             bar,
         )
         evaluator = Evaluator(net, data, training, mesh, at_once=points_at_once, put=put)
-        initial = _initial(bench, seeds)
+        initial = initial_networks(bench, seeds)
         states: dict[int, Networks] = {}
         diverged = np.full(len(seeds), -1)
         costs: list[dict[str, Any]] = []
         if trunk:
             bar.set_description("trunk")
-            states, diverged = _trunk(bench, training, seeds, initial, steps, costs)
+            trained = train_trunk(bench, training, seeds, initial, steps, ends_only=True)
+            states, diverged = trained.states, trained.diverged
             report_diverged(bar, "trunk", seeds, diverged)
+            if trained.steps:
+                took = {"training_steps": trained.steps, "train_seconds": trained.seconds}
+                costs.append({"unit": "trunk", **took})
         starts = Starts(net, mesh, seeds, kinds, initial, states, diverged, runs, changes)
         # seed after seed, so that every device has early and late steps k
         order = sorted(range(len(atoms)), key=lambda i: (atoms[i].replica, i))
@@ -242,73 +237,6 @@ def instability(
         result.save()
         store.forget_state()
     return result
-
-
-def _initial(bench: Bench, seeds: tuple[int, ...]) -> Networks:
-    """Weights and statistics at initialization, stacked over [replica]."""
-    keys = np.asarray(jax.random.key_data(root_keys(seeds)))
-    padded = parallel.pad(keys, parallel.block_size(len(seeds), bench.mesh, None))
-    typed = jax.random.wrap_key_data(parallel.put(padded, bench.mesh))
-    drawn = bench.program.init(np.zeros(len(padded), np.int32), typed)
-    return take(parallel.host(drawn), 0, len(seeds))
-
-
-def _trunk(
-    bench: Bench,
-    training: Training,
-    seeds: tuple[int, ...],
-    initial: Networks,
-    steps: tuple[int, ...],
-    costs: list[dict[str, Any]],
-) -> tuple[dict[int, Networks], np.ndarray]:
-    """The dense networks' states at each step, stacked over [replica], and where they diverged."""
-    states = {0: initial} if 0 in steps else {}
-    later = [k for k in steps if k > 0]
-    if not later:
-        return states, np.full(len(seeds), -1)
-    # no more places than seeds, so that all devices have some
-    size = parallel.block_size(len(seeds), bench.mesh, None)
-    bench = bench._replace(size=min(bench.size, size))
-    params, stats = initial
-    mask = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
-    plan = job_plan(training, len(seeds))
-    stop = np.full(len(seeds), later[-1], np.int32)
-    plan = plan._replace(schedule=plan.schedule._replace(stop=stop))  # type: ignore[arg-type]
-    keys = np.asarray(jax.random.key_data(root_keys(seeds)))
-    jobs = Jobs(params, stats, mask, keys, np.zeros(len(seeds), np.int32), plan)
-    parts = []
-    for first in range(0, len(seeds), bench.size):
-        own = take(jobs, first, first + bench.size)
-        parts.append(_trunk_unit(bench, own, first, later))
-    costs.append(
-        {
-            "unit": "trunk",
-            "training_steps": later[-1] * len(seeds),
-            "train_seconds": sum(float(part["seconds"]) for part in parts),
-        }
-    )
-    for k in later:
-        names = trees.paths(initial)
-        leaves = [np.concatenate([part[f"state-{k}/{name}"] for part in parts]) for name in names]
-        states[k] = jax.tree.unflatten(jax.tree.structure(initial), leaves)
-    return states, np.concatenate([part["diverged"] for part in parts])
-
-
-def _trunk_unit(bench: Bench, jobs: Jobs, first: int, steps: list[int]) -> Arrays:
-    name = f"trunk-{first:05d}-{first + len(jobs.start):05d}"
-    if bench.folder is not None:
-        found = bench.folder.load(name)
-        if found is not None:
-            bench.bar.update(steps[-1] * len(jobs.start))
-            return found
-    trained = train_jobs(bench, jobs, name, snapshots_at=steps, ends_only=True)
-    arrays = {"seconds": np.asarray(trained.seconds), "diverged": trained.diverged}
-    for k, snapshot in zip(steps, trained.snapshots, strict=True):
-        leaves = zip(trees.paths(snapshot), jax.tree.leaves(snapshot), strict=True)
-        arrays |= {f"state-{k}/{path}": leaf for path, leaf in leaves}
-    if bench.folder is not None:
-        bench.folder.save(name, arrays)
-    return arrays
 
 
 def _description(atoms: list[Atom]) -> str:

@@ -29,10 +29,8 @@ from jaxticket.evaluate import (
 from jaxticket.feed import StreamedData
 from jaxticket.settings import Training
 from jaxticket.train import DeviceData, check_fit, put_data, split_names, static_part
+from jaxticket.trunk import Networks as Networks
 from jaxticket.types import Array, Network, Params, Stats
-
-Networks = tuple[Params, Stats]
-"""Params and statistics of several networks, each leaf with a leading axis [network]."""
 
 AT_ONCE = 32
 """Points that are evaluated together on one device where they run vmapped."""

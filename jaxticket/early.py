@@ -1,0 +1,279 @@
+"""Pruning at initialization, at a step of dense training, or after it; then training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, overload
+
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxticket import parallel
+from jaxticket.branches import Change
+from jaxticket.checkpoint import Interrupt, RunFolder
+from jaxticket.checks import distinct_seeds, from_table
+from jaxticket.data.arrays import Data
+from jaxticket.data.stream import Stream
+from jaxticket.early_search import EarlyPlan, EarlySearch
+from jaxticket.jobs import Bench, progress_bar
+from jaxticket.runs import Runs
+from jaxticket.scores import LAYOUTS, SCORES
+from jaxticket.scores.layouts import Layout
+from jaxticket.scores.recipe import name_of, recipe_of
+from jaxticket.selection import Examples, Selection, pruner
+from jaxticket.settings import EarlyPruning, Training
+from jaxticket.tickets import named_changes
+from jaxticket.train import check_fit, program, put_data
+from jaxticket.types import Network, Score
+
+
+@overload
+def prune_at(
+    net: Network,
+    data: Data | Stream,
+    training: Training,
+    *,
+    density: float | Sequence[float],
+    score: str | Score = ...,
+    step: int | str = ...,
+    **options: Any,
+) -> Runs:
+    """At one step."""
+    ...
+
+
+@overload
+def prune_at(
+    net: Network,
+    data: Data | Stream,
+    training: Training,
+    *,
+    density: float | Sequence[float],
+    score: str | Score = ...,
+    step: Sequence[int | str],
+    **options: Any,
+) -> dict[int, Runs]:
+    """At several steps."""
+    ...
+
+
+def prune_at(
+    net: Network,
+    data: Data | Stream,
+    training: Training,
+    *,
+    density: float | Sequence[float],
+    score: str | Score = "snip",
+    step: int | str | Sequence[int | str] = 0,
+    rounds: int | None = None,
+    scope: str | Layout = "global",
+    floor: int = 0,
+    schedule: str = "full",
+    dense: bool = True,
+    exclude: Sequence[str] = (),
+    per_class: int | None = 10,
+    batches: int = 1,
+    batch_size: int | None = None,
+    seeds: Iterable[int] = range(5),
+    branches: Sequence[str | Change] = (),
+    mesh: Mesh | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    at_once: int | None = None,
+    save_every: float = 60.0,
+    progress: bool = True,
+) -> Runs | dict[int, Runs]:
+    """Prunes once, at one step of dense training, and then trains: seeds, densities, steps and
+    controls side by side.
+
+    The dense networks are trained once, to the last step at which any are pruned. Their weights at
+    step k are scored, each density keeps its `round(density * P)` best weights, and these, as they
+    were at step k, are trained.
+
+    Args:
+      net: a network, such as `jt.networks.lenet(data.shape, data.classes)`.
+      data: a data set, or a stream; with a validation split its loss is evaluated too.
+      training: how networks are trained.
+      density: share of prunable weights to keep, or several: level n of the runs is the n-th.
+      score: a name in `jt.SCORES`, or a function; `jt.scores.configured` changes its options.
+      step: when to prune: 0 is at initialization, "end" after training (magnitude pruning after
+        training, then, is `score="magnitude", step="end"`). Several steps share the training.
+      rounds: rounds of scoring, densities fall exponentially between them; None for the score's own
+        (SynFlow and iterative SNIP 100).
+      scope: "global" ranks all weights together, "layer" each layer by itself; a name in
+        `jt.LAYOUTS` or a layout function says how many each layer keeps (random masks of a layout:
+        `score="random", scope="erk"`).
+      floor: weights that every layer keeps at least, against layer collapse; with scope "global".
+      schedule: "full" trains with the whole schedule from its start (thesis, chapter 5),
+        "remaining" with what is left of it after `step`.
+      dense: also train the dense networks to the end, as level 0: what `matching` compares with.
+      exclude: patterns of paths, such as "dense_2", that are never pruned and not counted in P.
+      per_class: training examples of each class that a score looks at, drawn per seed; None for
+        `batches` of `batch_size` drawn without looking at labels.
+      batches: parts of equal size that are looked at one after another, to bound memory; each holds
+        every class equally often. BatchNorm sees one part at a time.
+      batch_size: examples of a batch, with per_class=None.
+      seeds: one replica each; initialization and batches are functions of the seed alone.
+      branches: controls to train beside the pruned networks at every density: names in
+        `jt.BRANCHES` ("shuffle", "reinit", "sign_flip") or change functions.
+      mesh, folder, at_once, save_every, progress: as for `find_tickets`.
+
+    Returns:
+      Runs, whose branch "ticket" are the pruned networks; for several steps, one Runs for each, by
+      step.
+
+    Raises:
+      ValueError: for settings that do not fit together, a score that is not finite for finite
+        weights, and a folder with other settings.
+
+    Reference: Frankle's thesis, chapter 5 (Frankle et al. 2021, "Pruning neural networks at
+      initialization: why are we missing the mark?").
+    """
+    seeds = distinct_seeds(seeds)
+    mesh = parallel.check_mesh(mesh)
+    check_fit(net, data, training, mesh)
+    if at_once is not None and at_once < 1:
+        raise ValueError(f"`at_once` must be at least 1, got {at_once}")
+    function: Score = from_table("score", score, SCORES)
+    several = not isinstance(step, (int, str)) and isinstance(step, Sequence)
+    steps = checked_steps(step, training, schedule)
+    densities = (density,) if isinstance(density, (int, float)) else tuple(density)
+    if not callable(scope) and scope not in ("global", "layer"):
+        from_table("scope", scope, {"global": len, "layer": len, **LAYOUTS})
+    prunings = tuple(
+        EarlyPruning(
+            densities, k, score, rounds, scope, floor, schedule, tuple(exclude), per_class,
+            batches, batch_size,
+        )
+        for k in steps
+    )  # fmt: skip
+    examples = checked_examples(prunings[0], data, function)
+    changes = named_changes(branches)
+    plan = EarlyPlan(net, data, training, prunings, seeds, changes, dense)
+    settings = {
+        "kind": "prune_at",
+        "net": net.config,
+        "data": {"name": data.name, "fingerprint": data.fingerprint},
+        "training": training,
+        "pruning": prunings,
+        "seeds": seeds,
+        "branches": list(changes),
+        "dense": dense,
+    }
+    count = len(seeds) * (1 + len(changes))
+    # a CPU gains nothing from more than one density at once; where replicas are vmapped, it does
+    together = 1 if parallel.maps(mesh) else len(densities) * len(steps)
+    size = parallel.block_size(count * together, mesh, at_once)
+    interrupt = Interrupt()
+    with (
+        interrupt.listening(folder is not None),
+        progress_bar(plan.total_steps, shown=progress) as bar,
+    ):
+        store = None if folder is None else RunFolder(folder, settings, every=save_every)
+        bench = Bench(
+            program(net, training, mesh, len(data.splits)),
+            put_data(data, training, mesh),
+            mesh,
+            size,
+            len(data.splits),
+            training.evaluation_interval,
+            store,
+            interrupt,
+            bar,
+        )
+        selection = Selection(
+            function,
+            "global" if scope == "global" else "layer",
+            floor,
+            prunings[0].exclude,
+            examples,
+        )
+        select = pruner(net, mesh, selection, isinstance(data, Stream))
+        search = EarlySearch(plan, bench, select, name_of(function), examples)
+        search.run()
+    found = {}
+    for pruning in prunings:
+        place = None if store is None else store.path
+        if place is not None and several:
+            place = place / f"step-{pruning.step}"
+        runs = Runs(
+            net,
+            data,
+            training,
+            pruning,
+            seeds,
+            "ticket",
+            tuple(search.histories[pruning.step]),
+            search.tickets[pruning.step],
+            search.origins[pruning.step],
+            tuple(search.costs[pruning.step]),
+            place,
+            mesh,
+            size,
+        )
+        if store is not None:
+            runs.save()
+        found[pruning.step] = runs
+    if store is not None:
+        store.forget_state()
+    return found if several else found[steps[0]]
+
+
+def checked_steps(
+    step: int | str | Sequence[int | str], training: Training, schedule: str
+) -> tuple[int, ...]:
+    """The steps at which to prune, ascending."""
+    given = [step] if isinstance(step, (int, str)) else list(step)
+    if not given:
+        raise ValueError('`step` is empty; pass a step, "end", or several of them')
+    steps = []
+    for k in given:
+        k = training.steps if k == "end" else k
+        if isinstance(k, (str, bool)) or int(k) != k or not 0 <= k <= training.steps:
+            raise ValueError(
+                f'`step` must be "end" or a step from 0 to {training.steps}, where training ends, '
+                f"got {k!r}"
+            )
+        if k == training.steps and schedule == "remaining":
+            raise ValueError(
+                f"`schedule`='remaining' leaves nothing to train after step {k}; use 'full'"
+            )
+        steps.append(int(k))
+    if len(set(steps)) < len(steps):
+        raise ValueError(f"`step` must be distinct steps, got {given}")
+    return tuple(sorted(steps))
+
+
+def checked_examples(pruning: EarlyPruning, data: Data | Stream, score: Score) -> Examples:
+    """The examples that a score looks at."""
+    recipe = recipe_of(score)
+    if not recipe.data:
+        return Examples(1, 1)
+    if recipe.fresh and isinstance(data, Stream):
+        raise ValueError(
+            f"`score` {name_of(score)!r} draws new batches in every round, which a stream does not "
+            f"give; use jt.scores.configured({name_of(score)!r}, fresh=False)"
+        )
+    per_class, batches = pruning.per_class, pruning.batches
+    if per_class is None:
+        size = pruning.batch_size or 0
+        if size > len(data.train):
+            raise ValueError(
+                f"`batch_size` {size} is larger than the training split of {data.name!r}, "
+                f"{len(data.train)} examples; use a smaller one"
+            )
+        return Examples(batches, size)
+    if per_class % batches:
+        raise ValueError(
+            f"`batches` {batches} must divide per_class={per_class}, so that each part holds every "
+            f"class equally often"
+        )
+    if isinstance(data, Data):
+        counts = np.bincount(data.train.y, minlength=data.classes)
+        if counts.min() < per_class:
+            raise ValueError(
+                f"`per_class` asks for {per_class} examples of each class, but class "
+                f"{counts.argmin()} of {data.name!r} has {counts.min()}; use fewer, or "
+                f"per_class=None with a batch_size"
+            )
+    return Examples(batches, per_class // batches * data.classes, per_class)

@@ -1,0 +1,82 @@
+"""ProsPr: meta-gradients through the first steps of training."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxticket.checks import at_least, share
+from jaxticket.scores.gradients import in_use, prunable_part
+from jaxticket.scores.recipe import recipe
+from jaxticket.types import Array, Key, Params, ScoreContext
+
+
+@recipe(batch_norm="train", passes=(4, 7))
+def prospr(
+    params: Params,
+    context: ScoreContext,
+    *,
+    key: Key,
+    steps: int = 3,
+    lr: float = 0.1,
+    momentum: float = 0.0,
+    new_data: bool = False,
+    first_order: bool = False,
+) -> Params:
+    """`|dL(w_M)/dc|`: how the loss after M steps of SGD depends on variables c = 1 that multiply
+    the weights before the first step.
+
+    `w_0 = c * w`, `v_i = momentum * v_{i-1} + dL/dw(w_i)`, `w_{i+1} = w_i - lr * v_i`; by the chain
+    rule the score is `|w * dL(w_M)/dw_0|`. The steps move all weights, also those that are not
+    pruned; weights that the context's mask has pruned stay 0 and score 0. With no steps, or
+    lr = 0, this is SNIP on the last batch.
+
+    The outer loss is that of the last batch, the steps take the first one: with a single batch both
+    are the same. Batches are parts of the definition here, not pieces of a mean.
+
+    Args:
+      params: the weights, masked.
+      context: the loss; BatchNorm with the statistics of the batch, through which gradients flow.
+      key: not used.
+      steps: M; each is computed again on the way back instead of being kept, so that memory grows
+        by one copy of the weights a step.
+      lr: learning rate of the steps.
+      momentum: of the steps, in [0, 1). Gradients flow through the momentum of all steps; the
+        authors' code leaves out the first.
+      new_data: step i takes batch i, from the front again where there are fewer.
+      first_order: without the Hessian products, `|w * dL/dw(w_M)|`.
+
+    Raises:
+      ValueError: for steps, a learning rate or a momentum out of range.
+
+    Reference: Alizadeh et al. 2022; the defaults are those of their command line.
+    """
+    del key
+    at_least("steps", steps, 0, integer=True)
+    at_least("lr", lr, 0)
+    share("momentum", momentum, zero=True, one=False)
+    count = context.batches[1].shape[0]
+
+    def batch(i: Array | int) -> tuple[Array, Array]:
+        x, y = context.batches
+        return jnp.asarray(x)[i], jnp.asarray(y)[i]
+
+    def step(carry: tuple[Params, Params], i: Array) -> tuple[tuple[Params, Params], None]:
+        weights, velocity = carry
+        g = jax.grad(context.loss)(weights, batch(i % count if new_data else 0))
+        g = in_use(jax.lax.stop_gradient(g) if first_order else g, context)
+        velocity = jax.tree.map(lambda v, g: jnp.asarray(momentum, v.dtype) * v + g, velocity, g)
+        weights = jax.tree.map(lambda w, v: w - jnp.asarray(lr, w.dtype) * v, weights, velocity)
+        return (weights, velocity), None
+
+    def outer(start: Params) -> Array:
+        weights = start
+        if steps:
+            at_rest = jax.tree.map(jnp.zeros_like, start)
+            numbers = jnp.arange(steps, dtype=jnp.int32)
+            (weights, _), _ = jax.lax.scan(jax.checkpoint(step), (start, at_rest), numbers)
+        return context.loss(weights, batch(count - 1))
+
+    meta = jax.grad(outer)(params)
+    scores = jax.tree.map(lambda w, g: jnp.abs(w * g), params, meta)
+    return prunable_part(scores, params, context)

@@ -1,0 +1,129 @@
+"""Recipes: what a score wants its context to be, and how often it is asked.
+
+A score is a plain function; one that needs more than the usual context says so with `@recipe(...)`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from jaxticket.checks import at_least, one_of
+from jaxticket.types import Key, Params, Score, ScoreContext
+
+BATCH_NORM = ("eval", "train", "initial")
+LOSSES = ("cross_entropy", "negative_logit")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a score is asked.
+
+    Attributes:
+      batch_norm: statistics that normalise: "eval" the running ones, "train" those of each batch
+        (gradients flow through them), "initial" the running ones as they were before training.
+      rounds: how often weights are scored and pruned on the way to the wanted density.
+      regrow: pruned weights compete again in every round (FORCE); the score gets all weights, and
+        `context.mask` says which of them are in use.
+      fresh: every round looks at batches of its own.
+      temperature: logits are divided by it before the loss.
+      loss: "cross_entropy", or "negative_logit", the mean of minus the label's logit.
+      passes: forward and backward passes over each example and round, (0, 0) for scores that look
+        at no data; None if unknown.
+      data: whether the score looks at examples.
+    """
+
+    batch_norm: str = "eval"
+    rounds: int = 1
+    regrow: bool = False
+    fresh: bool = False
+    temperature: float = 1.0
+    loss: str = "cross_entropy"
+    passes: tuple[float, float] | None = None
+    data: bool = True
+
+    def __post_init__(self) -> None:
+        one_of("batch_norm", self.batch_norm, BATCH_NORM)
+        at_least("rounds", self.rounds, 1, integer=True)
+        at_least("temperature", self.temperature, 1e-12)
+        one_of("loss", self.loss, LOSSES)
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
+
+
+def recipe(**fields: Any) -> Callable[[Score], Score]:
+    """Marks a score function with a `Recipe`."""
+
+    def mark(score: Score) -> Score:
+        score.recipe = Recipe(**fields)  # type: ignore[attr-defined]
+        return score
+
+    return mark
+
+
+def recipe_of(score: Score) -> Recipe:
+    """The recipe of a score function; the usual one where it has none."""
+    found = getattr(score, "recipe", None)
+    return found if isinstance(found, Recipe) else Recipe()
+
+
+def name_of(score: Score) -> str:
+    """The name of a score function."""
+    return str(getattr(score, "__name__", "score"))
+
+
+@functools.lru_cache(maxsize=256)
+def _made(score: Score, options: tuple[tuple[str, Any], ...]) -> Score:
+    given = dict(options)
+    changes = {k: v for k, v in given.items() if k in FIELDS}
+    arguments = {k: v for k, v in given.items() if k not in FIELDS}
+
+    def configured_score(params: Params, context: ScoreContext, *, key: Key) -> Params:
+        return score(params, context, key=key, **arguments)
+
+    words = ", ".join(f"{k}={v!r}" for k, v in options)
+    return _named(configured_score, score, f"{name_of(score)}({words})", changes)
+
+
+@functools.lru_cache(maxsize=256)
+def _turned(score: Score) -> Score:
+    def reversed_score(params: Params, context: ScoreContext, *, key: Key) -> Params:
+        return jax.tree.map(lambda s: -s, score(params, context, key=key))
+
+    return _named(reversed_score, score, f"inverted_{name_of(score)}", {})
+
+
+def _named(made: Any, score: Score, name: str, changes: dict[str, Any]) -> Score:
+    # the name is what run folders know a score by, so it holds all options
+    made.__name__ = made.__qualname__ = name
+    made.__module__ = score.__module__
+    made.recipe = dataclasses.replace(recipe_of(score), **changes)
+    return made
+
+
+def with_options(score: Score, options: dict[str, Any]) -> Score:
+    """A score with other options; equal calls give the same function, and so compile once.
+
+    Raises:
+      ValueError: for an option that is neither an argument of the score nor a field of `Recipe`.
+    """
+    parameters = inspect.signature(score).parameters.values()
+    own = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"key"}
+    for option in options:
+        if option not in own | set(FIELDS):
+            raise ValueError(
+                f"`{option}` is no option of score {name_of(score)!r}; it has "
+                f"{', '.join(sorted(own | set(FIELDS)))}"
+            )
+    return _made(score, tuple(sorted(options.items()))) if options else score
+
+
+def turned_round(score: Score) -> Score:
+    """A score times -1; equal calls give the same function."""
+    return _turned(score)

@@ -1,0 +1,115 @@
+"""The trunk: dense networks trained once from initialization, their states kept at some steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxticket import parallel, trees
+from jaxticket.jobs import Arrays, Bench, Jobs, history_arrays, job_plan, take, train_jobs
+from jaxticket.rng import root_keys
+from jaxticket.settings import Training
+from jaxticket.types import Params, Stats
+
+Networks = tuple[Params, Stats]
+"""Params and statistics of several networks, each leaf with a leading axis [network]."""
+
+
+class Trunk(NamedTuple):
+    """Dense networks of several seeds.
+
+    Attributes:
+      states: params and statistics at each step asked for, stacked over [replica].
+      history: steps, wanted, values and diverged of the evaluations, as of `history_arrays`; empty
+        where nothing was trained.
+      diverged: int [replica], at which step the loss was not finite, or -1.
+      steps: steps of all replicas that were trained.
+      seconds: what they took.
+    """
+
+    states: dict[int, Networks]
+    history: Arrays
+    diverged: np.ndarray
+    steps: int
+    seconds: float
+
+
+def initial_networks(bench: Bench, seeds: Sequence[int]) -> Networks:
+    """The networks at initialization, stacked over [replica]."""
+    keys = np.asarray(jax.random.key_data(root_keys(seeds)))
+    padded = parallel.pad(keys, parallel.block_size(len(seeds), bench.mesh, None))
+    typed = jax.random.wrap_key_data(parallel.put(padded, bench.mesh))
+    drawn = bench.program.init(np.zeros(len(padded), np.int32), typed)
+    return take(parallel.host(drawn), 0, len(seeds))
+
+
+def train_trunk(
+    bench: Bench,
+    training: Training,
+    seeds: tuple[int, ...],
+    initial: Networks,
+    steps: Sequence[int],
+    *,
+    ends_only: bool = False,
+) -> Trunk:
+    """Trains the dense networks to the last of some steps, with their states at each.
+
+    Args:
+      bench: where to run; units that its folder holds are read.
+      training: the settings; the schedule is that of the whole training.
+      seeds: one replica each.
+      initial: from `initial_networks`.
+      steps: which states to keep.
+      ends_only: evaluate at the start and the end only.
+    """
+    states = {0: initial} if 0 in steps else {}
+    later = sorted({k for k in steps if k > 0})
+    if not later:
+        return Trunk(states, {}, np.full(len(seeds), -1), 0, 0.0)
+    # no more places than seeds, so that all devices have some
+    size = parallel.block_size(len(seeds), bench.mesh, None)
+    bench = bench._replace(size=min(bench.size, size))
+    params, stats = initial
+    mask = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
+    plan = job_plan(training, len(seeds))
+    stop = np.full(len(seeds), later[-1], np.int32)
+    plan = plan._replace(schedule=plan.schedule._replace(stop=stop))  # type: ignore[arg-type]
+    keys = np.asarray(jax.random.key_data(root_keys(seeds)))
+    jobs = Jobs(params, stats, mask, keys, np.zeros(len(seeds), np.int32), plan)
+    parts = []
+    for first in range(0, len(seeds), bench.size):
+        own = take(jobs, first, first + bench.size)
+        parts.append(_unit(bench, own, first, later, ends_only))
+    for k in later:
+        names = trees.paths(initial)
+        leaves = [np.concatenate([part[f"state-{k}/{name}"] for part in parts]) for name in names]
+        states[k] = jax.tree.unflatten(jax.tree.structure(initial), leaves)
+    history = history_arrays(parts)
+    seconds = sum(float(part["seconds"]) for part in parts)
+    return Trunk(states, history, history["diverged"], later[-1] * len(seeds), seconds)
+
+
+def _unit(bench: Bench, jobs: Jobs, first: int, steps: list[int], ends_only: bool) -> Arrays:
+    name = f"trunk-{first:05d}-{first + len(jobs.start):05d}"
+    if bench.folder is not None:
+        found = bench.folder.load(name)
+        if found is not None:
+            bench.bar.update(steps[-1] * len(jobs.start))
+            return found
+    trained = train_jobs(bench, jobs, name, snapshots_at=steps, ends_only=ends_only)
+    arrays = {
+        "steps": trained.steps,
+        "wanted": trained.wanted,
+        "values": trained.values,
+        "diverged": trained.diverged,
+        "seconds": np.asarray(trained.seconds),
+    }
+    for k, snapshot in zip(steps, trained.snapshots, strict=True):
+        leaves = zip(trees.paths(snapshot), jax.tree.leaves(snapshot), strict=True)
+        arrays |= {f"state-{k}/{path}": leaf for path, leaf in leaves}
+    if bench.folder is not None:
+        bench.folder.save(name, arrays)
+    return arrays
