@@ -9,6 +9,7 @@ from jaxticket import plots as plots
 from jaxticket import results as results
 from jaxticket import scores as scores
 from jaxticket import stability as stability
+from jaxticket.analysis import costs as costs
 from jaxticket.analysis import layers as layers
 from jaxticket.analysis import speed as speed
 from jaxticket.branches import BRANCHES as BRANCHES

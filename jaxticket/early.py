@@ -58,7 +58,8 @@ def prune_at(
     ...
 
 
-def prune_at(
+# the overloads leave out what they do not look at
+def prune_at(  # pyright: ignore[reportInconsistentOverload]
     net: Network,
     data: Data | Stream,
     training: Training,

@@ -143,7 +143,9 @@ class EarlySearch:
             origin = Ticket(ones, params, stats, zeros, step)  # type: ignore[arg-type]
             self.origins[pruning.step] = origin
             if trunk.steps:
-                self.costs[pruning.step].append({"unit": "dense", "train_seconds": trunk.seconds})
+                steps = trunk.steps // count
+                row = {"unit": "dense", "train_seconds": trunk.seconds, "training_steps": steps}
+                self.costs[pruning.step].append(row)
             if plan.dense:
                 self.tickets[pruning.step][0] = origin
                 self._note(pruning, 0, "ticket", origin, trunk.history, slice(0, count))

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxticket import masks, trees
 from jaxticket.checks import at_least, from_table, one_of, share
@@ -202,7 +203,7 @@ def prune(
         floor=floor,
         key=key,
     )
-    if not isinstance(fault, jax.core.Tracer) and bool(fault):
+    if not isinstance(fault, Tracer) and bool(fault):
         raise ValueError(not_finite(name_of(function)))
     return mask
 

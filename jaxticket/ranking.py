@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxticket.types import Array
 
@@ -104,7 +105,7 @@ def top_scores(scores: Array, alive: Array, keep: Array) -> Array:
     Outside of compiled programs a CPU selects with NumPy's partition, several times as fast.
     """
     given = (scores, alive, keep)
-    if jax.default_backend() != "cpu" or any(isinstance(x, jax.core.Tracer) for x in given):
+    if jax.default_backend() != "cpu" or any(isinstance(x, Tracer) for x in given):
         return _top_scores(scores, alive, keep)
     return jnp.asarray(_top_on_host(np.asarray(scores), np.asarray(alive), int(keep)))
 

@@ -18,7 +18,7 @@ from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
 from jaxticket.evaluate import METRICS
 from jaxticket.selection import prunable_of
-from jaxticket.settings import Pruning, Training
+from jaxticket.settings import EarlyPruning, Pruning, Training
 from jaxticket.ticket import Ticket
 from jaxticket.train import split_names
 from jaxticket.types import Network
@@ -47,7 +47,7 @@ class Runs:
     net: Network
     data: Data | Stream
     training: Training
-    pruning: Pruning
+    pruning: Pruning | EarlyPruning
     seeds: tuple[int, ...]
     branch: str
     histories: tuple[results.History, ...]
@@ -179,7 +179,7 @@ class Runs:
         return target
 
 
-def density(net: Network, pruning: Pruning, ticket: Ticket) -> np.ndarray:
+def density(net: Network, pruning: Pruning | EarlyPruning, ticket: Ticket) -> np.ndarray:
     """Realised density of each replica of a ticket stacked over [replica], float64."""
     one = jax.tree.map(lambda x: x[0], ticket.params)
     prunable = jax.tree.leaves(prunable_of(net, one, pruning.exclude))

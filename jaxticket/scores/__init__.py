@@ -44,7 +44,7 @@ def inverted(score: str | Score) -> Score:
     Args:
       score: a name in `SCORES` or a score function.
 
-    Reference: Frankle's thesis, section 5.4 ("inversion"); not to be confused with flipping the
+    Reference: Frankle's thesis, section 5.7.3 ("inversion"); not to be confused with flipping the
       signs of weights.
     """
     return turned_round(from_table("score", score, SCORES))

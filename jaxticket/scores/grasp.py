@@ -5,14 +5,16 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxticket.scores.gradients import mean_gradient, over_batches, prunable_part
+from jaxticket.scores.gradients import in_use, mean_gradient, over_batches, prunable_part
 from jaxticket.scores.recipe import recipe
 from jaxticket.types import Key, Params, ScoreContext
 
 
 def _flow(params: Params, context: ScoreContext) -> Params:
-    """`w * (Hg)` over the prunable leaves: g is zero elsewhere before H multiplies it."""
-    g = prunable_part(mean_gradient(params, context), params, context)
+    """`w * (Hg)` over the weights in use of the prunable leaves: g is zero elsewhere before H
+    multiplies it.
+    """
+    g = in_use(prunable_part(mean_gradient(params, context), params, context), context)
     gradient = jax.grad(context.loss)
 
     # forward over reverse: no graph of the gradient is kept, so memory is that of one gradient
@@ -28,10 +30,10 @@ def grasp(params: Params, context: ScoreContext, *, key: Key) -> Params:
     """`w * (Hg)`: what is pruned are the weights whose removal raises the gradient's norm, or
     lowers it least.
 
-    g is the gradient and H the Hessian of the mean loss over all batches, both over the prunable
-    leaves only. Without weight j the squared norm of g is, to first order, smaller by twice this
-    score. The authors' S is its negative, and they remove the highest S. 0 for leaves that are not
-    pruned; g is that of the effective weights, pruned ones included.
+    g is the gradient and H the Hessian of the mean loss over all batches, both over the weights in
+    use of the prunable leaves only. Without weight j the squared norm of g is, to first order,
+    smaller by twice this score. The authors' S is its negative, and they remove the highest S. 0
+    for leaves that are not pruned.
 
     Logits are divided by 200 before the loss, which changes the ranking (multiplying the loss does
     not). Statistics of the batch normalise: with the initial running ones the score degenerates.

@@ -29,10 +29,10 @@ def prospr(
     `w_0 = c * w`, `v_i = momentum * v_{i-1} + dL/dw(w_i)`, `w_{i+1} = w_i - lr * v_i`; by the chain
     rule the score is `|w * dL(w_M)/dw_0|`. The steps move all weights, also those that are not
     pruned; weights that the context's mask has pruned stay 0 and score 0. With no steps, or
-    lr = 0, this is SNIP on the last batch.
+    lr = 0, this is SNIP.
 
-    The outer loss is that of the last batch, the steps take the first one: with a single batch both
-    are the same. Batches are parts of the definition here, not pieces of a mean.
+    All losses are means over all batches, which are pieces of one large batch, unless `new_data`
+    makes every step take a batch of its own.
 
     Args:
       params: the weights, masked.
@@ -43,7 +43,8 @@ def prospr(
       lr: learning rate of the steps.
       momentum: of the steps, in [0, 1). Gradients flow through the momentum of all steps; the
         authors' code leaves out the first.
-      new_data: step i takes batch i, from the front again where there are fewer.
+      new_data: step i takes batch i, from the front again where there are fewer, and the outer loss
+        is that of the last batch.
       first_order: without the Hessian products, `|w * dL/dw(w_M)|`.
 
     Raises:
@@ -56,14 +57,18 @@ def prospr(
     at_least("lr", lr, 0)
     share("momentum", momentum, zero=True, one=False)
     count = context.batches[1].shape[0]
+    # computed again on the way back: the memory is that of one batch
+    piece = jax.checkpoint(context.loss)
 
-    def batch(i: Array | int) -> tuple[Array, Array]:
-        x, y = context.batches
-        return jnp.asarray(x)[i], jnp.asarray(y)[i]
+    def loss(weights: Params, i: Array | int) -> Array:
+        x, y = (jnp.asarray(b) for b in context.batches)
+        if new_data or count == 1:
+            return context.loss(weights, (x[i % count], y[i % count]))
+        return jnp.mean(jax.lax.map(lambda batch: piece(weights, batch), (x, y)))
 
     def step(carry: tuple[Params, Params], i: Array) -> tuple[tuple[Params, Params], None]:
         weights, velocity = carry
-        g = jax.grad(context.loss)(weights, batch(i % count if new_data else 0))
+        g = jax.grad(loss)(weights, i)
         g = in_use(jax.lax.stop_gradient(g) if first_order else g, context)
         velocity = jax.tree.map(lambda v, g: jnp.asarray(momentum, v.dtype) * v + g, velocity, g)
         weights = jax.tree.map(lambda w, v: w - jnp.asarray(lr, w.dtype) * v, weights, velocity)
@@ -75,7 +80,7 @@ def prospr(
             at_rest = jax.tree.map(jnp.zeros_like, start)
             numbers = jnp.arange(steps, dtype=jnp.int32)
             (weights, _), _ = jax.lax.scan(jax.checkpoint(step), (start, at_rest), numbers)
-        return context.loss(weights, batch(count - 1))
+        return loss(weights, count - 1)
 
     meta = jax.grad(outer)(params)
     scores = jax.tree.map(lambda w, g: jnp.abs(w * g), params, meta)

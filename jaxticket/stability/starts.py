@@ -14,7 +14,7 @@ from jaxticket.branches import Change
 from jaxticket.jobs import changed
 from jaxticket.runs import Runs, density
 from jaxticket.selection import prunable_of
-from jaxticket.settings import Pruning
+from jaxticket.settings import EarlyPruning, Pruning
 from jaxticket.stability.points import Networks
 from jaxticket.ticket import Ticket, host_apply
 from jaxticket.types import Network
@@ -106,7 +106,7 @@ class Starts:
         places = np.asarray([runs.seeds.index(seed) for seed in self.seeds])
         return jax.tree.map(lambda x: np.asarray(x)[places], ticket)
 
-    def _pruning(self, kind: Start) -> Pruning:
+    def _pruning(self, kind: Start) -> Pruning | EarlyPruning:
         own = kind._replace(branch="ticket") if kind.branch in self.changes else kind
         return self._runs(own).pruning if self.runs else Pruning()
 

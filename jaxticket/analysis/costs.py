@@ -1,0 +1,160 @@
+"""What finding a mask costs: steps of training, passes over examples, operations, seconds."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxticket import masks, results
+from jaxticket.analysis import flops
+from jaxticket.analysis.layers import cost as of_network
+from jaxticket.checks import from_table
+from jaxticket.early import checked_examples
+from jaxticket.runs import Runs
+from jaxticket.scores import SCORES
+from jaxticket.scores.recipe import recipe_of
+from jaxticket.selection import Examples, context_maker, prunable_of
+from jaxticket.settings import EarlyPruning, Pruning
+from jaxticket.types import Network, Score
+
+Table = Any
+"""A pandas DataFrame."""
+_NAMES = ("training_steps", "examples", "forward_passes", "backward_passes", "flops", "seconds")
+
+
+def finding(runs: Runs) -> Table:
+    """What it cost to find the masks of a run, for one seed; training what they leave is not
+    counted.
+
+    Columns: level, density (mean over seeds), training_steps (before the mask is known), examples
+    (those trained on and those scored), forward_passes and backward_passes (over single examples),
+    flops (2 per multiply-add; of the dense network, since that is what runs: pruned weights are
+    zeros), seconds (of all seeds side by side, divided by their number; compilation included).
+
+    Iterative pruning trains all levels before its own. `prune_at` trains to its step and scores in
+    rounds; a score's operations are counted in its own program, its passes are those of its recipe
+    (nan where that does not know).
+
+    Args:
+      runs: from `find_tickets` or `prune_at`; controls and retrained tickets have the masks of
+        these.
+
+    Raises:
+      ValueError: for scores whose operations cannot be counted (`jaxticket.analysis.flops.count`).
+
+    Reference: Frankle's thesis, section 5.2 and Figure 5-1; KD-LTS, Table 1 (search cost).
+    """
+    score: Score = from_table("score", runs.pruning.score, SCORES)
+    rows = []
+    for level, density in zip(runs.levels, runs.densities, strict=True):
+        if level == 0:
+            found: dict[str, float] = dict.fromkeys(_NAMES, 0.0)
+        elif isinstance(runs.pruning, EarlyPruning):
+            found = _early(runs, runs.pruning, score)
+        else:
+            found = _levels(runs, runs.pruning, score, level)
+        rows.append({"level": level, "density": float(density), **found})
+    return results.frame(rows)
+
+
+def score_flops(net: Network, score: str | Score, examples: Examples) -> float:
+    """Operations of scoring once, all its examples together; 2 per multiply-add.
+
+    Args:
+      net: the network.
+      score: a name in `jt.SCORES` or a function.
+      examples: what it looks at.
+    """
+    return _score_flops(net, from_table("score", score, SCORES), examples)
+
+
+@functools.lru_cache(maxsize=64)
+def _score_flops(net: Network, score: Score, examples: Examples) -> float:
+    recipe = recipe_of(score)
+    params, stats = jax.eval_shape(net.init, jax.random.key(0))
+    batches, size = (examples.batches, examples.size) if recipe.data else (1, 1)
+    x = jax.ShapeDtypeStruct((batches, size, *net.shape), np.float32)
+    y = jax.ShapeDtypeStruct((batches, size), np.int32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def scored(params: Any, stats: Any, x: Any, y: Any, key: Any) -> Any:
+        look = context_maker(net, stats, recipe, key=key)
+        context = look(params, masks.ones(params), (x, y), prunable_of(net, params))
+        return score(params, context, key=key)
+
+    return flops.count(scored, params, stats, x, y, key)
+
+
+def _early(runs: Runs, pruning: EarlyPruning, score: Score) -> dict[str, float]:
+    recipe = recipe_of(score)
+    examples = checked_examples(pruning, runs.data, score)
+    rounds = pruning.rounds or recipe.rounds
+    looked = examples.batches * examples.size * rounds if recipe.data else 0
+    passes = recipe.passes or (np.nan, np.nan)
+    # a score that looks at no data passes once over an example that it makes
+    each = looked if recipe.data else rounds
+    seeds = len(runs.seeds)
+    trained = _training(runs, pruning.step)
+    scoring = {
+        "examples": looked,
+        "forward_passes": each * passes[0],
+        "backward_passes": each * passes[1],
+        "flops": rounds * score_flops(runs.net, score, examples),
+        "seconds": _seconds(runs, "masks", "prune_seconds") / (seeds * len(pruning.densities)),
+    }
+    trunk = next((row for row in runs.costs if row["unit"] == "dense"), None)
+    if trunk is not None and pruning.step:
+        steps = trunk["training_steps"]
+        trained["seconds"] = trunk["train_seconds"] / seeds * pruning.step / steps
+    return {name: trained[name] + scoring.get(name, 0.0) for name in _NAMES}
+
+
+def _levels(runs: Runs, pruning: Pruning, score: Score, level: int) -> dict[str, float]:
+    recipe, seeds = recipe_of(score), len(runs.seeds)
+    before = range(1) if pruning.one_shot else range(level)
+    steps, seconds = 0, 0.0
+    for n in before:
+        steps += runs.training.steps - (pruning.rewind_step if n else 0)
+        groups = sum(h.level == n for h in runs.histories)
+        trained = _seconds(runs, f"level {n}", "train_seconds", exact=True)
+        pruned = _seconds(runs, f"level {n}", "prune_seconds", exact=True)
+        share = 1 if not pruning.one_shot else 1 / max(1, len(runs.levels) - 1)
+        seconds += (trained / max(1, groups) + pruned * share) / seeds
+    size = min(pruning.score_batch_size, len(runs.data.train))
+    looked = pruning.score_batches * size * len(before) if recipe.data else 0
+    passes = recipe.passes or (np.nan, np.nan)
+    each = looked if recipe.data else len(before)
+    operations = score_flops(runs.net, score, Examples(pruning.score_batches, size))
+    trained = _training(runs, steps)
+    scoring = {
+        "examples": looked,
+        "forward_passes": each * passes[0],
+        "backward_passes": each * passes[1],
+        "flops": len(before) * operations,
+        "seconds": seconds,
+    }
+    return {name: trained[name] + scoring.get(name, 0.0) for name in _NAMES}
+
+
+def _training(runs: Runs, steps: int) -> dict[str, float]:
+    """What so many steps of one replica cost; a backward pass is two forward ones."""
+    examples = steps * runs.training.batch_size
+    return {
+        "training_steps": steps,
+        "examples": examples,
+        "forward_passes": examples,
+        "backward_passes": examples,
+        "flops": 3 * examples * of_network(runs.net)["flops"],
+        "seconds": 0.0,
+    }
+
+
+def _seconds(runs: Runs, unit: str, column: str, *, exact: bool = False) -> float:
+    rows = [
+        row for row in runs.costs
+        if (row["unit"] == unit if exact else str(row["unit"]).startswith(unit))
+    ]  # fmt: skip
+    return float(sum(row.get(column, 0.0) or 0.0 for row in rows))
