@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 
 from jaxticket import parallel
-from jaxticket.data.batches import batch_indices
+from jaxticket.data.batches import balanced_indices, batch_indices
 from jaxticket.data.blocks import Request, blocks
 from jaxticket.data.crops import DRAWS
 from jaxticket.data.stream import Stream
@@ -308,6 +308,14 @@ def score_indices(*, key: Key, examples: int, batches: int, size: int) -> Array:
     return jax.vmap(lambda i: batch_indices(words, i, examples=examples, batch_size=size))(
         jnp.arange(batches, dtype=jnp.int32)
     )
+
+
+def balanced_score_indices(labels: Array, *, key: Key, per_class: int, number: int) -> Array:
+    """The examples that a score looks at where every class is to be there equally often, int32
+    [number], from the same order as `score_indices`.
+    """
+    words = permutation_words(stream(key, "batches"))
+    return balanced_indices(labels, words, per_class=per_class, number=number)
 
 
 def _on_host(fn: Callable[..., Any]) -> Callable[..., Any]:

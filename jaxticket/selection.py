@@ -12,9 +12,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxticket import parallel, trees
-from jaxticket.data.batches import balanced_indices
 from jaxticket.evaluate import cross_entropy, normalized
-from jaxticket.feed import score_indices
+from jaxticket.feed import balanced_score_indices, score_indices
 from jaxticket.networks.flax import no_tap
 from jaxticket.prune import prune_in_rounds
 from jaxticket.rng import stream
@@ -98,7 +97,7 @@ def pruner(
             if wanted.per_class is None:
                 index = score_indices(key=key, examples=data.y.shape[0], batches=batches, size=size)
             else:
-                index = balanced_indices(
+                index = balanced_score_indices(
                     data.y, key=key, per_class=wanted.per_class, number=batches * size
                 ).reshape(batches, size)
             x, by = jnp.take(data.x, index.reshape(-1), axis=0), data.by

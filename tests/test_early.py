@@ -11,8 +11,8 @@ import pytest
 import jaxticket as jt
 from jaxticket import masks, parallel
 from jaxticket.checkpoint import RunFolder
-from jaxticket.data.batches import balanced_indices
 from jaxticket.early import prune_at
+from jaxticket.feed import balanced_score_indices
 from jaxticket.rng import stream
 from jaxticket.scores.recipe import recipe_of
 from jaxticket.selection import Examples, Selection, context_maker, pruner
@@ -99,7 +99,7 @@ def by_hand(net, data, score, params, stats, seed, density, per_class=4):
     key = jax.random.key(seed)
     recipe = recipe_of(score)
     drawn = stream(key, "prune", np.int32(0))
-    index = balanced_indices(jnp.asarray(data.train.y), key=drawn, per_class=per_class,
+    index = balanced_score_indices(jnp.asarray(data.train.y), key=drawn, per_class=per_class,
                              number=3 * per_class)  # fmt: skip
     assert np.bincount(data.train.y[np.asarray(index)]).tolist() == [per_class] * 3
     x = (data.train.x[np.asarray(index)].astype(np.float32) - data.mean) / data.std
@@ -328,13 +328,13 @@ def test_fresh_batches_in_every_round(prune):
 
 def test_parts_of_a_batch_hold_every_class(data):
     """Class by class in turn, so that parts are balanced; all examples differ."""
-    index = balanced_indices(
+    index = balanced_score_indices(
         jnp.asarray(data.train.y), key=jax.random.key(0), per_class=6, number=18
     )
     labels = data.train.y[np.asarray(index)].reshape(6, 3)
     assert (np.sort(labels, axis=1) == np.arange(3)).all()
     assert len(set(np.asarray(index).tolist())) == 18
-    other = balanced_indices(
+    other = balanced_score_indices(
         jnp.asarray(data.train.y), key=jax.random.key(1), per_class=6, number=18
     )
     assert set(np.asarray(index).tolist()) != set(np.asarray(other).tolist())

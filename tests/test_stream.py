@@ -366,6 +366,24 @@ def test_copies_of_a_stream_are_those_of_data_in_memory(folder, in_memory):
     pd.testing.assert_frame_equal(a, b, rtol=1e-3, atol=1e-5)
 
 
+def test_scores_see_of_a_stream_what_they_see_of_data_in_memory(folder, in_memory):
+    data = dataclasses.replace(streamed(folder), mean=in_memory.data.mean, std=in_memory.data.std)
+    options = {
+        "density": 0.2, "per_class": 2, "dense": False, "seeds": (1, 2), "mesh": in_memory.mesh,
+        "progress": False,
+    }  # fmt: skip
+    training = TRAINING.replace(steps=2)
+    both = [
+        jt.prune_at(in_memory.net, source, training, score=gradient_score, **options)
+        for source in (in_memory.data, data)
+    ]
+    same_tickets(*both)
+    with pytest.raises(ValueError, match=r"`score` 'force' draws new batches .* a stream does not"):
+        jt.prune_at(in_memory.net, data, training, score="force", **options)
+    with pytest.raises(ValueError, match=r"`per_class` asks for 500 .* of each class, but class"):
+        jt.prune_at(in_memory.net, data, training, **{**options, "per_class": 500})
+
+
 @pytest.mark.slow
 def test_a_run_that_stopped_in_the_middle_goes_on(folder, in_memory, tmp_path, monkeypatch):
     """On two devices that share each batch, with evaluation images that stay there."""

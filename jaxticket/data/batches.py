@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import math
 
-import jax
 import jax.numpy as jnp
 
 from jaxticket.rng import mix, permuted
-from jaxticket.types import Array, Key
+from jaxticket.types import Array
 
 
 def steps_per_epoch(examples: int, batch_size: int, last_batch: str = "wrap") -> int:
@@ -88,21 +87,23 @@ def batch_indices(
     return permuted(position, of_place, examples).astype(jnp.int32)
 
 
-def balanced_indices(labels: Array, *, key: Key, per_class: int, number: int) -> Array:
-    """Random examples, so many of each class: int32 [number].
+def balanced_indices(labels: Array, words: Array, *, per_class: int, number: int) -> Array:
+    """So many examples of each class, the first of each in a random order: int32 [number].
 
     They come class by class in turn, so that every run of as many examples as there are classes
     holds one of each. Each class needs at least `per_class` examples.
 
     Args:
       labels: int32 [examples].
-      key: which are drawn.
+      words: the order's `rng.permutation_words`; that of the first epoch is meant.
       per_class: examples of each class.
       number: per_class times the number of classes.
     """
     classes = number // per_class
-    draws = jax.random.bits(key, labels.shape)
-    order = jnp.lexsort((draws, labels))
+    examples = labels.shape[0]
+    places = jnp.arange(examples, dtype=jnp.uint32)
+    shuffled = permuted(places, _of_epoch(words, jnp.uint32(0))[None], examples).astype(jnp.int32)
+    order = shuffled[jnp.argsort(labels[shuffled], stable=True)]
     counts = jnp.sum(labels[:, None] == jnp.arange(classes)[None], axis=0, dtype=jnp.int32)
     first = jnp.cumsum(counts) - counts
     place = first[None] + jnp.arange(per_class, dtype=jnp.int32)[:, None]
