@@ -40,7 +40,15 @@ NETWORKS = {
     "conv8": "Conv-8",
     "resnet20": "ResNet-20",
     "resnet50": "ResNet-50",
+    "resnet18": "ResNet-18",
+    "vgg11": "VGG-11",
     "vgg16": "VGG-16",
+    "vgg19": "VGG-19",
+    "vgg2_16": "VGG2-16",
+    "wrn14_8": "WRN-14-8",
+    "wrn14_10": "WRN-14-10",
+    "wrn20_8": "WRN-20-8",
+    "wrn32_2": "WRN-32-2",
     "vgg19_one_ticket": "VGG-19",
 }
 DATA = {"mnist": "MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN"}
@@ -131,6 +139,14 @@ class Job:
         """The preset's rewind step, shrunk like the schedule; 0 where it rewinds the rate."""
         usual = self.preset
         return round(usual.pruning.rewind_step * self.size.steps / usual.training.steps)
+
+    @property
+    def densities(self) -> tuple[float, ...]:
+        """Those of the levels but the first, which is dense: what `search` comes to level by level
+        and `early` prunes to at once.
+        """
+        ladder = jt.densities(self.size.levels, self.size.fraction)
+        return tuple(float(density) for density in ladder[1:])
 
     @property
     def network_name(self) -> str:
@@ -309,6 +325,17 @@ def search(job: Job, *, branches: Sequence[str] = (), sub: str = "", **pruning: 
         branches=branches,
         folder=job.folder / sub,
     )
+
+
+def early(job: Job, score: Any, *, sub: str = "", **options: Any) -> Any:
+    """`jt.prune_at` within the budget, in the job's folder or one below it.
+
+    At the densities of the job's levels and at initialization, if `options` do not say otherwise.
+    Runs, or for several steps a dict of them.
+    """
+    _on_time(job)
+    usual = {"density": job.densities, "seeds": range(job.size.seeds), "folder": job.folder / sub}
+    return jt.prune_at(job.net, job.data, job.training, **{"score": score, **usual, **options})
 
 
 def retrain(job: Job, runs: jt.Runs, change: str, **options: Any) -> jt.Runs:

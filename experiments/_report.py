@@ -133,6 +133,7 @@ def save(
     tables: Mapping[str, Any] | None = None,
     more: Mapping[str, Any] | None = None,
     bands: str = "bands go from the least to the greatest seed",
+    pruning: str | None = None,
 ) -> None:
     """Writes figures and small tables into the job's folder, and a copy of them if asked to.
 
@@ -143,10 +144,11 @@ def save(
       tables: further small tables by file name.
       more: further settings to write down.
       bands: what the bands of the figures are.
+      pruning: how networks come to their densities, for captions; by levels if None.
     """
     small = {**({} if table is None else {"final": _final(table)}), **(tables or {})}
     for figure in figures.values():
-        jt.plots.caption(figure, _note(job, figure, bands))
+        jt.plots.caption(figure, _note(job, figure, bands, pruning))
     _write(job.folder, job.folder / "figures", figures, small)
     seconds = count_seconds(job.folder, finished=True)
     print(f"\nresults in {job.folder}")
@@ -170,15 +172,16 @@ def save(
         pyplot.close(figure)
 
 
-def _note(job: Job, figure: Figure, bands: str) -> str:
+def _note(job: Job, figure: Figure, bands: str, pruning: str | None) -> str:
     """Where a figure's numbers come from, and how to read what it draws."""
     note = (
         f"{job.folder.name}: {job.network_name} on {job.data_name} ({len(job.data.train):,} "
         f"training, {len(job.data.test):,} test examples), {seeds(job)}, {job.size.steps:,} steps "
         f"of batch {job.training.batch_size}"
     )
-    if job.size.levels:
-        note += f", {100 * job.size.fraction:g}% pruned per level"
+    if pruning is None and job.size.levels:
+        pruning = f"{100 * job.size.fraction:g}% pruned per level"
+    note += f", {pruning}" if pruning else ""
     if any(ax.collections for ax in figure.axes):
         note += f"; lines are means, {bands}"
     if any(line.get_label() == "_exit" for ax in figure.axes for line in ax.lines):

@@ -49,6 +49,8 @@ _VGG16 = tuple(f"vgg16-cifar10{variant}" for variant in ("", "-low", "-warmup"))
 # the steps around which tickets (500) and dense networks (2,000) become stable
 _STEPS = ("--at", "0", "100", "250", "500", "1000", "2000", "4000")
 _CONVS = tuple(f"conv{depth}-cifar10" for depth in (4, 6, 8))
+_CHAPTER_5 = (_RESNET20[0], _VGG16[0])
+_SNIP = ("vgg16", "vgg2_16", "wrn14_8", "wrn14_10", "wrn20_8")
 
 _BENCHMARKS = (
     Run(
@@ -129,6 +131,43 @@ RUNS = (
     *(_paper("thesis_ch3/early_stopping.py", preset, f"Figure 3-8, {preset}") for preset in _CONVS),
     _paper("one_ticket/global_and_layerwise.py", "vgg19-cifar10-one_ticket", "One ticket, Fig. 1"),
     _paper("one_ticket/random_masks.py", "vgg19-cifar10-one_ticket", "One ticket, Fig. A1"),
+    # chapter 5 and the leaderboard
+    *(
+        _paper(f"thesis_ch5/{script}.py", preset, f"{figures}, {preset}", short=f"ch5_{script}")
+        for preset in _CHAPTER_5
+        for script, figures in (
+            ("at_initialization", "Figures 5-4, 5-6, 5-10 and 5-11"),
+            ("by_step", "Figures 5-12 and 5-14"),
+            ("ablations", "Figures 5-5 and 5-8"),
+            ("after_training", "Figure 5-13"),
+            ("variants", "Figures 5-7 and 5-9"),
+        )
+    ),
+    _paper("leaderboard.py", _RESNET20[0], "accuracy, cost and controls of every method"),
+    *(
+        _paper("thesis_ch5/replication.py", f"{network}-cifar10-grasp", "sections 5.3.5 and 5.4.4")
+        for network in ("wrn32_2", "vgg19")
+    ),
+    *(
+        _paper("thesis_ch5/replication.py", f"{network}-cifar10-snip", "section 5.3.4")
+        for network in _SNIP
+    ),
+    *(
+        _paper("thesis_ch5/replication.py", preset, "Table 5.2")
+        for preset in (
+            *(f"{network}-cifar10-synflow" for network in ("vgg11", "vgg16", "resnet18")),
+            "resnet18-cifar10-synflow_tuned",
+        )
+    ),
+    *(
+        _paper(
+            "thesis_ch5/at_initialization.py",
+            f"{network}-cifar10-synflow",
+            "Figure 5-3",
+            *("--fraction", "0.5"),
+        )
+        for network in ("vgg11", "vgg16")
+    ),
     # twenty dilations of every level: the dearest figure comes last
     *(
         _paper("thesis_ch3/dilation.py", preset, f"Figure 3-9, {preset}")

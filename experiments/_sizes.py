@@ -44,7 +44,14 @@ QUICK: dict[str, Size] = {
     # narrower is hardly faster: many small operations
     "resnet20": dataclasses.replace(_DEEP, width=0.5),
     "vgg16": dataclasses.replace(_DEEP, width=0.125),
-    "vgg19_one_ticket": dataclasses.replace(_DEEP, width=0.125),
+    **{
+        name: dataclasses.replace(_DEEP, width=0.125)
+        for name in ("vgg19_one_ticket", "vgg11", "vgg19", "vgg2_16", "resnet18")
+    },
+    **{
+        name: dataclasses.replace(_DEEP, width=0.125) for name in ("wrn14_8", "wrn14_10", "wrn20_8")
+    },
+    "wrn32_2": dataclasses.replace(_DEEP, width=0.5),
 }
 """Quick sizes by network: narrow, on part of the data, with the schedule shrunk in proportion."""
 

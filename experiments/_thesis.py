@@ -16,6 +16,23 @@ TABLE_4_2: dict[str, dict[str, float]] = {
     "vgg16-cifar10-warmup": {"ticket": 93.2, "random": 90.1, "reinit": 90.7},
 }
 
+# footnote 8 of chapter 5: the least density at which one-shot magnitude pruning after training
+# matches the dense network ("highest matching sparsity"), by network; of LeNet that of Table 4.1
+MATCHING = {
+    "resnet20": 0.262,
+    "vgg16": 0.069,
+    "resnet18": 0.035,
+    "resnet50": 0.328,
+    "lenet": 0.035,
+}
+# section 5.7.1: percentage of convolutional channels with nothing left at that density
+NEURONS: dict[str, dict[str, float]] = {
+    "resnet20": {"magnitude": 0, "snip": 5, "grasp": 1, "synflow": 31, "synflow_shuffle": 1},
+    "vgg16": {"magnitude": 0, "snip": 11, "grasp": 6, "synflow": 52, "synflow_shuffle": 0},
+    "resnet18": {"snip": 32, "grasp": 14, "synflow": 69, "synflow_shuffle": 3.5},
+    "resnet50": {"magnitude": 0, "snip": 7, "grasp": 1, "synflow": 29, "synflow_shuffle": 13},
+}
+
 
 def reported(preset: Preset) -> dict[str, float]:
     """What the source prints for a setting, in percent by branch: "dense" first."""

@@ -319,3 +319,166 @@ def test_chapter_4_from_a_file(tmp_path, digits_npz):
     sizes = pictures(folder / "figures")
     assert {"figure_4-13.png", "figure_4-18.png", "heat_map.png", "figure_4-33.png"} <= set(sizes)
     assert min(sizes.values()) > 10_000
+
+
+def test_the_figure_of_schedules_needs_no_training(tmp_path):
+    """Also: densities that were measured, and a preset of which none are known."""
+    folder = tmp_path / "reported"
+    done = run("thesis_ch5/schedules.py", "--preset", "vgg16-cifar10", "--folder", folder)
+    rows = pd.read_csv(folder / "schedules.csv").set_index("branch")
+    assert rows.loc["ticket"].tolist() == [1000, 0.015]
+    assert rows.loc["magnitude_after_training"].tolist() == [63000, 0.069]
+    assert rows.loc["snip", "step"] == 0 and "as reported in the thesis" in done.stdout
+    assert pictures(folder)["figure_5-1.png"] > 10_000
+
+    final = tmp_path / "final.csv"
+    means = {"ticket": [0.9], "snip": [0.895, 0.88, 0.9], "random": [0.5, 0.9, 0.9]}
+    pd.DataFrame(
+        [
+            {"branch": name, "level": level, "density": 0.5**level, "mean": mean, "split": "test"}
+            for name, values in means.items()
+            for level, mean in enumerate(values, start=name != "ticket")
+        ]
+    ).to_csv(final, index=False)
+    run("thesis_ch5/schedules.py", "--final", final, "--folder", tmp_path / "measured")
+    rows = pd.read_csv(tmp_path / "measured" / "schedules.csv")
+    # what comes after a density that was too low does not count
+    assert rows[["branch", "step", "density"]].to_numpy().tolist() == [["snip", 0, 0.5]]
+    done = run("thesis_ch5/schedules.py", "--preset", "conv4-cifar10", check=False)
+    assert done.returncode and "`preset` 'conv4-cifar10' has no reported densities" in done.stderr
+
+
+def tidy(values, level=1):
+    """Final accuracies by branch, as a table of runs."""
+    return pd.DataFrame(
+        [
+            {
+                "seed": seed,
+                "level": level if branch != "dense" else 0,
+                "density": 0.5 if branch != "dense" else 1.0,
+                "branch": branch if branch != "dense" else "ticket",
+                "step": 10,
+                "split": "test",
+                "metric": "accuracy",
+                "value": value,
+            }
+            for branch, own in values.items()
+            for seed, value in enumerate(own)
+        ]
+    )
+
+
+def test_a_control_is_passed_by_a_clear_gap(helpers):
+    controls = importlib.import_module("_controls")
+    try:
+        # by hand: gaps of 2, 0.4 and 2 points; pooled deviations of 0.1, 0 and 2 points
+        table = tidy(
+            {
+                "dense": [0.9, 0.9],
+                "snip": [0.800, 0.800],
+                "snip_shuffle": [0.781, 0.779],
+                "snip_reinit": [0.796, 0.796],
+                "snip_inverted": [0.80, 0.76],
+                "erk": [0.7, float("nan")],
+                "erk_shuffle": [0.5, 0.5],
+            }
+        )
+        rows = controls.differences(table).set_index(["method", "control"])
+        assert list(rows.index) == [
+            *(("snip", name) for name in ("shuffle", "reinit", "inverted")),
+            ("erk", "shuffle"),
+        ]
+        assert rows["difference"].iloc[:3].tolist() == pytest.approx([-2.0, -0.4, -2.0])
+        assert rows["std"].iloc[:3].tolist() == pytest.approx([0.1, 0.0, 2.0], abs=1e-6)
+        assert rows["passes"].tolist() == [True, False, False, None]
+        assert controls.said(rows.iloc[0]) == "-2.0 +- 0.1 *"
+        assert controls.said(rows.iloc[3]) == "diverged"
+        # without a spread nothing is judged
+        rows = controls.differences(table[table["seed"] == 0])
+        assert rows["passes"].isna().all()
+        named = controls.named(tidy({"dense": [0.9], "ticket": [0.8], "shuffle": [0.7]}), "grasp")
+        assert named["branch"].tolist() == ["ticket", "grasp", "grasp_shuffle"]
+        panel = controls.in_one_panel(table, "snip")
+        assert set(panel["branch"]) == {"ticket", "unmodified", "shuffle", "reinit", "inverted"}
+        assert controls.base("magnitude_after_training") == ("magnitude_after_training", "")
+        assert controls.order(["erk_reinit", "snip", "erk", "erk_shuffle"]) == [
+            *("erk", "erk_shuffle", "erk_reinit", "snip")
+        ]
+    finally:
+        sys.modules.pop("_controls", None)
+
+
+SMALL_RUN = ("--share", 1.0, "--steps", 10, "--seeds", 2, "--levels", 2, "--fraction", 0.7)
+
+
+def test_chapter_5_refuses_what_it_does_not_know(small_color):
+    done = run("thesis_ch5/replication.py", "--preset", "lenet-mnist", check=False)
+    assert done.returncode and "`preset` must be one of vgg16-cifar10-snip" in done.stderr
+    done = run("thesis_ch5/ablations.py", "--methods", "snap", "--data", small_color, check=False)
+    assert done.returncode and "`methods` must be some of" in done.stderr and "snap" in done.stderr
+
+
+@pytest.mark.slow
+def test_chapter_5_from_a_file(tmp_path, digits_npz):
+    options = ("--data", digits_npz, *SMALL_RUN)
+    folder = tmp_path / "init"
+    methods = ("--methods", "magnitude_after_training", "random", "snip", "synflow")
+    done = run("thesis_ch5/at_initialization.py", *options, *methods, "--folder", folder)
+    ends = pd.read_csv(folder / "final.csv")
+    names = {"ticket", "magnitude_after_training", "random", "snip", "synflow", "synflow_shuffle"}
+    assert set(ends["branch"]) == names
+    assert set(ends[ends["branch"] == "ticket"]["level"]) == {0}
+    layers = pd.read_csv(folder / "layers.csv")
+    kept = layers.groupby(["branch", "seed"])["kept"].sum()
+    # nearest to 3.5%, the shuffled mask keeps as many in each layer
+    assert set(kept) == {round(0.09 * (24 * 24 * 300 + 300 * 100 + 100 * 10))}
+    each = layers.pivot_table(index=["seed", "layer"], columns="branch", values="kept")
+    assert (each["synflow"] == each["synflow_shuffle"]).all()
+    units = pd.read_csv(folder / "units.csv")
+    dead = units[units["threshold"] == 0].groupby("branch")["share"].mean()
+    assert dead["synflow"] > max(dead["synflow_shuffle"], dead["random"])
+    figures = {"figure_5-4.png", "figure_5-6.png", "figure_5-11.png"}
+    assert figures <= set(pictures(folder / "figures"))
+    assert "units with nothing left at 9% of weights" in done.stdout
+
+    folder = tmp_path / "ablations"
+    methods = ("--methods", "magnitude", "snip")
+    run("thesis_ch5/ablations.py", *options, *methods, "--folder", folder)
+    found = pd.read_csv(folder / "controls.csv")
+    assert len(found) == 2 * 3 * 2 and set(found["level"]) == {1, 2}
+    assert set(pictures(folder / "figures")) == {"figure_5-5.png"}
+
+    folder = tmp_path / "steps"
+    run("thesis_ch5/by_step.py", *options[:-4], "--at", 0, 10, *methods, "--folder", folder)
+    rows = pd.read_csv(folder / "steps.csv")
+    assert set(rows[rows["branch"] == "snip_reinit"]["pruned_at"]) == {0, 10}
+    # at the end there is nothing left to rewind to
+    assert set(rows[rows["branch"] == "LTR"]["pruned_at"]) == {0}
+    assert set(pictures(folder / "figures")) == {"figure_5-12.png", "figure_5-14.png"}
+
+
+@pytest.mark.slow
+def test_variants_and_the_leaderboard_from_a_file(tmp_path, digits_npz):
+    options = ("--data", digits_npz, *SMALL_RUN)
+    folder = tmp_path / "variants"
+    methods = ("--methods", "snip", "force", "grasp", "grasp_inverted")
+    run("thesis_ch5/variants.py", *options, *methods, "--folder", folder)
+    assert set(pictures(folder / "figures")) == {"figure_5-7.png", "figure_5-9.png"}
+
+    folder = tmp_path / "after"
+    run("thesis_ch5/after_training.py", *options, "--methods", "magnitude", "--folder", folder)
+    assert set(pictures(folder / "figures")) == {"figure_5-13.png"}
+
+    folder = tmp_path / "leaderboard"
+    names = ("ticket", "rewound_ticket", "magnitude_after_training", "snip", "erk")
+    done = run("leaderboard.py", *options, "--methods", *names, "--folder", folder)
+    costs = pd.read_csv(folder / "costs.csv").groupby("branch")["cost"].mean()
+    assert costs["erk"] == 0 < costs["snip"] < costs["magnitude_after_training"]
+    assert costs["magnitude_after_training"] == pytest.approx(1, abs=0.01)
+    assert costs["ticket"] == pytest.approx(2, abs=0.01)
+    found = pd.read_csv(folder / "controls.csv")
+    assert set(found["method"]) == set(names) - {"erk"} and set(found["level"]) == {2}
+    assert len(found[found["method"] == "snip"]) == 3
+    assert len(found[found["method"] == "ticket"]) == 2
+    assert set(pictures(folder / "figures")) == {"accuracy.png", "controls.png", "cost.png"}
+    assert "the method passes" in done.stdout

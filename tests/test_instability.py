@@ -520,6 +520,7 @@ def test_one_program_trains_trunk_and_copies(net, data, mesh):
     assert program(net, training, mesh, 2).traces() - before == 1
 
 
+@pytest.mark.slow
 def test_few_at_once_and_other_meshes_give_the_same(inst, net, data, training):
     for mesh, at_once in (
         (jt.parallel.mesh(devices=jax.devices()[:1]), 3),
@@ -721,6 +722,7 @@ def test_all_points_share_a_program(net, data, training, mesh):
     assert run._run.between._cache_size() <= before + 1
 
 
+@pytest.mark.slow
 def test_recomputed_statistics_of_a_split_batch(data):
     """Batches that two devices share give the statistics of whole batches."""
     net = jt.networks.conv(data.shape, data.classes, depth=2, norm="batch", width=0.05)

@@ -344,6 +344,7 @@ def test_a_stream_trains_as_data_in_memory(folder, in_memory):
     assert program(runs.net, TRAINING, runs.mesh, 3).traces() == 2
 
 
+@pytest.mark.slow
 def test_copies_of_a_stream_are_those_of_data_in_memory(folder, in_memory):
     data = dataclasses.replace(
         streamed(folder, hold_bytes=0), mean=in_memory.data.mean, std=in_memory.data.std

@@ -1,0 +1,119 @@
+"""What a control does to a method: how much worse it is, and whether that is more than the spread.
+
+Tables have branches METHOD and METHOD_CONTROL ("snip", "snip_shuffle"), the dense network is level
+0 of branch "ticket".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import jaxticket as jt
+
+# KD-LTS asks for "a clear gap" and prints no number: at least half a point, and two pooled
+# standard deviations
+GAP, DEVIATIONS = 0.5, 2.0
+CONTROLS = ("shuffle", "reinit", "inverted", "sign_flip")
+
+
+def named(table: Any, method: str) -> Any:
+    """The table of a method's runs with its branches called METHOD and METHOD_CONTROL.
+
+    The dense network stays level 0 of branch "ticket".
+    """
+    pruned = table["level"] > 0
+    own = table["branch"].replace("ticket", method)
+    controls = f"{method}_" + table["branch"]
+    own = own.where(table["branch"] == "ticket", controls)
+    return table.assign(branch=own.where(pruned, table["branch"]))
+
+
+def differences(table: Any) -> Any:
+    """What each control changes of each method's final test accuracy.
+
+    A method passes a control, that is, it is sensitive to it, where its mean accuracy is above the
+    control's by a clear gap: at least 0.5 points, and 2 pooled standard deviations over seeds,
+    sqrt((s_method^2 + s_control^2) / 2). Whoever does not pass has found how much of each layer to
+    keep, or nothing at all, but not which weights.
+
+    Args:
+      table: tidy table of runs.
+
+    Returns:
+      One row per method, control and level: method, control, level, density, difference (of the
+      means, control minus method, in points: nan where a seed diverged), std (pooled, in points;
+      nan for one seed) and passes (None where there is no difference or no spread to judge by).
+
+    Reference: KD-LTS, definitions 6.2 and 6.3.
+    """
+    final = jt.speed.final(table)
+    values = {
+        place: 100 * rows["value"].to_numpy(float)
+        for place, rows in final.groupby(["branch", "level"])
+    }
+    densities = final.groupby(["branch", "level"])["density"].median()
+    names, rows = order(final["branch"]), []
+    for branch, level in sorted(values, key=lambda place: (names.index(place[0]), place[1])):
+        control = values[branch, level]
+        method, name = base(branch)
+        if not name or (method, level) not in values:
+            continue
+        own = values[method, level]
+        gap = float(control.mean() - own.mean())
+        many = len(own) > 1 and len(control) > 1
+        pooled = np.sqrt((own.var(ddof=1) + control.var(ddof=1)) / 2) if many else np.nan
+        judged = bool(np.isfinite(gap) and np.isfinite(pooled))
+        rows.append(
+            {
+                "method": method,
+                "control": name,
+                "level": int(level),
+                "density": float(densities[method, level]),
+                "difference": gap if np.isfinite(gap) else np.nan,
+                "std": float(pooled),
+                "passes": bool(-gap >= GAP and -gap >= DEVIATIONS * pooled) if judged else None,
+            }
+        )
+    return jt.results.frame(rows)
+
+
+def base(branch: str) -> tuple[str, str]:
+    """The method and the control that a branch's name stands for; no control for a method.
+
+    >>> base("erk_shuffle"), base("grasp_absolute"), base("magnitude_after_training")
+    (('erk', 'shuffle'), ('grasp_absolute', ''), ('magnitude_after_training', ''))
+    """
+    for control in CONTROLS:
+        if branch.endswith(f"_{control}"):
+            return branch.removesuffix(f"_{control}"), control
+    return branch, ""
+
+
+def in_one_panel(table: Any, method: str) -> Any:
+    """A method's rows, called "unmodified", and those of its controls, "shuffle" and so on: between
+    panels of several methods colours tell controls apart. The dense network stays.
+    """
+    parts = table["branch"].map(base)
+    own = parts.map(lambda part: part[0] == method) | (table["level"] == 0)
+    names = parts.map(lambda part: part[1] or "unmodified")
+    return table.assign(branch=names.where(table["level"] > 0, table["branch"]))[own]
+
+
+def order(names: Any) -> list[str]:
+    """Methods in the order of figures, each with its controls behind it."""
+    names = list(dict.fromkeys(names))
+    places = {name: i for i, name in enumerate(dict.fromkeys(base(name)[0] for name in names))}
+    return sorted(
+        names,
+        key=lambda name: (places[base(name)[0]], ("", *CONTROLS).index(base(name)[1])),
+    )
+
+
+def said(row: Any) -> str:
+    """A difference in words: "-3.1 +- 0.4 *", where the star says that the method passes."""
+    if not np.isfinite(row["difference"]):
+        return "diverged"
+    spread = f" +- {row['std']:.1f}" if np.isfinite(row["std"]) else ""
+    return f"{row['difference']:+.1f}{spread}" + (" *" if row["passes"] else "")

@@ -1,0 +1,152 @@
+"""How long scoring and pruning take, in steps and epochs of ordinary training.
+
+Networks at initialization are scored on 10 examples of each class and pruned to 10% of their
+weights, by the compiled program that `jt.prune_at` uses, one seed per device. A step is one of the
+training program's (batch 60 for LeNet, 128 for ResNet-20), an epoch 60,000 and 50,000 examples of
+it. Compilation is not counted. Data are random, of the shape of MNIST and CIFAR-10.
+
+Command:  python experiments/benchmarks/scores.py [--networks lenet resnet20 --rounds 3 --publish]
+Cost:     6 minutes on 2 CPU cores, most of it for ResNet-20
+Expected: one-shot scores cost less than 5 steps, scores of 100 rounds less than 3 epochs
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+from _machine import described, machine, publish
+from tqdm import tqdm
+
+import jaxticket as jt
+from jaxticket.jobs import Jobs, job_plan
+from jaxticket.prune import round_counts
+from jaxticket.rng import root_keys
+from jaxticket.scores.recipe import recipe_of
+from jaxticket.selection import Examples, Selection, Weights, prunable_of, pruner
+from jaxticket.train import program, put_data
+
+EXAMPLES = {"lenet": 60_000, "resnet20": 50_000}
+STEPS = {"lenet": 100, "resnet20": 3}
+# FORCE draws new examples in each of 60 rounds
+SCORES = ("magnitude", "snip", "grasp", "prospr", "synflow", "iterative_snip", "force")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Scoring and pruning against ordinary training."""
+
+    networks: tuple[str, ...] = ("lenet", "resnet20")
+    """Names of networks: lenet, resnet20."""
+    scores: tuple[str, ...] = SCORES
+    """Names of scores."""
+    rounds: int = 3
+    """How often everything is measured."""
+    publish: bool = False
+    """Whether to write experiments/results/benchmarks/scores.csv and scores.json."""
+
+
+def main(settings: Settings) -> None:
+    """Measures every score on every network."""
+    jt.cpu_devices()
+    here = machine("jax", "flax", "numpy") | {"platform": jax.default_backend()}
+    print(f"{here}\n")
+    rows: list[dict[str, Any]] = []
+    for name in settings.networks:
+        rows += measured(name, settings)
+    for name in settings.networks:
+        own = [row for row in rows if row["network"] == name]
+        print(f"\n{name}: median (least to greatest) of {settings.rounds} rounds")
+        print(f"{'':16}{'rounds':>7}  {'milliseconds':26}{'in steps':26}in epochs")
+        for score in ("step", *settings.scores):
+            mine = [row for row in own if row["what"] == score]
+            columns = (described([row[c] for row in mine]) for c in ("ms", "steps", "epochs"))
+            print(f"{score:16}{mine[0]['rounds']:7}  " + "".join(f"{c:26}" for c in columns))
+    if settings.publish:
+        publish("scores", rows, {"machine": here, "settings": dataclasses.asdict(settings)})
+
+
+def measured(name: str, settings: Settings) -> list[dict[str, Any]]:
+    """One row per score and round; "step" is one step of training."""
+    rng = np.random.default_rng(0)
+    shape = (28, 28, 1) if name == "lenet" else (32, 32, 3)
+    x, y = rng.integers(0, 256, (2_000, *shape)).astype(np.uint8), np.arange(2_000) % 10
+    data = jt.data.from_arrays(x, y, x[:100], y[:100])
+    net = jt.NETWORKS[name](data.shape, data.classes)
+    batch = 60 if name == "lenet" else 128
+    training = jt.Training(
+        steps=10**6, batch_size=batch, optimizer="adam" if name == "lenet" else "momentum", lr=1e-3
+    )
+    mesh = jt.parallel.mesh()
+    count = mesh.shape[jt.parallel.SEED]
+    run, placed = program(net, training, mesh, len(data.splits)), put_data(data, training, mesh)
+    keys = jt.parallel.put(np.asarray(jax.random.key_data(root_keys(range(count)))), mesh)
+    typed, zeros = jax.random.wrap_key_data(keys), np.zeros(count, np.int32)
+    params, stats = run.init(zeros, typed)
+    mask = jt.masks.ones(params)
+    jobs = Jobs(params, stats, mask, np.asarray(keys), zeros, job_plan(training, count))
+    plan = jt.parallel.put(jobs.plan, mesh)
+    steps = STEPS[name]
+
+    def train(state: Any) -> Any:
+        target = np.full(count, steps, np.int32)
+        return run.chunk(target, state, plan, target, zeros > 0, placed)
+
+    calls = {}
+    prunable = prunable_of(net, jax.eval_shape(net.init, jax.random.key(0))[0])
+    like = jax.eval_shape(net.init, jax.random.key(0))[0]
+    for score in tqdm(settings.scores, desc=f"{name}: compiling", unit=""):
+        function = jt.SCORES[score]
+        recipe = recipe_of(function)
+        examples = Examples(1, 100, 10) if recipe.data else Examples(1, 1)
+        select = pruner(net, mesh, Selection(function, examples=examples), False)
+        keeps = round_counts(like, 0.1, recipe.rounds, prunable=prunable)
+        arguments = (
+            np.ones(count, np.int32),
+            Weights(params, stats, mask, typed, jt.parallel.put(zeros - 1, mesh)),
+            params,
+            jt.parallel.put(np.broadcast_to(keeps, (count, *keeps.shape)).copy(), mesh),
+            zeros,
+            placed,
+        )
+        calls[score] = (recipe.rounds, lambda s=select, a=arguments: jax.block_until_ready(s(*a)))
+        calls[score][1]()
+
+    def fresh() -> Any:
+        # the state gives up its memory to every call
+        return jax.block_until_ready(run.start(zeros, params, stats, mask, typed, zeros))
+
+    jax.block_until_ready(train(fresh()))
+    rows = []
+    for number in tqdm(range(settings.rounds), desc=f"{name}: measuring", unit=" rounds"):
+        state = fresh()
+        began = time.perf_counter()
+        jax.block_until_ready(train(state))
+        step = (time.perf_counter() - began) / steps
+        epoch = step * EXAMPLES[name] / batch
+        for score, (rounds, call) in {"step": (1, None), **calls}.items():
+            seconds = step
+            if call is not None:
+                began = time.perf_counter()
+                call()
+                seconds = time.perf_counter() - began
+            rows.append(
+                {
+                    "network": name,
+                    "what": score,
+                    "rounds": rounds,
+                    "round": number,
+                    "ms": round(1000 * seconds, 3),
+                    "steps": round(seconds / step, 3),
+                    "epochs": round(seconds / epoch, 5),
+                }
+            )
+    return rows
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))

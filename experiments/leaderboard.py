@@ -1,0 +1,234 @@
+"""Every method that finds a mask, on one preset: accuracy, cost, and which controls it passes.
+
+Tickets (IMP from step 0 and with rewinding, learning-rate rewinding, one shot), magnitude pruning
+after training, every score at initialization, and random masks with the layouts ERK and smart
+ratio, at one ladder of densities. At one of them every method is also trained with its masks
+shuffled within layers, with new weights, and with its ranking turned round.
+
+A method *passes* a control where its mean accuracy is above the control's by a clear gap: at least
+0.5 points and two pooled standard deviations over seeds. It is then sensitive to what the control
+destroys (KD-LTS, definitions 6.2 and 6.3, which ask for a clear gap and print no number); a method
+that fails them has found how much of each layer to keep, and not which weights. What is not judged
+(one seed, or a network that diverged) passes nothing and fails nothing.
+
+Command:  python experiments/leaderboard.py [--preset NAME] [--size paper] [--budget MINUTES]
+Makes:    accuracy.png, cost.png, controls.png, final.csv, costs.csv, controls.csv; all three tables
+          in the terminal. A cost of 1 is the operations of training one dense network.
+Cost:     see experiments/README.md.
+Expected: at paper size tickets with rewinding and magnitude after training lead and are sensitive
+          to all controls; they cost several dense trainings and one. SNIP, GraSP, SynFlow and
+          magnitude at initialization cost next to nothing, beat random masks, and are not sensitive
+          to shuffle and reinit. For layouts the sources print no such numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import tyro
+from _controls import differences, named, said
+from _job import Job, budget, early, prepare, retrain, search
+from _job import Settings as Common
+from _report import cell, save, seeds
+from _sizes import LENET
+from matplotlib import pyplot
+
+import jaxticket as jt
+
+CONTROLS = ("shuffle", "reinit", "inverted")
+Find = Callable[[Job, str], jt.Runs]
+"""Finds masks at every density of a job and trains what they leave, in a folder of the job's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A line of the leaderboard.
+
+    Attributes:
+      find: finds masks and trains what they leave.
+      inverted: the same with the ranking turned round, or None where there is none.
+    """
+
+    find: Find
+    inverted: Find | None = None
+
+
+def tickets(*, late: bool = False, **pruning: Any) -> Method:
+    """Iterative magnitude pruning; `late` rewinds to the preset's rewind step (see `late_step`)."""
+
+    def find(job: Job, sub: str) -> jt.Runs:
+        return search(job, sub=sub, **({"rewind": late_step(job)} if late else {}), **pruning)
+
+    return Method(find)
+
+
+def scored(score: Any, *, ranked: bool = True, **options: Any) -> Method:
+    """Pruning at once by a score; `ranked` is whether there is a ranking to turn round."""
+
+    def find(job: Job, sub: str) -> jt.Runs:
+        return early(job, score, sub=sub, dense=False, **options)
+
+    def turned(job: Job, sub: str) -> jt.Runs:
+        return early(job, jt.scores.inverted(score), sub=sub, dense=False, **options)
+
+    return Method(find, turned if ranked else None)
+
+
+# a method that learns masks is one more line
+METHODS: dict[str, Method] = {
+    "ticket": tickets(),
+    "rewound_ticket": tickets(late=True),
+    "lrr": tickets(rewind="learning_rate"),
+    "one_shot": tickets(one_shot=True),
+    "magnitude_after_training": scored("magnitude", step="end"),
+    **{
+        name: scored(name, ranked=name != "random")
+        for name in jt.SCORES
+        # a control, and an ablation that is random pruning in all but name
+        if name not in ("grasp_inverted", "standardized_magnitude")
+    },
+    "erk": scored("random", ranked=False, scope="erk"),
+    "smart_ratio": scored("random", ranked=False, scope="smart_ratio"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Common):
+    """Options of this script: those of all, methods, and the density of the controls."""
+
+    methods: tuple[str, ...] | None = None
+    """Names of METHODS in this script; all of them if not given."""
+    at_density: float | None = None
+    """Density of the controls and of the costs (the nearest of the ladder); the middle one if not
+    given."""
+    controls: tuple[str, ...] = CONTROLS
+    """shuffle, reinit, sign_flip and inverted."""
+
+
+def late_step(job: Job) -> int:
+    """The step to rewind to: the preset's, or where it has none 2% of training."""
+    return job.late or max(1, round(0.02 * job.size.steps))
+
+
+def report(job: Job, table: Any, costs: Any, found: Any, level: int) -> None:
+    """Prints accuracies by density with the cost at one of them, and what controls change there."""
+    rows = jt.speed.matching(table, margin=job.settings.margin, test_size=len(job.data.test))
+    rows = rows.set_index(["branch", "level"])
+    names = [name for name in costs["branch"].unique() if name != "dense"]
+    looks = jt.plots.branch_styles(names)
+    cost = costs.groupby("branch")["cost"].mean()
+    print(f"\n{job.network_name} on {job.data_name} ({job.preset.name}, {job.settings.size} size)")
+    print(f"final test accuracy in %, mean (min to max) over {seeds(job)}; cost in dense trainings")
+    print(f"at {100 * job.densities[level - 1]:.3g}%; dense {cell(rows.loc[('ticket', 0)])}\n")
+    print(f"{'density':32}{'cost':>9}" + "".join(f"{100 * d:21.2f}%" for d in job.densities))
+    for name in names:
+        cells = (
+            cell(rows.loc[(name, n)]) if (name, n) in rows.index else "-"
+            for n in range(1, len(job.densities) + 1)
+        )
+        words = "".join(f"{word:>22}" for word in cells)
+        print(f"{looks[name].label:32}{cost[name]:9.3g}{words}")
+    if found.empty:
+        return
+    print("\ncontrol minus method, in points +- pooled standard deviation; * the method passes\n")
+    for method, own in found.groupby("method", sort=False):
+        words = (f"{row['control']} {said(row)}" for _, row in own.iterrows())
+        print(f"{method:28}" + "".join(f"{word:>28}" for word in words))
+
+
+def costs_of(job: Job, found: dict[str, jt.Runs], table: Any, level: int) -> Any:
+    """A row per method and seed at one density: branch, seed, accuracy, cost (operations spent to
+    find the mask, in dense trainings), training_steps and seconds; then the dense networks'.
+    """
+    forward = jt.layers.cost(job.net)["flops"]
+    whole = 3.0 * forward * job.training.steps * job.training.batch_size
+    final = jt.speed.final(table)
+    rows = []
+    for name, runs in found.items():
+        spent = jt.costs.finding(runs).set_index("level").loc[level]
+        own = final[(final["branch"] == name) & (final["level"] == level)]
+        rows += [
+            {
+                "branch": name,
+                "seed": int(seed),
+                "accuracy": float(value),
+                "cost": float(spent["flops"]) / whole,
+                "training_steps": float(spent["training_steps"]),
+                "seconds": float(spent["seconds"]),
+            }
+            for seed, value in zip(own["seed"], own["value"], strict=True)
+        ]
+    dense = final[final["level"] == 0]
+    nothing = {"branch": "dense", "cost": 0.0, "training_steps": 0.0, "seconds": 0.0}
+    rows += [
+        {**nothing, "seed": int(seed), "accuracy": float(value)}
+        for seed, value in zip(dense["seed"], dense["value"], strict=True)
+    ]
+    return jt.results.frame(rows)
+
+
+def own_names(table: Any, name: str) -> Any:
+    """As `named`, with the dense network's rows left out: those of one method are enough."""
+    return named(table[table["level"] > 0], name)
+
+
+def main(settings: Settings) -> None:
+    """Trains every method and its controls and draws the three figures."""
+    names = tuple(METHODS) if settings.methods is None else settings.methods
+    if unknown := [name for name in names if name not in METHODS] or not names:
+        raise ValueError(f"`methods` must be some of {', '.join(METHODS)}, got {unknown or 'none'}")
+    quick = {"seeds": 2, "levels": 2, "fraction": 0.74, "steps": 150, "eval_every": 150, "pool": 2}
+    lenet = {**{key: getattr(LENET, key) for key in quick}, "levels": 3, "fraction": 0.7}
+    lenet |= {"steps": 300, "eval_every": 300}
+    paper = {"levels": 10, "fraction": 0.36}
+    job = prepare(__file__, settings, quick=quick, lenet=lenet, paper=paper)
+    ladder = job.densities
+    middle = ladder[len(ladder) // 2]
+    asked = settings.at_density or middle
+    level = 1 + min(range(len(ladder)), key=lambda i: abs(math.log(ladder[i] / asked)))
+    branches = [control for control in settings.controls if control != "inverted"]
+    found, tables = {}, []
+    with budget(job):
+        # the dense networks that all are compared with: those of magnitude after training
+        dense = early(job, "magnitude", step="end")
+        tables.append(dense.table()[dense.table()["level"] == 0])
+        for name in names:
+            method = METHODS[name]
+            runs = dense if name == "magnitude_after_training" else method.find(job, name)
+            found[name] = runs
+            tables.append(own_names(runs.table(), name))
+            # random masks have nothing to shuffle
+            shuffled = branches if name not in ("random", "erk", "smart_ratio") else []
+            for control in shuffled:
+                changed = retrain(job, runs, control, levels=(level,))
+                tables.append(own_names(changed.table(), name))
+            if "inverted" in settings.controls and method.inverted is not None:
+                turned = method.inverted(job, f"{name}_inverted")
+                own = own_names(turned.table(), f"{name}_inverted")
+                tables.append(own[own["level"] == level])
+    table: Any = jt.results.concat(tables)
+    judged = differences(table)
+    costs = costs_of(job, found, table, level)
+    report(job, table, costs, judged, level)
+    figures = {}
+    with jt.plots.style():
+        figures["accuracy"], ax = pyplot.subplots(figsize=(7.2, 5.2), layout="constrained")
+        jt.plots.accuracy(table, ax, branches=list(names))
+        figures["cost"], ax = pyplot.subplots(figsize=(7.2, 4.6), layout="constrained")
+        jt.plots.accuracy_against_cost(costs, ax, band="minmax")
+        if not judged.empty:
+            rows = 0.9 + 0.3 * judged["method"].nunique()
+            figures["controls"], ax = pyplot.subplots(
+                figsize=(5.6, max(2.4, rows)), layout="constrained"
+            )
+            jt.plots.controls(judged, ax)
+    more = {"methods": names, "controls": settings.controls, "at_density": ladder[level - 1]}
+    small = {"costs": costs, "controls": judged}
+    save(job, figures, table, tables=small, more=more, pruning="densities by level or at once")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))

@@ -1,0 +1,226 @@
+"""What the scripts of chapter 5 share: methods by name, quick sizes, tables in the terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from _controls import base, differences, in_one_panel, named, order, said
+from _job import Job, early
+from _job import Settings as Common
+from _report import cell, seeds, shared_legend
+from _sizes import LENET
+from _thesis import MATCHING
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+
+import jaxticket as jt
+from jaxticket.jobs import changed
+from jaxticket.presets import Preset
+
+AT_ONCE = "each density pruned at once"
+BANDS = "bands go from the least to the greatest seed"
+# images of 16 x 16 and few steps: some minutes; 26%, 6.8% and 1.8% of weights
+SMALL = {
+    "seeds": 2,
+    "levels": 3,
+    "fraction": 0.74,
+    "steps": 200,
+    "eval_every": 200,
+    "pool": 2,
+    "test_examples": 2_000,
+    "eval_train_examples": 500,
+}
+# of LeNet 45, 20, 9.1, 4.1 and 1.8%; nothing is looked at before the end
+USUAL = {
+    **{name: getattr(LENET, name) for name in SMALL},
+    "levels": 5,
+    "fraction": 0.55,
+    "eval_every": 600,
+}
+# every second level of 20% per level, to 1.2%
+PAPER = {"levels": 10, "fraction": 0.36}
+# what differs from pruning at initialization by the score of the same name
+METHODS: dict[str, dict[str, Any]] = {
+    "magnitude_after_training": {"score": "magnitude", "step": "end"}
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Common):
+    """Options of the scripts of this chapter: those of all, and which methods."""
+
+    methods: tuple[str, ...] | None = None
+    """Names of scores (see jaxticket.SCORES) and "magnitude_after_training"; the script's own if
+    not given."""
+
+
+def seeds_of(settings: Common) -> int:
+    """Seeds of the source: five, where the preset does not say otherwise."""
+    return jt.preset(settings.preset).replicates or 5
+
+
+def chosen(job: Job, settings: Settings, usual: Sequence[str]) -> tuple[str, ...]:
+    """The methods to run.
+
+    Raises:
+      ValueError: for a name that is no method.
+    """
+    names = tuple(dict.fromkeys(usual if settings.methods is None else settings.methods))
+    known = {*METHODS, *jt.SCORES}
+    if unknown := [name for name in names if name not in known] or not names:
+        raise ValueError(
+            f"`methods` must be some of {', '.join(sorted(known))}, got {unknown or 'none'}"
+        )
+    return names
+
+
+def density_of(preset: Preset) -> float:
+    """The density of the source's experiments at one density: the least that matches with magnitude
+    pruning after training.
+    """
+    return MATCHING.get(str(preset.network), preset.matching_density or 0.1)
+
+
+def level_of(job: Job, density: float) -> int:
+    """The level of the job nearest to a density, in proportion."""
+    near = [abs(math.log(one / density)) for one in job.densities]
+    return 1 + near.index(min(near))
+
+
+def run(job: Job, method: str, *, sub: str | None = None, **options: Any) -> Any:
+    """The runs of a method, in the folder of its name; those of several steps by step.
+
+    Args:
+      job: the job.
+      method: a name in `METHODS`, a score's, or that with "_inverted".
+      sub: another folder.
+      options: of `jt.prune_at`.
+    """
+    own = {"score": method, "dense": False, **METHODS.get(method, {})}
+    if method not in jt.SCORES and base(method)[1] == "inverted":
+        own = {**own, "score": jt.scores.inverted(base(method)[0])}
+    options = {**own, **options}
+    return early(job, options.pop("score"), sub=method if sub is None else sub, **options)
+
+
+def ablated(job: Job, method: str, controls: Sequence[str], **options: Any) -> list[Any]:
+    """Tables of a method and of its controls: METHOD and METHOD_CONTROL.
+
+    Args:
+      job: the job.
+      method: its name.
+      controls: "shuffle", "reinit" and "sign_flip" change what is trained; "inverted" turns the
+        score's ranking round, which are runs of its own.
+      options: of `jt.prune_at`.
+    """
+    branches = tuple(name for name in controls if name != "inverted")
+    tables = [named(run(job, method, branches=branches, **options).table(), method)]
+    if "inverted" in controls:
+        turned = f"{method}_inverted"
+        own = run(job, turned, **{**options, "sub": turned, "dense": False})
+        tables.append(named(own.table(), turned))
+    return tables
+
+
+def control_masks(runs: jt.Runs, level: int, control: str | None = None) -> jt.Runs:
+    """The runs with one level alone, its masks as a control trained them if there is one."""
+    ticket = runs.by_level[level]
+    if control is not None:
+        change = jt.BRANCHES[control]
+        ticket = changed(change, ticket, runs.seeds, name=control, net=runs.net, mesh=runs.mesh)
+    return dataclasses.replace(runs, by_level={level: ticket})
+
+
+def branches_of(table: Any) -> list[str]:
+    """The branches of a table but the dense network's, methods in the order of the table."""
+    return order(table[table["level"] > 0]["branch"].unique())
+
+
+def report(job: Job, table: Any, *, title: str = "pruned at initialization") -> Any:
+    """Prints final test accuracies, methods by densities; returns them as a table."""
+    rows = jt.speed.matching(table, margin=job.settings.margin, test_size=len(job.data.test))
+    names = branches_of(table)
+    looks = jt.plots.branch_styles(names)
+    densities = rows[rows["level"] > 0].groupby("level")["density"].median()
+    rows = rows.set_index(["branch", "level"])
+    print(f"\n{job.network_name} on {job.data_name} ({job.preset.name}, {job.settings.size} size)")
+    print(f"{title}: final test accuracy in %, mean (min to max) over {seeds(job)}")
+    print(f"dense {cell(rows.loc[('ticket', 0)])}; * is as accurate as that\n")
+    wide = max(len(look.label) for look in looks.values()) + 2
+    print(f"{'density':{wide}}" + "".join(f"{100 * density:21.2f}%" for density in densities))
+    for name in names:
+        print(
+            f"{looks[name].label:{wide}}" + "".join(_cell(rows, name, n) for n in densities.index)
+        )
+    return rows.reset_index()
+
+
+def _cell(rows: Any, name: str, level: int) -> str:
+    if (name, level) not in rows.index:
+        return f"{'-':>22}"
+    row = rows.loc[(name, level)]
+    star = "*" if row["matching"] else " "
+    return f"{cell(row) + star:>22}"
+
+
+def report_controls(table: Any) -> Any:
+    """Prints what every control changes, in points; returns that as a table."""
+    found = differences(table)
+    print("\ncontrol minus method, in points +- pooled standard deviation; * the method is")
+    print("sensitive: better by at least 0.5 points and two such deviations\n")
+    densities = found.groupby("level")["density"].median()
+    print(f"{'density':36}" + "".join(f"{100 * density:17.2f}%" for density in densities))
+    cells = {
+        (row["method"], row["control"], row["level"]): said(row) for _, row in found.iterrows()
+    }
+    names = order(f"{method}_{control}" for method, control, _ in cells)
+    for name in names:
+        row = "".join(f"{cells.get((*base(name), n), '-'):>18}" for n in densities.index)
+        print(f"{' '.join(base(name)).replace('_', ' '):36}{row}")
+    return found
+
+
+def figure_of(names: Iterable[str], table: Any, *, split: str = "test") -> Figure:
+    """Final accuracy against density, one panel."""
+    with jt.plots.style():
+        figure, ax = pyplot.subplots(figsize=(5.6, 4.0), layout="constrained")
+        jt.plots.accuracy(table, ax, branches=list(names), split=split)
+    return figure
+
+
+def panels(methods: Sequence[str], table: Any, draw: Any = None, **options: Any) -> Figure:
+    """A panel per method: the method and its controls.
+
+    Args:
+      methods: names of methods.
+      table: tidy table with branches METHOD and METHOD_CONTROL.
+      draw: function of `jt.plots`; accuracy against density if None.
+      options: of that function.
+    """
+    draw = jt.plots.accuracy if draw is None else draw
+    rows = -(-len(methods) // 2)
+    with jt.plots.style():
+        figure, axes = pyplot.subplots(
+            rows, 2, figsize=(8.4, 0.4 + 3.0 * rows), layout="constrained", squeeze=False
+        )
+        for ax, method in zip(axes.flat, methods, strict=False):
+            own = in_one_panel(table, method)
+            draw(own, ax, branches=branches_of(own), ylim=_limits(own), legend=False, **options)
+            ax.set_title(jt.plots.branch_styles([method])[method].label)
+        for ax in list(axes.flat)[len(methods) :]:
+            ax.remove()
+        shared_legend(figure, list(axes.flat)[: len(methods)])
+    return figure
+
+
+def _limits(table: Any) -> tuple[float, float]:
+    """Limits in percent that show all but inverted methods, whose lines may leave the panel."""
+    final = table[(table["split"] == "test") & (table["metric"] == "accuracy")]
+    final = final[(final["step"] == final["step"].max()) & (final["branch"] != "inverted")]
+    values = 100 * final["value"].astype(float)
+    low, high = float(values.min()), float(values.max())
+    room = max(0.06 * (high - low), 0.5)
+    return max(0.0, low - room), min(100.0, high + room)

@@ -1,0 +1,167 @@
+"""Figures 5-12 and 5-14 of Frankle's thesis: pruning at a step k of training.
+
+Dense networks are trained to step k, pruned to one density, and trained with the whole schedule
+from its start, for every k and method. LTR is the upper line: the mask of magnitude pruning after
+training on the weights of step k, trained for the remaining steps as in chapter 4. Figure 5-14
+shows the controls of every method. `--preset` chooses the panels: lenet-mnist,
+resnet20-cifar10, vgg16-cifar10.
+
+Command:  python experiments/thesis_ch5/by_step.py [--preset NAME] [--size paper]
+          [--budget MINUTES]
+Makes:    figures 5-12 and 5-14, steps.csv, controls.csv; accuracies by step and what each control
+          changes in the terminal.
+Cost:     see experiments/README.md.
+Expected: at paper size (26.2% of ResNet-20, 6.9% of VGG-16) random pruning is as accurate at every
+          step. Magnitude, SNIP and SynFlow become better the later they prune, GraSP hardly.
+          Magnitude pruning reaches at step 25,000 (26,000) what LTR has at 1,000 (2,000). It
+          becomes sensitive to shuffling and reinitialization after 5,000 (10,000) steps, and so
+          does SNIP.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import _path  # noqa: F401
+import tyro
+from _controls import differences, named, order, said
+from _early import SMALL, USUAL, chosen, density_of, panels, run, seeds_of
+from _early import Settings as Common
+from _job import Job, budget, prepare, search
+from _report import save, seeds
+from matplotlib import pyplot
+
+import jaxticket as jt
+
+METHODS = ("random", "magnitude", "snip", "grasp", "synflow")
+LTR = "LTR"
+# steps of the source's training; at quick size shares of the shorter one
+PAPER = (0, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 30_000, 40_000)
+SHARES = {"lenet": (0, 0.05, 0.25, 1), "default": (0, 0.25, 1)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Common):
+    """Options of this script: those of the chapter, steps k, the density and the controls."""
+
+    at: tuple[int, ...] | None = None
+    """Steps at which to prune, of the training at its size; the last one is after training."""
+    at_density: float | None = None
+    """Density to prune to: 0.262 for ResNet-20, 0.069 for VGG-16, 0.035 for LeNet."""
+    controls: tuple[str, ...] | None = None
+    """shuffle, reinit, inverted, sign_flip; the first three if not given (a quick ResNet: two)."""
+
+
+def steps_of(job: Job, settings: Settings) -> tuple[int, ...]:
+    """The steps at which to prune.
+
+    Raises:
+      ValueError: for a step outside of the training.
+    """
+    last = job.size.steps
+    if settings.at is not None:
+        steps = settings.at
+    elif settings.size == "quick":
+        shares = SHARES.get(str(job.preset.network), SHARES["default"])
+        steps = tuple(round(share * last) for share in shares)
+    else:
+        shrink = last / job.preset.training.steps
+        steps = (*(round(k * shrink) for k in PAPER if k * shrink < last), last)
+    steps = tuple(sorted(set(steps)))
+    if not steps or steps[0] < 0 or steps[-1] > last:
+        raise ValueError(f"`at` must be steps in [0, {last}], got {steps}")
+    return steps
+
+
+def report(job: Job, table: Any, found: Any) -> None:
+    """Prints mean final accuracies by step, and what every control changes there."""
+    final = jt.results.concat(
+        jt.speed.final(own).assign(pruned_at=k) for k, own in table.groupby("pruned_at")
+    )
+    dense = 100 * final[final["level"] == 0]["value"].mean()
+    own = final[final["level"] > 0]
+    wide = own.pivot_table(index="branch", columns="pruned_at", values="value", sort=False) * 100
+    names = order(wide.index)
+    looks = jt.plots.branch_styles(names)
+    print(f"\n{job.network_name} on {job.data_name} ({job.preset.name}, {job.settings.size} size)")
+    print(f"final test accuracy in % by step of pruning, means over {seeds(job)}")
+    print(f"{100 * job.densities[0]:.3g}% of weights; dense {dense:.1f}\n")
+    print(f"{'step':44}" + "".join(f"{k:>10}" for k in wide.columns))
+    for name in names:
+        cells = (wide.loc[name, k] for k in wide.columns)
+        print(f"{looks[name].label:44}" + "".join(f"{value:10.1f}" for value in cells))
+    if found.empty:
+        return
+    print("\ncontrol minus method, in points +- pooled standard deviation; * is sensitive")
+    for (method, control), rows in found.groupby(["method", "control"], sort=False):
+        words = "".join(f"{said(row):>18}" for _, row in rows.sort_values("pruned_at").iterrows())
+        print(f"{method:12} {control:10}{words}")
+
+
+def main(settings: Settings) -> None:
+    """Prunes at every step with every method, trains, and draws accuracy against the step."""
+    density = settings.at_density or density_of(jt.preset(settings.preset))
+    one = {"levels": 1, "fraction": round(1 - density, 6)}
+    job = prepare(
+        __file__,
+        settings,
+        quick={**SMALL, **one, "steps": 150, "eval_every": 150},
+        lenet={**USUAL, **one, "steps": 400, "eval_every": 400},
+        paper={**one, "seeds": seeds_of(settings)},
+    )
+    small = settings.size == "quick" and job.preset.network != "lenet"
+    methods = chosen(job, settings, METHODS)
+    usual = ("shuffle", "reinit") if small else ("shuffle", "reinit", "inverted")
+    controls = usual if settings.controls is None else settings.controls
+    steps = steps_of(job, settings)
+    tables = []
+    with budget(job):
+        # LTR from the last step would be trained no more
+        for k in (k for k in steps if k < job.size.steps):
+            own = search(job, sub=f"ltr-{k}", one_shot=True, rewind=k)
+            tables.append(named(own.table(), LTR).assign(pruned_at=k))
+        for name in methods:
+            # without a score there is nothing to take away
+            tried = () if name == "random" else controls
+            branches = tuple(control for control in tried if control != "inverted")
+            parts = {name: run(job, name, step=steps, branches=branches, dense=True)}
+            if "inverted" in tried:
+                parts[f"{name}_inverted"] = run(job, f"{name}_inverted", step=steps)
+            tables += [
+                named(own.table(), label).assign(pruned_at=k)
+                for label, by_step in parts.items()
+                for k, own in by_step.items()
+            ]
+    table = jt.results.concat(tables).drop_duplicates(
+        ["seed", "level", "branch", "pruned_at", "step", "split", "metric"], ignore_index=True
+    )
+    found = jt.results.concat(
+        differences(own).assign(pruned_at=k) for k, own in table.groupby("pruned_at")
+    )
+    report(job, table, found)
+    marks = [m for m in job.training.milestones if steps[0] <= m <= steps[-1]]
+    shown = table.assign(branch=table["branch"].where(table["level"] > 0, "dense"))
+    with jt.plots.style():
+        figure, ax = pyplot.subplots(figsize=(5.6, 4.0), layout="constrained")
+        jt.plots.accuracy_at_step(shown, ax, branches=[LTR, *methods], band="minmax", marks=marks)
+    figures = {"figure_5-12": figure}
+    own = [name for name in methods if len(found) and name in set(found["method"])]
+    if own:
+        figures["figure_5-14"] = panels(
+            own, table, jt.plots.accuracy_at_step, band="minmax", marks=marks
+        )
+    final = jt.speed.over_seeds(
+        jt.results.concat(
+            jt.speed.final(own).assign(pruned_at=k) for k, own in table.groupby("pruned_at")
+        ),
+        by=["pruned_at"],
+    )
+    more = {"methods": methods, "controls": controls, "at": steps, "at_density": density}
+    tables = {"steps": final, "controls": found}
+    pruning = f"pruned to {100 * density:.3g}% at the step shown, then trained with all steps"
+    save(job, figures, tables=tables, more=more, pruning=pruning)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))

@@ -1,0 +1,64 @@
+"""Figures 5-7 and 5-9 of Frankle's thesis: SNIP in rounds, and which weights GraSP should remove.
+
+Figure 5-7 has SNIP in one round and in 100; FORCE, which is not in the thesis, lets pruned weights
+come back in every round. Figure 5-9 has GraSP as published (the weights with the highest scores are
+removed), inverted (the lowest), and removing the smallest |score|. Figure 5-10 is made by
+at_initialization.py. `--preset` chooses the panels: lenet-mnist, resnet20-cifar10, vgg16-cifar10.
+
+Command:  python experiments/thesis_ch5/variants.py [--preset NAME] [--size paper]
+          [--budget MINUTES]
+Makes:    figures 5-7 and 5-9, final.csv; accuracies by density in the terminal.
+Cost:     see experiments/README.md.
+Expected: at paper size 100 rounds make no difference to SNIP at the densities of the thesis (they
+          may below). GraSP inverted is as accurate as GraSP, and removing the smallest |score| is
+          better than both, most of all at low densities.
+"""
+
+from __future__ import annotations
+
+import _path  # noqa: F401
+import tyro
+from _controls import named
+from _early import (
+    AT_ONCE,
+    PAPER,
+    SMALL,
+    USUAL,
+    Settings,
+    chosen,
+    figure_of,
+    report,
+    run,
+    seeds_of,
+)
+from _job import budget, prepare
+from _report import save
+
+import jaxticket as jt
+
+ROUNDS = ("snip", "iterative_snip", "force")
+REMOVED = ("grasp", "grasp_inverted", "grasp_absolute")
+
+
+def main(settings: Settings) -> None:
+    """Prunes with every variant, trains, and draws final accuracy against density."""
+    paper = {**PAPER, "seeds": seeds_of(settings)}
+    job = prepare(__file__, settings, quick=SMALL, lenet=USUAL, paper=paper)
+    methods = chosen(job, settings, (*ROUNDS, *REMOVED))
+    tables = []
+    with budget(job):
+        for i, name in enumerate(methods):
+            # the first trains the dense networks, in the folder that the others are in
+            runs = run(job, name, sub="" if i == 0 else None, dense=i == 0)
+            tables.append(named(runs.table(), name))
+    table = jt.results.concat(tables)
+    report(job, table)
+    figures = {}
+    for name, variants in (("figure_5-7", ROUNDS), ("figure_5-9", REMOVED)):
+        if own := [method for method in variants if method in methods]:
+            figures[name] = figure_of(own, table)
+    save(job, figures, table, more={"methods": methods}, pruning=AT_ONCE)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))
