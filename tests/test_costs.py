@@ -42,6 +42,10 @@ def test_a_score_counts_what_its_program_multiplies(net):
     assert jt.costs.score_flops(net, "synflow", two) == FORWARD + BACKWARD
     # the gradient, and a Hessian product that carries a second number through both passes
     assert jt.costs.score_flops(net, "grasp", two) >= 12 * 2.5 * (FORWARD + BACKWARD)
+    # what one batch computes for the gradient is not computed again
+    once = jt.costs.score_flops(net, "grasp", Examples(1, 12))
+    several = jt.costs.score_flops(net, "grasp", two)
+    assert 12 * 1.5 * (FORWARD + BACKWARD) <= once <= 0.8 * several
     more = jt.costs.score_flops(net, jt.scores.configured("prospr", steps=5), two)
     assert more > jt.costs.score_flops(net, "prospr", two) > 12 * 4 * (FORWARD + BACKWARD)
 
