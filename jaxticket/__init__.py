@@ -12,6 +12,7 @@ from jaxticket import stability as stability
 from jaxticket.analysis import costs as costs
 from jaxticket.analysis import layers as layers
 from jaxticket.analysis import speed as speed
+from jaxticket.analysis.telemetry import telemetry as telemetry
 from jaxticket.branches import BRANCHES as BRANCHES
 from jaxticket.data import DATASETS as DATASETS
 from jaxticket.early import prune_at as prune_at

@@ -111,13 +111,16 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
       exclude: patterns of paths, such as "dense_2", that are never pruned and not counted in P.
       per_class: training examples of each class that a score looks at, drawn per seed; None for
         `batches` of `batch_size` drawn without looking at labels.
-      batches: parts of equal size that are looked at one after another, to bound memory; each holds
-        every class equally often. BatchNorm sees one part at a time.
+      batches: parts of equal size that are looked at one after another, which bounds the memory of
+        activations (images themselves are all there, as whole numbers where the data are); each
+        holds every class equally often. BatchNorm sees one part at a time.
       batch_size: examples of a batch, with per_class=None.
       seeds: one replica each; initialization and batches are functions of the seed alone.
       branches: controls to train beside the pruned networks at every density: names in
         `jt.BRANCHES` ("shuffle", "reinit", "sign_flip") or change functions.
-      mesh, folder, at_once, save_every, progress: as for `find_tickets`.
+      mesh, folder, save_every, progress: as for `find_tickets`.
+      at_once: replicas that one device holds at most; None for all seeds and branches of a density,
+        on GPU and TPU of all densities and steps.
 
     Returns:
       Runs, whose branch "ticket" are the pruned networks; for several steps, one Runs for each, by
@@ -136,9 +139,9 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
     if at_once is not None and at_once < 1:
         raise ValueError(f"`at_once` must be at least 1, got {at_once}")
     function: Score = from_table("score", score, SCORES)
-    several = not isinstance(step, (int, str)) and isinstance(step, Sequence)
+    several = not isinstance(step, str) and np.ndim(step) > 0
     steps = checked_steps(step, training, schedule)
-    densities = (density,) if isinstance(density, (int, float)) else tuple(density)
+    densities = tuple(float(d) for d in np.atleast_1d(np.asarray(density, float)))
     if not callable(scope) and scope not in ("global", "layer"):
         from_table("scope", scope, {"global": len, "layer": len, **LAYOUTS})
     prunings = tuple(
@@ -224,12 +227,12 @@ def checked_steps(
     step: int | str | Sequence[int | str], training: Training, schedule: str
 ) -> tuple[int, ...]:
     """The steps at which to prune, ascending."""
-    given = [step] if isinstance(step, (int, str)) else list(step)
+    given: list[Any] = np.atleast_1d(np.asarray(step, dtype=object)).tolist()
     if not given:
         raise ValueError('`step` is empty; pass a step, "end", or several of them')
     steps = []
     for k in given:
-        k = training.steps if k == "end" else k
+        k = training.steps if isinstance(k, str) and k == "end" else k
         if isinstance(k, (str, bool)) or int(k) != k or not 0 <= k <= training.steps:
             raise ValueError(
                 f'`step` must be "end" or a step from 0 to {training.steps}, where training ends, '

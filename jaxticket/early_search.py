@@ -16,7 +16,7 @@ from jaxticket.branches import Change
 from jaxticket.checks import from_table
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
-from jaxticket.feed import StreamedData
+from jaxticket.feed import StreamedData, balanced_examples
 from jaxticket.jobs import (
     Arrays,
     Bench,
@@ -155,16 +155,22 @@ class EarlySearch:
 
     def _prune(self, pruning: EarlyPruning, origin: Ticket, diverged: np.ndarray) -> None:
         """The masks of all densities at one step."""
-        plan, size = self.plan, self.bench.size
+        plan = self.plan
         # a network that diverges later is whole at this step
-        lost = np.where((diverged >= 0) & (diverged < pruning.step), diverged, -1).astype(np.int32)
+        lost = np.where((diverged >= 0) & (diverged <= pruning.step), diverged, -1)
+        lost = lost.astype(np.int32)
         seeds = len(plan.seeds)
         wanted = [(n, i) for n in range(1, len(pruning.densities) + 1) for i in range(seeds)]
+        # places that no replica needs would be scored too where they run vmapped
+        size = parallel.block_size(len(wanted), self.bench.mesh, None)
+        size = min(size, self.bench.size)
         blocks, began = [], time.perf_counter()
         for first in range(0, len(wanted), size):
             own = wanted[first : first + size]
             name = f"masks-{pruning.step:07d}-{first:04d}-{first + len(own):04d}"
-            blocks.append(self._mask_unit(name, own, origin, lost))
+            blocks.append(self._mask_unit(name, own, origin, lost, size))
+            if self.bench.folder is not None and self.bench.interrupt.signal is not None:
+                self.bench.interrupt.leave(self.bench.folder.path)
         for level in range(1, len(pruning.densities) + 1):
             parts = []
             for block, first in zip(blocks, range(0, len(wanted), size), strict=True):
@@ -184,10 +190,22 @@ class EarlySearch:
             }
         )
 
+    def _index(self, keys: np.ndarray) -> Any:
+        """The balanced examples of each replica, on the devices; None where others are drawn."""
+        recipe = recipe_of(from_table("score", self.plan.prunings[0].score, SCORES))
+        data, per_class = self.plan.data, self.examples.per_class
+        if per_class is None or not recipe.data or isinstance(data, Stream):
+            return None
+        (rounds, *_), *_ = (keep.shape for keep in self.plan.keeps.values())
+        index = balanced_examples(
+            data.train.y, keys, per_class=per_class, rounds=rounds if recipe.fresh else None
+        )
+        return parallel.put(index, self.bench.mesh)
+
     def _mask_unit(
-        self, name: str, wanted: list[tuple[int, int]], origin: Ticket, lost: np.ndarray
+        self, name: str, wanted: list[tuple[int, int]], origin: Ticket, lost: np.ndarray, size: int
     ) -> Arrays:
-        bench, plan, size = self.bench, self.plan, self.bench.size
+        bench, plan = self.bench, self.plan
         if bench.folder is not None:
             found = bench.folder.load(name)
             if found is not None:
@@ -221,6 +239,7 @@ class EarlySearch:
             parallel.put(parallel.pad(keeps, size), bench.mesh),
             # all densities look at the same examples
             parallel.put(np.zeros(size, np.int32), bench.mesh),
+            self._index(keys),
             *source,
         )
         mask, fault = take(parallel.host((mask, fault)), 0, len(wanted))

@@ -121,7 +121,7 @@ def evaluate(
         all of it.
     """
     # a zero that varies over the same mesh axes as the sums
-    zero = jnp.zeros((splits, 3)) + jnp.where(
+    zero = jnp.zeros((splits, 3), jnp.float32) + jnp.where(
         jnp.isnan(jax.tree.leaves(params)[0].reshape(-1)[0]), 0, 0
     )
     return means(tally(net, params, stats, zero, batched, by, training, splits=splits, axis=axis))

@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 
 from jaxticket import parallel
-from jaxticket.data.batches import balanced_indices, batch_indices
+from jaxticket.data.batches import balanced, batch_indices
 from jaxticket.data.blocks import Request, blocks
 from jaxticket.data.crops import DRAWS
 from jaxticket.data.stream import Stream
@@ -310,12 +310,40 @@ def score_indices(*, key: Key, examples: int, batches: int, size: int) -> Array:
     )
 
 
-def balanced_score_indices(labels: Array, *, key: Key, per_class: int, number: int) -> Array:
+def balanced_examples(
+    labels: np.ndarray, keys: np.ndarray, *, per_class: int, rounds: int | None = None
+) -> np.ndarray:
     """The examples that a score looks at where every class is to be there equally often, int32
-    [number], from the same order as `score_indices`.
+    [replica, round, per_class * classes], in the orders that `score_indices` begins.
+
+    Args:
+      labels: of the training split.
+      keys: key data of each replica's root key; equal ones are worked out once.
+      per_class: examples of each class.
+      rounds: number of rounds with examples of their own; None for one draw that all share.
     """
-    words = permutation_words(stream(key, "batches"))
-    return balanced_indices(labels, words, per_class=per_class, number=number)
+    draw = _host_whole_order(len(labels), rounds)
+    unique, place = np.unique(keys, axis=0, return_inverse=True)
+    found = [[balanced(labels, order, per_class) for order in draw(key)] for key in unique]
+    return np.asarray(found, np.int32)[place.reshape(-1)]
+
+
+@functools.lru_cache(maxsize=16)
+def _host_whole_order(examples: int, rounds: int | None) -> Callable[..., np.ndarray]:
+    """key data -> all examples in each round's order, int32 [round, example]."""
+
+    def one(data: Array) -> Array:
+        key = stream(jax.random.wrap_key_data(data), "prune", 0)
+        if rounds is None:
+            return score_indices(key=key, examples=examples, batches=1, size=examples)
+        return jax.lax.map(
+            lambda i: score_indices(
+                key=jax.random.fold_in(key, i), examples=examples, batches=1, size=examples
+            )[0],
+            jnp.arange(rounds, dtype=jnp.int32),
+        )
+
+    return _on_host(one)
 
 
 def _on_host(fn: Callable[..., Any]) -> Callable[..., Any]:

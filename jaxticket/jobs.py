@@ -80,10 +80,12 @@ class Watch(NamedTuple):
       shape: of what it gives.
       look: `look(state, wanted) -> float32 [*shape]`, of device states padded to the block's size;
         wanted: bool [job], which of them are evaluated now.
+      evaluates: whether the splits are evaluated too whenever it looks, or at the ends alone.
     """
 
     shape: tuple[int, ...]
     look: Callable[[TrainState, np.ndarray], np.ndarray]
+    evaluates: bool = True
 
 
 class Bench(NamedTuple):
@@ -200,6 +202,9 @@ def train_jobs(
     wanted = np.ones(steps.shape, bool)
     regular = (steps[1:] % bench.interval == 0) & (not ends_only)
     wanted[1:] = (steps[1:] != steps[:-1]) & (regular | (steps[1:] == stop))
+    evaluated = wanted.copy()
+    if watch is not None and not watch.evaluates:
+        evaluated[1:] &= steps[1:] == stop
     watched = np.full((len(untils), *(watch.shape if watch else ())), np.nan, np.float32)
     values = np.full((len(untils), count, bench.splits, len(METRICS)), np.nan, np.float32)
     plan = parallel.pad(jobs.plan, bench.size)
@@ -233,7 +238,11 @@ def train_jobs(
             pending = None
 
     calls = [
-        Call(fill(steps[i - 1] if i else jobs.start, 0), fill(steps[i], 0), fill(wanted[i], False))
+        Call(
+            fill(steps[i - 1] if i else jobs.start, 0),
+            fill(steps[i], 0),
+            fill(evaluated[i], False),
+        )
         for i in range(first, len(untils))
     ]
     with calling(

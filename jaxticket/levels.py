@@ -231,6 +231,7 @@ class Search:
             # one round
             parallel.put(np.broadcast_to(keep, (size, 1, *keep.shape)).copy(), bench.mesh),
             parallel.put(np.full(size, target, np.int32), bench.mesh),
+            None,
             *source,
         )
         mask, fault = take(parallel.host((mask, fault)), 0, own)

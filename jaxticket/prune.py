@@ -253,9 +253,8 @@ def round_counts(
 def layout_counts(
     layout: Layout, layers: Sequence[Layer], density: float, rounds: int
 ) -> np.ndarray:
-    """Entries that each of R rounds keeps of each layer on the way to a layout's, int32 [R, layer].
-
-    No round keeps less of a layer than the last one does.
+    """Entries that each of R rounds keeps of each layer on the way to a layout's, int32 [R, layer]:
+    each layer by the same share from round to round.
     """
     at_least("rounds", rounds, 1, integer=True)
     last = np.asarray(layout(layers, density), np.int32)
@@ -263,8 +262,10 @@ def layout_counts(
         raise ValueError(
             f"`scope` must give one number for each of {len(layers)} layers, got shape {last.shape}"
         )
-    before = [layout(layers, density ** ((i + 1) / rounds)) for i in range(rounds - 1)]
-    return np.stack([*(np.maximum(x, last).astype(np.int32) for x in before), last])
+    sizes = np.asarray([layer.size for layer in layers], np.float64)
+    share_of = np.maximum(last, 1) / sizes
+    before = [np.rint(sizes * share_of ** ((i + 1) / rounds)) for i in range(rounds - 1)]
+    return np.stack([*before, last]).astype(np.int32)
 
 
 def prune_in_rounds(

@@ -104,7 +104,7 @@ def branch(
     }
     if folder is None and runs.folder is not None:
         folder = runs.folder / "branches" / results.run_name(name, settings)
-    tickets, jobs, factor_of = _jobs(runs, function, name, training, factors, levels)
+    tickets, jobs, factor_of = branch_jobs(runs, function, name, training, factors, levels)
     count = len(jobs.start)
     # the size of the run's own calls reuses its compiled program; where replicas are vmapped, more
     # at once is faster
@@ -176,7 +176,7 @@ def _unit(bench: Bench, jobs: Jobs, name: str) -> Arrays:
     return arrays
 
 
-def _jobs(
+def branch_jobs(
     runs: Runs,
     change: Change,
     name: str,

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxticket import parallel, trees
-from jaxticket.evaluate import cross_entropy, normalized
-from jaxticket.feed import balanced_score_indices, score_indices
+from jaxticket.evaluate import Normalization, cast, cross_entropy, normalized
+from jaxticket.feed import score_indices
 from jaxticket.networks.flax import no_tap
 from jaxticket.prune import prune_in_rounds
 from jaxticket.rng import stream
@@ -76,15 +76,16 @@ def pruner(
       fed: the batches come with the call, from a stream, instead of data on the device.
 
     Returns:
-      `select(limits, weights, params_at_init, keeps, number, data) -> (mask, fault)`, or with
-      `(block, by)` in the place of `data`; keeps int32 [replica, round, ...]; number int32
-      [replica], which of the draws of its key a replica sees. Replicas with limit 0 keep their
+      `select(limits, weights, params_at_init, keeps, number, index, data) -> (mask, fault)`, or
+      with `(block, by)` in the place of `data`; keeps int32 [replica, round, ...]; number int32
+      [replica], which of the draws of its key a replica sees; index None, or from
+      `feed.balanced_examples`. Replicas with limit 0 keep their
       mask, and so do diverged ones. `fault`: scores of living weights are not finite though the
       weights are.
     """
     recipe, wanted = recipe_of(selection.score), selection.examples
 
-    def examples(key: Key, source: tuple[Any, ...]) -> tuple[Array, Array]:
+    def examples(key: Key, source: tuple[Any, ...], index: Array | None) -> tuple[Array, Array]:
         if not recipe.data:
             # for its shape alone
             return jnp.zeros((1, 1, *net.shape), jnp.float32), jnp.zeros((1, 1), jnp.int32)
@@ -93,33 +94,47 @@ def pruner(
             x = x.reshape(-1, *x.shape[2:])
         else:
             (data,) = source
-            batches, size = wanted.batches, wanted.size
-            if wanted.per_class is None:
-                index = score_indices(key=key, examples=data.y.shape[0], batches=batches, size=size)
+            if index is None:
+                chosen = score_indices(
+                    key=key, examples=data.y.shape[0], batches=wanted.batches, size=wanted.size
+                )
             else:
-                index = balanced_score_indices(
-                    data.y, key=key, per_class=wanted.per_class, number=batches * size
-                ).reshape(batches, size)
-            x, by = jnp.take(data.x, index.reshape(-1), axis=0), data.by
-            y = jnp.take(data.y, index, axis=0)
-        x = normalized(x, by, "float32")
+                chosen = index.reshape(wanted.batches, wanted.size)
+            x, by = jnp.take(data.x, chosen.reshape(-1), axis=0), data.by
+            y = jnp.take(data.y, chosen, axis=0)
+        if not jnp.issubdtype(x.dtype, jnp.integer):
+            x = normalized(x, by, str(jnp.result_type(float)))
+        # whole numbers are normalised where they are used: many batches then take little memory
         return x.reshape(*y.shape, *x.shape[1:]), y
 
     def scored(
-        weights: Weights, params_at_init: Params, keeps: Array, number: Array, *source: Any
+        weights: Weights,
+        params_at_init: Params,
+        keeps: Array,
+        number: Array,
+        index: Array | None,
+        *source: Any,
     ) -> tuple[Mask, Array]:
-        prunable = prunable_of(net, weights.params, selection.exclude)
+        # float64 where it is enabled: what overflows in float32 may be finite then
+        params, params_at_init, stats = (
+            cast(tree, str(jnp.result_type(float)))
+            for tree in (weights.params, params_at_init, weights.stats)
+        )
+        prunable = prunable_of(net, params, selection.exclude)
         key = stream(weights.key, "prune", number)
-        look = context_maker(net, weights.stats, recipe, key=weights.key)
+        by = source[1] if fed else source[0].by
+        look = context_maker(net, stats, recipe, key=weights.key, by=by)
         if not recipe.fresh:
-            batches = examples(key, source)
+            batches = examples(key, source, None if index is None else index[0])
 
         def context_of(number: Array, mask: Mask) -> ScoreContext:
-            seen = examples(jax.random.fold_in(key, number), source) if recipe.fresh else batches
+            seen = batches if not recipe.fresh else examples(
+                jax.random.fold_in(key, number), source, None if index is None else index[number]
+            )  # fmt: skip
             return look(params_at_init, mask, seen, prunable)
 
         mask, fault = prune_in_rounds(
-            weights.params,
+            params,
             weights.mask,
             keeps,
             context_of,
@@ -147,7 +162,7 @@ def pruner(
 
 
 def context_maker(
-    net: Network, stats: Stats, recipe: Recipe, *, key: Key
+    net: Network, stats: Stats, recipe: Recipe, *, key: Key, by: Normalization | None = None
 ) -> Callable[[Params, Mask, tuple[Array, Array], Any], ScoreContext]:
     """Makes contexts of one replica: (params_at_init, mask, batches, prunable) -> context.
 
@@ -156,11 +171,14 @@ def context_maker(
       stats: its statistics as they are.
       recipe: which statistics normalise, and what the loss is.
       key: the replica's root key: where dropout draws, and the statistics of initialization.
+      by: how images of whole numbers are normalised; other inputs are taken as they are.
     """
     if recipe.batch_norm == "initial":
         stats = net.init(stream(key, "init"))[1]
 
     def tapped(params: Params, x: Array, tap: Tap | None) -> Array:
+        if by is not None and jnp.issubdtype(jnp.asarray(x).dtype, jnp.integer):
+            x = normalized(x, by, jax.tree.leaves(params)[0].dtype)
         if recipe.batch_norm == "train":
             noise = stream(key, "noise", 0)
             return net.apply(params, stats, x, train=True, key=noise, tap=tap)[0]

@@ -332,7 +332,9 @@ def _program(net: Network, training: Training, mesh: Mesh, splits: int) -> Progr
                 )
 
             def skip(s: TrainState) -> Array:
-                return jnp.full((splits, len(METRICS)), jnp.nan) + 0 * s.step.astype(jnp.float32)
+                return jnp.full((splits, len(METRICS)), jnp.nan, jnp.float32) + 0 * s.step.astype(
+                    jnp.float32
+                )
 
             metrics = jax.lax.cond(wanted, measure, skip, state)
         return state, metrics

@@ -104,7 +104,7 @@ class ScoreContext(NamedTuple):
       logits: `logits(params, x) -> [batch, classes]`.
       params_at_init: the weights before training, the same tree as the params.
       mask: the mask so far.
-      batches: (x, y) with a leading axis of batches; x ready for the network.
+      batches: (x, y) with a leading axis of batches; x as `loss` and `logits` take it.
       prunable: tree of python bools, or None for all leaves of two or more dimensions.
       tapped: `tapped(params, x, tap) -> [batch, classes]`, the logits with `tap(name, x)` called at
         the network's junctions and layers; None where there are no taps.

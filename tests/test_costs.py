@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import jaxticket as jt
+from jaxticket.scores.recipe import passes_of
 from jaxticket.selection import Examples
 
 WIDTHS = (12, 8)
@@ -46,6 +47,13 @@ def test_a_score_counts_what_its_program_multiplies(net):
     once = jt.costs.score_flops(net, "grasp", Examples(1, 12))
     several = jt.costs.score_flops(net, "grasp", two)
     assert 12 * 1.5 * (FORWARD + BACKWARD) <= once < several
+    for options, passes in (
+        ({}, (4, 7)),
+        ({"steps": 5}, (6, 11)),
+        ({"steps": 1, "first_order": True, "batch_norm": "eval"}, (2, 2)),
+    ):
+        assert passes_of(jt.scores.configured("prospr", **options), 1) == passes
+    assert passes_of(jt.SCORES["grasp"], 1) == (2, 2) and passes_of(jt.SCORES["grasp"], 2) == (3, 3)
     more = jt.costs.score_flops(net, jt.scores.configured("prospr", steps=5), two)
     assert more > jt.costs.score_flops(net, "prospr", two) > 12 * 4 * (FORWARD + BACKWARD)
 

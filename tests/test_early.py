@@ -12,8 +12,8 @@ import jaxticket as jt
 from jaxticket import masks, parallel
 from jaxticket.checkpoint import RunFolder
 from jaxticket.early import prune_at
-from jaxticket.feed import balanced_score_indices
-from jaxticket.rng import stream
+from jaxticket.feed import balanced_examples, score_indices
+from jaxticket.rng import root_keys, stream
 from jaxticket.scores.recipe import recipe_of
 from jaxticket.selection import Examples, Selection, context_maker, pruner
 
@@ -99,8 +99,10 @@ def by_hand(net, data, score, params, stats, seed, density, per_class=4):
     key = jax.random.key(seed)
     recipe = recipe_of(score)
     drawn = stream(key, "prune", np.int32(0))
-    index = balanced_score_indices(jnp.asarray(data.train.y), key=drawn, per_class=per_class,
-                             number=3 * per_class)  # fmt: skip
+    # the first of each class in a random order, class by class in turn
+    order = np.asarray(score_indices(key=drawn, examples=240, batches=1, size=240))[0]
+    of_class = [[i for i in order if data.train.y[i] == c][:per_class] for c in range(3)]
+    index = np.asarray(of_class).T.reshape(-1)
     assert np.bincount(data.train.y[np.asarray(index)]).tolist() == [per_class] * 3
     x = (data.train.x[np.asarray(index)].astype(np.float32) - data.mean) / data.std
     batches = (jnp.asarray(x)[None], jnp.asarray(data.train.y[np.asarray(index)])[None])
@@ -274,6 +276,13 @@ def test_layouts_say_how_many_weights_each_layer_keeps(prune, net):
     made = prune(score="snip", scope="layer", density=0.25, rounds=3, dense=False, training=quick)
     mask = made.ticket(1, 3).mask
     assert [int(mask[f"dense_{i}"]["kernel"].sum()) for i in range(2)] == [75, 9]
+    # the output layer's share of a smart ratio is below what early rounds keep of all
+    slow = prune(
+        score="snip", scope="smart_ratio", density=0.3, rounds=20, dense=False, training=quick
+    )
+    mask = slow.ticket(1, 5).mask
+    kept = [int(mask[f"dense_{i}"]["kernel"].sum()) for i in range(2)]
+    assert kept == jt.LAYOUTS["smart_ratio"](layers, 0.3).tolist()
     # rounds of a layout end where one round does
     slow = prune(score="snip", scope="erk", density=0.3, rounds=7, dense=False, training=quick)
     mask = slow.ticket(1, 3).mask
@@ -328,16 +337,18 @@ def test_fresh_batches_in_every_round(prune):
 
 def test_parts_of_a_batch_hold_every_class(data):
     """Class by class in turn, so that parts are balanced; all examples differ."""
-    index = balanced_score_indices(
-        jnp.asarray(data.train.y), key=jax.random.key(0), per_class=6, number=18
-    )
-    labels = data.train.y[np.asarray(index)].reshape(6, 3)
-    assert (np.sort(labels, axis=1) == np.arange(3)).all()
-    assert len(set(np.asarray(index).tolist())) == 18
-    other = balanced_score_indices(
-        jnp.asarray(data.train.y), key=jax.random.key(1), per_class=6, number=18
-    )
-    assert set(np.asarray(index).tolist()) != set(np.asarray(other).tolist())
+    keys = np.asarray(jax.random.key_data(root_keys((7, 2, 7))))
+    found = balanced_examples(data.train.y, keys, per_class=6, rounds=4)
+    assert found.shape == (3, 4, 18)
+    labels = data.train.y[found].reshape(3, 4, 6, 3)
+    assert (np.sort(labels, axis=-1) == np.arange(3)).all()
+    assert all(len(set(index.tolist())) == 18 for index in found.reshape(-1, 18))
+    # by seed and by round, and nothing else
+    np.testing.assert_array_equal(found[0], found[2])
+    sets = {frozenset(index.tolist()) for index in found[:2].reshape(-1, 18)}
+    assert len(sets) == 8
+    shared = balanced_examples(data.train.y, keys, per_class=6)
+    assert shared.shape == (3, 1, 18)
 
 
 def test_examples_without_looking_at_labels(prune, net):
@@ -392,9 +403,11 @@ def test_a_run_that_dies_after_every_save_gives_the_same(prune, runs, tmp_path, 
 
 def test_a_network_that_diverged_keeps_all_weights(prune, net):
     wild = jt.Training(steps=STEPS, batch_size=16, optimizer="sgd", lr=1e30, eval_every=10)
-    made = prune(score="snip", step=(0, "end"), density=0.5, training=wild)
+    made = prune(score="snip", step=(0, 1, 2, "end"), density=0.5, training=wild)
     np.testing.assert_allclose(made[0].densities[1], 0.5, atol=1 / P)
-    np.testing.assert_allclose(made[STEPS].densities[1], 1.0)
+    # the weights of step 1 are finite still, and their loss is not
+    for k in (1, 2, STEPS):
+        np.testing.assert_allclose(made[k].densities[1], 1.0)
 
 
 def test_scores_that_are_not_finite_are_an_error_that_names_float64(prune):
@@ -403,6 +416,45 @@ def test_scores_that_are_not_finite_are_an_error_that_names_float64(prune):
 
     with pytest.raises(ValueError, match=r"'infinite'.*density 0\.5, seed 3.*float64"):
         prune(score=infinite, dense=False)
+
+    def large(params, context, *, key):
+        huge = jnp.asarray(1e30, params["dense_0"]["kernel"].dtype)
+        return jax.tree.map(lambda w: jnp.abs(w) * huge * huge, params)
+
+    quick = {"dense": False, "training": TRAINING.replace(steps=1), "density": 0.3}
+    with pytest.raises(ValueError, match="float64"):
+        prune(score=large, **quick)
+    expected = prune(score="magnitude", **quick)
+    # 64-bit indices meet 32-bit ones then, which strict promotion forbids
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        found = prune(score=large, **quick)
+    equal(found.by_level[1].mask, expected.by_level[1].mask)
+    assert found.by_level[1].params["dense_0"]["kernel"].dtype == np.float32
+
+
+def test_steps_and_densities_may_be_numpy_numbers(prune, runs):
+    found = prune(score="snip", step=np.asarray([0, 10]), density=np.asarray(DENSITIES))
+    assert sorted(found) == [0, 10]
+    equal(found[10].tickets.mask, runs[10].tickets.mask)
+    alone = prune(score="snip", step=np.int64(10), density=np.float64(0.5), dense=False)
+    equal(alone.by_level[1].mask, runs[10].by_level[1].mask)
+
+
+def test_no_place_is_scored_that_no_replica_needs(prune, runs, monkeypatch):
+    """Where replicas run vmapped, blocks of training hold many more than those to be scored."""
+    seen = []
+
+    def counted(params, context, *, key):
+        # an operand of the replica's own: called once for each
+        jax.debug.callback(lambda _: seen.append(1), params["dense_0"]["kernel"][0, 0])
+        return jt.SCORES["magnitude"](params, context, key=key)
+
+    monkeypatch.setattr(parallel, "maps", lambda mesh: False)
+    other = jt.parallel.mesh(devices=jax.devices()[2:4])
+    prune(score=counted, step=(0, 10), mesh=other, branches=("shuffle", "reinit"))
+    jax.effects_barrier()
+    # two steps, two densities, two seeds
+    assert len(seen) == 8
 
 
 def test_the_context_is_made_as_the_recipe_says(net, data):

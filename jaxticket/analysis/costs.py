@@ -15,7 +15,7 @@ from jaxticket.checks import from_table
 from jaxticket.early import checked_examples
 from jaxticket.runs import Runs
 from jaxticket.scores import SCORES
-from jaxticket.scores.recipe import recipe_of
+from jaxticket.scores.recipe import passes_of, recipe_of
 from jaxticket.selection import Examples, context_maker, prunable_of
 from jaxticket.settings import EarlyPruning, Pruning
 from jaxticket.types import Network, Score
@@ -93,7 +93,7 @@ def _early(runs: Runs, pruning: EarlyPruning, score: Score) -> dict[str, float]:
     examples = checked_examples(pruning, runs.data, score)
     rounds = pruning.rounds or recipe.rounds
     looked = examples.batches * examples.size * rounds if recipe.data else 0
-    passes = recipe.passes or (np.nan, np.nan)
+    passes = passes_of(score, examples.batches)
     # a score that looks at no data passes once over an example that it makes
     each = looked if recipe.data else rounds
     seeds = len(runs.seeds)
@@ -125,7 +125,7 @@ def _levels(runs: Runs, pruning: Pruning, score: Score, level: int) -> dict[str,
         seconds += (trained / max(1, groups) + pruned * share) / seeds
     size = min(pruning.score_batch_size, len(runs.data.train))
     looked = pruning.score_batches * size * len(before) if recipe.data else 0
-    passes = recipe.passes or (np.nan, np.nan)
+    passes = passes_of(score, pruning.score_batches)
     each = looked if recipe.data else len(before)
     operations = score_flops(runs.net, score, Examples(pruning.score_batches, size))
     trained = _training(runs, steps)

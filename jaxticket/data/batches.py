@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxticket.rng import mix, permuted
 from jaxticket.types import Array
@@ -87,27 +88,23 @@ def batch_indices(
     return permuted(position, of_place, examples).astype(jnp.int32)
 
 
-def balanced_indices(labels: Array, words: Array, *, per_class: int, number: int) -> Array:
-    """So many examples of each class, the first of each in a random order: int32 [number].
+def balanced(labels: np.ndarray, order: np.ndarray, per_class: int) -> np.ndarray:
+    """So many examples of each class, the first of each in an order: int32 [per_class * classes].
 
     They come class by class in turn, so that every run of as many examples as there are classes
-    holds one of each. Each class needs at least `per_class` examples.
+    holds one of each. Each class needs at least `per_class` examples. On the host: sorting labels
+    takes as long as many steps of a small network.
 
     Args:
-      labels: int32 [examples].
-      words: the order's `rng.permutation_words`; that of the first epoch is meant.
+      labels: int [examples]; the classes are 0, 1, ...
+      order: a permutation of the examples.
       per_class: examples of each class.
-      number: per_class times the number of classes.
     """
-    classes = number // per_class
-    examples = labels.shape[0]
-    places = jnp.arange(examples, dtype=jnp.uint32)
-    shuffled = permuted(places, _of_epoch(words, jnp.uint32(0))[None], examples).astype(jnp.int32)
-    order = shuffled[jnp.argsort(labels[shuffled], stable=True)]
-    counts = jnp.sum(labels[:, None] == jnp.arange(classes)[None], axis=0, dtype=jnp.int32)
-    first = jnp.cumsum(counts) - counts
-    place = first[None] + jnp.arange(per_class, dtype=jnp.int32)[:, None]
-    return order[place.reshape(-1)].astype(jnp.int32)
+    counts = np.bincount(labels)
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    first = np.cumsum(counts) - counts
+    place = first[None] + np.arange(per_class)[:, None]
+    return by_class[place.reshape(-1)].astype(np.int32)
 
 
 def _of_epoch(words: Array, epoch: Array) -> Array:

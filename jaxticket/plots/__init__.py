@@ -12,6 +12,7 @@ from jaxticket.plots.speed import dilation, early_stop
 from jaxticket.plots.stability import error, instability
 from jaxticket.plots.stability_grid import against_density, heat_map, plane
 from jaxticket.plots.style import branch_styles, caption, style
+from jaxticket.plots.telemetry import telemetry
 from jaxticket.plots.verdicts import first_steps, stable_and_matching
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "plane",
     "stable_and_matching",
     "style",
+    "telemetry",
     "throughout",
     "unit_collapse",
 ]

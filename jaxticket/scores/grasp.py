@@ -10,6 +10,10 @@ from jaxticket.scores.recipe import recipe
 from jaxticket.types import Key, Params, ScoreContext
 
 
+def _passes(*, batches: int) -> tuple[float, float]:
+    return (2, 2) if batches == 1 else (3, 3)
+
+
 def _flow(params: Params, context: ScoreContext) -> Params:
     """`w * (Hg)` over the weights in use of the prunable leaves: g is zero elsewhere before H
     multiplies it.
@@ -35,7 +39,7 @@ def _flow(params: Params, context: ScoreContext) -> Params:
     return prunable_part(jax.tree.map(jnp.multiply, params, hg), params, context)
 
 
-@recipe(batch_norm="train", temperature=200.0, passes=(2, 2))
+@recipe(batch_norm="train", temperature=200.0, passes=_passes)
 def grasp(params: Params, context: ScoreContext, *, key: Key) -> Params:
     """`w * (Hg)`: what is pruned are the weights whose removal raises the gradient's norm, or
     lowers it least.
@@ -56,7 +60,7 @@ def grasp(params: Params, context: ScoreContext, *, key: Key) -> Params:
     return _flow(params, context)
 
 
-@recipe(batch_norm="train", temperature=200.0, passes=(2, 2))
+@recipe(batch_norm="train", temperature=200.0, passes=_passes)
 def grasp_inverted(params: Params, context: ScoreContext, *, key: Key) -> Params:
     """`-w * (Hg)`, GraSP turned round: the weights with the lowest S are pruned, those whose
     removal lowers the gradient's norm most. About as good as GraSP, says the thesis.
@@ -67,7 +71,7 @@ def grasp_inverted(params: Params, context: ScoreContext, *, key: Key) -> Params
     return jax.tree.map(jnp.negative, _flow(params, context))
 
 
-@recipe(batch_norm="train", temperature=200.0, passes=(2, 2))
+@recipe(batch_norm="train", temperature=200.0, passes=_passes)
 def grasp_absolute(params: Params, context: ScoreContext, *, key: Key) -> Params:
     """`|w * (Hg)|`: the weights that change the gradient's norm least are pruned.
 

@@ -11,7 +11,14 @@ from jaxticket.scores.recipe import recipe
 from jaxticket.types import Array, Key, Params, ScoreContext
 
 
-@recipe(batch_norm="train", passes=(4, 7))
+def _passes(
+    *, batches: int, steps: int = 3, first_order: bool = False, **_: object
+) -> tuple[float, float]:
+    del batches
+    return steps + 1, steps + 1 if first_order else 2 * steps + 1
+
+
+@recipe(batch_norm="train", passes=_passes)
 def prospr(
     params: Params,
     context: ScoreContext,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -33,8 +34,9 @@ class Recipe:
       fresh: every round looks at batches of its own.
       temperature: logits are divided by it before the loss.
       loss: "cross_entropy", or "negative_logit", the mean of minus the label's logit.
-      passes: forward and backward passes over each example and round, (0, 0) for scores that look
-        at no data; None if unknown.
+      passes: forward and backward passes over each example and round, (0, 0) for scores that
+        differentiate nothing, or a function of the number of batches and the score's own options
+        that gives them; None if unknown.
       data: whether the score looks at examples.
     """
 
@@ -44,7 +46,7 @@ class Recipe:
     fresh: bool = False
     temperature: float = 1.0
     loss: str = "cross_entropy"
-    passes: tuple[float, float] | None = None
+    passes: tuple[float, float] | Callable[..., tuple[float, float]] | None = None
     data: bool = True
 
     def __post_init__(self) -> None:
@@ -73,6 +75,14 @@ def recipe_of(score: Score) -> Recipe:
     return found if isinstance(found, Recipe) else Recipe()
 
 
+def passes_of(score: Score, batches: int) -> tuple[float, float]:
+    """Forward and backward passes over each example and round; nan where nobody knows."""
+    found = recipe_of(score).passes
+    if callable(found):
+        return found(batches=batches, **getattr(score, "options", {}))
+    return (math.nan, math.nan) if found is None else found
+
+
 def name_of(score: Score) -> str:
     """The name of a score function."""
     return str(getattr(score, "__name__", "score"))
@@ -88,7 +98,9 @@ def _made(score: Score, options: tuple[tuple[str, Any], ...]) -> Score:
         return score(params, context, key=key, **arguments)
 
     words = ", ".join(f"{k}={v!r}" for k, v in options)
-    return _named(configured_score, score, f"{name_of(score)}({words})", changes)
+    made = _named(configured_score, score, f"{name_of(score)}({words})", changes)
+    made.options = {**made.options, **arguments}  # type: ignore[attr-defined]
+    return made
 
 
 @functools.lru_cache(maxsize=256)
@@ -104,6 +116,7 @@ def _named(made: Any, score: Score, name: str, changes: dict[str, Any]) -> Score
     made.__name__ = made.__qualname__ = name
     made.__module__ = score.__module__
     made.recipe = dataclasses.replace(recipe_of(score), **changes)
+    made.options = dict(getattr(score, "options", {}))
     return made
 
 

@@ -1,0 +1,357 @@
+"""Telemetry: what happens to the surviving weights of tickets while they are trained."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxticket import parallel, results, trees
+from jaxticket.branches import BRANCHES, Change
+from jaxticket.checkpoint import Interrupt, RunFolder
+from jaxticket.checks import at_least, from_table
+from jaxticket.data.stream import Stream
+from jaxticket.jobs import (
+    Arrays,
+    Bench,
+    Jobs,
+    Watch,
+    progress_bar,
+    report_diverged,
+    take,
+    train_jobs,
+)
+from jaxticket.optim import optimizer
+from jaxticket.retrain import branch_jobs
+from jaxticket.rng import permutation_words, stream
+from jaxticket.runs import Runs, density
+from jaxticket.selection import prunable_of
+from jaxticket.settings import Training
+from jaxticket.ticket import host_apply
+from jaxticket.train import (
+    DeviceData,
+    Plan,
+    gathered,
+    program,
+    put_data,
+    static_part,
+    train_step,
+)
+from jaxticket.types import Array, Network, Params, TrainState
+
+# a pandas DataFrame; only `jaxticket.results` imports pandas
+Table = Any
+
+METRICS = ("magnitude", "sign_flips", "l2", "cosine", "gradient_norm")
+
+
+def telemetry(
+    runs: Runs,
+    *,
+    branch: str | Change = "retrain",
+    levels: Sequence[int] | None = None,
+    steps: int | None = None,
+    every: int | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    at_once: int | None = None,
+    save_every: float = 60.0,
+    progress: bool = True,
+) -> Table:
+    r"""Trains tickets again from where they start and watches their surviving weights.
+
+    Over the surviving prunable weights w (m = 1), at step t of a training that starts at step s:
+
+        magnitude      mean |w_t|
+        sign_flips     #{sign(w_t) != sign(w_s), w_s != 0} / #{w_s != 0}
+        l2             ||w_t - w_s||
+        cosine         <w_t, w_s> / (||w_t|| ||w_s||)
+        gradient_norm  ||m * g_t||
+
+    g_t is the gradient that the update of step t uses (at the end: would use): the mean loss of its
+    batch, augmented and with label smoothing as trained, BatchNorm in training mode; without weight
+    decay, clipping and momentum. A weight that has become exactly 0 has another sign.
+
+    Training is that of `jt.branch(runs, branch)`: the seeds, batches and schedule of the run, with
+    a fresh optimizer. So the dense ticket of a run that rewinds to step k starts at k too. Watching
+    changes nothing, and no split is evaluated between the ends.
+
+    Args:
+      runs: what `find_tickets`, `branch` or `prune_at` returned.
+      branch: watch the tickets changed so: a name in `jt.BRANCHES` or a change function. "retrain"
+        changes nothing.
+      levels: which levels; all if None.
+      steps: train for so many steps only, with the schedule of the whole training; to its end if
+        None.
+      every: steps between looks, which are at the start, at every multiple of it and at the end;
+        the interval of evaluations if None.
+      folder: where to save; a folder below that of `runs` if None, where it has one.
+      at_once: replicas that one device holds at most.
+      save_every, progress: as for `find_tickets`.
+
+    Returns:
+      Tidy table, one row per value: seed, level, density, branch (that of `runs` if it is not
+      changed), step, metric, value. Values are nan from where the loss was not finite on, and where
+      no weight is left to look at.
+
+    Raises:
+      ValueError: for a level that `runs` does not have, more steps than training has, runs of
+        several dilations, and streams, whose batches are not on the devices.
+
+    Reference: KD-LTS, figure 7; Frankle, Schwab and Morcos 2020, "The early phase of neural network
+      training".
+    """
+    change = from_table("branch", branch, BRANCHES)
+    name = branch if isinstance(branch, str) else str(getattr(branch, "__name__", "branch"))
+    levels = runs.levels if levels is None else tuple(levels)
+    missing = sorted(set(levels) - set(runs.levels))
+    if missing or not levels:
+        raise ValueError(f"`levels` must be some of {runs.levels}, got {missing or 'none'}")
+    every = runs.training.evaluation_interval if every is None else every
+    at_least("every", every, 1, integer=True)
+    if steps is not None:
+        at_least("steps", steps, 1, integer=True)
+    if at_once is not None:
+        at_least("at_once", at_once, 1, integer=True)
+    if isinstance(runs.data, Stream):
+        raise ValueError(
+            f"`runs` were trained on the stream {runs.data.name!r}, whose batches are not on the "
+            f"devices to be looked at; use runs on data that fits there, as jt.data.load gives it"
+        )
+    factors = sorted({float(factor) for h in runs.histories for factor in h.dilation})
+    if len(factors) != 1:
+        raise ValueError(
+            f"`runs` were trained with the dilations {factors}; pass those of one dilation"
+        )
+    settings = {
+        "kind": "telemetry",
+        "of": {
+            "net": runs.net.config,
+            "data": {"name": runs.data.name, "fingerprint": runs.data.fingerprint},
+            "training": runs.training,
+            "pruning": runs.pruning,
+            "seeds": runs.seeds,
+            "branch": runs.branch,
+            "dilation": factors[0],
+        },
+        "change": change,
+        "name": name,
+        "levels": levels,
+        "steps": steps,
+        "every": every,
+    }
+    if folder is None and runs.folder is not None:
+        folder = runs.folder / "telemetry" / results.run_name(name, settings)
+    tickets, jobs, _ = branch_jobs(runs, change, name, runs.training, factors, levels)
+    jobs = _shortened(jobs, steps)
+    label = runs.branch if change is BRANCHES["retrain"] else name
+    about = [
+        {"seed": seed, "level": level, "density": share, "branch": label}
+        for level in levels
+        for seed, share in zip(
+            runs.seeds, density(runs.net, runs.pruning, tickets[level]), strict=True
+        )
+    ]
+    count = len(jobs.start)
+    # as for `branch`, with which the compiled program is shared
+    size = runs.size
+    if at_once is not None or not parallel.maps(runs.mesh):
+        size = parallel.block_size(count, runs.mesh, at_once)
+    total = int((jobs.plan.schedule.stop - jobs.start).sum())
+    interrupt, parts = Interrupt(), []
+    with interrupt.listening(folder is not None), progress_bar(total, shown=progress) as bar:
+        store = None if folder is None else RunFolder(folder, settings, every=save_every)
+        bar.set_description(f"telemetry of {label}")
+        bench = Bench(
+            program(runs.net, runs.training, runs.mesh, len(runs.data.splits)),
+            put_data(runs.data, runs.training, runs.mesh),
+            runs.mesh,
+            size,
+            len(runs.data.splits),
+            every,
+            store,
+            interrupt,
+            bar,
+        )
+        look = observer(runs.net, runs.training, runs.mesh, runs.pruning.exclude)
+        for begin in range(0, count, size):
+            part, own = take(jobs, begin, begin + size), about[begin : begin + size]
+            arrays = _unit(bench, part, look, f"jobs-{begin:05d}-{begin + len(own):05d}")
+            for job, columns in enumerate(own):
+                parts.append(_rows(arrays, job, columns))
+                where = f"level {columns['level']}, {label}"
+                report_diverged(bar, where, [columns["seed"]], arrays["diverged"][job : job + 1])
+    table = results.concat(parts)
+    if store is not None:
+        results.write(table, store.path, "table")
+        store.forget_state()
+    return table
+
+
+def _shortened(jobs: Jobs, steps: int | None) -> Jobs:
+    """The same jobs, stopped after so many steps each."""
+    if steps is None:
+        return jobs
+    schedule = jobs.plan.schedule
+    left = int((np.asarray(schedule.stop) - jobs.start).min())
+    if steps > left:
+        raise ValueError(
+            f"`steps` must be at most {left}, which is where training ends "
+            f"(step {int(np.asarray(schedule.stop).min())}), got {steps}"
+        )
+    schedule = schedule._replace(stop=(jobs.start + steps).astype(np.int32))
+    return jobs._replace(plan=jobs.plan._replace(schedule=schedule))
+
+
+def _unit(bench: Bench, jobs: Jobs, look: Callable[..., Array], name: str) -> Arrays:
+    """Steps and looks of some jobs, host arrays: steps int32 and wanted bool [call, job], watched
+    float32 [call, job, metric], diverged int32 [job].
+    """
+    if bench.folder is not None:
+        found = bench.folder.load(name)
+        if found is not None:
+            bench.bar.update(int((jobs.plan.schedule.stop - jobs.start).sum()))
+            return found
+    trained = train_jobs(bench, jobs, name, watch=_watch(bench, jobs, look))
+    arrays = {
+        "steps": trained.steps,
+        "wanted": trained.wanted,
+        "watched": trained.watched,
+        "diverged": trained.diverged,
+    }
+    if bench.folder is not None:
+        bench.folder.save(name, arrays)
+    return arrays
+
+
+def _watch(bench: Bench, jobs: Jobs, look: Callable[..., Array]) -> Watch:
+    padded = parallel.pad((host_apply(jobs.mask, jobs.params), jobs.plan), bench.size)
+    start, plan = parallel.put(padded, bench.mesh)
+    limits, shape = np.zeros(bench.size, np.int32), (len(jobs.start), len(METRICS))
+
+    def seen(state: TrainState, wanted: np.ndarray) -> np.ndarray:
+        values = parallel.host(look(limits, state, start, plan, bench.data))
+        return np.where(wanted[:, None], values[: shape[0]], np.float32(np.nan))
+
+    return Watch(shape, seen, evaluates=False)
+
+
+def _rows(arrays: Arrays, job: int, about: dict[str, Any]) -> Table:
+    """The looks at one job as a table."""
+    calls = np.flatnonzero(arrays["wanted"][:, job])
+    columns = {name: [value] * len(calls) for name, value in about.items()}
+    columns["step"] = arrays["steps"][calls, job].astype(np.int64)
+    return results.spread(arrays["watched"][calls, job], columns, {"metric": METRICS})
+
+
+def observer(
+    net: Network, training: Training, mesh: Mesh, exclude: tuple[str, ...] = ()
+) -> Callable[..., Array]:
+    """The compiled look at replicas; equal arguments give the same one.
+
+    Args:
+      net, training, mesh: as of the compiled training program.
+      exclude: patterns of paths that are not pruned.
+
+    Returns:
+      `look(limits, state, start, plan, data) -> float32 [replica, metric]`, in the order of
+      `METRICS`; `start` are the masked weights that training began with.
+    """
+    return _observer(net, static_part(training), mesh, exclude)
+
+
+@functools.lru_cache(maxsize=64)
+def _observer(
+    net: Network, training: Training, mesh: Mesh, exclude: tuple[str, ...]
+) -> Callable[..., Array]:
+    parts = mesh.shape[parallel.DATA]
+    axis = (parallel.DATA, parts) if parts > 1 else None
+
+    def look(limit: Array, state: TrainState, start: Params, plan: Plan, data: DeviceData) -> Array:
+        del limit
+        prunable = prunable_of(net, state.params, exclude)
+        gradient, finite = _gradient(net, training, state, plan, data, axis)
+        values = measured(state.params, start, gradient, state.mask, prunable)
+        # the weights are those of this step even if its loss is not finite
+        values = values.at[METRICS.index("gradient_norm")].mul(jnp.where(finite, 1.0, jnp.nan))
+        return jnp.where(state.diverged < 0, values, jnp.nan)
+
+    return parallel.over_replicas(look, mesh, shared=1)
+
+
+def _gradient(
+    net: Network,
+    training: Training,
+    state: TrainState,
+    plan: Plan,
+    data: DeviceData,
+    axis: tuple[str, int] | None,
+) -> tuple[Params, Array]:
+    """The masked gradient of the update that comes next, and whether its loss is finite.
+
+    Momentum 0 from a fresh start makes the buffer `0 * 0 + g + 0 * w`: what training itself
+    computes, without another copy of how it does so.
+    """
+    plain = training.replace(optimizer="momentum", momentum=0.0, nesterov=False, clip_norm=None)
+    still = plan.schedule._replace(weight_decay=jnp.float32(0))
+    with jax.default_matmul_precision(training.precision):
+        words = permutation_words(stream(state.key, "order", plan.order))
+        batch = gathered(data, training, words, state.step, axis=axis)
+        after = train_step(
+            net,
+            plain,
+            state._replace(opt_state=optimizer(plain).init(state.params)),
+            plan._replace(schedule=still),
+            batch,
+            data.by,
+            jnp.bool_(True),
+            axis=axis,
+        )
+    # one buffer per weight is all that the state holds
+    buffers = jax.tree.unflatten(jax.tree.structure(state.params), jax.tree.leaves(after.opt_state))
+    return buffers, after.diverged < 0
+
+
+def measured(params: Params, start: Params, gradient: Params, mask: Any, prunable: Any) -> Array:
+    """The metrics of one replica, float32 in the order of `METRICS`.
+
+    Args:
+      params, start: weights now and where training began.
+      gradient: of the weights now.
+      mask: which weights survive.
+      prunable: tree of python bools; the other leaves do not count.
+    """
+
+    def kept(tree: Any) -> list[Array]:
+        leaves = zip(*map(jax.tree.leaves, (tree, mask, prunable)), strict=True)
+        return [jnp.where(m, x, jnp.zeros_like(x)) for x, m, p in leaves if p]
+
+    now, before, slope = kept(params), kept(start), kept(gradient)
+    survive = [m for m, p in zip(*map(jax.tree.leaves, (mask, prunable)), strict=True) if p]
+    survivors, signed, flipped = jnp.int32(0), jnp.int32(0), jnp.int32(0)
+    total = jnp.float32(0)
+    for w, b, m in zip(now, before, survive, strict=True):
+        there = b != 0
+        turned = jnp.logical_and(there, jnp.sign(w) != jnp.sign(b))
+        survivors = survivors + jnp.sum(m, dtype=jnp.int32)
+        signed = signed + jnp.sum(there, dtype=jnp.int32)
+        flipped = flipped + jnp.sum(turned, dtype=jnp.int32)
+        total = total + jnp.sum(jnp.abs(w))
+    moved = [w - b for w, b in zip(now, before, strict=True)]
+    # 1 - |u - v|^2 / 2 of unit vectors: exactly 1 for equal ones, and accurate next to it
+    ends = trees.norm(now), trees.norm(before)
+    apart = [w / ends[0] - b / ends[1] for w, b in zip(now, before, strict=True)]
+    cosine = jnp.maximum(1 - trees.dot(apart, apart) / 2, -1)
+    values = (
+        total / survivors.astype(jnp.float32),
+        flipped.astype(jnp.float32) / signed.astype(jnp.float32),
+        trees.norm(moved),
+        cosine,
+        trees.norm(slope),
+    )
+    return jnp.where(survivors > 0, jnp.stack(values), jnp.nan)
