@@ -113,7 +113,7 @@ class Job:
     settings: Settings
     preset: Preset
     size: Size
-    data: jt.data.Data
+    data: jt.data.Data | jt.data.Stream
     net: jt.Network
     folder: Path
     over: threading.Event
@@ -198,19 +198,14 @@ def prepare(
       held_out: share of the training examples to hold out as validation split.
 
     Raises:
-      ValueError: for a budget that is not above 0, an unknown preset, one whose images are
-        streamed, and one without a quick size.
+      ValueError: for a budget that is not above 0, an unknown preset, one without a quick size, and
+        a part of streamed data.
     """
     jt.cpu_devices()
     matplotlib.use("Agg")
     if settings.budget is not None and settings.budget <= 0:
         raise ValueError(f"`budget` must be above 0 minutes, got {settings.budget}")
     preset = jt.preset(settings.preset)
-    if preset.image_size is not None:
-        raise ValueError(
-            f"`preset` {preset.name!r} streams its images from the host, these scripts hold theirs "
-            f"in memory; use one on MNIST or CIFAR"
-        )
     size = (
         _sizes.quick(preset, quick or {}, lenet or {})
         if settings.size == "quick"
@@ -218,6 +213,35 @@ def prepare(
     )
     given = {f.name: getattr(settings, f.name) for f in dataclasses.fields(Size)}
     size = dataclasses.replace(size, **{k: v for k, v in given.items() if v is not None})
+    data = _loaded(preset, settings, size, held_out)
+    net = preset.net(data)
+    if size.width != 1:
+        net = net.resized(size.width)
+    path = Path(script).resolve()
+    name, home = path.stem, path.parent.name
+    job = Job(name, home, settings, preset, size, data, net, Path(), threading.Event())
+    chosen = jt.results.run_name(f"{name}-{preset.name}", job.about)
+    return dataclasses.replace(job, folder=settings.folder or Path("results") / chosen)
+
+
+def _loaded(
+    preset: Preset, settings: Settings, size: Size, held_out: float
+) -> jt.data.Data | jt.data.Stream:
+    """As much of the data as the size says, with a validation split where one is wanted.
+
+    Raises:
+      ValueError: for a part of streamed data, which come whole.
+    """
+    if preset.image_size is not None:
+        for name, whole in {"share": 1.0, "test_examples": None, "pool": 1}.items():
+            if (value := getattr(size, name)) != whole:
+                raise ValueError(
+                    f"`{name}` must be left out where images are streamed from the host, as those "
+                    f"of `preset` {preset.name!r} are, got {value!r}"
+                )
+        source = preset.data if settings.data is None else settings.data
+        held_out = preset.validation or held_out
+        return dataclasses.replace(preset, data=source, validation=held_out).load(settings.data_dir)
     if settings.data is None:
         data = preset.load(settings.data_dir)
     else:
@@ -231,16 +255,7 @@ def prepare(
         first = slice(0, max(1, size.test_examples))
         test = dataclasses.replace(data.test, x=data.test.x[first], y=data.test.y[first])
         data = dataclasses.replace(data, test=test)
-    if size.pool != 1:
-        data = _pooled(data, size.pool)
-    net = preset.net(data)
-    if size.width != 1:
-        net = net.resized(size.width)
-    path = Path(script).resolve()
-    name, home = path.stem, path.parent.name
-    job = Job(name, home, settings, preset, size, data, net, Path(), threading.Event())
-    chosen = jt.results.run_name(f"{name}-{preset.name}", job.about)
-    return dataclasses.replace(job, folder=settings.folder or Path("results") / chosen)
+    return data if size.pool == 1 else _pooled(data, size.pool)
 
 
 def _pooled(data: jt.data.Data, pool: int) -> jt.data.Data:

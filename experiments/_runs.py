@@ -49,7 +49,15 @@ _VGG16 = tuple(f"vgg16-cifar10{variant}" for variant in ("", "-low", "-warmup"))
 # the steps around which tickets (500) and dense networks (2,000) become stable
 _STEPS = ("--at", "0", "100", "250", "500", "1000", "2000", "4000")
 _CONVS = tuple(f"conv{depth}-cifar10" for depth in (4, 6, 8))
+_RESNET50 = "resnet50-imagenet"
 _CHAPTER_5 = (_RESNET20[0], _VGG16[0])
+_EARLY = (
+    ("at_initialization", "Figures 5-4, 5-6, 5-10 and 5-11"),
+    ("by_step", "Figures 5-12 and 5-14"),
+    ("ablations", "Figures 5-5 and 5-8"),
+    ("after_training", "Figure 5-13"),
+    ("variants", "Figures 5-7 and 5-9"),
+)
 _SNIP = ("vgg16", "vgg2_16", "wrn14_8", "wrn14_10", "wrn20_8")
 
 _BENCHMARKS = (
@@ -135,13 +143,7 @@ RUNS = (
     *(
         _paper(f"thesis_ch5/{script}.py", preset, f"{figures}, {preset}", short=f"ch5_{script}")
         for preset in _CHAPTER_5
-        for script, figures in (
-            ("at_initialization", "Figures 5-4, 5-6, 5-10 and 5-11"),
-            ("by_step", "Figures 5-12 and 5-14"),
-            ("ablations", "Figures 5-5 and 5-8"),
-            ("after_training", "Figure 5-13"),
-            ("variants", "Figures 5-7 and 5-9"),
-        )
+        for script, figures in _EARLY
     ),
     _paper("leaderboard.py", _RESNET20[0], "accuracy, cost and controls of every method"),
     *(
@@ -167,6 +169,27 @@ RUNS = (
             *("--fraction", "0.5"),
         )
         for network in ("vgg11", "vgg16")
+    ),
+    # these stream ImageNet, or hold Tiny-ImageNet, which have to be prepared first
+    *(
+        _paper(f"thesis_ch4/{script}.py", _RESNET50, f"{figures}, ResNet-50 on ImageNet")
+        for script, figures in (
+            ("table_4_2", "Tables 4.1 and 4.2"),
+            ("dense", "Figures 4-2 to 4-12"),
+            ("tickets", "Figures 4-13 to 4-30"),
+        )
+    ),
+    *(
+        _paper(f"thesis_ch5/{script}.py", preset, f"{figures}, {preset}", short=f"ch5_{script}")
+        for preset in ("resnet18-tiny_imagenet", f"{_RESNET50}-early")
+        for script, figures in _EARLY
+    ),
+    *(
+        _paper("thesis_ch5/replication.py", preset, sections)
+        for preset, sections in (
+            ("resnet18-tiny_imagenet-synflow", "Table 5.2"),
+            (f"{_RESNET50}-grasp", "section 5.3.5"),
+        )
     ),
     # twenty dilations of every level: the dearest figure comes last
     *(

@@ -110,7 +110,8 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
       dense: also train the dense networks to the end, as level 0: what `matching` compares with.
       exclude: patterns of paths, such as "dense_2", that are never pruned and not counted in P.
       per_class: training examples of each class that a score looks at, drawn per seed; None for
-        `batches` of `batch_size` drawn without looking at labels.
+        `batches` of `batch_size` drawn without looking at labels. Scores of the weights alone, such
+        as magnitude, look at none.
       batches: parts of equal size that are looked at one after another, which bounds the memory of
         activations (images themselves are all there, as whole numbers where the data are); each
         holds every class equally often. BatchNorm sees one part at a time.

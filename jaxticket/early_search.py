@@ -129,6 +129,9 @@ class EarlySearch:
     def run(self) -> None:
         """All of it, unit after unit; units that the folder holds are read."""
         plan, bench = self.plan, self.bench
+        if isinstance(bench.data, StreamedData) and self.examples.per_class is not None:
+            # a class with too few examples is found here, not after hours of dense training
+            bench.data.balanced(self.keys[:1], 0, self.examples.per_class)
         bench.bar.set_description("dense")
         initial = initial_networks(bench, plan.seeds)
         trunk = train_trunk(bench, plan.training, plan.seeds, initial, plan.trunk_steps)

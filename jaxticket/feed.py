@@ -58,6 +58,7 @@ class StreamedData:
         self.by: Normalization = parallel.put(by, mesh, replicas=False)
         self._evaluation = _evaluation(stream, training, mesh)
         self._held: list[Batched] | None = None
+        self._chosen: dict[tuple[bytes, int, int], np.ndarray] = {}
 
     def steps(self, replicas: int) -> int:
         """Steps of one block: as many as `block_bytes` per device allow, and no more than lie
@@ -125,26 +126,35 @@ class StreamedData:
           keys: key data of each replica's root key.
           number: the level that is made.
           batches, size: how many, and examples of each.
-          per_class: take so many of each class; labels are read until there are enough.
+          per_class: take so many of each class.
         """
-        examples = len(self.stream.train)
-        draw = _host_score_order(examples, batches, size)
-        whole = _host_score_order(examples, 1, examples)
+        draw = _host_score_order(len(self.stream.train), batches, size)
 
         def wanted(_: int, rows: slice) -> tuple[np.ndarray, np.ndarray | None]:
             if per_class is None:
                 return draw(keys[rows], number), None
-            orders = whole(keys[rows], number)[:, 0]
-            chosen = [self._balanced(order, per_class) for order in orders]
-            return np.stack(chosen).reshape(-1, batches, size), None
+            chosen = self.balanced(keys[rows], number, per_class)
+            return chosen.reshape(-1, batches, size), None
 
         with self._blocks(wanted, 1, (len(keys), batches, size), data=False) as found:
             return next(found)
 
-    def _balanced(self, order: np.ndarray, per_class: int, at_once: int = 1024) -> np.ndarray:
-        """The first examples of an order that make so many of each class, class by class in
-        turn.
+    def balanced(self, keys: np.ndarray, number: int, per_class: int) -> np.ndarray:
+        """The first examples of each replica's order that make so many of each class, int32
+        [replica, per_class * classes]. Labels are read until there are enough, once for each key.
+
+        Raises:
+          ValueError: for a class with fewer examples.
         """
+        examples = len(self.stream.train)
+        names = [(key.tobytes(), number, per_class) for key in keys]
+        for name, key in zip(names, keys, strict=True):
+            if name not in self._chosen:
+                order = _host_score_order(examples, 1, examples)(key[None], number)[0, 0]
+                self._chosen[name] = self._of_each_class(order, per_class)
+        return np.stack([self._chosen[name] for name in names])
+
+    def _of_each_class(self, order: np.ndarray, per_class: int, at_once: int = 1024) -> np.ndarray:
         found: list[list[int]] = [[] for _ in range(self.stream.classes)]
         for begin in range(0, len(order), at_once):
             numbers = order[begin : begin + at_once].tolist()
@@ -156,7 +166,8 @@ class StreamedData:
         few = min(range(len(found)), key=lambda c: len(found[c]))
         raise ValueError(
             f"`per_class` asks for {per_class} examples of each class, but class {few} of "
-            f"{self.stream.name!r} has {len(found[few])}; use fewer, or per_class=None"
+            f"{self.stream.name!r} has {len(found[few])}; use fewer, or per_class=None with a "
+            f"batch_size"
         )
 
     @contextlib.contextmanager

@@ -167,7 +167,8 @@ def prune(
     Args:
       params: the weights to score; each round scores them under the mask so far.
       context: what the score may look at, in the BatchNorm mode that its recipe asks for; its mask
-        is where the first round begins.
+        is where the first round begins. All rounds see its batches, those of a score that wants
+        others in every round (FORCE) too; `jt.prune_at` draws them anew.
       score: a name in `jt.SCORES` or a function.
       density: share of the prunable weights that the last round keeps.
       rounds: number of rounds, the densities between fall exponentially; that of the score's recipe

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.pyplot import imsave
 from sklearn.datasets import load_digits
 
 import jaxticket as jt
@@ -257,7 +258,11 @@ def test_other_sizes_have_other_folders(helpers, small_color):
     ("change", "words"),
     [
         ({"preset": "conv5-cifar10"}, "`name` is no preset: 'conv5-cifar10'"),
-        ({"preset": "resnet50-imagenet"}, "`preset` 'resnet50-imagenet' streams its images"),
+        ({"preset": "resnet50-imagenet"}, "`size`='quick' is not known"),
+        (
+            {"preset": "resnet50-imagenet", "size": "paper", "share": 0.5},
+            "`share` must be left out where images are streamed",
+        ),
         ({"preset": "resnet50-cifar10-one_ticket"}, "`size`='quick' is not known"),
         ({"budget": 0.0}, "`budget` must be above 0 minutes, got 0.0"),
     ],
@@ -265,6 +270,22 @@ def test_other_sizes_have_other_folders(helpers, small_color):
 def test_settings_that_do_not_fit_are_refused(helpers, change, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         helpers.job.prepare("one_shot.py", helpers.job.Settings(**change))
+
+
+def test_streamed_images_come_whole(helpers, tmp_path):
+    for i in range(40):
+        place = tmp_path / ("train" if i < 30 else "test") / f"class {i % 3}" / f"{i}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        imsave(place, np.random.default_rng(i).random((9, 8, 3)))
+    settings = helpers.job.Settings(preset="resnet50-imagenet", size="paper", data=str(tmp_path))
+    job = helpers.job.prepare("a.py", settings, held_out=0.2)
+    assert isinstance(job.data, jt.data.Stream)
+    assert {name: len(split) for name, split in job.data.splits.items()} == {
+        "train": 24, "validation": 6, "test": 10,
+    }  # fmt: skip
+    assert (job.data.shape, job.net.classes) == ((224, 224, 3), 3)
+    assert job.training.steps == jt.preset("resnet50-imagenet").training.steps
+    assert job.about["fingerprint"] == job.data.fingerprint
 
 
 def test_early_stopping_refuses_a_schedule(small_color):

@@ -24,6 +24,7 @@ from _machine import described, machine, publish
 from tqdm import tqdm
 
 import jaxticket as jt
+from jaxticket.feed import balanced_examples
 from jaxticket.jobs import Jobs, job_plan
 from jaxticket.prune import round_counts
 from jaxticket.rng import root_keys
@@ -77,7 +78,8 @@ def measured(name: str, settings: Settings) -> list[dict[str, Any]]:
     """One row per score and round; "step" is one step of training."""
     rng = np.random.default_rng(0)
     shape = (28, 28, 1) if name == "lenet" else (32, 32, 3)
-    x, y = rng.integers(0, 256, (2_000, *shape)).astype(np.uint8), np.arange(2_000) % 10
+    x = rng.integers(0, 256, (EXAMPLES[name], *shape), np.uint8)
+    y = np.arange(len(x)) % 10
     data = jt.data.from_arrays(x, y, x[:100], y[:100])
     net = jt.NETWORKS[name](data.shape, data.classes)
     batch = 60 if name == "lenet" else 128
@@ -87,11 +89,12 @@ def measured(name: str, settings: Settings) -> list[dict[str, Any]]:
     mesh = jt.parallel.mesh()
     count = mesh.shape[jt.parallel.SEED]
     run, placed = program(net, training, mesh, len(data.splits)), put_data(data, training, mesh)
-    keys = jt.parallel.put(np.asarray(jax.random.key_data(root_keys(range(count)))), mesh)
+    words = np.asarray(jax.random.key_data(root_keys(range(count))))
+    keys = jt.parallel.put(words, mesh)
     typed, zeros = jax.random.wrap_key_data(keys), np.zeros(count, np.int32)
     params, stats = run.init(zeros, typed)
     mask = jt.masks.ones(params)
-    jobs = Jobs(params, stats, mask, np.asarray(keys), zeros, job_plan(training, count))
+    jobs = Jobs(params, stats, mask, words, zeros, job_plan(training, count))
     plan = jt.parallel.put(jobs.plan, mesh)
     steps = STEPS[name]
 
@@ -105,7 +108,11 @@ def measured(name: str, settings: Settings) -> list[dict[str, Any]]:
     for score in tqdm(settings.scores, desc=f"{name}: compiling", unit=""):
         function = jt.SCORES[score]
         recipe = recipe_of(function)
-        examples = Examples(1, 100, 10) if recipe.data else Examples(1, 1)
+        examples, index = Examples(1, 1), None
+        if recipe.data:
+            examples = Examples(1, 100, 10)
+            draws = recipe.rounds if recipe.fresh else None
+            index = jt.parallel.put(balanced_examples(y, words, per_class=10, rounds=draws), mesh)
         select = pruner(net, mesh, Selection(function, examples=examples), False)
         keeps = round_counts(like, 0.1, recipe.rounds, prunable=prunable)
         arguments = (
@@ -114,6 +121,7 @@ def measured(name: str, settings: Settings) -> list[dict[str, Any]]:
             params,
             jt.parallel.put(np.broadcast_to(keeps, (count, *keeps.shape)).copy(), mesh),
             zeros,
+            index,
             placed,
         )
         calls[score] = (recipe.rounds, lambda s=select, a=arguments: jax.block_until_ready(s(*a)))

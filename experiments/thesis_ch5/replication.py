@@ -2,9 +2,10 @@
 
 SNIP, GraSP and SynFlow at the settings of their papers, beside the accuracies that the papers print
 and those that the thesis measured. `--preset` chooses the row: vgg16-cifar10-snip (also vgg2_16-,
-wrn14_8-, wrn14_10- and wrn20_8-), vgg19-cifar10-grasp and wrn32_2-cifar10-grasp (SNIP and GraSP at
-three densities), vgg11-cifar10-synflow (also vgg16-, resnet18-), resnet18-cifar10-synflow_tuned and
-resnet18-tiny_imagenet-synflow. Of SynFlow the thesis prints dense accuracies alone.
+wrn14_8-, wrn14_10- and wrn20_8-), vgg19-cifar10-grasp, wrn32_2-cifar10-grasp and
+resnet50-imagenet-grasp (SNIP and GraSP at three densities), vgg11-cifar10-synflow (also vgg16-,
+resnet18-), resnet18-cifar10-synflow_tuned and resnet18-tiny_imagenet-synflow. Of SynFlow the thesis
+prints dense accuracies alone.
 
 Command:  python experiments/thesis_ch5/replication.py [--preset NAME] [--size paper]
           [--budget MINUTES]
@@ -40,6 +41,7 @@ DENSE = {
     "wrn20_8-cifar10-snip": (93.9, 95.6),
     "vgg19-cifar10-grasp": (94.2, 93.5),
     "wrn32_2-cifar10-grasp": (94.8, 94.5),
+    "resnet50-imagenet-grasp": (75.7, 76.2),
     # read off figures
     "vgg11-cifar10-synflow": (92.0, 92.0),
     "vgg16-cifar10-synflow": (94.0, 93.5),
@@ -58,6 +60,8 @@ PRUNED: dict[tuple[str, str], dict[float, tuple[float, float]]] = {
     ("vgg19-cifar10-grasp", "grasp"): {0.1: (93.3, 92.8), 0.05: (93.0, 92.5), 0.02: (92.2, 91.6)},
     ("wrn32_2-cifar10-grasp", "snip"): {0.1: (92.6, 92.5), 0.05: (91.1, 91.0), 0.02: (87.5, 87.7)},
     ("wrn32_2-cifar10-grasp", "grasp"): {0.1: (92.4, 92.2), 0.05: (91.4, 90.9), 0.02: (88.8, 88.3)},
+    ("resnet50-imagenet-grasp", "snip"): {0.4: (74.0, 73.9), 0.2: (69.7, 71.2), 0.1: (62.0, 65.7)},
+    ("resnet50-imagenet-grasp", "grasp"): {0.4: (74.0, 73.4), 0.2: (72.0, 71.0), 0.1: (68.1, 67.0)},
 }
 
 
