@@ -187,6 +187,7 @@ def prepare(
     lenet: Mapping[str, Any] | None = None,
     paper: Mapping[str, Any] | None = None,
     held_out: float = 0,
+    network: Mapping[str, Any] | None = None,
 ) -> Job:
     """Settles the size, loads the data and names the folder.
 
@@ -196,6 +197,7 @@ def prepare(
       quick, paper: what the script changes about the two sizes.
       lenet: what it changes beyond that about the quick size of LeNet.
       held_out: share of the training examples to hold out as validation split.
+      network: options of the network's constructor that the script changes.
 
     Raises:
       ValueError: for a budget that is not above 0, an unknown preset, one without a quick size, and
@@ -206,6 +208,8 @@ def prepare(
     if settings.budget is not None and settings.budget <= 0:
         raise ValueError(f"`budget` must be above 0 minutes, got {settings.budget}")
     preset = jt.preset(settings.preset)
+    if network:
+        preset = dataclasses.replace(preset, options={**preset.options, **network})
     size = (
         _sizes.quick(preset, quick or {}, lenet or {})
         if settings.size == "quick"
@@ -351,6 +355,15 @@ def early(job: Job, score: Any, *, sub: str = "", **options: Any) -> Any:
     _on_time(job)
     usual = {"density": job.densities, "seeds": range(job.size.seeds), "folder": job.folder / sub}
     return jt.prune_at(job.net, job.data, job.training, **{"score": score, **usual, **options})
+
+
+def learn(job: Job, method: Any, *, sub: str = "", **options: Any) -> jt.Runs:
+    """`jt.search` within the budget, in the job's folder or one below it, at the densities of the
+    job's levels.
+    """
+    _on_time(job)
+    usual = {"density": job.densities, "seeds": range(job.size.seeds), "folder": job.folder / sub}
+    return jt.search(job.net, job.data, job.training, method, **{**usual, **options})
 
 
 def retrain(job: Job, runs: jt.Runs, change: str, **options: Any) -> jt.Runs:

@@ -170,6 +170,22 @@ RUNS = (
         )
         for network in ("vgg11", "vgg16")
     ),
+    # learned masks
+    *(
+        _paper(f"concrete/{script}.py", f"{network}-cifar10-cts", f"CTS, {figure}", short=short)
+        for network in ("resnet20", "vgg16")
+        for script, figure, short in (
+            ("accuracy", "Figure 2 and the headline", "cts_accuracy"),
+            ("sanity", "Figures 4 and 5", "cts_sanity"),
+            ("objectives", "Figure 3", "cts_objectives"),
+            ("balance", "GradBalance against a multiplier", "cts_balance"),
+        )
+    ),
+    _paper("concrete/saliency.py", "vgg16-cifar10-cts", "CTS, Figure 1", short="cts_saliency"),
+    *(
+        _paper("supermasks/accuracy.py", preset, "KD-LTS, Figure 22", short="supermasks")
+        for preset in (_LENET, _RESNET20[0], _VGG16[0])
+    ),
     # these stream ImageNet, or hold Tiny-ImageNet, which have to be prepared first
     *(
         _paper(f"thesis_ch4/{script}.py", _RESNET50, f"{figures}, ResNet-50 on ImageNet")

@@ -1,9 +1,10 @@
 """Every method that finds a mask, on one preset: accuracy, cost, and which controls it passes.
 
 Tickets (IMP from step 0 and with rewinding, learning-rate rewinding, one shot), magnitude pruning
-after training, every score at initialization, and random masks with the layouts ERK and smart
-ratio, at one ladder of densities. At one of them every method is also trained with its masks
-shuffled within layers, with new weights, and with its ranking turned round.
+after training, every score at initialization, random masks with the layouts ERK and smart ratio,
+and masks learned at the step that tickets are rewound to, at one ladder of densities. At one of
+them every method is also trained with its masks shuffled within layers, with new weights, and with
+its ranking turned round.
 
 A method *passes* a control where its mean accuracy is above the control's by a clear gap: at least
 0.5 points and two pooled standard deviations over seeds. It is then sensitive to what the control
@@ -32,6 +33,7 @@ import tyro
 from _controls import differences, named, said
 from _job import Job, budget, early, prepare, retrain, search
 from _job import Settings as Common
+from _learned import late_step, learned
 from _report import cell, save, seeds
 from _sizes import LENET
 from matplotlib import pyplot
@@ -77,7 +79,19 @@ def scored(score: Any, *, ranked: bool = True, **options: Any) -> Method:
     return Method(find, turned if ranked else None)
 
 
-# a method that learns masks is one more line
+def searched(name: str) -> Method:
+    """Masks learned near initialization: from the step that tickets are rewound to."""
+
+    def find(job: Job, sub: str) -> jt.Runs:
+        return learned(job, name, sub=sub, start=late_step(job))
+
+    def turned(job: Job, sub: str) -> jt.Runs:
+        return learned(job, name, sub=sub, start=late_step(job), inverted=True)
+
+    # GEM-MINER has frozen all but the ticket: there is nothing left to turn round
+    return Method(find, turned if name != "gem_miner" else None)
+
+
 METHODS: dict[str, Method] = {
     "ticket": tickets(),
     "rewound_ticket": tickets(late=True),
@@ -92,6 +106,10 @@ METHODS: dict[str, Method] = {
     },
     "erk": scored("random", ranked=False, scope="erk"),
     "smart_ratio": scored("random", ranked=False, scope="smart_ratio"),
+    **{
+        name: searched(name)
+        for name in ("cts_kl", "cts_loss", "edge_popup", "gem_miner", "stochastic", "continuous")
+    },
 }
 
 
@@ -106,11 +124,6 @@ class Settings(Common):
     given."""
     controls: tuple[str, ...] = CONTROLS
     """shuffle, reinit, sign_flip and inverted."""
-
-
-def late_step(job: Job) -> int:
-    """The step to rewind to: the preset's, or where it has none 2% of training."""
-    return job.late or max(1, round(0.02 * job.size.steps))
 
 
 def report(job: Job, table: Any, costs: Any, found: Any, level: int) -> None:

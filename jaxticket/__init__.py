@@ -31,6 +31,8 @@ from jaxticket.retrain import branch as branch
 from jaxticket.runs import Runs as Runs
 from jaxticket.scores import LAYOUTS as LAYOUTS
 from jaxticket.scores import SCORES as SCORES
+from jaxticket.search import SEARCHES as SEARCHES
+from jaxticket.search import search as search
 from jaxticket.settings import EarlyPruning as EarlyPruning
 from jaxticket.settings import Pruning as Pruning
 from jaxticket.settings import Training as Training

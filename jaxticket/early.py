@@ -10,21 +10,21 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxticket import parallel
+from jaxticket.at_step import StepPlan
 from jaxticket.branches import Change
-from jaxticket.checkpoint import Interrupt, RunFolder
 from jaxticket.checks import distinct_seeds, from_table
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
-from jaxticket.early_search import EarlyPlan, EarlySearch
-from jaxticket.jobs import Bench, progress_bar
 from jaxticket.runs import Runs
+from jaxticket.scored_masks import ScoredMasks
 from jaxticket.scores import LAYOUTS, SCORES
 from jaxticket.scores.layouts import Layout
 from jaxticket.scores.recipe import name_of, recipe_of
-from jaxticket.selection import Examples, Selection, pruner
+from jaxticket.selection import Examples
 from jaxticket.settings import EarlyPruning, Training
+from jaxticket.step_run import run_at_step
 from jaxticket.tickets import named_changes
-from jaxticket.train import check_fit, program, put_data
+from jaxticket.train import check_fit
 from jaxticket.types import Network, Score
 
 
@@ -137,8 +137,6 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
     seeds = distinct_seeds(seeds)
     mesh = parallel.check_mesh(mesh)
     check_fit(net, data, training, mesh)
-    if at_once is not None and at_once < 1:
-        raise ValueError(f"`at_once` must be at least 1, got {at_once}")
     function: Score = from_table("score", score, SCORES)
     several = not isinstance(step, str) and np.ndim(step) > 0
     steps = checked_steps(step, training, schedule)
@@ -147,14 +145,14 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
         from_table("scope", scope, {"global": len, "layer": len, **LAYOUTS})
     prunings = tuple(
         EarlyPruning(
-            densities, k, score, rounds, scope, floor, schedule, tuple(exclude), per_class,
-            batches, batch_size,
+            densities, k, schedule, tuple(exclude), score=score, rounds=rounds, scope=scope,
+            floor=floor, per_class=per_class, batches=batches, batch_size=batch_size,
         )
         for k in steps
     )  # fmt: skip
     examples = checked_examples(prunings[0], data, function)
     changes = named_changes(branches)
-    plan = EarlyPlan(net, data, training, prunings, seeds, changes, dense)
+    plan = StepPlan(net, data, training, prunings, seeds, changes, dense)
     settings = {
         "kind": "prune_at",
         "net": net.config,
@@ -165,62 +163,17 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
         "branches": list(changes),
         "dense": dense,
     }
-    count = len(seeds) * (1 + len(changes))
-    # a CPU gains nothing from more than one density at once; where replicas are vmapped, it does
-    together = 1 if parallel.maps(mesh) else len(densities) * len(steps)
-    size = parallel.block_size(count * together, mesh, at_once)
-    interrupt = Interrupt()
-    with (
-        interrupt.listening(folder is not None),
-        progress_bar(plan.total_steps, shown=progress) as bar,
-    ):
-        store = None if folder is None else RunFolder(folder, settings, every=save_every)
-        bench = Bench(
-            program(net, training, mesh, len(data.splits)),
-            put_data(data, training, mesh),
-            mesh,
-            size,
-            len(data.splits),
-            training.evaluation_interval,
-            store,
-            interrupt,
-            bar,
-        )
-        selection = Selection(
-            function,
-            "global" if scope == "global" else "layer",
-            floor,
-            prunings[0].exclude,
-            examples,
-        )
-        select = pruner(net, mesh, selection, isinstance(data, Stream))
-        search = EarlySearch(plan, bench, select, name_of(function), examples)
-        search.run()
-    found = {}
-    for pruning in prunings:
-        place = None if store is None else store.path
-        if place is not None and several:
-            place = place / f"step-{pruning.step}"
-        runs = Runs(
-            net,
-            data,
-            training,
-            pruning,
-            seeds,
-            "ticket",
-            tuple(search.histories[pruning.step]),
-            search.tickets[pruning.step],
-            search.origins[pruning.step],
-            tuple(search.costs[pruning.step]),
-            place,
-            mesh,
-            size,
-        )
-        if store is not None:
-            runs.save()
-        found[pruning.step] = runs
-    if store is not None:
-        store.forget_state()
+    finder = ScoredMasks(plan, prunings[0], function, examples)
+    found = run_at_step(
+        plan,
+        finder,
+        settings,
+        mesh=mesh,
+        folder=folder,
+        at_once=at_once,
+        save_every=save_every,
+        progress=progress,
+    )
     return found if several else found[steps[0]]
 
 

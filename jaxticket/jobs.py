@@ -80,12 +80,13 @@ class Watch(NamedTuple):
       shape: of what it gives.
       look: `look(state, wanted) -> float32 [*shape]`, of device states padded to the block's size;
         wanted: bool [job], which of them are evaluated now.
-      evaluates: whether the splits are evaluated too whenever it looks, or at the ends alone.
+      evaluates: whether the splits are evaluated too whenever it looks ("all"), at the ends alone
+        ("ends"), or not at all ("none").
     """
 
     shape: tuple[int, ...]
     look: Callable[[TrainState, np.ndarray], np.ndarray]
-    evaluates: bool = True
+    evaluates: str = "all"
 
 
 class Bench(NamedTuple):
@@ -203,8 +204,9 @@ def train_jobs(
     regular = (steps[1:] % bench.interval == 0) & (not ends_only)
     wanted[1:] = (steps[1:] != steps[:-1]) & (regular | (steps[1:] == stop))
     evaluated = wanted.copy()
-    if watch is not None and not watch.evaluates:
+    if watch is not None and watch.evaluates != "all":
         evaluated[1:] &= steps[1:] == stop
+        evaluated &= watch.evaluates == "ends"
     watched = np.full((len(untils), *(watch.shape if watch else ())), np.nan, np.float32)
     values = np.full((len(untils), count, bench.splits, len(METRICS)), np.nan, np.float32)
     plan = parallel.pad(jobs.plan, bench.size)

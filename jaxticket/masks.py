@@ -48,11 +48,16 @@ def kept(mask: Mask, *, prunable: Any = None) -> Array:
     return jax.tree.reduce(jnp.add, counts, jnp.int32(0))
 
 
+def prunable_sizes(tree: Any, *, prunable: Any = None) -> list[int]:
+    """Number of entries of each prunable leaf, in the order of `jax.tree.leaves`."""
+    prunable = prunable_leaves(tree) if prunable is None else prunable
+    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(prunable), strict=True)
+    return [int(np.prod(jnp.shape(x))) for x, p in pairs if p]
+
+
 def prunable_size(tree: Any, *, prunable: Any = None) -> int:
     """P, the number of prunable entries of a mask or params tree."""
-    prunable = prunable_leaves(tree) if prunable is None else prunable
-    sizes = jax.tree.map(lambda x, p: int(np.prod(jnp.shape(x))) if p else 0, tree, prunable)
-    return sum(jax.tree.leaves(sizes))
+    return sum(prunable_sizes(tree, prunable=prunable))
 
 
 def density(mask: Mask, *, prunable: Any = None) -> Array:

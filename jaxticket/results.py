@@ -148,7 +148,10 @@ def write(table: pd.DataFrame, folder: Path, name: str) -> None:
 def plain(value: Any) -> Any:
     """Settings as what JSON can hold: dataclasses as dicts, functions by their name."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        # of parts that can be exchanged for one another, the settings say which one it is
+        kind = getattr(value, "kind", None)
+        named = {} if kind is None else {"kind": kind}
+        return named | {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, range)):

@@ -18,8 +18,8 @@ from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
 from jaxticket.evaluate import METRICS
 from jaxticket.selection import prunable_of
-from jaxticket.settings import EarlyPruning, Pruning, Training
-from jaxticket.ticket import Ticket
+from jaxticket.settings import Pruning, PruningAtStep, Training
+from jaxticket.ticket import Ticket, drawn_exactly
 from jaxticket.train import split_names
 from jaxticket.types import Network
 
@@ -42,12 +42,13 @@ class Runs:
       folder: where the run lies, or None.
       mesh: the devices it ran on.
       size: replicas per call of the compiled program.
+      traces: rows of the table of a search's progress.
     """
 
     net: Network
     data: Data | Stream
     training: Training
-    pruning: Pruning | EarlyPruning
+    pruning: Pruning | PruningAtStep
     seeds: tuple[int, ...]
     branch: str
     histories: tuple[results.History, ...]
@@ -57,6 +58,7 @@ class Runs:
     folder: Path | None
     mesh: Mesh = field(repr=False)
     size: int = field(repr=False)
+    traces: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -109,6 +111,19 @@ class Runs:
         """
         return results.frame(self.costs)
 
+    def trace(self) -> Table:
+        """The progress of `jt.search`: seed, level, step (of the search), expected (the expected
+        density) and multiplier (of what holds the density).
+
+        Raises:
+          ValueError: for runs of another kind.
+        """
+        if not self.traces:
+            raise ValueError(
+                "`trace` is there for the runs of jt.search; these have learned no mask"
+            )
+        return results.frame(self.traces)
+
     def _final(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean final test accuracy of each level of this branch, and how many seeds there are."""
         test, accuracy = split_names(self.data).index("test"), METRICS.index("accuracy")
@@ -156,7 +171,8 @@ class Runs:
 
     def save(self, folder: str | Path | None = None) -> Path:
         """Writes table and timings (Parquet and CSV) and each ticket as a small file into the run's
-        folder.
+        folder: mask bits, and the seed where every device draws the same weights from it (signed
+        constants at initialization), else the kept weights.
         """
         target = Path(folder) if folder is not None else self.folder
         if target is None:
@@ -165,11 +181,15 @@ class Runs:
             (target / "tickets").mkdir(parents=True, exist_ok=True)
             results.write(self.table(), target, "table")
             results.write(self.timings(), target, "timings")
+            if self.traces:
+                results.write(self.trace(), target, "trace")
             for level in self.levels:
                 for seed in self.seeds:
-                    self.ticket(level, seed).save(
+                    ticket = self.ticket(level, seed)
+                    ticket.save(
                         target / "tickets" / f"{self.branch}-level-{level:02d}-seed-{seed}.npz",
                         net=self.net,
+                        seed=seed if drawn_exactly(self.net, seed, ticket) else None,
                         data=self.data.name,
                         fingerprint=self.data.fingerprint,
                         run_seed=seed,
@@ -179,7 +199,7 @@ class Runs:
         return target
 
 
-def density(net: Network, pruning: Pruning | EarlyPruning, ticket: Ticket) -> np.ndarray:
+def density(net: Network, pruning: Pruning | PruningAtStep, ticket: Ticket) -> np.ndarray:
     """Realised density of each replica of a ticket stacked over [replica], float64."""
     one = jax.tree.map(lambda x: x[0], ticket.params)
     prunable = jax.tree.leaves(prunable_of(net, one, pruning.exclude))

@@ -268,33 +268,22 @@ class Pruning:
 
 
 @dataclass(frozen=True)
-class EarlyPruning:
-    """How `jt.prune_at` prunes: once, at one step of dense training.
+class PruningAtStep:
+    """What `jt.prune_at` and `jt.search` have in common: masks are found once, at one step of
+    dense training.
 
     Attributes:
-      densities: of levels 1, 2, ...: each is pruned straight from the dense network.
+      densities: of levels 1, 2, ...: each is found straight from the dense network.
       step: when; 0 is initialization, and the last step of training is after it.
-      score: name in `jt.SCORES` or a score function.
-      rounds: rounds of scoring on the way to each density; None for those of the score's recipe.
-      scope: "global", "layer", or how the density is spread: a name in `jt.LAYOUTS` or a function.
-      floor: weights that every layer keeps at least; with scope "global".
       schedule: "full" trains pruned networks with the whole schedule from its start, "remaining"
         with what is left of it after `step`.
       exclude: patterns of paths that are never pruned and not counted.
-      per_class, batches, batch_size: the training examples that a score looks at.
     """
 
     densities: tuple[float, ...]
     step: int = 0
-    score: str | Callable[..., object] = "snip"
-    rounds: int | None = None
-    scope: str | Callable[..., object] = "global"
-    floor: int = 0
     schedule: str = "full"
     exclude: tuple[str, ...] = ()
-    per_class: int | None = 10
-    batches: int = 1
-    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         exclude = (self.exclude,) if isinstance(self.exclude, str) else self.exclude
@@ -307,26 +296,7 @@ class EarlyPruning:
                 f"`density` must be one or several different shares, got {self.densities}"
             )
         at_least("step", self.step, 0, integer=True)
-        if self.rounds is not None:
-            at_least("rounds", self.rounds, 1, integer=True)
-        at_least("floor", self.floor, 0, integer=True)
-        if self.floor and self.scope != "global":
-            raise ValueError(
-                f"`floor` needs scope='global', got {self.floor} with scope={self.scope!r}"
-            )
         one_of("schedule", self.schedule, ("full", "remaining"))
-        at_least("batches", self.batches, 1, integer=True)
-        if self.per_class is not None:
-            at_least("per_class", self.per_class, 1, integer=True)
-            if self.batch_size is not None:
-                raise ValueError(
-                    f"`batch_size` {self.batch_size} is not used with per_class={self.per_class}: "
-                    f"pass per_class=None to draw batches of that size"
-                )
-        elif self.batch_size is None:
-            raise ValueError("`batch_size` is needed with per_class=None; 128 is usual")
-        else:
-            at_least("batch_size", self.batch_size, 1, integer=True)
 
     @property
     def rewind_step(self) -> int:
@@ -342,3 +312,46 @@ class EarlyPruning:
     def order(self) -> str:
         """As of `Pruning`: pruned networks see the batches that the dense one sees."""
         return "same"
+
+
+@dataclass(frozen=True)
+class EarlyPruning(PruningAtStep):
+    """How `jt.prune_at` prunes.
+
+    Attributes:
+      score: name in `jt.SCORES` or a score function.
+      rounds: rounds of scoring on the way to each density; None for those of the score's recipe.
+      scope: "global", "layer", or how the density is spread: a name in `jt.LAYOUTS` or a function.
+      floor: weights that every layer keeps at least; with scope "global".
+      per_class, batches, batch_size: the training examples that a score looks at.
+    """
+
+    score: str | Callable[..., object] = "snip"
+    rounds: int | None = None
+    scope: str | Callable[..., object] = "global"
+    floor: int = 0
+    per_class: int | None = 10
+    batches: int = 1
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rounds is not None:
+            at_least("rounds", self.rounds, 1, integer=True)
+        at_least("floor", self.floor, 0, integer=True)
+        if self.floor and self.scope != "global":
+            raise ValueError(
+                f"`floor` needs scope='global', got {self.floor} with scope={self.scope!r}"
+            )
+        at_least("batches", self.batches, 1, integer=True)
+        if self.per_class is not None:
+            at_least("per_class", self.per_class, 1, integer=True)
+            if self.batch_size is not None:
+                raise ValueError(
+                    f"`batch_size` {self.batch_size} is not used with per_class={self.per_class}: "
+                    f"pass per_class=None to draw batches of that size"
+                )
+        elif self.batch_size is None:
+            raise ValueError("`batch_size` is needed with per_class=None; 128 is usual")
+        else:
+            at_least("batch_size", self.batch_size, 1, integer=True)

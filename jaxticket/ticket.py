@@ -165,9 +165,26 @@ def _json(header: dict[str, Any]) -> str:
         ) from error
 
 
+@functools.lru_cache(maxsize=16)
+def _initializer(net: Network) -> Any:
+    return jax.jit(lambda key: net.init(stream(key, "init"))[0])
+
+
 def _from_seed(net: Network, seed: int, mask: Mask) -> Params:
-    params, _ = jax.jit(lambda key: net.init(stream(key, "init")))(jax.random.key(seed))
+    params = _initializer(net)(jax.random.key(seed))
     return host_apply(mask, jax.tree.map(np.asarray, params))
+
+
+def drawn_exactly(net: Network, seed: int, ticket: Ticket) -> bool:
+    """Whether a ticket may be saved as seed and bits: its weights are those that the network draws
+    from this seed, and every device draws them alike, which signed constants are and numbers that
+    pass through a logarithm or a sine are not.
+    """
+    exact = json.loads(net.config).get("init") == "signed_constant"
+    if not exact or int(ticket.step) != 0:
+        return False
+    host = jax.tree.map(np.asarray, ticket)
+    return _same(_from_seed(net, seed, host.mask), host_apply(host.mask, host.params))
 
 
 def _same(a: Any, b: Any) -> bool:

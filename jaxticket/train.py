@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -216,13 +216,15 @@ def train_step(
     active: Array,
     *,
     axis: tuple[str, int] | None = None,
+    waits: bool = True,
 ) -> TrainState:
     """One update of one replica on this device's part of a batch: raw images and labels.
 
     Params stay zero where the mask is False, so the forward pass needs no mask: the gradient is
       masked before
     clipping and momentum, and the update is added only where the mask is True. Where `active` is
-    False, and from the first loss that is not finite on, the params stay as they are.
+    False, and from the first loss that is not finite on, the params stay as they are. `waits` says
+    that replicas may wait with `active` False, so that their momentum has to be held too.
 
     Reference: DESIGN of masked training; invariant 4 of iterative magnitude pruning (pruned weights
       stay exactly 0).
@@ -271,12 +273,16 @@ def train_step(
         state.params,
         direction,
     )
-    # momentum too: where replicas run vmapped, those that start late wait through others' steps
-    stats, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(moving, new.astype(old.dtype), old),
-        (stats, opt_state),
-        (state.stats, state.opt_state),
-    )
+
+    def held(new: Any, old: Any) -> Any:
+        return jax.tree.map(lambda n, o: jnp.where(moving, n.astype(o.dtype), o), new, old)
+
+    stats = held(stats, state.stats)
+    # where replicas run vmapped, those that start late wait through others' steps; where they do
+    # not, nobody looks at the momentum of one that diverged, and Adam's costs a fifth of a step
+    opt_state = held(opt_state, state.opt_state) if waits else jax.tree.map(
+        lambda n, o: n.astype(o.dtype), opt_state, state.opt_state
+    )  # fmt: skip
     step = state.step + active.astype(jnp.int32)
     return state._replace(
         step=step, params=params, stats=stats, opt_state=opt_state, diverged=diverged
@@ -285,7 +291,7 @@ def train_step(
 
 @functools.lru_cache(maxsize=64)
 def _program(net: Network, training: Training, mesh: Mesh, splits: int) -> Program:
-    axis = _data_axis(mesh)
+    axis, waits = _data_axis(mesh), not parallel.maps(mesh)
     traced = 0
 
     def init(limit: Array, key: Key) -> tuple[Params, Stats]:
@@ -314,7 +320,7 @@ def _program(net: Network, training: Training, mesh: Mesh, splits: int) -> Progr
             def body(_: Array, s: TrainState) -> TrainState:
                 batch = gathered(data, training, words, s.step, axis=axis)
                 return train_step(
-                    net, training, s, plan, batch, data.by, s.step < target, axis=axis
+                    net, training, s, plan, batch, data.by, s.step < target, axis=axis, waits=waits
                 )
 
             state = jax.lax.fori_loop(0, limit, body, state)
@@ -347,7 +353,9 @@ def _program(net: Network, training: Training, mesh: Mesh, splits: int) -> Progr
 
         def body(i: Array, s: TrainState) -> TrainState:
             batch = (block.x[i], block.y[i])
-            return train_step(net, training, s, plan, batch, by, s.step < target, axis=axis)
+            return train_step(
+                net, training, s, plan, batch, by, s.step < target, axis=axis, waits=waits
+            )
 
         with jax.default_matmul_precision(training.precision):
             return jax.lax.fori_loop(0, limit, body, state)

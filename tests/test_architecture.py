@@ -113,8 +113,12 @@ RANKS = {
     "levels": 7,
     "tickets": 8,
     "retrain": 9,
-    "early_search": 9,
+    "points": 7,
+    "at_step": 9,
+    "step_run": 9,
+    "scored_masks": 9,
     "early": 9,
+    "search": 10,
     "stability": 10,
     "analysis": 10,
     # the order of a network's layers, which pruning asks for

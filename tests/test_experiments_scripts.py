@@ -503,3 +503,53 @@ def test_variants_and_the_leaderboard_from_a_file(tmp_path, digits_npz):
     assert len(found[found["method"] == "ticket"]) == 2
     assert set(pictures(folder / "figures")) == {"accuracy.png", "controls.png", "cost.png"}
     assert "the method passes" in done.stdout
+
+
+@pytest.mark.slow
+def test_learned_masks_from_a_file(tmp_path, digits_npz):
+    options = ("--data", digits_npz, *SMALL_RUN)
+    folder = tmp_path / "accuracy"
+    names = ("cts_kl", "ltr", "snip")
+    done = run("concrete/accuracy.py", *options, "--methods", *names, "--folder", folder)
+    assert set(pd.read_csv(folder / "final.csv")["branch"]) == {"ticket", *names}
+    times = pd.read_csv(folder / "times.csv")
+    assert set(times["branch"]) == set(names) and (times["cost"] > 0).all()
+    assert set(pictures(folder / "figures")) == {"figure_2.png", "time.png"}
+    assert "of LTR" in done.stdout
+
+    folder = tmp_path / "sanity"
+    run("concrete/sanity.py", *options, "--methods", "cts_loss", "--folder", folder)
+    found = pd.read_csv(folder / "controls.csv")
+    assert set(found["control"]) == {"shuffle", "reinit", "inverted"} and len(found) == 6
+    assert set(pictures(folder / "figures")) == {"figure_4.png"}
+
+    folder = tmp_path / "objectives"
+    names = ("cts_kl", "cts_gradient_norm")
+    run("concrete/objectives.py", *options, "--methods", *names, "--folder", folder)
+    assert set(pictures(folder / "figures")) == {"figure_3.png"}
+
+
+@pytest.mark.slow
+def test_saliency_balance_and_supermasks_from_a_file(tmp_path, digits_npz):
+    options = ("--data", digits_npz, *SMALL_RUN)
+    folder = tmp_path / "saliency"
+    names = ("snip", "ltr", "random", "cts")
+    run("concrete/saliency.py", *options, "--methods", *names, "--folder", folder)
+    values = pd.read_csv(folder / "values.csv")
+    dense = values[values["level"] == 0].groupby("objective")["value"].mean().abs()
+    assert dense["change_of_loss"] < 1e-5 and dense["gradient_norm"] > 0.01
+    assert set(values["method"]) == set(names)
+    assert set(pictures(folder / "figures")) == {"figure_1.png"}
+
+    folder = tmp_path / "balance"
+    run("concrete/balance.py", *options, "--levels", 1, "--folder", folder)
+    assert len(pd.read_csv(folder / "balance.csv")) == 9
+    assert set(pictures(folder / "figures")) == {"balance.png"}
+
+    folder = tmp_path / "supermasks"
+    names = ("edge_popup", "ticket", "smart_ratio")
+    run("supermasks/accuracy.py", *options, "--methods", *names, "--folder", folder)
+    found = pd.read_csv(folder / "supermasks.csv").groupby(["branch", "level"])["value"]
+    assert set(found.mean().index.get_level_values(0)) == set(names)
+    assert (found.count() == 2).all()
+    assert set(pictures(folder / "figures")) == {"figure_22.png"}

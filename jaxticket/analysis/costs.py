@@ -16,6 +16,9 @@ from jaxticket.early import checked_examples
 from jaxticket.runs import Runs
 from jaxticket.scores import SCORES
 from jaxticket.scores.recipe import passes_of, recipe_of
+from jaxticket.search.learned_masks import LearnedPruning
+from jaxticket.search.objectives import passes_of as objective_passes
+from jaxticket.search.step import step_flops
 from jaxticket.selection import Examples, context_maker, prunable_of
 from jaxticket.settings import EarlyPruning, Pruning
 from jaxticket.types import Network, Score
@@ -34,8 +37,9 @@ def finding(runs: Runs) -> Table:
     flops (2 per multiply-add; of the dense network, since that is what runs: pruned weights are
     zeros), seconds (of all seeds side by side, divided by their number; compilation included).
 
-    Iterative pruning trains all levels before its own. `prune_at` trains to its step and scores in
-    rounds; a score's operations are counted in its own program, its passes are those of its recipe
+    Iterative pruning trains all levels before its own. `search` trains to its step and then the
+    scores, which count as training steps too. `prune_at` trains to its step and scores in rounds; a
+    score's operations are counted in its own program, its passes are those of its recipe
     (nan where that does not know).
 
     Args:
@@ -47,15 +51,19 @@ def finding(runs: Runs) -> Table:
 
     Reference: Frankle's thesis, section 5.2 and Figure 5-1; KD-LTS, Table 1 (search cost).
     """
-    score: Score = from_table("score", runs.pruning.score, SCORES)
+    pruning = runs.pruning
     rows = []
     for level, density in zip(runs.levels, runs.densities, strict=True):
         if level == 0:
             found: dict[str, float] = dict.fromkeys(_NAMES, 0.0)
-        elif isinstance(runs.pruning, EarlyPruning):
-            found = _early(runs, runs.pruning, score)
+        elif isinstance(pruning, LearnedPruning):
+            found = _learned(runs, pruning)
+        elif isinstance(pruning, EarlyPruning):
+            found = _early(runs, pruning, from_table("score", pruning.score, SCORES))
+        elif isinstance(pruning, Pruning):
+            found = _levels(runs, pruning, from_table("score", pruning.score, SCORES), level)
         else:
-            found = _levels(runs, runs.pruning, score, level)
+            raise ValueError(f"`runs` were pruned in an unknown way, {type(pruning).__name__}")
         rows.append({"level": level, "density": float(density), **found})
     return results.frame(rows)
 
@@ -105,11 +113,34 @@ def _early(runs: Runs, pruning: EarlyPruning, score: Score) -> dict[str, float]:
         "flops": rounds * score_flops(runs.net, score, examples),
         "seconds": _seconds(runs, "masks", "prune_seconds") / (seeds * len(pruning.densities)),
     }
-    trunk = next((row for row in runs.costs if row["unit"] == "dense"), None)
-    if trunk is not None and pruning.step:
-        steps = trunk["training_steps"]
-        trained["seconds"] = trunk["train_seconds"] / seeds * pruning.step / steps
+    trained["seconds"] = _trunk_seconds(runs, pruning.step)
     return {name: trained[name] + scoring.get(name, 0.0) for name in _NAMES}
+
+
+def _learned(runs: Runs, pruning: LearnedPruning) -> dict[str, float]:
+    method = pruning.method
+    assert method is not None
+    seeds, examples = len(runs.seeds), pruning.search_steps * runs.training.batch_size
+    forward, backward = objective_passes(method.function)
+    trained = _training(runs, pruning.step)
+    trained["seconds"] = _trunk_seconds(runs, pruning.step)
+    searching = {
+        "training_steps": pruning.search_steps,
+        "examples": examples,
+        "forward_passes": examples * forward,
+        "backward_passes": examples * backward,
+        "flops": pruning.search_steps * step_flops(runs.net, method, runs.training),
+        "seconds": _seconds(runs, "masks", "prune_seconds") / (seeds * len(pruning.densities)),
+    }
+    return {name: trained[name] + searching[name] for name in _NAMES}
+
+
+def _trunk_seconds(runs: Runs, step: int) -> float:
+    """What dense training to a step took, for one seed."""
+    trunk = next((row for row in runs.costs if row["unit"] == "dense"), None)
+    if trunk is None or not step:
+        return 0.0
+    return trunk["train_seconds"] / len(runs.seeds) * step / trunk["training_steps"]
 
 
 def _levels(runs: Runs, pruning: Pruning, score: Score, level: int) -> dict[str, float]:

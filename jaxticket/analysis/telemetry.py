@@ -238,13 +238,13 @@ def _watch(bench: Bench, jobs: Jobs, look: Callable[..., Array]) -> Watch:
         values = parallel.host(look(limits, state, start, plan, bench.data))
         return np.where(wanted[:, None], values[: shape[0]], np.float32(np.nan))
 
-    return Watch(shape, seen, evaluates=False)
+    return Watch(shape, seen, evaluates="ends")
 
 
 def _rows(arrays: Arrays, job: int, about: dict[str, Any]) -> Table:
     """The looks at one job as a table."""
     calls = np.flatnonzero(arrays["wanted"][:, job])
-    columns = {name: [value] * len(calls) for name, value in about.items()}
+    columns: dict[str, Any] = {name: [value] * len(calls) for name, value in about.items()}
     columns["step"] = arrays["steps"][calls, job].astype(np.int64)
     return results.spread(arrays["watched"][calls, job], columns, {"metric": METRICS})
 

@@ -18,11 +18,11 @@ from jaxticket.checkpoint import explained
 from jaxticket.checks import one_of
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
+from jaxticket.points import Networks
 from jaxticket.settings import Training
 from jaxticket.stability import verdict
 from jaxticket.stability.copies import OF_COPIES
 from jaxticket.stability.paths import barrier
-from jaxticket.stability.points import Networks
 from jaxticket.stability.starts import Start
 from jaxticket.types import Network
 

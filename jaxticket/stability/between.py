@@ -11,12 +11,12 @@ import numpy as np
 
 from jaxticket import results
 from jaxticket.checks import at_least
+from jaxticket.points import Evaluator, Networks
 from jaxticket.rng import stream
 from jaxticket.stability.align import align
 from jaxticket.stability.analysis import Instability
 from jaxticket.stability.copies import heights
 from jaxticket.stability.paths import stacked
-from jaxticket.stability.points import Evaluator, Networks
 from jaxticket.types import Params, Stats
 
 Table = Any

@@ -22,11 +22,11 @@ from jaxticket.jobs import (
     take,
     train_jobs,
 )
+from jaxticket.points import Evaluator, Networks
 from jaxticket.rng import root_keys
 from jaxticket.settings import Training
 from jaxticket.stability.distances import OF_WEIGHTS, Distance, Outcome, cosine_between, l2_between
 from jaxticket.stability.paths import barrier
-from jaxticket.stability.points import Evaluator, Networks
 from jaxticket.stability.starts import Start, Starts
 from jaxticket.ticket import Ticket
 

@@ -18,6 +18,7 @@ from jaxticket.checks import at_least, one_of
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
 from jaxticket.jobs import Arrays, Bench, progress_bar, report_diverged
+from jaxticket.points import Evaluator, Networks
 from jaxticket.runs import Runs
 from jaxticket.settings import Training
 from jaxticket.stability.analysis import Instability
@@ -33,7 +34,6 @@ from jaxticket.stability.arguments import (
 )
 from jaxticket.stability.copies import Atom, Design, train_and_compare
 from jaxticket.stability.distances import OF_WEIGHTS, Distance
-from jaxticket.stability.points import Evaluator, Networks
 from jaxticket.stability.starts import Starts, kinds_of
 from jaxticket.tickets import named_changes
 from jaxticket.train import check_fit, program, put_data

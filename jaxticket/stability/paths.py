@@ -14,8 +14,8 @@ from jaxticket.checks import at_least, one_of
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
 from jaxticket.evaluate import METRICS
+from jaxticket.points import Evaluator, Networks
 from jaxticket.settings import Training
-from jaxticket.stability.points import Evaluator, Networks
 from jaxticket.types import Network, Params, Stats
 
 STATISTICS = ("interpolated", "recomputed")

@@ -12,10 +12,10 @@ from jax.sharding import Mesh
 
 from jaxticket.branches import Change
 from jaxticket.jobs import changed
+from jaxticket.points import Networks
 from jaxticket.runs import Runs, density
 from jaxticket.selection import prunable_of
-from jaxticket.settings import EarlyPruning, Pruning
-from jaxticket.stability.points import Networks
+from jaxticket.settings import Pruning, PruningAtStep
 from jaxticket.ticket import Ticket, host_apply
 from jaxticket.types import Network
 
@@ -106,7 +106,7 @@ class Starts:
         places = np.asarray([runs.seeds.index(seed) for seed in self.seeds])
         return jax.tree.map(lambda x: np.asarray(x)[places], ticket)
 
-    def _pruning(self, kind: Start) -> Pruning | EarlyPruning:
+    def _pruning(self, kind: Start) -> Pruning | PruningAtStep:
         own = kind._replace(branch="ticket") if kind.branch in self.changes else kind
         return self._runs(own).pruning if self.runs else Pruning()
 

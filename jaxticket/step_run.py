@@ -1,22 +1,18 @@
-"""The work of `prune_at`: dense training, masks, and the training of what they leave."""
+"""Dense training to a step, masks found there, and the training of what they leave: under way."""
 
 from __future__ import annotations
 
-import functools
+import os
 import time
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxticket import parallel, results, trees
-from jaxticket.analysis.flops import layers_of
-from jaxticket.branches import Change
-from jaxticket.checks import from_table
-from jaxticket.data.arrays import Data
-from jaxticket.data.stream import Stream
-from jaxticket.feed import StreamedData, balanced_examples
+from jaxticket.at_step import Finder, StepPlan, Wanted
+from jaxticket.checkpoint import Interrupt, RunFolder
 from jaxticket.jobs import (
     Arrays,
     Bench,
@@ -25,113 +21,48 @@ from jaxticket.jobs import (
     history_arrays,
     job_plan,
     join,
+    progress_bar,
     report_diverged,
     take,
     train_jobs,
 )
-from jaxticket.prune import layout_counts, not_finite, round_counts
+from jaxticket.points import Evaluator
 from jaxticket.rng import root_keys
-from jaxticket.runs import density
-from jaxticket.scores import LAYOUTS, SCORES
-from jaxticket.scores.recipe import recipe_of
-from jaxticket.selection import Examples, Weights, prunable_of
-from jaxticket.settings import EarlyPruning, Training
+from jaxticket.runs import Runs, density
+from jaxticket.settings import PruningAtStep
 from jaxticket.ticket import Ticket, host_apply
+from jaxticket.train import program, put_data
 from jaxticket.trunk import Networks, initial_networks, train_trunk
-from jaxticket.types import Mask, Network
-
-
-@dataclass(frozen=True, eq=False)
-class EarlyPlan:
-    """What `prune_at` does, before anything runs; `prunings` differ in their step alone."""
-
-    net: Network
-    data: Data | Stream
-    training: Training
-    prunings: tuple[EarlyPruning, ...]
-    seeds: tuple[int, ...]
-    changes: dict[str, Change]
-    dense: bool
-
-    @functools.cached_property
-    def like(self) -> Networks:
-        """Shapes of params and statistics."""
-        return jax.eval_shape(self.net.init, jax.random.key(0))
-
-    @functools.cached_property
-    def prunable(self) -> Any:
-        """Which leaves are pruned."""
-        return prunable_of(self.net, self.like[0], self.prunings[0].exclude)
-
-    @functools.cached_property
-    def keeps(self) -> dict[int, np.ndarray]:
-        """Weights that each level keeps, round after round: level -> int32 [round, ...]."""
-        p = self.prunings[0]
-        rounds = p.rounds or recipe_of(from_table("score", p.score, SCORES)).rounds
-        found = {}
-        for level, share in enumerate(p.densities, start=1):
-            if p.scope in ("global", "layer"):
-                found[level] = round_counts(
-                    self.like[0],
-                    share,
-                    rounds,
-                    prunable=self.prunable,
-                    scope=str(p.scope),
-                    floor=p.floor,
-                )
-            else:
-                layout = from_table("scope", p.scope, LAYOUTS)
-                layers = layers_of(self.net, self.prunable)
-                found[level] = layout_counts(layout, layers, share, rounds)
-        return found
-
-    def start(self, pruning: EarlyPruning) -> int:
-        """Where in the schedule pruned networks begin."""
-        return pruning.step if pruning.schedule == "remaining" else 0
-
-    @property
-    def trunk_steps(self) -> tuple[int, ...]:
-        """The steps of dense training whose states are needed."""
-        steps = {p.step for p in self.prunings}
-        return tuple(sorted(steps | ({self.training.steps} if self.dense else set())))
-
-    @property
-    def total_steps(self) -> int:
-        """Steps of all replicas, if every branch starts where the pruned networks do."""
-        each = sum((self.training.steps - self.start(p)) * len(p.densities) for p in self.prunings)
-        return (max(self.trunk_steps) + each * (1 + len(self.changes))) * len(self.seeds)
+from jaxticket.types import Mask
 
 
 class Piece(NamedTuple):
     """The replicas of one step, density and branch: one for each seed."""
 
-    pruning: EarlyPruning
+    pruning: PruningAtStep
     level: int
     branch: str
 
 
-class EarlySearch:
+class StepRun:
     """Dense training, masks and pruned training under way; everything by the step of pruning."""
 
-    def __init__(
-        self, plan: EarlyPlan, bench: Bench, select: Any, score: str, examples: Examples
-    ) -> None:
-        self.plan, self.bench, self.select = plan, bench, select
-        self.score, self.examples = score, examples
+    def __init__(self, plan: StepPlan, bench: Bench, finder: Finder) -> None:
+        self.plan, self.bench, self.finder = plan, bench, finder
         steps = [p.step for p in plan.prunings]
         self.tickets: dict[int, dict[int, Ticket]] = {k: {} for k in steps}
         self.origins: dict[int, Ticket] = {}
         self.histories: dict[int, list[results.History]] = {k: [] for k in steps}
         self.costs: dict[int, list[dict[str, Any]]] = {k: [] for k in steps}
         self.masks: dict[tuple[int, int], Mask] = {}
+        self.traces: dict[int, list[dict[str, Any]]] = {k: [] for k in steps}
         self.keys = np.asarray(jax.random.key_data(root_keys(plan.seeds)))
+        self.initial: Networks = (None, None)
 
     def run(self) -> None:
         """All of it, unit after unit; units that the folder holds are read."""
         plan, bench = self.plan, self.bench
-        if isinstance(bench.data, StreamedData) and self.examples.per_class is not None:
-            # a class with too few examples is found here, not after hours of dense training
-            bench.data.balanced(self.keys[:1], 0, self.examples.per_class)
+        self.finder.check(bench, self.keys)
         bench.bar.set_description("dense")
         initial = initial_networks(bench, plan.seeds)
         trunk = train_trunk(bench, plan.training, plan.seeds, initial, plan.trunk_steps)
@@ -152,114 +83,91 @@ class EarlySearch:
             if plan.dense:
                 self.tickets[pruning.step][0] = origin
                 self._note(pruning, 0, "ticket", origin, trunk.history, slice(0, count))
-            bench.bar.set_description(f"{self.score} at step {pruning.step}")
-            self._prune(pruning, origin, trunk.diverged)
-        self._train()
+            bench.bar.set_description(f"{self.finder.name} at step {pruning.step}")
+            self._find(pruning, origin, trunk.diverged)
+            if plan.supermask:
+                self._supermasks(pruning)
+        if plan.train:
+            self._train()
 
-    def _prune(self, pruning: EarlyPruning, origin: Ticket, diverged: np.ndarray) -> None:
+    def _find(self, pruning: PruningAtStep, origin: Ticket, diverged: np.ndarray) -> None:
         """The masks of all densities at one step."""
-        plan = self.plan
+        plan, bench = self.plan, self.bench
         # a network that diverges later is whole at this step
         lost = np.where((diverged >= 0) & (diverged <= pruning.step), diverged, -1)
-        lost = lost.astype(np.int32)
         seeds = len(plan.seeds)
-        wanted = [(n, i) for n in range(1, len(pruning.densities) + 1) for i in range(seeds)]
-        # places that no replica needs would be scored too where they run vmapped
-        size = parallel.block_size(len(wanted), self.bench.mesh, None)
-        size = min(size, self.bench.size)
+        levels = np.repeat(np.arange(1, len(pruning.densities) + 1), seeds)
+        replicas = np.tile(np.arange(seeds), len(pruning.densities))
+        # places that no replica needs would be worked on too where they run vmapped
+        size = min(parallel.block_size(len(levels), bench.mesh, None), bench.size)
         blocks, began = [], time.perf_counter()
-        for first in range(0, len(wanted), size):
-            own = wanted[first : first + size]
-            name = f"masks-{pruning.step:07d}-{first:04d}-{first + len(own):04d}"
-            blocks.append(self._mask_unit(name, own, origin, lost, size))
-            if self.bench.folder is not None and self.bench.interrupt.signal is not None:
-                self.bench.interrupt.leave(self.bench.folder.path)
+        for first in range(0, len(levels), size):
+            own = slice(first, first + size)
+            unit = f"masks-{pruning.step:07d}-{first:04d}-{first + len(levels[own]):04d}"
+            wanted = Wanted(
+                levels[own], replicas[own], size, lost.astype(np.int32), self.keys, self.initial,
+                unit,
+            )  # fmt: skip
+            blocks.append(self._mask_unit(pruning, origin, wanted))
+            self.traces[pruning.step] += self.finder.trace(pruning, wanted, blocks[-1])
+            if bench.folder is not None and bench.interrupt.signal is not None:
+                bench.interrupt.leave(bench.folder.path)
         for level in range(1, len(pruning.densities) + 1):
             parts = []
-            for block, first in zip(blocks, range(0, len(wanted), size), strict=True):
-                rows = [j for j, (n, _) in enumerate(wanted[first : first + size]) if n == level]
-                if rows:
+            for block, first in zip(blocks, range(0, len(levels), size), strict=True):
+                rows = np.flatnonzero(levels[first : first + size] == level)
+                if len(rows):
                     parts.append(_rows(block, rows, plan.like[0]))
             self.masks[pruning.step, level] = join(parts)
             self._report_collapse(pruning, level)
+        seconds = sum(float(b["seconds"]) for b in blocks)
         self.costs[pruning.step].append(
             {
                 "unit": f"masks at step {pruning.step}",
-                "prune_seconds": sum(float(b["seconds"]) for b in blocks),
-                "prepare_seconds": max(
-                    0.0,
-                    time.perf_counter() - began - sum(float(b["seconds"]) for b in blocks),
-                ),
+                "prune_seconds": seconds,
+                "prepare_seconds": max(0.0, time.perf_counter() - began - seconds),
             }
         )
 
-    def _index(self, keys: np.ndarray) -> Any:
-        """The balanced examples of each replica, on the devices; None where others are drawn."""
-        recipe = recipe_of(from_table("score", self.plan.prunings[0].score, SCORES))
-        data, per_class = self.plan.data, self.examples.per_class
-        if per_class is None or not recipe.data or isinstance(data, Stream):
-            return None
-        (rounds, *_), *_ = (keep.shape for keep in self.plan.keeps.values())
-        index = balanced_examples(
-            data.train.y, keys, per_class=per_class, rounds=rounds if recipe.fresh else None
-        )
-        return parallel.put(index, self.bench.mesh)
-
-    def _mask_unit(
-        self, name: str, wanted: list[tuple[int, int]], origin: Ticket, lost: np.ndarray, size: int
-    ) -> Arrays:
-        bench, plan = self.bench, self.plan
-        if bench.folder is not None:
-            found = bench.folder.load(name)
-            if found is not None:
-                return found
+    def _mask_unit(self, pruning: PruningAtStep, origin: Ticket, wanted: Wanted) -> Arrays:
+        folder, count = self.bench.folder, len(wanted.levels)
+        if folder is not None and (found := folder.load(wanted.unit)) is not None:
+            self.bench.bar.update(self.finder.steps * count)
+            return found
         began = time.perf_counter()
-        index = np.asarray([i for _, i in wanted])
-        limits = (np.arange(size) < len(wanted)).astype(np.int32)
-        keeps = np.stack([plan.keeps[level] for level, _ in wanted])
-
-        def own(tree: Any) -> Any:
-            chosen = jax.tree.map(lambda x: np.asarray(x)[index], tree)
-            return parallel.put(parallel.pad(chosen, size), bench.mesh)
-
-        keys = parallel.pad(self.keys[index], size)
-        source: tuple[Any, ...] = (bench.data,)
-        if isinstance(bench.data, StreamedData):
-            e = self.examples
-            block = bench.data.score_batches(keys, 0, e.batches, e.size, e.per_class)
-            source = (block, bench.data.by)
-        weights = Weights(
-            own(origin.params),
-            own(origin.stats),
-            own(origin.mask),
-            jax.random.wrap_key_data(parallel.put(keys, bench.mesh)),
-            own(lost),
-        )
-        mask, fault = self.select(
-            limits,
-            weights,
-            own(self.initial[0]),
-            parallel.put(parallel.pad(keeps, size), bench.mesh),
-            # all densities look at the same examples
-            parallel.put(np.zeros(size, np.int32), bench.mesh),
-            self._index(keys),
-            *source,
-        )
-        mask, fault = take(parallel.host((mask, fault)), 0, len(wanted))
-        if fault.any():
-            level, replica = wanted[int(np.argmax(fault))]
-            share, seed = plan.prunings[0].densities[level - 1], plan.seeds[replica]
-            raise ValueError(not_finite(self.score, f" (density {share:g}, seed {seed})"))
+        mask, arrays = self.finder.find(self.bench, pruning, origin, wanted)
         bits = zip(trees.paths(mask), jax.tree.leaves(mask), strict=True)
-        arrays = {
-            path: np.packbits(np.asarray(m).reshape(len(wanted), -1), axis=1) for path, m in bits
+        arrays = arrays | {
+            path: np.packbits(np.asarray(m).reshape(count, -1), axis=1) for path, m in bits
         }
-        arrays["seconds"] = np.asarray(time.perf_counter() - began)
-        if bench.folder is not None:
-            bench.folder.save(name, arrays)
+        arrays.setdefault("seconds", np.asarray(time.perf_counter() - began))
+        if folder is not None:
+            folder.save(wanted.unit, arrays)
         return arrays
 
-    def _report_collapse(self, pruning: EarlyPruning, level: int) -> None:
+    def _supermasks(self, pruning: PruningAtStep) -> None:
+        """Evaluates pruned networks before their training, with statistics of their own."""
+        plan, bench, count = self.plan, self.bench, len(self.plan.seeds)
+        evaluator = Evaluator(plan.net, plan.data, plan.training, bench.mesh, put=bench.data)
+        recomputed = bool(jax.tree.leaves(plan.like[1]))
+        for level in range(1, len(pruning.densities) + 1):
+            ticket = self._ticket(Piece(pruning, level, "ticket"))
+            networks = (host_apply(ticket.mask, ticket.params), ticket.stats)
+            places = np.arange(count)[:, None]
+            values = evaluator.points(
+                networks, places, np.ones(places.shape), recomputed=recomputed, pad_to=bench.size
+            )
+            history = {
+                "steps": np.full((1, count), plan.start(pruning), np.int32),
+                "wanted": np.ones((1, count), bool),
+                "values": values[None],
+                "diverged": np.full(count, -1, np.int32),
+            }
+            self._note(pruning, level, "supermask", ticket, history, slice(0, count))
+            if not plan.train:
+                self.tickets[pruning.step][level] = ticket.replace(params=networks[0])
+
+    def _report_collapse(self, pruning: PruningAtStep, level: int) -> None:
         mask, plan = self.masks[pruning.step, level], self.plan
         empty: dict[str, list[int]] = {}
         leaves = zip(
@@ -272,9 +180,10 @@ class EarlySearch:
         if empty:
             words = [f"{path} (seeds {', '.join(map(str, s))})" for path, s in empty.items()]
             self.bench.bar.write(
-                f"layer collapse: {self.score} at step {pruning.step} keeps nothing of "
+                f"layer collapse: {self.finder.name} at step {pruning.step} keeps nothing of "
                 f"{', '.join(words)} at "
-                f"density {pruning.densities[level - 1]:g}; `floor`=1 keeps one weight of each"
+                f"density {pruning.densities[level - 1]:g}"
+                f"{self.finder.remedy}"
             )
 
     def _train(self) -> None:
@@ -291,7 +200,7 @@ class EarlySearch:
             began = time.perf_counter()
             # only the weights of this block are held at once
             own = pieces[first // seeds : -(-end // seeds)]
-            bench.bar.set_description(_described(own, self.score))
+            bench.bar.set_description(_described(own, self.finder.name))
             jobs = join([self._jobs(piece) for piece in own])
             jobs = take(jobs, first % seeds, first % seeds + end - first)
             blocks.append(self._unit(f"jobs-{first:05d}-{end:05d}", jobs, own, end - first))
@@ -315,8 +224,9 @@ class EarlySearch:
         plan, step = self.plan, piece.pruning.step
         level = np.full(len(plan.seeds), piece.level, np.int32)
         whole = self.origins[step].replace(mask=self.masks[step, piece.level], level=level)
+        # a moved mask finds its weights as they were
         if piece.branch == "ticket":
-            return whole
+            return whole.replace(params=self.finder.weights(whole.mask, whole.params))
         return changed(
             plan.changes[piece.branch],
             whole,
@@ -358,7 +268,7 @@ class EarlySearch:
 
     def _note(
         self,
-        pruning: EarlyPruning,
+        pruning: PruningAtStep,
         level: int,
         branch: str,
         ticket: Ticket,
@@ -381,7 +291,7 @@ class EarlySearch:
         )
 
 
-def _rows(block: Arrays, rows: list[int], like: Any) -> Mask:
+def _rows(block: Arrays, rows: np.ndarray, like: Any) -> Mask:
     """Some of the masks that a unit holds, stacked over [replica]."""
     leaves = []
     for path, x in zip(trees.paths(like), jax.tree.leaves(like), strict=True):
@@ -395,3 +305,78 @@ def _described(pieces: list[Piece], score: str) -> str:
     first = pieces[0]
     share = 100 * first.pruning.densities[first.level - 1]
     return f"{score} at step {first.pruning.step}, {share:.3g}% of weights"
+
+
+def run_at_step(
+    plan: StepPlan,
+    finder: Finder,
+    settings: dict[str, Any],
+    *,
+    mesh: Mesh,
+    folder: str | os.PathLike[str] | None,
+    at_once: int | None,
+    save_every: float,
+    progress: bool,
+) -> dict[int, Runs]:
+    """Runs a plan, in a folder or without one; Runs by the step of pruning.
+
+    Args:
+      plan: what to do.
+      finder: finds the masks.
+      settings: what the folder records, and refuses to mix with others.
+      mesh, folder, at_once, save_every, progress: as of `prune_at`.
+    """
+    if at_once is not None and at_once < 1:
+        raise ValueError(f"`at_once` must be at least 1, got {at_once}")
+    net, data, training, prunings = plan.net, plan.data, plan.training, plan.prunings
+    count = len(plan.seeds) * (1 + len(plan.changes))
+    # a CPU gains nothing from more than one density at once; where replicas are vmapped, it does
+    together = 1 if parallel.maps(mesh) else len(prunings[0].densities) * len(prunings)
+    size = parallel.block_size(count * together, mesh, at_once)
+    searching = finder.steps * len(plan.seeds) * sum(len(p.densities) for p in prunings)
+    interrupt = Interrupt()
+    with (
+        interrupt.listening(folder is not None),
+        progress_bar(plan.total_steps + searching, shown=progress) as bar,
+    ):
+        store = None if folder is None else RunFolder(folder, settings, every=save_every)
+        bench = Bench(
+            program(net, training, mesh, len(data.splits)),
+            put_data(data, training, mesh),
+            mesh,
+            size,
+            len(data.splits),
+            training.evaluation_interval,
+            store,
+            interrupt,
+            bar,
+        )
+        run = StepRun(plan, bench, finder)
+        run.run()
+    found = {}
+    for pruning in prunings:
+        place = None if store is None else store.path
+        if place is not None and len(prunings) > 1:
+            place = place / f"step-{pruning.step}"
+        runs = Runs(
+            net,
+            data,
+            training,
+            pruning,
+            plan.seeds,
+            "ticket",
+            tuple(run.histories[pruning.step]),
+            run.tickets[pruning.step],
+            run.origins[pruning.step],
+            tuple(run.costs[pruning.step]),
+            place,
+            mesh,
+            size,
+            tuple(run.traces[pruning.step]),
+        )
+        if store is not None:
+            runs.save()
+        found[pruning.step] = runs
+    if store is not None:
+        store.forget_state()
+    return found

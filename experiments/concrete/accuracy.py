@@ -1,0 +1,136 @@
+"""Figure 2 and the headline of Concrete Ticket Search: accuracy by density, and time to a ticket.
+
+CTS with the reverse Kullback-Leibler divergence and with the loss, tickets with rewinding (LTR),
+SNIP, GraSP, SynFlow and random pruning. CTS and LTR start from step k near initialization (from
+step 0 with --start 0), the others prune at initialization. The time to a ticket is that from the
+weights of step k to the mask, compilation included, on one machine and in one run: for LTR the
+training of all levels before.
+
+Command:  python experiments/concrete/accuracy.py [--preset NAME] [--size paper] [--budget MINUTES]
+Makes:    figure_2, time (accuracy against seconds at the lowest density), final.csv, times.csv;
+          accuracies by density and the times in the terminal.
+Cost:     see experiments/README.md.
+Expected: at paper size CTS lies above SNIP, GraSP and SynFlow at all densities, beside LTR above a
+          few per cent, and above it in the sparsest tickets: ResNet-20 with 0.7% of its weights
+          reaches 74.0% after a search of 7.9 minutes, LTR 68.3% after 95.2.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import _path  # noqa: F401
+import tyro
+from _controls import named
+from _early import figure_of, report
+from _job import Job, budget, early, prepare, search
+from _job import Settings as Common
+from _learned import chosen, late_step, learned
+from _report import save, seeds
+from matplotlib import pyplot
+
+import jaxticket as jt
+
+METHODS = ("cts_kl", "cts_loss", "ltr", "snip", "grasp", "synflow", "random")
+QUICK = {"seeds": 2, "levels": 4, "fraction": 0.68, "steps": 200, "eval_every": 200, "pool": 2,
+         "test_examples": 2_000, "eval_train_examples": 500}  # fmt: skip
+LENET = {"seeds": 3, "levels": 6, "fraction": 0.6, "steps": 600, "eval_every": 600, "pool": 1,
+         "test_examples": None, "eval_train_examples": 2_000}  # fmt: skip
+# every second of 32 levels of 20%, to 0.08%
+PAPER = {"levels": 16, "fraction": 0.36, "seeds": 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Common):
+    """Options of this script: those of all, which methods, and where tickets start."""
+
+    methods: tuple[str, ...] | None = None
+    """Some of cts_kl, cts_loss, ltr, snip, grasp, synflow, random."""
+    start: int | None = None
+    """Step k of CTS and LTR, of the job's steps; that of the preset, or 2% of training."""
+    length: str = "short"
+    """Length of the searches: short (1/8 of training), half or long."""
+
+
+def find(job: Job, name: str, start: int, length: str, *, dense: bool) -> jt.Runs:
+    """The runs of a method."""
+    sub = "" if dense else name
+    if name.startswith("cts"):
+        return learned(job, name, start=start, steps=length, dense=dense, sub=sub)
+    if name == "ltr":
+        return search(job, sub=sub, rewind=start)
+    return early(job, name, sub=sub, dense=dense)
+
+
+def times_of(job: Job, found: dict[str, jt.Runs], table: Any, start: int) -> Any:
+    """Seconds from the weights of step k to the mask at the lowest density, per seed, and the final
+    accuracy there: a row per method and seed.
+    """
+    level = len(job.densities)
+    final = jt.speed.final(table)
+    rows = []
+    for name, runs in found.items():
+        spent = jt.costs.finding(runs).set_index("level").loc[level]
+        own = final[(final["branch"] == name) & (final["level"] == level)]
+        seconds = float(spent["seconds"]) - shared_seconds(runs, start)
+        rows += [
+            {"branch": name, "seed": int(seed), "accuracy": float(value), "cost": seconds,
+             "density": job.densities[-1]}
+            for seed, value in zip(own["seed"], own["value"], strict=True)
+        ]  # fmt: skip
+    return jt.results.frame(rows)
+
+
+def shared_seconds(runs: jt.Runs, start: int) -> float:
+    """What the dense training to step k took of what finding masks did, for one seed."""
+    if isinstance(runs.pruning, jt.Pruning):
+        whole = next(row for row in runs.costs if row["unit"] == "level 0")["train_seconds"]
+        return whole / len(runs.seeds) * start / runs.training.steps
+    trunk = next((row for row in runs.costs if row["unit"] == "dense"), None)
+    if trunk is None or not runs.pruning.rewind_step:
+        return 0.0
+    return trunk["train_seconds"] / len(runs.seeds) * start / trunk["training_steps"]
+
+
+def say(job: Job, times: Any) -> None:
+    """Prints the times, and their ratio to that of LTR."""
+    means = times.groupby("branch", sort=False)[["accuracy", "cost"]].mean()
+    print(
+        f"\nat {100 * job.densities[-1]:.3g}% of the weights, per seed, means over {seeds(job)}\n"
+    )
+    print(f"{'':24}{'accuracy %':>12}{'seconds':>10}{'of LTR':>9}")
+    for name, row in means.iterrows():
+        share = row["cost"] / means.loc["ltr", "cost"] if "ltr" in means.index else float("nan")
+        print(f"{name!s:24}{100 * row['accuracy']:12.1f}{row['cost']:10.1f}{share:9.2f}")
+
+
+def main(settings: Settings) -> None:
+    """Finds masks with every method, trains what they leave, draws and prints."""
+    names = chosen(settings.methods, METHODS)
+    job = prepare(__file__, settings, quick=QUICK, lenet=LENET, paper=PAPER)
+    start = late_step(job) if settings.start is None else settings.start
+    with budget(job):
+        found = {
+            name: find(job, name, start, settings.length, dense=i == 0)
+            for i, name in enumerate(names)
+        }
+    table = jt.results.concat(
+        # the dense networks are those of the first method
+        named(runs.table() if i == 0 else runs.table().query("level > 0"), name)
+        for i, (name, runs) in enumerate(found.items())
+    )
+    table = table[~table["branch"].str.endswith("_supermask")]
+    report(job, table, title=f"CTS and LTR from step {start}, others at initialization")
+    times = times_of(job, found, table, start)
+    say(job, times)
+    figures = {"figure_2": figure_of(names, table)}
+    with jt.plots.style():
+        figures["time"], ax = pyplot.subplots(figsize=(7.2, 4.6), layout="constrained")
+        jt.plots.accuracy_against_cost(times, ax, unit="seconds per seed", band="minmax")
+    more = {"methods": names, "start": start, "length": settings.length}
+    save(job, figures, table, tables={"times": times}, more=more, pruning="densities one by one")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))

@@ -1,0 +1,141 @@
+"""GradBalance against a Lagrange multiplier, and how much the settings matter to both.
+
+The same search (loss) with either, for learning rates from a tenth to ten times the usual one and,
+for the multiplier, step sizes of the ascent from a tenth to a hundred times. What matters: where
+the expected density ends, in units of the wanted one, and what the tickets reach.
+
+Command:  python experiments/concrete/balance.py [--preset NAME] [--size paper] [--budget MINUTES]
+Makes:    balance (expected density over the search, and accuracies), balance.csv, trace.csv; the
+          table in the terminal.
+Cost:     see experiments/README.md.
+Expected: GradBalance ends near 1.1 times the wanted density for all learning rates; the multiplier
+          only with the right step size. (Said by the paper without numbers we have.)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import _path  # noqa: F401
+import tyro
+from _job import Job, budget, learn, prepare
+from _job import Settings as Common
+from _learned import late_step
+from _report import save, seeds
+from accuracy import LENET, PAPER, QUICK
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+
+import jaxticket as jt
+from jaxticket.search import GradBalance, Lagrangian, Method
+
+RATES = (0.1, 1.0, 10.0)
+ASCENTS = (0.001, 0.01, 0.1, 1.0)
+USUAL = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Common):
+    """Options of this script: those of all, where and how long."""
+
+    start: int | None = None
+    """Step k, of the job's steps; that of the preset, or 2% of training."""
+    length: str = "half"
+    """Length of the searches: short (1/8 of training), half or long."""
+    lr: float = USUAL
+    """The usual learning rate of the scores (Adam)."""
+
+
+def methods(settings: Settings) -> dict[str, Method]:
+    """The searches by name."""
+    make = jt.SEARCHES["concrete"]
+    found = {
+        f"GradBalance, rate x {r:g}": make("loss", lr=r * settings.lr, constraint=GradBalance())
+        for r in RATES
+    }
+    found |= {
+        f"multiplier, ascent {a:g}": make("loss", lr=settings.lr, constraint=Lagrangian(a))
+        for a in ASCENTS
+    }
+    found |= {
+        f"multiplier, rate x {r:g}": make("loss", lr=r * settings.lr, constraint=Lagrangian())
+        for r in RATES
+        if r != 1
+    }
+    return found
+
+
+def drawn(trace: Any, rows: Any) -> Figure:
+    """The expected density over the search on the left, final accuracies on the right."""
+    names = list(rows["method"])
+    colors = pyplot.get_cmap("viridis")
+    with jt.plots.style():
+        figure, (left, right) = pyplot.subplots(
+            1, 2, figsize=(9.6, 4.2), layout="constrained", width_ratios=(3, 2)
+        )
+        for i, name in enumerate(names):
+            own = trace[trace["method"] == name].groupby("step")["share"].mean()
+            dashed = "-" if name.startswith("Grad") else "--"
+            color = colors(i / max(1, len(names) - 1))
+            left.plot(own.index, own, dashed, color=color, label=name)
+            row = rows[rows["method"] == name].iloc[0]
+            spread = [[row["mean"] - row["min"]], [row["max"] - row["mean"]]]
+            right.errorbar(100 * row["mean"], i, xerr=[[100 * s[0]] for s in spread], fmt="o",
+                           color=color)  # fmt: skip
+        left.axhline(1.1, color="0.5", linestyle=":", linewidth=1)
+        left.axhline(1.0, color="0.5", linewidth=1)
+        left.set(yscale="log", xlabel="step of the search",
+                 ylabel="expected / wanted number of weights")  # fmt: skip
+        right.set(yticks=range(len(names)), yticklabels=names, xlabel="test accuracy of tickets, %")
+        right.invert_yaxis()
+    return figure
+
+
+def table_of(job: Job, found: dict[str, jt.Runs]) -> tuple[Any, Any]:
+    """Traces of all searches, and a row for each: where the density ended, and accuracies."""
+    traces, rows = [], []
+    for name, runs in found.items():
+        own = runs.trace()
+        own = own.assign(method=name, share=own["expected"] / own["density"])
+        traces.append(own)
+        last = own[own["step"] >= 0.9 * own["step"].max()]["share"]
+        final = jt.speed.final(runs.table())
+        ticket = final[(final["branch"] == "ticket") & (final["level"] > 0)]["value"]
+        rows.append(
+            {"method": name, "share": last.mean(), "least": last.min(), "most": last.max(),
+             "mean": ticket.mean(), "min": ticket.min(), "max": ticket.max()}
+        )  # fmt: skip
+    return jt.results.concat(traces), jt.results.frame(rows)
+
+
+def main(settings: Settings) -> None:
+    """Searches with every setting, draws and prints."""
+    few = {"levels": 1, "fraction": 0.97}
+    job = prepare(
+        __file__, settings, quick={**QUICK, **few}, lenet={**LENET, **few},
+        paper={**PAPER, "levels": 1, "fraction": 0.99},
+    )  # fmt: skip
+    start = late_step(job) if settings.start is None else settings.start
+    found = {}
+    with budget(job):
+        for i, (name, method) in enumerate(methods(settings).items()):
+            sub = "" if i == 0 else name.replace(" ", "_").replace(",", "")
+            found[name] = learn(
+                job, method, start=start, steps=settings.length, sub=sub, dense=False
+            )
+    trace, rows = table_of(job, found)
+    print(f"\n{job.network_name} on {job.data_name}, {100 * job.densities[0]:.3g}% of the weights")
+    print(f"expected over wanted number in the last tenth of the search, accuracy, {seeds(job)}\n")
+    print(f"{'':28}{'share':>8}{'(least to most)':>20}{'accuracy %':>12}{'(least to most)':>18}")
+    for _, row in rows.iterrows():
+        ends = f"({row['least']:.2f} to {row['most']:.2f})"
+        near = f"({100 * row['min']:.1f} to {100 * row['max']:.1f})"
+        print(f"{row['method']:28}{row['share']:8.2f}{ends:>20}{100 * row['mean']:12.1f}{near:>18}")
+    more = {"start": start, "length": settings.length, "lr": settings.lr}
+    save(job, {"balance": drawn(trace, rows)}, tables={"balance": rows, "trace": trace}, more=more,
+         bands="bars go from the least to the greatest seed", pruning="one density")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))

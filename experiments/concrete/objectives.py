@@ -1,0 +1,68 @@
+"""Figure 3 of Concrete Ticket Search: what a search should minimise.
+
+The six objectives of the paper, and the forward divergence beside the reverse one, at one length of
+search.
+
+Command:  python experiments/concrete/objectives.py [--preset NAME] [--size paper]
+          [--budget MINUTES]
+Makes:    figure_3, final.csv; accuracies by density in the terminal.
+Cost:     see experiments/README.md.
+Expected: at paper size tickets of the reverse divergence, the change of loss and the loss are
+          ahead; those of the gradient's norm, of features and of gradients cannot match them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import _path  # noqa: F401
+import tyro
+from _controls import named
+from _early import figure_of, report
+from _job import Settings as Common
+from _job import budget, prepare
+from _learned import CTS, chosen, late_step, learned
+from _report import save
+from accuracy import LENET, PAPER, QUICK
+
+import jaxticket as jt
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Common):
+    """Options of this script: those of all, which objectives, where and how long."""
+
+    methods: tuple[str, ...] | None = None
+    """Some of cts_kl, cts_loss, cts_change_of_loss, cts_gradient_norm, cts_feature,
+    cts_gradient_matching, cts_forward_kl."""
+    start: int | None = None
+    """Step k, of the job's steps; that of the preset, or 2% of training."""
+    length: str = "short"
+    """Length of the searches: short (1/8 of training), half or long."""
+
+
+def main(settings: Settings) -> None:
+    """Searches with every objective, trains the tickets, draws and prints."""
+    names = chosen(settings.methods, tuple(CTS))
+    small = {"levels": 2, "fraction": 0.87}
+    job = prepare(
+        __file__, settings, quick={**QUICK, **small},
+        lenet={**LENET, "levels": 3, "fraction": 0.8}, paper=PAPER,
+    )  # fmt: skip
+    start = late_step(job) if settings.start is None else settings.start
+    tables = []
+    with budget(job):
+        for i, name in enumerate(names):
+            options = {"sub": "", "dense": True} if i == 0 else {}
+            runs = learned(job, name, start=start, steps=settings.length, **options)
+            tables.append(named(runs.table(), name))
+    table = jt.results.concat(tables)
+    table = table[~table["branch"].str.endswith("_supermask")]
+    report(job, table, title=f"Concrete Ticket Search from step {start}")
+    more = {"methods": names, "start": start, "length": settings.length}
+    save(job, {"figure_3": figure_of(names, table)}, table, more=more,
+         pruning="densities one by one")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))

@@ -1,0 +1,110 @@
+"""Figure 1 of Concrete Ticket Search: does saliency pruning optimise what it linearises?
+
+SNIP is the linearisation of the change of loss, GraSP that of the gradient's norm. The value of
+both objectives at initialization, at the masks of SNIP, GraSP, magnitude at initialization, tickets
+(IMP from step 0), random pruning, and of a concrete search for that very objective.
+
+Command:  python experiments/concrete/saliency.py [--preset NAME] [--size paper] [--budget MINUTES]
+Makes:    figure_1, values.csv; the values in the terminal.
+Cost:     see experiments/README.md.
+Expected: at paper size (vgg16-cifar10-cts) saliency pruning is rarely ahead of the others, even on
+          its own objective. (The concrete search is not in the paper's figure.)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import _path  # noqa: F401
+import tyro
+from _job import Job, budget, early, prepare, search
+from _job import Settings as Common
+from _learned import chosen, learned
+from _report import save, seeds, shared_legend
+from accuracy import LENET, PAPER, QUICK
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+
+import jaxticket as jt
+from jaxticket.search import objective_values
+
+METHODS = ("snip", "grasp", "magnitude", "ltr", "random", "cts")
+OWN = {"change_of_loss": "cts_change_of_loss", "gradient_norm": "cts_gradient_norm"}
+LABELS = {
+    "change_of_loss": "|loss / dense loss - 1| (lower is better)",
+    "gradient_norm": "norm of the gradient (higher is better)",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Common):
+    """Options of this script: those of all, which methods, and how many examples."""
+
+    methods: tuple[str, ...] | None = None
+    """Some of snip, grasp, magnitude, ltr, random, cts."""
+    examples: int = 500
+    """Training examples that the objectives look at."""
+
+
+def masks_of(job: Job, name: str, objective: str) -> jt.Runs:
+    """The masks of a method at initialization; `cts` searches for the objective itself."""
+    if name == "cts":
+        return learned(job, OWN[objective], train=False)
+    if name == "ltr":
+        return search(job, sub=name, rewind=0)
+    return early(job, name, sub=name, dense=False)
+
+
+def drawn(values: Any, names: tuple[str, ...]) -> Figure:
+    """One panel per objective: its value by density, one line per method."""
+    looks = jt.plots.branch_styles([OWN.get(name, name) for name in names])
+    with jt.plots.style():
+        figure, axes = pyplot.subplots(1, 2, figsize=(8.4, 3.8), layout="constrained")
+        for ax, objective in zip(axes, OWN, strict=True):
+            for name in names:
+                own = values[(values["objective"] == objective) & (values["method"] == name)]
+                by = own[own["level"] > 0].groupby("density")["value"]
+                mean, low, high = by.mean().abs(), by.min().abs(), by.max().abs()
+                look = looks[OWN.get(name, name)]
+                label = "CTS for this objective" if name == "cts" else look.label
+                style = {"color": look.color, "marker": look.marker, "label": label}
+                ax.plot(100 * mean.index, mean, **style)
+                ax.fill_between(100 * mean.index, low, high, color=look.color, alpha=0.15)
+            dense = values[(values["objective"] == objective) & (values["level"] == 0)]
+            if objective == "gradient_norm" and not dense.empty:
+                ax.axhline(dense["value"].abs().mean(), color="0.4", linestyle=":", label="dense")
+            ax.set(xscale="log", yscale="log", ylabel=LABELS[objective], xlabel="% of weights")
+            ax.invert_xaxis()
+        shared_legend(figure, axes)
+    return figure
+
+
+def main(settings: Settings) -> None:
+    """Finds masks with every method and computes both objectives at them."""
+    names = chosen(settings.methods, METHODS)
+    quick = {**QUICK, "levels": 3, "fraction": 0.74}
+    job = prepare(__file__, settings, quick=quick, lenet=LENET, paper=PAPER)
+    tables = []
+    with budget(job):
+        # the folder itself is a run's
+        learned(job, "cts_change_of_loss", train=False, sub="")
+        for name in names:
+            for objective in OWN:
+                runs = masks_of(job, name, objective)
+                found = objective_values(runs, objective, examples=settings.examples)
+                tables.append(found.assign(method=name, objective=objective))
+    values = jt.results.concat(tables)
+    means = values[values["level"] > 0].pivot_table(
+        index=["objective", "method"], columns="level", values="value", sort=False
+    )
+    means.columns = [f"{100 * d:.2f}%" for d in job.densities]
+    print(f"\n{job.network_name} on {job.data_name}, objectives at initialization, {seeds(job)}")
+    print(means.abs().to_string(float_format="%.4g"))
+    more = {"methods": names, "examples": settings.examples}
+    save(job, {"figure_1": drawn(values, names)}, tables={"values": values}, more=more,
+         pruning="densities one by one")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))

@@ -1,0 +1,75 @@
+"""Figures 4 and 5 of Concrete Ticket Search: sanity checks of its tickets.
+
+Tickets found at initialization (all three controls) and near it (no new weights) by CTS with the
+reverse divergence and with the loss, beside their masks shuffled within layers, with new weights,
+and with the final selection turned round. `--preset` chooses the network: Figure 4 is
+resnet20-cifar10-cts, Figure 5 vgg16-cifar10-cts.
+
+Command:  python experiments/concrete/sanity.py [--preset NAME] [--size paper] [--budget MINUTES]
+Makes:    figure_4 (or 5), final.csv, controls.csv; accuracies by density and what each control
+          changes in the terminal.
+Cost:     see experiments/README.md.
+Expected: at paper size tickets are ahead of all controls, most clearly at the lowest densities.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import _path  # noqa: F401
+import tyro
+from _controls import named
+from _early import panels, report, report_controls
+from _job import Settings as Common
+from _job import budget, prepare
+from _learned import chosen, learned
+from _report import save
+from accuracy import LENET, PAPER, QUICK
+
+import jaxticket as jt
+
+METHODS = ("cts_kl", "cts_loss")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Common):
+    """Options of this script: those of all, which objectives, where and how long."""
+
+    methods: tuple[str, ...] | None = None
+    """Some of cts_kl, cts_loss."""
+    start: int = 0
+    """Step k of the search; the control with new weights needs step 0."""
+    length: str = "short"
+    """Length of the searches: short (1/8 of training), half or long."""
+
+
+def main(settings: Settings) -> None:
+    """Searches, trains the tickets and their controls, draws and prints."""
+    names = chosen(settings.methods, METHODS)
+    small = {"levels": 2, "fraction": 0.87}
+    job = prepare(
+        __file__, settings, quick={**QUICK, **small},
+        lenet={**LENET, "levels": 3, "fraction": 0.8}, paper=PAPER,
+    )  # fmt: skip
+    branches = ("shuffle", "reinit") if settings.start == 0 else ("shuffle",)
+    usual = {"start": settings.start, "steps": settings.length}
+    tables = []
+    with budget(job):
+        for i, name in enumerate(names):
+            options = {"sub": "", "dense": True} if i == 0 else {}
+            runs = learned(job, name, branches=branches, **usual, **options)
+            tables.append(named(runs.table(), name))
+            turned = learned(job, name, inverted=True, **usual)
+            tables.append(named(turned.table(), f"{name}_inverted"))
+    table = jt.results.concat(tables)
+    table = table[~table["branch"].str.endswith("_supermask")]
+    report(job, table, title=f"Concrete Ticket Search from step {settings.start}")
+    found = report_controls(table)
+    figure = "figure_5" if job.preset.network == "vgg16" else "figure_4"
+    more = {"methods": names, "start": settings.start, "length": settings.length}
+    save(job, {figure: panels(names, table)}, table, tables={"controls": found}, more=more,
+         pruning="densities one by one")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))

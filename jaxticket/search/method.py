@@ -1,0 +1,179 @@
+"""A method of learning masks: a choice of each of the four parts."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxticket import masks
+from jaxticket.checks import at_least, from_table, one_of
+from jaxticket.prune import count
+from jaxticket.search.constraints import Constraint
+from jaxticket.search.objectives import OBJECTIVES, Objective, needs_of, scale_of
+from jaxticket.search.relaxations import Relaxation, TopK
+from jaxticket.settings import Training
+
+UNCONSTRAINED = Constraint()
+LENGTHS = {"short": 0.125, "half": 0.5, "long": 1.0}
+"""Lengths of a search, as shares of the training's steps (Arora and Teuscher 2025)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """How masks are learned.
+
+    Attributes:
+      name: what tables and run folders call it.
+      relaxation: how scores become a mask.
+      objective: what is minimised: a name in `OBJECTIVES` or a function of a `View`.
+      constraint: what holds the density.
+      optimizer: fields of `Training` that the search changes: optimizer, lr, momentum, ... What is
+        not there is that of the training, but for weight decay, warmup, milestones, label smoothing
+        and clipping, which are off, and augmentation (see `augment`).
+      drop_at: the learning rate is multiplied by the optimizer's `gamma` when this share of a round
+        is done; None for no drop. Several drops as a tuple.
+      length: of the search, as a share of the training's steps: a number, "short" (1/8), "half" or
+        "long" (1). `jt.search(steps=...)` says it otherwise.
+      rounds: parts of the search that each go through all schedules anew.
+      scale: factor of the objective; None for the objective's own.
+      augment: whether images are augmented as in training.
+      learn_weights: also train the weights, with the scores' optimizer and `weight_decay`; the
+        tickets are rewound all the same.
+      decay_scores: whether the optimizer's weight decay acts on scores (on weights it always does).
+      rescale: multiply the weights of each layer by its size over its number of ones.
+      inverted: keep the entries with the lowest scores in the end, a control.
+    """
+
+    name: str
+    relaxation: Relaxation
+    objective: str | Objective = "loss"
+    constraint: Constraint = UNCONSTRAINED
+    optimizer: tuple[tuple[str, Any], ...] = ()
+    drop_at: tuple[float, ...] = ()
+    length: float | str = 1.0
+    rounds: int = 1
+    scale: float | None = None
+    augment: bool = True
+    learn_weights: bool = False
+    decay_scores: bool = False
+    rescale: bool = False
+    inverted: bool = False
+
+    def __post_init__(self) -> None:
+        from_table("objective", self.objective, OBJECTIVES)
+        at_least("rounds", self.rounds, 1, integer=True)
+        if isinstance(self.length, str):
+            one_of("length", self.length, tuple(LENGTHS))
+        else:
+            at_least("length", self.length, 1e-12)
+        if self.learn_weights and self.needs:
+            raise ValueError(
+                f"`learn_weights` needs an objective of the masked network alone, got "
+                f"{self.objective!r}, which compares with the dense one"
+            )
+        if self.constraint.stretches and self.rounds > 1:
+            raise ValueError(
+                f"`rounds` must be 1 with a constraint that freezes, got {self.rounds}"
+            )
+        if self.constraint.stretches and self.inverted:
+            raise ValueError(
+                "`inverted` has nothing to turn round where a constraint freezes all but the ticket"
+            )
+
+    @property
+    def function(self) -> Objective:
+        """The objective."""
+        return from_table("objective", self.objective, OBJECTIVES)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What the objective needs of the dense network."""
+        return needs_of(self.function)
+
+    @property
+    def factor(self) -> float:
+        """Factor of the objective."""
+        return scale_of(self.function) if self.scale is None else self.scale
+
+    @property
+    def scope(self) -> str:
+        """Whether the final selection ranks all layers together or each by itself."""
+        return self.relaxation.scope if isinstance(self.relaxation, TopK) else "global"
+
+    def ranked(self, scores: Any) -> Any:
+        """What the final selection ranks, a tree; higher stays."""
+        sign = -1.0 if self.inverted else 1.0
+        return jax.tree.map(lambda s: sign * self.relaxation.rank(s), scores)
+
+    @property
+    def parts(self) -> int:
+        """Equal parts of the search at whose ends something happens: a round, a freezing."""
+        return max(self.rounds, self.constraint.stretches, 1)
+
+    def steps(self, training: Training, asked: int | float | str | None = None) -> int:
+        """Steps of the search, rounded up to whole parts.
+
+        Raises:
+          ValueError: for a length that is no share above 0, no number of steps and no name.
+        """
+        length = self.length if asked is None else asked
+        if isinstance(length, str):
+            one_of("steps", length, tuple(LENGTHS))
+            length = LENGTHS[length]
+        if isinstance(length, bool):
+            raise ValueError(f"`steps` must be a number of steps or a share, got {length!r}")
+        if isinstance(length, int) and asked is not None:
+            at_least("steps", length, 1, integer=True)
+            steps = length
+        else:
+            at_least("steps", length, 1e-12)
+            steps = max(1, round(length * training.steps))
+        return -(-steps // self.parts) * self.parts
+
+    def training(self, training: Training, steps: int) -> Training:
+        """The settings of the search as a training of the scores; `steps` of all rounds together.
+
+        Its schedule is that of one round.
+        """
+        each = steps // self.rounds
+        changes = {
+            "weight_decay": 0.0,
+            "warmup": 0,
+            "schedule": "steps",
+            "final_lr": 0.0,
+            "gamma": 0.1,
+            "label_smoothing": 0.0,
+            "clip_norm": None,
+            **({} if self.augment else {"augment": ()}),
+            **dict(self.optimizer),
+        }
+        if changes.get("optimizer", training.optimizer) != "momentum":
+            changes.setdefault("nesterov", False)
+        milestones = tuple(round(share * each) for share in self.drop_at)
+        part = steps // self.parts
+        # calls of the compiled program end where parts do
+        pieces = max(1, math.ceil(part / max(1, training.evaluation_interval)))
+        while part % pieces:
+            pieces += 1
+        return training.replace(
+            steps=each, milestones=milestones, eval_every=part // pieces, **changes
+        )
+
+    def counts(self, like: Any, density: float, *, prunable: Any) -> np.ndarray:
+        """Entries that the mask keeps, int32: `round(density * P)`, or with scope "layer" `n -
+        floor((1 - density) * n)` for each layer of n.
+        """
+        if self.scope == "global":
+            size = masks.prunable_size(like, prunable=prunable)
+            return np.asarray(count(density, size), np.int32)
+        sizes = masks.prunable_sizes(like, prunable=prunable)
+        # 1e-9: 0.3 * 10 must not be cut to 2
+        return np.asarray([n - math.floor((1 - density) * n + 1e-9) for n in sizes], np.int32)
+
+
+MethodMaker = Callable[..., Method]

@@ -1,0 +1,205 @@
+"""What is minimised: functions of the masked network, the dense network and a batch.
+
+`objective(view) -> scalar`. An objective that compares with the dense network says so with `needs`,
+so that the dense network's outputs are computed once for each batch; `scale` is the factor that its
+paper uses. A new one is a function and a line of `OBJECTIVES`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxticket import trees
+from jaxticket.evaluate import cross_entropy
+from jaxticket.types import Array, Params
+
+NEEDS = ("logits", "features", "gradient")
+SMALL = 1e-9
+
+
+class Dense(NamedTuple):
+    """What the dense network says of the batch; None for what the objective does not need.
+
+    Attributes:
+      logits: [batch, classes].
+      features: what its taps gave, in the order of the forward pass, and the softmax.
+      gradient: of its loss, a tree like the params.
+    """
+
+    logits: Array | None = None
+    features: tuple[Array, ...] | None = None
+    gradient: Params | None = None
+
+
+class View(NamedTuple):
+    """What an objective looks at.
+
+    Attributes:
+      masked: the weights times the soft mask.
+      soft: the soft mask, 1 for leaves that are not pruned.
+      labels: int32 [batch].
+      logits: `logits(params) -> [batch, classes]`, with the statistics of the batch.
+      features: `features(params)`, as in `Dense`.
+      mean: the mean over the batch, over all devices that share it, of a number per example.
+      prunable: tree of python bools.
+      dense: what the dense network says.
+      smoothing: label smoothing of the training.
+    """
+
+    masked: Params
+    soft: Params
+    labels: Array
+    logits: Callable[[Params], Array]
+    features: Callable[[Params], tuple[Array, ...]]
+    mean: Callable[[Array], Array]
+    prunable: Any
+    dense: Dense
+    smoothing: float = 0.0
+
+    def loss(self, params: Params) -> Array:
+        """Mean cross-entropy of a network."""
+        return self.of_logits(self.logits(params))
+
+    def of_logits(self, logits: Array) -> Array:
+        """Mean cross-entropy of logits."""
+        return self.mean(cross_entropy(logits, self.labels, self.smoothing))
+
+    def gradient(self) -> Params:
+        """The gradient of the masked network's loss by the weights, the mask's factor included."""
+        return jax.tree.map(jnp.multiply, self.soft, jax.grad(self.loss)(self.masked))
+
+
+Objective = Callable[[View], Array]
+
+
+def objective(
+    *, scale: float = 1.0, needs: tuple[str, ...] = (), passes: tuple[int, int] = (1, 1)
+) -> Callable[..., Objective]:
+    """Marks an objective with its factor, with what it needs of the dense network, and with the
+    forward and backward passes over each example that its gradient takes.
+    """
+
+    def mark(function: Objective) -> Objective:
+        function.scale, function.needs = scale, needs  # type: ignore[attr-defined]
+        function.passes = passes  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def needs_of(function: Objective) -> tuple[str, ...]:
+    """What an objective needs of the dense network."""
+    return tuple(getattr(function, "needs", ()))
+
+
+def passes_of(function: Objective) -> tuple[float, float]:
+    """Forward and backward passes over each example; nan where nobody knows."""
+    forward, backward = getattr(function, "passes", (math.nan, math.nan))
+    return forward, backward
+
+
+def scale_of(function: Objective) -> float:
+    """The factor of an objective; 1 for one that was not marked."""
+    return float(getattr(function, "scale", 1.0))
+
+
+@objective(scale=100.0)
+def loss(view: View) -> Array:
+    """Cross-entropy of the masked network."""
+    return view.loss(view.masked)
+
+
+@objective(scale=10_000.0, needs=("logits",), passes=(2, 1))
+def change_of_loss(view: View) -> Array:
+    """`|L(masked) / L(dense) - 1|`, what SNIP linearises."""
+    dense = view.of_logits(_given(view.dense.logits))
+    return jnp.abs(view.loss(view.masked) / dense - 1)
+
+
+@objective(passes=(2, 2))
+def gradient_norm(view: View) -> Array:
+    """Minus the Euclidean norm of the gradient of the masked network's loss by all its parameters
+    (biases and normalisation too), what GraSP linearises.
+    """
+    gradient = view.gradient()
+    # the norm's own gradient is nan at 0
+    return -jnp.sqrt(trees.dot(gradient, gradient) + SMALL**2)
+
+
+@objective(scale=100.0, needs=("features",), passes=(2, 1))
+def feature(view: View) -> Array:
+    """Mean over layers of the squared distance between the activations of the masked and the dense
+    network, each standardised per example; the softmax counts as a layer.
+    """
+    pairs = zip(view.features(view.masked), _given(view.dense.features), strict=True)
+    return sum(
+        (view.mean(jnp.mean((_by_example(m) - _by_example(d)) ** 2, axis=1)) for m, d in pairs),
+        start=jnp.float32(0),
+    ) / len(_given(view.dense.features))
+
+
+@objective(scale=100.0, needs=("gradient",), passes=(3, 3))
+def gradient_matching(view: View) -> Array:
+    """Mean over prunable leaves of the squared distance between the gradients of the masked and the
+    dense network's loss, each standardised within its leaf.
+    """
+    masked = jax.tree.leaves(view.gradient())
+    dense, chosen = jax.tree.leaves(view.dense.gradient), jax.tree.leaves(view.prunable)
+    parts = [
+        jnp.mean((_standard(m) - _standard(d)) ** 2)
+        for m, d, p in zip(masked, dense, chosen, strict=True)
+        if p
+    ]
+    return sum(parts, start=jnp.float32(0)) / len(parts)
+
+
+@objective(scale=100.0, needs=("logits",), passes=(2, 1))
+def reverse_kl(view: View) -> Array:
+    """Mean over the batch of KL(masked || dense) = sum p_m (log p_m - log p_d)."""
+    masked = jax.nn.log_softmax(view.logits(view.masked))
+    dense = jax.nn.log_softmax(_given(view.dense.logits))
+    return view.mean(jnp.sum(jnp.exp(masked) * (masked - dense), axis=1))
+
+
+@objective(scale=100.0, needs=("logits",), passes=(2, 1))
+def forward_kl(view: View) -> Array:
+    """Mean over the batch of KL(dense || masked) = sum p_d (log p_d - log p_m)."""
+    masked = jax.nn.log_softmax(view.logits(view.masked))
+    dense = jax.nn.log_softmax(_given(view.dense.logits))
+    return view.mean(jnp.sum(jnp.exp(dense) * (dense - masked), axis=1))
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "loss": loss,
+    "change_of_loss": change_of_loss,
+    "gradient_norm": gradient_norm,
+    "feature": feature,
+    "gradient_matching": gradient_matching,
+    "reverse_kl": reverse_kl,
+    "forward_kl": forward_kl,
+}
+"""The objectives of Arora and Teuscher 2025 (their code for all but forward_kl)."""
+
+
+def _given(value: Any) -> Any:
+    assert value is not None, "the objective's `needs` leave this out"
+    return value
+
+
+def _by_example(x: Array) -> Array:
+    """[batch, everything else], with mean 0 and (unbiased) standard deviation 1 per example."""
+    x = x.reshape(x.shape[0], -1).astype(jnp.float32)
+    centered = x - jnp.mean(x, axis=1, keepdims=True)
+    variance = jnp.sum(centered**2, axis=1, keepdims=True) / max(1, x.shape[1] - 1)
+    # the square root's own gradient is infinite at 0, where all units are silent
+    return centered / (jnp.sqrt(variance + SMALL**2) + SMALL)
+
+
+def _standard(x: Array) -> Array:
+    """Mean 0 and (unbiased) standard deviation 1."""
+    return _by_example(x.reshape(1, -1))[0]

@@ -1,0 +1,155 @@
+"""`jt.search`: masks learned at fixed weights, then trained."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxticket import parallel
+from jaxticket.at_step import StepPlan
+from jaxticket.branches import Change
+from jaxticket.checks import distinct_seeds, nearest
+from jaxticket.data.arrays import Data
+from jaxticket.data.stream import Stream
+from jaxticket.early import checked_steps
+from jaxticket.runs import Runs
+from jaxticket.search.concrete import concrete
+from jaxticket.search.continuous import continuous
+from jaxticket.search.edge_popup import edge_popup
+from jaxticket.search.gem_miner import gem_miner
+from jaxticket.search.learned_masks import LearnedMasks, LearnedPruning
+from jaxticket.search.method import Method, MethodMaker
+from jaxticket.search.stochastic import stochastic
+from jaxticket.settings import Training
+from jaxticket.step_run import run_at_step
+from jaxticket.tickets import named_changes
+from jaxticket.train import check_fit
+from jaxticket.types import Network
+
+SEARCHES: dict[str, MethodMaker] = {
+    "concrete": concrete,
+    "continuous": continuous,
+    "edge_popup": edge_popup,
+    "gem_miner": gem_miner,
+    "stochastic": stochastic,
+}
+"""Makers of methods by name; each takes the options of its paper."""
+
+
+def search(
+    net: Network,
+    data: Data | Stream,
+    training: Training,
+    method: str | Method = "concrete",
+    *,
+    density: float | Sequence[float],
+    start: int = 0,
+    steps: int | float | str | None = None,
+    train: bool = True,
+    schedule: str = "remaining",
+    dense: bool = True,
+    exclude: Sequence[str] = (),
+    seeds: Iterable[int] = range(5),
+    branches: Sequence[str | Change] = (),
+    mesh: Mesh | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    at_once: int | None = None,
+    save_every: float = 60.0,
+    progress: bool = True,
+) -> Runs:
+    """Learns masks of the network as it is at a step of its training, and trains what they leave:
+    seeds and densities side by side.
+
+    A score for every prunable weight becomes a soft mask, which gradients move; at the end each
+    density keeps exactly its `round(density * P)` entries of highest score. The weights under the
+    mask are those of step `start`, whatever the search did to them.
+
+    Args:
+      net: a network; `init="signed_constant"` gives the weights of which supermasks are best.
+      data: a data set, or a stream.
+      training: how networks are trained; searches use its batch size, and its learning rate where
+        their method has none of its own.
+      method: a name in `jt.SEARCHES`, or a `Method`: `jt.SEARCHES["concrete"]("loss",
+        length="long")` has other options.
+      density: share of prunable weights to keep, or several: level n of the runs is the n-th, and
+        each is searched for by itself.
+      start: 0 searches at initialization, k at step k of dense training.
+      steps: length of the search: a number of steps, a share of the training's (0.5), or "short",
+        "half", "long"; the method's own if None. Rounded up to whole parts.
+      train: whether tickets and branches are trained; without, there are the supermasks alone.
+      schedule: "remaining" trains tickets with what is left of the schedule after `start`, "full"
+        with all of it.
+      dense: also train the dense networks to the end, as level 0.
+      exclude, seeds, branches, mesh, folder, save_every, progress: as of `prune_at`.
+      at_once: replicas that one device holds at most.
+
+    Returns:
+      Runs. Their table has a branch "supermask": the accuracy of each ticket before its training
+      (BatchNorm statistics re-estimated on training examples), and the tickets and branches trained
+      on from there. `Runs.trace()` tells how the search went.
+
+    Raises:
+      ValueError: for settings that do not fit together, an objective that the network does not
+        allow, and a folder with other settings.
+
+    Reference: KD-LTS, section 2 (supermasks and tickets); each method names its paper.
+    """
+    seeds = distinct_seeds(seeds)
+    mesh = parallel.check_mesh(mesh)
+    check_fit(net, data, training, mesh)
+    method = named_method(method)
+    if isinstance(start, str) or np.ndim(start):
+        raise ValueError(f"`start` must be one step, got {start!r}")
+    (step,) = checked_steps(start, training, schedule)
+    densities = tuple(float(d) for d in np.atleast_1d(np.asarray(density, float)))
+    length = method.steps(training, steps)
+    pruning = LearnedPruning(densities, step, schedule, tuple(exclude), method, length)
+    changes = named_changes(branches)
+    if changes and not train:
+        raise ValueError(f"`branches` {list(changes)} are trained: they need train=True")
+    plan = StepPlan(
+        net, data, training, (pruning,), seeds, changes, dense, supermask=True, train=train
+    )
+    settings = {
+        "kind": "search",
+        "net": net.config,
+        "data": {"name": data.name, "fingerprint": data.fingerprint},
+        "training": training,
+        "pruning": pruning,
+        "seeds": seeds,
+        "branches": list(changes),
+        "dense": dense,
+        "train": train,
+    }
+    found = run_at_step(
+        plan,
+        LearnedMasks(plan, method, length),
+        settings,
+        mesh=mesh,
+        folder=folder,
+        at_once=at_once,
+        save_every=save_every,
+        progress=progress,
+    )
+    return found[step]
+
+
+def named_method(method: str | Method) -> Method:
+    """The method, made with its defaults where it is a name.
+
+    Raises:
+      ValueError: for an unknown name, and for what is no method.
+    """
+    if isinstance(method, Method):
+        return method
+    if isinstance(method, str) and method in SEARCHES:
+        return SEARCHES[method]()
+    if isinstance(method, str):
+        raise ValueError(f"`method` {method!r} is unknown; {nearest(method, SEARCHES)}")
+    raise ValueError(
+        f"`method` must be a name in jt.SEARCHES or a Method, such as "
+        f"jt.SEARCHES['concrete']('loss'), got {method!r}"
+    )

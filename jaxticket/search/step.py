@@ -1,0 +1,264 @@
+"""One step of a search, for one replica: the masked network, its objective, the update."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxticket import masks
+from jaxticket.analysis import flops
+from jaxticket.data.augment import augmented
+from jaxticket.evaluate import Normalization, cast, normalized
+from jaxticket.optim import Schedule, learning_rate, optimizer, schedule
+from jaxticket.rng import stream
+from jaxticket.search.constraints import Pull
+from jaxticket.search.method import Method
+from jaxticket.search.objectives import Dense, View
+from jaxticket.selection import prunable_of
+from jaxticket.settings import Training
+from jaxticket.types import Array, Key, Network, Params, Stats, TrainState
+
+
+class Learned(NamedTuple):
+    """What a search carries: a score for every weight, and the weights."""
+
+    scores: Params
+    weights: Params
+
+
+class LearningPlan(NamedTuple):
+    """What one replica does; every field may differ between replicas of one program.
+
+    Attributes:
+      schedule: of one round; `stop` is the end of all of them.
+      order, augment: as of `train.Plan`.
+      density: float32, share of the prunable weights to keep.
+      keep: int32, entries to keep, or one number per layer.
+      round, part: int32, steps of a round, and of a part at whose end something happens.
+    """
+
+    schedule: Schedule
+    order: Array
+    augment: Array
+    density: Array
+    keep: Array
+    round: Array
+    part: Array
+
+
+def effective(method: Method, soft: Params, weights: Params, prunable: Any) -> Params:
+    """The weights of the masked network: `soft * weights`, each layer rescaled where the method
+    says so.
+    """
+
+    def one(m: Array, w: Array, p: bool) -> Array:
+        if not p:
+            return w
+        if method.rescale:
+            ones = jax.lax.stop_gradient(jnp.sum(m))
+            m = m * (m.size / jnp.maximum(ones, 1))
+        return m * w
+
+    return jax.tree.map(one, soft, weights, prunable)
+
+
+def search_step(
+    net: Network,
+    method: Method,
+    training: Training,
+    state: TrainState,
+    plan: LearningPlan,
+    batch: tuple[Array, Array],
+    by: Normalization,
+    active: Array,
+    *,
+    prunable: Any,
+    axis: tuple[str, int] | None = None,
+) -> TrainState:
+    """One update of the scores of one replica on this device's part of a batch: raw images, labels.
+
+    Where `active` is False, and from the first objective that is not finite on, nothing changes.
+    """
+    part = 0 if axis is None else jax.lax.axis_index(axis[0])
+    x, y = batch
+    if training.augment:
+        key = stream(state.key, "augment", plan.augment, state.step)
+        x = augmented(x, training, by.mean, key=key, first=part * y.shape[0])
+    x = normalized(x, by, training.compute_dtype)
+    within = state.step % plan.round
+    done = within.astype(jnp.float32) / plan.round.astype(jnp.float32)
+    key = stream(state.key, "search", state.step)
+    noise = stream(state.key, "noise", state.step)
+    noise = noise if axis is None else jax.random.fold_in(noise, part)
+    view_of = viewer(net, training, state.stats, x, y, prunable, key=noise, axis=axis)
+    scores, weights = state.params
+    dense = of_dense(method, view_of, weights)
+    live = state.mask
+
+    def value(learned: tuple[Params, ...]) -> Array:
+        scores, *rest = learned
+        w = rest[0] if rest else weights
+        soft = method.relaxation.soft(
+            scores, live, plan.keep, done, key=stream(key, "sample"), prunable=prunable
+        )
+        view = view_of(effective(method, soft, w, prunable), soft, dense)
+        expected = method.relaxation.expected(scores, live, done, prunable=prunable)
+        return method.factor * method.function(view) + method.constraint.cost(expected)
+
+    learned = (scores, weights) if method.learn_weights else (scores,)
+    found, gradient = jax.value_and_grad(value)(learned)
+    gradient = (masks.apply(live, gradient[0]), *gradient[1:])
+    optimizer_state, multiplier = state.opt_state
+    rate = learning_rate(plan.schedule, within, kind=training.schedule)
+
+    def expected_ones(scores: Params) -> Array:
+        expected = method.relaxation.expected(scores, live, done, prunable=prunable)
+        return sum((jnp.sum(e) for e in jax.tree.leaves(expected)), start=jnp.float32(0))
+
+    expected, slope = jax.value_and_grad(expected_ones)(scores)
+    pull = Pull(expected, slope, jnp.sum(plan.keep).astype(jnp.float32), rate)
+    balanced, pulled = method.constraint.balanced(gradient[0], multiplier, state.step == 0, pull)
+    gradient = (balanced, *gradient[1:])
+    fresh = ~jnp.isfinite(found) & active & (state.diverged < 0)
+    diverged = jnp.where(fresh, state.step, state.diverged)
+    moving = active & (diverged < 0)
+    decayed = (
+        learned if method.decay_scores else (jax.tree.map(jnp.zeros_like, scores), *learned[1:])
+    )
+    # optax mixes python, float32 and int32 numbers, which strict promotion forbids
+    with jax.numpy_dtype_promotion("standard"):
+        direction, updated = optimizer(training, plan.schedule.weight_decay).update(
+            gradient, optimizer_state, decayed
+        )
+    moved = jax.tree.map(lambda p, d: p - rate * d, learned, direction)
+    moved = (jax.tree.map(method.relaxation.project, moved[0]), *moved[1:])
+    new = ((*moved, weights)[:2], updated, pulled)
+    old = ((scores, weights), optimizer_state, multiplier)
+    (scores, weights), updated, pulled = jax.tree.map(
+        lambda n, o: jnp.where(moving, n.astype(o.dtype), o), new, old
+    )
+    return state._replace(
+        step=state.step + active.astype(jnp.int32),
+        params=Learned(scores, weights),
+        opt_state=(updated, pulled),
+        diverged=diverged,
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def step_flops(net: Network, method: Method, training: Training) -> float:
+    """Operations of one step of a search, 2 per multiply-add.
+
+    Args:
+      net, method: what is searched.
+      training: of the networks, whose batch size it has.
+    """
+    training = method.training(training.replace(augment=()), method.steps(training))
+    prunable = prunable_of(net, jax.eval_shape(net.init, jax.random.key(0))[0])
+
+    def one(x: Array, y: Array, key: Key) -> Array:
+        params, stats = net.init(key)
+        scores = jax.tree.map(jnp.zeros_like, params)
+        learned = (scores, params) if method.learn_weights else (scores,)
+        state = TrainState(
+            jnp.int32(0),
+            Learned(scores, params),
+            stats,
+            (optimizer(training).init(learned), jnp.float32(0)),
+            masks.ones(params),
+            key,
+            jnp.int32(-1),
+        )
+        keep = method.counts(params, 0.5, prunable=prunable)
+        at = jax.tree.map(jnp.asarray, schedule(training))
+        plan = LearningPlan(
+            at,
+            jnp.int32(0),
+            jnp.int32(0),
+            jnp.float32(0.5),
+            jnp.asarray(keep),
+            *2 * (jnp.int32(1),),
+        )
+        by = Normalization(jnp.zeros(net.shape[-1]), jnp.ones(net.shape[-1]))
+        state = search_step(
+            net, method, training, state, plan, (x, y), by, jnp.asarray(True), prunable=prunable
+        )
+        return state.params
+
+    size = training.batch_size
+    x = jax.ShapeDtypeStruct((size, *net.shape), jnp.uint8)
+    y = jax.ShapeDtypeStruct((size,), jnp.int32)
+    return flops.count(one, x, y, jax.eval_shape(lambda: jax.random.key(0)))
+
+
+def viewer(
+    net: Network,
+    training: Training,
+    stats: Stats,
+    x: Array,
+    y: Array,
+    prunable: Any,
+    *,
+    key: Key,
+    axis: tuple[str, int] | None = None,
+) -> Callable[[Params, Params, Dense], View]:
+    """Makes views of this batch: (masked weights, soft mask, dense) -> view.
+
+    Args:
+      net, training: the network, and the settings of the search.
+      stats: statistics of the network; those of the batch normalise.
+      x, y: normalised images and labels, of this device.
+      prunable: tree of python bools.
+      key: for dropout.
+      axis: name and size of the mesh axis that shares the batch.
+    """
+
+    def apply(params: Params, tap: Any = None) -> Array:
+        return net.apply(
+            cast(params, training.compute_dtype),
+            stats,
+            x,
+            train=True,
+            key=key,
+            axis_name=None if axis is None else axis[0],
+            tap=tap,
+        )[0].astype(jnp.float32)
+
+    def features(params: Params) -> tuple[Array, ...]:
+        seen: list[Array] = []
+
+        def tap(name: str, value: Array) -> Array:
+            # the output layer is there as the softmax; what is not yet behind its ReLU is put there
+            if name != net.output:
+                seen.append(jax.nn.relu(value))
+            return value
+
+        logits = apply(params, tap)
+        return (*seen, jax.nn.softmax(logits))
+
+    def mean(values: Array) -> Array:
+        own = jnp.mean(values)
+        return own if axis is None else jax.lax.pmean(own, axis[0])
+
+    def make(masked: Params, soft: Params, dense: Dense) -> View:
+        smoothing = training.label_smoothing
+        return View(masked, soft, y, apply, features, mean, prunable, dense, smoothing)
+
+    return make
+
+
+def of_dense(method: Method, view_of: Callable[..., View], weights: Params) -> Dense:
+    """What the objective needs of the dense network, computed once."""
+    ones = jax.tree.map(jnp.ones_like, weights)
+    view, needs = view_of(weights, ones, Dense()), method.needs
+    return jax.lax.stop_gradient(
+        Dense(
+            view.logits(weights) if "logits" in needs else None,
+            view.features(weights) if "features" in needs else None,
+            view.gradient() if "gradient" in needs else None,
+        )
+    )
