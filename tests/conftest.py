@@ -1,11 +1,23 @@
-"""Settings of every test: four CPU devices, strict types and ranks, no network."""
+"""Settings of every test: four CPU devices, strict types and ranks, no network, and a cache of
+compiled programs, which is most of what the tests wait for.
+"""
 
 import os
 import socket
+from pathlib import Path
 
 import jax
 import pytest
 
+CACHE = {
+    "jax_compilation_cache_dir": Path(__file__).resolve().parents[1] / ".pytest_cache" / "compiled",
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+for option, value in CACHE.items():
+    # the scripts that tests start read the environment
+    text = os.environ.setdefault(option.upper(), str(value))
+    jax.config.update(option, type(value)(text) if not isinstance(value, Path) else text)
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
