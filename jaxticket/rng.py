@@ -52,6 +52,22 @@ def mix(x: Array) -> Array:
     return x ^ (x >> 16)
 
 
+def uniform(key: Key, n: int) -> Array:
+    """Uniform numbers in [0, 1), multiples of 2**-24, float32 [n].
+
+    A hash of the index and two words of the key. For noise that every step draws for every weight:
+    on a CPU 266,200 of them take 0.2 ms, of `jax.random.uniform` 4.2, twice a whole training step
+    of that network.
+
+    >>> bool(jnp.all(uniform(jax.random.key(0), 100) < 1))
+    True
+    """
+    words = jax.random.bits(key, (2,), jnp.uint32)
+    index = jnp.arange(n, dtype=jnp.uint32)
+    bits = mix(mix(index ^ words[0]) + words[1])
+    return (bits >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)
+
+
 def permutation_words(key: Key) -> Array:
     """The key of one permutation (see `permuted`), uint32 [8]."""
     return jax.random.bits(key, (_ROUNDS,), jnp.uint32)

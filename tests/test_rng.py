@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jaxticket.data.batches import batch_indices, steps_per_epoch
-from jaxticket.rng import mix, permutation_words, permuted, root_keys, stream
+from jaxticket.rng import mix, permutation_words, permuted, root_keys, stream, uniform
 
 SIZES = (1, 2, 3, 4, 5, 16, 25, 97, 101, 1000, 1021)
 
@@ -254,3 +254,27 @@ def test_batches_past_32_bits_are_refused():
 )
 def test_steps_of_an_epoch(n, batch, last_batch, steps):
     assert steps_per_epoch(n, batch, last_batch) == steps
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_fast_uniform_numbers_are_uniform_and_independent(seed):
+    n, key = 200_000, jax.random.key(seed)
+    rows = np.asarray(
+        jax.jit(jax.vmap(lambda i: uniform(jax.random.fold_in(key, i), n)))(jnp.arange(4)),
+        np.float64,
+    )
+    assert rows.min() >= 0
+    assert rows.max() < 1
+    assert np.unique(rows[0]).size > 0.98 * n
+    # each bin of 256 has its share: chi-square with 255 degrees, 6 standard deviations
+    for row in rows:
+        counts = np.bincount((256 * row).astype(int), minlength=256)
+        chi = ((counts - n / 256) ** 2 / (n / 256)).sum()
+        assert abs(chi - 255) < 6 * np.sqrt(2 * 255)
+    # neither with the next number, nor with a far one, nor with the next key's
+    centered = rows - 0.5
+    for a, b in (
+        *((row[:-lag], row[lag:]) for row in centered for lag in (1, 2, 64, 1024)),
+        *itertools.combinations(centered, 2),
+    ):
+        assert abs(np.mean(a * b)) * 12 < 5 / np.sqrt(len(a))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jaxticket.checks import one_of, share
 from jaxticket.prune import keep_top
-from jaxticket.rng import stream
+from jaxticket.rng import stream, uniform
 from jaxticket.search.schedules import Schedule
 from jaxticket.types import Array, Key, Mask, Params
 
@@ -174,7 +174,7 @@ class Bernoulli(Relaxation):
     def leaf(self, scores: Array, done: Array, *, key: Key) -> Array:
         """A sample, 0 or 1."""
         p = self.expected_leaf(scores, done)
-        drawn = jax.random.uniform(key, (p.size,), p.dtype).reshape(p.shape)
+        drawn = uniform(key, p.size).reshape(p.shape)
         return _straight((drawn < p).astype(p.dtype), p)
 
     def expected_leaf(self, scores: Array, done: Array) -> Array:
@@ -207,8 +207,7 @@ class Concrete(Relaxation):
     def leaf(self, scores: Array, done: Array, *, key: Key) -> Array:
         """A sample in (0, 1)."""
         # 1 - 1e-10 is 1 in float32, so the upper edge is kept through the other logarithm
-        u = jax.random.uniform(key, (scores.size,), scores.dtype).reshape(scores.shape)
-        u = jnp.maximum(u, EDGE)
+        u = jnp.maximum(uniform(key, scores.size).reshape(scores.shape), EDGE)
         noise = jnp.log(u) - jnp.log(jnp.maximum(1 - u, EDGE))
         return jax.nn.sigmoid(noise / self.temperature(done) + scores)
 
