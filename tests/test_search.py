@@ -371,6 +371,24 @@ def test_the_best_mask_is_found(separable, name, method):
         assert kept == best, (name, kept, best)
 
 
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_continuous_sparsification_keeps_what_has_the_right_sign(separable, rounds):
+    """Of the weights of informative inputs, soft masks turn off those that would have to cross 0
+    before the weights can cross it.
+    """
+    _, data, _ = separable
+    net = jt.networks.lenet(data.shape, 2, ())
+    training = jt.Training(steps=400, batch_size=50, optimizer="sgd", lr=0.1, eval_every=400)
+    method = jt.SEARCHES["continuous"](rounds=rounds)
+    runs = jt.search(net, data, training, method, density=8 / 24, seeds=range(3), steps=800,
+                     train=False, dense=False, progress=False)  # fmt: skip
+    for replica, seed in enumerate(runs.seeds):
+        kept = runs.ticket(1, seed).mask["dense_0"]["kernel"][:4]
+        weights = np.asarray(runs.origin.params["dense_0"]["kernel"])[replica, :4]
+        right = np.sign(weights) == np.array([-1, 1])
+        np.testing.assert_array_equal(kept, right)
+
+
 @pytest.mark.parametrize("density", [0.3, 0.05])
 def test_grad_balance_holds_the_density_near_its_target(find, density):
     method = Method(
