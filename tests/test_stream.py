@@ -387,6 +387,21 @@ def test_scores_see_of_a_stream_what_they_see_of_data_in_memory(folder, in_memor
         jt.prune_at(in_memory.net, data, training, **{**options, "per_class": 500})
 
 
+def test_searches_see_of_a_stream_what_they_see_of_data_in_memory(folder, in_memory):
+    data = dataclasses.replace(streamed(folder), mean=in_memory.data.mean, std=in_memory.data.std)
+    method = jt.SEARCHES["gem_miner"](freezings=2)
+    both = [
+        jt.search(
+            in_memory.net, source, TRAINING, method, density=0.3, seeds=(1, 2), steps=6,
+            mesh=in_memory.mesh, train=False, dense=False, progress=False,
+        )
+        for source in (in_memory.data, data)
+    ]  # fmt: skip
+    same_tickets(*both)
+    for table in (lambda runs: runs.table(), lambda runs: runs.trace()):
+        pd.testing.assert_frame_equal(*(table(runs) for runs in both), rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_a_run_that_stopped_in_the_middle_goes_on(folder, in_memory, tmp_path, monkeypatch):
     """On two devices that share each batch, with evaluation images that stay there."""

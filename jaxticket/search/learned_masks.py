@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxticket import parallel
 from jaxticket.at_step import StepPlan, Wanted
+from jaxticket.data.stream import Stream
 from jaxticket.jobs import Arrays, Bench, Jobs, Watch, take, train_jobs
 from jaxticket.optim import schedule
 from jaxticket.search.method import Method
@@ -18,6 +19,7 @@ from jaxticket.search.step import Learned, LearningPlan
 from jaxticket.search.trainer import ORDER, TRACE, searcher
 from jaxticket.settings import PruningAtStep
 from jaxticket.ticket import Ticket
+from jaxticket.train import put_data
 from jaxticket.types import Mask, Params, TrainState
 
 
@@ -93,7 +95,10 @@ class LearnedMasks:
         count, size = len(wanted.levels), wanted.size
         found = self._program(bench)
         bench = bench._replace(
-            program=found.program, size=size, interval=self.training.evaluation_interval
+            program=found.program,
+            data=self._data(bench),
+            size=size,
+            interval=self.training.evaluation_interval,
         )
         keys = np.asarray(wanted.keys)[wanted.replicas]
         plan = self._plan(pruning, wanted)
@@ -111,19 +116,35 @@ class LearnedMasks:
 
         watch = Watch((count, len(TRACE)), look, "none")
         trained = train_jobs(bench, jobs, f"{wanted.unit}-search", watch=watch)
-        for place in np.flatnonzero(trained.diverged >= 0):
+        for place in np.flatnonzero((trained.diverged >= 0) & (wanted.lost[wanted.replicas] < 0)):
             bench.bar.write(
                 f"{self.name}, density {pruning.densities[wanted.levels[place] - 1]:g}, seed "
                 f"{self.plan.seeds[wanted.replicas[place]]}: the objective was not finite at step "
                 f"{trained.diverged[place]}; the mask is that of the scores before"
             )
         mask = take(parallel.host(found.finish(limits, trained.state, placed)), 0, count)
+        # a network that diverged before the search stays dense, as in `prune_at`
+        whole = wanted.lost[wanted.replicas] >= 0
+        mask = jax.tree.map(
+            lambda m, d: np.where(whole.reshape(-1, *(1,) * (m.ndim - 1)), d, m), mask, own.mask
+        )
         return mask, {
             "trace": trained.watched,
             "trace_steps": trained.steps.max(axis=1),
             "diverged_search": trained.diverged,
             "seconds": np.asarray(time.perf_counter() - began),
         }
+
+    def _data(self, bench: Bench) -> Any:
+        """The data as the search sees them: streams without random crops if images are not
+        augmented, in blocks of the search's own length.
+        """
+        data = self.plan.data
+        if not isinstance(data, Stream):
+            return bench.data
+        if not self.method.augment:
+            data = dataclasses.replace(data, train_crop="center")
+        return put_data(data, self.training, bench.mesh)
 
     def _program(self, bench: Bench) -> Any:
         return searcher(
