@@ -44,6 +44,9 @@ def learned(job: Job, name: str, *, inverted: bool = False, **options: Any) -> j
       options: of `jt.search`, or `sub`, another folder.
     """
     method = dataclasses.replace(LEARNED[name](), inverted=inverted)
+    if name in CTS and "lr" in job.preset.search and job.preset.method == "CTS":
+        lr = ("lr", job.preset.search["lr"])
+        method = dataclasses.replace(method, optimizer=(*method.optimizer, lr))
     folder = f"{name}_inverted" if inverted else name
     return learn(job, method, **{"sub": folder, "dense": False, **options})
 

@@ -153,7 +153,9 @@ def save(
     seconds = count_seconds(job.folder, finished=True)
     print(f"\nresults in {job.folder}")
     if job.settings.publish:
-        target = PUBLISHED / job.paper / _published_name(job, more or {})
+        # scripts of no paper lie in experiments/ itself
+        home = PUBLISHED if job.paper == PUBLISHED.parent.name else PUBLISHED / job.paper
+        target = home / _published_name(job, more or {})
         _write(target, target, figures, small)
         settings = {
             "script": job.name,

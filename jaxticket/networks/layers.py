@@ -97,7 +97,7 @@ class Norm(nn.Module):
     + 0.1 * batch`) in evaluation; the biased variance in both, where PyTorch averages the unbiased
     one. Group: with the statistics of every example and group of channels alone. None: x as it is.
 
-    All is computed in float32, whatever the type of images and weights (Flax's own modules refuse a
+    All is computed in float32, or in float64 where the images are (Flax's own modules refuse a
     bfloat16 scale where implicit promotion is an error).
 
     Attributes:
@@ -118,9 +118,10 @@ class Norm(nn.Module):
         n = x.shape[-1]
         ones, uniform = nn.initializers.ones, nn.initializers.uniform(1.0)
         scale_init = ones if self.style.scale == "ones" else uniform
-        scale = self.param("scale", scale_init, (n,), jnp.float32).astype(jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (n,), jnp.float32).astype(jnp.float32)
-        y = x.astype(jnp.float32)
+        kind = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
+        scale = self.param("scale", scale_init, (n,), jnp.float32).astype(kind)
+        bias = self.param("bias", nn.initializers.zeros, (n,), jnp.float32).astype(kind)
+        y = x.astype(kind)
         if self.style.norm == "batch":
             mean, var = self.batch_statistics(y, train=train)
             y = y - mean[None, None, None]
@@ -139,7 +140,7 @@ class Norm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (n,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (n,), jnp.float32)
         if not train:
-            return running_mean.value, running_var.value
+            return running_mean.value.astype(y.dtype), running_var.value.astype(y.dtype)
         # mean and mean of squares in one pass over the activations, and one sum over the devices
         moments = jnp.stack([jnp.mean(y, (0, 1, 2)), jnp.mean(y * y, (0, 1, 2))])
         if self.axis_name is not None:
@@ -147,8 +148,8 @@ class Norm(nn.Module):
         mean = moments[0]
         var = jnp.maximum(moments[1] - mean * mean, 0)
         if not self.is_initializing():
-            running_mean.value = 0.9 * running_mean.value + 0.1 * mean
-            running_var.value = 0.9 * running_var.value + 0.1 * var
+            for running, new in ((running_mean, mean), (running_var, var)):
+                running.value = 0.9 * running.value + 0.1 * new.astype(running.value.dtype)
         return mean, var
 
 

@@ -14,7 +14,7 @@ def concrete(
     *,
     constraint: Constraint | None = None,
     temperature: float | Schedule = 2 / 3,
-    lr: float | None = None,
+    lr: float = 0.1,
     length: float | str = "short",
     scale: float | None = None,
 ) -> Method:
@@ -27,20 +27,20 @@ def concrete(
         "change_of_loss" and "loss" best.
       constraint: `GradBalance()` if None; `Lagrangian()` is the alternative it is compared with.
       temperature: T, a number or a `Schedule` (annealing).
-      lr: of Adam; the training's own if None. It drops by 0.1 after 88% of the search.
+      lr: of Adam: 0.1 on CIFAR, 0.4 on ImageNet and Tiny-ImageNet. It drops by 0.1 after 88% of
+        the search.
       length: "short", "half" or "long": 1/8, 1/2 or all of the training's steps.
       scale: of the objective; None for the one its paper uses.
 
     Reference: Arora and Teuscher 2025 (arXiv 2512.07142) and its published code, which is where the
       numbers come from. Images are not augmented, weights stay as they are.
     """
-    optimizer: tuple[tuple[str, object], ...] = (("optimizer", "adam"),)
     return Method(
         name="concrete",
         relaxation=Concrete(as_schedule("temperature", temperature)),
         objective=objective,
         constraint=GradBalance() if constraint is None else constraint,
-        optimizer=optimizer if lr is None else (*optimizer, ("lr", lr)),
+        optimizer=(("optimizer", "adam"), ("lr", lr)),
         drop_at=(0.88,),
         length=length,
         scale=scale,
