@@ -66,3 +66,10 @@ def chosen(names: Sequence[str] | None, usual: Sequence[str]) -> tuple[str, ...]
 def late_step(job: Job) -> int:
     """The step near initialization: the preset's rewind step, or without one 2% of training."""
     return job.late or max(1, round(0.02 * job.size.steps))
+
+
+def length_of(settings: Any) -> str:
+    """Length of the searches: as asked, or short; of quick trainings, which are short already, all
+    of it.
+    """
+    return settings.length or ("long" if settings.size == "quick" else "short")

@@ -80,13 +80,15 @@ def scored(score: Any, *, ranked: bool = True, **options: Any) -> Method:
 
 
 def searched(name: str) -> Method:
-    """Masks learned near initialization: from the step that tickets are rewound to."""
+    """Masks learned near initialization, from the step that tickets are rewound to, in as many
+    steps as training has.
+    """
 
     def find(job: Job, sub: str) -> jt.Runs:
-        return learned(job, name, sub=sub, start=late_step(job))
+        return learned(job, name, sub=sub, start=late_step(job), steps="long")
 
     def turned(job: Job, sub: str) -> jt.Runs:
-        return learned(job, name, sub=sub, start=late_step(job), inverted=True)
+        return learned(job, name, sub=sub, start=late_step(job), steps="long", inverted=True)
 
     # GEM-MINER has frozen all but the ticket: there is nothing left to turn round
     return Method(find, turned if name != "gem_miner" else None)

@@ -26,7 +26,7 @@ from _controls import named
 from _early import figure_of, report
 from _job import Job, budget, early, prepare, search
 from _job import Settings as Common
-from _learned import chosen, late_step, learned
+from _learned import chosen, late_step, learned, length_of
 from _report import save, seeds
 from matplotlib import pyplot
 
@@ -49,8 +49,9 @@ class Settings(Common):
     """Some of cts_kl, cts_loss, ltr, snip, grasp, synflow, random."""
     start: int | None = None
     """Step k of CTS and LTR, of the job's steps; that of the preset, or 2% of training."""
-    length: str = "short"
-    """Length of the searches: short (1/8 of training), half or long."""
+    length: str | None = None
+    """Length of the searches: short (1/8 of training), half or long; if not given short at paper
+    size, and long at the quick one, whose trainings are short already."""
 
 
 def find(job: Job, name: str, start: int, length: str, *, dense: bool) -> jt.Runs:
@@ -112,7 +113,7 @@ def main(settings: Settings) -> None:
     start = late_step(job) if settings.start is None else settings.start
     with budget(job):
         found = {
-            name: find(job, name, start, settings.length, dense=i == 0)
+            name: find(job, name, start, length_of(settings), dense=i == 0)
             for i, name in enumerate(names)
         }
     table = jt.results.concat(
@@ -128,7 +129,7 @@ def main(settings: Settings) -> None:
     with jt.plots.style():
         figures["time"], ax = pyplot.subplots(figsize=(7.2, 4.6), layout="constrained")
         jt.plots.accuracy_against_cost(times, ax, unit="seconds per seed", band="minmax")
-    more = {"methods": names, "start": start, "length": settings.length}
+    more = {"methods": names, "start": start, "length": length_of(settings)}
     save(job, figures, table, tables={"times": times}, more=more, pruning="densities one by one")
 
 

@@ -21,7 +21,7 @@ from _controls import named
 from _early import figure_of, report
 from _job import Settings as Common
 from _job import budget, prepare
-from _learned import CTS, chosen, late_step, learned
+from _learned import CTS, chosen, late_step, learned, length_of
 from _report import save
 from accuracy import LENET, PAPER, QUICK
 
@@ -37,8 +37,9 @@ class Settings(Common):
     cts_gradient_matching, cts_forward_kl."""
     start: int | None = None
     """Step k, of the job's steps; that of the preset, or 2% of training."""
-    length: str = "short"
-    """Length of the searches: short (1/8 of training), half or long."""
+    length: str | None = None
+    """Length of the searches: short (1/8 of training), half or long; if not given short at paper
+    size, and long at the quick one, whose trainings are short already."""
 
 
 def main(settings: Settings) -> None:
@@ -54,12 +55,12 @@ def main(settings: Settings) -> None:
     with budget(job):
         for i, name in enumerate(names):
             options = {"sub": "", "dense": True} if i == 0 else {}
-            runs = learned(job, name, start=start, steps=settings.length, **options)
+            runs = learned(job, name, start=start, steps=length_of(settings), **options)
             tables.append(named(runs.table(), name))
     table = jt.results.concat(tables)
     table = table[~table["branch"].str.endswith("_supermask")]
     report(job, table, title=f"Concrete Ticket Search from step {start}")
-    more = {"methods": names, "start": start, "length": settings.length}
+    more = {"methods": names, "start": start, "length": length_of(settings)}
     save(job, {"figure_3": figure_of(names, table)}, table, more=more,
          pruning="densities one by one")  # fmt: skip
 

@@ -22,7 +22,7 @@ from _controls import named
 from _early import panels, report, report_controls
 from _job import Settings as Common
 from _job import budget, prepare
-from _learned import chosen, learned
+from _learned import chosen, learned, length_of
 from _report import save
 from accuracy import LENET, PAPER, QUICK
 
@@ -39,8 +39,9 @@ class Settings(Common):
     """Some of cts_kl, cts_loss."""
     start: int = 0
     """Step k of the search; the control with new weights needs step 0."""
-    length: str = "short"
-    """Length of the searches: short (1/8 of training), half or long."""
+    length: str | None = None
+    """Length of the searches: short (1/8 of training), half or long; if not given short at paper
+    size, and long at the quick one, whose trainings are short already."""
 
 
 def main(settings: Settings) -> None:
@@ -52,7 +53,7 @@ def main(settings: Settings) -> None:
         lenet={**LENET, "levels": 3, "fraction": 0.8}, paper=PAPER,
     )  # fmt: skip
     branches = ("shuffle", "reinit") if settings.start == 0 else ("shuffle",)
-    usual = {"start": settings.start, "steps": settings.length}
+    usual = {"start": settings.start, "steps": length_of(settings)}
     tables = []
     with budget(job):
         for i, name in enumerate(names):
@@ -66,7 +67,7 @@ def main(settings: Settings) -> None:
     report(job, table, title=f"Concrete Ticket Search from step {settings.start}")
     found = report_controls(table)
     figure = "figure_5" if job.preset.network == "vgg16" else "figure_4"
-    more = {"methods": names, "start": settings.start, "length": settings.length}
+    more = {"methods": names, "start": settings.start, "length": length_of(settings)}
     save(job, {figure: panels(names, table)}, table, tables={"controls": found}, more=more,
          pruning="densities one by one")  # fmt: skip
 
