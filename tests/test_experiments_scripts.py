@@ -342,6 +342,7 @@ def test_chapter_4_from_a_file(tmp_path, digits_npz):
     assert min(sizes.values()) > 10_000
 
 
+@pytest.mark.slow
 def test_the_figure_of_schedules_needs_no_training(tmp_path):
     """Also: densities that were measured, and a preset of which none are known."""
     folder = tmp_path / "reported"

@@ -92,8 +92,8 @@ def killed_and_resumed(reference, cache, folder, seed, kills):
 
 
 def test_killed_at_random_moments_the_run_ends_bit_for_bit_the_same(reference, cache, tmp_path):
-    # three kills of one run, of which the earlier leave something behind for the later
-    assert killed_and_resumed(reference, cache, tmp_path / "run", seed=1, kills=3) >= 1
+    # two kills of one run, of which the first leaves something behind for the second
+    assert killed_and_resumed(reference, cache, tmp_path / "run", seed=1, kills=2) >= 1
 
 
 @pytest.mark.slow

@@ -199,6 +199,20 @@ def test_scores_that_cannot_be_compared_are_refused(find, data):
         find(jt.SEARCHES["concrete"]("feature"), net=plain)
 
 
+def test_a_gradient_that_is_not_finite_leaves_scores_that_can_be_ranked(find, capsys):
+    def odd(view):
+        # the root is finite at 0, its slope is not
+        return view.loss(view.masked) + jnp.sqrt(0.0 * view.soft["dense_0"]["kernel"]).sum()
+
+    method = Method("odd", Concrete(Schedule(2 / 3)), odd, GradBalance())
+    runs = find(method, density=0.1, train=False, dense=False)
+    assert "the objective was not finite at step 0" in capsys.readouterr().out
+    for seed in runs.seeds:
+        mask = runs.ticket(1, seed).mask
+        assert sum(mask[f"dense_{i}"]["kernel"].sum() for i in range(2)) == round(0.1 * P)
+    np.testing.assert_allclose(runs.trace()["expected"], 0.1, rtol=1e-5)
+
+
 def test_entries_that_were_frozen_stay_out(find):
     """Nested by construction, down to the ticket: fewer freezings see the first ones alike."""
     method = jt.SEARCHES["gem_miner"](freezings=2)
@@ -228,6 +242,7 @@ def test_tickets_near_initialization(find):
     assert 3 * forward < steps_alone / (LENGTH * 16) <= 4 * forward
 
 
+@pytest.mark.slow
 def test_batch_statistics_of_supermasks_are_their_own(data, mesh):
     net = jt.NETWORKS["resnet20"]((8, 8, 1), 3, depth=8, width=0.25)
     rng = np.random.default_rng(0)

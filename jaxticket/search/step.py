@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxticket import masks
+from jaxticket import masks, trees
 from jaxticket.analysis import flops
 from jaxticket.data.augment import augmented
 from jaxticket.evaluate import Normalization, cast, normalized
@@ -81,7 +81,8 @@ def search_step(
 ) -> TrainState:
     """One update of the scores of one replica on this device's part of a batch: raw images, labels.
 
-    Where `active` is False, and from the first objective that is not finite on, nothing changes.
+    Where `active` is False, and from the first objective or gradient that is not finite on, nothing
+    changes.
     """
     part = 0 if axis is None else jax.lax.axis_index(axis[0])
     x, y = batch
@@ -123,7 +124,9 @@ def search_step(
     pull = Pull(expected, slope, jnp.sum(plan.keep).astype(jnp.float32), rate)
     balanced, pulled = method.constraint.balanced(gradient[0], multiplier, state.step == 0, pull)
     gradient = (balanced, *gradient[1:])
-    fresh = ~jnp.isfinite(found) & active & (state.diverged < 0)
+    # a gradient that is not finite would leave scores that cannot be ranked
+    whole = jnp.isfinite(found) & trees.finite(gradient)
+    fresh = ~whole & active & (state.diverged < 0)
     diverged = jnp.where(fresh, state.step, state.diverged)
     moving = active & (diverged < 0)
     decayed = (
