@@ -112,8 +112,8 @@ class Runs:
         return results.frame(self.costs)
 
     def trace(self) -> Table:
-        """The progress of `jt.search`: seed, level, step (of the search), expected (the expected
-        density) and multiplier (of what holds the density).
+        """The progress of `jt.search`: seed, level, density (as asked for), step (of the search),
+        expected (the expected density) and multiplier (of what holds the density).
 
         Raises:
           ValueError: for runs of another kind.

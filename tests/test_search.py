@@ -224,6 +224,18 @@ def test_entries_that_were_frozen_stay_out(find):
     assert expected.loc[16] <= 0.25
 
 
+def test_between_rounds_beta_is_that_of_the_next_one(find):
+    """Scores at their start, beta 1: an expected half, though beta ended at 200 just before."""
+    runs = find(jt.SEARCHES["continuous"](rounds=2, lr=0.0), density=0.3, train=False, dense=False)
+    expected = runs.trace().groupby("step")["expected"].mean()
+    np.testing.assert_allclose(expected, 0.5, rtol=1e-6)
+    raised = jt.SEARCHES["continuous"](rounds=2, lr=0.0, start=0.02)
+    trace = find(raised, density=0.3, train=False, dense=False).trace().groupby("step")
+    expected = trace["expected"].mean()
+    first, last = (1 / (1 + np.exp(-beta * 0.02)) for beta in (1, 200))
+    np.testing.assert_allclose(expected[[0, LENGTH // 2, LENGTH]], [first, first, last], rtol=1e-5)
+
+
 def test_tickets_near_initialization(find):
     runs = find(start=8, density=0.3, branches=("shuffle", "reinit"))
     ticket = runs.by_level[1]

@@ -300,8 +300,8 @@ def test_a_penalty_has_the_gradient_of_its_norm(power):
 def test_freezing_is_nested_and_exact_where_scores_tie():
     scores = jax.tree.map(jnp.zeros_like, tree())
     mask, counts = live(), []
-    for share in (0.5, 0.2, 0.1):
-        after = Freezing(1e-4).frozen(scores, mask, jnp.float32(share), 50, PRUNABLE)
+    for keep in (25, 10, 5):
+        after = Freezing(1e-4).frozen(scores, mask, jnp.int32(keep), PRUNABLE)
         for name in "ac":
             assert not (after[name] & ~mask[name]).any()
         assert after["b"].all()

@@ -62,17 +62,16 @@ class Constraint:
         del first, pull
         return gradient, multiplier
 
-    def frozen(self, ranked: Params, live: Mask, share: Array, size: int, prunable: Any) -> Mask:
+    def frozen(self, ranked: Params, live: Mask, keep: Array, prunable: Any) -> Mask:
         """Entries that take part from here on.
 
         Args:
           ranked: scores as they are ranked.
           live: entries that took part so far.
-          share: of the P entries, that shall be left after this stretch.
-          size: P.
+          keep: int32, how many shall be left after this stretch.
           prunable: tree of python bools.
         """
-        del ranked, share, size, prunable
+        del ranked, keep, prunable
         return live
 
 
@@ -127,9 +126,8 @@ class Freezing(Penalty):
         """One for each freezing."""
         return self.times
 
-    def frozen(self, ranked: Params, live: Mask, share: Array, size: int, prunable: Any) -> Mask:
+    def frozen(self, ranked: Params, live: Mask, keep: Array, prunable: Any) -> Mask:
         """The entries with the highest scores."""
-        keep = jnp.round(share * size).astype(jnp.int32)
         return keep_top(ranked, live, keep, prunable=prunable)
 
 

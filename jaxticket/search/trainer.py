@@ -83,10 +83,12 @@ def ended(
     def freeze(state: TrainState) -> TrainState:
         size = masks.prunable_size(state.mask, prunable=prunable)
         share = plan.density ** (number.astype(jnp.float32) / stretches)
-        # the last one to the exact count
-        share = jnp.where(number == stretches, plan.keep.astype(jnp.float32) / size, share)
+        # float32 does not count beyond 16.7 million: the last stretch takes the count itself, and
+        # none goes below it
+        keep = jnp.maximum(jnp.round(share * size).astype(jnp.int32), plan.keep)
+        keep = jnp.where(number == stretches, plan.keep, keep)
         ranked = method.ranked(state.params.scores)
-        live = method.constraint.frozen(ranked, state.mask, share, size, prunable)
+        live = method.constraint.frozen(ranked, state.mask, keep, prunable)
         return state._replace(mask=live)
 
     def restart(state: TrainState) -> TrainState:
@@ -197,17 +199,19 @@ def _searcher(
         return jnp.full((splits, len(METRICS)), jnp.nan, jnp.float32) + 0 * jnp.sum(sums)
 
     def regrown(limit: Array, state: TrainState) -> Array:
+        # nothing is pruned while scores are learned
         del limit
         return ~jnp.isfinite(state.step.astype(jnp.float32))
 
     def look(limit: Array, state: TrainState, plan: LearningPlan) -> Array:
         del limit
         total = masks.prunable_size(state.mask, prunable=prunable)
-        within = state.step % plan.round
-        # at the end of a round its last step counts, not the first of the next
-        done = jnp.where((within == 0) & (state.step > 0), plan.round, within) / plan.round
+        # scores between two rounds are those that the next one begins with
+        over = state.step >= plan.schedule.stop
+        within = jnp.where(over, plan.round, state.step % plan.round)
+        done = within.astype(jnp.float32) / plan.round.astype(jnp.float32)
         expected = method.relaxation.expected(
-            state.params.scores, state.mask, done.astype(jnp.float32), prunable=prunable
+            state.params.scores, state.mask, done, prunable=prunable
         )
         ones = sum((jnp.sum(e) for e in jax.tree.leaves(expected)), start=jnp.float32(0))
         counts = method.relaxation.counts
