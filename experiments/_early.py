@@ -46,6 +46,7 @@ PAPER = {"levels": 10, "fraction": 0.36}
 METHODS: dict[str, dict[str, Any]] = {
     "magnitude_after_training": {"score": "magnitude", "step": "end"}
 }
+KNOWN = tuple(sorted({*METHODS, *jt.SCORES}))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,21 +61,6 @@ class Settings(Common):
 def seeds_of(settings: Common) -> int:
     """Seeds of the source: five, where the preset does not say otherwise."""
     return jt.preset(settings.preset).replicates or 5
-
-
-def chosen(job: Job, settings: Settings, usual: Sequence[str]) -> tuple[str, ...]:
-    """The methods to run.
-
-    Raises:
-      ValueError: for a name that is no method.
-    """
-    names = tuple(dict.fromkeys(usual if settings.methods is None else settings.methods))
-    known = {*METHODS, *jt.SCORES}
-    if unknown := [name for name in names if name not in known] or not names:
-        raise ValueError(
-            f"`methods` must be some of {', '.join(sorted(known))}, got {unknown or 'none'}"
-        )
-    return names
 
 
 def density_of(preset: Preset) -> float:

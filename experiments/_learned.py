@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from _job import Job, learn
+from _job import Settings as Common
 
 import jaxticket as jt
 from jaxticket.search import Method
@@ -34,6 +35,17 @@ LEARNED: dict[str, Callable[[], Method]] = {
 """Makers of all of them."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings(Common):
+    """Options of scripts that learn masks: those of all, which methods, and how long."""
+
+    methods: tuple[str, ...] | None = None
+    """Some of the script's METHODS; all of them if not given."""
+    length: str | None = None
+    """Length of the searches: short (1/8 of training), half or long; if not given short at paper
+    size, and long at the quick one, whose trainings are short already."""
+
+
 def learned(job: Job, name: str, *, inverted: bool = False, **options: Any) -> jt.Runs:
     """The runs of a method, in the folder of its name.
 
@@ -51,24 +63,12 @@ def learned(job: Job, name: str, *, inverted: bool = False, **options: Any) -> j
     return learn(job, method, **{"sub": folder, "dense": False, **options})
 
 
-def chosen(names: Sequence[str] | None, usual: Sequence[str]) -> tuple[str, ...]:
-    """The methods to run.
-
-    Raises:
-      ValueError: for a name that is no method of the script.
-    """
-    asked = tuple(usual if names is None else names)
-    if unknown := [name for name in asked if name not in usual] or not asked:
-        raise ValueError(f"`methods` must be some of {', '.join(usual)}, got {unknown or 'none'}")
-    return tuple(dict.fromkeys(asked))
-
-
 def late_step(job: Job) -> int:
     """The step near initialization: the preset's rewind step, or without one 2% of training."""
     return job.late or max(1, round(0.02 * job.size.steps))
 
 
-def length_of(settings: Any) -> str:
+def length_of(settings: Settings) -> str:
     """Length of the searches: as asked, or short; of quick trainings, which are short already, all
     of it.
     """

@@ -31,7 +31,7 @@ from typing import Any
 
 import tyro
 from _controls import differences, named, said
-from _job import Job, budget, early, prepare, retrain, search
+from _job import Job, budget, chosen, early, prepare, retrain, search
 from _job import Settings as Common
 from _learned import late_step, learned
 from _report import cell, save, seeds
@@ -192,9 +192,7 @@ def own_names(table: Any, name: str) -> Any:
 
 def main(settings: Settings) -> None:
     """Trains every method and its controls and draws the three figures."""
-    names = tuple(METHODS) if settings.methods is None else settings.methods
-    if unknown := [name for name in names if name not in METHODS] or not names:
-        raise ValueError(f"`methods` must be some of {', '.join(METHODS)}, got {unknown or 'none'}")
+    names = chosen(settings.methods, METHODS)
     quick = {"seeds": 2, "levels": 2, "fraction": 0.74, "steps": 150, "eval_every": 150, "pool": 2}
     lenet = {**{key: getattr(LENET, key) for key in quick}, "levels": 3, "fraction": 0.7}
     lenet |= {"steps": 300, "eval_every": 300}

@@ -21,7 +21,7 @@ from jaxticket.selection import prunable_of
 from jaxticket.settings import PruningAtStep, Training
 from jaxticket.ticket import Ticket
 from jaxticket.trunk import Networks
-from jaxticket.types import Mask, Network, Params
+from jaxticket.types import Mask, Network
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,8 +124,4 @@ class Finder(Protocol):
 
     def trace(self, pruning: PruningAtStep, wanted: Wanted, arrays: Arrays) -> list[dict[str, Any]]:
         """Rows of `Runs.trace`, of what `find` kept."""
-        ...
-
-    def weights(self, mask: Mask, params: Params) -> Params:
-        """What pruned networks start from, given the dense weights; [replica, ...]."""
         ...

@@ -49,6 +49,11 @@ class Jobs(NamedTuple):
     start: np.ndarray
     plan: Plan
 
+    @property
+    def steps(self) -> int:
+        """Those of all jobs together."""
+        return int((np.asarray(self.plan.schedule.stop) - self.start).sum())
+
 
 class Trained(NamedTuple):
     """Trained jobs.
@@ -71,6 +76,16 @@ class Trained(NamedTuple):
     snapshots: tuple[tuple[Params, Stats], ...]
     watched: np.ndarray
     seconds: float
+
+    @property
+    def evaluations(self) -> Arrays:
+        """What `history_arrays` joins."""
+        return {
+            "steps": self.steps,
+            "wanted": self.wanted,
+            "values": self.values,
+            "diverged": self.diverged,
+        }
 
 
 class Watch(NamedTuple):
@@ -113,6 +128,22 @@ class Bench(NamedTuple):
     folder: RunFolder | None
     interrupt: Interrupt
     bar: Any
+
+    def unit(self, name: str, steps: int, make: Callable[[], Arrays]) -> Arrays:
+        """The arrays of a piece of work: those that the folder holds, or made now and saved there.
+
+        Args:
+          name: of the unit in the folder.
+          steps: those of all its jobs, for the progress bar.
+          make: does the work.
+        """
+        if self.folder is not None and (found := self.folder.load(name)) is not None:
+            self.bar.update(steps)
+            return found
+        arrays = make()
+        if self.folder is not None:
+            self.folder.save(name, arrays)
+        return arrays
 
 
 def progress_bar(total: int, *, shown: bool) -> Any:
@@ -286,6 +317,11 @@ def train_jobs(
         watched,
         time.perf_counter() - began,
     )
+
+
+def train_unit(bench: Bench, jobs: Jobs, name: str) -> Arrays:
+    """`Trained.evaluations` of jobs, at most a block of them, as a unit of that name."""
+    return bench.unit(name, jobs.steps, lambda: train_jobs(bench, jobs, name).evaluations)
 
 
 def _restored(

@@ -153,8 +153,7 @@ class Search:
             job_plan(plan.training, count, order=order),
         )
         # a change may start elsewhere than the tickets (reinit: at step 0)
-        bar, stop = self.bench.bar, np.asarray(jobs.plan.schedule.stop)
-        bar.total += int((stop - jobs.start).sum()) - plan.level_steps(level)
+        self.bench.bar.total += jobs.steps - plan.level_steps(level)
         prepared = time.perf_counter() - began
         blocks = []
         for begin in range(0, count, self.bench.size):
@@ -167,12 +166,10 @@ class Search:
         self._finish(level, list(groups), jobs, blocks, prepared)
 
     def _unit(self, name: str, level: int, jobs: Jobs, begin: int) -> Arrays:
-        store = self.bench.folder
-        if store is not None:
-            arrays = store.load(name)
-            if arrays is not None:
-                self.bench.bar.update(int((jobs.plan.schedule.stop - jobs.start).sum()))
-                return arrays
+        return self.bench.unit(name, jobs.steps, lambda: self._trained(name, level, jobs, begin))
+
+    def _trained(self, name: str, level: int, jobs: Jobs, begin: int) -> Arrays:
+        """Evaluations of jobs, the masks that come from them and what later levels start from."""
         plan = self.plan
         # the tickets come first, then the branches, which are not pruned
         own = max(0, min(len(plan.seeds) - begin, len(jobs.start)))
@@ -180,11 +177,7 @@ class Search:
         trained = train_jobs(
             self.bench, jobs, name, snapshots_at=(k,) if level == 0 and k > 0 else ()
         )
-        arrays = {
-            "steps": trained.steps,
-            "wanted": trained.wanted,
-            "values": trained.values,
-            "diverged": trained.diverged,
+        arrays = trained.evaluations | {
             "seconds": np.asarray(trained.seconds),
             "tickets": np.asarray(own),
         }
@@ -199,8 +192,6 @@ class Search:
             for snapshot in trained.snapshots:
                 arrays |= {f"origin/{p}": x for p, x in _leaves(take(snapshot, 0, own))}
         arrays["prune_seconds"] = np.asarray(time.perf_counter() - began)
-        if store is not None:
-            store.save(name, arrays)
         return arrays
 
     def _targets(self, level: int) -> list[int]:

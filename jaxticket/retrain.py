@@ -26,7 +26,7 @@ from jaxticket.jobs import (
     progress_bar,
     report_diverged,
     take,
-    train_jobs,
+    train_unit,
 )
 from jaxticket.rng import root_keys
 from jaxticket.runs import Runs, density
@@ -111,11 +111,9 @@ def branch(
     size = runs.size
     if at_once is not None or not parallel.maps(runs.mesh):
         size = parallel.block_size(count, runs.mesh, at_once)
-    stop = np.asarray(jobs.plan.schedule.stop)
     interrupt = Interrupt()
     blocks, costs = [], []
-    total = int((stop - jobs.start).sum())
-    with interrupt.listening(folder is not None), progress_bar(total, shown=progress) as bar:
+    with interrupt.listening(folder is not None), progress_bar(jobs.steps, shown=progress) as bar:
         store = None if folder is None else RunFolder(folder, settings, every=save_every)
         bar.set_description(f"branch {name}")
         bench = Bench(
@@ -133,7 +131,7 @@ def branch(
             part = take(jobs, begin, begin + size)
             began = time.perf_counter()
             end = begin + len(part.start)
-            blocks.append(_unit(bench, part, f"jobs-{begin:03d}-{end:03d}"))
+            blocks.append(train_unit(bench, part, f"jobs-{begin:03d}-{end:03d}"))
             costs.append({"unit": f"block {number}", "train_seconds": time.perf_counter() - began})
         history = history_arrays(blocks)
         histories = _histories(runs, tickets, history, levels, factors, factor_of, name, bar)
@@ -158,24 +156,6 @@ def branch(
     return result
 
 
-def _unit(bench: Bench, jobs: Jobs, name: str) -> Arrays:
-    if bench.folder is not None:
-        found = bench.folder.load(name)
-        if found is not None:
-            bench.bar.update(int((jobs.plan.schedule.stop - jobs.start).sum()))
-            return found
-    trained = train_jobs(bench, jobs, name)
-    arrays = {
-        "steps": trained.steps,
-        "wanted": trained.wanted,
-        "values": trained.values,
-        "diverged": trained.diverged,
-    }
-    if bench.folder is not None:
-        bench.folder.save(name, arrays)
-    return arrays
-
-
 def branch_jobs(
     runs: Runs,
     change: Change,
@@ -188,16 +168,9 @@ def branch_jobs(
     tickets, parts, factor_of = {}, [], []
     keys = np.asarray(jax.random.key_data(root_keys(runs.seeds)))
     for level in levels:
-        own = runs.by_level[level]
-        # weights at every position: those that are pruned come from the rewind point
-        whole = own.replace(
-            params=jax.tree.map(
-                lambda m, w, o: np.where(m, w, o), own.mask, own.params, runs.origin.params
-            )
-        )
         tickets[level] = changed(
             change,
-            whole,
+            runs.whole(level),
             runs.seeds,
             name=name,
             net=runs.net,

@@ -81,6 +81,18 @@ class Runs:
         replica = self.seeds.index(seed)
         return jax.tree.map(lambda x: x[replica], self.by_level[level])
 
+    def whole(self, level: int) -> Ticket:
+        """The tickets of a level, stacked over [replica], with weights at every position, so that
+        masks can be moved: where they are False stand those of the rewind point.
+        """
+        own, weights = self.by_level[level], self.origin.params
+        if isinstance(self.pruning, PruningAtStep):
+            one = jax.tree.map(lambda x: x[0], weights)
+            prunable = prunable_of(self.net, one, self.pruning.exclude)
+            weights = self.pruning.weights(own.mask, weights, prunable)
+        params = jax.tree.map(lambda m, w, o: np.where(m, w, o), own.mask, own.params, weights)
+        return own.replace(params=params)
+
     @functools.cached_property
     def densities(self) -> np.ndarray:
         """Realised density of each level, the mean over replicas, float64 [level]."""

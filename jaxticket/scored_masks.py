@@ -21,7 +21,7 @@ from jaxticket.scores.recipe import name_of, recipe_of
 from jaxticket.selection import Examples, Selection, Weights, pruner
 from jaxticket.settings import EarlyPruning
 from jaxticket.ticket import Ticket
-from jaxticket.types import Mask, Params, Score
+from jaxticket.types import Mask, Score
 
 
 class ScoredMasks:
@@ -71,11 +71,6 @@ class ScoredMasks:
         """
         if isinstance(bench.data, StreamedData) and self.examples.per_class is not None:
             bench.data.balanced(keys[:1], 0, self.examples.per_class)
-
-    def weights(self, mask: Mask, params: Params) -> Params:
-        """The dense weights as they are."""
-        del mask
-        return params
 
     def trace(self, pruning: Any, wanted: Wanted, arrays: Arrays) -> list[dict[str, Any]]:
         """Nothing: a score has no history."""

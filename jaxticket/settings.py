@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from jaxticket.checks import at_least, one_of, share
+from jaxticket.types import Mask, Params
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 SCHEDULES = ("steps", "cosine", "linear")
@@ -307,6 +309,16 @@ class PruningAtStep:
     def rewind(self) -> int:
         """As of `Pruning`: only masks found at initialization make winning tickets."""
         return self.step
+
+    def weights(self, mask: Mask, params: Params, prunable: Any) -> Params:
+        """What pruned networks start from, at every position.
+
+        Args:
+          mask, params: of several networks, host arrays [replica, ...]; dense weights.
+          prunable: tree of python bools.
+        """
+        del mask, prunable
+        return params
 
     @property
     def order(self) -> str:

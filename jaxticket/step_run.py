@@ -24,7 +24,7 @@ from jaxticket.jobs import (
     progress_bar,
     report_diverged,
     take,
-    train_jobs,
+    train_unit,
 )
 from jaxticket.points import Evaluator
 from jaxticket.rng import root_keys
@@ -130,20 +130,19 @@ class StepRun:
         )
 
     def _mask_unit(self, pruning: PruningAtStep, origin: Ticket, wanted: Wanted) -> Arrays:
-        folder, count = self.bench.folder, len(wanted.levels)
-        if folder is not None and (found := folder.load(wanted.unit)) is not None:
-            self.bench.bar.update(self.finder.steps * count)
-            return found
-        began = time.perf_counter()
-        mask, arrays = self.finder.find(self.bench, pruning, origin, wanted)
-        bits = zip(trees.paths(mask), jax.tree.leaves(mask), strict=True)
-        arrays = arrays | {
-            path: np.packbits(np.asarray(m).reshape(count, -1), axis=1) for path, m in bits
-        }
-        arrays.setdefault("seconds", np.asarray(time.perf_counter() - began))
-        if folder is not None:
-            folder.save(wanted.unit, arrays)
-        return arrays
+        count = len(wanted.levels)
+
+        def make() -> Arrays:
+            began = time.perf_counter()
+            mask, arrays = self.finder.find(self.bench, pruning, origin, wanted)
+            bits = zip(trees.paths(mask), jax.tree.leaves(mask), strict=True)
+            arrays = arrays | {
+                path: np.packbits(np.asarray(m).reshape(count, -1), axis=1) for path, m in bits
+            }
+            arrays.setdefault("seconds", np.asarray(time.perf_counter() - began))
+            return arrays
+
+        return self.bench.unit(wanted.unit, self.finder.steps * count, make)
 
     def _supermasks(self, pruning: PruningAtStep) -> None:
         """Evaluates pruned networks before their training, with statistics of their own."""
@@ -203,7 +202,8 @@ class StepRun:
             bench.bar.set_description(_described(own, self.finder.name))
             jobs = join([self._jobs(piece) for piece in own])
             jobs = take(jobs, first % seeds, first % seeds + end - first)
-            blocks.append(self._unit(f"jobs-{first:05d}-{end:05d}", jobs, own, end - first))
+            self._count(jobs, own)
+            blocks.append(train_unit(bench, jobs, f"jobs-{first:05d}-{end:05d}"))
             seconds = time.perf_counter() - began
             for k in {piece.pruning.step for piece in own}:
                 unit = {"unit": f"jobs {first} to {end}", "train_seconds": seconds}
@@ -221,12 +221,13 @@ class StepRun:
 
     def _ticket(self, piece: Piece) -> Ticket:
         """Mask and weights of a piece, also where the mask is False."""
-        plan, step = self.plan, piece.pruning.step
+        plan, pruning = self.plan, piece.pruning
+        mask, origin = self.masks[pruning.step, piece.level], self.origins[pruning.step]
         level = np.full(len(plan.seeds), piece.level, np.int32)
-        whole = self.origins[step].replace(mask=self.masks[step, piece.level], level=level)
-        # a moved mask finds its weights as they were
+        params = pruning.weights(mask, origin.params, plan.prunable)
+        whole = origin.replace(mask=mask, params=params, level=level)
         if piece.branch == "ticket":
-            return whole.replace(params=self.finder.weights(whole.mask, whole.params))
+            return whole
         return changed(
             plan.changes[piece.branch],
             whole,
@@ -243,28 +244,14 @@ class StepRun:
         own = job_plan(plan.training, len(plan.seeds))
         return Jobs(ticket.params, ticket.stats, ticket.mask, self.keys, start, own)
 
-    def _unit(self, name: str, jobs: Jobs, pieces: list[Piece], count: int) -> Arrays:
+    def _count(self, jobs: Jobs, pieces: list[Piece]) -> None:
+        """Lets the progress bar know of changes that start elsewhere than the pruned networks, as
+        reinit does at step 0.
+        """
         bench, plan = self.bench, self.plan
-        steps = int((np.asarray(jobs.plan.schedule.stop) - jobs.start).sum())
-        if len(pieces) * len(plan.seeds) == count:
-            # a change may start elsewhere than the pruned networks (reinit: at step 0)
+        if len(pieces) * len(plan.seeds) == len(jobs.start):
             planned = sum(plan.training.steps - plan.start(p.pruning) for p in pieces)
-            bench.bar.total += steps - planned * len(plan.seeds)
-        if bench.folder is not None:
-            found = bench.folder.load(name)
-            if found is not None:
-                bench.bar.update(steps)
-                return found
-        trained = train_jobs(bench, jobs, name)
-        arrays = {
-            "steps": trained.steps,
-            "wanted": trained.wanted,
-            "values": trained.values,
-            "diverged": trained.diverged,
-        }
-        if bench.folder is not None:
-            bench.folder.save(name, arrays)
-        return arrays
+            bench.bar.total += jobs.steps - planned * len(plan.seeds)
 
     def _note(
         self,

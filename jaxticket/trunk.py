@@ -94,22 +94,13 @@ def train_trunk(
 
 def _unit(bench: Bench, jobs: Jobs, first: int, steps: list[int], ends_only: bool) -> Arrays:
     name = f"trunk-{first:05d}-{first + len(jobs.start):05d}"
-    if bench.folder is not None:
-        found = bench.folder.load(name)
-        if found is not None:
-            bench.bar.update(steps[-1] * len(jobs.start))
-            return found
-    trained = train_jobs(bench, jobs, name, snapshots_at=steps, ends_only=ends_only)
-    arrays = {
-        "steps": trained.steps,
-        "wanted": trained.wanted,
-        "values": trained.values,
-        "diverged": trained.diverged,
-        "seconds": np.asarray(trained.seconds),
-    }
-    for k, snapshot in zip(steps, trained.snapshots, strict=True):
-        leaves = zip(trees.paths(snapshot), jax.tree.leaves(snapshot), strict=True)
-        arrays |= {f"state-{k}/{path}": leaf for path, leaf in leaves}
-    if bench.folder is not None:
-        bench.folder.save(name, arrays)
-    return arrays
+
+    def make() -> Arrays:
+        trained = train_jobs(bench, jobs, name, snapshots_at=steps, ends_only=ends_only)
+        arrays = trained.evaluations | {"seconds": np.asarray(trained.seconds)}
+        for k, snapshot in zip(steps, trained.snapshots, strict=True):
+            leaves = zip(trees.paths(snapshot), jax.tree.leaves(snapshot), strict=True)
+            arrays |= {f"state-{k}/{path}": leaf for path, leaf in leaves}
+        return arrays
+
+    return bench.unit(name, jobs.steps, make)

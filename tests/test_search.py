@@ -206,7 +206,8 @@ def test_a_gradient_that_is_not_finite_leaves_scores_that_can_be_ranked(find, ca
 
     method = Method("odd", Concrete(Schedule(2 / 3)), odd, GradBalance())
     runs = find(method, density=0.1, train=False, dense=False)
-    assert "the objective was not finite at step 0" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "the objective was not finite at step 0" in said and "A lower `lr`" in said
     for seed in runs.seeds:
         mask = runs.ticket(1, seed).mask
         assert sum(mask[f"dense_{i}"]["kernel"].sum() for i in range(2)) == round(0.1 * P)
@@ -416,6 +417,17 @@ def test_continuous_sparsification_keeps_what_has_the_right_sign(separable, roun
         np.testing.assert_array_equal(kept, right)
 
 
+def test_continuous_sparsification_trains_weights_as_training_does_or_as_the_paper():
+    training = jt.Training(steps=40, optimizer="adam", lr=0.01, weight_decay=0.1, warmup=5)
+    own = jt.SEARCHES["continuous"]().training(training, 40)
+    assert (own.optimizer, own.lr, own.weight_decay, own.warmup) == ("adam", 0.01, 0.1, 0)
+    paper = jt.SEARCHES["continuous"](lr=0.1).training(training, 40)
+    assert (paper.optimizer, paper.lr, paper.weight_decay) == ("momentum", 0.1, 1e-4)
+    assert (paper.momentum, paper.nesterov, paper.milestones) == (0.9, True, (26, 33))
+    # weights that stay as they are do not decay
+    assert jt.SEARCHES["edge_popup"]().training(training, 40).weight_decay != 0.1
+
+
 @pytest.mark.parametrize("density", [0.3, 0.05])
 def test_grad_balance_holds_the_density_near_its_target(find, density):
     method = Method(
@@ -447,13 +459,24 @@ def test_supermasks_of_signed_constants_are_saved_as_bits_and_a_seed(find, net, 
 
 def test_rescaled_tickets_start_from_rescaled_weights(find, net):
     method = jt.SEARCHES["stochastic"](rescale=True, lr=1.0)
-    ticket = find(method, density=0.25, train=False, dense=False).ticket(1, 3)
-    dense = initial(net, 3)
+    runs = find(method, density=0.25, branches=("shuffle",), dense=False)
+    ticket, dense = runs.ticket(1, 3), initial(net, 3)
     for name in ("dense_0", "dense_1"):
         mask, kernel = ticket.mask[name]["kernel"], ticket.params[name]["kernel"]
         np.testing.assert_allclose(
             kernel, mask * dense[name]["kernel"] * mask.size / mask.sum(), rtol=1e-6
         )
+    # a mask that was moved finds the weights of its layer rescaled too
+    for change in ("shuffle", "retrain"):
+        again = jt.branch(runs, change, progress=False)
+        moved = again.ticket(1, 3)
+        mask, kernel = moved.mask["dense_0"]["kernel"], moved.params["dense_0"]["kernel"]
+        factor = mask.size / mask.sum()
+        np.testing.assert_allclose(kernel, mask * dense["dense_0"]["kernel"] * factor, rtol=1e-6)
+        table = runs.table().query("step == @STEPS and level == 1")
+        first = table[table["branch"] == {"retrain": "ticket"}.get(change, change)]
+        last = again.table().query("step == @STEPS")
+        np.testing.assert_array_equal(first["value"].to_numpy(), last["value"].to_numpy())
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,9 @@ import _path  # noqa: F401
 import tyro
 from _controls import named
 from _early import figure_of, report
-from _job import Job, budget, early, prepare, search
-from _job import Settings as Common
-from _learned import chosen, late_step, learned, length_of
+from _job import Job, budget, chosen, early, prepare, search
+from _learned import Settings as Common
+from _learned import late_step, learned, length_of
 from _report import save, seeds
 from matplotlib import pyplot
 
@@ -43,15 +43,10 @@ PAPER = {"levels": 16, "fraction": 0.36, "seeds": 3}
 
 @dataclasses.dataclass(frozen=True)
 class Settings(Common):
-    """Options of this script: those of all, which methods, and where tickets start."""
+    """Options of this script: those of all that learn masks, and where it starts."""
 
-    methods: tuple[str, ...] | None = None
-    """Some of cts_kl, cts_loss, ltr, snip, grasp, synflow, random."""
     start: int | None = None
     """Step k of CTS and LTR, of the job's steps; that of the preset, or 2% of training."""
-    length: str | None = None
-    """Length of the searches: short (1/8 of training), half or long; if not given short at paper
-    size, and long at the quick one, whose trainings are short already."""
 
 
 def find(job: Job, name: str, start: int, length: str, *, dense: bool) -> jt.Runs:

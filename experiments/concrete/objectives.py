@@ -19,9 +19,9 @@ import _path  # noqa: F401
 import tyro
 from _controls import named
 from _early import figure_of, report
-from _job import Settings as Common
-from _job import budget, prepare
-from _learned import CTS, chosen, late_step, learned, length_of
+from _job import budget, chosen, prepare
+from _learned import CTS, late_step, learned, length_of
+from _learned import Settings as Common
 from _report import save
 from accuracy import LENET, PAPER, QUICK
 
@@ -30,16 +30,10 @@ import jaxticket as jt
 
 @dataclasses.dataclass(frozen=True)
 class Settings(Common):
-    """Options of this script: those of all, which objectives, where and how long."""
+    """Options of this script: those of all that learn masks, and where it starts."""
 
-    methods: tuple[str, ...] | None = None
-    """Some of cts_kl, cts_loss, cts_change_of_loss, cts_gradient_norm, cts_feature,
-    cts_gradient_matching, cts_forward_kl."""
     start: int | None = None
     """Step k, of the job's steps; that of the preset, or 2% of training."""
-    length: str | None = None
-    """Length of the searches: short (1/8 of training), half or long; if not given short at paper
-    size, and long at the quick one, whose trainings are short already."""
 
 
 def main(settings: Settings) -> None:

@@ -18,9 +18,9 @@ from typing import Any
 
 import _path  # noqa: F401
 import tyro
-from _job import Job, budget, early, prepare, search
-from _job import Settings as Common
-from _learned import chosen, learned
+from _job import Job, budget, chosen, early, prepare, search
+from _learned import Settings as Common
+from _learned import learned, length_of
 from _report import save, seeds, shared_legend
 from accuracy import LENET, PAPER, QUICK
 from matplotlib import pyplot
@@ -39,18 +39,16 @@ LABELS = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings(Common):
-    """Options of this script: those of all, which methods, and how many examples."""
+    """Options of this script: those of all that learn masks, and how many examples."""
 
-    methods: tuple[str, ...] | None = None
-    """Some of snip, grasp, magnitude, ltr, random, cts."""
     examples: int = 500
     """Training examples that the objectives look at."""
 
 
-def masks_of(job: Job, name: str, objective: str) -> jt.Runs:
+def masks_of(job: Job, name: str, objective: str, length: str) -> jt.Runs:
     """The masks of a method at initialization; `cts` searches for the objective itself."""
     if name == "cts":
-        return learned(job, OWN[objective], train=False)
+        return learned(job, OWN[objective], steps=length, train=False)
     if name == "ltr":
         return search(job, sub=name, rewind=0)
     return early(job, name, sub=name, dense=False)
@@ -85,13 +83,13 @@ def main(settings: Settings) -> None:
     names = chosen(settings.methods, METHODS)
     quick = {**QUICK, "levels": 3, "fraction": 0.74}
     job = prepare(__file__, settings, quick=quick, lenet=LENET, paper=PAPER)
-    tables = []
+    length, tables = length_of(settings), []
     with budget(job):
         # the folder itself is a run's
-        learned(job, "cts_change_of_loss", train=False, sub="")
+        learned(job, "cts_change_of_loss", steps=length, train=False, sub="")
         for name in names:
             for objective in OWN:
-                runs = masks_of(job, name, objective)
+                runs = masks_of(job, name, objective, length)
                 found = objective_values(runs, objective, examples=settings.examples)
                 tables.append(found.assign(method=name, objective=objective))
     values = jt.results.concat(tables)
@@ -101,7 +99,7 @@ def main(settings: Settings) -> None:
     means.columns = [f"{100 * d:.2f}%" for d in job.densities]
     print(f"\n{job.network_name} on {job.data_name}, objectives at initialization, {seeds(job)}")
     print(means.abs().to_string(float_format="%.4g"))
-    more = {"methods": names, "examples": settings.examples}
+    more = {"methods": names, "examples": settings.examples, "length": length}
     save(job, {"figure_1": drawn(values, names)}, tables={"values": values}, more=more,
          pruning="densities one by one")  # fmt: skip
 

@@ -20,9 +20,9 @@ import _path  # noqa: F401
 import tyro
 from _controls import named
 from _early import panels, report, report_controls
-from _job import Settings as Common
-from _job import budget, prepare
-from _learned import chosen, learned, length_of
+from _job import budget, chosen, prepare
+from _learned import Settings as Common
+from _learned import learned, length_of
 from _report import save
 from accuracy import LENET, PAPER, QUICK
 
@@ -33,15 +33,10 @@ METHODS = ("cts_kl", "cts_loss")
 
 @dataclasses.dataclass(frozen=True)
 class Settings(Common):
-    """Options of this script: those of all, which objectives, where and how long."""
+    """Options of this script: those of all that learn masks, and where it starts."""
 
-    methods: tuple[str, ...] | None = None
-    """Some of cts_kl, cts_loss."""
     start: int = 0
     """Step k of the search; the control with new weights needs step 0."""
-    length: str | None = None
-    """Length of the searches: short (1/8 of training), half or long; if not given short at paper
-    size, and long at the quick one, whose trainings are short already."""
 
 
 def main(settings: Settings) -> None:

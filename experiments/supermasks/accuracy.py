@@ -21,9 +21,9 @@ from typing import Any
 
 import _path  # noqa: F401
 import tyro
-from _job import Job, budget, early, prepare, search
-from _job import Settings as Common
-from _learned import chosen, learned
+from _job import Job, budget, chosen, early, prepare, search
+from _learned import Settings as Common
+from _learned import learned
 from _report import cell, save, seeds
 from matplotlib import pyplot
 from matplotlib.figure import Figure
@@ -42,11 +42,8 @@ PAPER = {"levels": 10, "fraction": 0.36, "seeds": 3}
 
 @dataclasses.dataclass(frozen=True)
 class Settings(Common):
-    """Options of this script: those of all, which methods, and the length of the searches."""
+    """Options of this script: those of all that learn masks."""
 
-    methods: tuple[str, ...] | None = None
-    """Some of edge_popup, gem_miner, stochastic, continuous, cts_loss, ticket, smart_ratio and
-    random."""
     length: str = "long"
     """Length of the searches: short (1/8 of training), half or long."""
 

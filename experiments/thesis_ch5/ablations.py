@@ -23,18 +23,18 @@ import _path  # noqa: F401
 import tyro
 from _early import (
     AT_ONCE,
+    KNOWN,
     PAPER,
     SMALL,
     USUAL,
     Settings,
     ablated,
-    chosen,
     panels,
     report,
     report_controls,
     seeds_of,
 )
-from _job import budget, prepare
+from _job import budget, chosen, prepare
 from _report import save
 
 import jaxticket as jt
@@ -55,7 +55,7 @@ def main(settings: Settings) -> None:
         paper={**PAPER, "seeds": seeds_of(settings)},
     )
     small = settings.size == "quick" and job.preset.network != "lenet"
-    methods = chosen(job, settings, METHODS[:-1] if small else METHODS)
+    methods = chosen(settings.methods, METHODS[:-1] if small else METHODS, KNOWN)
     tables = []
     with budget(job):
         for i, name in enumerate(methods):

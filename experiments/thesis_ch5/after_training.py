@@ -20,18 +20,18 @@ import _path  # noqa: F401
 import tyro
 from _early import (
     AT_ONCE,
+    KNOWN,
     PAPER,
     SMALL,
     USUAL,
     Settings,
     ablated,
-    chosen,
     panels,
     report,
     report_controls,
     seeds_of,
 )
-from _job import budget, prepare
+from _job import budget, chosen, prepare
 from _report import save
 
 import jaxticket as jt
@@ -49,7 +49,7 @@ def main(settings: Settings) -> None:
         lenet={**USUAL, "levels": 3, "fraction": 0.7, "steps": 400, "eval_every": 400},
         paper={**PAPER, "seeds": seeds_of(settings)},
     )
-    methods = chosen(job, settings, METHODS)
+    methods = chosen(settings.methods, METHODS, KNOWN)
     small = settings.size == "quick" and job.preset.network != "lenet"
     controls = CONTROLS[:-1] if small else CONTROLS
     tables = []

@@ -31,11 +31,11 @@ import tyro
 from _controls import named
 from _early import (
     AT_ONCE,
+    KNOWN,
     PAPER,
     SMALL,
     USUAL,
     branches_of,
-    chosen,
     control_masks,
     density_of,
     figure_of,
@@ -45,7 +45,7 @@ from _early import (
     seeds_of,
 )
 from _early import Settings as Common
-from _job import Job, budget, prepare
+from _job import Job, budget, chosen, prepare
 from _report import save
 from _thesis import NEURONS
 from matplotlib import pyplot
@@ -107,7 +107,7 @@ def main(settings: Settings) -> None:
     """Prunes with every method, trains, and draws accuracies and what is left of the layers."""
     paper = {**PAPER, "seeds": seeds_of(settings)}
     job = prepare(__file__, settings, quick=SMALL, lenet=USUAL, paper=paper)
-    methods = chosen(job, settings, METHODS)
+    methods = chosen(settings.methods, METHODS, KNOWN)
     with budget(job):
         found = {
             name: run(

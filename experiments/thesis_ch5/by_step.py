@@ -26,9 +26,9 @@ from typing import Any
 import _path  # noqa: F401
 import tyro
 from _controls import differences, named, order, said
-from _early import SMALL, USUAL, chosen, density_of, panels, run, seeds_of
+from _early import KNOWN, SMALL, USUAL, density_of, panels, run, seeds_of
 from _early import Settings as Common
-from _job import Job, budget, prepare, search
+from _job import Job, budget, chosen, prepare, search
 from _report import save, seeds
 from matplotlib import pyplot
 
@@ -111,7 +111,7 @@ def main(settings: Settings) -> None:
         paper={**one, "seeds": seeds_of(settings)},
     )
     small = settings.size == "quick" and job.preset.network != "lenet"
-    methods = chosen(job, settings, METHODS)
+    methods = chosen(settings.methods, METHODS, KNOWN)
     usual = ("shuffle", "reinit") if small else ("shuffle", "reinit", "inverted")
     controls = usual if settings.controls is None else settings.controls
     steps = steps_of(job, settings)

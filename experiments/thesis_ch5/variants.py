@@ -21,17 +21,17 @@ import tyro
 from _controls import named
 from _early import (
     AT_ONCE,
+    KNOWN,
     PAPER,
     SMALL,
     USUAL,
     Settings,
-    chosen,
     figure_of,
     report,
     run,
     seeds_of,
 )
-from _job import budget, prepare
+from _job import budget, chosen, prepare
 from _report import save
 
 import jaxticket as jt
@@ -44,7 +44,7 @@ def main(settings: Settings) -> None:
     """Prunes with every variant, trains, and draws final accuracy against density."""
     paper = {**PAPER, "seeds": seeds_of(settings)}
     job = prepare(__file__, settings, quick=SMALL, lenet=USUAL, paper=paper)
-    methods = chosen(job, settings, (*ROUNDS, *REMOVED))
+    methods = chosen(settings.methods, (*ROUNDS, *REMOVED), KNOWN)
     tables = []
     with budget(job):
         for i, name in enumerate(methods):

@@ -162,9 +162,8 @@ def telemetry(
     size = runs.size
     if at_once is not None or not parallel.maps(runs.mesh):
         size = parallel.block_size(count, runs.mesh, at_once)
-    total = int((jobs.plan.schedule.stop - jobs.start).sum())
     interrupt, parts = Interrupt(), []
-    with interrupt.listening(folder is not None), progress_bar(total, shown=progress) as bar:
+    with interrupt.listening(folder is not None), progress_bar(jobs.steps, shown=progress) as bar:
         store = None if folder is None else RunFolder(folder, settings, every=save_every)
         bar.set_description(f"telemetry of {label}")
         bench = Bench(
@@ -212,21 +211,14 @@ def _unit(bench: Bench, jobs: Jobs, look: Callable[..., Array], name: str) -> Ar
     """Steps and looks of some jobs, host arrays: steps int32 and wanted bool [call, job], watched
     float32 [call, job, metric], diverged int32 [job].
     """
-    if bench.folder is not None:
-        found = bench.folder.load(name)
-        if found is not None:
-            bench.bar.update(int((jobs.plan.schedule.stop - jobs.start).sum()))
-            return found
-    trained = train_jobs(bench, jobs, name, watch=_watch(bench, jobs, look))
-    arrays = {
-        "steps": trained.steps,
-        "wanted": trained.wanted,
-        "watched": trained.watched,
-        "diverged": trained.diverged,
-    }
-    if bench.folder is not None:
-        bench.folder.save(name, arrays)
-    return arrays
+
+    def make() -> Arrays:
+        trained = train_jobs(bench, jobs, name, watch=_watch(bench, jobs, look))
+        arrays = trained.evaluations | {"watched": trained.watched}
+        del arrays["values"]
+        return arrays
+
+    return bench.unit(name, jobs.steps, make)
 
 
 def _watch(bench: Bench, jobs: Jobs, look: Callable[..., Array]) -> Watch:

@@ -226,7 +226,7 @@ def _name(ax: Axes, marks: Sequence[Line2D]) -> list[Line2D]:
                 fontsize=8,
             )
             box = text.get_window_extent()
-            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 + 8 * point
+            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1
             inside = inside and frame.y0 <= box.y0 and box.y1 <= frame.y1
             if inside and not any(box.overlaps(other) for other in taken if other is not own):
                 # from now on it follows the data

@@ -16,7 +16,7 @@ def continuous(
     final_beta: float = 200.0,
     epochs: int | None = None,
     scaled: bool = False,
-    lr: float = 0.1,
+    lr: float | None = None,
     momentum: float = 0.9,
     weight_decay: float = 1e-4,
     length: float | str = 1.0,
@@ -37,25 +37,29 @@ def continuous(
       final_beta: 200 in the paper, 300 in KD-LTS.
       epochs: beta grows once in each of so many parts of a round; at every step if None.
       scaled: divide the soft mask by sigmoid(s0), as the authors' code does.
-      lr, momentum, weight_decay: of Nesterov's SGD on weights and scores, dropped by 0.1 after 2/3
-        and 5/6 of a round; no decay acts on scores.
+      lr: weights and scores move as weights do in training, with its optimizer, learning rate and
+        weight decay (of the weights alone). A number, in the paper 0.1, is the rate of Nesterov's
+        SGD: right for its networks, which have BatchNorm, while LeNet's weights diverge within ten
+        steps of it. Either rate drops by 0.1 after 2/3 and 5/6 of a round.
+      momentum, weight_decay: of that SGD.
       length: of all rounds together, as a share of the training's steps.
 
     Reference: Savarese, Silva and Maire 2020, Algorithm 2, and its published code.
     """
+    sgd = {
+        "optimizer": "momentum",
+        "lr": lr,
+        "momentum": momentum,
+        "nesterov": True,
+        "weight_decay": weight_decay,
+    }
     return Method(
         name="continuous",
         relaxation=Sigmoid(
             Schedule(1.0, final_beta, "exponential", stairs=epochs), start=start, scaled=scaled
         ),
         constraint=Penalty(weight=penalty),
-        optimizer=(
-            ("optimizer", "momentum"),
-            ("lr", lr),
-            ("momentum", momentum),
-            ("nesterov", True),
-            ("weight_decay", weight_decay),
-        ),
+        optimizer=() if lr is None else tuple(sgd.items()),
         drop_at=(56 / 85, 71 / 85),
         length=length,
         rounds=rounds,

@@ -36,6 +36,22 @@ class LearnedPruning(PruningAtStep):
     method: Method | None = None
     search_steps: int = 0
 
+    def weights(self, mask: Mask, params: Params, prunable: Any) -> Params:
+        """The dense weights; where the method rescales them, each layer's times its size over its
+        number of ones.
+        """
+        if self.method is None or not self.method.rescale:
+            return params
+
+        def one(m: np.ndarray, w: np.ndarray, p: bool) -> np.ndarray:
+            if not p:
+                return w
+            ones = np.maximum(m.reshape(len(m), -1).sum(axis=1), 1)
+            factor = np.asarray(m[0].size / ones, np.float32)
+            return w * factor.reshape(-1, *(1,) * (m.ndim - 1))
+
+        return jax.tree.map(one, mask, params, prunable)
+
 
 class LearnedMasks:
     """Trains scores for each wanted mask and keeps the best.
@@ -56,20 +72,6 @@ class LearnedMasks:
         """Builds the program, which raises for a network that the objective cannot look at."""
         del keys
         self._program(bench)
-
-    def weights(self, mask: Mask, params: Params) -> Params:
-        """The dense weights, rescaled by layer where the method says so."""
-        if not self.method.rescale:
-            return params
-
-        def one(m: np.ndarray, w: np.ndarray, p: bool) -> np.ndarray:
-            if not p:
-                return w
-            ones = np.maximum(m.reshape(len(m), -1).sum(axis=1), 1)
-            factor = np.asarray(m[0].size / ones, np.float32)
-            return w * factor.reshape(-1, *(1,) * (m.ndim - 1))
-
-        return jax.tree.map(one, mask, params, self.plan.prunable)
 
     def trace(self, pruning: PruningAtStep, wanted: Wanted, arrays: Arrays) -> list[dict[str, Any]]:
         """One row for each look at each search."""
@@ -120,7 +122,8 @@ class LearnedMasks:
             bench.bar.write(
                 f"{self.name}, density {pruning.densities[wanted.levels[place] - 1]:g}, seed "
                 f"{self.plan.seeds[wanted.replicas[place]]}: the objective was not finite at step "
-                f"{trained.diverged[place]}; the mask is that of the scores before"
+                f"{trained.diverged[place]}; the mask is that of the scores before. "
+                "A lower `lr` of the method may help"
             )
         mask = take(parallel.host(found.finish(limits, trained.state, placed)), 0, count)
         # a network that diverged before the search stays dense, as in `prune_at`

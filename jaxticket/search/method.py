@@ -33,8 +33,9 @@ class Method:
       objective: what is minimised: a name in `OBJECTIVES` or a function of a `View`.
       constraint: what holds the density.
       optimizer: fields of `Training` that the search changes: optimizer, lr, momentum, ... What is
-        not there is that of the training, but for weight decay, warmup, milestones, label smoothing
-        and clipping, which are off, and augmentation (see `augment`).
+        not there is that of the training, but for warmup, milestones, label smoothing and clipping,
+        which are off, weight decay, which is off unless weights are learned too, and augmentation
+        (see `augment`).
       drop_at: the learning rate is multiplied by the optimizer's `gamma` when this share of a round
         is done; None for no drop. Several drops as a tuple.
       length: of the search, as a share of the training's steps: a number, "short" (1/8), "half" or
@@ -142,7 +143,7 @@ class Method:
         """
         each = steps // self.rounds
         changes = {
-            "weight_decay": 0.0,
+            "weight_decay": training.weight_decay if self.learn_weights else 0.0,
             "warmup": 0,
             "schedule": "steps",
             "final_lr": 0.0,

@@ -206,9 +206,10 @@ class Concrete(Relaxation):
 
     def leaf(self, scores: Array, done: Array, *, key: Key) -> Array:
         """A sample in (0, 1)."""
-        # 1 - 1e-10 is 1 in float32, so the upper edge is kept through the other logarithm
-        u = jnp.maximum(uniform(key, scores.size).reshape(scores.shape), EDGE)
-        noise = jnp.log(u) - jnp.log(jnp.maximum(1 - u, EDGE))
+        u = uniform(key, scores.size).reshape(scores.shape)
+        # one logarithm: 1 - u and the quotient are exact to their last bit. 1 - 1e-10 is 1 in
+        # float32, so the upper edge is kept by the other number
+        noise = jnp.log(jnp.maximum(u, EDGE) / jnp.maximum(1 - u, EDGE))
         return jax.nn.sigmoid(noise / self.temperature(done) + scores)
 
     def expected_leaf(self, scores: Array, done: Array) -> Array:

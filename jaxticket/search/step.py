@@ -78,11 +78,12 @@ def search_step(
     *,
     prunable: Any,
     axis: tuple[str, int] | None = None,
+    waits: bool = True,
 ) -> TrainState:
     """One update of the scores of one replica on this device's part of a batch: raw images, labels.
 
-    Where `active` is False, and from the first objective or gradient that is not finite on, nothing
-    changes.
+    Where `active` is False, and from the first objective or gradient that is not finite on, scores
+    and weights stay as they are. `waits` is as of `train_step`.
     """
     part = 0 if axis is None else jax.lax.axis_index(axis[0])
     x, y = batch
@@ -139,11 +140,15 @@ def search_step(
         )
     moved = jax.tree.map(lambda p, d: p - rate * d, learned, direction)
     moved = (jax.tree.map(method.relaxation.project, moved[0]), *moved[1:])
-    new = ((*moved, weights)[:2], updated, pulled)
-    old = ((scores, weights), optimizer_state, multiplier)
-    (scores, weights), updated, pulled = jax.tree.map(
-        lambda n, o: jnp.where(moving, n.astype(o.dtype), o), new, old
-    )
+
+    def held(new: Any, old: Any) -> Any:
+        return jax.tree.map(lambda n, o: jnp.where(moving, n.astype(o.dtype), o), new, old)
+
+    scores, weights = held((*moved, weights)[:2], (scores, weights))
+    pulled = held(pulled, multiplier)
+    updated = held(updated, optimizer_state) if waits else jax.tree.map(
+        lambda n, o: n.astype(o.dtype), updated, optimizer_state
+    )  # fmt: skip
     return state._replace(
         step=state.step + active.astype(jnp.int32),
         params=Learned(scores, weights),

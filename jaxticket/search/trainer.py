@@ -161,7 +161,7 @@ def _searcher(
         def body(i: Array, s: TrainState) -> TrainState:
             return search_step(
                 net, method, training, s, plan, batch_of(i, s), by, s.step < target,
-                prunable=prunable, axis=axis,
+                prunable=prunable, axis=axis, waits=not parallel.maps(mesh),
             )  # fmt: skip
 
         with jax.default_matmul_precision(training.precision):

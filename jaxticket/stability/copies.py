@@ -105,35 +105,29 @@ def train_and_compare(
     """
     name = f"copies-{first:05d}-{first + len(atoms):05d}"
     jobs, tickets = _jobs(starts, design, atoms)
-    total = int((np.asarray(jobs.plan.schedule.stop) - jobs.start).sum())
-    bench.bar.total += total - _planned(design, atoms)
-    if bench.folder is not None:
-        found = bench.folder.load(name)
-        if found is not None:
-            bench.bar.update(total)
-            return found
-    watch = None
-    if design.throughout:
-        watch = _watch(evaluator, design, len(atoms), room)
-    trained = train_jobs(bench, jobs, name, ends_only=watch is None, watch=watch)
-    began = time.perf_counter()
-    final = take(parallel.host((trained.state.params, trained.state.stats)), 0, len(jobs.start))
-    arrays = _compared(evaluator, starts, design, atoms, tickets, final, room)
-    arrays |= _histories(trained, design, len(atoms))
-    _forget_diverged(arrays, design, np.asarray([starts.lost(atom) for atom in atoms]))
-    arrays["cost_training_steps"] = np.asarray(total)
-    arrays["cost_train_seconds"] = np.asarray(trained.seconds)
-    points = len(atoms) * len(design.pairs) * len(design.alphas)
-    arrays["cost_points"] = np.asarray(points * (2 if design.recomputed else 1))
-    if design.keep:
-        for part, tree in zip(("params", "stats"), final, strict=True):
-            for path, leaf in zip(trees.paths(tree), jax.tree.leaves(tree), strict=True):
-                arrays[f"weights/{part}/{path}"] = grouped(leaf, design.copies)
-    arrays["cost_evaluate_seconds"] = np.asarray(time.perf_counter() - began)
-    if bench.folder is not None:
-        bench.folder.save(name, arrays)
-    _report(bench, starts, atoms, arrays["diverged"])
-    return arrays
+    bench.bar.total += jobs.steps - _planned(design, atoms)
+
+    def make() -> Arrays:
+        watch = _watch(evaluator, design, len(atoms), room) if design.throughout else None
+        trained = train_jobs(bench, jobs, name, ends_only=watch is None, watch=watch)
+        began = time.perf_counter()
+        final = take(parallel.host((trained.state.params, trained.state.stats)), 0, len(jobs.start))
+        arrays = _compared(evaluator, starts, design, atoms, tickets, final, room)
+        arrays |= _histories(trained, design, len(atoms))
+        _forget_diverged(arrays, design, np.asarray([starts.lost(atom) for atom in atoms]))
+        arrays["cost_training_steps"] = np.asarray(jobs.steps)
+        arrays["cost_train_seconds"] = np.asarray(trained.seconds)
+        points = len(atoms) * len(design.pairs) * len(design.alphas)
+        arrays["cost_points"] = np.asarray(points * (2 if design.recomputed else 1))
+        if design.keep:
+            for part, tree in zip(("params", "stats"), final, strict=True):
+                for path, leaf in zip(trees.paths(tree), jax.tree.leaves(tree), strict=True):
+                    arrays[f"weights/{part}/{path}"] = grouped(leaf, design.copies)
+        arrays["cost_evaluate_seconds"] = np.asarray(time.perf_counter() - began)
+        _report(bench, starts, atoms, arrays["diverged"])
+        return arrays
+
+    return bench.unit(name, jobs.steps, make)
 
 
 def grouped(x: np.ndarray, copies: int) -> np.ndarray:

@@ -85,15 +85,13 @@ class Starts:
             step = np.full_like(level, kind.at)
             return Ticket(ones, params, stats, level, step)  # type: ignore[arg-type]
         runs = self._runs(kind)
+        if not self.trunk:
+            return self._seeds_of(runs, runs.whole(kind.level))
         own = self._seeds_of(runs, runs.by_level[kind.level])
-        if self.trunk:
-            params, stats = self.trunk[kind.at]
-            return own.replace(params=params, stats=stats, step=np.full_like(level, kind.at))
-        origin = self._seeds_of(runs, runs.origin)
-        params = jax.tree.map(
-            lambda m, w, o: np.where(m, w, o), own.mask, own.params, origin.params
-        )
-        return own.replace(params=params)
+        params, stats = self.trunk[kind.at]
+        if isinstance(runs.pruning, PruningAtStep):
+            params = runs.pruning.weights(own.mask, params, self.prunable(kind))
+        return own.replace(params=params, stats=stats, step=np.full_like(level, kind.at))
 
     def _runs(self, kind: Start) -> Runs:
         """The run that a start's masks come from; one run serves every k of a trunk."""
