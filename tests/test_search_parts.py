@@ -297,6 +297,27 @@ def test_a_penalty_has_the_gradient_of_its_norm(power):
     assert Constraint().cost(s) == 0
 
 
+@pytest.mark.parametrize("tied", [0.0, 1.0])
+def test_chance_decides_between_rounded_scores_that_tie(tied):
+    """GEM-MINER's scores gather at 0 and 1. By index the last layer would lose everything."""
+    scores = {"a": jnp.full((30, 20), tied), "b": jnp.full((20, 10), tied)}
+    ranked = {name: Rounded().rank(x) for name, x in scores.items()}
+    prunable = {"a": True, "b": True}
+    alive = jax.tree.map(lambda x: jnp.ones(x.shape, bool), scores)
+    kept = Freezing(1e-4).frozen(ranked, alive, jnp.int32(400), prunable)
+    assert sum(int(k.sum()) for k in kept.values()) == 400
+    for name in scores:
+        halves = jnp.array_split(kept[name].reshape(-1), 2)
+        for half in halves:
+            assert 0.35 < float(half.mean()) < 0.65
+
+
+def test_rounded_scores_are_ranked_by_size():
+    scores = jnp.sort(jax.random.uniform(jax.random.key(3), (500,)))
+    scores = scores[jnp.concatenate([jnp.array([True]), jnp.diff(scores) > 1e-5])]
+    assert (jnp.diff(Rounded().rank(scores)) > 0).all()
+
+
 def test_freezing_is_nested_and_exact_where_scores_tie():
     scores = jax.tree.map(jnp.zeros_like, tree())
     mask, counts = live(), []

@@ -178,7 +178,9 @@ def _cost_axis(ax: Axes, ends: tuple[float, float], nothing: float | None) -> No
     def says(value: float, _: Any) -> str:
         return f"{value:g}" if 1e-3 <= value < 1e5 else f"$10^{{{round(np.log10(value))}}}$"
 
-    ax.xaxis.set_major_locator(LogLocator(numticks=8))
+    # powers of ten alone are too few where costs are near one another
+    near = ends[1] / ends[0] < 300
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if near else (1,), numticks=8))
     ax.xaxis.set_major_formatter(FuncFormatter(says))
     ax.xaxis.set_minor_formatter(NullFormatter())
     if nothing is None:

@@ -242,6 +242,14 @@ class Rounded(Relaxation):
         del done
         return scores
 
+    def rank(self, scores: Array) -> Array:
+        """p, spread out at both ends: where many are exactly 1 (or 0), chance decides between them.
+
+        By index, the layers that come last would lose all they have.
+        """
+        aside = 1e-6 * (1 + uniform(jax.random.key(0), scores.size).reshape(scores.shape))
+        return jnp.where(scores > 0.5, 1 / (1 - scores + aside), -1 / (scores + aside))
+
     def project(self, scores: Array) -> Array:
         """Clipped to [0, 1]."""
         return jnp.clip(scores, 0, 1)
