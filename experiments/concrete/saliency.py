@@ -27,6 +27,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
+from jaxticket.plots.density import density_axis
 from jaxticket.search import objective_values
 
 METHODS = ("snip", "grasp", "magnitude", "ltr", "random", "cts")
@@ -72,8 +73,8 @@ def drawn(values: Any, names: tuple[str, ...]) -> Figure:
             dense = values[(values["objective"] == objective) & (values["level"] == 0)]
             if objective == "gradient_norm" and not dense.empty:
                 ax.axhline(dense["value"].abs().mean(), color="0.4", linestyle=":", label="dense")
-            ax.set(xscale="log", yscale="log", ylabel=LABELS[objective], xlabel="% of weights")
-            ax.invert_xaxis()
+            ax.set(yscale="log", ylabel=LABELS[objective])
+            density_axis(ax, values[values["level"] > 0].groupby("level")["density"].median())
         shared_legend(figure, axes)
     return figure
 

@@ -29,6 +29,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
+from jaxticket.plots.density import density_axis
 from jaxticket.plots.style import place_legend
 
 LEARNED = ("edge_popup", "gem_miner", "stochastic", "continuous", "cts_loss")
@@ -77,8 +78,8 @@ def drawn(values: Any, names: tuple[str, ...], chance: float) -> Figure:
             ax.plot(at, 100 * mean["value"], color=look.color, marker=look.marker, label=look.label)
             ax.fill_between(at, 100 * low, 100 * high, color=look.color, alpha=0.15)
         ax.axhline(chance, color="0.5", linestyle=":", linewidth=1)
-        ax.set(xscale="log", xlabel="% of weights", ylabel="test accuracy before training, %")
-        ax.invert_xaxis()
+        ax.set_ylabel("test accuracy before training, %")
+        density_axis(ax, values.groupby("level")["density"].median())
         handles, _ = ax.get_legend_handles_labels()
         place_legend(ax, handles, corner="lower left")
     return figure
