@@ -19,13 +19,14 @@ from typing import Any
 
 import _path  # noqa: F401
 import tyro
-from _job import Job, budget, learn, prepare
 from _job import Settings as Common
+from _job import budget, learn, prepare, retrain
 from _learned import late_step
 from _report import save, seeds
 from accuracy import LENET, PAPER, QUICK
 from matplotlib import pyplot
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 import jaxticket as jt
 from jaxticket.search import GradBalance, Lagrangian, Method
@@ -33,6 +34,8 @@ from jaxticket.search import GradBalance, Lagrangian, Method
 RATES = (0.1, 1.0, 10.0)
 ASCENTS = (0.001, 0.01, 0.1, 1.0)
 USUAL = 0.1
+LOOKS = 120
+"""How often a search as long as a training is looked at."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,12 +90,15 @@ def drawn(trace: Any, rows: Any) -> Figure:
         left.axhline(1.0, color="0.5", linewidth=1)
         left.set(yscale="log", xlabel="step of the search",
                  ylabel="expected / wanted number of weights")  # fmt: skip
+        left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        left.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        left.yaxis.set_minor_formatter(NullFormatter())
         right.set(yticks=range(len(names)), yticklabels=names, xlabel="test accuracy of tickets, %")
         right.invert_yaxis()
     return figure
 
 
-def table_of(job: Job, found: dict[str, jt.Runs]) -> tuple[Any, Any]:
+def table_of(found: dict[str, jt.Runs], trained: dict[str, jt.Runs]) -> tuple[Any, Any]:
     """Traces of all searches, and a row for each: where the density ended, and accuracies."""
     traces, rows = [], []
     for name, runs in found.items():
@@ -100,8 +106,7 @@ def table_of(job: Job, found: dict[str, jt.Runs]) -> tuple[Any, Any]:
         own = own.assign(method=name, share=own["expected"] / own["density"])
         traces.append(own)
         last = own[own["step"] >= 0.9 * own["step"].max()]["share"]
-        final = jt.speed.final(runs.table())
-        ticket = final[(final["branch"] == "ticket") & (final["level"] > 0)]["value"]
+        ticket = jt.speed.final(trained[name].table())["value"]
         rows.append(
             {"method": name, "share": last.mean(), "least": last.min(), "most": last.max(),
              "mean": ticket.mean(), "min": ticket.min(), "max": ticket.max()}
@@ -117,14 +122,17 @@ def main(settings: Settings) -> None:
         paper={**PAPER, "levels": 1, "fraction": 0.99},
     )  # fmt: skip
     start = late_step(job) if settings.start is None else settings.start
-    found = {}
+    # searches are looked at often, which costs nothing; trainings are not, which would
+    often = dataclasses.replace(job.size, eval_every=max(1, job.size.steps // LOOKS))
+    searching = dataclasses.replace(job, size=often)
+    found, trained = {}, {}
     with budget(job):
         for i, (name, method) in enumerate(methods(settings).items()):
             sub = "" if i == 0 else name.replace(" ", "_").replace(",", "")
-            found[name] = learn(
-                job, method, start=start, steps=settings.length, sub=sub, dense=False
-            )
-    trace, rows = table_of(job, found)
+            options = {"start": start, "steps": settings.length, "sub": sub, "dense": False}
+            found[name] = learn(searching, method, train=False, **options)
+            trained[name] = retrain(job, found[name], "retrain", training=job.training)
+    trace, rows = table_of(found, trained)
     print(f"\n{job.network_name} on {job.data_name}, {100 * job.densities[0]:.3g}% of the weights")
     print(f"expected over wanted number in the last tenth of the search, accuracy, {seeds(job)}\n")
     print(f"{'':28}{'share':>8}{'(least to most)':>20}{'accuracy %':>12}{'(least to most)':>18}")
