@@ -120,9 +120,11 @@ def shared_legend(figure: Figure, axes: Sequence[Any]) -> None:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             # how far a line goes below the axes differs between panels
             entries.setdefault(label.split(" (to ")[0], handle)
-    figure.legend(
-        list(entries.values()), list(entries), loc="outside upper center", ncols=len(entries)
-    )
+    # some 15 letters to the inch, and 6 for each handle
+    letters = sum(len(label) + 6 for label in entries)
+    rows = math.ceil(letters / (15 * figure.get_figwidth()))
+    columns = math.ceil(len(entries) / max(1, rows))
+    figure.legend(list(entries.values()), list(entries), loc="outside upper center", ncols=columns)
 
 
 def save(
