@@ -109,11 +109,17 @@ class Finder(Protocol):
     name: str
     steps: int
     """Steps of one mask's search, for the progress bar; 0 where it takes none."""
+    before: int
+    """Steps for each seed that are trained before any mask is searched, those of its teachers."""
     remedy: str
     """What a report of layer collapse ends with."""
 
     def check(self, bench: Bench, keys: np.ndarray) -> None:
         """Raises for what cannot work, before the dense training."""
+        ...
+
+    def prepare(self, bench: Bench, initial: Networks) -> float:
+        """Trains what masks are found with, and gives the seconds that it took."""
         ...
 
     def find(

@@ -21,6 +21,7 @@ from jaxticket.scores.recipe import name_of, recipe_of
 from jaxticket.selection import Examples, Selection, Weights, pruner
 from jaxticket.settings import EarlyPruning
 from jaxticket.ticket import Ticket
+from jaxticket.trunk import Networks
 from jaxticket.types import Mask, Score
 
 
@@ -34,7 +35,7 @@ class ScoredMasks:
       examples: what it looks at.
     """
 
-    steps = 0
+    steps, before = 0, 0
     remedy = "; `floor`=1 keeps one weight of each"
 
     def __init__(
@@ -71,6 +72,11 @@ class ScoredMasks:
         """
         if isinstance(bench.data, StreamedData) and self.examples.per_class is not None:
             bench.data.balanced(keys[:1], 0, self.examples.per_class)
+
+    def prepare(self, bench: Bench, initial: Networks) -> float:
+        """Nothing: scores look at the network alone."""
+        del bench, initial
+        return 0.0
 
     def trace(self, pruning: Any, wanted: Wanted, arrays: Arrays) -> list[dict[str, Any]]:
         """Nothing: a score has no history."""

@@ -69,6 +69,12 @@ class StepRun:
         report_diverged(bench.bar, "dense", plan.seeds, trunk.diverged)
         self.initial = initial
         count = len(plan.seeds)
+        seconds = self.finder.prepare(bench, initial)
+        if self.finder.before:
+            steps = self.finder.before
+            unit = {"unit": "teachers", "train_seconds": seconds, "training_steps": steps}
+            for costs in self.costs.values():
+                costs.append(unit)
         zeros = np.zeros(count, np.int32)
         ones = jax.tree.map(lambda x: np.ones(x.shape, bool), initial[0])
         for pruning in plan.prunings:
@@ -320,7 +326,8 @@ def run_at_step(
     # a CPU gains nothing from more than one density at once; where replicas are vmapped, it does
     together = 1 if parallel.maps(mesh) else len(prunings[0].densities) * len(prunings)
     size = parallel.block_size(count * together, mesh, at_once)
-    searching = finder.steps * len(plan.seeds) * sum(len(p.densities) for p in prunings)
+    searching = finder.steps * sum(len(p.densities) for p in prunings) + finder.before
+    searching *= len(plan.seeds)
     interrupt = Interrupt()
     with (
         interrupt.listening(folder is not None),

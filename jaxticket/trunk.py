@@ -39,11 +39,15 @@ class Trunk(NamedTuple):
 
 def initial_networks(bench: Bench, seeds: Sequence[int]) -> Networks:
     """The networks at initialization, stacked over [replica]."""
-    keys = np.asarray(jax.random.key_data(root_keys(seeds)))
-    padded = parallel.pad(keys, parallel.block_size(len(seeds), bench.mesh, None))
+    return networks_of(bench, np.asarray(jax.random.key_data(root_keys(seeds))))
+
+
+def networks_of(bench: Bench, keys: np.ndarray) -> Networks:
+    """The networks that root keys (key data [replica, ...]) begin with, stacked over [replica]."""
+    padded = parallel.pad(keys, parallel.block_size(len(keys), bench.mesh, None))
     typed = jax.random.wrap_key_data(parallel.put(padded, bench.mesh))
     drawn = bench.program.init(np.zeros(len(padded), np.int32), typed)
-    return take(parallel.host(drawn), 0, len(seeds))
+    return take(parallel.host(drawn), 0, len(keys))
 
 
 def train_trunk(

@@ -63,6 +63,7 @@ QUICK = {
     "edge_popup_global": jt.SEARCHES["edge_popup"](scope="global"),
     "gem_miner": jt.SEARCHES["gem_miner"](freezings=4),
     "continuous": jt.SEARCHES["continuous"](rounds=2, lr=0.01),
+    "kd_lts": jt.SEARCHES["kd_lts"](epochs=6, freeze_every=2),
 }
 
 

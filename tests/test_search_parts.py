@@ -26,7 +26,7 @@ from jaxticket.search import (
     TopK,
 )
 from jaxticket.search.constraints import Pull
-from jaxticket.search.objectives import Dense, View, needs_of
+from jaxticket.search.objectives import Outputs, View, needs_of
 from jaxticket.search.step import effective
 from jaxticket.settings import Training
 
@@ -349,10 +349,13 @@ def view(masked=None, soft=None, weights=None, n=7):
         return (jnp.tanh(x @ params["a"] + params["b"][None]), jax.nn.softmax(network(params, x)))
 
     def make(masked, soft, dense):
-        return View(masked, soft, y, lambda p: network(p, x), features, jnp.mean, PRUNABLE, dense)
+        return View(
+            masked, soft, y, lambda p: network(p, x), features, lambda p: x, jnp.mean, lambda v: v,
+            PRUNABLE, dense,
+        )  # fmt: skip
 
-    plain = make(weights, jax.tree.map(jnp.ones_like, weights), Dense())
-    dense = Dense(plain.logits(weights), plain.features(weights), plain.gradient())
+    plain = make(weights, jax.tree.map(jnp.ones_like, weights), Outputs())
+    dense = Outputs(plain.logits(weights), plain.features(weights), plain.gradient())
     return make(masked, soft, dense)
 
 
@@ -415,7 +418,7 @@ def test_objectives_see_of_the_dense_network_what_they_ask_for():
     assert needs_of(OBJECTIVES["loss"]) == ()
     for name, function in OBJECTIVES.items():
         blind = view(soft=half())._replace(
-            dense=Dense(**{n: getattr(view().dense, n) for n in needs_of(function)})
+            dense=Outputs(**{n: getattr(view().dense, n) for n in needs_of(function)})
         )
         assert np.isfinite(function(blind)), name
 

@@ -37,9 +37,9 @@ def finding(runs: Runs) -> Table:
     flops (2 per multiply-add; of the dense network, since that is what runs: pruned weights are
     zeros), seconds (of all seeds side by side, divided by their number; compilation included).
 
-    Iterative pruning trains all levels before its own. `search` trains to its step and then the
-    scores, which count as training steps too. `prune_at` trains to its step and scores in rounds; a
-    score's operations are counted in its own program, its passes are those of its recipe
+    Iterative pruning trains all levels before its own. `search` trains to its step, then the
+    teachers where it has some, and the scores, which count as training steps too. `prune_at` trains
+    to its step and scores in rounds; a score's operations are counted in its own program, its passes are those of its recipe
     (nan where that does not know).
 
     Args:
@@ -122,8 +122,12 @@ def _learned(runs: Runs, pruning: LearnedPruning) -> dict[str, float]:
     assert method is not None
     seeds, examples = len(runs.seeds), pruning.search_steps * runs.training.batch_size
     forward, backward = objective_passes(method.function)
-    trained = _training(runs, pruning.step)
+    taught = 0 if method.teaching is None else method.teaching.count
+    if method.teaching is not None:
+        taught *= method.teaching.steps(runs.training)
+    trained = _training(runs, pruning.step + taught)
     trained["seconds"] = _trunk_seconds(runs, pruning.step)
+    trained["seconds"] += _seconds(runs, "teachers", "train_seconds", exact=True) / seeds
     searching = {
         "training_steps": pruning.search_steps,
         "examples": examples,

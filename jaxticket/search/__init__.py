@@ -8,6 +8,8 @@ from jaxticket.search.constraints import Freezing as Freezing
 from jaxticket.search.constraints import GradBalance as GradBalance
 from jaxticket.search.constraints import Lagrangian as Lagrangian
 from jaxticket.search.constraints import Penalty as Penalty
+from jaxticket.search.distillation import KNOWLEDGE as KNOWLEDGE
+from jaxticket.search.distillation import Distillation as Distillation
 from jaxticket.search.measure import objective_values as objective_values
 from jaxticket.search.method import Method as Method
 from jaxticket.search.objectives import OBJECTIVES as OBJECTIVES
@@ -19,6 +21,8 @@ from jaxticket.search.relaxations import Relaxation as Relaxation
 from jaxticket.search.relaxations import Rounded as Rounded
 from jaxticket.search.relaxations import Sigmoid as Sigmoid
 from jaxticket.search.relaxations import TopK as TopK
+from jaxticket.search.relaxations import TopSigmoid as TopSigmoid
 from jaxticket.search.run import SEARCHES as SEARCHES
 from jaxticket.search.run import search as search
 from jaxticket.search.schedules import Schedule as Schedule
+from jaxticket.search.teachers import Teaching as Teaching

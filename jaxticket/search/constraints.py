@@ -110,12 +110,16 @@ class Freezing(Penalty):
     Attributes:
       weight, power: of the penalty.
       times: n. The last freezing leaves exactly the wanted number.
+      weighed: rank by the size of the masked weight, `|m * w|` with m the expected mask, instead of
+        by the score.
 
-    Reference: Sreenivasan et al. 2022, Algorithm 1; exact counts by index where scores tie.
+    Reference: Sreenivasan et al. 2022, Algorithm 1; exact counts by index where scores tie. KD-LTS,
+      Eq. 13 (weighed).
     """
 
     power: int = 2
     times: int = 29
+    weighed: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

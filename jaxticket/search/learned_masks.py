@@ -16,10 +16,12 @@ from jaxticket.jobs import Arrays, Bench, Jobs, Watch, take, train_jobs
 from jaxticket.optim import schedule
 from jaxticket.search.method import Method
 from jaxticket.search.step import Learned, LearningPlan
+from jaxticket.search.teachers import train_teachers
 from jaxticket.search.trainer import ORDER, TRACE, searcher
 from jaxticket.settings import PruningAtStep
 from jaxticket.ticket import Ticket
 from jaxticket.train import put_data
+from jaxticket.trunk import Networks
 from jaxticket.types import Mask, Params, TrainState
 
 
@@ -67,11 +69,25 @@ class LearnedMasks:
     def __init__(self, plan: StepPlan, method: Method, steps: int) -> None:
         self.plan, self.method, self.steps, self.name = plan, method, steps, method.name
         self.training = method.training(plan.training, steps)
+        self.teachers: Networks | tuple[()] = ()
+        teaching = method.teaching
+        self.before = 0 if teaching is None else teaching.count * teaching.steps(plan.training)
 
     def check(self, bench: Bench, keys: np.ndarray) -> None:
         """Builds the program, which raises for a network that the objective cannot look at."""
         del keys
         self._program(bench)
+
+    def prepare(self, bench: Bench, initial: Networks) -> float:
+        """Trains the teachers."""
+        if self.method.teaching is None:
+            return 0.0
+        began = time.perf_counter()
+        bench.bar.set_description("teachers")
+        self.teachers = train_teachers(
+            bench, self.method.teaching, self.plan.training, self.plan.seeds, initial
+        )
+        return time.perf_counter() - began
 
     def trace(self, pruning: PruningAtStep, wanted: Wanted, arrays: Arrays) -> list[dict[str, Any]]:
         """One row for each look at each search."""
@@ -173,4 +189,5 @@ class LearnedMasks:
             keep=np.stack([m.counts(like, float(d), prunable=prunable) for d in densities]),
             round=every(np.int32(self.steps // m.rounds)),
             part=every(np.int32(self.steps // m.parts)),
+            teachers=jax.tree.map(lambda x: x[wanted.replicas], self.teachers),
         )

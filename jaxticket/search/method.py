@@ -16,6 +16,7 @@ from jaxticket.prune import count
 from jaxticket.search.constraints import Constraint
 from jaxticket.search.objectives import OBJECTIVES, Objective, needs_of, scale_of
 from jaxticket.search.relaxations import Relaxation, TopK
+from jaxticket.search.teachers import Teaching
 from jaxticket.settings import Training
 
 UNCONSTRAINED = Constraint()
@@ -47,7 +48,10 @@ class Method:
         tickets are rewound all the same.
       decay_scores: whether the optimizer's weight decay acts on scores (on weights it always does).
       rescale: multiply the weights of each layer by its size over its number of ones.
+      normalize: divide the gradient of the scores by its largest size, in each "layer" or over all
+        ("global"), so that layers move alike; None to leave it.
       inverted: keep the entries with the lowest scores in the end, a control.
+      teaching: the teachers that the objective compares with, or None.
     """
 
     name: str
@@ -63,15 +67,24 @@ class Method:
     learn_weights: bool = False
     decay_scores: bool = False
     rescale: bool = False
+    normalize: str | None = None
     inverted: bool = False
+    teaching: Teaching | None = None
 
     def __post_init__(self) -> None:
         from_table("objective", self.objective, OBJECTIVES)
         at_least("rounds", self.rounds, 1, integer=True)
+        if self.normalize is not None:
+            one_of("normalize", self.normalize, ("layer", "global"))
         if isinstance(self.length, str):
             one_of("length", self.length, tuple(LENGTHS))
         else:
             at_least("length", self.length, 1e-12)
+        if bool(self.teacher_needs) != (self.teaching is not None):
+            raise ValueError(
+                f"`teaching` must be a Teaching for an objective that compares with teachers, and "
+                f"None for others; got {self.teaching!r} with objective {self.objective!r}"
+            )
         if self.learn_weights and self.needs:
             raise ValueError(
                 f"`learn_weights` needs an objective of the masked network alone, got "
@@ -95,6 +108,11 @@ class Method:
     def needs(self) -> tuple[str, ...]:
         """What the objective needs of the dense network."""
         return needs_of(self.function)
+
+    @property
+    def teacher_needs(self) -> tuple[str, ...]:
+        """What the objective needs of each teacher."""
+        return tuple(getattr(self.function, "teacher_needs", ()))
 
     @property
     def factor(self) -> float:

@@ -18,22 +18,27 @@ from jaxticket import trees
 from jaxticket.evaluate import cross_entropy
 from jaxticket.types import Array, Params
 
-NEEDS = ("logits", "features", "gradient")
 SMALL = 1e-9
 
 
-class Dense(NamedTuple):
-    """What the dense network says of the batch; None for what the objective does not need.
+class Outputs(NamedTuple):
+    """What a network says of the batch; None for what the objective does not need.
 
     Attributes:
       logits: [batch, classes].
       features: what its taps gave, in the order of the forward pass, and the softmax.
       gradient: of its loss, a tree like the params.
+      jacobian: of the mean logit of the labels, a tree like the params.
+      sensitivity: of each example's logit of its label, by the example, [batch, ...].
+      params: its weights.
     """
 
     logits: Array | None = None
     features: tuple[Array, ...] | None = None
     gradient: Params | None = None
+    jacobian: Params | None = None
+    sensitivity: Array | None = None
+    params: Params | None = None
 
 
 class View(NamedTuple):
@@ -44,10 +49,14 @@ class View(NamedTuple):
       soft: the soft mask, 1 for leaves that are not pruned.
       labels: int32 [batch].
       logits: `logits(params) -> [batch, classes]`, with the statistics of the batch.
-      features: `features(params)`, as in `Dense`.
+      features: `features(params)`, as in `Outputs`.
+      sensitivity: `sensitivity(params)`, as in `Outputs`.
       mean: the mean over the batch, over all devices that share it, of a number per example.
+      whole: an array [batch, ...] of this device's examples with those of all that share the batch.
       prunable: tree of python bools.
       dense: what the dense network says.
+      teachers: what each teacher says; empty where a method has none.
+      done: share of the round that is done.
       smoothing: label smoothing of the training.
     """
 
@@ -56,9 +65,13 @@ class View(NamedTuple):
     labels: Array
     logits: Callable[[Params], Array]
     features: Callable[[Params], tuple[Array, ...]]
+    sensitivity: Callable[[Params], Array]
     mean: Callable[[Array], Array]
+    whole: Callable[[Array], Array]
     prunable: Any
-    dense: Dense
+    dense: Outputs
+    teachers: tuple[Outputs, ...] = ()
+    done: Array | float = 0.0
     smoothing: float = 0.0
 
     def loss(self, params: Params) -> Array:
@@ -72,6 +85,21 @@ class View(NamedTuple):
     def gradient(self) -> Params:
         """The gradient of the masked network's loss by the weights, the mask's factor included."""
         return jax.tree.map(jnp.multiply, self.soft, jax.grad(self.loss)(self.masked))
+
+    def of_labels(self, params: Params) -> Array:
+        """Mean logit of the labels."""
+        return self.mean(jnp.take_along_axis(self.logits(params), self.labels[:, None], axis=1))
+
+    def outputs(self, params: Params, needs: tuple[str, ...]) -> Outputs:
+        """What a network says; its gradient includes the mask's factor."""
+        return Outputs(
+            self.logits(params) if "logits" in needs else None,
+            self.features(params) if "features" in needs else None,
+            self.gradient() if "gradient" in needs else None,
+            jax.grad(self.of_labels)(params) if "jacobian" in needs else None,
+            self.sensitivity(params) if "sensitivity" in needs else None,
+            params if "params" in needs else None,
+        )
 
 
 Objective = Callable[[View], Array]

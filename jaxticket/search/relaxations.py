@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxticket.checks import one_of, share
+from jaxticket import masks
+from jaxticket.checks import at_least, one_of, share
 from jaxticket.prune import keep_top
 from jaxticket.rng import stream, uniform
 from jaxticket.search.schedules import Schedule
@@ -147,6 +148,56 @@ class Sigmoid(Relaxation):
     @property
     def _factor(self) -> float:
         return 1 + math.exp(-self.start) if self.scaled else 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TopSigmoid(Sigmoid):
+    """`sigmoid(beta * s)` where s is among the largest of all layers, 0 elsewhere, with the
+    gradient of `sigmoid(beta * s)` everywhere: what falls out can come back.
+
+    In epoch e of `epochs`, e = 1, 2, ..., `round(density ** (e / epochs) * P)` entries stay: their
+    number falls exponentially to the wanted one.
+
+    Attributes:
+      beta, start, scaled: as of `Sigmoid`. Around `start` scores differ by up to 1e-6, so that
+        chance decides between them before gradients do.
+      epochs: of the search.
+
+    Reference: KD-LTS, Eqs. 9 to 12.
+    """
+
+    epochs: int = 150
+
+    def __post_init__(self) -> None:
+        at_least("epochs", self.epochs, 1, integer=True)
+
+    def initial(self, shape: tuple[int, ...], density: Array, *, key: Key) -> Array:
+        """`start`, but for what breaks ties."""
+        del density
+        aside = uniform(key, math.prod(shape)).reshape(shape) - 0.5
+        return self.start + 1e-6 * aside
+
+    def soft(
+        self, scores: Params, live: Mask, keep: Array, done: Array, *, key: Key, prunable: Any
+    ) -> Params:
+        """The soft mask of all leaves."""
+        through = super().soft(scores, live, keep, done, key=key, prunable=prunable)
+        wanted = self.wanted(live, keep, done, prunable=prunable)
+        ranked = jax.lax.stop_gradient(jax.tree.map(self.rank, scores))
+        top = keep_top(ranked, live, wanted, prunable=prunable)
+        return jax.tree.map(
+            lambda t, m, p: _straight(jnp.where(t, m, 0), m) if p else m, top, through, prunable
+        )
+
+    def wanted(self, live: Mask, keep: Array, done: Array, *, prunable: Any) -> Array:
+        """How many entries the forward pass uses, int32."""
+        size = masks.prunable_size(live, prunable=prunable)
+        least = jnp.sum(keep)
+        # `done` is a quotient of whole numbers, which may lie a bit below its epoch
+        epoch = jnp.minimum(jnp.floor(done * self.epochs + 1e-4) + 1, self.epochs)
+        share = (least.astype(jnp.float32) / size) ** (epoch / self.epochs)
+        wanted = jnp.maximum(jnp.round(share * size).astype(jnp.int32), least)
+        return jnp.where(epoch == self.epochs, least, wanted)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ from jaxticket.search.concrete import concrete
 from jaxticket.search.continuous import continuous
 from jaxticket.search.edge_popup import edge_popup
 from jaxticket.search.gem_miner import gem_miner
+from jaxticket.search.kd_lts import kd_lts
 from jaxticket.search.learned_masks import LearnedMasks, LearnedPruning
 from jaxticket.search.method import Method, MethodMaker
 from jaxticket.search.stochastic import stochastic
@@ -34,6 +35,7 @@ SEARCHES: dict[str, MethodMaker] = {
     "continuous": continuous,
     "edge_popup": edge_popup,
     "gem_miner": gem_miner,
+    "kd_lts": kd_lts,
     "stochastic": stochastic,
 }
 """Makers of methods by name; each takes the options of its paper."""

@@ -17,9 +17,10 @@ from jaxticket.optim import Schedule, learning_rate, optimizer, schedule
 from jaxticket.rng import stream
 from jaxticket.search.constraints import Pull
 from jaxticket.search.method import Method
-from jaxticket.search.objectives import Dense, View
+from jaxticket.search.objectives import Outputs, View
 from jaxticket.selection import prunable_of
 from jaxticket.settings import Training
+from jaxticket.trunk import Networks
 from jaxticket.types import Array, Key, Network, Params, Stats, TrainState
 
 
@@ -39,6 +40,7 @@ class LearningPlan(NamedTuple):
       density: float32, share of the prunable weights to keep.
       keep: int32, entries to keep, or one number per layer.
       round, part: int32, steps of a round, and of a part at whose end something happens.
+      teachers: params and statistics [teacher, ...]; () where there are none.
     """
 
     schedule: Schedule
@@ -48,6 +50,7 @@ class LearningPlan(NamedTuple):
     keep: Array
     round: Array
     part: Array
+    teachers: Networks | tuple[()] = ()
 
 
 def effective(method: Method, soft: Params, weights: Params, prunable: Any) -> Params:
@@ -99,6 +102,12 @@ def search_step(
     view_of = viewer(net, training, state.stats, x, y, prunable, key=noise, axis=axis)
     scores, weights = state.params
     dense = of_dense(method, view_of, weights)
+    more: dict[str, Any] = {"done": done}
+    if plan.teachers:
+        ask = functools.partial(
+            viewer, net, training, x=x, y=y, prunable=prunable, key=noise, axis=axis, train=False
+        )
+        more["teachers"] = of_teachers(method, ask, plan.teachers, key=stream(key, "teacher"))
     live = state.mask
 
     def value(learned: tuple[Params, ...]) -> Array:
@@ -107,7 +116,7 @@ def search_step(
         soft = method.relaxation.soft(
             scores, live, plan.keep, done, key=stream(key, "sample"), prunable=prunable
         )
-        view = view_of(effective(method, soft, w, prunable), soft, dense)
+        view = view_of(effective(method, soft, w, prunable), soft, dense, **more)
         expected = method.relaxation.expected(scores, live, done, prunable=prunable)
         return method.factor * method.function(view) + method.constraint.cost(expected)
 
@@ -124,6 +133,8 @@ def search_step(
     expected, slope = jax.value_and_grad(expected_ones)(scores)
     pull = Pull(expected, slope, jnp.sum(plan.keep).astype(jnp.float32), rate)
     balanced, pulled = method.constraint.balanced(gradient[0], multiplier, state.step == 0, pull)
+    if method.normalize is not None:
+        balanced = of_size_one(balanced, together=method.normalize == "global")
     gradient = (balanced, *gradient[1:])
     # a gradient that is not finite would leave scores that cannot be ranked
     whole = jnp.isfinite(found) & trees.finite(gradient)
@@ -155,6 +166,16 @@ def search_step(
         opt_state=(updated, pulled),
         diverged=diverged,
     )
+
+
+def of_size_one(gradient: Params, *, together: bool = False) -> Params:
+    """Each leaf over its largest absolute entry (or over that of all leaves); zeros stay zeros."""
+    most = jax.tree.map(lambda g: jnp.max(jnp.abs(g)), gradient)
+    if together:
+        largest = jnp.max(jnp.stack(jax.tree.leaves(most)))
+        most = jax.tree.map(lambda _: largest, most)
+    # the least normal float32: a gradient that is not 0 is brought to 1 whatever its size
+    return jax.tree.map(lambda g, m: g / jnp.maximum(m, 1.2e-38), gradient, most)
 
 
 @functools.lru_cache(maxsize=64)
@@ -191,6 +212,10 @@ def step_flops(net: Network, method: Method, training: Training) -> float:
             jnp.asarray(keep),
             *2 * (jnp.int32(1),),
         )
+        if method.teaching is not None:
+            count = method.teaching.count
+            copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), (params, stats))
+            plan = plan._replace(teachers=copies)
         by = Normalization(jnp.zeros(net.shape[-1]), jnp.ones(net.shape[-1]))
         state = search_step(
             net, method, training, state, plan, (x, y), by, jnp.asarray(True), prunable=prunable
@@ -213,24 +238,26 @@ def viewer(
     *,
     key: Key,
     axis: tuple[str, int] | None = None,
-) -> Callable[[Params, Params, Dense], View]:
-    """Makes views of this batch: (masked weights, soft mask, dense) -> view.
+    train: bool = True,
+) -> Callable[..., View]:
+    """Makes views of this batch: (masked weights, soft mask, dense, other fields) -> view.
 
     Args:
       net, training: the network, and the settings of the search.
-      stats: statistics of the network; those of the batch normalise.
+      stats: statistics of the network; those of the batch normalise where `train`.
       x, y: normalised images and labels, of this device.
       prunable: tree of python bools.
       key: for dropout.
       axis: name and size of the mesh axis that shares the batch.
+      train: as of `Network.apply`.
     """
 
-    def apply(params: Params, tap: Any = None) -> Array:
+    def apply(params: Params, tap: Any = None, x: Array = x) -> Array:
         return net.apply(
             cast(params, training.compute_dtype),
             stats,
             x,
-            train=True,
+            train=train,
             key=key,
             axis_name=None if axis is None else axis[0],
             tap=tap,
@@ -248,25 +275,54 @@ def viewer(
         logits = apply(params, tap)
         return (*seen, jax.nn.softmax(logits))
 
+    def sensitivity(params: Params) -> Array:
+        def of_labels(x: Array) -> Array:
+            return jnp.sum(jnp.take_along_axis(apply(params, x=x), y[:, None], axis=1))
+
+        return jax.grad(of_labels)(x)
+
     def mean(values: Array) -> Array:
         own = jnp.mean(values)
         return own if axis is None else jax.lax.pmean(own, axis[0])
 
-    def make(masked: Params, soft: Params, dense: Dense) -> View:
-        smoothing = training.label_smoothing
-        return View(masked, soft, y, apply, features, mean, prunable, dense, smoothing)
+    def whole(values: Array) -> Array:
+        return values if axis is None else jax.lax.all_gather(values, axis[0], tiled=True)
+
+    def make(masked: Params, soft: Params, dense: Outputs, **more: Any) -> View:
+        return View(
+            masked, soft, y, apply, features, sensitivity, mean, whole, prunable, dense,
+            smoothing=training.label_smoothing, **more,
+        )  # fmt: skip
 
     return make
 
 
-def of_dense(method: Method, view_of: Callable[..., View], weights: Params) -> Dense:
+def of_dense(method: Method, view_of: Callable[..., View], weights: Params) -> Outputs:
     """What the objective needs of the dense network, computed once."""
     ones = jax.tree.map(jnp.ones_like, weights)
-    view, needs = view_of(weights, ones, Dense()), method.needs
-    return jax.lax.stop_gradient(
-        Dense(
-            view.logits(weights) if "logits" in needs else None,
-            view.features(weights) if "features" in needs else None,
-            view.gradient() if "gradient" in needs else None,
-        )
-    )
+    view = view_of(weights, ones, Outputs())
+    return jax.lax.stop_gradient(view.outputs(weights, method.needs))
+
+
+def of_teachers(
+    method: Method, ask: Callable[..., Any], teachers: Networks, *, key: Key
+) -> tuple[Outputs, ...]:
+    """What the objective needs of each teacher, or of one that is drawn, computed once.
+
+    Args:
+      method: what is searched.
+      ask: `ask(stats=stats)` makes views of the batch for a network with these statistics.
+      teachers: params and statistics, [teacher, ...].
+      key: for the draw.
+    """
+    teaching = method.teaching
+    assert teaching is not None, "a method without teachers was given some"
+    chosen: list[Any] = list(range(teaching.count))
+    if teaching.one:
+        chosen = [jax.random.randint(key, (), 0, teaching.count)]
+    found = []
+    for number in chosen:
+        params, stats = jax.tree.map(lambda x, n=number: x[n], teachers)
+        view = ask(stats=stats)(params, jax.tree.map(jnp.ones_like, params), Outputs())
+        found.append(jax.lax.stop_gradient(view.outputs(params, method.teacher_needs)))
+    return tuple(found)

@@ -21,6 +21,7 @@ from jaxticket.feed import Block
 from jaxticket.optim import optimizer
 from jaxticket.prune import keep_top
 from jaxticket.rng import permutation_words, stream
+from jaxticket.search.constraints import Freezing
 from jaxticket.search.method import Method
 from jaxticket.search.step import Learned, LearningPlan, search_step
 from jaxticket.selection import has_taps, prunable_of
@@ -88,6 +89,12 @@ def ended(
         keep = jnp.maximum(jnp.round(share * size).astype(jnp.int32), plan.keep)
         keep = jnp.where(number == stretches, plan.keep, keep)
         ranked = method.ranked(state.params.scores)
+        if isinstance(method.constraint, Freezing) and method.constraint.weighed:
+            done = state.step.astype(jnp.float32) / plan.round.astype(jnp.float32)
+            soft = method.relaxation.expected(
+                state.params.scores, state.mask, done, prunable=prunable
+            )
+            ranked = jax.tree.map(lambda m, w: jnp.abs(m * w), soft, state.params.weights)
         live = method.constraint.frozen(ranked, state.mask, keep, prunable)
         return state._replace(mask=live)
 
@@ -116,7 +123,7 @@ def _searcher(
     size = mesh.shape[parallel.DATA]
     axis = (parallel.DATA, size) if size > 1 else None
     prunable = prunable_of(net, jax.eval_shape(net.init, jax.random.key(0))[0], exclude)
-    if "features" in method.needs and not has_taps(net):
+    if "features" in (*method.needs, *method.teacher_needs) and not has_taps(net):
         raise ValueError(
             f"`objective` {method.objective!r} compares activations, and this network cannot be "
             f"tapped; give its module a `tap` argument, or choose another objective"

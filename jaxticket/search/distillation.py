@@ -1,0 +1,167 @@
+"""What a student learns from its teachers, as an objective."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxticket.checks import at_least, one_of, share
+from jaxticket.search import knowledge
+from jaxticket.search.objectives import Outputs, View
+from jaxticket.types import Array, Params
+
+
+def _on_features(loss: Callable[..., Array]) -> Callable[[View, Outputs, Outputs], Array]:
+    def of(view: View, student: Outputs, teacher: Outputs) -> Array:
+        del view
+        return loss(student.features, teacher.features)
+
+    return of
+
+
+def _logits(view: View, student: Outputs, teacher: Outputs) -> Array:
+    del view
+    return knowledge.logits(_array(student.logits), _array(teacher.logits))
+
+
+def _direction(view: View, student: Outputs, teacher: Outputs) -> Array:
+    def prunable(tree: Params | None) -> Params:
+        return jax.tree.map(lambda g, p: g if p else jnp.zeros_like(g), tree, view.prunable)
+
+    return knowledge.direction(prunable(student.jacobian), prunable(teacher.jacobian))
+
+
+def _input_direction(view: View, student: Outputs, teacher: Outputs) -> Array:
+    del view
+    return knowledge.input_direction(_array(student.sensitivity), _array(teacher.sensitivity))
+
+
+def _spectra(view: View, student: Outputs, teacher: Outputs) -> Array:
+    return knowledge.spectra(student.params, teacher.params, view.prunable)
+
+
+# name -> what it needs of either network, and the loss
+KNOWLEDGE: dict[str, tuple[str, Callable[[View, Outputs, Outputs], Array]]] = {
+    "direction": ("jacobian", _direction),
+    "input_direction": ("sensitivity", _input_direction),
+    "relations": ("features", _on_features(knowledge.relations)),
+    "similarities": ("features", _on_features(knowledge.similarities)),
+    "probabilities": ("features", _on_features(knowledge.probabilities)),
+    "attention": ("features", _on_features(knowledge.attention)),
+    "distances": ("features", _on_features(knowledge.distances)),
+    "flows": ("features", _on_features(knowledge.flows)),
+    "contrast": ("features", _on_features(knowledge.contrast)),
+    "logits": ("logits", _logits),
+    "spectra": ("params", _spectra),
+}
+"""Knowledge beside the labels and the teachers' soft answers: see `jaxticket.search.knowledge`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Distillation:
+    r"""`alpha * CE + T^2 (1 - alpha) * KD + gamma * omega ** e * (sum of further knowledge)`.
+
+    KD is KL(softmax(t / T) || softmax(s / T)), e = 0, 1, ... the epoch; all terms but the first are
+    means over the teachers.
+
+    Attributes:
+      alpha: share of the labels.
+      temperature: T.
+      gamma: weight of the further knowledge at the start (not printed in the paper).
+      omega: by what it falls from epoch to epoch.
+      epochs: of the search.
+      knowledge: names in `KNOWLEDGE`; the paper's two are "direction" and "relations".
+      ensemble: "mean" of the teachers' losses, or "agreement": weights by which the gradients of
+        their soft answers make the shortest sum (Du et al. 2020).
+
+    Reference: KD-LTS, Eqs. 1 to 8 and Table 7.
+    """
+
+    alpha: float = 0.9
+    temperature: float = 10.0
+    gamma: float = 1.0
+    omega: float = 0.2
+    epochs: int = 150
+    knowledge: tuple[str, ...] = ("direction", "relations")
+    ensemble: str = "mean"
+    scale: float = 1.0
+    needs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        share("alpha", self.alpha, zero=True)
+        at_least("temperature", self.temperature, 1e-12)
+        at_least("gamma", self.gamma, 0)
+        at_least("omega", self.omega, 0)
+        at_least("epochs", self.epochs, 1, integer=True)
+        object.__setattr__(self, "knowledge", tuple(self.knowledge))
+        for name in self.knowledge:
+            one_of("knowledge", name, tuple(KNOWLEDGE))
+        one_of("ensemble", self.ensemble, ("mean", "agreement"))
+
+    @property
+    def teacher_needs(self) -> tuple[str, ...]:
+        """What it needs of each teacher, and of the student."""
+        more = [KNOWLEDGE[name][0] for name in self.knowledge]
+        return tuple(dict.fromkeys(["logits", *more]))
+
+    @property
+    def passes(self) -> tuple[float, float]:
+        """Forward and backward passes of the student over each example, and of one teacher."""
+        twice = 1 + ("direction" in self.knowledge) + ("input_direction" in self.knowledge)
+        return 2.0 * twice, 2.0 * twice - 1
+
+    def __call__(self, view: View) -> Array:
+        """The objective of a masked network; see `View`."""
+        student = _together(view, view.outputs(view.masked, self.teacher_needs))
+        teachers = [_together(view, teacher) for teacher in view.teachers]
+        logits = _array(student.logits)
+        weights = self._weights(logits, teachers)
+        # every device that shares the batch has all of it here; the mean brings them together
+        answers = [
+            view.mean(knowledge.soft_targets(logits, _array(t.logits), self.temperature))
+            for t in teachers
+        ]
+        total = self.alpha * view.loss(view.masked)
+        total += self.temperature**2 * (1 - self.alpha) * jnp.dot(weights, jnp.stack(answers))
+        if self.knowledge and self.gamma:
+            # a quotient of whole numbers may lie a bit below its epoch
+            epoch = jnp.floor(jnp.float32(view.done) * self.epochs + 1e-4)
+            more = [
+                view.mean(
+                    sum(
+                        (KNOWLEDGE[name][1](view, student, teacher) for name in self.knowledge),
+                        start=jnp.float32(0),
+                    )
+                )
+                for teacher in teachers
+            ]
+            total += self.gamma * self.omega**epoch * jnp.dot(weights, jnp.stack(more))
+        return total
+
+    def _weights(self, logits: Array, teachers: list[Outputs]) -> Array:
+        count = len(teachers)
+        if self.ensemble == "mean" or count == 1:
+            return jnp.full(count, 1 / count, jnp.float32)
+        slopes = [
+            jax.grad(knowledge.soft_targets)(logits, _array(t.logits), self.temperature)
+            for t in teachers
+        ]
+        return knowledge.agreement(jnp.stack(slopes))
+
+
+def _array(x: Array | None) -> Array:
+    assert x is not None, "the objective's needs leave this out"
+    return x
+
+
+def _together(view: View, outputs: Outputs) -> Outputs:
+    """The outputs for the whole batch, where devices share it."""
+    by_example = {
+        name: jax.tree.map(view.whole, value)
+        for name in ("logits", "features", "sensitivity")
+        if (value := getattr(outputs, name)) is not None
+    }
+    return outputs._replace(**by_example)

@@ -1,0 +1,83 @@
+"""KD-LTS: soft masks that learn from trained networks, frozen away step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxticket.search.constraints import Freezing
+from jaxticket.search.distillation import Distillation
+from jaxticket.search.method import Method
+from jaxticket.search.relaxations import TopSigmoid
+from jaxticket.search.schedules import Schedule
+from jaxticket.search.teachers import Teaching
+
+
+def kd_lts(
+    *,
+    teachers: int = 2,
+    stage: float = 0.25,
+    same_init: bool = False,
+    one: bool = False,
+    alpha: float = 0.9,
+    temperature: float = 10.0,
+    gamma: float = 1.0,
+    omega: float = 0.2,
+    knowledge: Sequence[str] = ("direction", "relations"),
+    ensemble: str = "mean",
+    beta: tuple[float, float] = (1.0, 60.0),
+    start: float = 0.0,
+    scaled: bool = False,
+    penalty: float = 1e-8,
+    epochs: int = 150,
+    freeze_every: int = 5,
+    normalize: str | None = "layer",
+    lr: float = 0.1,
+    momentum: float = 0.0,
+    drop_at: Sequence[float] = (),
+    length: float | str = 1.0,
+) -> Method:
+    """Scores s start alike; the weights stay as they are under `sigmoid(beta s)`, of which each
+    epoch uses fewer (`TopSigmoid`), and learn from labels and teachers (`Distillation`). The
+    gradient of each layer's scores is brought to size 1. Every few epochs the smallest `|sigmoid(
+    beta s) w|` are taken out for good, so that the density falls exponentially to the wanted one.
+
+    Args:
+      teachers, stage, same_init, one: see `Teaching`.
+      alpha, temperature, gamma, omega, knowledge, ensemble: see `Distillation`.
+      beta: first and last.
+      start, scaled: see `Sigmoid`.
+      penalty: weight of the soft mask's L1 norm.
+      epochs: of the search; what moves by epochs divides it into so many parts.
+      freeze_every: epochs from one freezing to the next.
+      normalize: see `Method`.
+      lr, momentum: of SGD on the scores; 0.1 and 0 for LeNet, 1 and 0.9 for the other networks.
+      drop_at: the rate drops by 0.1 after these shares of the search.
+      length: of the search, as a share of the training's steps.
+
+    Reference: KD-LTS, sections 4.1 and 4.2, Tables 6 and 7, whose numbers for LeNet-300-100 are the
+      defaults. `gamma`, `start`, `penalty`, `freeze_every` and `stage` are not printed.
+    """
+    first, last = beta
+    plain = momentum == 0
+    return Method(
+        name="kd_lts",
+        relaxation=TopSigmoid(
+            Schedule(first, last, "exponential"), start=start, scaled=scaled, epochs=epochs
+        ),
+        objective=Distillation(
+            alpha=alpha, temperature=temperature, gamma=gamma, omega=omega, epochs=epochs,
+            knowledge=tuple(knowledge), ensemble=ensemble,
+        ),
+        constraint=Freezing(
+            weight=penalty, power=1, times=max(1, round(epochs / freeze_every)), weighed=True
+        ),
+        optimizer=(
+            ("optimizer", "sgd" if plain else "momentum"),
+            ("lr", lr),
+            *(() if plain else (("momentum", momentum),)),
+        ),
+        drop_at=tuple(drop_at),
+        length=length,
+        normalize=normalize,
+        teaching=Teaching(teachers, stage, same_init, one),
+    )  # fmt: skip
