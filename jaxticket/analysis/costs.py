@@ -39,7 +39,8 @@ def finding(runs: Runs) -> Table:
 
     Iterative pruning trains all levels before its own. `search` trains to its step, then the
     teachers where it has some, and the scores, which count as training steps too. `prune_at` trains
-    to its step and scores in rounds; a score's operations are counted in its own program, its passes are those of its recipe
+    to its step and scores in rounds; a score's operations are counted in its own program, its
+    passes are those of its recipe
     (nan where that does not know).
 
     Args:
