@@ -8,15 +8,20 @@ training goes on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
+from jax.sharding import Mesh
 
-from jaxticket import masks
-from jaxticket.rng import stream
+from jaxticket import masks, parallel, trees
+from jaxticket.rng import root_keys, stream
+from jaxticket.selection import prunable_of
 from jaxticket.ticket import Ticket
 from jaxticket.types import Key, Network
 
@@ -151,3 +156,43 @@ BRANCHES: dict[str, Change] = {
     "sign_flip": sign_flip,
     "retrain": retrain,
 }
+
+
+def changed(
+    change: Change,
+    ticket: Ticket,
+    seeds: Sequence[int],
+    *,
+    name: str,
+    net: Network,
+    mesh: Mesh,
+    exclude: tuple[str, ...] = (),
+) -> Ticket:
+    """A change applied to a ticket stacked over [replica], each with its seed's stream for this
+    branch and level.
+
+    Raises:
+      ValueError: where the change returns another tree.
+    """
+    count = len(seeds)
+    padded = parallel.block_size(count, mesh, None)
+    keys = np.asarray(jax.random.key_data(root_keys(seeds)))
+    inputs = parallel.put(parallel.pad((ticket, keys), padded), mesh)
+    result = _changer(change, name, net, mesh, exclude)(np.zeros(padded, np.int32), *inputs)
+    return jax.tree.map(lambda x: x[:count], parallel.host(result))
+
+
+@functools.lru_cache(maxsize=64)
+def _changer(change: Change, name: str, net: Network, mesh: Mesh, exclude: tuple[str, ...]) -> Any:
+    # a change may only move what is pruned
+    limited = dataclasses.replace(net, prunable=lambda params: prunable_of(net, params, exclude))
+
+    def one(limit: jax.Array, ticket: Ticket, key_data: jax.Array) -> Ticket:
+        del limit
+        key = stream(jax.random.wrap_key_data(key_data), f"branch {name}", ticket.level)
+        result = change(ticket, key, net=limited)
+        trees.same_structure("change", result.mask, ticket.mask)
+        trees.same_structure("change", result.params, ticket.params)
+        return result
+
+    return parallel.over_replicas(one, mesh)

@@ -4,8 +4,6 @@ progress.
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,19 +13,15 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm.auto import tqdm
 
-from jaxticket import parallel, trees
-from jaxticket.branches import Change
+from jaxticket import parallel
 from jaxticket.calls import Call, calling
 from jaxticket.checkpoint import Interrupt, RunFolder
 from jaxticket.evaluate import METRICS
 from jaxticket.feed import StreamedData
 from jaxticket.optim import schedule
-from jaxticket.rng import root_keys, stream
-from jaxticket.selection import prunable_of
 from jaxticket.settings import Training
-from jaxticket.ticket import Ticket
 from jaxticket.train import DeviceData, Plan, Program
-from jaxticket.types import Mask, Network, Params, Stats, TrainState
+from jaxticket.types import Mask, Params, Stats, TrainState
 
 Arrays = dict[str, np.ndarray]
 
@@ -343,46 +337,6 @@ def job_plan(training: Training, count: int, *, order: int = 0, augment: int | N
     noise = order if augment is None else augment
     one = Plan(schedule(training), np.int32(order), np.int32(noise))  # type: ignore[arg-type]
     return jax.tree.map(lambda x: np.broadcast_to(x, (count, *np.shape(x))).copy(), one)
-
-
-def changed(
-    change: Change,
-    ticket: Ticket,
-    seeds: Sequence[int],
-    *,
-    name: str,
-    net: Network,
-    mesh: Mesh,
-    exclude: tuple[str, ...] = (),
-) -> Ticket:
-    """A change applied to a ticket stacked over [replica], each with its seed's stream for this
-    branch and level.
-
-    Raises:
-      ValueError: where the change returns another tree.
-    """
-    count = len(seeds)
-    padded = parallel.block_size(count, mesh, None)
-    keys = np.asarray(jax.random.key_data(root_keys(seeds)))
-    inputs = parallel.put(parallel.pad((ticket, keys), padded), mesh)
-    result = _changer(change, name, net, mesh, exclude)(np.zeros(padded, np.int32), *inputs)
-    return take(parallel.host(result), 0, count)
-
-
-@functools.lru_cache(maxsize=64)
-def _changer(change: Change, name: str, net: Network, mesh: Mesh, exclude: tuple[str, ...]) -> Any:
-    # a change may only move what is pruned
-    limited = dataclasses.replace(net, prunable=lambda params: prunable_of(net, params, exclude))
-
-    def one(limit: jax.Array, ticket: Ticket, key_data: jax.Array) -> Ticket:
-        del limit
-        key = stream(jax.random.wrap_key_data(key_data), f"branch {name}", ticket.level)
-        result = change(ticket, key, net=limited)
-        trees.same_structure("change", result.mask, ticket.mask)
-        trees.same_structure("change", result.params, ticket.params)
-        return result
-
-    return parallel.over_replicas(one, mesh)
 
 
 def history_arrays(blocks: list[Arrays]) -> Arrays:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxticket import masks, parallel, results, trees
-from jaxticket.branches import Change
+from jaxticket.branches import Change, changed
 from jaxticket.checks import from_table
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
@@ -21,7 +21,6 @@ from jaxticket.jobs import (
     Bench,
     Jobs,
     Trained,
-    changed,
     history_arrays,
     job_plan,
     join,
@@ -101,9 +100,8 @@ class Search:
         self.histories: list[results.History] = []
         self.costs: list[dict[str, Any]] = []
         replicas = len(plan.seeds)
-        keys = root_keys(plan.seeds)
-        self.keys = np.asarray(jax.random.key_data(keys))
-        params, stats = initial_networks(bench, plan.seeds)
+        self.keys = np.asarray(jax.random.key_data(root_keys(plan.seeds)))
+        params, stats = initial_networks(bench, self.keys)
         self.initial: tuple[Params, Stats] = (params, stats)
         ones = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
         zeros = np.zeros(replicas, np.int32)

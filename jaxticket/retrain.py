@@ -12,14 +12,13 @@ import jax
 import numpy as np
 
 from jaxticket import parallel, results
-from jaxticket.branches import BRANCHES, Change
+from jaxticket.branches import BRANCHES, Change, changed
 from jaxticket.checkpoint import Interrupt, RunFolder
 from jaxticket.checks import at_least, from_table
 from jaxticket.jobs import (
     Arrays,
     Bench,
     Jobs,
-    changed,
     history_arrays,
     job_plan,
     join,

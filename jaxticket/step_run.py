@@ -12,12 +12,12 @@ from jax.sharding import Mesh
 
 from jaxticket import parallel, results, trees
 from jaxticket.at_step import Finder, StepPlan, Wanted
+from jaxticket.branches import changed
 from jaxticket.checkpoint import Interrupt, RunFolder
 from jaxticket.jobs import (
     Arrays,
     Bench,
     Jobs,
-    changed,
     history_arrays,
     job_plan,
     join,
@@ -64,8 +64,8 @@ class StepRun:
         plan, bench = self.plan, self.bench
         self.finder.check(bench, self.keys)
         bench.bar.set_description("dense")
-        initial = initial_networks(bench, plan.seeds)
-        trunk = train_trunk(bench, plan.training, plan.seeds, initial, plan.trunk_steps)
+        initial = initial_networks(bench, self.keys)
+        trunk = train_trunk(bench, plan.training, self.keys, initial, plan.trunk_steps)
         report_diverged(bench.bar, "dense", plan.seeds, trunk.diverged)
         self.initial = initial
         count = len(plan.seeds)

@@ -10,7 +10,6 @@ import numpy as np
 
 from jaxticket import parallel, trees
 from jaxticket.jobs import Arrays, Bench, Jobs, history_arrays, job_plan, take, train_jobs
-from jaxticket.rng import root_keys
 from jaxticket.settings import Training
 from jaxticket.types import Params, Stats
 
@@ -37,13 +36,8 @@ class Trunk(NamedTuple):
     seconds: float
 
 
-def initial_networks(bench: Bench, seeds: Sequence[int]) -> Networks:
-    """The networks at initialization, stacked over [replica]."""
-    return networks_of(bench, np.asarray(jax.random.key_data(root_keys(seeds))))
-
-
-def networks_of(bench: Bench, keys: np.ndarray) -> Networks:
-    """The networks that root keys (key data [replica, ...]) begin with, stacked over [replica]."""
+def initial_networks(bench: Bench, keys: np.ndarray) -> Networks:
+    """The networks at initialization of root keys (key data [replica, ...])."""
     padded = parallel.pad(keys, parallel.block_size(len(keys), bench.mesh, None))
     typed = jax.random.wrap_key_data(parallel.put(padded, bench.mesh))
     drawn = bench.program.init(np.zeros(len(padded), np.int32), typed)
@@ -53,52 +47,52 @@ def networks_of(bench: Bench, keys: np.ndarray) -> Networks:
 def train_trunk(
     bench: Bench,
     training: Training,
-    seeds: tuple[int, ...],
+    keys: np.ndarray,
     initial: Networks,
     steps: Sequence[int],
     *,
     ends_only: bool = False,
+    name: str = "trunk",
 ) -> Trunk:
     """Trains the dense networks to the last of some steps, with their states at each.
 
     Args:
       bench: where to run; units that its folder holds are read.
       training: the settings; the schedule is that of the whole training.
-      seeds: one replica each.
-      initial: from `initial_networks`.
+      keys: key data of each replica's root key.
+      initial: where they begin.
       steps: which states to keep.
       ends_only: evaluate at the start and the end only.
+      name: of the units in the folder.
     """
     states = {0: initial} if 0 in steps else {}
     later = sorted({k for k in steps if k > 0})
     if not later:
-        return Trunk(states, {}, np.full(len(seeds), -1), 0, 0.0)
-    # no more places than seeds, so that all devices have some
-    size = parallel.block_size(len(seeds), bench.mesh, None)
+        return Trunk(states, {}, np.full(len(keys), -1), 0, 0.0)
+    # no more places than replicas, so that all devices have some
+    size = parallel.block_size(len(keys), bench.mesh, None)
     bench = bench._replace(size=min(bench.size, size))
     params, stats = initial
     mask = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
-    plan = job_plan(training, len(seeds))
-    stop = np.full(len(seeds), later[-1], np.int32)
+    plan = job_plan(training, len(keys))
+    stop = np.full(len(keys), later[-1], np.int32)
     plan = plan._replace(schedule=plan.schedule._replace(stop=stop))  # type: ignore[arg-type]
-    keys = np.asarray(jax.random.key_data(root_keys(seeds)))
-    jobs = Jobs(params, stats, mask, keys, np.zeros(len(seeds), np.int32), plan)
+    jobs = Jobs(params, stats, mask, keys, np.zeros(len(keys), np.int32), plan)
     parts = []
-    for first in range(0, len(seeds), bench.size):
+    for first in range(0, len(keys), bench.size):
         own = take(jobs, first, first + bench.size)
-        parts.append(_unit(bench, own, first, later, ends_only))
+        unit = f"{name}-{first:05d}-{first + len(own.start):05d}"
+        parts.append(_unit(bench, own, unit, later, ends_only))
     for k in later:
         names = trees.paths(initial)
         leaves = [np.concatenate([part[f"state-{k}/{name}"] for part in parts]) for name in names]
         states[k] = jax.tree.unflatten(jax.tree.structure(initial), leaves)
     history = history_arrays(parts)
     seconds = sum(float(part["seconds"]) for part in parts)
-    return Trunk(states, history, history["diverged"], later[-1] * len(seeds), seconds)
+    return Trunk(states, history, history["diverged"], later[-1] * len(keys), seconds)
 
 
-def _unit(bench: Bench, jobs: Jobs, first: int, steps: list[int], ends_only: bool) -> Arrays:
-    name = f"trunk-{first:05d}-{first + len(jobs.start):05d}"
-
+def _unit(bench: Bench, jobs: Jobs, name: str, steps: list[int], ends_only: bool) -> Arrays:
     def make() -> Arrays:
         trained = train_jobs(bench, jobs, name, snapshots_at=steps, ends_only=ends_only)
         arrays = trained.evaluations | {"seconds": np.asarray(trained.seconds)}

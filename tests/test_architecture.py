@@ -99,6 +99,7 @@ RANKS = {
     "optim": 2,
     "evaluate": 2,
     "feed": 3,
+    "attacks": 3,
     "presets": 3,
     "ticket": 3,
     "results": 3,

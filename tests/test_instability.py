@@ -687,6 +687,8 @@ def test_a_copy_that_diverged_proves_nothing(net, data, mesh):
     assert len(late) and late["value"].isna().all()
 
 
+# the longest test: everything is compiled anew for replicas side by side
+@pytest.mark.slow
 def test_replicas_and_points_that_run_vmapped_give_the_same(inst, net, data, monkeypatch, mesh):
     """As on a GPU or TPU: many points at once, in several chunks, each with its own networks."""
     training = jt.Training(

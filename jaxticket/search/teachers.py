@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import numpy as np
 
-from jaxticket import trees
 from jaxticket.checks import at_least, share
-from jaxticket.jobs import Arrays, Bench, Jobs, job_plan, take, train_jobs
+from jaxticket.jobs import Bench, report_diverged
 from jaxticket.rng import root_keys, stream
 from jaxticket.settings import Training
-from jaxticket.trunk import Networks, networks_of
+from jaxticket.trunk import Networks, initial_networks, train_trunk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,32 +66,10 @@ def train_teachers(
         ]
     )
     if teaching.same_init:
-        params, stats = jax.tree.map(lambda x: np.repeat(np.asarray(x), count, axis=0), initial)
+        begun = jax.tree.map(lambda x: np.repeat(np.asarray(x), count, axis=0), initial)
     else:
-        params, stats = networks_of(bench, keys)
-    mask = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
-    plan = job_plan(training, len(keys))
-    stop = np.full(len(keys), steps, np.int32)
-    plan = plan._replace(schedule=plan.schedule._replace(stop=stop))  # type: ignore[arg-type]
-    jobs = Jobs(params, stats, mask, keys, np.zeros(len(keys), np.int32), plan)
-    parts = []
-    for first in range(0, len(keys), bench.size):
-        own = take(jobs, first, first + bench.size)
-        parts.append(_unit(bench, own, first, steps))
-    names = trees.paths(initial)
-    leaves = [np.concatenate([part[name] for part in parts]) for name in names]
-    leaves = [x.reshape(len(seeds), count, *x.shape[1:]) for x in leaves]
-    return jax.tree.unflatten(jax.tree.structure(initial), leaves)
-
-
-def _unit(bench: Bench, jobs: Jobs, first: int, steps: int) -> Arrays:
-    name = f"teachers-{first:05d}-{first + len(jobs.start):05d}"
-
-    def make() -> Arrays:
-        trained = train_jobs(bench, jobs, name, snapshots_at=(steps,), ends_only=True)
-        (final,) = trained.snapshots
-        leaves = zip(trees.paths(final), jax.tree.leaves(final), strict=True)
-        arrays: dict[str, Any] = {path: np.asarray(leaf) for path, leaf in leaves}
-        return arrays | {"seconds": np.asarray(trained.seconds), "diverged": trained.diverged}
-
-    return bench.unit(name, jobs.steps, make)
+        begun = initial_networks(bench, keys)
+    trained = train_trunk(bench, training, keys, begun, [steps], ends_only=True, name="teachers")
+    for number in range(count):
+        report_diverged(bench.bar, f"teacher {number}", seeds, trained.diverged[number::count])
+    return jax.tree.map(lambda x: x.reshape(len(seeds), count, *x.shape[1:]), trained.states[steps])

@@ -19,6 +19,7 @@ from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
 from jaxticket.jobs import Arrays, Bench, progress_bar, report_diverged
 from jaxticket.points import Evaluator, Networks
+from jaxticket.rng import root_keys
 from jaxticket.runs import Runs
 from jaxticket.settings import Training
 from jaxticket.stability.analysis import Instability
@@ -195,13 +196,14 @@ def instability(
             bar,
         )
         evaluator = Evaluator(net, data, training, mesh, at_once=points_at_once, put=put)
-        initial = initial_networks(bench, seeds)
+        keys = np.asarray(jax.random.key_data(root_keys(seeds)))
+        initial = initial_networks(bench, keys)
         states: dict[int, Networks] = {}
         diverged = np.full(len(seeds), -1)
         costs: list[dict[str, Any]] = []
         if trunk:
             bar.set_description("trunk")
-            trained = train_trunk(bench, training, seeds, initial, steps, ends_only=True)
+            trained = train_trunk(bench, training, keys, initial, steps, ends_only=True)
             states, diverged = trained.states, trained.diverged
             report_diverged(bar, "trunk", seeds, diverged)
             if trained.steps:

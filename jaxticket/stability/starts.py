@@ -10,8 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket.branches import Change
-from jaxticket.jobs import changed
+from jaxticket.branches import Change, changed
 from jaxticket.points import Networks
 from jaxticket.runs import Runs, density
 from jaxticket.selection import prunable_of
