@@ -127,19 +127,19 @@ def test_inception_decays_along_a_line():
     assert (t.schedule, t.lr, t.final_lr) == ("linear", 0.03, 0.005)
 
 
-# KD-LTS, Tables 5 and 7: rate, momentum, drops in epochs, decay; alpha, omega, beta, K, nu, T
+# KD-LTS, Tables 5 to 7: rate, drops in epochs, decay; alpha, omega, beta, K, T, rate of masks
 KD_LTS = {
     "lenet-mnist-kd_lts": (
-        40, 215, 256, "sgd", 0.01, (), 0, 0.9, 0.2, 1, 60, 2, 0.5, 10, 0.1,
+        40, 215, 256, "sgd", 0.01, (), 0, 0.9, 0.2, 1, 60, 2, 10, 0.1,
     ),
     "resnet20-cifar10-kd_lts": (
-        180, 352, 128, "momentum", 0.1, (90, 135), 2e-4, 0.9, 0.6, 0.1, 99, 3, 0.34, 2, 1,
+        180, 352, 128, "momentum", 0.1, (90, 135), 2e-4, 0.9, 0.6, 0.1, 99, 3, 2, 1,
     ),
     "vgg16-cifar100-kd_lts": (
-        180, 352, 128, "momentum", 0.1, (80, 120), 2e-4, 0.9, 0.2, 0.1, 300, 3, 0.34, 30, 1,
+        180, 352, 128, "momentum", 0.1, (80, 120), 2e-4, 0.9, 0.2, 0.1, 300, 3, 30, 1,
     ),
     "resnet50-imagenet-kd_lts": (
-        90, 1251, 1024, "momentum", 0.4, (30, 60, 80), 1e-4, 0.7, 0.6, 0.1, 99, 3, 0.34, 2, 1,
+        90, 1251, 1024, "momentum", 0.4, (30, 60, 80), 1e-4, 0.7, 0.6, 0.1, 99, 3, 2, 1,
     ),
 }  # fmt: skip
 
@@ -151,9 +151,13 @@ def test_tables_4_to_7_of_kd_lts(name):
     t, s = p.training, p.search
     assert t.steps == epochs * per_epoch and t.batch_size == batch
     assert (t.optimizer, t.lr, t.weight_decay) == (optimizer, lr, decay)
-    assert t.milestones == s["milestones"] == tuple(e * per_epoch for e in drops)
-    keys = ("alpha", "omega", "beta_start", "beta_end", "teachers", "teacher_share", "temperature")
-    assert [*(s[key] for key in keys), s["lr"]] == search
+    assert t.milestones == tuple(e * per_epoch for e in drops)
+    assert [round(share * s["epochs"], 6) for share in s["drop_at"]] == list(drops)
+    assert s["epochs"] == min(epochs, 150) and s["length"] == s["epochs"] / epochs
+    found = [s["alpha"], s["omega"], *s["beta"], s["teachers"], s["temperature"], s["lr"]]
+    assert found == search
+    method = jt.SEARCHES["kd_lts"](**s)
+    assert method.steps(t) == pytest.approx(s["epochs"] * per_epoch, abs=method.parts)
     assert p.options["init"] == "orthogonal"
 
 

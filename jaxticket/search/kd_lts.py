@@ -28,7 +28,7 @@ def kd_lts(
     start: float = 0.0,
     scaled: bool = False,
     penalty: float = 1e-8,
-    epochs: int = 150,
+    epochs: int = 40,
     freeze_every: int = 5,
     normalize: str | None = "layer",
     lr: float = 0.1,
