@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 
 import jaxticket as jt
+from jaxticket.analysis.conditions import clear_gap
 
-# KD-LTS asks for "a clear gap" and prints no number: at least half a point, and two pooled
-# standard deviations
-GAP, DEVIATIONS = 0.5, 2.0
 CONTROLS = ("shuffle", "reinit", "inverted", "sign_flip")
 
 
@@ -34,9 +32,8 @@ def differences(table: Any) -> Any:
     """What each control changes of each method's final test accuracy.
 
     A method passes a control, that is, it is sensitive to it, where its mean accuracy is above the
-    control's by a clear gap: at least 0.5 points, and 2 pooled standard deviations over seeds,
-    sqrt((s_method^2 + s_control^2) / 2). Whoever does not pass has found how much of each layer to
-    keep, or nothing at all, but not which weights.
+    control's by a clear gap (`clear_gap`). Whoever does not pass has found how much of each layer
+    to keep, or nothing at all, but not which weights.
 
     Args:
       table: tidy table of runs.
@@ -50,8 +47,7 @@ def differences(table: Any) -> Any:
     """
     final = jt.speed.final(table)
     values = {
-        place: 100 * rows["value"].to_numpy(float)
-        for place, rows in final.groupby(["branch", "level"])
+        place: rows["value"].to_numpy(float) for place, rows in final.groupby(["branch", "level"])
     }
     densities = final.groupby(["branch", "level"])["density"].median()
     names, rows = order(final["branch"]), []
@@ -61,9 +57,7 @@ def differences(table: Any) -> Any:
         if not name or (method, level) not in values:
             continue
         own = values[method, level]
-        gap = float(control.mean() - own.mean())
-        many = len(own) > 1 and len(control) > 1
-        pooled = np.sqrt((own.var(ddof=1) + control.var(ddof=1)) / 2) if many else np.nan
+        gap, pooled, clear = clear_gap(own, control)
         judged = bool(np.isfinite(gap) and np.isfinite(pooled))
         rows.append(
             {
@@ -71,9 +65,9 @@ def differences(table: Any) -> Any:
                 "control": name,
                 "level": int(level),
                 "density": float(densities[method, level]),
-                "difference": gap if np.isfinite(gap) else np.nan,
-                "std": float(pooled),
-                "passes": bool(-gap >= GAP and -gap >= DEVIATIONS * pooled) if judged else None,
+                "difference": -100 * gap if np.isfinite(gap) else np.nan,
+                "std": 100 * pooled,
+                "passes": clear if judged else None,
             }
         )
     return jt.results.frame(rows)

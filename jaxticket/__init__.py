@@ -13,6 +13,9 @@ from jaxticket.analysis import costs as costs
 from jaxticket.analysis import layers as layers
 from jaxticket.analysis import speed as speed
 from jaxticket.analysis.telemetry import telemetry as telemetry
+from jaxticket.analysis.verdict import Verdict as Verdict
+from jaxticket.analysis.verdict import overview as overview
+from jaxticket.analysis.verdict import verdict as verdict
 from jaxticket.branches import BRANCHES as BRANCHES
 from jaxticket.data import DATASETS as DATASETS
 from jaxticket.early import prune_at as prune_at

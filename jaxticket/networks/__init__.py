@@ -19,6 +19,8 @@ from jaxticket.networks.layers import SCALES as SCALES
 from jaxticket.networks.layers import SHORTCUTS as SHORTCUTS
 from jaxticket.networks.layers import is_junction as is_junction
 from jaxticket.networks.lenet import lenet as lenet
+from jaxticket.networks.narrow import narrowed as narrowed
+from jaxticket.networks.narrow import parameters as parameters
 from jaxticket.networks.resnet import resnet as resnet
 from jaxticket.networks.resnet import resnet18 as resnet18
 from jaxticket.networks.resnet import resnet50 as resnet50

@@ -77,9 +77,7 @@ def summary(
         n = len(good)
         mean = float(good.mean()) if n else np.nan
         std = float(good.std(ddof=1)) if n > 1 else np.nan
-        reach = (
-            float(stats.t.ppf((1 + confidence) / 2, n - 1)) * std / np.sqrt(n) if n > 1 else np.nan
-        )
+        reach = half_width(good, confidence)
         found.append(
             {
                 **dict(zip(columns, state, strict=True)),
@@ -95,6 +93,14 @@ def summary(
             }
         )
     return results.frame(found)
+
+
+def half_width(values: np.ndarray, confidence: float = 0.95) -> float:
+    """Half of Student's interval of a mean, `t(n - 1) * std / sqrt(n)`; nan for one sample."""
+    n = len(values)
+    if n < 2:
+        return float("nan")
+    return float(stats.t.ppf((1 + confidence) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
 
 
 def stable(table: Table, *, threshold: float = 0.02, split: str = "test") -> Table:

@@ -1,0 +1,282 @@
+"""A ticket trained side by side with everything that a verdict compares it with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxticket import parallel, results, trees
+from jaxticket.branches import BRANCHES, changed
+from jaxticket.checkpoint import Interrupt, RunFolder
+from jaxticket.data.arrays import Data
+from jaxticket.data.stream import Stream
+from jaxticket.evaluate import METRICS
+from jaxticket.jobs import (
+    Arrays,
+    Bench,
+    Jobs,
+    history_arrays,
+    job_plan,
+    join,
+    progress_bar,
+    report_diverged,
+    take,
+    train_jobs,
+    train_unit,
+)
+from jaxticket.networks.narrow import parameters
+from jaxticket.points import Evaluator
+from jaxticket.rng import root_keys
+from jaxticket.runs import Runs, density
+from jaxticket.settings import Training
+from jaxticket.stability.copies import FIRST_NOISE, heights
+from jaxticket.ticket import Ticket
+from jaxticket.train import program, put_data, split_names
+from jaxticket.trunk import initial_networks
+from jaxticket.types import Network
+
+TICKET, COPY, DENSE, SMALL = "ticket", "ticket_copy", "dense", "small_dense"
+CHANGES = ("reinit", "sign_flip", "shuffle", "random", "layerwise_random")
+"""Controls that are changes of the ticket, of `jt.BRANCHES`."""
+
+
+class Contest(NamedTuple):
+    """Who is trained.
+
+    Attributes:
+      runs: where the tickets are from.
+      level: of the tickets.
+      data, training: what all are trained on, and how.
+      seeds: some of those of `runs`.
+      rates: learning rates of the dense network.
+      small: the small dense network, or None.
+      points: on the line between the ticket and its copy.
+    """
+
+    runs: Runs
+    level: int
+    data: Data | Stream
+    training: Training
+    seeds: tuple[int, ...]
+    rates: tuple[float, ...]
+    small: Network | None
+    points: int
+
+    def ticket(self) -> Ticket:
+        """The tickets with weights at every position, stacked over [seed]."""
+        places = np.asarray([self.runs.seeds.index(seed) for seed in self.seeds])
+        return jax.tree.map(lambda x: np.asarray(x)[places], self.runs.whole(self.level))
+
+
+class Outcome(NamedTuple):
+    """How they ended.
+
+    Attributes:
+      histories: evaluations by branch: "ticket", its copy, the controls, "dense" at the learning
+        rate that is best on the validation split, and at the others "dense_lr_RATE".
+      barrier: error barrier between the ticket and its copy on the test split, float64 [seed].
+      dense_lr: that learning rate.
+      folder: where the results lie, or None.
+    """
+
+    histories: dict[str, results.History]
+    barrier: np.ndarray
+    dense_lr: float
+    folder: Path | None
+
+
+def hold(
+    contest: Contest,
+    settings: dict[str, Any],
+    *,
+    folder: str | os.PathLike[str] | None,
+    at_once: int | None,
+    save_every: float,
+    progress: bool,
+) -> Outcome:
+    """Trains all of them; what the folder holds is read.
+
+    Args:
+      contest: who is trained.
+      settings: of the folder.
+      folder, at_once, save_every, progress: as of `jt.verdict`.
+    """
+    runs, training, data, seeds = contest.runs, contest.training, contest.data, contest.seeds
+    net, mesh, count = runs.net, runs.mesh, len(contest.seeds)
+    splits = split_names(data)
+    keys = np.asarray(jax.random.key_data(root_keys(seeds)))
+    many = (2 + len(CHANGES) + len(contest.rates)) * count
+    # the size of the run's own calls reuses its compiled program
+    size = runs.size
+    if at_once is not None or not parallel.maps(mesh):
+        size = parallel.block_size(many, mesh, at_once)
+    interrupt = Interrupt()
+    with interrupt.listening(folder is not None), progress_bar(0, shown=progress) as bar:
+        store = None if folder is None else RunFolder(folder, settings, every=save_every)
+        put = put_data(data, training, mesh)
+        bench = Bench(
+            program(net, training, mesh, len(splits)), put, mesh, size, len(splits),
+            training.evaluation_interval, store, interrupt, bar,
+        )  # fmt: skip
+        names, jobs, densities = _jobs(contest, bench, keys)
+        small = None if contest.small is None else _small(contest, bench, keys)
+        bar.total = jobs.steps + (0 if small is None else small[1].steps)
+        bar.set_description("ticket, controls and dense network")
+        blocks = [
+            _block(bench, take(jobs, first, first + size), first, 2 * count)
+            for first in range(0, many, size)
+        ]
+        histories = _histories(seeds, contest.level, names, densities, history_arrays(blocks), bar)
+        if small is not None:
+            bar.set_description("small dense network")
+            trained = train_unit(small[0], small[1], SMALL)
+            assert contest.small is not None
+            share = np.full(count, parameters(contest.small) / parameters(net))
+            histories |= _histories(
+                seeds, contest.level, [SMALL], [share], history_arrays([trained]), bar
+            )
+        barrier = _barrier(contest, bench, blocks)
+    histories, rate = _best_dense(histories, contest.rates, splits)
+    return Outcome(histories, barrier, rate, None if store is None else Path(store.path))
+
+
+def _jobs(
+    contest: Contest, bench: Bench, keys: np.ndarray
+) -> tuple[list[str], Jobs, list[np.ndarray]]:
+    """Names and densities of the contestants, and their jobs in the order [contestant, seed]: the
+    ticket and its copy come first.
+    """
+    runs, training, seeds = contest.runs, contest.training, contest.seeds
+    whole = contest.ticket()
+    initial, stats = initial_networks(bench, keys)
+    ones = jax.tree.map(lambda x: np.ones(x.shape, bool), initial)
+    zero = np.zeros_like(whole.step)
+    tickets = {
+        TICKET: whole,
+        COPY: whole,
+        **{
+            name: changed(
+                BRANCHES[name], whole, seeds, name=name, net=runs.net, mesh=runs.mesh,
+                exclude=runs.pruning.exclude,
+            )
+            for name in CHANGES
+        },
+        **{
+            _dense_name(rate): Ticket(ones, initial, stats, zero, zero)  # type: ignore[arg-type]
+            for rate in contest.rates
+        },
+    }  # fmt: skip
+    rates = {_dense_name(rate): rate for rate in contest.rates}
+    parts = []
+    for name, ticket in tickets.items():
+        own = training.replace(lr=rates[name]) if name in rates else training
+        plan = job_plan(own, len(seeds), order=FIRST_NOISE + (name == COPY))
+        start = np.asarray(ticket.step, np.int32)
+        parts.append(Jobs(ticket.params, ticket.stats, ticket.mask, keys, start, plan))
+    densities = [density(runs.net, runs.pruning, ticket) for ticket in tickets.values()]
+    return list(tickets), join(parts), densities
+
+
+def _small(contest: Contest, bench: Bench, keys: np.ndarray) -> tuple[Bench, Jobs]:
+    """Where the small dense networks are trained, and their jobs."""
+    assert contest.small is not None
+    count = len(contest.seeds)
+    bench = bench._replace(
+        program=program(contest.small, contest.training, bench.mesh, bench.splits),
+        size=parallel.block_size(count, bench.mesh, None),
+    )
+    params, stats = initial_networks(bench, keys)
+    mask = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
+    plan = job_plan(contest.training, count, order=FIRST_NOISE)
+    return bench, Jobs(params, stats, mask, keys, np.zeros(count, np.int32), plan)
+
+
+def _block(bench: Bench, jobs: Jobs, first: int, kept: int) -> Arrays:
+    """Evaluations of some jobs, and the final weights of those among the first `kept` of all."""
+    name = f"networks-{first:04d}-{first + len(jobs.start):04d}"
+
+    def make() -> Arrays:
+        trained = train_jobs(bench, jobs, name)
+        final = (trained.state.params, trained.state.stats)
+        final = take(parallel.host(final), 0, max(0, min(len(jobs.start), kept - first)))
+        leaves = zip(trees.paths(final), jax.tree.leaves(final), strict=True)
+        return trained.evaluations | {f"weights/{path}": leaf for path, leaf in leaves}
+
+    return bench.unit(name, jobs.steps, make)
+
+
+def _barrier(contest: Contest, bench: Bench, blocks: list[Arrays]) -> np.ndarray:
+    """Error barriers on the test split between each ticket and its copy, [seed]."""
+    count = len(contest.seeds)
+    alphas = np.linspace(0, 1, contest.points)
+
+    def make() -> Arrays:
+        like = jax.eval_shape(contest.runs.net.init, jax.random.key(0))
+        leaves = [
+            np.concatenate([block[f"weights/{path}"] for block in blocks])
+            for path in trees.paths(like)
+        ]
+        final = jax.tree.unflatten(jax.tree.structure(like), leaves)
+        index = np.stack([np.arange(count), count + np.arange(count)], axis=1)
+        index = np.repeat(index, len(alphas), axis=0)
+        weight = np.tile(np.stack([1 - alphas, alphas], axis=1), (count, 1))
+        evaluator = Evaluator(
+            contest.runs.net, contest.data, contest.training, bench.mesh, put=bench.data
+        )
+        values = evaluator.points(final, index, weight)
+        return {"line": values.reshape(count, len(alphas), bench.splits, len(METRICS))}
+
+    test = split_names(contest.data).index("test")
+    barrier = heights(bench.unit("line", 0, make)["line"])[:, test, 0]
+    lost = history_arrays(blocks)["diverged"][: 2 * count] >= 0
+    return np.where(lost[:count] | lost[count:], np.nan, barrier)
+
+
+def _histories(
+    seeds: tuple[int, ...],
+    level: int,
+    names: Sequence[str],
+    densities: Sequence[np.ndarray],
+    arrays: Arrays,
+    bar: Any,
+) -> dict[str, results.History]:
+    found, count = {}, len(seeds)
+    for number, (name, share) in enumerate(zip(names, densities, strict=True)):
+        own = slice(number * count, (number + 1) * count)
+        diverged = arrays["diverged"][own]
+        values = arrays["values"][:, own].copy()
+        # what diverged predicts one class: its accuracy is a number that means nothing
+        late = (diverged >= 0) & (arrays["steps"][:, own] > diverged)
+        values[late] = np.nan
+        found[name] = results.History(
+            np.asarray(seeds), 0 if name.startswith(DENSE) else level, share, name,
+            arrays["steps"][:, own], arrays["wanted"][:, own], values, diverged, np.ones(count),
+        )  # fmt: skip
+        report_diverged(bar, name, seeds, diverged)
+    return found
+
+
+def _best_dense(
+    histories: dict[str, results.History], rates: tuple[float, ...], splits: tuple[str, ...]
+) -> tuple[dict[str, results.History], float]:
+    """The histories, with that of the dense network's best learning rate called "dense"."""
+    best = rates[0]
+    if len(rates) > 1:
+        held, accuracy = splits.index("validation"), METRICS.index("accuracy")
+        means = [
+            np.mean(results.last(histories[_dense_name(rate)])[:, held, accuracy]) for rate in rates
+        ]
+        # a rate at which a seed diverged is not the best
+        best = rates[int(np.argmax(np.nan_to_num(means, nan=-1.0)))]
+    own = _dense_name(best)
+    renamed = {DENSE if name == own else name: h for name, h in histories.items()}
+    return {name: h._replace(branch=name) for name, h in renamed.items()}, best
+
+
+def _dense_name(rate: float) -> str:
+    return f"{DENSE}_lr_{rate:g}"

@@ -1,0 +1,363 @@
+"""`jt.verdict`: is this a winning ticket? The strict definition, in one call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxticket import results
+from jaxticket.analysis import costs
+from jaxticket.analysis.conditions import CONTROLS, Rules, conditions
+from jaxticket.analysis.contest import COPY, DENSE, TICKET, Contest, Outcome, hold
+from jaxticket.checkpoint import explained
+from jaxticket.checks import at_least, distinct_seeds
+from jaxticket.data.arrays import Data
+from jaxticket.data.stream import Stream
+from jaxticket.evaluate import METRICS
+from jaxticket.networks.narrow import narrowed
+from jaxticket.runs import Runs
+from jaxticket.search.learned_masks import LearnedPruning
+from jaxticket.settings import EarlyPruning, Pruning, Training
+from jaxticket.stability.arguments import identity
+from jaxticket.train import check_fit, split_names
+from jaxticket.types import Network
+
+Table = Any
+"""A pandas DataFrame."""
+TRIED = (1 / 3, 1.0, 3.0)
+"""Learning rates of the dense network that are tried, in those of the training."""
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What `jt.verdict` found.
+
+    Attributes:
+      method: what found the mask.
+      density: mean realised density.
+      seeds: those that were trained.
+      start: the step that tickets start from; the learning rate's rewinding starts at the end.
+      dense_lr: the dense network's learning rate.
+      tuned: whether that is the best of several on the validation split.
+      small: the small dense network, None where none was asked for.
+      step: at which the ticket is judged: the first at which it is as accurate as the dense network
+        if it wins there, else the last.
+      cost: examples seen until the mask was known, in epochs; nan where that cannot be told.
+      folder: where it lies, or None.
+    """
+
+    method: str
+    density: float
+    seeds: tuple[int, ...]
+    start: int
+    at_init: bool
+    dense_lr: float
+    tuned: bool
+    small: Network | None
+    step: int
+    cost: float
+    folder: Path | None
+    _conditions: Table = field(repr=False)
+    _networks: Table = field(repr=False)
+
+    def conditions(self) -> Table:
+        """See `jaxticket.analysis.conditions.conditions`."""
+        return self._conditions.copy()
+
+    def networks(self) -> Table:
+        """Every evaluation of every network that was trained, a tidy table as `Runs.table()`:
+        branches "dense", "ticket", its copy under other noise, the controls.
+        """
+        return self._networks.copy()
+
+    def _passes(self, name: str) -> bool | None:
+        row = self._conditions[self._conditions["condition"] == name].iloc[0]
+        return None if row["passes"] is None else bool(row["passes"])
+
+    @property
+    def stable(self) -> bool:
+        """Definition 6.1: copies under other SGD noise end linearly connected."""
+        return bool(self._passes("stable"))
+
+    @property
+    def beats(self) -> tuple[str, ...]:
+        """The controls that the ticket beats by a clear gap."""
+        return tuple(name for name in CONTROLS if self._passes(name))
+
+    @property
+    def sensitive(self) -> bool:
+        """Definition 6.2 as printed: at least one control is clearly worse than the ticket."""
+        return bool(self.beats)
+
+    @property
+    def matching(self) -> bool:
+        """Whether the ticket is as accurate as the dense network."""
+        return bool(self._passes("matching"))
+
+    @property
+    def winning(self) -> bool:
+        """Definition 6.3: every condition was tested and passes."""
+        return all(value is True for value in map(self._passes, self._conditions["condition"]))
+
+    def summary(self) -> dict[str, Any]:
+        """One row of the source's Table 1."""
+        return {
+            "method": self.method,
+            "density": self.density,
+            "stable": self.stable,
+            "sensitive": self.sensitive,
+            "beats": f"{len(self.beats)}/{len(CONTROLS)}",
+            "at_init": self.at_init,
+            "wins": self.winning and self.at_init,
+            "cost_epochs": self.cost,
+        }
+
+    def __str__(self) -> str:
+        """The conditions as text, then the verdict."""
+        rate = f"learning rate {self.dense_lr:g}"
+        rate += ", the best on the validation split" if self.tuned else ", not tuned"
+        lines = [
+            f"{self.method}, {100 * self.density:.3g}% of the weights, from step {self.start}, "
+            f"{len(self.seeds)} seeds, judged at step {self.step}; dense network: {rate}",
+            f"{'condition':12} {'value':>7} {'95% interval':>16} {'bar':>7} {'margin':>7}",
+        ]
+        for row in self._conditions.to_dict("records"):
+            said = {True: "passes", False: "FAILS", None: "not tested"}[row["passes"]]
+            low, high = 100 * row["low"], 100 * row["high"]
+            lines.append(
+                f"{row['condition']:12} {100 * row['value']:7.2f} {low:7.2f} to {high:5.2f} "
+                f"{100 * row['bar']:7.2f} {100 * row['margin']:+7.2f}  {said:10} ({row['means']})"
+            )
+        verdict = "no winning ticket"
+        if self.winning:
+            verdict = "a winning ticket" if self.at_init else "passes all, but starts after step 0"
+        return "\n".join([*lines, f"verdict: {verdict}"])
+
+    def save(self, folder: str | os.PathLike[str] | None = None) -> Path:
+        """Writes both tables (Parquet and CSV) and the text."""
+        target = self.folder if folder is None else Path(folder)
+        if target is None:
+            raise ValueError("`folder` is needed to save a verdict that has none")
+        with explained(target):
+            target.mkdir(parents=True, exist_ok=True)
+            results.write(self._conditions, target, "conditions")
+            results.write(self._networks, target, "networks")
+            (target / "verdict.txt").write_text(f"{self}\n", encoding="utf-8")
+        return target
+
+
+def overview(verdicts: Iterable[Verdict]) -> Table:
+    """Verdicts as the source's Table 1: method, density, stable, sensitive, beats, at_init, wins,
+    cost_epochs.
+
+    Reference: KD-LTS, Table 1.
+    """
+    return results.frame([verdict.summary() for verdict in verdicts])
+
+
+def verdict(
+    runs: Runs,
+    *,
+    level: int,
+    net: Network | None = None,
+    data: Data | Stream | None = None,
+    training: Training | None = None,
+    seeds: Iterable[int] | None = None,
+    dense_lrs: Sequence[float] | None = None,
+    small_dense: Network | bool = True,
+    points: int = 30,
+    rules: Rules | None = None,
+    method: str | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    at_once: int | None = None,
+    save_every: float = 60.0,
+    progress: bool = True,
+) -> Verdict:
+    """Judges whether tickets are winning ones, by the strict definition.
+
+    The ticket, a copy of it under other SGD noise, its controls (weights drawn anew, signs turned,
+    mask shuffled in each layer and over all, random pruning of each layer) and the dense network at
+    several learning rates train side by side in one compiled program, each with the whole recipe;
+    a small dense network of as many parameters as the ticket, which has other shapes, in one of its
+    own. All of a seed see one order of examples, but for the copy.
+
+    Args:
+      runs: from `find_tickets`, `prune_at` or `search`.
+      level: of the tickets.
+      net, data, training: those of `runs` if None; the network must be that of `runs`.
+      seeds: at least two of those of `runs`; all if None.
+      dense_lrs: learning rates of the dense network, of which the best on the validation split
+        counts. If None a third, once and three times that of the training; without a validation
+        split that of the training alone.
+      small_dense: the small dense network; True for the widest `net.resized` with no more
+        parameters than the ticket has left, False for none, without which no ticket can win.
+      points: places on the line between the copies, both ends included.
+      rules: what the definitions leave open.
+      method: the method's name in tables; what the runs tell if None.
+      folder: where to save; a folder below that of `runs` if None, where it has one.
+      at_once: replicas that one device holds at most.
+      save_every, progress: as for `find_tickets`.
+
+    Returns:
+      The verdict; `print` shows it.
+
+    Raises:
+      ValueError: for a level or seeds that `runs` does not have, level 0, one seed, several rates
+        without a validation split, a network that cannot be so small, and what training refuses.
+
+    Reference: KD-LTS, Definitions 6.1 to 6.3.
+    """
+    net = runs.net if net is None else net
+    data = runs.data if data is None else data
+    training = runs.training if training is None else training
+    if net != runs.net:
+        raise ValueError(f"`net` must be that of `runs`, {runs.net.config}, got {net.config}")
+    check_fit(net, data, training, runs.mesh)
+    if level not in runs.levels or level == 0:
+        known = [n for n in runs.levels if n]
+        raise ValueError(f"`level` must be one of {known}, got {level!r}; level 0 is dense")
+    at_least("points", points, 3, integer=True)
+    seeds = runs.seeds if seeds is None else distinct_seeds(seeds)
+    if missing := sorted(set(seeds) - set(runs.seeds)):
+        raise ValueError(f"`seeds` must be some of {runs.seeds}, got {missing}")
+    if len(seeds) < 2:
+        raise ValueError(f"`seeds` must be at least two, to tell a gap from chance, got {seeds}")
+    rules = (Rules() if rules is None else rules).checked()
+    rates = _rates(dense_lrs, data, training)
+    contest = Contest(runs, level, data, training, seeds, rates, None, points)
+    ticket = contest.ticket()
+    start = int(np.max(ticket.step))
+    if start >= training.steps:
+        raise ValueError(
+            f"`training` ends at step {training.steps}, but the tickets start at step {start}; "
+            f"train for longer"
+        )
+    if small_dense is True:
+        # of all seeds the least, so that none has more parameters than its ticket
+        left = sum(
+            np.count_nonzero(m.reshape(len(seeds), -1), axis=1)
+            for m in map(np.asarray, jax.tree.leaves(ticket.mask))
+        )
+        small_dense = narrowed(net, int(np.min(left)))
+    if isinstance(small_dense, Network):
+        check_fit(small_dense, data, training, runs.mesh)
+        contest = contest._replace(small=small_dense)
+    settings = {
+        "kind": "verdict",
+        "of": identity(runs, [level]),
+        "net": net.config,
+        "data": {"name": data.name, "fingerprint": data.fingerprint},
+        "training": training,
+        "level": level,
+        "seeds": seeds,
+        "dense_lrs": rates,
+        "small_dense": None if contest.small is None else contest.small.config,
+        "points": points,
+    }
+    if folder is None and runs.folder is not None:
+        folder = runs.folder / "verdicts" / results.run_name(f"level-{level:02d}", settings)
+    outcome = hold(
+        contest, settings, folder=folder, at_once=at_once, save_every=save_every, progress=progress
+    )
+    splits = split_names(data)
+    step, judged = _judged(outcome, splits, rules)
+    densities = outcome.histories[TICKET].density
+    found = Verdict(
+        method=_method(runs) if method is None else method,
+        density=float(densities.mean()),
+        seeds=seeds,
+        start=start,
+        at_init=start == 0 and getattr(runs.pruning, "rewind", 0) == 0,
+        dense_lr=outcome.dense_lr,
+        tuned=len(rates) > 1,
+        small=contest.small,
+        step=step,
+        cost=_cost(runs, level),
+        folder=outcome.folder,
+        _conditions=judged,
+        _networks=results.tidy(
+            outcome.histories.values(),
+            splits=splits,
+            metrics=METRICS,
+            precision=f"{training.compute_dtype}/{training.precision}",
+        ),
+    )
+    if found.folder is not None:
+        found.save()
+    return found
+
+
+def _rates(
+    asked: Sequence[float] | None, data: Data | Stream, training: Training
+) -> tuple[float, ...]:
+    """Learning rates of the dense network, the training's own among them if nothing is asked."""
+    held = "validation" in split_names(data)
+    if asked is None:
+        return tuple(factor * training.lr for factor in TRIED) if held else (training.lr,)
+    rates = tuple(float(rate) for rate in asked)
+    if not rates or min(rates) <= 0 or len(set(rates)) < len(rates):
+        raise ValueError(f"`dense_lrs` must be distinct rates above 0, got {asked!r}")
+    if len(rates) > 1 and not held:
+        raise ValueError(
+            f"`dense_lrs` {rates} are chosen between by a validation split, which {data.name!r} "
+            f"has not; hold one out with `data.with_validation(0.1)`, or give one rate"
+        )
+    return rates
+
+
+def _judged(outcome: Outcome, splits: tuple[str, ...], rules: Rules) -> tuple[int, Table]:
+    """At which step the ticket is judged, and the conditions there.
+
+    The definition asks for some E' <= E. There are two to choose from: the first evaluation at
+    which the ticket is as accurate as the trained dense network, and the end. Controls and the
+    dense network are always those at the end.
+    """
+    test, accuracy = splits.index("test"), METRICS.index("accuracy")
+    final = {
+        name: results.last(history)[:, test, accuracy].astype(float)
+        for name, history in outcome.histories.items()
+        if name != COPY
+    }
+    own = outcome.histories[TICKET]
+    means = own.values[:, :, test, accuracy].astype(float).mean(axis=1)
+    reached = np.flatnonzero((means >= final[DENSE].mean()) & own.wanted.all(axis=1))
+    last = int(own.steps.max())
+    if len(reached) and (step := int(own.steps[reached[0]].max())) < last:
+        early = {**final, TICKET: own.values[reached[0], :, test, accuracy].astype(float)}
+        judged = conditions(early, outcome.barrier, rules)
+        if all(value is True for value in judged["passes"]):
+            return step, judged
+    return last, conditions(final, outcome.barrier, rules)
+
+
+def _method(runs: Runs) -> str:
+    """What found the masks of a run, in a word."""
+    pruning = runs.pruning
+    if isinstance(pruning, LearnedPruning) and pruning.method is not None:
+        name = pruning.method.name
+    elif isinstance(pruning, (EarlyPruning, Pruning)):
+        score = pruning.score
+        name = score if isinstance(score, str) else getattr(score, "__name__", "score")
+        if isinstance(pruning, Pruning):
+            name = "one_shot" if pruning.one_shot else "imp"
+            name += "" if score == "magnitude" else f"_{score}"
+    else:
+        name = type(pruning).__name__
+    return name if runs.branch == TICKET else f"{name}_{runs.branch}"
+
+
+def _cost(runs: Runs, level: int) -> float:
+    """Examples seen for one seed's mask, in epochs."""
+    try:
+        table = costs.finding(runs)
+    except ValueError:
+        # a score of the user's own whose passes cannot be counted
+        return float("nan")
+    row = table[table["level"] == level].iloc[0]
+    return float(row["examples"]) / len(runs.data.train)

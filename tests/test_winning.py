@@ -1,0 +1,280 @@
+"""The strict verdict on a winning ticket: its conditions, and `jt.verdict` on real tickets."""
+
+import jax
+import numpy as np
+import pytest
+
+import jaxticket as jt
+from jaxticket.analysis.conditions import CONTROLS, Rules, clear_gap, conditions
+from jaxticket.analysis.contest import CHANGES
+from jaxticket.networks import narrowed, parameters
+
+NAMES = ("nontrivial", "matching", *CONTROLS, "stable")
+ACCURACY = {
+    "dense": [0.95, 0.952, 0.951],
+    "ticket": [0.951, 0.952, 0.95],
+    "layerwise_random": [0.90, 0.91, 0.905],
+    **{name: [0.93, 0.931, 0.932] for name in CONTROLS},
+}
+BARRIER = [0.01, 0.012, 0.011]
+
+
+def judged(accuracy=ACCURACY, barrier=BARRIER, **rules):
+    arrays = {name: np.asarray(values) for name, values in accuracy.items()}
+    table = conditions(arrays, np.asarray(barrier), Rules(**rules))
+    assert tuple(table["condition"]) == NAMES
+    return dict(zip(table["condition"], table["passes"], strict=True)), table
+
+
+def test_a_winning_ticket_passes_every_condition():
+    passes, table = judged()
+    assert all(value is True for value in passes.values())
+    assert (table["margin"] > 0).all()
+    assert (table["low"] < table["value"]).all() and (table["value"] < table["high"]).all()
+
+
+@pytest.mark.parametrize("fails", NAMES)
+def test_each_condition_can_fail_alone(fails):
+    accuracy, barrier = dict(ACCURACY), BARRIER
+    if fails == "nontrivial":
+        accuracy["layerwise_random"] = accuracy["dense"]
+    elif fails == "matching":
+        accuracy["dense"] = [0.96, 0.962, 0.961]
+    elif fails == "stable":
+        barrier = [0.03, 0.02, 0.025]
+    else:
+        accuracy[fails] = [0.95, 0.949, 0.951]
+    passes, table = judged(accuracy, barrier)
+    assert [name for name, good in passes.items() if good is not True] == [fails]
+    margin = table.set_index("condition")["margin"]
+    assert (margin < 0).sum() == 1 and margin[fails] < 0
+
+
+@pytest.mark.parametrize("fails", ["matching", "reinit", "stable"])
+def test_what_diverged_fails(fails):
+    accuracy, barrier = dict(ACCURACY), BARRIER
+    if fails == "stable":
+        barrier = [0.01, np.nan, 0.01]
+    else:
+        accuracy["ticket" if fails == "matching" else fails] = [0.9, np.nan, 0.9]
+    passes, _ = judged(accuracy, barrier)
+    assert passes[fails] is False
+
+
+def test_what_was_not_trained_is_not_tested():
+    accuracy = {name: values for name, values in ACCURACY.items() if name != "small_dense"}
+    passes, table = judged(accuracy)
+    assert passes["small_dense"] is None
+    assert table.set_index("condition").loc["small_dense", "means"] == "not tested"
+
+
+def test_boundaries_pass_whatever_the_rounding():
+    """A gap of half a point and a barrier of two points, of float32 accuracies."""
+    for wrong in range(1, 900, 7):
+        ours = np.full(3, np.float32(wrong / 1000)).astype(float)
+        theirs = np.full(3, np.float32(wrong / 1000 - 0.005)).astype(float)
+        gap, pooled, clear = clear_gap(ours, theirs)
+        assert clear and pooled == 0 and gap == pytest.approx(0.005, abs=1e-7)
+        assert not clear_gap(ours, theirs + 1e-5)[2]
+    assert judged(barrier=[np.float32(0.02)] * 3)[0]["stable"] is True
+    assert judged(barrier=[0.02001] * 3)[0]["stable"] is False
+
+
+def test_a_gap_is_clear_against_the_spread_of_seeds():
+    """0.96 +- 0.02 and 0.94 +- 0.02: two points, one deviation."""
+    ours, theirs = np.asarray([0.94, 0.96, 0.98]), np.asarray([0.92, 0.94, 0.96])
+    gap, pooled, clear = clear_gap(ours, theirs)
+    assert (gap, pooled) == (pytest.approx(0.02), pytest.approx(0.02)) and not clear
+    assert clear_gap(ours, theirs, Rules(deviations=1.0))[2]
+    assert not clear_gap(ours[:1], theirs[:1])[2]
+    with pytest.raises(ValueError, match="`gap`"):
+        Rules(gap=2.0).checked()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "density", "places"),
+    [
+        ("lenet", (8, 8, 1), 0.05, 400),
+        ("conv2", (8, 8, 3), 0.1, 40),
+        ("resnet14", (8, 8, 3), 0.2, 20),
+    ],
+)
+def test_a_narrowed_network_is_the_widest_that_fits(name, shape, density, places):
+    net = jt.NETWORKS[name](shape, 10)
+    most = int(density * parameters(net))
+    small = narrowed(net, most)
+    assert parameters(small) <= most
+    ratio = np.sqrt(density)
+    wider = next(
+        size
+        for factor in np.linspace(0.8 * ratio, 1.5 * ratio, places)
+        if (size := parameters(net.resized(float(factor)))) > parameters(small)
+    )
+    assert wider > most
+    assert narrowed(net, parameters(net)) is net
+    with pytest.raises(ValueError, match="narrowest network"):
+        narrowed(net, 10)
+
+
+TRAINING = jt.Training(60, 32, lr=0.1, eval_every=20, optimizer="sgd")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return jt.data.load("digits").with_validation(0.1)
+
+
+@pytest.fixture(scope="module")
+def net(data):
+    return jt.networks.lenet(data.shape, data.classes, (32, 16))
+
+
+@pytest.fixture(scope="module")
+def runs(net, data):
+    return jt.find_tickets(
+        net, data, TRAINING, jt.Pruning(levels=2, fraction=0.6), seeds=range(3), progress=False
+    )
+
+
+@pytest.fixture(scope="module")
+def found(runs):
+    return jt.verdict(runs, level=2, points=5, progress=False)
+
+
+def test_everything_is_trained_with_the_whole_recipe(found, runs, net):
+    table = found.networks()
+    branches = {"ticket", "ticket_copy", *CHANGES, "dense", "small_dense"}
+    rates = {f"dense_lr_{TRAINING.lr * factor:g}" for factor in (1 / 3, 1, 3)}
+    names = set(table["branch"])
+    assert names - rates == branches and len(names & rates) == 2
+    final = table.groupby(["branch", "seed"])["step"].max()
+    assert (final == TRAINING.steps).all() and len(final) == 3 * len(names)
+    density = table.groupby("branch")["density"].mean()
+    kept = runs.densities[2]
+    assert all(density[name] == pytest.approx(kept) for name in ("ticket", *CHANGES))
+    share = parameters(found.small) / parameters(net)
+    assert density["small_dense"] == pytest.approx(share)
+    ticket = runs.by_level[2]
+    left = min(
+        sum(int(m[r].sum()) for m in map(np.asarray, jax.tree.leaves(ticket.mask)))
+        for r in range(3)
+    )
+    assert parameters(found.small) <= left
+    assert found.tuned and (found.start, found.at_init) == (0, True)
+    assert found.cost == pytest.approx(2 * 60 * 32 / len(runs.data.train))
+
+
+def test_the_baseline_is_the_rate_that_is_best_on_the_validation_split(found):
+    table = found.networks()
+    held = table[(table["split"] == "validation") & (table["metric"] == "accuracy")]
+    held = held[held["step"] == TRAINING.steps].groupby("branch")["value"].mean()
+    dense = held[[name for name in held.index if name.startswith("dense")]]
+    assert dense.idxmax() == "dense"
+    assert f"dense_lr_{found.dense_lr:g}" not in dense.index
+
+
+def test_the_text_says_the_value_the_margin_and_the_verdict(found):
+    text = str(found)
+    for name in NAMES:
+        (line,) = [line for line in text.splitlines() if line.startswith(f"{name} ")]
+        assert ("passes" in line) != ("FAILS" in line)
+    assert text.splitlines()[-1].startswith("verdict: ")
+    assert found.winning == ("a winning ticket" == text.rpartition("verdict: ")[2])
+
+
+def test_its_numbers_are_those_of_its_networks(found):
+    table = found.networks()
+    final = table[
+        (table["split"] == "test") & (table["metric"] == "accuracy") & (table["step"] == 60)
+    ]
+    mean = final.groupby("branch")["value"].mean()
+    rows = found.conditions().set_index("condition")
+    for name in CONTROLS:
+        assert rows.loc[name, "value"] == pytest.approx(mean[name])
+    assert rows.loc["nontrivial", "value"] == pytest.approx(mean["layerwise_random"])
+    if found.step == 60:
+        assert rows.loc["matching", "value"] == pytest.approx(mean["ticket"])
+    assert rows.loc["matching", "bar"] == pytest.approx(mean["dense"] - 0.002)
+
+
+def test_controls_are_the_branches_and_stability_is_instability(found, runs, net, data):
+    """The same barriers as `jt.instability` measures between its copies of these tickets."""
+    analysis = jt.instability(
+        net, data, TRAINING, tickets=runs, levels=[2], points=5, distances=(), seeds=range(3),
+        progress=False,
+    )  # fmt: skip
+    table = analysis.table()
+    rows = table[(table["metric"] == "barrier") & (table["split"] == "test")]
+    stable = found.conditions().set_index("condition").loc["stable"]
+    assert stable["value"] == pytest.approx(rows["value"].mean(), abs=1e-6)
+
+
+def test_two_seeds_give_what_three_give(found, runs):
+    two = jt.verdict(runs, level=2, points=5, seeds=(0, 2), progress=False)
+    ours, theirs = two.networks(), found.networks()
+    keys = ["branch", "seed", "step", "split", "metric"]
+    theirs = theirs[theirs["seed"] != 1]
+    both = ours.merge(theirs, on=keys, suffixes=("", "_three"))
+    both = both[both["branch"].isin(["ticket", "ticket_copy", *CHANGES])]
+    assert len(both) == 2 * 7 * 4 * 3 * 2
+    np.testing.assert_allclose(both["value"], both["value_three"], atol=2e-5)
+
+
+def test_a_verdict_that_was_begun_goes_on(runs, tmp_path, monkeypatch):
+    from jaxticket.analysis import contest
+
+    options = {"level": 1, "points": 5, "progress": False, "small_dense": False}
+    whole = jt.verdict(runs, folder=tmp_path / "a", at_once=1, **options)
+    assert (tmp_path / "a" / "verdict.txt").read_text().strip() == str(whole)
+    trained, train = [], contest.train_jobs
+
+    def some(bench, jobs, name, **more):
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        trained.append(name)
+        return train(bench, jobs, name, **more)
+
+    monkeypatch.setattr(contest, "train_jobs", some)
+    with pytest.raises(KeyboardInterrupt):
+        jt.verdict(runs, folder=tmp_path / "b", at_once=1, **options)
+    monkeypatch.setattr(contest, "train_jobs", train)
+    again = jt.verdict(runs, folder=tmp_path / "b", at_once=1, **options)
+    np.testing.assert_array_equal(again.networks()["value"], whole.networks()["value"])
+    assert str(again) == str(whole)
+    assert not whole.winning  # no small dense network was trained
+
+
+def test_tickets_of_any_method_and_their_overview(net, data, found):
+    early = jt.prune_at(net, data, TRAINING, score="snip", density=0.16, seeds=range(2),
+                        progress=False)  # fmt: skip
+    learned = jt.search(net, data, TRAINING, "concrete", density=0.16, start=10, seeds=range(2),
+                        steps=20, progress=False)  # fmt: skip
+    others = [
+        jt.verdict(own, level=1, points=3, dense_lrs=[0.1], progress=False)
+        for own in (early, learned)
+    ]
+    table = jt.overview([found, *others])
+    assert table["method"].tolist() == ["imp", "snip", "concrete"]
+    assert table["at_init"].tolist() == [True, True, False]
+    assert {"stable", "sensitive", "wins", "cost_epochs"} <= set(table.columns)
+    assert not table["wins"].iloc[2]
+    assert not others[0].tuned and "not tuned" in str(others[0])
+
+
+def test_wrong_arguments_are_named(runs, net, data):
+    options = {"level": 2, "progress": False}
+    with pytest.raises(ValueError, match=r"`level` must be one of \[1, 2\], got 0"):
+        jt.verdict(runs, **{**options, "level": 0})
+    with pytest.raises(ValueError, match="`seeds` must be at least two"):
+        jt.verdict(runs, seeds=[1], **options)
+    with pytest.raises(ValueError, match=r"`seeds` must be some of"):
+        jt.verdict(runs, seeds=[1, 9], **options)
+    with pytest.raises(ValueError, match="`net` must be that of `runs`"):
+        jt.verdict(runs, net=net.resized(0.5), **options)
+    with pytest.raises(ValueError, match="`points`"):
+        jt.verdict(runs, points=1, **options)
+    with pytest.raises(ValueError, match="`dense_lrs` must be distinct"):
+        jt.verdict(runs, dense_lrs=[0.1, 0.1], **options)
+    plain = jt.data.load("digits")
+    with pytest.raises(ValueError, match="with_validation"):
+        jt.verdict(runs, data=plain, dense_lrs=[0.1, 0.2], **options)
