@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from jaxticket.checks import at_least
-from jaxticket.evaluate import Normalization, cross_entropy, normalized
-from jaxticket.rng import stream
+from jaxticket.evaluate import Normalization, cast, cross_entropy, normalized
+from jaxticket.rng import stream, uniform
 from jaxticket.types import Array, Key, Network, Params, Stats
 
 
@@ -25,11 +27,13 @@ class PGD:
       steps: iterations; 10 and 40.
       targeted: go down on the loss of a target's label, instead of up on that of the true one.
       random: start at a random point of the box instead of the image.
-      low, high: the range of pixels, in the raw units of the data.
+      low, high: the range of pixels, in the raw units of the data: 0 and 16 for digits.
 
     Reference: Madry et al. 2018; KD-LTS, appendix A, whose formula is untargeted and whose text
       speaks of a target.
     """
+
+    kind: ClassVar[str] = "pgd"
 
     radius: float = 8 / 255
     step: float = 2 / 255
@@ -46,6 +50,11 @@ class PGD:
         if not self.low < self.high:
             raise ValueError(f"`low` must be below `high`, got {self.low} and {self.high}")
 
+    @property
+    def passes(self) -> tuple[int, int]:
+        """Forward and backward passes over each image."""
+        return self.steps, self.steps
+
     def __call__(
         self,
         net: Network,
@@ -57,6 +66,7 @@ class PGD:
         by: Normalization,
         key: Key,
         compute_dtype: str = "float32",
+        first: Array | int = 0,
     ) -> Array:
         """Adversarial images for a network as it is evaluated (its running statistics).
 
@@ -67,6 +77,8 @@ class PGD:
           by: how images are normalised.
           key: for the random start.
           compute_dtype: of activations.
+          first: place of the first of these images in the batch, whose random starts are drawn by
+            place: devices that share a batch start where one alone does.
 
         Returns:
           float32 raw images, the shape of `x`.
@@ -75,10 +87,11 @@ class PGD:
         least = jnp.maximum(clean - self.radius * span, self.low)
         most = jnp.minimum(clean + self.radius * span, self.high)
         towards = -1.0 if self.targeted else 1.0
+        weights = cast(params, compute_dtype)
 
         def loss(moved: Array) -> Array:
             seen = normalized(moved, by, compute_dtype)
-            logits, _ = net.apply(params, stats, seen, train=False)
+            logits, _ = net.apply(weights, stats, seen, train=False)
             # the sum, so that no image's gradient depends on how many there are
             return jnp.sum(cross_entropy(logits.astype(jnp.float32), labels))
 
@@ -88,6 +101,9 @@ class PGD:
 
         start = clean
         if self.random and self.steps:
-            noise = jax.random.uniform(stream(key, "attack"), clean.shape, minval=-1.0)
+            drawn, size = stream(key, "attack"), math.prod(clean.shape[1:])
+            places = first + jnp.arange(clean.shape[0], dtype=jnp.int32)
+            noise = jax.vmap(lambda i: uniform(jax.random.fold_in(drawn, i), size))(places)
+            noise = 2 * noise.reshape(clean.shape) - 1
             start = jnp.clip(clean + self.radius * span * noise, least, most)
         return jax.lax.fori_loop(0, self.steps, climb, start)

@@ -57,7 +57,7 @@ class Trained(NamedTuple):
       steps: int32 [call, job]; wanted: bool [call, job]; values: float32 [call, job, split,
         metric].
       diverged: int32 [job].
-      snapshots: (params, stats) of each step asked for, on the host.
+      snapshots: (params, stats), or what `keeps` gives, of each step asked for, on the host.
       watched: float32 [call, ...], what the watch saw; nan where nothing was evaluated.
       seconds: time spent in this process.
     """
@@ -67,7 +67,7 @@ class Trained(NamedTuple):
     wanted: np.ndarray
     values: np.ndarray
     diverged: np.ndarray
-    snapshots: tuple[tuple[Params, Stats], ...]
+    snapshots: tuple[Any, ...]
     watched: np.ndarray
     seconds: float
 
@@ -204,6 +204,7 @@ def train_jobs(
     snapshots_at: Sequence[int] = (),
     ends_only: bool = False,
     watch: Watch | None = None,
+    keeps: Callable[[TrainState], Any] | None = None,
 ) -> Trained:
     """Trains jobs, at most a block of them, to their stop steps, evaluating each at its start, at
     every multiple of the interval and at its stop.
@@ -219,6 +220,8 @@ def train_jobs(
       snapshots_at: keep the weights and statistics of these steps.
       ends_only: evaluate at the start and the stop of each job only.
       watch: what else to compute at every evaluation.
+      keeps: `keeps(state) -> tree`, what a snapshot holds, device arrays [place, ...]; None for the
+        weights and statistics.
     """
     began = time.perf_counter()
     count = len(jobs.start)
@@ -236,11 +239,12 @@ def train_jobs(
     values = np.full((len(untils), count, bench.splits, len(METRICS)), np.nan, np.float32)
     plan = parallel.pad(jobs.plan, bench.size)
     state = begin_state(bench, jobs)
+    kept_of = keeps if keeps is not None else lambda state: (state.params, state.stats)
     # zeros until a snapshot is taken
-    snapshots = [
-        jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), (state.params, state.stats))
-        for _ in snapshots_at
-    ]
+    snapshots = []
+    if snapshots_at:
+        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), kept_of(state))
+        snapshots = [zeros for _ in snapshots_at]
     first = 0
     if bench.folder is not None:
         like = _saved_tree(state, values, watched, snapshots, bench.mesh)
@@ -288,7 +292,7 @@ def train_jobs(
             pending = (i, metrics)
             for place, at in enumerate(snapshots_at):
                 if untils[i] == at:
-                    snapshots[place] = parallel.host((state.params, state.stats))
+                    snapshots[place] = parallel.host(kept_of(state))
             if watch is not None and wanted[i].any():
                 watched[i] = watch.look(state, wanted[i])
             leaving = bench.interrupt.signal is not None

@@ -151,7 +151,12 @@ def plain(value: Any) -> Any:
         # of parts that can be exchanged for one another, the settings say which one it is
         kind = getattr(value, "kind", None)
         named = {} if kind is None else {"kind": kind}
-        return named | {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        # what came later is left out at its default, so that older runs keep their names
+        return named | {
+            f.name: plain(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if not f.metadata.get("later") or getattr(value, f.name) != f.default
+        }
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, range)):

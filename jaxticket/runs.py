@@ -125,7 +125,8 @@ class Runs:
 
     def trace(self) -> Table:
         """The progress of `jt.search`: seed, level, density (as asked for), step (of the search),
-        expected (the expected density) and multiplier (of what holds the density).
+        expected (the expected density) and multiplier (of what holds the density); with
+        `watch_masks` hamming, the share of entries in which the mask differs from the one before.
 
         Raises:
           ValueError: for runs of another kind.

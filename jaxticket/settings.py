@@ -15,6 +15,8 @@ SCHEDULES = ("steps", "cosine", "linear")
 PRECISIONS = ("default", "high", "highest")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 AUGMENTATIONS = ("crop", "shift", "resized_crop", "flip")
+LATER = {"later": True}
+"""Metadata of fields that older run folders do not have: files leave them out at their default."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,12 @@ class Training:
         network; weights, optimizer state, losses and statistics are kept in float32.
       precision: "highest", "high" or "default" (the hardware's own, which is bfloat16 or TF32 on
         some).
+      attack: adversarial training: a `jaxticket.attacks.PGD` puts adversarial examples of the
+        network as it is (with its running statistics) in the place of every training batch, after
+        augmentation and before normalisation; None for none. Evaluations see images as they are.
 
     Reference: Frankle's thesis, section 3.3.1 and Table 4.1, for the default values (LeNet on
-      MNIST).
+      MNIST); Madry et al. 2018 for `attack`.
     """
 
     steps: int = 24_000
@@ -94,6 +99,7 @@ class Training:
     eval_train_examples: int | None = 10_000
     compute_dtype: str = "float32"
     precision: str = "highest"
+    attack: Callable[..., Any] | None = dataclasses.field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones))
@@ -124,6 +130,12 @@ class Training:
             at_least("eval_train_examples", self.eval_train_examples, 1, integer=True)
         one_of("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
         one_of("precision", self.precision, PRECISIONS)
+        untargeted = callable(self.attack) and not getattr(self.attack, "targeted", False)
+        if self.attack is not None and not untargeted:
+            raise ValueError(
+                f"`attack` must be None or an untargeted attack such as jaxticket.attacks.PGD(), "
+                f"got {self.attack!r}"
+            )
         if self.schedule != "steps" and self.milestones:
             raise ValueError(
                 f"`milestones` are not used by schedule={self.schedule!r}, got {self.milestones}; "

@@ -32,15 +32,7 @@ from jaxticket.feed import Block, StreamedData
 from jaxticket.optim import Schedule, learning_rate, optimizer
 from jaxticket.rng import permutation_words, stream
 from jaxticket.settings import Training
-from jaxticket.types import (
-    Array,
-    Key,
-    Mask,
-    Network,
-    Params,
-    Stats,
-    TrainState,
-)
+from jaxticket.types import Array, Key, Mask, Network, Params, Stats, TrainState
 
 
 class Plan(NamedTuple):
@@ -231,10 +223,16 @@ def train_step(
     """
     part = _part(axis)
     x, y = batch
+    first = part[0] * y.shape[0]
     if training.augment:
         augment_key = stream(state.key, "augment", plan.augment, state.step)
-        first = part[0] * y.shape[0]
         x = augmented(x, training, by.mean, key=augment_key, first=first)
+    if training.attack is not None:
+        attack_key = stream(state.key, "adversary", plan.augment, state.step)
+        x = training.attack(
+            net, state.params, state.stats, x, y, by=by, key=attack_key,
+            compute_dtype=training.compute_dtype, first=first,
+        )  # fmt: skip
     x = normalized(x, by, training.compute_dtype)
     noise_key = stream(state.key, "noise", state.step)
     if axis is not None:

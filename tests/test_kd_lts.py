@@ -1,18 +1,40 @@
 """KD-LTS: its objective, its soft masks, its teachers, and a search with all of them."""
 
 import dataclasses
+import itertools
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from patterns import noisy_patterns
 
 import jaxticket as jt
-from jaxticket.rng import root_keys, stream
-from jaxticket.search import Distillation, Freezing, Method, Teaching, TopSigmoid
+from jaxticket import parallel
+from jaxticket.attacks import PGD
+from jaxticket.checkpoint import RunFolder
+from jaxticket.evaluate import Normalization
+from jaxticket.optim import optimizer, schedule
+from jaxticket.results import plain
+from jaxticket.rng import permutation_words, root_keys, stream
+from jaxticket.search import (
+    KNOWLEDGE,
+    Distillation,
+    Freezing,
+    Method,
+    Teaching,
+    TopSigmoid,
+    distillation,
+    learned_masks,
+    trainer,
+)
 from jaxticket.search.objectives import Outputs, View
 from jaxticket.search.schedules import Schedule
 from jaxticket.search.step import of_size_one
+from jaxticket.search.views import viewer
+from jaxticket.train import Plan, gathered, put_data, static_part, train_step
+from jaxticket.types import TrainState
 
 PRUNABLE = {"a": True, "b": False, "c": True}
 X = jnp.asarray(np.random.default_rng(1).normal(size=(7, 6)), jnp.float32)
@@ -128,6 +150,60 @@ def test_gradients_are_brought_to_size_one():
     assert float(together["c"][0]) == pytest.approx(2.5e-31)
 
 
+@pytest.mark.parametrize(
+    ("options", "epoch"),
+    [
+        ({"gamma": 1.0, "omega": 0.2, "alpha": 0.9, "temperature": 10.0, "epochs": 40}, 10),
+        ({"gamma": 1.0, "omega": 0.2, "alpha": 1.0, "temperature": 10.0, "epochs": 40}, 12),
+        ({"gamma": 0.0, "epochs": 40}, 0),
+        ({"omega": 1.0}, None),
+        ({"omega": 0.2, "epochs": 10}, None),
+        ({"knowledge": ()}, None),
+    ],
+)
+def test_further_knowledge_fades_once_float32_does_not_see_it(options, epoch):
+    objective = Distillation(**options)
+    assert objective.fades == (None if epoch is None else epoch / objective.epochs)
+    assert objective.rest.knowledge == () and objective.rest.fades is None
+    if epoch:
+        beside = objective.alpha + objective.temperature**2 * (1 - objective.alpha)
+        weights = objective.gamma * objective.omega ** np.array([epoch - 1, epoch])
+        assert weights[0] >= 1e-8 * beside > weights[1]
+
+
+@pytest.mark.parametrize("name", KNOWLEDGE)
+def test_devices_that_share_a_batch_learn_what_one_alone_does(name):
+    """Every kind of knowledge, and the ensemble that looks at all of the batch too."""
+    net = jt.networks.lenet((5, 5, 1), 3, (6, 4))
+    params, stats = net.init(jax.random.key(0))
+    others = [net.init(jax.random.key(i))[0] for i in (1, 2)]
+    x = jax.random.normal(jax.random.key(5), (8, 5, 5, 1))
+    y = jnp.arange(8, dtype=jnp.int32) % 3
+    objective = Distillation(alpha=0.5, knowledge=(name,), ensemble="agreement", gamma=3.0)
+    prunable = net.prunable(params)
+
+    def found(axis, params, x, y):
+        view_of = viewer(net, jt.Training(), stats, x, y, prunable, key=jax.random.key(0),
+                         axis=axis)  # fmt: skip
+
+        def value(params):
+            view = view_of(params, jax.tree.map(jnp.ones_like, params), Outputs())
+            teachers = tuple(view.outputs(t, objective.teacher_needs) for t in others)
+            return objective(view._replace(teachers=jax.lax.stop_gradient(teachers)))
+
+        return jax.value_and_grad(value)(params)
+
+    whole = jax.jit(lambda *a: found(None, *a))(params, x, y)
+    mesh = parallel.mesh(seeds=1, data=2, devices=jax.devices()[:2])
+    shared, none = jax.P(parallel.DATA), jax.P()
+    parts = jax.jit(
+        jax.shard_map(lambda *a: found((parallel.DATA, 2), *a), mesh=mesh,
+                      in_specs=(none, shared, shared), out_specs=none)
+    )(params, x, y)  # fmt: skip
+    for a, b in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
 RELAXATION = TopSigmoid(Schedule(1.0, 60.0, "exponential"), epochs=10)
 ALIVE = jax.tree.map(lambda x: jnp.ones(x.shape, bool), weights())
 
@@ -174,16 +250,46 @@ def test_scores_that_start_alike_are_not_chosen_by_index():
     assert max(float(jnp.abs(x).max()) for x in start.values()) < 1e-6
 
 
+def test_normalised_scores_are_used_wherever_scores_count():
+    made = TopSigmoid(Schedule(1.0, 60.0, "exponential"), epochs=10, normalized=True)
+    given = jax.tree.map(lambda x: 0.03 * x + 2.0, weights(7))
+    expected = {}
+    for name, s in given.items():
+        s = np.asarray(s, np.float64)
+        expected[name] = (s - s.mean()) / (s.std() + 1e-5)
+    for name in "ac":
+        np.testing.assert_allclose(made.rank(given[name]), expected[name], rtol=1e-3, atol=1e-5)
+    done, keep = jnp.float32(0.35), jnp.int32(10)
+    soft = made.soft(given, ALIVE, keep, done, key=jax.random.key(0), prunable=PRUNABLE)
+    flat = np.concatenate([expected[name].ravel() for name in "ac"])
+    used = round(0.2**0.4 * 50)
+    least = np.sort(flat)[-used]
+    mask = {name: 1 / (1 + np.exp(-(60**0.35) * s)) for name, s in expected.items()}
+    likely = made.expected(given, ALIVE, done, prunable=PRUNABLE)
+    for name in "ac":
+        top = np.where(expected[name] >= least, mask[name], 0)
+        np.testing.assert_allclose(soft[name], top, rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(likely[name], mask[name], rtol=1e-3, atol=1e-6)
+
+    # gradients go through mean and deviation: moved or stretched together, nothing changes
+    def total(s):
+        return jnp.sum(made.expected_leaf(s, jnp.float32(0.0)) ** 2)
+
+    slope = jax.grad(total)(given["a"])
+    assert abs(float(jnp.sum(slope))) < 1e-2 * float(jnp.abs(slope).sum())
+    # what breaks ties at the start stays small
+    start = made.initial((30, 20), jnp.float32(0.2), key=jax.random.key(0))
+    assert 0 < float(jnp.abs(made.rank(start)).max()) < 0.06
+    alike = jax.grad(total)(jnp.ones((1, 1)))
+    assert np.isfinite(alike).all()
+
+
 # ---- searches
 
 
 @pytest.fixture(scope="module")
 def data():
-    rng = np.random.default_rng(0)
-    patterns = rng.integers(0, 200, (3, 5, 5))
-    y = rng.choice(3, 300)
-    x = np.clip(patterns[y] + rng.integers(-60, 60, (300, 5, 5)), 0, 255).astype(np.uint8)
-    return jt.data.from_arrays(x[:240], y[:240], x[240:], y[240:], classes=3)
+    return noisy_patterns()
 
 
 @pytest.fixture(scope="module")
@@ -196,18 +302,21 @@ TRAINING = jt.Training(steps=40, batch_size=16, optimizer="momentum", lr=0.05, e
 
 @pytest.fixture(scope="module")
 def find(net, data):
-    def run(**options):
+    def run(changes=MappingProxyType({}), **options):
         method = jt.SEARCHES["kd_lts"](**{"epochs": 6, "freeze_every": 2, **options})
-        return jt.search(net, data, TRAINING, method, density=0.3, seeds=(3, 5), steps=60,
-                         dense=False, progress=False)  # fmt: skip
+        given = {"training": TRAINING, "density": 0.3, "seeds": (3, 5), "steps": 60,
+                 "dense": False, "train": False, "progress": False, **changes}  # fmt: skip
+        return jt.search(net, data, given.pop("training"), method, **given)
 
     return run
 
 
+def kernels(runs):
+    return np.concatenate([np.ravel(runs.by_level[1].mask[f"dense_{i}"]["kernel"]) for i in (0, 1)])
+
+
 def test_teachers_are_other_networks_trained_a_part_of_the_way(find, net, data, monkeypatch):
     """Each of them equals the dense network of its own key at that step."""
-    from jaxticket.search import learned_masks
-
     seen = []
     train = learned_masks.train_teachers
 
@@ -217,7 +326,7 @@ def test_teachers_are_other_networks_trained_a_part_of_the_way(find, net, data, 
 
     monkeypatch.setattr(learned_masks, "train_teachers", spied)
     find(teachers=2, stage=0.5)
-    params = jax.tree.map(np.asarray, seen[0][0])
+    params = jax.tree.map(np.asarray, seen[0][0][0])
     kernel = params["dense_0"]["kernel"]
     assert kernel.shape == (2, 2, 25, 12)
     flat = kernel.reshape(4, -1)
@@ -232,15 +341,42 @@ def test_teachers_are_other_networks_trained_a_part_of_the_way(find, net, data, 
     assert (near.argmin(axis=1) == np.arange(4)).all() and (near.min(axis=1) > 0).all()
     # with the students' own initialization
     find(teachers=2, stage=0.025, same_init=True)
-    kernel = np.asarray(seen[1][0]["dense_0"]["kernel"])
+    kernel = np.asarray(seen[1][0][0]["dense_0"]["kernel"])
     for replica, seed in enumerate((3, 5)):
         own = np.asarray(net.init(stream(jax.random.key(seed), "init"))[0]["dense_0"]["kernel"])
         steps = np.abs(kernel[replica] - own).max(axis=(1, 2))
         assert (steps > 0).all() and (steps < 0.1).all()
 
 
-def test_costs_count_the_teachers(find):
+def test_costs_count_the_teachers(find, net):
     runs = find(teachers=3, stage=0.5)
+    table = jt.costs.finding(runs).set_index("level").loc[1]
+    # further knowledge is there for two of six epochs: the gradient, and its derivative
+    assert Distillation(epochs=6, omega=1e-4).fades == pytest.approx(1 / 3)
+    faded = find(teachers=3, stage=0.5, omega=1e-4)
+    assert runs.pruning.method.phases[0][0] == 1.0
+    own = jt.costs.finding(faded).set_index("level").loc[1]
+    examples, dense = 60 * 16, 60 * 16
+    assert table["forward_passes"] == dense + examples * (2 + 3)
+    assert table["backward_passes"] == dense + examples * (2 + 3)
+    assert own["forward_passes"] == pytest.approx(dense + examples * (4 / 3 + 3))
+    assert own["backward_passes"] == pytest.approx(dense + examples * (4 / 3 + 1))
+    assert own["flops"] < table["flops"]
+    # one that is asked costs as one does
+    drawn = find(teachers=3, stage=0.5, one=True)
+    drawn = jt.costs.finding(drawn).set_index("level").loc[1]
+    assert drawn["forward_passes"] == dense + examples * (2 + 1)
+    # attacks pay for their passes, teachers that learn along for their steps
+    hardened = find(teachers=3, stage=0.5, attack=PGD(steps=4))
+    hardened = jt.costs.finding(hardened).set_index("level").loc[1]
+    assert hardened["forward_passes"] == table["forward_passes"] + 4 * dense
+    forward = jt.layers.cost(net)["flops"]
+    assert hardened["flops"] == table["flops"] + 8 * dense * forward
+    along = jt.costs.finding(find(teachers=3, stage=0.5, online=True)).set_index("level").loc[1]
+    assert along["training_steps"] == table["training_steps"] + 3 * 20
+    assert along["flops"] == table["flops"] + 3 * 20 * 16 * 3 * forward
+    # what is left unsaid takes no part in names
+    assert not {"attack", "online"} & set(plain(Teaching()))
     steps = jt.costs.finding(runs).set_index("level")["training_steps"]
     assert steps[1] == 3 * 20 + 60
     alone = jt.costs.finding(find(teachers=1, stage=0.5)).set_index("level")
@@ -251,6 +387,165 @@ def test_one_teacher_at_a_time_is_another_search(find):
     many, one = find(), find(one=True)
     masks = [np.asarray(r.by_level[1].mask["dense_0"]["kernel"]) for r in (many, one)]
     assert not np.array_equal(*masks) and masks[0].sum() == pytest.approx(masks[1].sum(), abs=20)
+
+
+def test_leaving_faded_knowledge_out_changes_nothing(find, monkeypatch):
+    fast = {"omega": 1e-4, "teachers": 1, "stage": 0.1}
+    short = find(**fast)
+    split = find({"mesh": parallel.mesh(seeds=1, data=2, devices=jax.devices()[:2])}, **fast)
+    assert short.pruning.method.phases[0][0] == pytest.approx(1 / 3)
+    monkeypatch.setattr(distillation, "NEGLIGIBLE", 0.0)
+    trainer._searcher.cache_clear()
+    whole = find(**fast)
+    trainer._searcher.cache_clear()
+    assert (kernels(short) == kernels(whole)).all()
+    np.testing.assert_allclose(short.trace()["expected"], whole.trace()["expected"], rtol=1e-5)
+    assert np.mean(kernels(split) == kernels(whole)) > 0.98
+
+
+@pytest.fixture
+def states(monkeypatch):
+    """The states that searches end with."""
+    seen, train = [], learned_masks.train_jobs
+
+    def spied(*args, **options):
+        seen.append(train(*args, **options))
+        return seen[-1]
+
+    monkeypatch.setattr(learned_masks, "train_jobs", spied)
+    return seen
+
+
+@pytest.mark.parametrize("stage", [0.0, 0.75])
+def test_teachers_that_learn_along_take_ordinary_steps(find, net, data, states, stage):
+    """Against a loop of steps on the student's batches; their training ends with its schedule."""
+    runs = find(teachers=2, stage=stage, online=True)
+    # the rest of the places is padding
+    tutors = jax.tree.map(lambda x: x[:2], states[-1].state.opt_state[2])
+    begun = round(stage * 40)
+    assert (np.asarray(tutors.step) == 40).all() and (np.asarray(tutors.diverged) < 0).all()
+    for replica, seed in enumerate((3, 5)):
+        ticket, drawn = runs.ticket(1, seed), net.init(stream(jax.random.key(seed), "init"))[0]
+        masked = jax.tree.map(lambda m, w: np.where(m, w, 0), ticket.mask, drawn)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ticket.params, masked
+        )
+        # the weights that the search carries are those of initialization
+        weights = states[-1].state.params.weights["dense_0"]["kernel"][replica]
+        np.testing.assert_allclose(weights, drawn["dense_0"]["kernel"], rtol=1e-6)
+    if stage:
+        return
+    on_device = put_data(data, TRAINING, parallel.mesh(devices=jax.devices()[:1]))
+    key, static = jax.random.key(5), static_part(TRAINING)
+    plan = Plan(jax.tree.map(jnp.asarray, schedule(TRAINING)), jnp.int32(0), jnp.int32(0))
+    own = stream(key, "teacher", 1)
+
+    @jax.jit
+    def trained():
+        params, stats = net.init(stream(own, "init"))
+        words = permutation_words(stream(key, "order", jnp.int32(trainer.ORDER)))
+        state = TrainState(jnp.int32(0), params, stats, optimizer(static).init(params),
+                           jax.tree.map(lambda x: jnp.ones(x.shape, bool), params), own,
+                           jnp.int32(-1))  # fmt: skip
+
+        def step(i, s):
+            batch = gathered(on_device, TRAINING, words, s.step)
+            by = Normalization(*on_device.by)
+            return train_step(net, static, s, plan, batch, by, jnp.asarray(True))
+
+        return jax.lax.fori_loop(0, 40 - begun, step, state)
+
+    expected = trained()
+    found = jax.tree.map(lambda x: np.asarray(x)[1, 1], (tutors.params, tutors.opt_state))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves((expected.params, expected.opt_state)),
+                    strict=True):  # fmt: skip
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_all_of_it_together_is_the_same_vmapped_and_on_a_data_axis(find, states, monkeypatch):
+    options = {"stage": 0.1, "online": True, "normalized": True, "omega": 1e-4,
+               "attack": PGD(radius=0.05, step=0.03, steps=2)}  # fmt: skip
+    found = [find({"watch_masks": 2}, **options)]
+    two = jax.devices()[:2]
+    found.append(find({"watch_masks": 2, "mesh": parallel.mesh(1, 2, two)}, **options))
+    monkeypatch.setattr(parallel, "maps", lambda mesh: False)
+    found.append(find({"watch_masks": 2, "mesh": parallel.mesh(1, 1, two[1:])}, **options))
+    tutors = [seen.state.opt_state[2].params for seen in states]
+    for runs, own in zip(found[1:], tutors[1:], strict=True):
+        assert np.mean(kernels(runs) == kernels(found[0])) > 0.97
+        apart = [trace.trace()["hamming"].dropna() for trace in (runs, found[0])]
+        np.testing.assert_allclose(*apart, atol=0.03)
+        for a, b in zip(*map(jax.tree.leaves, (own, tutors[0])), strict=True):
+            np.testing.assert_allclose(np.asarray(a)[:2], np.asarray(b)[:2], rtol=0.02, atol=0.01)
+
+
+class Killed(Exception):
+    """Instead of a SIGKILL."""
+
+
+def test_teachers_and_masks_of_a_search_that_died_go_on(find, states, tmp_path, monkeypatch):
+    options = {"teachers": 1, "stage": 0.0, "online": True}
+    whole = find({"watch_masks": 4}, **options)
+    save, count = RunFolder.save_state, itertools.count(1)
+
+    def dying(self, *args):
+        save(self, *args)
+        if next(count) == 3:
+            raise Killed
+
+    changes = {"watch_masks": 4, "folder": tmp_path / "run", "save_every": 0}
+    monkeypatch.setattr(RunFolder, "save_state", dying)
+    with pytest.raises(Killed):
+        find(changes, **options)
+    monkeypatch.setattr(RunFolder, "save_state", save)
+    again = find(changes, **options)
+    assert (kernels(again) == kernels(whole)).all() and again.trace().equals(whole.trace())
+    tutors = [seen.state.opt_state[2] for seen in (states[0], states[-1])]
+    for a, b in zip(*map(jax.tree.leaves, tutors), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_teachers_that_diverge_are_named(find, capsys):
+    find({"seeds": (3,), "training": TRAINING.replace(lr=1e30)},
+         teachers=1, stage=0.0, online=True)  # fmt: skip
+    said = capsys.readouterr().out
+    assert (
+        "teacher 0, seed 3: the loss was not finite at step" in said and "stays as it was" in said
+    )
+
+
+def test_masks_are_compared_along_the_way(find, states):
+    """Four parts of 60 steps; the numbers are those of the masks, which have K ones each."""
+    runs = find({"watch_masks": 4})
+    trace = runs.trace()
+    rows = trace[trace["seed"] == 5].set_index("step")["hamming"]
+    assert rows.dropna().index.tolist() == [15, 30, 45, 60]
+    assert np.isfinite(trace["expected"]).all() and (trace["step"] == 15).any()
+    masks = [
+        np.concatenate([np.ravel(mask[f"dense_{i}"]["kernel"][1]) for i in (0, 1)])
+        for mask, _ in states[-1].snapshots
+    ]
+    assert all(mask.sum() == round(0.3 * 336) for mask in masks)
+    expected = [np.mean(a != b) for a, b in itertools.pairwise(masks)]
+    np.testing.assert_allclose(rows.dropna(), expected, rtol=1e-6)
+    assert max(expected) > 0
+    last = runs.ticket(1, 5).mask
+    final = np.concatenate([np.ravel(last[f"dense_{i}"]["kernel"]) for i in (0, 1)])
+    np.testing.assert_array_equal(masks[-1], final)
+    # all but the ticket are frozen where the density is that of all: nothing moves any more
+    done = find({"watch_masks": 2, "density": 1.0}).trace()["hamming"].dropna()
+    assert len(done) == 4 and (done == 0).all()
+    assert "hamming" not in find().trace()
+    assert "watch_masks" not in plain(dataclasses.replace(runs.pruning, watch_masks=0))
+
+
+def test_normalised_scores_can_be_searched_with(find):
+    runs = find(normalized=True, teachers=1)
+    assert kernels(runs).sum() == 2 * round(0.3 * 336)
+    assert np.isfinite(runs.trace()["expected"]).all()
+    # no layer gets more than its share by the size of its scores
+    shares = [np.mean(runs.by_level[1].mask[f"dense_{i}"]["kernel"]) for i in (0, 1)]
+    assert 0.1 < min(shares) and max(shares) < 0.6
 
 
 @pytest.mark.parametrize("knowledge", [("input_direction", "similarities"), ("spectra",), ()])
@@ -290,6 +585,9 @@ def test_a_method_with_teachers_says_which_and_no_other_has_any():
         Teaching(count=0)
     with pytest.raises(ValueError, match="`stage`"):
         Teaching(stage=0.0)
+    assert Teaching(stage=0.0, online=True).steps(TRAINING) == 0
+    with pytest.raises(ValueError, match=r"`start` 0\.1 is taken out"):
+        jt.SEARCHES["kd_lts"](start=0.1, normalized=True)
     with pytest.raises(ValueError, match="`normalize`"):
         Method("x", RELAXATION, normalize="layers")
     assert Freezing(1.0).weighed is False

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from patterns import noisy_patterns
 
 import jaxticket as jt
 from jaxticket import masks, parallel
@@ -25,12 +26,7 @@ P = 25 * 12 + 12 * 3
 
 @pytest.fixture(scope="module")
 def data():
-    """Three noisy 5x5 patterns."""
-    rng = np.random.default_rng(0)
-    patterns = rng.integers(0, 200, (3, 5, 5))
-    y = rng.choice(3, 300)
-    x = np.clip(patterns[y] + rng.integers(-60, 60, (300, 5, 5)), 0, 255).astype(np.uint8)
-    return jt.data.from_arrays(x[:240], y[:240], x[240:], y[240:], classes=3)
+    return noisy_patterns()
 
 
 @pytest.fixture(scope="module")

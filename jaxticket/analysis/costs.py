@@ -17,10 +17,9 @@ from jaxticket.runs import Runs
 from jaxticket.scores import SCORES
 from jaxticket.scores.recipe import passes_of, recipe_of
 from jaxticket.search.learned_masks import LearnedPruning
-from jaxticket.search.objectives import passes_of as objective_passes
 from jaxticket.search.step import step_flops
 from jaxticket.selection import Examples, context_maker, prunable_of
-from jaxticket.settings import EarlyPruning, Pruning
+from jaxticket.settings import EarlyPruning, Pruning, Training
 from jaxticket.types import Network, Score
 
 Table = Any
@@ -38,7 +37,9 @@ def finding(runs: Runs) -> Table:
     zeros), seconds (of all seeds side by side, divided by their number; compilation included).
 
     Iterative pruning trains all levels before its own. `search` trains to its step, then the
-    teachers where it has some, and the scores, which count as training steps too. `prune_at` trains
+    teachers where it has some (also those that are trained along), and the scores, which count as
+    training steps too; knowledge that has faded (`Distillation.fades`) counts no more. Adversarial
+    training counts the passes of its attack. `prune_at` trains
     to its step and scores in rounds; a score's operations are counted in its own program, its
     passes are those of its recipe
     (nan where that does not know).
@@ -119,25 +120,30 @@ def _early(runs: Runs, pruning: EarlyPruning, score: Score) -> dict[str, float]:
 
 
 def _learned(runs: Runs, pruning: LearnedPruning) -> dict[str, float]:
-    method = pruning.method
+    method, steps = pruning.method, pruning.search_steps
     assert method is not None
-    seeds, examples = len(runs.seeds), pruning.search_steps * runs.training.batch_size
-    forward, backward = objective_passes(method.function)
-    taught = 0 if method.teaching is None else method.teaching.count
-    if method.teaching is not None:
-        taught *= method.teaching.steps(runs.training)
-    trained = _training(runs, pruning.step + taught)
+    seeds, examples = len(runs.seeds), steps * runs.training.batch_size
+    trained = _training(runs, pruning.step)
     trained["seconds"] = _trunk_seconds(runs, pruning.step)
-    trained["seconds"] += _seconds(runs, "teachers", "train_seconds", exact=True) / seeds
+    taught = dict.fromkeys(_NAMES, 0.0)
+    if method.teaching is not None:
+        each = method.teaching.steps(runs.training)
+        each += method.teaching.online_steps(runs.training, steps)
+        own = method.teaching.training(runs.training)
+        taught = _training(runs, method.teaching.count * each, own)
+        taught["seconds"] = _seconds(runs, "teachers", "train_seconds", exact=True) / seeds
+    # the steps of every phase, and what each of them takes
+    phases = [(share * steps, phase) for share, phase in method.phases]
+    batch = runs.training.batch_size
     searching = {
-        "training_steps": pruning.search_steps,
+        "training_steps": steps,
         "examples": examples,
-        "forward_passes": examples * forward,
-        "backward_passes": examples * backward,
-        "flops": pruning.search_steps * step_flops(runs.net, method, runs.training),
+        "forward_passes": sum(n * batch * phase.passes[0] for n, phase in phases if n),
+        "backward_passes": sum(n * batch * phase.passes[1] for n, phase in phases if n),
+        "flops": sum(n * step_flops(runs.net, phase, runs.training) for n, phase in phases if n),
         "seconds": _seconds(runs, "masks", "prune_seconds") / (seeds * len(pruning.densities)),
     }
-    return {name: trained[name] + searching[name] for name in _NAMES}
+    return {name: trained[name] + taught[name] + searching[name] for name in _NAMES}
 
 
 def _trunk_seconds(runs: Runs, step: int) -> float:
@@ -175,17 +181,28 @@ def _levels(runs: Runs, pruning: Pruning, score: Score, level: int) -> dict[str,
     return {name: trained[name] + scoring.get(name, 0.0) for name in _NAMES}
 
 
-def _training(runs: Runs, steps: int) -> dict[str, float]:
-    """What so many steps of one replica cost; a backward pass is two forward ones."""
-    examples = steps * runs.training.batch_size
+def _training(runs: Runs, steps: int, training: Training | None = None) -> dict[str, float]:
+    """What so many steps of one replica cost; a backward pass is two forward ones, or one where it
+    is by the input alone, as in attacks.
+    """
+    training = runs.training if training is None else training
+    examples = steps * training.batch_size
+    attack = (0, 0) if training.attack is None else passes_of_attack(training.attack)
+    operations = 3 + attack[0] + attack[1]
     return {
         "training_steps": steps,
         "examples": examples,
-        "forward_passes": examples,
-        "backward_passes": examples,
-        "flops": 3 * examples * of_network(runs.net)["flops"],
+        "forward_passes": examples * (1 + attack[0]),
+        "backward_passes": examples * (1 + attack[1]),
+        "flops": operations * examples * of_network(runs.net)["flops"],
         "seconds": 0.0,
     }
+
+
+def passes_of_attack(attack: Any) -> tuple[float, float]:
+    """Forward and backward passes of an attack over each image; nan where nobody knows."""
+    forward, backward = getattr(attack, "passes", (np.nan, np.nan))
+    return forward, backward
 
 
 def _seconds(runs: Runs, unit: str, column: str, *, exact: bool = False) -> float:

@@ -100,6 +100,7 @@ KNOWN = {
     "gem_miner": BranchStyle("GEM-MINER", "#C79A00", "<"),
     "stochastic": BranchStyle("stochastic sparsification", "#4D7FFF", "8"),
     "continuous": BranchStyle("continuous sparsification", "#5C5C8A", "d"),
+    "kd_lts": BranchStyle("KD-LTS", "#D400FF", "X"),
     "reinit": BranchStyle("random reinit", "#E69F00", "s"),
     "shuffle": BranchStyle("layerwise shuffle", "#CC79A7", "D"),
     "layerwise_random": BranchStyle("layerwise random", "#D55E00", "v"),
@@ -114,6 +115,9 @@ VARIANTS: dict[str, tuple[str, Any]] = {
     "sign_flip": ("sign flip", (0, (4, 1.2, 1, 1.2, 1, 1.2))),
     "absolute": ("smallest |score| removed", (0, (7, 1.5))),
     "after_training": ("after training", (0, (2.5, 1))),
+    "at_init": ("at initialization", (0, (6, 1, 1, 1))),
+    "robust": ("robust teachers", (0, (3, 1.2))),
+    "normalized": ("normalized scores", (0, (5, 1.5))),
 }
 # most of them from Paul Tol's schemes, for branches that are not known
 OTHERS = ("#332288", "#882255", "#999933", "#661100", "#44AA99", "#6699CC", "#AA4466", "#DDCC77")

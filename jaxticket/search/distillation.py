@@ -59,13 +59,18 @@ KNOWLEDGE: dict[str, tuple[str, Callable[[View, Outputs, Outputs], Array]]] = {
 }
 """Knowledge beside the labels and the teachers' soft answers: see `jaxticket.search.knowledge`."""
 
+NEGLIGIBLE = 1e-8
+"""Further knowledge that weighs less than this share of all else is not computed any more: float32
+resolves 6e-8."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Distillation:
     r"""`alpha * CE + T^2 (1 - alpha) * KD + gamma * omega ** e * (sum of further knowledge)`.
 
     KD is KL(softmax(t / T) || softmax(s / T)), e = 0, 1, ... the epoch; all terms but the first are
-    means over the teachers.
+    means over the teachers. From the first epoch on where `gamma * omega ** e` is below
+    `NEGLIGIBLE * (alpha + T^2 (1 - alpha))`, searches leave further knowledge out (`fades`).
 
     Attributes:
       alpha: share of the labels.
@@ -109,22 +114,45 @@ class Distillation:
 
     @property
     def passes(self) -> tuple[float, float]:
-        """Forward and backward passes of the student over each example, and of one teacher."""
-        twice = 1 + ("direction" in self.knowledge) + ("input_direction" in self.knowledge)
-        return 2.0 * twice, 2.0 * twice - 1
+        """Forward and backward passes of the student over each example."""
+        return 1.0 + self._slopes, 1.0 + self._slopes
+
+    @property
+    def teacher_passes(self) -> tuple[float, float]:
+        """Forward and backward passes of a teacher that is asked, over each example."""
+        return 1.0, float(self._slopes)
+
+    @property
+    def _slopes(self) -> int:
+        return ("direction" in self.knowledge) + ("input_direction" in self.knowledge)
+
+    @property
+    def fades(self) -> float | None:
+        """The share of the search after which `rest` takes its place; None for never."""
+        beside = self.alpha + self.temperature**2 * (1 - self.alpha)
+        for epoch in range(self.epochs if self.knowledge else 0):
+            if self.gamma * self.omega**epoch < NEGLIGIBLE * beside:
+                return epoch / self.epochs
+        return None
+
+    @property
+    def rest(self) -> Distillation:
+        """It without further knowledge."""
+        return dataclasses.replace(self, knowledge=())
 
     def __call__(self, view: View) -> Array:
         """The objective of a masked network; see `View`."""
-        student = _together(view, view.outputs(view.masked, self.teacher_needs))
+        own = view.outputs(view.masked, self.teacher_needs)
+        student = _together(view, own)
         teachers = [_together(view, teacher) for teacher in view.teachers]
         logits = _array(student.logits)
-        weights = self._weights(logits, teachers)
+        weights = self._weights(view, logits, teachers)
         # every device that shares the batch has all of it here; the mean brings them together
         answers = [
             view.mean(knowledge.soft_targets(logits, _array(t.logits), self.temperature))
             for t in teachers
         ]
-        total = self.alpha * view.loss(view.masked)
+        total = self.alpha * view.of_logits(_array(own.logits))
         total += self.temperature**2 * (1 - self.alpha) * jnp.dot(weights, jnp.stack(answers))
         if self.knowledge and self.gamma:
             # a quotient of whole numbers may lie a bit below its epoch
@@ -141,7 +169,7 @@ class Distillation:
             total += self.gamma * self.omega**epoch * jnp.dot(weights, jnp.stack(more))
         return total
 
-    def _weights(self, logits: Array, teachers: list[Outputs]) -> Array:
+    def _weights(self, view: View, logits: Array, teachers: list[Outputs]) -> Array:
         count = len(teachers)
         if self.ensemble == "mean" or count == 1:
             return jnp.full(count, 1 / count, jnp.float32)
@@ -149,7 +177,8 @@ class Distillation:
             jax.grad(knowledge.soft_targets)(logits, _array(t.logits), self.temperature)
             for t in teachers
         ]
-        return knowledge.agreement(jnp.stack(slopes))
+        # every device has found the same, which its mean lets JAX know
+        return jnp.stack([view.mean(w) for w in knowledge.agreement(jnp.stack(slopes))])
 
 
 def _array(x: Array | None) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jaxticket.attacks import PGD
 from jaxticket.search.constraints import Freezing
 from jaxticket.search.distillation import Distillation
 from jaxticket.search.method import Method
@@ -18,6 +19,8 @@ def kd_lts(
     stage: float = 0.25,
     same_init: bool = False,
     one: bool = False,
+    attack: PGD | None = None,
+    online: bool = False,
     alpha: float = 0.9,
     temperature: float = 10.0,
     gamma: float = 1.0,
@@ -27,6 +30,7 @@ def kd_lts(
     beta: tuple[float, float] = (1.0, 60.0),
     start: float = 0.0,
     scaled: bool = False,
+    normalized: bool = False,
     penalty: float = 1e-8,
     epochs: int = 40,
     freeze_every: int = 5,
@@ -42,10 +46,11 @@ def kd_lts(
     beta s) w|` are taken out for good, so that the density falls exponentially to the wanted one.
 
     Args:
-      teachers, stage, same_init, one: see `Teaching`.
+      teachers, stage, same_init, one, attack, online: see `Teaching`.
       alpha, temperature, gamma, omega, knowledge, ensemble: see `Distillation`.
       beta: first and last.
       start, scaled: see `Sigmoid`.
+      normalized: batch-normalised scores, see `TopSigmoid`.
       penalty: weight of the soft mask's L1 norm.
       epochs: of the search; what moves by epochs divides it into so many parts.
       freeze_every: epochs from one freezing to the next.
@@ -62,7 +67,8 @@ def kd_lts(
     return Method(
         name="kd_lts",
         relaxation=TopSigmoid(
-            Schedule(first, last, "exponential"), start=start, scaled=scaled, epochs=epochs
+            Schedule(first, last, "exponential"), start=start, scaled=scaled, epochs=epochs,
+            normalized=normalized,
         ),
         objective=Distillation(
             alpha=alpha, temperature=temperature, gamma=gamma, omega=omega, epochs=epochs,
@@ -79,5 +85,5 @@ def kd_lts(
         drop_at=tuple(drop_at),
         length=length,
         normalize=normalize,
-        teaching=Teaching(teachers, stage, same_init, one),
+        teaching=Teaching(teachers, stage, same_init, one, attack, online),
     )  # fmt: skip

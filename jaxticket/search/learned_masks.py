@@ -11,14 +11,15 @@ import numpy as np
 
 from jaxticket import parallel
 from jaxticket.at_step import StepPlan, Wanted
+from jaxticket.checks import at_least
 from jaxticket.data.stream import Stream
-from jaxticket.jobs import Arrays, Bench, Jobs, Watch, take, train_jobs
+from jaxticket.jobs import Arrays, Bench, Jobs, Trained, Watch, take, train_jobs
 from jaxticket.optim import schedule
 from jaxticket.search.method import Method
 from jaxticket.search.step import Learned, LearningPlan
 from jaxticket.search.teachers import train_teachers
 from jaxticket.search.trainer import ORDER, TRACE, searcher
-from jaxticket.settings import PruningAtStep
+from jaxticket.settings import LATER, PruningAtStep, Training
 from jaxticket.ticket import Ticket
 from jaxticket.train import put_data
 from jaxticket.trunk import Networks
@@ -32,11 +33,17 @@ class LearnedPruning(PruningAtStep):
     Attributes:
       method: what is learned, and how.
       search_steps: steps of the search.
+      watch_masks: parts of the search after each of which the mask is compared with the one before.
     """
 
     schedule: str = "remaining"
     method: Method | None = None
     search_steps: int = 0
+    watch_masks: int = dataclasses.field(default=0, metadata=LATER)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("watch_masks", self.watch_masks, 0, integer=True)
 
     def weights(self, mask: Mask, params: Params, prunable: Any) -> Params:
         """The dense weights; where the method rescales them, each layer's times its size over its
@@ -53,6 +60,20 @@ class LearnedPruning(PruningAtStep):
             return w * factor.reshape(-1, *(1,) * (m.ndim - 1))
 
         return jax.tree.map(one, mask, params, prunable)
+
+
+def hamming(one: Mask, other: Mask, prunable: Any) -> np.ndarray:
+    """Share of prunable entries in which masks [mask, ...] differ, float64 [mask].
+
+    Reference: KD-LTS, Figure 4.
+    """
+    leaves = [
+        (np.asarray(a), np.asarray(b))
+        for a, b, p in zip(*map(jax.tree.leaves, (one, other, prunable)), strict=True)
+        if p
+    ]
+    apart = sum(np.count_nonzero((a != b).reshape(len(a), -1), axis=1) for a, b in leaves)
+    return np.asarray(apart, np.float64) / sum(a[0].size for a, _ in leaves)
 
 
 class LearnedMasks:
@@ -72,6 +93,9 @@ class LearnedMasks:
         self.teachers: Networks | tuple[()] = ()
         teaching = method.teaching
         self.before = 0 if teaching is None else teaching.count * teaching.steps(plan.training)
+        self.taught: Training | None = None
+        if teaching is not None and teaching.online:
+            self.taught = teaching.training(plan.training)
 
     def check(self, bench: Bench, keys: np.ndarray) -> None:
         """Builds the program, which raises for a network that the objective cannot look at."""
@@ -79,25 +103,26 @@ class LearnedMasks:
         self._program(bench)
 
     def prepare(self, bench: Bench, initial: Networks) -> float:
-        """Trains the teachers."""
+        """Trains the teachers, or what comes of it before the search."""
         if self.method.teaching is None:
             return 0.0
-        began = time.perf_counter()
+        plan = self.plan
         bench.bar.set_description("teachers")
-        self.teachers = train_teachers(
-            bench, self.method.teaching, self.plan.training, self.plan.seeds, initial
+        self.teachers, seconds = train_teachers(
+            plan.net, bench, self.method.teaching, plan.training, plan.seeds, initial
         )
-        return time.perf_counter() - began
+        return seconds
 
     def trace(self, pruning: PruningAtStep, wanted: Wanted, arrays: Arrays) -> list[dict[str, Any]]:
         """One row for each look at each search."""
+        names = (*TRACE, "hamming")[: arrays["trace"].shape[-1]]
         return [
             {
                 "seed": self.plan.seeds[replica],
                 "level": int(level),
                 "density": pruning.densities[level - 1],
                 "step": int(step),
-                **{name: float(x) for name, x in zip(TRACE, seen[place], strict=True)},
+                **{name: float(x) for name, x in zip(names, seen[place], strict=True)},
             }
             for place, (level, replica) in enumerate(
                 zip(wanted.levels, wanted.replicas, strict=True)
@@ -111,7 +136,7 @@ class LearnedMasks:
         """Trains the scores of these masks side by side."""
         began = time.perf_counter()
         count, size = len(wanted.levels), wanted.size
-        found = self._program(bench)
+        method, found = self.method, self._program(bench)
         bench = bench._replace(
             program=found.program,
             data=self._data(bench),
@@ -126,6 +151,9 @@ class LearnedMasks:
         scores = take(parallel.host(found.drawn(limits, typed, placed.density)), 0, count)
         own = take(jax.tree.map(np.asarray, wanted.own(origin)), 0, count)
         learned = Learned(scores, own.params)
+        if self.taught is not None and method.teaching is not None:
+            begun = np.full(count, method.teaching.steps(self.taught), np.int32)
+            learned = learned._replace(teachers=(self._teachers_of(wanted), begun))  # type: ignore[arg-type]
         jobs = Jobs(learned, own.stats, own.mask, keys, np.zeros(count, np.int32), plan)  # type: ignore[arg-type]
 
         def look(state: TrainState, on: np.ndarray) -> np.ndarray:
@@ -133,7 +161,15 @@ class LearnedMasks:
             return parallel.host(found.look(limits, state, placed))[:count]
 
         watch = Watch((count, len(TRACE)), look, "none")
-        trained = train_jobs(bench, jobs, f"{wanted.unit}-search", watch=watch)
+        moments = self._moments(pruning)
+
+        def keeps(state: TrainState) -> tuple[Mask, Any]:
+            # the mask that the method would give here, and the numbers that a look gives
+            return found.finish(limits, state, placed), found.look(limits, state, placed)
+
+        trained = train_jobs(
+            bench, jobs, f"{wanted.unit}-search", snapshots_at=moments, watch=watch, keeps=keeps
+        )
         for place in np.flatnonzero((trained.diverged >= 0) & (wanted.lost[wanted.replicas] < 0)):
             bench.bar.write(
                 f"{self.name}, density {pruning.densities[wanted.levels[place] - 1]:g}, seed "
@@ -141,6 +177,8 @@ class LearnedMasks:
                 f"{trained.diverged[place]}; the mask is that of the scores before. "
                 "A lower `lr` of the method may help"
             )
+        if self.taught is not None:
+            self._report_teachers(bench, parallel.host(trained.state.opt_state[2].diverged), wanted)
         mask = take(parallel.host(found.finish(limits, trained.state, placed)), 0, count)
         # a network that diverged before the search stays dense, as in `prune_at`
         whole = wanted.lost[wanted.replicas] >= 0
@@ -148,11 +186,35 @@ class LearnedMasks:
             lambda m, d: np.where(whole.reshape(-1, *(1,) * (m.ndim - 1)), d, m), mask, own.mask
         )
         return mask, {
-            "trace": trained.watched,
+            "trace": self._traced(trained, moments),
             "trace_steps": trained.steps.max(axis=1),
             "diverged_search": trained.diverged,
             "seconds": np.asarray(time.perf_counter() - began),
         }
+
+    def _moments(self, pruning: PruningAtStep) -> list[int]:
+        """The steps at which masks are compared."""
+        parts = pruning.watch_masks if isinstance(pruning, LearnedPruning) else 0
+        shares = range(parts + 1) if parts else ()
+        return sorted({round(self.steps * i / parts) for i in shares})
+
+    def _traced(self, trained: Trained, moments: list[int]) -> np.ndarray:
+        """What was looked at, [call, mask, number]; with the share of prunable entries in which a
+        mask differs from that of the moment before, where there are moments.
+        """
+        if not moments:
+            return trained.watched
+        watched = np.concatenate(
+            [trained.watched, np.full_like(trained.watched[..., :1], np.nan)], axis=-1
+        )
+        steps, before = trained.steps.max(axis=1).tolist(), None
+        for at, (mask, numbers) in zip(moments, trained.snapshots, strict=True):
+            row = watched[steps.index(at)]
+            row[:, :-1] = numbers
+            if before is not None:
+                row[:, -1] = hamming(mask, before, self.plan.prunable)
+            before = mask
+        return watched
 
     def _data(self, bench: Bench) -> Any:
         """The data as the search sees them: streams without random crops if images are not
@@ -168,8 +230,20 @@ class LearnedMasks:
     def _program(self, bench: Bench) -> Any:
         return searcher(
             self.plan.net, self.method, self.training, bench.mesh, bench.splits,
-            self.plan.prunings[0].exclude,
+            self.plan.prunings[0].exclude, taught=self.taught,
         )  # fmt: skip
+
+    def _teachers_of(self, wanted: Wanted) -> Any:
+        return jax.tree.map(lambda x: x[wanted.replicas], self.teachers)
+
+    def _report_teachers(self, bench: Bench, diverged: np.ndarray, wanted: Wanted) -> None:
+        """Says which teachers diverged while they were trained along: int [place, teacher]."""
+        for place, number in np.argwhere(diverged[: len(wanted.replicas)] >= 0):
+            bench.bar.write(
+                f"teacher {number}, seed {self.plan.seeds[wanted.replicas[place]]}: the loss was "
+                f"not finite at step {diverged[place, number]} of its training; it stays as it was "
+                f"before"
+            )
 
     def _plan(self, pruning: PruningAtStep, wanted: Wanted) -> LearningPlan:
         """A plan for each mask, host arrays."""
@@ -189,5 +263,6 @@ class LearnedMasks:
             keep=np.stack([m.counts(like, float(d), prunable=prunable) for d in densities]),
             round=every(np.int32(self.steps // m.rounds)),
             part=every(np.int32(self.steps // m.parts)),
-            teachers=jax.tree.map(lambda x: x[wanted.replicas], self.teachers),
+            teachers=() if self.taught is not None else self._teachers_of(wanted),
+            tutoring=() if self.taught is None else every(schedule(self.taught)),
         )

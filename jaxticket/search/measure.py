@@ -21,7 +21,7 @@ from jaxticket.runs import Runs
 from jaxticket.search.method import Method
 from jaxticket.search.objectives import Objective
 from jaxticket.search.relaxations import Bernoulli
-from jaxticket.search.step import of_dense, viewer
+from jaxticket.search.views import of_dense, viewer
 from jaxticket.selection import prunable_of
 from jaxticket.settings import Training
 from jaxticket.train import put_data, static_part

@@ -14,7 +14,17 @@ from jaxticket import masks
 from jaxticket.checks import at_least, from_table, one_of
 from jaxticket.prune import count
 from jaxticket.search.constraints import Constraint
-from jaxticket.search.objectives import OBJECTIVES, Objective, needs_of, scale_of
+from jaxticket.search.objectives import (
+    OBJECTIVES,
+    Objective,
+    fades_of,
+    needs_of,
+    passes_of,
+    rest_of,
+    scale_of,
+    teacher_needs_of,
+    teacher_passes_of,
+)
 from jaxticket.search.relaxations import Relaxation, TopK
 from jaxticket.search.teachers import Teaching
 from jaxticket.settings import Training
@@ -34,9 +44,9 @@ class Method:
       objective: what is minimised: a name in `OBJECTIVES` or a function of a `View`.
       constraint: what holds the density.
       optimizer: fields of `Training` that the search changes: optimizer, lr, momentum, ... What is
-        not there is that of the training, but for warmup, milestones, label smoothing and clipping,
-        which are off, weight decay, which is off unless weights are learned too, and augmentation
-        (see `augment`).
+        not there is that of the training, but for warmup, milestones, label smoothing, clipping and
+        attacks, which are off, weight decay, which is off unless weights are learned too, and
+        augmentation (see `augment`).
       drop_at: the learning rate is multiplied by the optimizer's `gamma` when this share of a round
         is done; None for no drop. Several drops as a tuple.
       length: of the search, as a share of the training's steps: a number, "short" (1/8), "half" or
@@ -112,7 +122,28 @@ class Method:
     @property
     def teacher_needs(self) -> tuple[str, ...]:
         """What the objective needs of each teacher."""
-        return tuple(getattr(self.function, "teacher_needs", ()))
+        return teacher_needs_of(self.function)
+
+    @property
+    def passes(self) -> tuple[float, float]:
+        """Forward and backward passes of a step over each example, those of the teachers that are
+        asked included; nan where nobody knows.
+        """
+        own = np.asarray(passes_of(self.function))
+        if self.teaching is not None:
+            own = own + self.teaching.asked * np.asarray(teacher_passes_of(self.function))
+        return float(own[0]), float(own[1])
+
+    @property
+    def phases(self) -> tuple[tuple[float, Method], ...]:
+        """Shares of a round and the method in each: where an objective fades, what is left of it
+        takes its place.
+        """
+        fades = fades_of(self.function)
+        if fades is None:
+            return ((1.0, self),)
+        rest = dataclasses.replace(self, objective=rest_of(self.function))
+        return ((fades, self), (1 - fades, rest))
 
     @property
     def factor(self) -> float:
@@ -168,6 +199,7 @@ class Method:
             "gamma": 0.1,
             "label_smoothing": 0.0,
             "clip_norm": None,
+            "attack": None,
             **({} if self.augment else {"augment": ()}),
             **dict(self.optimizer),
         }

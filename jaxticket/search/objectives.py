@@ -125,9 +125,33 @@ def needs_of(function: Objective) -> tuple[str, ...]:
     return tuple(getattr(function, "needs", ()))
 
 
+def teacher_needs_of(function: Objective) -> tuple[str, ...]:
+    """What an objective needs of each teacher."""
+    return tuple(getattr(function, "teacher_needs", ()))
+
+
+def fades_of(function: Objective) -> float | None:
+    """The share of a round from which on an objective is next to the one of `rest_of`, which is
+    cheaper; None for never.
+    """
+    fades = getattr(function, "fades", None)
+    return None if fades is None else float(fades)
+
+
+def rest_of(function: Objective) -> Objective:
+    """What is left of an objective that fades."""
+    return getattr(function, "rest", function)
+
+
 def passes_of(function: Objective) -> tuple[float, float]:
     """Forward and backward passes over each example; nan where nobody knows."""
     forward, backward = getattr(function, "passes", (math.nan, math.nan))
+    return forward, backward
+
+
+def teacher_passes_of(function: Objective) -> tuple[float, float]:
+    """Forward and backward passes of a teacher over each example; nan where nobody knows."""
+    forward, backward = getattr(function, "teacher_passes", (math.nan, math.nan))
     return forward, backward
 
 

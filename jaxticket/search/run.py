@@ -61,6 +61,7 @@ def search(
     at_once: int | None = None,
     save_every: float = 60.0,
     progress: bool = True,
+    watch_masks: int = 0,
 ) -> Runs:
     """Learns masks of the network as it is at a step of its training, and trains what they leave:
     seeds and densities side by side.
@@ -87,6 +88,10 @@ def search(
       dense: also train the dense networks to the end, as level 0.
       exclude, seeds, branches, mesh, folder, save_every, progress: as of `prune_at`.
       at_once: replicas that one device holds at most.
+      watch_masks: N > 0 compares the masks (of exactly K ones) that the search would give at its
+        start and after each of N equal parts: the trace then has a column `hamming`, the share of
+        prunable entries that changed since the moment before, nan at the first and between them
+        (KD-LTS, Figure 4). 0 leaves that out.
 
     Returns:
       Runs. Their table has a branch "supermask": the accuracy of each ticket before its training
@@ -108,7 +113,7 @@ def search(
     (step,) = checked_steps(start, training, schedule)
     densities = tuple(float(d) for d in np.atleast_1d(np.asarray(density, float)))
     length = method.steps(training, steps)
-    pruning = LearnedPruning(densities, step, schedule, tuple(exclude), method, length)
+    pruning = LearnedPruning(densities, step, schedule, tuple(exclude), method, length, watch_masks)
     changes = named_changes(branches)
     if changes and not train:
         raise ValueError(f"`branches` {list(changes)} are trained: they need train=True")

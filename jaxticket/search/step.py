@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,23 +11,31 @@ import jax.numpy as jnp
 from jaxticket import masks, trees
 from jaxticket.analysis import flops
 from jaxticket.data.augment import augmented
-from jaxticket.evaluate import Normalization, cast, normalized
+from jaxticket.evaluate import Normalization, normalized
 from jaxticket.optim import Schedule, learning_rate, optimizer, schedule
 from jaxticket.rng import stream
 from jaxticket.search.constraints import Pull
 from jaxticket.search.method import Method
-from jaxticket.search.objectives import Outputs, View
+from jaxticket.search.objectives import Objective, fades_of, rest_of, teacher_needs_of
+from jaxticket.search.teachers import tutored
+from jaxticket.search.views import of_dense, of_teachers, viewer
 from jaxticket.selection import prunable_of
 from jaxticket.settings import Training
 from jaxticket.trunk import Networks
-from jaxticket.types import Array, Key, Network, Params, Stats, TrainState
+from jaxticket.types import Array, Key, Network, Params, TrainState
 
 
 class Learned(NamedTuple):
-    """What a search carries: a score for every weight, and the weights."""
+    """What a search carries: a score for every weight, and the weights.
+
+    Attributes:
+      teachers: where a search begins, the teachers that are trained along with it: (params and
+        statistics [teacher, ...], the step of their training); () elsewhere.
+    """
 
     scores: Params
     weights: Params
+    teachers: tuple[Networks, Array] | tuple[()] = ()
 
 
 class LearningPlan(NamedTuple):
@@ -40,7 +47,9 @@ class LearningPlan(NamedTuple):
       density: float32, share of the prunable weights to keep.
       keep: int32, entries to keep, or one number per layer.
       round, part: int32, steps of a round, and of a part at whose end something happens.
-      teachers: params and statistics [teacher, ...]; () where there are none.
+      teachers: params and statistics [teacher, ...]; () where there are none, or where they are
+        trained along with the search.
+      tutoring: schedule of teachers that are trained along; () where there are none.
     """
 
     schedule: Schedule
@@ -51,6 +60,7 @@ class LearningPlan(NamedTuple):
     round: Array
     part: Array
     teachers: Networks | tuple[()] = ()
+    tutoring: Schedule | tuple[()] = ()
 
 
 def effective(method: Method, soft: Params, weights: Params, prunable: Any) -> Params:
@@ -82,17 +92,28 @@ def search_step(
     prunable: Any,
     axis: tuple[str, int] | None = None,
     waits: bool = True,
+    taught: Training | None = None,
 ) -> TrainState:
     """One update of the scores of one replica on this device's part of a batch: raw images, labels.
 
     Where `active` is False, and from the first objective or gradient that is not finite on, scores
-    and weights stay as they are. `waits` is as of `train_step`.
+    and weights stay as they are. `waits` is as of `train_step`; `taught` are the settings of
+    teachers that are trained along (see `Teaching.online`).
     """
     part = 0 if axis is None else jax.lax.axis_index(axis[0])
     x, y = batch
     if training.augment:
         key = stream(state.key, "augment", plan.augment, state.step)
         x = augmented(x, training, by.mean, key=key, first=part * y.shape[0])
+    optimizer_state, multiplier, tutors = state.opt_state
+    teachers: Any = plan.teachers
+    if taught is not None:
+        assert plan.tutoring, "teachers that are trained along have a schedule"
+        tutors = tutored(
+            net, taught, tutors, plan.tutoring, (x, y), by, active,
+            key=state.key, axis=axis,
+        )  # fmt: skip
+        teachers = (tutors.params, tutors.stats)
     x = normalized(x, by, training.compute_dtype)
     within = state.step % plan.round
     done = within.astype(jnp.float32) / plan.round.astype(jnp.float32)
@@ -100,30 +121,47 @@ def search_step(
     noise = stream(state.key, "noise", state.step)
     noise = noise if axis is None else jax.random.fold_in(noise, part)
     view_of = viewer(net, training, state.stats, x, y, prunable, key=noise, axis=axis)
-    scores, weights = state.params
+    scores, weights, *_ = state.params
     dense = of_dense(method, view_of, weights)
-    more: dict[str, Any] = {"done": done}
-    if plan.teachers:
-        ask = functools.partial(
-            viewer, net, training, x=x, y=y, prunable=prunable, key=noise, axis=axis, train=False
-        )
-        more["teachers"] = of_teachers(method, ask, plan.teachers, key=stream(key, "teacher"))
     live = state.mask
-
-    def value(learned: tuple[Params, ...]) -> Array:
-        scores, *rest = learned
-        w = rest[0] if rest else weights
-        soft = method.relaxation.soft(
-            scores, live, plan.keep, done, key=stream(key, "sample"), prunable=prunable
-        )
-        view = view_of(effective(method, soft, w, prunable), soft, dense, **more)
-        expected = method.relaxation.expected(scores, live, done, prunable=prunable)
-        return method.factor * method.function(view) + method.constraint.cost(expected)
-
     learned = (scores, weights) if method.learn_weights else (scores,)
-    found, gradient = jax.value_and_grad(value)(learned)
+
+    def sloped(function: Objective) -> tuple[Array, tuple[Params, ...]]:
+        """The value of an objective, and its gradient."""
+        more: dict[str, Any] = {"done": done}
+        if method.teaching is not None:
+            ask = functools.partial(
+                viewer, net, training, x=x, y=y, prunable=prunable, key=noise, axis=axis,
+                train=False,
+            )  # fmt: skip
+            more["teachers"] = of_teachers(
+                method.teaching, teacher_needs_of(function), ask, teachers,
+                key=stream(key, "teacher"),
+            )  # fmt: skip
+
+        def value(learned: tuple[Params, ...]) -> Array:
+            scores, *rest = learned
+            w = rest[0] if rest else weights
+            soft = method.relaxation.soft(
+                scores, live, plan.keep, done, key=stream(key, "sample"), prunable=prunable
+            )
+            view = view_of(effective(method, soft, w, prunable), soft, dense, **more)
+            expected = method.relaxation.expected(scores, live, done, prunable=prunable)
+            return method.factor * function(view) + method.constraint.cost(expected)
+
+        return jax.value_and_grad(value)(learned)
+
+    function, fades = method.function, fades_of(method.function)
+    if waits or fades is None:
+        # replicas that run vmapped would compute both
+        found, gradient = sloped(function)
+    else:
+        rest = rest_of(function)
+        # `done` is a quotient of whole numbers, which may lie a bit below its share
+        found, gradient = jax.lax.cond(
+            done + 1e-6 >= fades, lambda: sloped(rest), lambda: sloped(function)
+        )
     gradient = (masks.apply(live, gradient[0]), *gradient[1:])
-    optimizer_state, multiplier = state.opt_state
     rate = learning_rate(plan.schedule, within, kind=training.schedule)
 
     def expected_ones(scores: Params) -> Array:
@@ -163,7 +201,7 @@ def search_step(
     return state._replace(
         step=state.step + active.astype(jnp.int32),
         params=Learned(scores, weights),
-        opt_state=(updated, pulled),
+        opt_state=(updated, pulled, tutors),
         diverged=diverged,
     )
 
@@ -180,7 +218,7 @@ def of_size_one(gradient: Params, *, together: bool = False) -> Params:
 
 @functools.lru_cache(maxsize=64)
 def step_flops(net: Network, method: Method, training: Training) -> float:
-    """Operations of one step of a search, 2 per multiply-add.
+    """Operations of one step of a search, 2 per multiply-add; teachers' own steps do not count.
 
     Args:
       net, method: what is searched.
@@ -197,7 +235,7 @@ def step_flops(net: Network, method: Method, training: Training) -> float:
             jnp.int32(0),
             Learned(scores, params),
             stats,
-            (optimizer(training).init(learned), jnp.float32(0)),
+            (optimizer(training).init(learned), jnp.float32(0), ()),
             masks.ones(params),
             key,
             jnp.int32(-1),
@@ -226,103 +264,3 @@ def step_flops(net: Network, method: Method, training: Training) -> float:
     x = jax.ShapeDtypeStruct((size, *net.shape), jnp.uint8)
     y = jax.ShapeDtypeStruct((size,), jnp.int32)
     return flops.count(one, x, y, jax.eval_shape(lambda: jax.random.key(0)))
-
-
-def viewer(
-    net: Network,
-    training: Training,
-    stats: Stats,
-    x: Array,
-    y: Array,
-    prunable: Any,
-    *,
-    key: Key,
-    axis: tuple[str, int] | None = None,
-    train: bool = True,
-) -> Callable[..., View]:
-    """Makes views of this batch: (masked weights, soft mask, dense, other fields) -> view.
-
-    Args:
-      net, training: the network, and the settings of the search.
-      stats: statistics of the network; those of the batch normalise where `train`.
-      x, y: normalised images and labels, of this device.
-      prunable: tree of python bools.
-      key: for dropout.
-      axis: name and size of the mesh axis that shares the batch.
-      train: as of `Network.apply`.
-    """
-
-    def apply(params: Params, tap: Any = None, x: Array = x) -> Array:
-        return net.apply(
-            cast(params, training.compute_dtype),
-            stats,
-            x,
-            train=train,
-            key=key,
-            axis_name=None if axis is None else axis[0],
-            tap=tap,
-        )[0].astype(jnp.float32)
-
-    def features(params: Params) -> tuple[Array, ...]:
-        seen: list[Array] = []
-
-        def tap(name: str, value: Array) -> Array:
-            # the output layer is there as the softmax; what is not yet behind its ReLU is put there
-            if name != net.output:
-                seen.append(jax.nn.relu(value))
-            return value
-
-        logits = apply(params, tap)
-        return (*seen, jax.nn.softmax(logits))
-
-    def sensitivity(params: Params) -> Array:
-        def of_labels(x: Array) -> Array:
-            return jnp.sum(jnp.take_along_axis(apply(params, x=x), y[:, None], axis=1))
-
-        return jax.grad(of_labels)(x)
-
-    def mean(values: Array) -> Array:
-        own = jnp.mean(values)
-        return own if axis is None else jax.lax.pmean(own, axis[0])
-
-    def whole(values: Array) -> Array:
-        return values if axis is None else jax.lax.all_gather(values, axis[0], tiled=True)
-
-    def make(masked: Params, soft: Params, dense: Outputs, **more: Any) -> View:
-        return View(
-            masked, soft, y, apply, features, sensitivity, mean, whole, prunable, dense,
-            smoothing=training.label_smoothing, **more,
-        )  # fmt: skip
-
-    return make
-
-
-def of_dense(method: Method, view_of: Callable[..., View], weights: Params) -> Outputs:
-    """What the objective needs of the dense network, computed once."""
-    ones = jax.tree.map(jnp.ones_like, weights)
-    view = view_of(weights, ones, Outputs())
-    return jax.lax.stop_gradient(view.outputs(weights, method.needs))
-
-
-def of_teachers(
-    method: Method, ask: Callable[..., Any], teachers: Networks, *, key: Key
-) -> tuple[Outputs, ...]:
-    """What the objective needs of each teacher, or of one that is drawn, computed once.
-
-    Args:
-      method: what is searched.
-      ask: `ask(stats=stats)` makes views of the batch for a network with these statistics.
-      teachers: params and statistics, [teacher, ...].
-      key: for the draw.
-    """
-    teaching = method.teaching
-    assert teaching is not None, "a method without teachers was given some"
-    chosen: list[Any] = list(range(teaching.count))
-    if teaching.one:
-        chosen = [jax.random.randint(key, (), 0, teaching.count)]
-    found = []
-    for number in chosen:
-        params, stats = jax.tree.map(lambda x, n=number: x[n], teachers)
-        view = ask(stats=stats)(params, jax.tree.map(jnp.ones_like, params), Outputs())
-        found.append(jax.lax.stop_gradient(view.outputs(params, method.teacher_needs)))
-    return tuple(found)

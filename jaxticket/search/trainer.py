@@ -2,7 +2,8 @@
 
 It has the functions of `train.Program`, so that everything that trains jobs (saving, resuming,
 streams, progress) runs searches too. `params` of its states are `Learned`, `mask` are the entries
-that take part, `opt_state` is (the optimizer's state, the constraint's multiplier).
+that take part, `opt_state` is (the optimizer's state, the constraint's multiplier, teachers that
+are trained along or ()).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from jaxticket.rng import permutation_words, stream
 from jaxticket.search.constraints import Freezing
 from jaxticket.search.method import Method
 from jaxticket.search.step import Learned, LearningPlan, search_step
+from jaxticket.search.teachers import begin_tutors
 from jaxticket.selection import has_taps, prunable_of
 from jaxticket.settings import Training
 from jaxticket.train import DeviceData, Program, gathered, static_part
@@ -54,7 +56,14 @@ TRACE = ("expected", "multiplier")
 
 
 def searcher(
-    net: Network, method: Method, training: Training, mesh: Mesh, splits: int, exclude: Any = ()
+    net: Network,
+    method: Method,
+    training: Training,
+    mesh: Mesh,
+    splits: int,
+    exclude: Any = (),
+    *,
+    taught: Training | None = None,
 ) -> SearchProgram:
     """The program of a method; equal arguments give the same one.
 
@@ -65,8 +74,12 @@ def searcher(
       mesh: the devices.
       splits: number of evaluated splits, for the shape of metrics.
       exclude: patterns of paths that are not pruned.
+      taught: the settings of teachers that are trained along; None where there are none.
     """
-    return _searcher(net, method, static_part(training), mesh, splits, tuple(exclude))
+    if taught is not None:
+        # they see the student's batches, which are augmented already
+        taught = static_part(taught.replace(augment=()))
+    return _searcher(net, method, static_part(training), mesh, splits, tuple(exclude), taught)
 
 
 def ended(
@@ -101,12 +114,12 @@ def ended(
     def restart(state: TrainState) -> TrainState:
         scores = jax.tree.map(method.relaxation.restarted, state.params.scores)
         learned = (scores, state.params.weights) if method.learn_weights else (scores,)
-        before, multiplier = state.opt_state
+        before, *others = state.opt_state
         fresh = optimizer(training).init(learned)
         # a zero of the old state, so that it varies from replica to replica as that does
         fresh = jax.tree.map(lambda new, old: new + (0 * old).astype(new.dtype), fresh, before)
         return state._replace(
-            params=Learned(scores, state.params.weights), opt_state=(fresh, multiplier)
+            params=Learned(scores, state.params.weights), opt_state=(fresh, *others)
         )
 
     if stretches:
@@ -118,7 +131,7 @@ def ended(
 @functools.lru_cache(maxsize=64)
 def _searcher(
     net: Network, method: Method, training: Training, mesh: Mesh, splits: int,
-    exclude: tuple[str, ...],
+    exclude: tuple[str, ...], taught: Training | None,
 ) -> SearchProgram:  # fmt: skip
     size = mesh.shape[parallel.DATA]
     axis = (parallel.DATA, size) if size > 1 else None
@@ -149,14 +162,19 @@ def _searcher(
         limit: Array, params: Learned, stats: Stats, mask: Mask, key: Key, step: Array
     ) -> TrainState:
         del limit
-        params = Learned(*params)
-        learned = tuple(params) if method.learn_weights else (params.scores,)
+        scores, weights, teachers = Learned(*params)
+        learned = (scores, weights) if method.learn_weights else (scores,)
         # counters start as constants; adding a zero of the step lets them vary
         opt_state = jax.tree.map(
             lambda x: x + (step * 0).astype(x.dtype), optimizer(training).init(learned)
         )
         zero = (step * 0).astype(jnp.float32)
-        return TrainState(step, params, stats, (opt_state, zero), mask, key, step * 0 - 1)
+        tutors: Any = ()
+        if taught is not None and teachers:
+            networks, begun = teachers
+            tutors = begin_tutors(taught, networks, begun)
+        carried = (opt_state, zero, tutors)
+        return TrainState(step, Learned(scores, weights), stats, carried, mask, key, step * 0 - 1)
 
     def advanced(
         limit: Array, state: TrainState, plan: LearningPlan, target: Array, by: Normalization,
@@ -169,6 +187,7 @@ def _searcher(
             return search_step(
                 net, method, training, s, plan, batch_of(i, s), by, s.step < target,
                 prunable=prunable, axis=axis, waits=not parallel.maps(mesh),
+                taught=taught,
             )  # fmt: skip
 
         with jax.default_matmul_precision(training.precision):

@@ -1,0 +1,121 @@
+"""What objectives look at: the masked network, the dense one and the teachers on one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxticket.evaluate import cast
+from jaxticket.search.method import Method
+from jaxticket.search.objectives import Outputs, View
+from jaxticket.search.teachers import Teaching
+from jaxticket.settings import Training
+from jaxticket.trunk import Networks
+from jaxticket.types import Array, Key, Network, Params, Stats
+
+
+def viewer(
+    net: Network,
+    training: Training,
+    stats: Stats,
+    x: Array,
+    y: Array,
+    prunable: Any,
+    *,
+    key: Key,
+    axis: tuple[str, int] | None = None,
+    train: bool = True,
+) -> Callable[..., View]:
+    """Makes views of this batch: (masked weights, soft mask, dense, other fields) -> view.
+
+    Args:
+      net, training: the network, and the settings of the search.
+      stats: statistics of the network; those of the batch normalise where `train`.
+      x, y: normalised images and labels, of this device.
+      prunable: tree of python bools.
+      key: for dropout.
+      axis: name and size of the mesh axis that shares the batch.
+      train: as of `Network.apply`.
+    """
+
+    def apply(params: Params, tap: Any = None, x: Array = x) -> Array:
+        return net.apply(
+            cast(params, training.compute_dtype),
+            stats,
+            x,
+            train=train,
+            key=key,
+            axis_name=None if axis is None else axis[0],
+            tap=tap,
+        )[0].astype(jnp.float32)
+
+    def features(params: Params) -> tuple[Array, ...]:
+        seen: list[Array] = []
+
+        def tap(name: str, value: Array) -> Array:
+            # the output layer is there as the softmax; what is not yet behind its ReLU is put there
+            if name != net.output:
+                seen.append(jax.nn.relu(value))
+            return value
+
+        logits = apply(params, tap)
+        return (*seen, jax.nn.softmax(logits))
+
+    def sensitivity(params: Params) -> Array:
+        def of_labels(x: Array) -> Array:
+            return jnp.sum(jnp.take_along_axis(apply(params, x=x), y[:, None], axis=1))
+
+        return jax.grad(of_labels)(x)
+
+    def mean(values: Array) -> Array:
+        own = jnp.mean(values)
+        return own if axis is None else jax.lax.pmean(own, axis[0])
+
+    def whole(values: Array) -> Array:
+        return values if axis is None else jax.lax.all_gather(values, axis[0], tiled=True)
+
+    def make(masked: Params, soft: Params, dense: Outputs, **more: Any) -> View:
+        return View(
+            masked, soft, y, apply, features, sensitivity, mean, whole, prunable, dense,
+            smoothing=training.label_smoothing, **more,
+        )  # fmt: skip
+
+    return make
+
+
+def of_dense(method: Method, view_of: Callable[..., View], weights: Params) -> Outputs:
+    """What the objective needs of the dense network, computed once."""
+    ones = jax.tree.map(jnp.ones_like, weights)
+    view = view_of(weights, ones, Outputs())
+    return jax.lax.stop_gradient(view.outputs(weights, method.needs))
+
+
+def of_teachers(
+    teaching: Teaching,
+    needs: tuple[str, ...],
+    ask: Callable[..., Any],
+    teachers: Networks,
+    *,
+    key: Key,
+) -> tuple[Outputs, ...]:
+    """What an objective needs of each teacher, or of one that is drawn, computed once.
+
+    Args:
+      teaching: which of them are asked.
+      needs: names of fields of `Outputs`.
+      ask: `ask(stats=stats)` makes views of the batch for a network with these statistics.
+      teachers: params and statistics, [teacher, ...].
+      key: for the draw.
+    """
+    chosen: list[Any] = list(range(teaching.count))
+    if teaching.one:
+        chosen = [jax.random.randint(key, (), 0, teaching.count)]
+    found = []
+    for number in chosen:
+        params, stats = jax.tree.map(lambda x, n=number: x[n], teachers)
+        view = ask(stats=stats)(params, jax.tree.map(jnp.ones_like, params), Outputs())
+        found.append(jax.lax.stop_gradient(view.outputs(params, needs)))
+    return tuple(found)
