@@ -17,14 +17,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import _sizes
 import matplotlib
-import numpy as np
-from _sizes import Size
+from _sizes import Size, pooled
 
 import jaxticket as jt
 from jaxticket.presets import Preset
@@ -224,8 +223,8 @@ def prepare(
     path = Path(script).resolve()
     name, home = path.stem, path.parent.name
     job = Job(name, home, settings, preset, size, data, net, Path(), threading.Event())
-    chosen = jt.results.run_name(f"{name}-{preset.name}", job.about)
-    return dataclasses.replace(job, folder=settings.folder or Path("results") / chosen)
+    own = jt.results.run_name(f"{name}-{preset.name}", job.about)
+    return dataclasses.replace(job, folder=settings.folder or Path("results") / own)
 
 
 def _loaded(
@@ -259,52 +258,7 @@ def _loaded(
         first = slice(0, max(1, size.test_examples))
         test = dataclasses.replace(data.test, x=data.test.x[first], y=data.test.y[first])
         data = dataclasses.replace(data, test=test)
-    return data if size.pool == 1 else _pooled(data, size.pool)
-
-
-def _pooled(data: jt.data.Data, pool: int) -> jt.data.Data:
-    """Images averaged over squares of pixels.
-
-    Raises:
-      ValueError: where squares do not fit the images.
-    """
-    height, width = data.shape[:2]
-    if pool < 1 or height % pool or width % pool:
-        raise ValueError(f"`pool` must divide images of {height} x {width}, got {pool}")
-
-    def small(x: Any) -> Any:
-        squares = x.reshape(len(x), height // pool, pool, width // pool, pool, -1)
-        means = squares.mean(axis=(2, 4))
-        whole = np.issubdtype(x.dtype, np.integer)
-        return (np.rint(means) if whole else means).astype(x.dtype)
-
-    arrays = (small(data.train.x), data.train.y, small(data.test.x), data.test.y)
-    made = jt.data.from_arrays(*arrays, name=f"{data.name} pooled {pool}", classes=data.classes)
-    if data.validation is None:
-        return made
-    held = dataclasses.replace(data.validation, x=small(data.validation.x))
-    return dataclasses.replace(made, validation=held)
-
-
-def chosen(
-    asked: Sequence[str] | None, usual: Iterable[str], known: Iterable[str] | None = None
-) -> tuple[str, ...]:
-    """The methods to run: those that `--methods` asks for, or the usual ones.
-
-    Args:
-      asked: what the user gave, or None.
-      usual: what the script runs if nothing is said.
-      known: what it can run; the usual ones if None.
-
-    Raises:
-      ValueError: for a name that is not known, and for none.
-    """
-    usual = tuple(usual)
-    known = usual if known is None else tuple(known)
-    names = tuple(dict.fromkeys(usual if asked is None else asked))
-    if unknown := [name for name in names if name not in known] or not names:
-        raise ValueError(f"`methods` must be some of {', '.join(known)}, got {unknown or 'none'}")
-    return names
+    return data if size.pool == 1 else pooled(data, size.pool)
 
 
 @contextlib.contextmanager
@@ -391,6 +345,12 @@ def retrain(job: Job, runs: jt.Runs, change: str, **options: Any) -> jt.Runs:
     """`jt.branch` within the budget."""
     _on_time(job)
     return jt.branch(runs, change, **options)
+
+
+def judge(job: Job, runs: jt.Runs, **options: Any) -> jt.Verdict:
+    """`jt.verdict` within the budget."""
+    _on_time(job)
+    return jt.verdict(runs, **options)
 
 
 def analyse(job: Job, *, sub: str = "", **options: Any) -> jt.Instability:

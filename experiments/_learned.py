@@ -29,6 +29,7 @@ LEARNED: dict[str, Callable[[], Method]] = {
     },
     "edge_popup": jt.SEARCHES["edge_popup"],
     "gem_miner": jt.SEARCHES["gem_miner"],
+    "kd_lts": jt.SEARCHES["kd_lts"],
     "continuous": jt.SEARCHES["continuous"],
     "stochastic": jt.SEARCHES["stochastic"],
 }
@@ -55,12 +56,24 @@ def learned(job: Job, name: str, *, inverted: bool = False, **options: Any) -> j
       inverted: keep the entries with the lowest scores.
       options: of `jt.search`, or `sub`, another folder.
     """
-    method = dataclasses.replace(LEARNED[name](), inverted=inverted)
+    made = kd_lts(job) if name == "kd_lts" else LEARNED[name]()
+    method = dataclasses.replace(made, inverted=inverted)
     if name in CTS and "lr" in job.preset.search and job.preset.method == "CTS":
         lr = ("lr", job.preset.search["lr"])
         method = dataclasses.replace(method, optimizer=(*method.optimizer, lr))
     folder = f"{name}_inverted" if inverted else name
     return learn(job, method, **{"sub": folder, "dense": False, **options})
+
+
+def kd_lts(job: Job, **changes: Any) -> Method:
+    """KD-LTS with the settings of the preset, or of LeNet where the preset has none.
+
+    Args:
+      job: the job.
+      changes: other options of `jt.SEARCHES["kd_lts"]`.
+    """
+    own = job.preset.search if job.preset.method == "KD-LTS" else {}
+    return jt.SEARCHES["kd_lts"](**{**own, **changes})
 
 
 def late_step(job: Job) -> int:

@@ -58,6 +58,16 @@ _EARLY = (
     ("after_training", "Figure 5-13"),
     ("variants", "Figures 5-7 and 5-9"),
 )
+_KD_LTS = ("lenet-mnist-kd_lts", "resnet20-cifar10-kd_lts", "vgg16-cifar10-kd_lts")
+_DISTILLED = (
+    ("accuracy", "Figures 3, 6 and Table 2", ()),
+    ("accuracy", "Figures 2, 5, 23 and Table 3", ("--start", "late")),
+    ("stability", "Figures 10 and 27", ()),
+    ("layers", "Figure 28", ()),
+    ("hamming", "Figure 4", ()),
+    ("verdicts", "Figure 11 and Table 1", ()),
+    ("adversarial", "Figure 13", ()),
+)
 _SNIP = ("vgg16", "vgg2_16", "wrn14_8", "wrn14_10", "wrn20_8")
 
 _BENCHMARKS = (
@@ -186,6 +196,19 @@ RUNS = (
         _paper("supermasks/accuracy.py", preset, "KD-LTS, Figure 22", short="supermasks")
         for preset in (_LENET, _RESNET20[0], _VGG16[0])
     ),
+    # KD-LTS
+    *(
+        _paper(
+            f"kd_lts/{script}.py",
+            preset,
+            f"KD-LTS, {figures}",
+            *options,
+            short=f"kd_{script}{'_late' if options else ''}",
+        )
+        for preset in _KD_LTS
+        for script, figures, options in _DISTILLED
+    ),
+    _paper("kd_lts/ablations.py", _KD_LTS[0], "KD-LTS, Figure 15", short="kd_ablations"),
     # these stream ImageNet, or hold Tiny-ImageNet, which have to be prepared first
     *(
         _paper(f"thesis_ch4/{script}.py", _RESNET50, f"{figures}, ResNet-50 on ImageNet")

@@ -1,4 +1,4 @@
-"""How large an experiment is: that of the source, or a quick one for two CPU cores."""
+"""How large an experiment is, that of the source or a quick one for two CPU cores; small images."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+import jaxticket as jt
 from jaxticket.presets import Preset
 
 
@@ -86,3 +89,27 @@ def paper(preset: Preset, changes: Mapping[str, Any]) -> Size:
         eval_every=max(1, preset.training.steps // 10),
     )
     return dataclasses.replace(size, **changes)
+
+
+def pooled(data: jt.data.Data, pool: int) -> jt.data.Data:
+    """Images averaged over squares of pixels.
+
+    Raises:
+      ValueError: where squares do not fit the images.
+    """
+    height, width = data.shape[:2]
+    if pool < 1 or height % pool or width % pool:
+        raise ValueError(f"`pool` must divide images of {height} x {width}, got {pool}")
+
+    def small(x: Any) -> Any:
+        squares = x.reshape(len(x), height // pool, pool, width // pool, pool, -1)
+        means = squares.mean(axis=(2, 4))
+        whole = np.issubdtype(x.dtype, np.integer)
+        return (np.rint(means) if whole else means).astype(x.dtype)
+
+    arrays = (small(data.train.x), data.train.y, small(data.test.x), data.test.y)
+    made = jt.data.from_arrays(*arrays, name=f"{data.name} pooled {pool}", classes=data.classes)
+    if data.validation is None:
+        return made
+    held = dataclasses.replace(data.validation, x=small(data.validation.x))
+    return dataclasses.replace(made, validation=held)

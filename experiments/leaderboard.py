@@ -31,9 +31,10 @@ from typing import Any
 
 import tyro
 from _controls import differences, named, said
-from _job import Job, budget, chosen, early, prepare, retrain, search
+from _job import Job, budget, early, prepare, retrain, search
 from _job import Settings as Common
 from _learned import late_step, learned
+from _methods import chosen
 from _report import cell, save, seeds
 from _sizes import LENET
 from matplotlib import pyplot
@@ -90,8 +91,8 @@ def searched(name: str) -> Method:
     def turned(job: Job, sub: str) -> jt.Runs:
         return learned(job, name, sub=sub, start=late_step(job), steps="long", inverted=True)
 
-    # GEM-MINER has frozen all but the ticket: there is nothing left to turn round
-    return Method(find, turned if name != "gem_miner" else None)
+    # these have frozen all but the ticket: there is nothing left to turn round
+    return Method(find, turned if name not in ("gem_miner", "kd_lts") else None)
 
 
 METHODS: dict[str, Method] = {
@@ -110,7 +111,10 @@ METHODS: dict[str, Method] = {
     "smart_ratio": scored("random", ranked=False, scope="smart_ratio"),
     **{
         name: searched(name)
-        for name in ("cts_kl", "cts_loss", "edge_popup", "gem_miner", "stochastic", "continuous")
+        for name in (
+            *("cts_kl", "cts_loss", "edge_popup", "gem_miner", "stochastic", "continuous"),
+            "kd_lts",
+        )
     },
 }
 

@@ -554,3 +554,160 @@ def test_saliency_balance_and_supermasks_from_a_file(tmp_path, digits_npz):
     assert set(found.mean().index.get_level_values(0)) == set(names)
     assert (found.count() == 2).all()
     assert set(pictures(folder / "figures")) == {"figure_22.png"}
+
+
+KD_RUN = ("--share", 1.0, "--steps", 16, "--seeds", 2, "--levels", 2, "--fraction", 0.6)
+
+
+def imported(name):
+    """A module of experiments/kd_lts, found as its script finds the helpers."""
+    folder = EXPERIMENTS / "kd_lts"
+    places = [str(folder), str(EXPERIMENTS)]
+    sys.path[:0] = places
+    before = set(sys.modules)
+    try:
+        return importlib.import_module(name)
+    finally:
+        for place in places:
+            sys.path.remove(place)
+        for added in set(sys.modules) - before:
+            file = getattr(sys.modules[added], "__file__", None)
+            if file and Path(file).parent in (folder, EXPERIMENTS):
+                del sys.modules[added]
+
+
+def test_the_table_of_winning_tickets_of_kd_lts():
+    script = imported("accuracy")
+    # by hand: 79% counts, 90% does not; what is sparsest and matches need not be best
+    rows = pd.DataFrame(
+        [("kd_lts", 0.5, 0.95, True), ("kd_lts", 0.2, 0.94, True), ("kd_lts", 0.1, 0.9, False),
+         ("snip", 0.9, 0.95, True), ("snip", 0.79, 0.91, False), ("snip", 0.2, np.nan, False)],
+        columns=["branch", "density", "mean", "matching"],
+    )  # fmt: skip
+    spent = {"kd_lts": 60.0, "snip": 1.0, "ltr": 120.0}
+    costs = pd.DataFrame(
+        [{"branch": name, "level": 2, "epochs": n, "seconds": n} for name, n in spent.items()]
+    )
+    job = types.SimpleNamespace(densities=(0.5, 0.2))
+    beside = script.AT_START["lenet"]
+    found = script.table_of(job, rows, costs, 2, beside).set_index("method")
+    own = found.loc["kd_lts"]
+    assert own[["sparsest_accuracy", "sparsest_density"]].tolist() == pytest.approx([94, 20])
+    assert own[["best_accuracy", "best_density"]].tolist() == pytest.approx([95, 50])
+    assert own["paper_sparsest_density"] == 20 and own["share_of_ltr"] == 0.5
+    assert np.isnan(found.loc["snip", "sparsest_accuracy"])
+    assert found.loc["snip", ["best_accuracy", "best_density"]].tolist() == [91, 79]
+    # what presets say is in the tables too
+    for network, data in (("lenet", "mnist"), ("resnet20", "cifar10"), ("vgg16", "cifar10")):
+        preset = jt.preset(f"{network}-{data}-kd_lts")
+        printed = script.AT_START[network]["kd_lts"][0]
+        reported = (100 * preset.dense_accuracy, 100 * preset.matching_density)
+        assert tuple(printed) == pytest.approx(reported)
+
+
+def test_layers_of_kd_lts_from_a_file(tmp_path, digits_npz):
+    folder = tmp_path / "run"
+    options = ("--data", digits_npz, *KD_RUN[:-2], "--methods", "ltr", "snip", "random")
+    done = run("kd_lts/layers.py", *options, "--folder", folder)
+    layers = pd.read_csv(folder / "layers.csv")
+    size = 24 * 24 * 300 + 300 * 100 + 100 * 10
+    assert set(layers.groupby(["branch", "seed"])["kept"].sum()) == {round(0.2 * size)}
+    assert "20% of the weights" in done.stdout
+    assert set(pictures(folder / "figures")) == {"figure_28.png"}
+
+
+@pytest.mark.slow
+def test_accuracy_of_kd_lts_from_a_file(tmp_path, digits_npz):
+    """Also: both starts share a folder, and the tickets at initialization."""
+    folder = tmp_path / "run"
+    options = ("--data", digits_npz, *KD_RUN, "--eval-every", 8, "--folder", folder)
+    done = run("kd_lts/accuracy.py", *options, "--methods", "kd_lts", "ltr", "snip")
+    table = pd.read_csv(folder / "table_2.csv").set_index("method")
+    assert list(table.index) == ["kd_lts", "ltr", "snip"]
+    # two teachers for a quarter of the training and one search, beside two levels
+    assert table.loc["kd_lts", "share_of_ltr"] == pytest.approx((16 + 2 * 4) / 32)
+    assert set(pd.read_csv(folder / "final.csv")["branch"]) == {"ticket", *table.index}
+    figures = {"figure_3.png", "cost.png", "figure_6.png"}
+    assert set(pictures(folder / "figures")) == figures
+    assert "98.00 at 20%" in done.stdout
+
+    late = ("--start", "late", "--methods", "kd_lts", "continuous", "kd_lts_at_init")
+    run("kd_lts/accuracy.py", *options, *late)
+    ends = pd.read_csv(folder / "final.csv")
+    assert set(ends["branch"]) == {"ticket", "kd_lts", "continuous", "kd_lts_at_init"}
+    settings = json.loads((folder / "late_kd_lts" / "settings.json").read_text(encoding="utf-8"))
+    # 3 of 40 epochs
+    assert settings["pruning"]["step"] == 1
+    assert {"figure_2.png", "figure_5.png"} <= set(pictures(folder / "figures"))
+    assert (folder / "table_3.csv").exists()
+
+
+@pytest.mark.slow
+def test_ablations_of_kd_lts_from_a_file(tmp_path, digits_npz):
+    folder = tmp_path / "run"
+    options = ("--data", digits_npz, *KD_RUN, "--levels", 1, "--batch-size", 60)
+    options += ("--only", "data", "scheme")
+    run("kd_lts/ablations.py", *options, "--folder", folder)
+    rows = pd.read_csv(folder / "ablations.csv")
+    by = rows.groupby(["group", "variant"])["value"].apply(list)
+    assert by.index.tolist() == [
+        *(("data", f"{share}%") for share in (100, 30, 50, 70)),
+        *(("scheme", name) for name in ("offline", "online")),
+    ]
+    # the same search is made once
+    assert by["data", "100%"] == by["scheme", "offline"] and len(by["data", "30%"]) == 2
+    own = [path.name for path in folder.iterdir() if (path / "units").is_dir()]
+    assert {"data_30", "data_100", "scheme_online"} <= set(own) and "scheme_offline" not in own
+    assert set(pictures(folder / "figures")) == {"figure_15.png"}
+
+
+@pytest.mark.slow
+def test_stability_and_masks_of_kd_lts_from_a_file(tmp_path, digits_npz):
+    options = ("--data", digits_npz, *KD_RUN)
+    folder = tmp_path / "stability"
+    run("kd_lts/stability.py", *options, "--points", 3, "--folder", folder)
+    rows = pd.read_csv(folder / "barriers.csv")
+    assert set(rows["branch"]) == {"ticket", "kd_lts", "ltr", "random"} and len(rows) == 7
+    assert set(pictures(folder / "figures")) == {"figure_10.png"}
+
+    folder = tmp_path / "hamming"
+    run("kd_lts/hamming.py", *options[:-4], "--steps", 40, "--folder", folder)
+    rows = pd.read_csv(folder / "hamming.csv")
+    assert rows.groupby("branch")["epoch"].max().to_dict() == {
+        "kd_lts": 40,
+        "kd_lts_normalized": 40,
+    }
+    assert rows["hamming"].between(0, 0.4).all()
+    # scores begin alike: the first mask is random
+    first = rows[rows["epoch"] == 1]["hamming"]
+    assert first.min() > rows[rows["epoch"] == 20]["hamming"].max()
+    assert set(pictures(folder / "figures")) == {"figure_4.png"}
+
+
+@pytest.mark.slow
+def test_adversarial_accuracy_of_kd_lts_from_a_file(tmp_path, digits_npz):
+    folder = tmp_path / "run"
+    options = ("--data", digits_npz, *KD_RUN, "--levels", 1, "--radii", 0.01, 0.1)
+    run("kd_lts/adversarial.py", *options, "--attack-steps", 4, "--folder", folder)
+    rows = pd.read_csv(folder / "adversarial.csv")
+    assert set(rows["branch"]) == {"dense", "kd_lts", "kd_lts_robust", "random"}
+    assert set(rows["copy"]) == {0, 1} and len(rows) == 4 * 2 * 2 * 3
+    means = rows.groupby(["branch", "radius"])["accuracy"].mean().unstack()
+    assert (means[0.0] >= means[0.01]).all() and (means[0.01] >= means[0.1]).all()
+    settings = json.loads((folder / "kd_lts_robust" / "settings.json").read_text(encoding="utf-8"))
+    assert "0.1" in json.dumps(settings["pruning"])
+    assert set(pictures(folder / "figures")) == {"figure_13.png", "radii.png"}
+
+
+@pytest.mark.slow
+def test_verdicts_of_kd_lts_from_a_file(tmp_path, digits_npz):
+    folder = tmp_path / "run"
+    options = ("--data", digits_npz, *KD_RUN, "--methods", "snip", "ltr_late")
+    done = run("kd_lts/verdicts.py", *options, "--at-density", 0.16, "--folder", folder)
+    table = pd.read_csv(folder / "table_1.csv").set_index("branch")
+    assert list(table.index) == ["snip", "ltr_late"]
+    assert table["at_init"].tolist() == [True, False] and not table["wins"].any()
+    assert done.stdout.count("verdict: ") == 2
+    rows = pd.read_csv(folder / "conditions.csv")
+    assert (rows.groupby("method")["condition"].count() == 8).all() and rows["value"].notna().all()
+    assert set(pictures(folder / "figures")) == {"figure_11.png"}

@@ -389,6 +389,7 @@ def test_one_teacher_at_a_time_is_another_search(find):
     assert not np.array_equal(*masks) and masks[0].sum() == pytest.approx(masks[1].sum(), abs=20)
 
 
+@pytest.mark.slow
 def test_leaving_faded_knowledge_out_changes_nothing(find, monkeypatch):
     fast = {"omega": 1e-4, "teachers": 1, "stage": 0.1}
     short = find(**fast)

@@ -61,6 +61,7 @@ def test_every_layer_survives(runs):
     assert float(layers["dense_2/kernel"]) > 5 * float(layers["dense_0/kernel"]) > 0
 
 
+@pytest.mark.slow
 def test_lenet_on_mnist_is_stable_from_initialization(tfds_dir):
     """Thesis, Figs. 4-2 and 4-3: its error rises by less than a point between two copies."""
     data = jt.data.load("mnist", data_dir=tfds_dir).fraction(0.1)

@@ -96,7 +96,7 @@ def test_a_gap_is_clear_against_the_spread_of_seeds():
     [
         ("lenet", (8, 8, 1), 0.05, 400),
         ("conv2", (8, 8, 3), 0.1, 40),
-        ("resnet14", (8, 8, 3), 0.2, 20),
+        pytest.param("resnet14", (8, 8, 3), 0.2, 20, marks=pytest.mark.slow),
     ],
 )
 def test_a_narrowed_network_is_the_widest_that_fits(name, shape, density, places):

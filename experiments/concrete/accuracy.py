@@ -24,9 +24,10 @@ import _path  # noqa: F401
 import tyro
 from _controls import named
 from _early import figure_of, report
-from _job import Job, budget, chosen, early, prepare, search
+from _job import Job, budget, early, prepare, search
 from _learned import Settings as Common
 from _learned import late_step, learned, length_of
+from _methods import chosen
 from _report import save, seeds
 from matplotlib import pyplot
 

@@ -19,9 +19,10 @@ import _path  # noqa: F401
 import tyro
 from _controls import named
 from _early import figure_of, report
-from _job import budget, chosen, prepare
+from _job import budget, prepare
 from _learned import CTS, late_step, learned, length_of
 from _learned import Settings as Common
+from _methods import chosen
 from _report import save
 from accuracy import LENET, PAPER, QUICK
 

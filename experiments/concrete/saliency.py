@@ -18,9 +18,10 @@ from typing import Any
 
 import _path  # noqa: F401
 import tyro
-from _job import Job, budget, chosen, early, prepare, search
+from _job import Job, budget, early, prepare, search
 from _learned import Settings as Common
 from _learned import learned, length_of
+from _methods import chosen
 from _report import save, seeds, shared_legend
 from accuracy import LENET, PAPER, QUICK
 from matplotlib import pyplot

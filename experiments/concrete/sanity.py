@@ -20,9 +20,10 @@ import _path  # noqa: F401
 import tyro
 from _controls import named
 from _early import panels, report, report_controls
-from _job import budget, chosen, prepare
+from _job import budget, prepare
 from _learned import Settings as Common
 from _learned import learned, length_of
+from _methods import chosen
 from _report import save
 from accuracy import LENET, PAPER, QUICK
 

@@ -34,7 +34,8 @@ from _early import (
     report_controls,
     seeds_of,
 )
-from _job import budget, chosen, prepare
+from _job import budget, prepare
+from _methods import chosen
 from _report import save
 
 import jaxticket as jt

@@ -45,7 +45,8 @@ from _early import (
     seeds_of,
 )
 from _early import Settings as Common
-from _job import Job, budget, chosen, prepare
+from _job import Job, budget, prepare
+from _methods import chosen
 from _report import save
 from _thesis import NEURONS
 from matplotlib import pyplot

@@ -28,7 +28,8 @@ import tyro
 from _controls import differences, named, order, said
 from _early import KNOWN, SMALL, USUAL, density_of, panels, run, seeds_of
 from _early import Settings as Common
-from _job import Job, budget, chosen, prepare, search
+from _job import Job, budget, prepare, search
+from _methods import chosen
 from _report import save, seeds
 from matplotlib import pyplot
 

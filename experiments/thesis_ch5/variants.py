@@ -31,7 +31,8 @@ from _early import (
     run,
     seeds_of,
 )
-from _job import budget, chosen, prepare
+from _job import budget, prepare
+from _methods import chosen
 from _report import save
 
 import jaxticket as jt

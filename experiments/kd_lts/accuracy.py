@@ -1,0 +1,210 @@
+"""Figures 2, 3, 5, 6 and 23 and Tables 2 and 3 of KD-LTS: winning tickets, and what they cost.
+
+At initialization KD-LTS beside GEM-MINER, tickets from step 0 (LTR), SNIP, iterative SNIP, GraSP,
+SynFlow, ProsPr and random pruning; with --start late, from epoch 3 of the schedule, KD-LTS beside
+continuous sparsification, tickets rewound to there, and KD-LTS at initialization. The paper trains
+on with the epoch that is best on a validation split, the numbers here are those of the last one.
+
+A search's cost counts all before the mask is known: teachers, the search, and of LTR the levels
+before. The paper says that KD-LTS costs 19 times less than LTR: 150 epochs beside 19 levels of 150;
+its teachers are not in that number.
+
+Command:  python experiments/kd_lts/accuracy.py [--preset NAME] [--start late] [--size paper]
+          [--budget MINUTES]
+Makes:    figure_3 and table_2, or from epoch 3 figure_5 (which is also Figure 23), figure_2 and
+          table_3; cost (accuracy by cost; from epoch 3 that is figure_2), figure_6 (accuracy by
+          epoch of KD-LTS's tickets and the dense network), costs.csv, final.csv; accuracies, table
+          and costs in the terminal.
+Cost:     see experiments/README.md.
+Expected: LeNet-300-100 with 20% of its weights reaches the 98% of the dense network, and 98.3% with
+          55%; LTH, SNIP and iterative SNIP reach 98% with 80% alone, GraSP does not. ResNet-20 wins
+          with 45% (from epoch 3: 10%), VGG-16 with 5% (2%). Tickets learn some 1.2 times faster
+          than the dense network.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import _path  # noqa: F401
+import tyro
+from _common import AT_START, LATE, LENET, QUICK, Place, dense, epochs, paper, third_epoch, trained
+from _common import Settings as Common
+from _controls import named
+from _early import figure_of, level_of, report
+from _job import Job, budget, early, prepare, search
+from _learned import learned
+from _methods import chosen
+from _report import save, seeds
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+
+import jaxticket as jt
+
+METHODS = {
+    "initialization": ("kd_lts", "gem_miner", "ltr", "snip", "iterative_snip", "grasp", "synflow",
+                       "prospr", "random"),
+    "late": ("kd_lts", "continuous", "ltr", "kd_lts_at_init"),
+}  # fmt: skip
+NON_TRIVIAL = 0.8
+"""The paper counts no winning ticket of a higher density."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Common):
+    """Options of this script: those of the paper's scripts, which methods, and where they start."""
+
+    methods: tuple[str, ...] | None = None
+    """Some of the script's METHODS for this start; all of them if not given."""
+    start: Literal["initialization", "late"] = "initialization"
+    """late: epoch 3 of the preset's schedule."""
+
+
+def find(job: Job, name: str, start: int) -> jt.Runs:
+    """The runs of a method; those from a later step have folders of their own."""
+    if name == "kd_lts_at_init":
+        return learned(job, "kd_lts")
+    sub = f"late_{name}" if start else name
+    if name == "ltr":
+        return search(job, sub=sub, rewind=start)
+    if name in ("kd_lts", "gem_miner", "continuous"):
+        # KD-LTS has a length of its own
+        length = None if name == "kd_lts" else "long"
+        return learned(job, name, sub=sub, start=start, steps=length)
+    return early(job, name, sub=sub, dense=False)
+
+
+def costs_of(job: Job, found: dict[str, jt.Runs]) -> Any:
+    """What finding each method's masks cost one seed, by density: as `jt.costs.finding`, and
+    `epochs`, the examples that were looked at over those of an epoch.
+    """
+    parts = []
+    for name, runs in found.items():
+        own = jt.costs.finding(runs)
+        own = own[own["level"] > 0]
+        parts.append(own.assign(branch=name, epochs=own["examples"] / len(job.data.train)))
+    costs: Any = jt.results.concat(parts)
+    return costs[["branch", *(column for column in costs.columns if column != "branch")]]
+
+
+def table_of(job: Job, rows: Any, costs: Any, level: int, beside: dict[str, Any]) -> Any:
+    """The paper's table: a row for each method.
+
+    Args:
+      job: the job.
+      rows: final accuracies, of `jt.speed.matching`.
+      costs: of `costs_of`.
+      level: at which costs are compared.
+      beside: the paper's numbers by method.
+    """
+    at = costs[costs["level"] == level].set_index("branch")
+    found = []
+    for name in at.index:
+        own = rows[(rows["branch"] == name) & (rows["density"] < NON_TRIVIAL)]
+        own = own.sort_values("density")
+        wins = own[own["matching"]].head(1)
+        best = own.dropna(subset="mean").sort_values("mean", kind="stable").tail(1)
+        here = [
+            Place(100 * one["mean"].item(), 100 * one["density"].item()) if len(one) else None
+            for one in (wins, best)
+        ]
+        printed = beside.get(str(name), (None, None))
+        row: dict[str, Any] = {"method": name}
+        for source, places in (("", here), ("paper_", printed)):
+            for kind, place in zip(("sparsest", "best"), places, strict=True):
+                for field in Place._fields:
+                    value = math.nan if place is None else getattr(place, field)
+                    row[f"{source}{kind}_{field}"] = value
+        row |= {"cost_at_density": job.densities[level - 1], "epochs": at.loc[name, "epochs"]}
+        row |= {"seconds": at.loc[name, "seconds"]}
+        if "ltr" in at.index:
+            row["share_of_ltr"] = at.loc[name, "epochs"] / at.loc["ltr", "epochs"]
+        found.append(row)
+    return jt.results.frame(found)
+
+
+def say(job: Job, table: Any) -> None:
+    """Prints the table."""
+
+    def words(row: Any, kind: str) -> str:
+        accuracy, density = row[f"{kind}_accuracy"], row[f"{kind}_density"]
+        return "x" if math.isnan(accuracy) else f"{accuracy:.2f} at {density:.3g}%"
+
+    density = 100 * table["cost_at_density"].iloc[0]
+    print(f"\nthe sparsest ticket within {100 * job.settings.margin:g} points of the dense network")
+    print(f"and the best, accuracy in % at density (paper); x: none below {100 * NON_TRIVIAL:g}%")
+    print(f"cost of finding a ticket of {density:.3g}%, for one of {seeds(job)}\n")
+    heads = ("sparsest", "best", "paper: sparsest", "best")
+    wide = "".join(f"{head:>17}" for head in heads)
+    print(f"{'':30}{wide}{'epochs':>9}{'seconds':>9}{'of LTR':>8}")
+    for _, row in table.iterrows():
+        places = (words(row, f"{source}{kind}") for source in ("", "paper_")
+                  for kind in ("sparsest", "best"))  # fmt: skip
+        share = row.get("share_of_ltr", math.nan)
+        label = jt.plots.branch_styles([row["method"]])[row["method"]].label
+        cells = "".join(f"{place:>17}" for place in places)
+        print(f"{label:30}{cells}{row['epochs']:9.3g}{row['seconds']:9.3g}{share:8.2f}")
+
+
+def speed_of(job: Job, table: Any) -> Figure:
+    """Accuracy by epoch of the dense network and of KD-LTS at three densities."""
+    here = range(1, len(job.densities) + 1)
+    levels = {level_of(job, density) for density in (0.55, 0.2)} | {here[-1]}
+    own = trained(table)
+    by_epoch = own.assign(step=own["step"] * epochs(job) / job.size.steps)
+    with jt.plots.style():
+        figure, ax = pyplot.subplots(figsize=(5.6, 4.0), layout="constrained")
+        jt.plots.curves(by_epoch, ax, levels=[0, *sorted(levels)])
+        ax.set_xlabel("Epoch")
+    return figure
+
+
+def figures_of(
+    job: Job, names: Any, table: Any, costs: Any, level: int, *, late: bool
+) -> dict[str, Figure]:
+    """Accuracy by density, and by the cost of the ticket at one of them."""
+    final = jt.speed.final(table)
+    at = costs[costs["level"] == level].set_index("branch")["epochs"]
+    own = final[(final["level"] == level) & final["branch"].isin(names)]
+    rows = own.assign(accuracy=own["value"], cost=own["branch"].map(at))
+    whole = final[final["level"] == 0]
+    rows = jt.results.concat([rows, whole.assign(branch="dense", accuracy=whole["value"], cost=0)])
+    by_density, by_cost = ("figure_5", "figure_2") if late else ("figure_3", "cost")
+    figures = {by_density: figure_of(names, table)}
+    with jt.plots.style():
+        figures[by_cost], ax = pyplot.subplots(figsize=(7.2, 4.6), layout="constrained")
+        jt.plots.accuracy_against_cost(rows, ax, unit="epochs to the mask", band="minmax")
+        ax.set_title(f"{100 * job.densities[level - 1]:.3g}% of the weights")
+    return figures
+
+
+def main(settings: Settings) -> None:
+    """Finds masks with every method, trains what they leave, draws and prints."""
+    names = chosen(settings.methods, METHODS[settings.start])
+    job = prepare(__file__, settings, quick=QUICK, lenet=LENET, paper=paper(settings))
+    late = settings.start == "late"
+    start = third_epoch(job) if late else 0
+    with budget(job):
+        whole = dense(job).table()
+        found = {name: find(job, name, start) for name in names}
+    own = {name: runs.table().query("level > 0") for name, runs in found.items()}
+    table = trained(jt.results.concat([whole, *(named(rows, name) for name, rows in own.items())]))
+    title = f"masks from step {start}" if late else "masks at initialization"
+    rows = report(job, table, title=title)
+    costs = costs_of(job, found)
+    level = level_of(job, job.preset.matching_density or job.densities[-1])
+    beside = (LATE if late else AT_START).get(str(job.preset.network), {})
+    summary = table_of(job, rows, costs, level, beside)
+    say(job, summary)
+    figures = figures_of(job, names, table, costs, level, late=late)
+    if "kd_lts" in own:
+        figures["figure_6"] = speed_of(job, jt.results.concat([whole, own["kd_lts"]]))
+    tables = {"table_3" if late else "table_2": summary, "costs": costs}
+    more = {"methods": names, "start": start}
+    save(job, figures, table, tables=tables, more=more, pruning="densities one by one")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))

@@ -1,0 +1,99 @@
+"""Figure 28 of KD-LTS: how much each method leaves of every layer.
+
+Masks at initialization of the same overall density: KD-LTS, GEM-MINER, tickets from step 0 (LTR),
+SNIP, iterative SNIP, GraSP, SynFlow, ProsPr and random pruning. Nothing that is pruned is trained,
+but for the levels before of LTR.
+
+Command:  python experiments/kd_lts/layers.py [--at-density SHARE] [--preset NAME] [--size paper]
+          [--budget MINUTES]
+Makes:    figure_28, layers.csv; the density of each layer in the terminal.
+Cost:     see experiments/README.md.
+Expected: not printed. Random pruning leaves as much of every layer; the output layer, which is
+          small, keeps most of its weights with the methods that look at the loss.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import _path  # noqa: F401
+import tyro
+from _common import LENET, QUICK, dense, paper
+from _common import Settings as Common
+from _job import Job, budget, early, prepare, search
+from _learned import learned
+from _methods import chosen
+from _report import save, seeds
+from matplotlib import pyplot
+
+import jaxticket as jt
+
+METHODS = ("kd_lts", "gem_miner", "ltr", "snip", "iterative_snip", "grasp", "synflow", "prospr",
+           "random")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Common):
+    """Options of this script: those of the paper's scripts, which methods, and the density."""
+
+    methods: tuple[str, ...] | None = None
+    """Some of METHODS; all of them if not given."""
+    at_density: float = 0.2
+    """Density of all masks; LTR comes to it in as many levels as --levels says."""
+
+
+def masks(job: Job, name: str) -> jt.Runs:
+    """Masks of a method at the job's lowest density, as the only level but the dense one."""
+    at = job.densities[-1]
+    if name == "ltr":
+        runs = search(job, sub=name)
+        return dataclasses.replace(runs, by_level={1: runs.by_level[max(runs.levels)]})
+    if name in ("kd_lts", "gem_miner"):
+        length = None if name == "kd_lts" else "long"
+        return learned(job, name, density=at, train=False, steps=length)
+    # masks at initialization do not look at how long the training after them is
+    short = dataclasses.replace(job, size=dataclasses.replace(job.size, steps=1, eval_every=1))
+    return early(short, name, sub=name, density=at, dense=False)
+
+
+def say(job: Job, layers: Any, names: tuple[str, ...]) -> None:
+    """Prints the density of each layer, methods by layers."""
+    looks = jt.plots.branch_styles(names)
+    means = layers.pivot_table(index="branch", columns="index", values="layer_density")
+    paths = layers.drop_duplicates("index").sort_values("index")["layer"]
+    print(f"\n{job.network_name} on {job.data_name}, {100 * job.densities[-1]:.3g}% of the weights")
+    print(f"density of each layer in %, mean over {seeds(job)}\n")
+    print(f"{'':30}" + "".join(f"{str(p).removesuffix('/kernel')[-10:]:>11}" for p in paths))
+    for name in names:
+        print(f"{looks[name].label:30}" + "".join(f"{100 * x:11.2f}" for x in means.loc[name]))
+
+
+def main(settings: Settings) -> None:
+    """Finds masks with every method, and draws what they leave of each layer."""
+    names = chosen(settings.methods, METHODS)
+    levels = settings.levels or 3
+    ladder = {"levels": levels, "fraction": 1 - settings.at_density ** (1 / levels)}
+    job = prepare(
+        __file__, settings, quick={**QUICK, **ladder},
+        lenet={**LENET, **ladder, "eval_every": 8_600},
+        paper=paper(settings, **ladder),
+    )  # fmt: skip
+    with budget(job):
+        dense(job)
+        found = {name: masks(job, name) for name in names}
+    layers: Any = jt.results.concat(
+        jt.layers.report(runs).assign(branch=name) for name, runs in found.items()
+    )
+    say(job, layers, names)
+    with jt.plots.style():
+        figure, ax = pyplot.subplots(figsize=(7.2, 4.4), layout="constrained")
+        jt.plots.layer_densities(layers, ax, branches=names)
+        ax.axhline(100 * job.densities[-1], color="0.5", linestyle=":", linewidth=1)
+    more = {"methods": names, "at_density": settings.at_density}
+    save(job, {"figure_28": figure}, tables={"layers": layers}, more=more,
+         pruning="one density")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))

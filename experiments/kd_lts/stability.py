@@ -1,0 +1,148 @@
+"""Figures 10 and 27 of KD-LTS: are its tickets stable to SGD noise?
+
+Copies of each ticket are trained from initialization under different orders of examples, and the
+error is taken on the line between them: tickets of KD-LTS, of iterative magnitude pruning from step
+0 (LTH), and random pruning, beside the dense network.
+
+Command:  python experiments/kd_lts/stability.py [--preset NAME] [--size paper] [--budget MINUTES]
+Makes:    figure_10 (of VGG-16 figure_27): the error barrier by density, and the error on the line
+          at the lowest density; barriers.csv; barriers and errors in the terminal.
+Cost:     see experiments/README.md.
+Expected: the paper finds the tickets of KD-LTS stable (barrier below 2 points) at all densities
+          that it draws on ResNet-20 and VGG-16, those of LTH and random pruning not. LeNet-300-100
+          on MNIST is stable in all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import _path  # noqa: F401
+import numpy as np
+import tyro
+from _common import LENET, QUICK, dense, paper
+from _common import Settings as Common
+from _job import Job, analyse, budget, early, learn, prepare, search
+from _learned import kd_lts
+from _methods import chosen
+from _report import pair, save, seeds, shared_legend
+from matplotlib.figure import Figure
+
+import jaxticket as jt
+from jaxticket.plots.density import density_axis
+from jaxticket.plots.samples import select, spread
+from jaxticket.plots.stability import stable_line
+from jaxticket.plots.steps import Series, draw, from_zero
+
+METHODS = ("kd_lts", "ltr", "random")
+BANDS = "bands are standard deviations over seeds and pairs of copies"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Common):
+    """Options of this script: those of the paper's scripts, and how copies are compared."""
+
+    methods: tuple[str, ...] | None = None
+    """Some of METHODS; all of them if not given."""
+    copies: int = 2
+    """Copies of every ticket; all pairs of them are compared."""
+    points: int = 30
+    """Places on each line between two copies."""
+
+
+def find(job: Job, name: str) -> jt.Runs:
+    """Tickets of a method, under its name."""
+    if name == "ltr":
+        runs = search(job, sub=name)
+    elif name == "random":
+        runs = early(job, name, sub=name, dense=False)
+    else:
+        # the copies are trained, not these
+        runs = learn(job, kd_lts(job), sub=name, dense=False, train=False)
+    return dataclasses.replace(runs, branch=name)
+
+
+def by_density(ax: Any, table: Any, names: tuple[str, ...]) -> None:
+    """Barriers of each method against density, and across the dense network's."""
+    rows = select("table", table, "test", "barrier", "pair")
+    series = []
+    for name, look in jt.plots.branch_styles(names).items():
+        own = rows[rows["branch"] == name]
+        at = 100 * own.groupby("level")["density"].transform("median")
+        points = spread(own.assign(x=at), "x", "std")
+        series.append(Series(look.label, points, look.color, look.marker))
+    draw(ax, series, "std")
+    stable_line(ax)
+    whole = float(rows[rows["level"] == 0]["value"].mean())
+    ax.axhline(whole, color="0.45", linewidth=1.1, label="dense")
+    density_axis(ax, rows[rows["level"] > 0].groupby("level")["density"].median())
+    low, high = from_zero(series, least=3.0, most=100.0)
+    ax.set_ylim(low, max(high, 1.06 * whole if np.isfinite(whole) else high))
+    ax.set_ylabel("Test error barrier (%)")
+
+
+def drawn(table: Any, paths: Any, names: tuple[str, ...], level: int) -> Figure:
+    """Barriers by density on the left, errors on the line at one density on the right."""
+    with jt.plots.style():
+        figure, axes = pair()
+        by_density(axes[0], table, names)
+        jt.plots.path(paths, axes[1], level=level, branches=("dense", *names), legend=False)
+        shared_legend(figure, axes)
+    return figure
+
+
+def rows_of(table: Any, copies: Any) -> Any:
+    """Mean barrier and error of each method and density."""
+    parts = []
+    for metric, source in (("barrier", table), ("error", copies)):
+        own = source[(source["metric"] == metric) & (source["split"] == "test")]
+        by = own.groupby(["branch", "level"], sort=False)["value"].agg(
+            ["mean", "std", "min", "max"]
+        )
+        parts.append(by.add_prefix(f"{metric}_"))
+    density = table.groupby(["branch", "level"])["density"].median()
+    rows = parts[0].join(parts[1]).join(density).reset_index()
+    # the threshold of the thesis, 2 points
+    return rows.assign(stable=rows["barrier_mean"] < 0.02)
+
+
+def main(settings: Settings) -> None:
+    """Finds tickets with every method, trains copies of them, compares them, and draws."""
+    names = chosen(settings.methods, METHODS)
+    job = prepare(
+        __file__, settings, quick=QUICK, lenet={**LENET, "eval_every": 8_600}, paper=paper(settings)
+    )
+    options = {"copies": settings.copies, "points": settings.points, "keep": False}
+    with budget(job):
+        dense(job)
+        found = tuple(find(job, name) for name in names)
+        levels = tuple(range(1, job.size.levels + 1))
+        whole = analyse(job, sub="dense_copies", at=0, **options)
+        inst = analyse(job, sub="copies", tickets=found, levels=levels, **options)
+    table, copies, paths = (
+        jt.results.concat([getattr(whole, name)(), getattr(inst, name)()])
+        for name in ("table", "copies", "paths")
+    )
+    rows = rows_of(table, copies)
+    looks = jt.plots.branch_styles(names)
+    print(f"\n{job.network_name} on {job.data_name} ({job.preset.name}, {settings.size} size)")
+    print(f"barrier and test error in %, mean (+- std) of {settings.copies} copies, {seeds(job)}\n")
+    for row in rows.to_dict("records"):
+        label = "dense" if row["level"] == 0 else looks[row["branch"]].label
+        cells = "".join(
+            f"{100 * row[f'{name}_mean']:10.2f} +-{100 * row[f'{name}_std']:6.2f}"
+            for name in ("barrier", "error")
+        )
+        print(
+            f"{label:30}{100 * row['density']:7.2f}%{cells}   {'stable' if row['stable'] else ''}"
+        )
+    name = "figure_27" if job.preset.network == "vgg16" else "figure_10"
+    figure = drawn(table, paths, names, levels[-1])
+    more = {"methods": names, "copies": settings.copies, "points": settings.points}
+    save(job, {name: figure}, tables={"barriers": rows}, more=more, bands=BANDS,
+         pruning="densities one by one")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))

@@ -1,0 +1,154 @@
+"""Figure 11 and Table 1 of KD-LTS: what controls do to tickets, and who finds winning tickets.
+
+For tickets of every method at one density `jt.verdict` trains the ticket, a copy under other SGD
+noise, and what it has to beat: weights drawn anew, signs turned, masks shuffled in each layer and
+over all, and a small dense network of as many parameters; and the dense network at three learning
+rates, of which the best on a validation split counts.
+
+Command:  python experiments/kd_lts/verdicts.py [--preset NAME] [--size paper] [--budget MINUTES]
+Makes:    figure_11 (accuracy of tickets and controls), table_1.csv, conditions.csv; each verdict in
+          the terminal, then Table 1.
+Cost:     see experiments/README.md.
+Expected: the paper finds tickets of IMP from step 0, SNIP, GraSP, SynFlow and ProsPr neither stable
+          nor sensitive, those of GEM-MINER sensitive, those from epoch 3 (LTH-Rewind, CS) both, and
+          only KD-LTS to find winning tickets, with 20% of LeNet's weights and 45% of ResNet-20's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import _path  # noqa: F401
+import numpy as np
+import tyro
+from _common import LENET, QUICK, paper, third_epoch
+from _common import Settings as Common
+from _early import level_of
+from _job import Job, budget, judge, prepare
+from _methods import chosen
+from _report import save, seeds, shared_legend
+from accuracy import find
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+
+import jaxticket as jt
+
+START = ("ltr", "snip", "grasp", "synflow", "prospr", "gem_miner", "kd_lts")
+LATE = {"ltr_late": "ltr", "continuous_late": "continuous"}
+METHODS = (*START, *LATE)
+# stable, sensitive, finds masks at initialization, wins, cost in epochs
+PRINTED: dict[str, tuple[bool, bool, bool, bool, float]] = {
+    "ltr": (False, False, True, False, 2850),
+    "snip": (False, False, True, False, 1),
+    "grasp": (False, False, True, False, 1),
+    "ltr_late": (True, True, False, False, 3000),
+    "synflow": (False, False, True, False, 3),
+    "prospr": (False, False, True, False, 200),
+    "gem_miner": (False, True, True, False, 220),
+    "continuous_late": (True, True, False, False, 360),
+    "kd_lts": (True, True, True, True, 150),
+}
+"""Table 1 of the paper."""
+NAMES = {
+    "ltr": "LTH",
+    "ltr_late": "LTH, rewound to epoch 3",
+    "continuous_late": "continuous, from epoch 3",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Common):
+    """Options of this script: those of the paper's scripts, which methods, and which density."""
+
+    methods: tuple[str, ...] | None = None
+    """Some of the script's METHODS; all of them if not given."""
+    at_density: float | None = None
+    """Density of the tickets (the nearest of the ladder); that of the paper's sparsest winning
+    ticket if not given."""
+
+
+def label(name: str) -> str:
+    """A method in words."""
+    return NAMES.get(name) or jt.plots.branch_styles([name])[name].label
+
+
+def masks_of(job: Job, name: str) -> jt.Runs:
+    """The masks of a method; networks are not trained further than it takes to find them, where the
+    method allows that.
+    """
+    start = third_epoch(job) if name in LATE else 0
+    return find(job, LATE.get(name, name), start)
+
+
+def drawn(final: Any, names: tuple[str, ...]) -> Figure:
+    """Final accuracy of tickets and of their controls, over seeds."""
+    words = {"ticket": "ticket", "sign_flip": "signs turned", "reinit": "reinitialized",
+             "shuffle": "shuffled in layers", "random": "shuffled over all",
+             "small_dense": "small dense"}  # fmt: skip
+    final = final[final["branch"].isin([*words, "dense"])]
+    rows = final.groupby(["method", "branch"])["value"].agg(["mean", "min", "max"])
+    with jt.plots.style():
+        figure, ax = pyplot.subplots(figsize=(1.6 + 1.15 * len(names), 4.2), layout="constrained")
+        for place, branch in enumerate(words):
+            own = 100 * rows.xs(branch, level="branch").reindex(list(names))
+            at = np.arange(len(names)) + (place - (len(words) - 1) / 2) * 0.8 / len(words)
+            reach = [own["mean"] - own["min"], own["max"] - own["mean"]]
+            color = "0.2" if branch == "ticket" else f"C{place - 1}"
+            ax.errorbar(at, own["mean"], yerr=np.asarray(reach), fmt="o", color=color, markersize=4,
+                        capsize=2, label=words[branch])  # fmt: skip
+        dense = 100 * float(rows.xs("dense", level="branch")["mean"].mean())
+        ax.axhline(dense, color="0.5", linestyle=":", linewidth=1, label="dense")
+        ax.set_xticks(range(len(names)), [label(name).replace(", ", ",\n") for name in names])
+        ax.set_ylabel("test accuracy, %")
+        shared_legend(figure, [ax])
+    return figure
+
+
+def say(table: Any) -> None:
+    """Prints Table 1 beside the paper's."""
+    print("here, and in brackets the paper; of five controls, how many are beaten by a clear gap\n")
+    print(f"{'':26}{'stable':>14}{'sensitive':>16}{'at init':>12}{'wins':>12}{'epochs':>16}")
+    for row in table.to_dict("records"):
+        printed = PRINTED.get(row["branch"])
+        cells = []
+        for place, key in enumerate(("stable", "sensitive", "at_init", "wins")):
+            beside = "" if printed is None else f" ({'yes' if printed[place] else 'no'})"
+            own = "yes" if row[key] else "no"
+            own += f" {row['beats']}" if key == "sensitive" else ""
+            cells.append(f"{own}{beside}")
+        cost = f"{row['cost_epochs']:.3g}" + ("" if printed is None else f" ({printed[4]:g})")
+        widths = (14, 16, 12, 12)
+        wide = "".join(f"{cell:>{w}}" for cell, w in zip(cells, widths, strict=True))
+        print(f"{label(row['branch']):26}{wide}{cost:>16}")
+
+
+def main(settings: Settings) -> None:
+    """Finds masks with every method, judges them, draws and prints."""
+    names = chosen(settings.methods, METHODS)
+    job = prepare(__file__, settings, quick=QUICK, lenet=LENET, paper=paper(settings),
+                  held_out=0.1)  # fmt: skip
+    density = settings.at_density or job.preset.matching_density or job.densities[-1]
+    level = level_of(job, density)
+    verdicts: dict[str, jt.Verdict] = {}
+    with budget(job):
+        for name in names:
+            verdicts[name] = judge(job, masks_of(job, name), level=level, method=label(name))
+    for found in verdicts.values():
+        print(f"\n{found}")
+    conditions, final = (
+        jt.results.concat([part(found).assign(method=name) for name, found in verdicts.items()])
+        for part in (jt.Verdict.conditions, lambda found: jt.speed.final(found.networks()))
+    )
+    table = jt.overview(verdicts.values()).assign(branch=list(verdicts))
+    share = f"{100 * job.densities[level - 1]:.3g}%"
+    print(f"\n{job.network_name} on {job.data_name}, {share} of the weights, {seeds(job)}")
+    say(table)
+    save(job, {"figure_11": drawn(final, names)},
+         tables={"table_1": table, "conditions": conditions}, more={"methods": names},
+         bands="bars go from the least to the greatest seed",
+         pruning=f"{share} of the weights")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))
