@@ -605,6 +605,7 @@ def test_the_table_of_winning_tickets_of_kd_lts():
         assert tuple(printed) == pytest.approx(reported)
 
 
+@pytest.mark.slow
 def test_layers_of_kd_lts_from_a_file(tmp_path, digits_npz):
     folder = tmp_path / "run"
     options = ("--data", digits_npz, *KD_RUN[:-2], "--methods", "ltr", "snip", "random")

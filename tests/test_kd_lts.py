@@ -348,17 +348,26 @@ def test_teachers_are_other_networks_trained_a_part_of_the_way(find, net, data, 
         assert (steps > 0).all() and (steps < 0.1).all()
 
 
-def test_costs_count_the_teachers(find, net):
+def test_costs_count_the_teachers(find):
     runs = find(teachers=3, stage=0.5)
     table = jt.costs.finding(runs).set_index("level").loc[1]
-    # further knowledge is there for two of six epochs: the gradient, and its derivative
-    assert Distillation(epochs=6, omega=1e-4).fades == pytest.approx(1 / 3)
-    faded = find(teachers=3, stage=0.5, omega=1e-4)
     assert runs.pruning.method.phases[0][0] == 1.0
-    own = jt.costs.finding(faded).set_index("level").loc[1]
     examples, dense = 60 * 16, 60 * 16
     assert table["forward_passes"] == dense + examples * (2 + 3)
     assert table["backward_passes"] == dense + examples * (2 + 3)
+    assert table["training_steps"] == 3 * 20 + 60
+    # what is left unsaid takes no part in names
+    assert not {"attack", "online"} & set(plain(Teaching()))
+
+
+@pytest.mark.slow
+def test_costs_of_all_kinds_of_teachers(find, net):
+    examples, dense = 60 * 16, 60 * 16
+    table = jt.costs.finding(find(teachers=3, stage=0.5)).set_index("level").loc[1]
+    # further knowledge is there for two of six epochs: the gradient, and its derivative
+    assert Distillation(epochs=6, omega=1e-4).fades == pytest.approx(1 / 3)
+    faded = find(teachers=3, stage=0.5, omega=1e-4)
+    own = jt.costs.finding(faded).set_index("level").loc[1]
     assert own["forward_passes"] == pytest.approx(dense + examples * (4 / 3 + 3))
     assert own["backward_passes"] == pytest.approx(dense + examples * (4 / 3 + 1))
     assert own["flops"] < table["flops"]
@@ -375,12 +384,8 @@ def test_costs_count_the_teachers(find, net):
     along = jt.costs.finding(find(teachers=3, stage=0.5, online=True)).set_index("level").loc[1]
     assert along["training_steps"] == table["training_steps"] + 3 * 20
     assert along["flops"] == table["flops"] + 3 * 20 * 16 * 3 * forward
-    # what is left unsaid takes no part in names
-    assert not {"attack", "online"} & set(plain(Teaching()))
-    steps = jt.costs.finding(runs).set_index("level")["training_steps"]
-    assert steps[1] == 3 * 20 + 60
-    alone = jt.costs.finding(find(teachers=1, stage=0.5)).set_index("level")
-    assert jt.costs.finding(runs).set_index("level")["flops"][1] > alone["flops"][1]
+    alone = jt.costs.finding(find(teachers=1, stage=0.5)).set_index("level").loc[1]
+    assert table["flops"] > alone["flops"]
 
 
 def test_one_teacher_at_a_time_is_another_search(find):
@@ -463,6 +468,7 @@ def test_teachers_that_learn_along_take_ordinary_steps(find, net, data, states, 
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_all_of_it_together_is_the_same_vmapped_and_on_a_data_axis(find, states, monkeypatch):
     options = {"stage": 0.1, "online": True, "normalized": True, "omega": 1e-4,
                "attack": PGD(radius=0.05, step=0.03, steps=2)}  # fmt: skip

@@ -39,7 +39,7 @@ def narrowed(net: Network, most: int) -> Network:
 
     >>> from jaxticket.networks.lenet import lenet
     >>> parameters(narrowed(lenet(), 26661))
-    26506
+    26399
     """
     at_least("most", most, 1, integer=True)
     if parameters(net) <= most:
