@@ -58,11 +58,22 @@ def learned(job: Job, name: str, *, inverted: bool = False, **options: Any) -> j
     """
     made = kd_lts(job) if name == "kd_lts" else LEARNED[name]()
     method = dataclasses.replace(made, inverted=inverted)
-    if name in CTS and "lr" in job.preset.search and job.preset.method == "CTS":
-        lr = ("lr", job.preset.search["lr"])
-        method = dataclasses.replace(method, optimizer=(*method.optimizer, lr))
+    if name in CTS and job.preset.method == "CTS":
+        lr = rate(job, method.steps(job.training, options.get("steps")))
+        method = dataclasses.replace(method, optimizer=(*method.optimizer, ("lr", lr)))
     folder = f"{name}_inverted" if inverted else name
     return learn(job, method, **{"sub": folder, "dense": False, **options})
+
+
+def rate(job: Job, steps: int) -> float:
+    """Learning rate of the scores of CTS in a search of so many steps: the preset's, and in a
+    search shorter than the shortest of the preset in proportion more, so that scores, which Adam
+    moves by about the rate in a step, come as far.
+    """
+    own = job.preset.search
+    # the longest is as long as the training
+    shortest = min(own["epochs"]) / max(own["epochs"]) * job.preset.training.steps
+    return own["lr"] * max(1.0, shortest / steps)
 
 
 def kd_lts(job: Job, **changes: Any) -> Method:

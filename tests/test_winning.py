@@ -8,6 +8,7 @@ import jaxticket as jt
 from jaxticket.analysis.conditions import CONTROLS, Rules, clear_gap, conditions
 from jaxticket.analysis.contest import CHANGES
 from jaxticket.networks import narrowed, parameters
+from jaxticket.train import program
 
 NAMES = ("nontrivial", "matching", *CONTROLS, "stable")
 ACCURACY = {
@@ -207,6 +208,23 @@ def test_controls_are_the_branches_and_stability_is_instability(found, runs, net
     rows = table[(table["metric"] == "barrier") & (table["split"] == "test")]
     stable = found.conditions().set_index("condition").loc["stable"]
     assert stable["value"] == pytest.approx(rows["value"].mean(), abs=1e-6)
+
+
+def test_the_compiled_program_of_the_run_is_used_again(runs, net):
+    compiled = program(net, TRAINING, runs.mesh, 3)
+    before = compiled.traces()
+    jt.verdict(runs, level=1, points=3, small_dense=False, progress=False)
+    assert compiled.traces() == before >= 1
+
+
+def test_a_score_of_ones_own_names_the_method(runs, net, data):
+    def smallest(params, context, *, key):
+        return jax.tree.map(lambda w: -abs(w), params)
+
+    pruning = jt.Pruning(levels=1, fraction=0.6, score=smallest)
+    own = jt.find_tickets(net, data, TRAINING, pruning, seeds=range(3), progress=False)
+    found = jt.verdict(own, level=1, points=3, small_dense=False, progress=False)
+    assert found.method == "imp_smallest"
 
 
 def test_two_seeds_give_what_three_give(found, runs):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from _job import Job, search
+from _job import Job, early, search
 from _job import Settings as Common
-from _learned import late_step
+from _learned import LEARNED, late_step, learned
 
 import jaxticket as jt
 
@@ -112,6 +113,35 @@ def third_epoch(job: Job) -> int:
 def dense(job: Job) -> jt.Runs:
     """The dense networks, in the job's folder itself."""
     return search(job, levels=0)
+
+
+def ladder(settings: Settings, density: float) -> Mapping[str, Any]:
+    """Levels that come to a density: as many as asked for, or three; at paper size of 20% each."""
+    usual = 3 if settings.size == "quick" else round(math.log(density) / math.log(0.8))
+    levels = settings.levels or max(1, usual)
+    return {"levels": levels, "fraction": 1 - density ** (1 / levels)}
+
+
+def masks(job: Job, name: str, start: int = 0) -> jt.Runs:
+    """Runs whose last level are a method's masks at the job's lowest density. Nothing is trained
+    that is not needed to find them.
+
+    Args:
+      job: the job.
+      name: a method that learns masks, "ltr", or a score.
+      start: the step that the first two kinds start from.
+    """
+    sub = f"late_{name}" if start else name
+    if name == "ltr":
+        return search(job, sub=sub, rewind=start)
+    if name in LEARNED:
+        # KD-LTS has a length of its own
+        length = None if name == "kd_lts" else "long"
+        own = {"density": job.densities[-1], "steps": length, "train": False}
+        return learned(job, name, sub=sub, start=start, **own)
+    # masks at initialization do not look at how long the training after them is
+    short = dataclasses.replace(job, size=dataclasses.replace(job.size, steps=1, eval_every=1))
+    return early(short, name, sub=sub, density=job.densities[-1], dense=False)
 
 
 def trained(table: Any) -> Any:

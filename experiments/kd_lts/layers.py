@@ -19,10 +19,9 @@ from typing import Any
 
 import _path  # noqa: F401
 import tyro
-from _common import LENET, QUICK, dense, paper
+from _common import LENET, QUICK, dense, ladder, masks, paper
 from _common import Settings as Common
-from _job import Job, budget, early, prepare, search
-from _learned import learned
+from _job import Job, budget, prepare
 from _methods import chosen
 from _report import save, seeds
 from matplotlib import pyplot
@@ -43,18 +42,9 @@ class Settings(Common):
     """Density of all masks; LTR comes to it in as many levels as --levels says."""
 
 
-def masks(job: Job, name: str) -> jt.Runs:
-    """Masks of a method at the job's lowest density, as the only level but the dense one."""
-    at = job.densities[-1]
-    if name == "ltr":
-        runs = search(job, sub=name)
-        return dataclasses.replace(runs, by_level={1: runs.by_level[max(runs.levels)]})
-    if name in ("kd_lts", "gem_miner"):
-        length = None if name == "kd_lts" else "long"
-        return learned(job, name, density=at, train=False, steps=length)
-    # masks at initialization do not look at how long the training after them is
-    short = dataclasses.replace(job, size=dataclasses.replace(job.size, steps=1, eval_every=1))
-    return early(short, name, sub=name, density=at, dense=False)
+def last(runs: jt.Runs) -> jt.Runs:
+    """The runs with their last level as the only one but the dense one."""
+    return dataclasses.replace(runs, by_level={1: runs.by_level[max(runs.levels)]})
 
 
 def say(job: Job, layers: Any, names: tuple[str, ...]) -> None:
@@ -72,16 +62,15 @@ def say(job: Job, layers: Any, names: tuple[str, ...]) -> None:
 def main(settings: Settings) -> None:
     """Finds masks with every method, and draws what they leave of each layer."""
     names = chosen(settings.methods, METHODS)
-    levels = settings.levels or 3
-    ladder = {"levels": levels, "fraction": 1 - settings.at_density ** (1 / levels)}
+    levels = ladder(settings, settings.at_density)
     job = prepare(
-        __file__, settings, quick={**QUICK, **ladder},
-        lenet={**LENET, **ladder, "eval_every": 8_600},
-        paper=paper(settings, **ladder),
+        __file__, settings, quick={**QUICK, **levels},
+        lenet={**LENET, **levels, "eval_every": 8_600},
+        paper=paper(settings, **levels),
     )  # fmt: skip
     with budget(job):
         dense(job)
-        found = {name: masks(job, name) for name in names}
+        found = {name: last(masks(job, name)) for name in names}
     layers: Any = jt.results.concat(
         jt.layers.report(runs).assign(branch=name) for name, runs in found.items()
     )

@@ -22,13 +22,11 @@ from typing import Any
 import _path  # noqa: F401
 import numpy as np
 import tyro
-from _common import LENET, QUICK, paper, third_epoch
+from _common import LENET, QUICK, dense, ladder, masks, paper, third_epoch
 from _common import Settings as Common
-from _early import level_of
 from _job import Job, budget, judge, prepare
 from _methods import chosen
 from _report import save, seeds, shared_legend
-from accuracy import find
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
@@ -64,8 +62,7 @@ class Settings(Common):
     methods: tuple[str, ...] | None = None
     """Some of the script's METHODS; all of them if not given."""
     at_density: float | None = None
-    """Density of the tickets (the nearest of the ladder); that of the paper's sparsest winning
-    ticket if not given."""
+    """Density of the tickets; that of the paper's sparsest winning ticket, or 20%, if not given."""
 
 
 def label(name: str) -> str:
@@ -73,12 +70,11 @@ def label(name: str) -> str:
     return NAMES.get(name) or jt.plots.branch_styles([name])[name].label
 
 
-def masks_of(job: Job, name: str) -> jt.Runs:
-    """The masks of a method; networks are not trained further than it takes to find them, where the
-    method allows that.
-    """
+def verdict_on(job: Job, name: str) -> jt.Verdict:
+    """The verdict on the tickets of a method at the job's lowest density."""
     start = third_epoch(job) if name in LATE else 0
-    return find(job, LATE.get(name, name), start)
+    runs = masks(job, LATE.get(name, name), start)
+    return judge(job, runs, level=max(runs.levels), training=job.training, method=label(name))
 
 
 def drawn(final: Any, names: tuple[str, ...]) -> Figure:
@@ -126,14 +122,15 @@ def say(table: Any) -> None:
 def main(settings: Settings) -> None:
     """Finds masks with every method, judges them, draws and prints."""
     names = chosen(settings.methods, METHODS)
-    job = prepare(__file__, settings, quick=QUICK, lenet=LENET, paper=paper(settings),
-                  held_out=0.1)  # fmt: skip
-    density = settings.at_density or job.preset.matching_density or job.densities[-1]
-    level = level_of(job, density)
-    verdicts: dict[str, jt.Verdict] = {}
+    asked = settings.at_density
+    density = jt.preset(settings.preset).matching_density or 0.2 if asked is None else asked
+    levels = ladder(settings, density)
+    job = prepare(__file__, settings, quick={**QUICK, **levels}, lenet={**LENET, **levels},
+                  paper=paper(settings, **levels), held_out=0.1)  # fmt: skip
     with budget(job):
-        for name in names:
-            verdicts[name] = judge(job, masks_of(job, name), level=level, method=label(name))
+        # the folder itself is a run's
+        dense(job)
+        verdicts = {name: verdict_on(job, name) for name in names}
     for found in verdicts.values():
         print(f"\n{found}")
     conditions, final = (
@@ -141,7 +138,7 @@ def main(settings: Settings) -> None:
         for part in (jt.Verdict.conditions, lambda found: jt.speed.final(found.networks()))
     )
     table = jt.overview(verdicts.values()).assign(branch=list(verdicts))
-    share = f"{100 * job.densities[level - 1]:.3g}%"
+    share = f"{100 * job.densities[-1]:.3g}%"
     print(f"\n{job.network_name} on {job.data_name}, {share} of the weights, {seeds(job)}")
     say(table)
     save(job, {"figure_11": drawn(final, names)},

@@ -42,7 +42,9 @@ class Verdict:
       method: what found the mask.
       density: mean realised density.
       seeds: those that were trained.
-      start: the step that tickets start from; the learning rate's rewinding starts at the end.
+      start: the step that tickets start from. Under learning-rate rewinding they start with
+        trained weights, and from step 0 of the schedule.
+      at_init: whether the masks leave weights of initialization, which alone can win.
       dense_lr: the dense network's learning rate.
       tuned: whether that is the best of several on the validation split.
       small: the small dense network, None where none was asked for.
@@ -273,7 +275,7 @@ def verdict(
         density=float(densities.mean()),
         seeds=seeds,
         start=start,
-        at_init=start == 0 and getattr(runs.pruning, "rewind", 0) == 0,
+        at_init=start == 0 and runs.pruning.rewind == 0,
         dense_lr=outcome.dense_lr,
         tuned=len(rates) > 1,
         small=contest.small,
@@ -343,10 +345,10 @@ def _method(runs: Runs) -> str:
         name = pruning.method.name
     elif isinstance(pruning, (EarlyPruning, Pruning)):
         score = pruning.score
-        name = score if isinstance(score, str) else getattr(score, "__name__", "score")
+        name = scored = score if isinstance(score, str) else getattr(score, "__name__", "score")
         if isinstance(pruning, Pruning):
             name = "one_shot" if pruning.one_shot else "imp"
-            name += "" if score == "magnitude" else f"_{score}"
+            name += "" if score == "magnitude" else f"_{scored}"
     else:
         name = type(pruning).__name__
     return name if runs.branch == TICKET else f"{name}_{runs.branch}"

@@ -8,7 +8,8 @@ from jaxticket import trees
 from jaxticket.checks import at_least
 from jaxticket.types import Network
 
-# widths are whole numbers of units: closer than this no two factors give different networks
+# of the factor; widths are whole numbers of units, so that fewer than a million of them to a layer
+# are told apart
 PRECISION = 1e-6
 
 
