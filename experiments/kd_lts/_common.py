@@ -110,6 +110,16 @@ def third_epoch(job: Job) -> int:
     return max(1, round(3 / epochs(job) * job.size.steps))
 
 
+def beside(job: Job, script: str) -> Job:
+    """The job of another script at the same size, whose runs need not be made twice; where a folder
+    was asked for, both are in there.
+    """
+    if job.settings.folder is not None:
+        return job
+    own = jt.results.run_name(f"{script}-{job.preset.name}", job.about)
+    return dataclasses.replace(job, name=script, folder=job.folder.with_name(own))
+
+
 def dense(job: Job) -> jt.Runs:
     """The dense networks, in the job's folder itself."""
     return search(job, levels=0)

@@ -2,7 +2,7 @@
 
 Copies of each ticket are trained from initialization under different orders of examples, and the
 error is taken on the line between them: tickets of KD-LTS, of iterative magnitude pruning from step
-0 (LTH), and random pruning, beside the dense network.
+0 (LTH), and random pruning, beside the dense network. The tickets are those of accuracy.py.
 
 Command:  python experiments/kd_lts/stability.py [--preset NAME] [--size paper] [--budget MINUTES]
 Makes:    figure_10 (of VGG-16 figure_27): the error barrier by density, and the error on the line
@@ -21,12 +21,12 @@ from typing import Any
 import _path  # noqa: F401
 import numpy as np
 import tyro
-from _common import LENET, QUICK, dense, paper
+from _common import LENET, QUICK, beside, dense, paper
 from _common import Settings as Common
-from _job import Job, analyse, budget, early, learn, prepare, search
-from _learned import kd_lts
+from _job import analyse, budget, prepare
 from _methods import chosen
 from _report import pair, save, seeds, shared_legend
+from accuracy import find
 from matplotlib.figure import Figure
 
 import jaxticket as jt
@@ -49,18 +49,6 @@ class Settings(Common):
     """Copies of every ticket; all pairs of them are compared."""
     points: int = 30
     """Places on each line between two copies."""
-
-
-def find(job: Job, name: str) -> jt.Runs:
-    """Tickets of a method, under its name."""
-    if name == "ltr":
-        runs = search(job, sub=name)
-    elif name == "random":
-        runs = early(job, name, sub=name, dense=False)
-    else:
-        # the copies are trained, not these
-        runs = learn(job, kd_lts(job), sub=name, dense=False, train=False)
-    return dataclasses.replace(runs, branch=name)
 
 
 def by_density(ax: Any, table: Any, names: tuple[str, ...]) -> None:
@@ -110,13 +98,13 @@ def rows_of(table: Any, copies: Any) -> Any:
 def main(settings: Settings) -> None:
     """Finds tickets with every method, trains copies of them, compares them, and draws."""
     names = chosen(settings.methods, METHODS)
-    job = prepare(
-        __file__, settings, quick=QUICK, lenet={**LENET, "eval_every": 8_600}, paper=paper(settings)
-    )
+    job = prepare(__file__, settings, quick=QUICK, lenet=LENET, paper=paper(settings))
+    other = beside(job, "accuracy")
     options = {"copies": settings.copies, "points": settings.points, "keep": False}
     with budget(job):
-        dense(job)
-        found = tuple(find(job, name) for name in names)
+        # folders themselves are runs'
+        dense(other), dense(job)
+        found = tuple(dataclasses.replace(find(other, name, 0), branch=name) for name in names)
         levels = tuple(range(1, job.size.levels + 1))
         whole = analyse(job, sub="dense_copies", at=0, **options)
         inst = analyse(job, sub="copies", tickets=found, levels=levels, **options)
