@@ -103,7 +103,8 @@ def main(settings: Settings) -> None:
     options = {"copies": settings.copies, "points": settings.points, "keep": False}
     with budget(job):
         # folders themselves are runs'
-        dense(other), dense(job)
+        dense(other)
+        dense(job)
         found = tuple(dataclasses.replace(find(other, name, 0), branch=name) for name in names)
         levels = tuple(range(1, job.size.levels + 1))
         whole = analyse(job, sub="dense_copies", at=0, **options)
