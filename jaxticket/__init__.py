@@ -19,6 +19,7 @@ from jaxticket.analysis.verdict import verdict as verdict
 from jaxticket.branches import BRANCHES as BRANCHES
 from jaxticket.data import DATASETS as DATASETS
 from jaxticket.early import prune_at as prune_at
+from jaxticket.elastic import elastic as elastic
 from jaxticket.masks import density as density
 from jaxticket.networks import NETWORKS as NETWORKS
 from jaxticket.networks import from_functions as from_functions
@@ -44,6 +45,7 @@ from jaxticket.stability import Instability as Instability
 from jaxticket.stability import instability as instability
 from jaxticket.ticket import Ticket as Ticket
 from jaxticket.tickets import find_tickets as find_tickets
+from jaxticket.transfer import transfer as transfer
 from jaxticket.types import Network as Network
 from jaxticket.types import ScoreContext as ScoreContext
 from jaxticket.types import TrainState as TrainState

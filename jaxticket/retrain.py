@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,11 @@ from jaxticket.jobs import (
     Arrays,
     Bench,
     Jobs,
-    history_arrays,
     job_plan,
     join,
     progress_bar,
     report_diverged,
-    take,
-    train_unit,
+    train_blocks,
 )
 from jaxticket.rng import root_keys
 from jaxticket.runs import Runs, density
@@ -111,7 +108,6 @@ def branch(
     if at_once is not None or not parallel.maps(runs.mesh):
         size = parallel.block_size(count, runs.mesh, at_once)
     interrupt = Interrupt()
-    blocks, costs = [], []
     with interrupt.listening(folder is not None), progress_bar(jobs.steps, shown=progress) as bar:
         store = None if folder is None else RunFolder(folder, settings, every=save_every)
         bar.set_description(f"branch {name}")
@@ -126,13 +122,7 @@ def branch(
             interrupt,
             bar,
         )
-        for number, begin in enumerate(range(0, count, size)):
-            part = take(jobs, begin, begin + size)
-            began = time.perf_counter()
-            end = begin + len(part.start)
-            blocks.append(train_unit(bench, part, f"jobs-{begin:03d}-{end:03d}"))
-            costs.append({"unit": f"block {number}", "train_seconds": time.perf_counter() - began})
-        history = history_arrays(blocks)
+        history, costs = train_blocks(bench, jobs)
         histories = _histories(runs, tickets, history, levels, factors, factor_of, name, bar)
     result = Runs(
         runs.net,

@@ -46,6 +46,9 @@ class Network:
       classes: number of logits.
       resized: `resized(width) -> Network`, the same network `width` times as wide; raises a
         ValueError where the network has no width.
+      adapted: `adapted(shape=..., classes=..., **options) -> Network`, the same network for other
+        data, or with other arguments of its constructor, such as `depth`; raises a ValueError where
+        the constructor is not one of this library's.
       syncs_stats: whether `apply` averages batch statistics over `axis_name` (true without
         statistics).
       source: what `init` and `apply` were made from; tells apart two networks of the same name.
@@ -59,6 +62,7 @@ class Network:
     shape: tuple[int, ...]
     classes: int
     resized: Callable[[float], Network]
+    adapted: Callable[..., Network]
     syncs_stats: bool = True
     source: Hashable = field(default=None, repr=False)
 

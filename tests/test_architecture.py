@@ -102,6 +102,8 @@ RANKS = {
     "attacks": 3,
     "presets": 3,
     "ticket": 3,
+    "fit": 3,
+    "elastic": 4,
     "results": 3,
     "checkpoint": 3,
     "train": 4,
@@ -121,6 +123,7 @@ RANKS = {
     "early": 9,
     "search": 10,
     "stability": 10,
+    "transfer": 10,
     "analysis": 10,
     # the order of a network's layers, which pruning asks for
     "analysis.flops": 2,

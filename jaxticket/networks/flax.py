@@ -81,6 +81,13 @@ def _no_width(width: float) -> Network:
     raise ValueError(f"`resized({width})`: this network has no width; build the other size by hand")
 
 
+def _fixed(**changes: Any) -> Network:
+    raise ValueError(
+        f"`adapted({', '.join(f'{k}={v!r}' for k, v in changes.items())})`: this network was made "
+        f"of a module or functions, which are for one shape; build the other one by hand"
+    )
+
+
 def _network(
     init: Callable[[Key], tuple[Params, Stats]],
     apply: Callable[..., tuple[Array, Stats]],
@@ -94,6 +101,7 @@ def _network(
     output: str | None = None,
     config: dict[str, Any] | None = None,
     resized: Callable[[float], Network] | None = None,
+    adapted: Callable[..., Network] | None = None,
 ) -> Network:
     params, stats = jax.eval_shape(init, jax.random.key(0))
     leaves = [x for x in jax.tree.leaves(params) if not jnp.issubdtype(x.dtype, jnp.floating)]
@@ -128,6 +136,7 @@ def _network(
         shape=shape,
         classes=logits.shape[-1],
         resized=resized or _no_width,
+        adapted=adapted or _fixed,
         syncs_stats=syncs_stats or not jax.tree.leaves(stats),
         source=source,
     )
@@ -142,6 +151,7 @@ def from_linen(
     output: str | None = None,
     config: dict[str, Any] | None = None,
     resized: Callable[[float], Network] | None = None,
+    adapted: Callable[..., Network] | None = None,
     constructor: str = "from_linen",
 ) -> Network:
     """A network from a Linen module.
@@ -161,6 +171,7 @@ def from_linen(
         classes.
       config: what to record instead of the name and shapes, for constructors of this library.
       resized: `resized(width) -> Network`.
+      adapted: `adapted(shape=..., classes=..., **options) -> Network`.
       constructor: the name of the constructor that is recorded.
 
     Raises:
@@ -222,6 +233,7 @@ def from_linen(
         output=output,
         config=config,
         resized=resized,
+        adapted=adapted,
     )
 
 

@@ -267,6 +267,9 @@ def network(
     def resized(factor: float) -> Network:
         return constructor(shape, classes, width=width * _positive(factor), **options)
 
+    def adapted(shape: tuple[int, ...] = shape, classes: int = classes, **changes: Any) -> Network:
+        return constructor(shape, classes, **{"width": width, **options, **changes})
+
     return from_linen(
         module(width),
         shape,
@@ -275,4 +278,5 @@ def network(
         output=output,
         config={**config, "init": described},
         resized=resized,
+        adapted=adapted,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -66,6 +67,9 @@ def lenet(
             raise ValueError(f"`width` must be above 0, got {width!r}")
         return lenet(shape, classes, [max(1, round(width * w)) for w in widths], init=init)
 
+    def adapted(shape: tuple[int, ...] = shape, classes: int = classes, **changes: Any) -> Network:
+        return lenet(shape, classes, **{"widths": widths, "init": init, **changes})
+
     return from_linen(
         _Lenet(widths, classes, init),
         shape,
@@ -74,4 +78,5 @@ def lenet(
         output=f"dense_{len(widths)}",
         config={"shape": list(shape), "classes": classes, "widths": list(widths), "init": init},
         resized=resized,
+        adapted=adapted,
     )

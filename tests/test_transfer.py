@@ -1,0 +1,328 @@
+"""Tickets in other settings: other data, other optimizers, other depths."""
+
+import jax
+import numpy as np
+import pytest
+
+import jaxticket as jt
+from jaxticket import trees
+from jaxticket.elastic import depths, sources, spread
+from jaxticket.fit import fit, leaves_of
+from jaxticket.networks import NETWORKS
+
+TRAINING = jt.Training(40, 32, lr=0.1, eval_every=20, optimizer="sgd")
+OTHER = TRAINING.replace(optimizer="adam", lr=1e-3)
+
+
+def ticket_of(net, seed=0, density=0.5, lead=None):
+    """A ticket with a random mask over everything prunable, as host arrays."""
+    rng = np.random.default_rng(seed)
+    keys = [jax.random.key(seed + i) for i in range(lead or 1)]
+    made = [net.init(key) for key in keys]
+    params, stats = jax.tree.map(lambda *x: np.stack(x), *made)
+    if lead is None:
+        params, stats = jax.tree.map(lambda x: x[0], (params, stats))
+    prunable = net.prunable(made[0][0])
+    mask = jax.tree.map(
+        lambda w, p: rng.random(w.shape) < density if p else np.ones(w.shape, bool),
+        params, prunable,
+    )  # fmt: skip
+    stats = jax.tree.map(lambda x: x + rng.random(x.shape).astype(x.dtype), stats)
+    number = np.zeros(() if lead is None else lead, np.int32)
+    params = jax.tree.map(lambda m, w: np.where(m, w, 0).astype(w.dtype), mask, params)
+    return jt.Ticket(mask, params, stats, number + 1, number + 5)
+
+
+def equal(a, b):
+    return trees.paths(a) == trees.paths(b) and all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def fresh_of(net, lead=None, seed=99):
+    made = ticket_of(net, seed, 1.0, lead)
+    return made.params, made.stats
+
+
+@pytest.mark.parametrize("lead", [None, 2])
+def test_only_the_output_layer_is_drawn_anew(lead):
+    net = jt.networks.resnet_cifar((8, 8, 3), 4, 8, width=0.25)
+    to = net.adapted(classes=7)
+    own, fresh = ticket_of(net, lead=lead), fresh_of(to, lead)
+    found = fit(own, net=net, to=to, fresh=fresh, reinit=(to.output,))
+    for tree, before, new in zip(
+        (found.mask, found.params, found.stats), (own.mask, own.params, own.stats),
+        (None, *fresh), strict=True,
+    ):  # fmt: skip
+        before = leaves_of(before)
+        for path, leaf in leaves_of(tree).items():
+            if path.startswith("dense/"):
+                assert leaf.all() if new is None else np.array_equal(leaf, leaves_of(new)[path])
+            else:
+                np.testing.assert_array_equal(leaf, before[path])
+
+
+def test_layers_that_do_not_fit_are_all_named_and_drawn_anew_where_asked():
+    net = jt.networks.lenet((6, 6, 1), 3, (5, 4))
+    to = jt.networks.lenet((6, 6, 1), 3, (5, 7))
+    own, fresh = ticket_of(net), fresh_of(to)
+    with pytest.raises(ValueError, match=r"dense_1/bias \(4,\) -> \(7,\).*dense_2/kernel"):
+        fit(own, net=net, to=to, fresh=fresh)
+    found = fit(own, net=net, to=to, fresh=fresh, partly=True)
+    assert equal(found.mask["dense_0"], own.mask["dense_0"])
+    assert found.mask["dense_1"]["kernel"].all()
+    assert equal(
+        found.params["dense_2"], {**fresh[0]["dense_2"], "bias": own.params["dense_2"]["bias"]}
+    )
+    deeper = jt.networks.lenet((6, 6, 1), 3, (5, 4, 4))
+    with pytest.raises(ValueError, match=r"dense_3/kernel none -> \(4, 3\)"):
+        fit(own, net=net, to=deeper, fresh=fresh_of(deeper))
+    with pytest.raises(ValueError, match=r"dense_3/kernel \(4, 3\) -> none"):
+        fit(ticket_of(deeper), net=deeper, to=net, fresh=fresh_of(net))
+
+
+@pytest.mark.parametrize("name", ["lenet", "conv2", "resnet14"])
+@pytest.mark.parametrize("channels", [(1, 3), (3, 1)])
+def test_a_gray_image_is_answered_alike_with_one_channel_and_three(name, channels):
+    here, there = channels
+    net = NETWORKS[name]((8, 8, here), 4)
+    to = net.adapted(shape=(8, 8, there))
+    own = ticket_of(net, lead=2)
+    found = fit(own, net=net, to=to, fresh=fresh_of(to, 2))
+    gray = np.random.default_rng(1).random((5, 8, 8, 1), np.float32)
+
+    def answers(net, ticket):
+        params = jax.tree.map(lambda m, w: np.where(m, w, 0)[1], ticket.mask, ticket.params)
+        stats = jax.tree.map(lambda x: x[1], ticket.stats)
+        x = np.repeat(gray, net.shape[-1], axis=-1)
+        return net.apply(params, stats, x, train=False)[0]
+
+    np.testing.assert_allclose(answers(net, own), answers(to, found), rtol=2e-4, atol=2e-5)
+    first = [k for k, v in leaves_of(own.mask).items() if v.shape != leaves_of(found.mask)[k].shape]
+    assert len(first) == 1
+    for path, leaf in leaves_of(own.mask).items():
+        if path not in first:
+            np.testing.assert_array_equal(leaf, leaves_of(found.mask)[path])
+
+
+def test_networks_for_other_data_are_of_their_own_constructor():
+    # of each constructor one
+    for name in ("lenet", "conv2", "resnet14", "wrn16_4", "vgg11", "resnet18", "inception_v3"):
+        make = NETWORKS[name]
+        small = {"widths": (4,)} if name == "lenet" else {"width": 0.125}
+        net = make((80, 80, 3), 4, **small)
+        assert net.adapted() == net
+        assert net.adapted(shape=(96, 96, 1), classes=7) == make((96, 96, 1), 7, **small), name
+    own = jt.from_functions(lambda key: ({"kernel": jax.random.normal(key, (4, 2))}, {}),
+                            lambda p, s, x, *, train: (x.reshape(len(x), -1) @ p["kernel"], s),
+                            name="linear", shape=(2, 2, 1))  # fmt: skip
+    with pytest.raises(ValueError, match=r"adapted\(classes=3\).*build the other one by hand"):
+        own.adapted(classes=3)
+
+
+# elastic
+
+
+def resnet(depth, **options):
+    return jt.networks.resnet_cifar((8, 8, 1), 4, depth, width=0.25, **options)
+
+
+@pytest.mark.parametrize(("here", "there"), [(14, 20), (14, 14), (20, 32)])
+@pytest.mark.parametrize("lead", [None, 3])
+def test_stretching_and_squeezing_gives_the_ticket_back(here, there, lead):
+    net, to = resnet(here), resnet(there)
+    own = ticket_of(net, lead=lead)
+    longer = jt.elastic(own, net=net, to=to)
+    assert trees.paths(longer.params) == trees.paths(jax.eval_shape(to.init, jax.random.key(0))[0])
+    back = jt.elastic(longer, net=to, to=net)
+    assert equal(back.mask, own.mask) and equal(back.params, own.params)
+    assert equal(back.stats, own.stats)
+
+
+def test_which_block_goes_where():
+    net, to = resnet(14), resnet(20)
+    assert sources(net, to) == sources(net, to, "0:0;1:1,2") == dict.fromkeys((1, 2, 3), (0, 1, 1))
+    assert sources(to, net, ["0:0;1:1", "0:0;2:1", "0:0;1:1"]) == {1: (0, 1), 2: (0, 2), 3: (0, 1)}
+    assert depths(resnet(32)) == {1: 5, 2: 5, 3: 5}
+    own = ticket_of(net)
+    longer = jt.elastic(own, net=net, to=to)
+    for block in ("block_2_1", "block_2_2"):
+        for tree in ("mask", "params"):
+            assert equal(
+                getattr(longer, tree)[block], getattr(own, tree)[block.replace("_2_2", "_2_1")]
+            )
+    for n in range(2, 9):
+        assert spread(n, n) == tuple(range(n))
+        for m in range(n, 12):
+            assert set(spread(n, m)) == set(range(n)) and sorted(spread(n, m)) == list(spread(n, m))
+
+
+@pytest.mark.parametrize(
+    ("blocks", "said"),
+    [
+        ("0:0;1:1", r"nothing fills \[2\]"),
+        ("0:0;1:1,2;1:2", "filled twice"),
+        ("0:0,1;1:2", "first block stays the first"),
+        ("0:0;2:1,2", "beyond"),
+        ("0:0;1-1", "is not"),
+        (["0:0;1:1,2"], "one for each stage"),
+    ],
+)
+def test_wrong_blocks_are_explained(blocks, said):
+    with pytest.raises(ValueError, match=said):
+        jt.elastic(ticket_of(resnet(14)), net=resnet(14), to=resnet(20), blocks=blocks)
+
+
+def test_other_families_are_refused():
+    net = resnet(14)
+    with pytest.raises(ValueError, match="none to make"):
+        jt.elastic(ticket_of(resnet(8)), net=resnet(8), to=net)
+    with pytest.raises(ValueError, match="must be a residual network"):
+        jt.elastic(ticket_of(net), net=net, to=jt.networks.lenet((8, 8, 1), 4))
+    with pytest.raises(ValueError, match="within a family"):
+        jt.elastic(ticket_of(net), net=net, to=net.resized(2))
+
+
+# transfer
+
+
+@pytest.fixture(scope="module")
+def data():
+    return jt.data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def net(data):
+    return jt.networks.lenet(data.shape, data.classes, (20, 12))
+
+
+@pytest.fixture(scope="module")
+def find(net, data):
+    def find(data=data, **changes):
+        pruning = jt.Pruning(levels=2, fraction=0.5, rewind=10, **changes)
+        return jt.find_tickets(net, data, TRAINING, pruning, seeds=range(3), progress=False)
+
+    return find
+
+
+@pytest.fixture(scope="module")
+def runs(find):
+    return find()
+
+
+def values_of(runs, branch):
+    table = runs.table()
+    table = table[(table["branch"] == branch) & (table["step"] > 0)]
+    keys = ["level", "seed", "step", "split", "metric"]
+    return table.sort_values(keys).set_index(keys)["value"]
+
+
+def test_where_it_was_found_a_ticket_trains_as_it_did(runs, data):
+    found = jt.transfer(runs, to=data, reinit_output=False, start=10, branches=(), progress=False)
+    ours, theirs = values_of(found, "transferred"), values_of(runs, "ticket")
+    later = theirs.index.get_level_values("step") > 10
+    level = theirs.index.get_level_values("level") > 0
+    theirs = theirs[later & level]
+    ours = ours.loc[theirs.index]
+    assert len(ours) == 2 * 3 * 2 * 2 * 2
+    np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(found.densities, runs.densities)
+
+
+def test_usually_the_output_layer_is_new_and_all_else_as_found(runs, data):
+    found = jt.transfer(runs, to=data, seeds=(2, 0), levels=[0, 2], progress=False)
+    assert found.seeds == (2, 0) and found.levels == (0, 2) and found.branch == "transferred"
+    for seed in found.seeds:
+        ours, theirs = found.ticket(2, seed), runs.ticket(2, seed)
+        for name in ("dense_0", "dense_1"):
+            assert equal(ours.mask[name], theirs.mask[name])
+            assert equal(ours.params[name], theirs.params[name])
+        assert ours.mask["dense_2"]["kernel"].all() and int(ours.step) == 0
+        assert not np.array_equal(
+            ours.params["dense_2"]["kernel"], theirs.params["dense_2"]["kernel"]
+        )
+        # the same for all tickets of a seed, and another for each seed
+        assert equal(ours.params["dense_2"], found.ticket(0, seed).params["dense_2"])
+    assert not equal(found.ticket(2, 0).params["dense_2"], found.ticket(2, 2).params["dense_2"])
+    assert set(found.table()["branch"]) == {"transferred", "globally_permuted"}
+    # the output layer counts neither as pruned nor as kept
+    kept = sum(
+        np.count_nonzero(runs.ticket(2, 0).mask[name]["kernel"]) for name in ("dense_0", "dense_1")
+    )
+    size = 64 * 20 + 20 * 12
+    rows = found.table().query("level == 2 and seed == 0")
+    np.testing.assert_allclose(rows["density"], kept / size)
+    assert (found.table().groupby(["branch", "level"])["step"].max() == TRAINING.steps).all()
+
+
+def test_halves_and_their_own_tickets_with_another_optimizer(find, net, data):
+    a, b = data.halves()
+    here, there = find(data=a), find(data=b)
+    found = jt.transfer(here, to=there, training=OTHER, branches=("shuffle",), progress=False)
+    assert set(found.table()["branch"]) == {"transferred", "own", "shuffle"}
+    assert found.data is b and found.training == OTHER
+    # trained from the other half's tickets, nothing but those differ
+    again = jt.transfer(there, to=b, training=OTHER, branches=(), progress=False)
+    np.testing.assert_array_equal(values_of(found, "own"), values_of(again, "transferred"))
+    assert not np.array_equal(values_of(found, "own"), values_of(found, "transferred"))
+    # dense networks of the two differ in the ten steps before
+    assert found.training.optimizer == "adam"
+
+
+@pytest.fixture(scope="module")
+def blocks(data):
+    net = resnet(14).adapted(shape=data.shape, classes=data.classes)
+    return jt.prune_at(net, data, TRAINING.replace(steps=4, eval_every=4), score="magnitude",
+                       density=0.3, seeds=range(2), progress=False)  # fmt: skip
+
+
+def test_tickets_stretch_to_another_depth(blocks):
+    to = blocks.net.adapted(depth=20)
+    found = jt.transfer(blocks, to=blocks.data, net=to, progress=False)
+    assert found.net == to
+    ours, theirs = found.ticket(1, 1), blocks.ticket(1, 1)
+    assert equal(ours.mask["block_3_2"], theirs.mask["block_3_1"])
+    assert equal(ours.params["block_3_2"], theirs.params["block_3_1"])
+    moved = jt.transfer(blocks, to=blocks.data, net=to, permute_copies=True, branches=(),
+                        progress=False).ticket(1, 1)  # fmt: skip
+    for path, mask in leaves_of(moved.mask).items():
+        was = leaves_of(ours.mask)[path]
+        assert np.count_nonzero(mask) == np.count_nonzero(was)
+        assert np.array_equal(mask, was) != (path.startswith("block_") and "_2/conv" in path
+                                             and path.endswith("kernel")), path  # fmt: skip
+
+
+def test_a_transfer_that_was_begun_goes_on(runs, data, tmp_path):
+    first = jt.transfer(runs, to=data, folder=tmp_path / "a", progress=False)
+    again = jt.transfer(runs, to=data, folder=tmp_path / "a", progress=False)
+    np.testing.assert_array_equal(first.table()["value"], again.table()["value"])
+    assert (tmp_path / "a" / "tickets" / "transferred-level-02-seed-1.npz").exists()
+    with pytest.raises(ValueError, match="start"):
+        jt.transfer(runs, to=data, start=10, folder=tmp_path / "a", progress=False)
+
+
+def test_wrong_arguments_are_named(runs, net, data, blocks):
+    for options, said in (
+        ({"start": 40}, "`start` 40 leaves nothing"),
+        ({"levels": [7]}, "`levels` must be some of"),
+        ({"seeds": [9]}, "`seeds` must be some of"),
+        ({"branches": ["shufle"]}, "did you mean 'shuffle'"),
+        ({"blocks": "0:0;1:1"}, "of another depth"),
+        (
+            {"net": net.resized(2)},
+            r"`ticket` does not fit.*dense_0/kernel \(64, 20\) -> \(64, 40\)",
+        ),
+        ({"net": blocks.net}, "does not fit"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            jt.transfer(runs, **{"to": data, "progress": False, **options})
+    with pytest.raises(ValueError, match="another family"):
+        jt.transfer(blocks, to=data, net=jt.networks.lenet(data.shape, 10), progress=False)
+    with pytest.raises(ValueError, match="must be that of `to`"):
+        jt.transfer(runs, to=runs, net=net.resized(2), progress=False)
+
+    def own(ticket, key, *, net):
+        return ticket
+
+    with pytest.raises(ValueError, match="may not be called"):
+        jt.transfer(runs, to=data, branches=[own], progress=False)
