@@ -1,4 +1,4 @@
-"""The command line: `python -m jaxticket presets [NAME]`."""
+"""The command line: `python -m jaxticket presets [NAME]` and `show FILE`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import dataclasses
 import fnmatch
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from tyro.extras import subcommand_cli_from_dict
 
 from jaxticket.presets import PRESETS, Preset, preset
+from jaxticket.ticket import about, layer_masks
+
+BAR = 40
+"""Letters of a full bar."""
 
 
 def _percent(value: float | None, spread: float | None = None) -> str:
@@ -89,6 +94,67 @@ def show_presets(name: Annotated[str, tyro.conf.Positional] = "") -> None:
         print(describe(preset(name)))
 
 
+def _brief(value: Any) -> str:
+    if isinstance(value, dict):
+        return str(value.get("name", value))
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_brief, value))}]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def ticket_text(path: Path) -> str:
+    """What a ticket file says of itself, and the density of every layer as a bar chart."""
+    header = about(path)
+    said, net = header["about"], header["net"] or {}
+    # of a ticket that is stored by seed the mask is there all the same
+    masks = layer_masks(path)
+    lines = []
+
+    def line(name: str, value: Any) -> None:
+        if value not in (None, {}, ()):
+            lines.append(f"{name:<14}{value}")
+
+    network = net.get("constructor"), net.get("name")
+    line("network", next((name for name in reversed(network) if name), None))
+    options = {k: v for k, v in net.items() if k not in ("constructor", "name", "params")}
+    line("", ", ".join(f"{k}={v}" for k, v in options.items()))
+    line("preset", said.get("preset"))
+    line("data", said.get("data"))
+    line("", said.get("licence"))
+    line("", said.get("fingerprint") and f"fingerprint {said['fingerprint'][:16]}...")
+    density, accuracy = said.get("density"), said.get("accuracy")
+    line("density", None if density is None else f"{100 * density:.4g}%")
+    line("accuracy", None if accuracy is None else f"{100 * accuracy:.2f}% (test, trained)")
+    line("weights", f"of step {header['step']}" if header["step"] else "of initialization")
+    line("level", header["level"])
+    line("seed", header["seed"] if said.get("run_seed") is None else said["run_seed"])
+    training, pruning = said.get("training") or {}, said.get("pruning") or {}
+    line("training", ", ".join(f"{k}={training[k]}" for k in ("steps", "batch_size", "optimizer",
+                                                              "lr") if k in training))  # fmt: skip
+    line("pruning", ", ".join(f"{k}={_brief(v)}" for k, v in pruning.items()
+                              if v not in ((), [], None)))  # fmt: skip
+    width = max(map(len, masks))
+    lines.append("")
+    for name, mask in masks.items():
+        kept, size = int(mask.sum()), mask.size
+        # layers that are not pruned at all, such as biases, say nothing
+        if kept == size and mask.ndim < 2:
+            continue
+        share = kept / size
+        bar = "█" * round(BAR * share)
+        lines.append(f"{name:<{width}}  {bar:<{BAR}} {100 * share:6.1f}%  {kept:,} of {size:,}")
+    return "\n".join(lines)
+
+
+def show_ticket(file: Annotated[Path, tyro.conf.Positional]) -> None:
+    """Show a ticket file: where it comes from, and how much it leaves of every layer.
+
+    Args:
+      file: as they lie in the `tickets` folder of a run.
+    """
+    print(ticket_text(file))
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the command line.
 
@@ -97,7 +163,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     try:
         subcommand_cli_from_dict(
-            {"presets": show_presets},
+            {"presets": show_presets, "show": show_ticket},
             prog="python -m jaxticket",
             description="Lottery-ticket experiments in JAX.",
             args=args,

@@ -17,6 +17,7 @@ from jaxticket.checkpoint import explained
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
 from jaxticket.evaluate import METRICS
+from jaxticket.presets import preset_of
 from jaxticket.selection import prunable_of
 from jaxticket.settings import Pruning, PruningAtStep, Training
 from jaxticket.ticket import Ticket, drawn_exactly
@@ -137,6 +138,15 @@ class Runs:
             )
         return results.frame(self.traces)
 
+    def _accuracy(self, level: int, replica: int) -> float | None:
+        """Final test accuracy of a ticket of this branch; None where it was not trained."""
+        test, accuracy = split_names(self.data).index("test"), METRICS.index("accuracy")
+        for history in self.histories:
+            if (history.level, history.branch) == (level, self.branch):
+                value = float(results.last(history)[replica, test, accuracy])
+                return value if np.isfinite(value) else None
+        return None
+
     def _final(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean final test accuracy of each level of this branch, and how many seeds there are."""
         test, accuracy = split_names(self.data).index("test"), METRICS.index("accuracy")
@@ -196,18 +206,26 @@ class Runs:
             results.write(self.timings(), target, "timings")
             if self.traces:
                 results.write(self.trace(), target, "trace")
+            said = {
+                "preset": preset_of(self.net, self.data.name, self.training),
+                "data": self.data.name,
+                "fingerprint": self.data.fingerprint,
+                "licence": self.data.about.get("licence"),
+                "training": results.plain(self.training),
+                "pruning": results.plain(self.pruning),
+            }
+            densities = {n: density(self.net, self.pruning, self.by_level[n]) for n in self.levels}
             for level in self.levels:
-                for seed in self.seeds:
+                for replica, seed in enumerate(self.seeds):
                     ticket = self.ticket(level, seed)
                     ticket.save(
                         target / "tickets" / f"{self.branch}-level-{level:02d}-seed-{seed}.npz",
                         net=self.net,
                         seed=seed if drawn_exactly(self.net, seed, ticket) else None,
-                        data=self.data.name,
-                        fingerprint=self.data.fingerprint,
                         run_seed=seed,
-                        training=results.plain(self.training),
-                        pruning=results.plain(self.pruning),
+                        density=densities[level][replica],
+                        accuracy=self._accuracy(level, replica),
+                        **said,
                     )
         return target
 

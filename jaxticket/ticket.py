@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxticket import trees
 from jaxticket.rng import stream
-from jaxticket.types import Array, Mask, Network, Params, Stats
+from jaxticket.types import Array, Key, Mask, Network, Params, Stats
 
 _FORMAT = "jaxticket ticket 1"
 
@@ -101,22 +101,35 @@ class Ticket:
         return write_arrays(Path(path), arrays)
 
     @staticmethod
-    def load(path: str | os.PathLike[str], *, net: Network | None = None) -> Ticket:
+    def load(
+        path: str | os.PathLike[str], *, net: Network | None = None, fresh: Key | None = None
+    ) -> Ticket:
         """Reads a ticket file.
 
         Args:
           path: the file.
           net: the network, for tickets stored by seed, and for params that are not nested dicts.
+          fresh: where `net` is another network than the ticket's, the key that draws the layers
+            that do not fit, which are not pruned; None where all have to fit.
 
         Raises:
-          ValueError: for a file that is damaged or no ticket, and for weights that the seed no
-            longer gives.
+          ValueError: for a file that is damaged or no ticket, layers that do not fit, which are all
+            named, and weights that the seed no longer gives.
         """
         header, arrays = _read(Path(path))
         if header["seed"] is not None and net is None:
             raise ValueError(f"{path} stores a seed, not weights: pass `net` to rebuild them")
+        if fresh is not None:
+            if net is None:
+                raise ValueError("`fresh` needs `net`, whose initializer it draws from")
+            if header["seed"] is not None and json.loads(net.config) != header["net"]:
+                raise ValueError(
+                    f"{path} stores a seed of the network {header['net']}, not weights: load it "
+                    f"with that network and save it without a seed first"
+                )
         like = None if net is None else _shapes(net)
-        ticket = unpack(arrays, like=like)
+        drawn = None if fresh is None or net is None else _initial(net)(fresh)
+        ticket = unpack(arrays, like=like, drawn=drawn)
         if header["seed"] is None:
             return ticket
         assert net is not None
@@ -135,8 +148,15 @@ class Ticket:
 
 
 def about(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a ticket file says of itself: network, settings, seed, checksum."""
-    return _read(Path(path))[0]
+    """What a ticket file says of itself: network, settings, seed, checksum, level and step."""
+    header, arrays = _read(Path(path))
+    return {**header, **{name: int(arrays[name]) for name in ("level", "step")}}
+
+
+def layer_masks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The masks of a ticket file by layer, without its weights or its network."""
+    ticket = unpack(_read(Path(path))[1])
+    return dict(zip(trees.paths(ticket.mask), jax.tree.leaves(ticket.mask), strict=True))
 
 
 @functools.lru_cache(maxsize=16)
@@ -166,12 +186,12 @@ def _json(header: dict[str, Any]) -> str:
 
 
 @functools.lru_cache(maxsize=16)
-def _initializer(net: Network) -> Any:
-    return jax.jit(lambda key: net.init(stream(key, "init"))[0])
+def _initial(net: Network) -> Any:
+    return jax.jit(lambda key: net.init(stream(key, "init")))
 
 
 def _from_seed(net: Network, seed: int, mask: Mask) -> Params:
-    params = _initializer(net)(jax.random.key(seed))
+    params, _ = _initial(net)(jax.random.key(seed))
     return host_apply(mask, jax.tree.map(np.asarray, params))
 
 
@@ -226,12 +246,17 @@ def pack(ticket: Ticket) -> dict[str, np.ndarray]:
     return arrays
 
 
-def unpack(arrays: Mapping[str, np.ndarray], *, like: tuple[Params, Stats] | None = None) -> Ticket:
+def unpack(
+    arrays: Mapping[str, np.ndarray],
+    *,
+    like: tuple[Params, Stats] | None = None,
+    drawn: tuple[Params, Stats] | None = None,
+) -> Ticket:
     """The inverse of `pack`; `like` = (params, stats) gives the trees' structure, nested dicts if
-    None.
+    None, and `drawn` what stands, unpruned, where they do not fit.
 
     Raises:
-      ValueError: where the paths are not those of `like`.
+      ValueError: where the paths are not those of `like` and nothing is drawn.
     """
     mask: dict[str, np.ndarray] = {}
     params: dict[str, np.ndarray] = {}
@@ -250,32 +275,37 @@ def unpack(arrays: Mapping[str, np.ndarray], *, like: tuple[Params, Stats] | Non
             w = np.zeros(m.shape, kept.dtype)
             w[m] = kept
             mask[path], params[path] = m, w
-    build = _nested if like is None else None
-    return Ticket(
-        mask=build(mask) if build else _as("mask", mask, like[0]),  # type: ignore[index]
-        params=build(params) if build else _as("params", params, like[0]),  # type: ignore[index]
-        stats=build(stats) if build else _as("stats", stats, like[1]),  # type: ignore[index]
-        level=arrays["level"],  # type: ignore[arg-type]
-        step=arrays["step"],  # type: ignore[arg-type]
-    )
-
-
-def _as(what: str, values: dict[str, np.ndarray], like: Any) -> Any:
-    names = trees.paths(like)
-    if set(names) != set(values):
-        odd = sorted(set(names) ^ set(values))
-        raise ValueError(
-            f"`net` has other {what} than the ticket; they differ in {odd[:4]}; pass the ticket's "
-            f"network"
+    if like is None:
+        trees_of = _nested(mask), _nested(params), _nested(stats)
+    else:
+        new: Any = (None, None, None)
+        if drawn is not None:
+            new = (jax.tree.map(lambda x: np.ones(x.shape, bool), drawn[0]), *drawn)
+        trees_of = (
+            _as("mask", mask, like[0], new[0]),
+            _as("params", params, like[0], new[1]),
+            _as("stats", stats, like[1], new[2]),
         )
-    for name, x in zip(names, jax.tree.leaves(like), strict=True):
-        tail = values[name].shape[values[name].ndim - len(x.shape) :]
-        if tuple(tail) != tuple(x.shape):
-            raise ValueError(
-                f"`net` has shape {tuple(x.shape)} at {name!r} where the ticket has {tuple(tail)}; "
-                f"pass the ticket's network"
-            )
-    return jax.tree.unflatten(jax.tree.structure(like), [values[name] for name in names])
+    return Ticket(*trees_of, level=arrays["level"], step=arrays["step"])  # type: ignore[arg-type]
+
+
+def _as(what: str, values: dict[str, np.ndarray], like: Any, drawn: Any = None) -> Any:
+    names, odd, found = trees.paths(like), [], []
+    others = [None] * len(names) if drawn is None else jax.tree.leaves(drawn)
+    for name, x, other in zip(names, jax.tree.leaves(like), others, strict=True):
+        own = values.get(name)
+        # stacked tickets have leading axes
+        tail = None if own is None else own.shape[own.ndim - len(x.shape) :]
+        if tail != tuple(x.shape):
+            odd.append(f"{name} {tuple(x.shape)} (the ticket has {tail or 'none'})")
+        found.append(own if tail == tuple(x.shape) else np.asarray(other))
+    odd += [f"{name} none (the ticket has it)" for name in values if name not in names]
+    if odd and drawn is None:
+        raise ValueError(
+            f"`net` has other {what} than the ticket: {'; '.join(odd)}; pass the ticket's network, "
+            f"or `fresh`, a key, to take what fits and draw the rest"
+        )
+    return jax.tree.unflatten(jax.tree.structure(like), found)
 
 
 def _nested(values: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import pytest
 
 import jaxticket as jt
 from jaxticket import masks
+from jaxticket.__main__ import main
+from jaxticket.presets import preset_of
 from jaxticket.rng import stream
 from jaxticket.ticket import about
 
@@ -170,10 +172,70 @@ def test_stacked_tickets_are_refused(tmp_path):
 
 def test_another_network_is_refused_with_its_layers(tmp_path):
     path = ticket_of().save(tmp_path / "a.npz", net=net_of())
-    with pytest.raises(ValueError, match=r"`net` has other mask.*'dense_2/bias'"):
+    said = r"`net` has other mask.*dense_1/bias \(5,\) \(the ticket has \(3,\)\).*dense_2/bias"
+    with pytest.raises(ValueError, match=said):
         jt.Ticket.load(path, net=net_of((6, 5)))
-    with pytest.raises(ValueError, match=r"`net` has shape \(7,\) at 'dense_0/bias'.*\(6,\)"):
+    with pytest.raises(ValueError, match=r"dense_0/bias \(7,\).*dense_0/kernel.*dense_1/kernel"):
         jt.Ticket.load(path, net=net_of((7,)))
+    deeper = ticket_of(net_of((6, 5)).init(jax.random.key(0))[0])
+    path = deeper.save(tmp_path / "b.npz", net=net_of((6, 5)))
+    with pytest.raises(ValueError, match=r"dense_2/kernel none \(the ticket has it\)"):
+        jt.Ticket.load(path, net=net_of())
+
+
+def test_layers_that_fit_another_network_are_taken_where_asked(tmp_path):
+    own, to = ticket_of(), net_of((6, 5))
+    path = own.save(tmp_path / "a.npz", net=net_of())
+    found = jt.Ticket.load(path, net=to, fresh=jax.random.key(7))
+    drawn = jax.jit(lambda key: to.init(stream(key, "init")))(jax.random.key(7))[0]
+    for tree, like in ((found.mask, own.mask), (found.params, own.params)):
+        assert_same(tree["dense_0"], like["dense_0"])
+    for layer in ("dense_1", "dense_2"):
+        assert_same(found.params[layer], drawn[layer])
+        assert all(m.all() for m in jax.tree.leaves(found.mask[layer]))
+    assert_same(jt.Ticket.load(path, net=net_of(), fresh=jax.random.key(7)), own)
+    by_seed = ticket_of().save(tmp_path / "c.npz", net=net_of(), seed=3)
+    with pytest.raises(ValueError, match="stores a seed of the network"):
+        jt.Ticket.load(by_seed, net=to, fresh=jax.random.key(7))
+    with pytest.raises(ValueError, match="`fresh` needs `net`"):
+        jt.Ticket.load(path, fresh=jax.random.key(7))
+
+
+def test_a_run_says_what_is_needed_to_use_its_tickets_elsewhere(tmp_path, capsys):
+    data = jt.data.load("digits")
+    net = jt.networks.lenet(data.shape, data.classes, (9,))
+    training = jt.Training(steps=4, batch_size=8, eval_every=4)
+    runs = jt.find_tickets(net, data, training, jt.Pruning(levels=1, fraction=0.5, rewind=2),
+                           seeds=[3, 8], folder=tmp_path, progress=False)  # fmt: skip
+    path = tmp_path / "tickets" / "ticket-level-01-seed-8.npz"
+    said = about(path)["about"]
+    rows = runs.table().query("seed == 8 and level == 1 and step == 4 and split == 'test'")
+    accuracy = rows[rows["metric"] == "accuracy"]["value"].item()
+    assert said["accuracy"] == pytest.approx(accuracy)
+    assert said["density"] == pytest.approx(runs.densities[1])
+    assert (said["data"], said["fingerprint"]) == ("digits", data.fingerprint)
+    assert said["licence"] == data.about["licence"] and said["preset"] is None
+    main(["show", str(path)])
+    lines = capsys.readouterr().out.splitlines()
+    shown = "\n".join(lines)
+    for text in ("digits", "CC BY 4.0", "of step 2", "50%", f"{100 * accuracy:.2f}%", "lenet"):
+        assert text in shown
+    mask = runs.ticket(1, 8).mask
+    for name in ("dense_0", "dense_1"):
+        (line,) = [line for line in lines if line.startswith(f"{name}/kernel")]
+        share = np.mean(mask[name]["kernel"])
+        assert f"{100 * share:.1f}%" in line and line.count("█") == round(40 * share)
+        assert f"{np.count_nonzero(mask[name]['kernel']):,}" in line
+    with pytest.raises(SystemExit, match="is no file"):
+        main(["show", str(tmp_path / "no.npz")])
+
+
+def test_a_preset_is_known_by_its_network_data_and_training():
+    p = jt.preset("lenet-mnist")
+    assert preset_of(p.net(), "mnist", p.training) == "lenet-mnist"
+    assert preset_of(p.net(), "digits", p.training) is None
+    assert preset_of(p.net(), "mnist", p.training.replace(lr=0.7)) is None
+    assert preset_of(p.net().resized(0.5), "mnist", p.training) is None
 
 
 def test_another_network_is_refused_when_saving(tmp_path):

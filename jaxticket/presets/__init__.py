@@ -18,6 +18,8 @@ from typing import Any
 from jaxticket import checks
 from jaxticket.presets import at_init, cts, kd_lts, lth, one_ticket, thesis
 from jaxticket.presets.schema import Preset as Preset
+from jaxticket.settings import Training
+from jaxticket.types import Network
 
 PRESETS: dict[str, Preset] = {
     **thesis.PRESETS,
@@ -28,6 +30,14 @@ PRESETS: dict[str, Preset] = {
     **at_init.PRESETS,
 }
 """Every preset by its name."""
+
+
+def preset_of(net: Network, data: str, training: Training) -> str | None:
+    """The name of the preset with this network, data and training; None where there is none."""
+    for name, own in PRESETS.items():
+        if (own.data, own.training) == (data, training) and own.net() == net:
+            return name
+    return None
 
 
 def preset(name: str, **changes: Any) -> Preset:
