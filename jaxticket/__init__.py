@@ -13,6 +13,7 @@ from jaxticket.analysis import costs as costs
 from jaxticket.analysis import layers as layers
 from jaxticket.analysis import speed as speed
 from jaxticket.analysis.telemetry import telemetry as telemetry
+from jaxticket.analysis.transfers import transfer_matrix as transfer_matrix
 from jaxticket.analysis.verdict import Verdict as Verdict
 from jaxticket.analysis.verdict import overview as overview
 from jaxticket.analysis.verdict import verdict as verdict

@@ -3,12 +3,14 @@
 import jax
 import numpy as np
 import pytest
+from matplotlib import pyplot
 
 import jaxticket as jt
 from jaxticket import trees
 from jaxticket.elastic import depths, sources, spread
 from jaxticket.fit import fit, leaves_of
 from jaxticket.networks import NETWORKS
+from jaxticket.plots import style
 
 TRAINING = jt.Training(40, 32, lr=0.1, eval_every=20, optimizer="sgd")
 OTHER = TRAINING.replace(optimizer="adam", lr=1e-3)
@@ -267,6 +269,41 @@ def test_halves_and_their_own_tickets_with_another_optimizer(find, net, data):
     assert not np.array_equal(values_of(found, "own"), values_of(found, "transferred"))
     # dense networks of the two differ in the ten steps before
     assert found.training.optimizer == "adam"
+
+
+def test_a_matrix_of_sources_and_targets(find, data):
+    a, b = data.halves()
+    runs = {"a": find(data=a), "b": find(data=b)}
+    found = {
+        (source, target): jt.transfer(runs[source], to=runs[target], progress=False)
+        for source in runs
+        for target in runs
+        if source != target
+    }
+    table = jt.transfer_matrix(found)
+    assert table.groupby(["target", "level"])["source"].apply(list).tolist() == [
+        *[["a", "b"]] * 3, *[["b", "a"]] * 3
+    ]  # fmt: skip
+    final = jt.speed.final(found["b", "a"].table()).groupby(["branch", "level"])["value"]
+    row = table.query("source == 'b' and target == 'a' and level == 2").iloc[0]
+    assert row["accuracy"] == pytest.approx(final.mean()["transferred", 2])
+    assert row["std"] == pytest.approx(final.std()["transferred", 2])
+    assert row["own"] == pytest.approx(final.mean()["own", 2])
+    assert row["difference"] == pytest.approx(row["accuracy"] - row["own"])
+    assert row["globally_permuted"] == pytest.approx(final.mean()["globally_permuted", 2])
+    own = table.query("source == target")
+    assert (own["difference"] == 0).all() and (own["relative"] == 1).all() and len(own) == 6
+    with pytest.raises(ValueError, match="no own tickets"):
+        jt.transfer_matrix({("a", "b"): jt.transfer(runs["a"], to=b, progress=False)})
+    with style():
+        ax = jt.plots.transfer_matrix(table, level=1)
+    texts = [text.get_text() for text in ax.texts]
+    assert len(texts) == 4 and sum("own" in text for text in texts) == 2
+    at = table.query("source == 'b' and target == 'a' and level == 1").iloc[0]
+    assert f"{100 * at['accuracy']:.1f} ± {100 * at['std']:.1f}" in texts[2]
+    with pytest.raises(ValueError, match="`level` must be one of"):
+        jt.plots.transfer_matrix(table, level=9)
+    pyplot.close("all")
 
 
 @pytest.fixture(scope="module")

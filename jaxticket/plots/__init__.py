@@ -13,6 +13,7 @@ from jaxticket.plots.stability import error, instability
 from jaxticket.plots.stability_grid import against_density, heat_map, plane
 from jaxticket.plots.style import branch_styles, caption, style
 from jaxticket.plots.telemetry import telemetry
+from jaxticket.plots.transfers import transfer_matrix
 from jaxticket.plots.verdicts import first_steps, stable_and_matching
 
 __all__ = [
@@ -40,5 +41,6 @@ __all__ = [
     "style",
     "telemetry",
     "throughout",
+    "transfer_matrix",
     "unit_collapse",
 ]
