@@ -347,6 +347,12 @@ def retrain(job: Job, runs: jt.Runs, change: str, **options: Any) -> jt.Runs:
     return jt.branch(runs, change, **options)
 
 
+def move(job: Job, runs: jt.Runs, *, sub: str, **options: Any) -> jt.Runs:
+    """`jt.transfer` within the budget, in a folder below the job's, which is the target's."""
+    _on_time(job)
+    return jt.transfer(runs, folder=job.folder / sub, **options)
+
+
 def judge(job: Job, runs: jt.Runs, **options: Any) -> jt.Verdict:
     """`jt.verdict` within the budget."""
     _on_time(job)

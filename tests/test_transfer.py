@@ -276,8 +276,8 @@ def test_a_matrix_of_sources_and_targets(find, data):
     runs = {"a": find(data=a), "b": find(data=b)}
     found = {
         (source, target): jt.transfer(runs[source], to=runs[target], progress=False)
-        for source in runs
         for target in runs
+        for source in runs
         if source != target
     }
     table = jt.transfer_matrix(found)

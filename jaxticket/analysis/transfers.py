@@ -66,7 +66,7 @@ def transfer_matrix(found: Mapping[tuple[str, str], Runs]) -> Table:
     # controls of a target that several sources share are drawn from each source's masks
     table = table.sort_values("source", key=lambda s: s != table["target"], kind="stable")
     table = table.drop_duplicates(["source", "target", "level"], keep="first")
-    names = dict.fromkeys(name for pair in found for name in pair)
+    names = dict.fromkeys(target for _, target in found)
     order = {name: place for place, name in enumerate(names)}
     return table.sort_values(
         ["target", "level"], key=lambda c: c.map(order) if c.name == "target" else c, kind="stable"

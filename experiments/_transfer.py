@@ -1,0 +1,100 @@
+"""What scripts that move tickets share: the tickets of each setting, all pairs, tables, figures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from _job import Job, move, search
+from _learned import late_step
+from _report import cell, seeds, shared_legend
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+
+import jaxticket as jt
+
+
+@dataclasses.dataclass(frozen=True)
+class Moved:
+    """Tickets of several settings on each other's.
+
+    Attributes:
+      matrix: of `jt.transfer_matrix`.
+      tables: by target, tidy: its own tickets as branch "ticket", those of others by "from SOURCE",
+        random ones as "random".
+    """
+
+    matrix: Any
+    tables: Mapping[str, Any]
+
+
+def tickets(job: Job, *, sub: str = "") -> jt.Runs:
+    """Tickets of a setting with its late resetting; the output layer is not pruned."""
+    return search(job, sub=sub, rewind=late_step(job), exclude=(job.net.output,))
+
+
+def pairs(jobs: Mapping[str, Job], found: Mapping[str, jt.Runs], targets: Sequence[str]) -> Moved:
+    """Trains every setting's tickets in each of the others, beside the target's own."""
+    moved: dict[tuple[str, str], jt.Runs] = {}
+    tables = {}
+    for target in targets:
+        parts = []
+        for source in (name for name in jobs if name != target):
+            runs = move(jobs[target], found[source], to=found[target], sub=f"from_{source}")
+            moved[source, target] = runs
+            table = runs.table()
+            names = {"own": "ticket", "globally_permuted": "random"}
+            own = table[table["branch"] == "transferred"].assign(branch=f"from {source}")
+            # the target's own tickets, and the random ones, are drawn once
+            others = table[table["branch"].isin(names)] if not parts else table[:0]
+            others = others.assign(branch=others["branch"].replace(names))
+            rows = jt.results.concat([others, own])
+            parts.append(rows[(rows["level"] > 0) | (rows["branch"] == "ticket")])
+        tables[target] = jt.results.concat(parts)
+    return Moved(jt.transfer_matrix(moved), tables)
+
+
+def say(job: Job, moved: Moved) -> None:
+    """Prints final accuracies by target and density."""
+    for target, table in moved.tables.items():
+        rows = jt.speed.over_seeds(jt.speed.final(table)).set_index(["branch", "level"])
+        print(f"\non {target}: final test accuracy in %, mean (min to max) over {seeds(job)}")
+        levels = sorted(set(rows.index.get_level_values("level")))
+        shares = (100 * rows.loc[("ticket", level), "density"] for level in levels)
+        print(f"{'':24}" + "".join(f"{share:23.3g}%" for share in shares))
+        for name in dict.fromkeys(rows.index.get_level_values("branch")):
+            label = "its own" if name == "ticket" else name
+            cells = (
+                cell(rows.loc[(name, level)]) if (name, level) in rows.index else "-"
+                for level in levels
+            )
+            print(f"{label:24}" + "".join(f"{text:>24}" for text in cells))
+
+
+def by_density(moved: Moved) -> Figure:
+    """A panel for each target: accuracy by density, a line for each source."""
+    names = list(moved.tables)
+    across = min(3, len(names))
+    down = -(-len(names) // across)
+    with jt.plots.style():
+        figure, axes = pyplot.subplots(
+            down, across, figsize=(4.2 * across, 3.4 * down), layout="constrained", squeeze=False
+        )
+        for ax, name in zip(axes.ravel(), names, strict=False):
+            jt.plots.accuracy(moved.tables[name], ax, legend=False)
+            ax.set_title(name)
+        for ax in axes.ravel()[len(names) :]:
+            ax.remove()
+        shared_legend(figure, list(axes.ravel()[: len(names)]))
+    return figure
+
+
+def heat_map(moved: Moved) -> Figure:
+    """The matrix at the lowest density."""
+    many = max(moved.matrix["target"].nunique(), moved.matrix["source"].nunique())
+    with jt.plots.style():
+        figure, ax = pyplot.subplots(figsize=(1.6 + 1.2 * many, 1.2 + 0.7 * many),
+                                     layout="constrained")  # fmt: skip
+        jt.plots.transfer_matrix(moved.matrix, ax)
+    return figure

@@ -1,0 +1,61 @@
+"""Figure 5 of "One ticket to win them all": tickets of SGD trained with Adam, and back.
+
+Tickets are found with either optimizer, and trained with the other on the same data, beside the
+tickets that were found with it and random ones: new weights and a mask permuted over all layers.
+
+Command:  python experiments/one_ticket/optimizers.py [--preset NAME] [--size paper]
+          [--budget MINUTES]
+Makes:    figure_5 (accuracy by density, a panel for each optimizer), matrix (accuracy relative to
+          the tickets of the optimizer itself), matrix.csv; accuracies in the terminal.
+Cost:     see experiments/README.md.
+Expected: tickets of the other optimizer nearly as good as its own, both far above random ones at
+          low densities. The paper prints no numbers, and not which data set it took.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import _path  # noqa: F401
+import tyro
+from _job import Job, budget, prepare
+from _job import Settings as Common
+from _report import save
+from _transfer import by_density, heat_map, pairs, say, tickets
+from data_sets import LENET, QUICK
+
+# appendix A.1
+OPTIMIZERS = {
+    "SGD": {"optimizer": "momentum", "momentum": 0.9, "lr": 0.1, "weight_decay": 1e-4},
+    "Adam": {"optimizer": "adam", "lr": 3e-4, "b1": 0.9, "b2": 0.999, "weight_decay": 1e-4},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Common):
+    """Options of this script: those of all, with another preset."""
+
+    preset: str = "lenet-mnist"
+    """Network, data and schedule; the optimizers are those of the paper."""
+
+
+def main(settings: Settings) -> None:
+    """Finds tickets with both optimizers, trains them with the other, draws and prints."""
+    base = prepare(__file__, settings, quick={**QUICK, "pool": 2}, lenet={**LENET, "pool": 1},
+                   paper={"levels": 30, "seeds": 6})  # fmt: skip
+    jobs: dict[str, Job] = {}
+    for name, optimizer in OPTIMIZERS.items():
+        training = base.preset.training.replace(**optimizer)
+        preset = dataclasses.replace(base.preset, training=training)
+        jobs[name] = dataclasses.replace(base, preset=preset, folder=base.folder / name)
+    with budget(base):
+        found = {name: tickets(job) for name, job in jobs.items()}
+        moved = pairs(jobs, found, list(jobs))
+    print(f"\n{base.network_name} on {base.data_name} ({base.preset.name}, {settings.size} size)")
+    say(base, moved)
+    figures = {"figure_5": by_density(moved), "matrix": heat_map(moved)}
+    save(base, figures, tables={"matrix": moved.matrix})
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))
