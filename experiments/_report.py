@@ -216,7 +216,8 @@ def _published_name(job: Job, more: Mapping[str, Any]) -> str:
     """SCRIPT-PRESET-SIZE; settings other than those get a hash, and so do not replace it."""
     name = f"{job.name}-{job.preset.name}-{job.settings.size}"
     usual = type(job.settings)()
-    place = {"preset", "size", "folder", "data_dir", "data_note", "budget", "publish"}
+    # the network is in the preset's name
+    place = {"preset", "network", "size", "folder", "data_dir", "data_note", "budget", "publish"}
     fields = {f.name for f in dataclasses.fields(job.settings)} - place
     if all(getattr(job.settings, field) == getattr(usual, field) for field in fields):
         return name

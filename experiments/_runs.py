@@ -50,6 +50,9 @@ _VGG16 = tuple(f"vgg16-cifar10{variant}" for variant in ("", "-low", "-warmup"))
 _STEPS = ("--at", "0", "100", "250", "500", "1000", "2000", "4000")
 _CONVS = tuple(f"conv{depth}-cifar10" for depth in (4, 6, 8))
 _RESNET50 = "resnet50-imagenet"
+_VGG19_CIFAR10 = "vgg19-cifar10-one_ticket"
+_VGG19, _RESNET50_NET = (("--network", name) for name in ("vgg19", "resnet50"))
+_HALVES = ("--among", "cifar10a", "cifar10b")
 _CHAPTER_5 = (_RESNET20[0], _VGG16[0])
 _EARLY = (
     ("at_initialization", "Figures 5-4, 5-6, 5-10 and 5-11"),
@@ -147,8 +150,23 @@ RUNS = (
         for preset in (*_RESNET20, *_CONVS, *_VGG16)
     ),
     *(_paper("thesis_ch3/early_stopping.py", preset, f"Figure 3-8, {preset}") for preset in _CONVS),
-    _paper("one_ticket/global_and_layerwise.py", "vgg19-cifar10-one_ticket", "One ticket, Fig. 1"),
-    _paper("one_ticket/random_masks.py", "vgg19-cifar10-one_ticket", "One ticket, Fig. A1"),
+    _paper("one_ticket/global_and_layerwise.py", _VGG19_CIFAR10, "One ticket, Fig. 1"),
+    _paper("one_ticket/random_masks.py", _VGG19_CIFAR10, "One ticket, Fig. A1"),
+    *(
+        Run(
+            f"{short}-{network}",
+            f"one_ticket/{script}.py",
+            (*options, "--size", "paper", "--precision", "default", "--publish"),
+            f"One ticket, {makes}",
+        )
+        for network, script, short, options, makes in (
+            ("vgg19", "data_sets", "halves", (*_VGG19, *_HALVES), "Fig. 2, VGG-19"),
+            ("vgg19", "optimizers", "optimizers", ("--preset", _VGG19_CIFAR10), "Fig. 5"),
+            ("vgg19", "data_sets", "data_sets", _VGG19, "Fig. 3, the data sets in memory"),
+            ("resnet50", "data_sets", "halves", (*_RESNET50_NET, *_HALVES), "Fig. 2, ResNet-50"),
+            ("resnet50", "data_sets", "data_sets", _RESNET50_NET, "Fig. 4, those in memory"),
+        )
+    ),
     # chapter 5 and the leaderboard
     *(
         _paper(f"thesis_ch5/{script}.py", preset, f"{figures}, {preset}", short=f"ch5_{script}")

@@ -167,6 +167,37 @@ def test_global_and_layerwise_from_a_file(tmp_path, digits_npz):
 
 
 @pytest.mark.slow
+def test_transfer_from_a_file(tmp_path, digits_npz):
+    options = ("--share", 1.0, "--seeds", 2, "--levels", 2, "--steps", 20, "--fraction", 0.5)
+    options += ("--data", digits_npz, "--eval-every", 20)
+    folder = tmp_path / "halves"
+    done = run("one_ticket/data_sets.py", *options, "--folder", folder)
+    names = ["mnista", "mnistb"]
+    table = pd.read_csv(folder / "mnistb" / "matrix.csv")
+    assert sorted(set(table["source"])) == sorted(set(table["target"])) == names
+    assert len(table) == 2 * 2 * 3 and (table.query("source == target")["relative"] == 1).all()
+    figures = pictures(folder / "mnistb" / "figures")
+    assert set(figures) == {"figure_2.png", "matrix.png"}
+    assert "on mnista: final test accuracy" in done.stdout and "from mnistb" in done.stdout
+    # a half each, the same test images
+    about = [json.loads((folder / n / "settings.json").read_text("utf-8"))["data"] for n in names]
+    assert about[0]["fingerprint"] != about[1]["fingerprint"]
+
+    folder = tmp_path / "optimizers"
+    run("one_ticket/optimizers.py", *options, "--folder", folder)
+    table = pd.read_csv(folder / "matrix.csv")
+    assert list(dict.fromkeys(table["target"])) == ["SGD", "Adam"]
+    assert set(pictures(folder / "figures")) == {"figure_5.png", "matrix.png"}
+    moved = json.loads((folder / "Adam" / "from_SGD" / "settings.json").read_text("utf-8"))
+    assert moved["training"]["optimizer"] == "adam"
+    assert moved["of"]["training"]["optimizer"] == "momentum"
+
+    for wrong in (("--preset", "conv2-cifar10"), ("--network", "vgg")):
+        done = run("one_ticket/data_sets.py", *wrong, "--folder", tmp_path / "no", check=False)
+        assert done.returncode and "`network` must be one of" in done.stderr
+
+
+@pytest.mark.slow
 def test_random_masks_from_a_file(tmp_path, digits_npz):
     options = ("--preset", "lenet-mnist", "--data", digits_npz, "--share", 1.0)
     options += ("--seeds", 1, "--levels", 2, "--steps", 20, "--fraction", 0.5)

@@ -204,7 +204,8 @@ def test_every_run_of_the_list_is_one_that_exists():
         if not run.script.startswith("benchmarks/"):
             assert (EXPERIMENTS / run.script).is_file(), run.script
             options = dict(zip(run.options, run.options[1:], strict=False))
-            assert options["--preset"] in jt.PRESETS
+            preset = options.get("--preset", f"{options.get('--network')}-cifar10-one_ticket")
+            assert preset in jt.PRESETS
             assert options["--size"] == "paper"
             assert run.minutes is None
     # the order that was asked for

@@ -91,8 +91,13 @@ def job_of(settings: Settings, name: str) -> Job:
 
 def main(settings: Settings) -> None:
     """Finds tickets on every data set, trains them on the others, draws and prints."""
-    usual = PAPER if settings.size == "paper" else USUAL[settings.network]
+    usual = PAPER if settings.size == "paper" else USUAL.get(settings.network, ())
     names = usual if settings.among is None else settings.among
+    if settings.preset != Settings.preset or settings.network not in USUAL:
+        raise ValueError(
+            f"`network` must be one of {', '.join(USUAL)}, got {settings.network!r}, and says with "
+            f"`among` which presets there are: leave out `preset`"
+        )
     if len(set(names)) < max(2, len(names)):
         raise ValueError(f"`among` must be at least two different data sets, got {names}")
     jobs = {name: job_of(settings, name) for name in names}
