@@ -70,6 +70,7 @@ _DISTILLED = (
     ("hamming", "Figure 4", ()),
     ("verdicts", "Figure 11 and Table 1", ()),
     ("adversarial", "Figure 13", ()),
+    ("transfer", "Figure 21", ()),
 )
 _SNIP = ("vgg16", "vgg2_16", "wrn14_8", "wrn14_10", "wrn20_8")
 

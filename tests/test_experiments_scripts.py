@@ -717,6 +717,19 @@ def test_stability_and_masks_of_kd_lts_from_a_file(tmp_path, digits_npz):
 
 
 @pytest.mark.slow
+def test_transfer_of_kd_lts_from_a_file(tmp_path, digits_npz):
+    folder = tmp_path / "run"
+    done = run("kd_lts/transfer.py", "--data", digits_npz, *KD_RUN, "--folder", folder)
+    gaps = pd.read_csv(folder / "gaps.csv")
+    assert list(dict.fromkeys(gaps["kind"])) == ["data", "optimizer"] and len(gaps) == 4
+    assert gaps["gap"].notna().all()
+    moved = json.loads((folder / "kd_lts_optimizer" / "settings.json").read_text("utf-8"))
+    assert moved["training"]["optimizer"] == "adam"
+    assert "(the paper: 0.6)" in done.stdout and "(the paper: 0.7)" in done.stdout
+    assert set(pictures(folder / "figures")) == {"figure_21.png"}
+
+
+@pytest.mark.slow
 def test_adversarial_accuracy_of_kd_lts_from_a_file(tmp_path, digits_npz):
     folder = tmp_path / "run"
     options = ("--data", digits_npz, *KD_RUN, "--levels", 1, "--radii", 0.01, 0.1)

@@ -83,6 +83,11 @@ def job_of(settings: Settings, name: str) -> Job:
     if not isinstance(job.data, jt.data.Data):
         raise ValueError(f"`among` {name!r}: data that are streamed have no halves")
     part = dataclasses.replace(job, data=job.data.halves()["ab".index(name[-1])])
+    if settings.size == "paper" and settings.steps is None:
+        # as many epochs
+        part = dataclasses.replace(
+            part, size=dataclasses.replace(job.size, steps=job.size.steps // 2)
+        )
     if settings.folder is not None:
         return part
     own = jt.results.run_name(f"{job.name}-{job.preset.name}-{name}", part.about)

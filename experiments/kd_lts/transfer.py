@@ -1,0 +1,160 @@
+"""Figure 21 of KD-LTS: its tickets on other data, with another optimizer, at another depth.
+
+Tickets of KD-LTS from initialization and tickets rewound to epoch 3 (LTH-Rewind) are found in one
+setting and trained in another with a new output layer, beside random ones: new weights and a mask
+permuted over all layers. Settings: between the halves of the data (or to other data, as the paper's
+CIFAR-10 and CIFAR-100), from SGD to Adam, and of residual networks from ResNet-20 to ResNet-14.
+
+Command:  python experiments/kd_lts/transfer.py [--kinds data optimizer depth] [--to-data NAME]
+          [--preset NAME] [--size paper] [--budget MINUTES]
+Makes:    figure_21 (accuracy by density, a panel for each kind), gaps.csv; accuracies and the gaps
+          in the terminal.
+Cost:     see experiments/README.md.
+Expected: KD-LTS above LTH-Rewind by 0.6 points between CIFAR-10 and CIFAR-100, 0.7 from SGD to
+          Adam, and 0.42 from ResNet-20 to ResNet-14.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import _path  # noqa: F401
+import tyro
+from _common import LENET, QUICK, dense, paper, third_epoch
+from _common import Settings as Common
+from _job import Job, budget, move, prepare, search
+from _learned import learned
+from _methods import chosen
+from _report import cell, save, seeds, shared_legend
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+
+import jaxticket as jt
+
+# gaps of the paper, in points
+KINDS = {"data": 0.6, "optimizer": 0.7, "depth": 0.42}
+METHODS = ("kd_lts", "ltr")
+ADAM = {"optimizer": "adam", "lr": 3e-4, "milestones": (), "warmup": 0}
+"""As in "One ticket to win them all"; the paper prints no settings of Adam."""
+SHALLOWER = 14
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Common):
+    """Options of this script: those of the paper's scripts, and what changes."""
+
+    kinds: tuple[str, ...] | None = None
+    """Some of data, optimizer and depth; all that the network allows if not given."""
+    to_data: str | None = None
+    """Other data to go to, such as cifar100; from a half of the data to the other if not given."""
+
+
+class Kind:
+    """One change of setting: where tickets are found, and what they move to."""
+
+    def __init__(self, job: Job, name: str, settings: Settings) -> None:
+        self.source, self.options = job, dict[str, Any](to=job.data)
+        if name == "optimizer":
+            self.options["training"] = job.training.replace(**ADAM)
+        elif name == "depth":
+            self.options["net"] = job.net.adapted(depth=SHALLOWER)
+        elif settings.to_data is None:
+            assert isinstance(job.data, jt.data.Data)
+            first, self.options["to"] = job.data.halves()
+            self.source = dataclasses.replace(job, data=first, folder=job.folder / "half")
+        else:
+            self.options["to"] = jt.data.load(settings.to_data, data_dir=settings.data_dir)
+
+
+def allowed(job: Job) -> tuple[str, ...]:
+    """The kinds that there are for a network."""
+    deep = job.preset.network == "resnet20"
+    return tuple(kind for kind in KINDS if deep or kind != "depth")
+
+
+def moved(kind: Kind, name: str) -> Any:
+    """Tables of all tickets in the target setting."""
+    job, parts = kind.source, []
+    late = third_epoch(job)
+    for method in METHODS:
+        if method == "ltr":
+            runs = search(job, sub=method, rewind=late)
+        else:
+            runs = learned(job, method, train=False)
+        # random tickets, and the dense network, are drawn once
+        own = {"branches": ("globally_permuted",) if method == "ltr" else ()}
+        found = move(job, runs, sub=f"{method}_{name}", **kind.options, **own)
+        table = found.table()
+        random = table[table["branch"] == "globally_permuted"]
+        whole = random[random["level"] == 0].assign(branch="ticket")
+        rows = table[(table["branch"] == "transferred") & (table["level"] > 0)]
+        parts += [whole, rows.assign(branch=method),
+                  random[random["level"] > 0].assign(branch="random")]  # fmt: skip
+    return jt.results.concat(parts)
+
+
+def gaps_of(tables: Mapping[str, Any]) -> Any:
+    """How far KD-LTS is above rewound tickets: kind, level, density, gap, and paper, in points."""
+    rows = []
+    for kind, table in tables.items():
+        means = jt.speed.final(table).groupby(["branch", "level"])[["value", "density"]].mean()
+        for level, own in means.loc["kd_lts"].iterrows():
+            gap = 100 * (own["value"] - means.loc[("ltr", level), "value"])
+            rows.append({"kind": kind, "level": level, "density": own["density"], "gap": gap,
+                         "paper": KINDS[kind]})  # fmt: skip
+    return jt.results.frame(rows)
+
+
+def drawn(tables: Mapping[str, Any]) -> Figure:
+    """A panel for each kind."""
+    with jt.plots.style():
+        figure, axes = pyplot.subplots(
+            1, len(tables), figsize=(4.2 * len(tables), 3.6), layout="constrained", squeeze=False
+        )
+        for ax, (kind, table) in zip(axes[0], tables.items(), strict=True):
+            jt.plots.accuracy(table, ax, legend=False)
+            ax.set_title(kind)
+        shared_legend(figure, list(axes[0]))
+    return figure
+
+
+def say(job: Job, tables: Mapping[str, Any], gaps: Any) -> None:
+    """Prints final accuracies, and the gaps beside the paper's."""
+    looks = jt.plots.branch_styles([*METHODS, "random"])
+    for kind, table in tables.items():
+        rows = jt.speed.over_seeds(jt.speed.final(table)).set_index(["branch", "level"])
+        print(f"\n{kind}: final test accuracy in %, mean (min to max) over {seeds(job)}; dense "
+              f"{cell(rows.loc[('ticket', 0)])}")  # fmt: skip
+        levels = rows.loc["kd_lts"].index
+        print(f"{'':30}" + "".join(f"{100 * rows.loc[('kd_lts', n), 'density']:22.3g}%"
+                                   for n in levels))  # fmt: skip
+        for name, look in looks.items():
+            print(f"{look.label:30}" + "".join(f"{cell(rows.loc[(name, n)]):>23}" for n in levels))
+        mean = gaps[gaps["kind"] == kind]["gap"].mean()
+        print(f"KD-LTS above rewound tickets by {mean:.2f} points, the mean over densities "
+              f"(the paper: {KINDS[kind]})")  # fmt: skip
+
+
+def main(settings: Settings) -> None:
+    """Finds tickets, moves them, draws and prints."""
+    job = prepare(
+        __file__, settings, quick=QUICK, lenet={**LENET, "levels": 3, "eval_every": 8_600},
+        paper=paper(settings),
+    )  # fmt: skip
+    names = chosen(settings.kinds, allowed(job))
+    with budget(job):
+        # the folder itself is a run's
+        dense(job)
+        tables = {name: moved(Kind(job, name, settings), name) for name in names}
+    gaps = gaps_of(tables)
+    print(f"\n{job.network_name} on {job.data_name} ({job.preset.name}, {settings.size} size)")
+    say(job, tables, gaps)
+    save(job, {"figure_21": drawn(tables)}, tables={"gaps": gaps},
+         more={"kinds": names, "to_data": settings.to_data},
+         pruning="densities one by one, of rewound tickets level by level")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))
