@@ -70,7 +70,6 @@ _DISTILLED = (
     ("hamming", "Figure 4", ()),
     ("verdicts", "Figure 11 and Table 1", ()),
     ("adversarial", "Figure 13", ()),
-    ("transfer", "Figure 21", ()),
 )
 _SNIP = ("vgg16", "vgg2_16", "wrn14_8", "wrn14_10", "wrn20_8")
 
@@ -226,6 +225,15 @@ RUNS = (
         )
         for preset in _KD_LTS
         for script, figures, options in _DISTILLED
+    ),
+    _paper("kd_lts/transfer.py", _KD_LTS[0], "KD-LTS, Figure 21, LeNet", short="kd_transfer"),
+    _paper(
+        "kd_lts/transfer.py",
+        _KD_LTS[1],
+        "KD-LTS, Figure 21",
+        "--to-data",
+        "cifar100",
+        short="kd_transfer",
     ),
     _paper("kd_lts/ablations.py", _KD_LTS[0], "KD-LTS, Figure 15", short="kd_ablations"),
     # these stream ImageNet, or hold Tiny-ImageNet, which have to be prepared first

@@ -121,18 +121,23 @@ def ticket_text(path: Path) -> str:
     line("preset", said.get("preset"))
     line("data", said.get("data"))
     line("", said.get("licence"))
-    line("", said.get("fingerprint") and f"fingerprint {said['fingerprint'][:16]}...")
+    fingerprint = said.get("fingerprint")
+    line("", None if fingerprint is None else f"fingerprint {str(fingerprint)[:16]}...")
     density, accuracy = said.get("density"), said.get("accuracy")
-    line("density", None if density is None else f"{100 * density:.4g}%")
-    line("accuracy", None if accuracy is None else f"{100 * accuracy:.2f}% (test, trained)")
-    line("weights", f"of step {header['step']}" if header["step"] else "of initialization")
+    line("density", f"{100 * density:.4g}%" if isinstance(density, float) else density)
+    own = f"{100 * accuracy:.2f}% (test, trained)" if isinstance(accuracy, float) else accuracy
+    line("accuracy", own)
+    line("begins", f"at step {header['step']} of the schedule")
     line("level", header["level"])
     line("seed", header["seed"] if said.get("run_seed") is None else said["run_seed"])
-    training, pruning = said.get("training") or {}, said.get("pruning") or {}
-    line("training", ", ".join(f"{k}={training[k]}" for k in ("steps", "batch_size", "optimizer",
-                                                              "lr") if k in training))  # fmt: skip
-    line("pruning", ", ".join(f"{k}={_brief(v)}" for k, v in pruning.items()
-                              if v not in ((), [], None)))  # fmt: skip
+    for name, only in (("training", ("steps", "batch_size", "optimizer", "lr")), ("pruning", None)):
+        value = said.get(name)
+        if isinstance(value, dict):
+            shown = {k: v for k, v in value.items() if v not in ((), [], None)}
+            value = ", ".join(
+                f"{k}={_brief(v)}" for k, v in shown.items() if only is None or k in only
+            )
+        line(name, value)
     width = max(map(len, masks))
     lines.append("")
     for name, mask in masks.items():

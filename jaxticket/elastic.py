@@ -48,7 +48,9 @@ def spread(here: int, there: int) -> tuple[int, ...]:
     >>> spread(2, 3), spread(3, 2), spread(3, 5), spread(5, 3)
     ((0, 1, 1), (0, 1), (0, 1, 1, 2, 2), (0, 1, 3))
     """
-    if there > 1 and here == 1:
+    if there == 1:
+        return (0,)
+    if here == 1:
         raise ValueError(
             f"`ticket` has one block in a stage, which stays the first: there is none to make "
             f"{there - 1} more of; take a deeper network"

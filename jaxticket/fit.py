@@ -82,8 +82,8 @@ def fit(
             if path not in found_weights]  # fmt: skip
     if odd and not partly:
         raise ValueError(
-            f"`ticket` does not fit into {to.config}: {'; '.join(odd)}; bring it into a network of "
-            f"the same layers, or transfer those that fit"
+            f"`net`: the ticket does not fit into {to.config}: {'; '.join(odd)}; bring it into a "
+            f"network of the same layers"
         )
     return ticket.replace(
         mask=tree_of(found_masks, fresh[0]),

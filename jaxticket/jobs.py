@@ -322,16 +322,18 @@ def train_unit(bench: Bench, jobs: Jobs, name: str) -> Arrays:
     return bench.unit(name, jobs.steps, lambda: train_jobs(bench, jobs, name).evaluations)
 
 
-def train_blocks(bench: Bench, jobs: Jobs) -> tuple[Arrays, list[dict[str, Any]]]:
-    """Evaluations of any number of jobs, as of `history_arrays`, trained a block at a time; rows
-    of the table of seconds.
+def train_blocks(
+    bench: Bench, jobs: Jobs, *, name: str = "jobs"
+) -> tuple[Arrays, list[dict[str, Any]]]:
+    """Evaluations of any number of jobs, as of `history_arrays`, trained a block at a time in units
+    of this name; rows of the table of seconds.
     """
     blocks, costs = [], []
     for number, begin in enumerate(range(0, len(jobs.start), bench.size)):
         part = take(jobs, begin, begin + bench.size)
         began = time.perf_counter()
         end = begin + len(part.start)
-        blocks.append(train_unit(bench, part, f"jobs-{begin:03d}-{end:03d}"))
+        blocks.append(train_unit(bench, part, f"{name}-{begin:03d}-{end:03d}"))
         costs.append({"unit": f"block {number}", "train_seconds": time.perf_counter() - began})
     return history_arrays(blocks), costs
 

@@ -44,6 +44,7 @@ class Runs:
       mesh: the devices it ran on.
       size: replicas per call of the compiled program.
       traces: rows of the table of a search's progress.
+      found_in: the runs that found the masks, where these were moved to another setting.
     """
 
     net: Network
@@ -60,6 +61,7 @@ class Runs:
     mesh: Mesh = field(repr=False)
     size: int = field(repr=False)
     traces: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    found_in: Runs | None = field(default=None, repr=False)
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -139,10 +141,13 @@ class Runs:
         return results.frame(self.traces)
 
     def _accuracy(self, level: int, replica: int) -> float | None:
-        """Final test accuracy of a ticket of this branch; None where it was not trained."""
+        """Final test accuracy of a ticket of this branch with the schedule as it is; None where it
+        was not trained so.
+        """
         test, accuracy = split_names(self.data).index("test"), METRICS.index("accuracy")
         for history in self.histories:
-            if (history.level, history.branch) == (level, self.branch):
+            usual = (history.dilation == 1).all()
+            if usual and (history.level, history.branch) == (level, self.branch):
                 value = float(results.last(history)[replica, test, accuracy])
                 return value if np.isfinite(value) else None
         return None

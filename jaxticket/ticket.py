@@ -34,7 +34,9 @@ class Ticket:
       params: the weights at `step`, zero where the mask is False.
       stats: BatchNorm statistics at `step`.
       level: int32, how often the network was trained, pruned and rewound.
-      step: int32, the training step the weights come from; training goes on from there.
+      step: int32, the step of the schedule at which training begins. Of tickets that were rewound
+        it is the step of the weights; those that train with the whole schedule again, as under
+        learning-rate rewinding and in other settings (`jt.transfer`), begin at 0.
     """
 
     mask: Mask

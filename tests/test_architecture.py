@@ -123,6 +123,7 @@ RANKS = {
     "early": 9,
     "search": 10,
     "stability": 10,
+    "target": 9,
     "transfer": 10,
     "analysis": 10,
     # the order of a network's layers, which pruning asks for

@@ -188,6 +188,7 @@ def test_transfer_from_a_file(tmp_path, digits_npz):
     table = pd.read_csv(folder / "matrix.csv")
     assert list(dict.fromkeys(table["target"])) == ["SGD", "Adam"]
     assert set(pictures(folder / "figures")) == {"figure_5.png", "matrix.png"}
+    assert json.loads((folder / "seconds.json").read_text("utf-8"))["finished"]
     moved = json.loads((folder / "Adam" / "from_SGD" / "settings.json").read_text("utf-8"))
     assert moved["training"]["optimizer"] == "adam"
     assert moved["of"]["training"]["optimizer"] == "momentum"
@@ -725,7 +726,7 @@ def test_transfer_of_kd_lts_from_a_file(tmp_path, digits_npz):
     assert gaps["gap"].notna().all()
     moved = json.loads((folder / "kd_lts_optimizer" / "settings.json").read_text("utf-8"))
     assert moved["training"]["optimizer"] == "adam"
-    assert "(the paper: 0.6)" in done.stdout and "(the paper: 0.7)" in done.stdout
+    assert "(the paper: no such)" in done.stdout and "(the paper: 0.7)" in done.stdout
     assert set(pictures(folder / "figures")) == {"figure_21.png"}
 
 

@@ -218,7 +218,14 @@ def test_a_run_says_what_is_needed_to_use_its_tickets_elsewhere(tmp_path, capsys
     main(["show", str(path)])
     lines = capsys.readouterr().out.splitlines()
     shown = "\n".join(lines)
-    for text in ("digits", "CC BY 4.0", "of step 2", "50%", f"{100 * accuracy:.2f}%", "lenet"):
+    for text in (
+        "digits",
+        "CC BY 4.0",
+        "at step 2 of the schedule",
+        "50%",
+        f"{100 * accuracy:.2f}%",
+        "lenet",
+    ):
         assert text in shown
     mask = runs.ticket(1, 8).mask
     for name in ("dense_0", "dense_1"):
@@ -226,6 +233,10 @@ def test_a_run_says_what_is_needed_to_use_its_tickets_elsewhere(tmp_path, capsys
         share = np.mean(mask[name]["kernel"])
         assert f"{100 * share:.1f}%" in line and line.count("█") == round(40 * share)
         assert f"{np.count_nonzero(mask[name]['kernel']):,}" in line
+    odd = ticket_of().save(tmp_path / "odd.npz", pruning="by hand", accuracy={"test": 0.9},
+                           density="5%", fingerprint=7)  # fmt: skip
+    main(["show", str(odd)])
+    assert "by hand" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="is no file"):
         main(["show", str(tmp_path / "no.npz")])
 

@@ -35,7 +35,12 @@ USUAL = {
     "vgg19": ("mnist", "cifar10a", "cifar10b"),
     "resnet50": ("cifar10a", "cifar10b"),
 }
-PAPER = ("svhn", "fashion_mnist", "cifar10", "cifar100")
+# those that fit into memory; ResNet-50 has another stem on the small images of Fashion-MNIST
+PAPER = {
+    "lenet": ("mnist", "fashion_mnist"),
+    "vgg19": ("svhn", "fashion_mnist", "cifar10", "cifar100"),
+    "resnet50": ("svhn", "cifar10", "cifar100"),
+}
 QUICK = {"seeds": 2, "levels": 2, "fraction": 0.74, "steps": 200, "eval_every": 200,
          "test_examples": 2_000, "eval_train_examples": 500}  # fmt: skip
 LENET = {"seeds": 3, "levels": 5, "fraction": 0.55, "steps": 600, "eval_every": 600,
@@ -96,7 +101,7 @@ def job_of(settings: Settings, name: str) -> Job:
 
 def main(settings: Settings) -> None:
     """Finds tickets on every data set, trains them on the others, draws and prints."""
-    usual = PAPER if settings.size == "paper" else USUAL.get(settings.network, ())
+    usual = (PAPER if settings.size == "paper" else USUAL).get(settings.network, ())
     names = usual if settings.among is None else settings.among
     if settings.preset != Settings.preset or settings.network not in USUAL:
         raise ValueError(
@@ -108,7 +113,8 @@ def main(settings: Settings) -> None:
     jobs = {name: job_of(settings, name) for name in names}
     main_job = jobs[names[-1]]
     with budget(main_job):
-        found = {name: tickets(job) for name, job in jobs.items()}
+        # the seconds of all calls are counted in the folder that is made first
+        found = {name: tickets(jobs[name]) for name in reversed(names)}
         moved = pairs(jobs, found, names)
     print(f"\n{main_job.network_name}, tickets found on {', '.join(names)}")
     say(main_job, moved)

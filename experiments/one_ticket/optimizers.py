@@ -47,7 +47,9 @@ def main(settings: Settings) -> None:
     for name, optimizer in OPTIMIZERS.items():
         training = base.preset.training.replace(**optimizer)
         preset = dataclasses.replace(base.preset, training=training)
-        jobs[name] = dataclasses.replace(base, preset=preset, folder=base.folder / name)
+        # the folder itself is a run's
+        folder = base.folder / name if jobs else base.folder
+        jobs[name] = dataclasses.replace(base, preset=preset, folder=folder)
     with budget(base):
         found = {name: tickets(job) for name, job in jobs.items()}
         moved = pairs(jobs, found, list(jobs))

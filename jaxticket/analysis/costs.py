@@ -45,14 +45,15 @@ def finding(runs: Runs) -> Table:
     (nan where that does not know).
 
     Args:
-      runs: from `find_tickets` or `prune_at`; controls and retrained tickets have the masks of
-        these.
+      runs: from `find_tickets`, `prune_at` or `search`; controls, retrained and moved tickets have
+        the masks of these.
 
     Raises:
       ValueError: for scores whose operations cannot be counted (`jaxticket.analysis.flops.count`).
 
     Reference: Frankle's thesis, section 5.2 and Figure 5-1; KD-LTS, Table 1 (search cost).
     """
+    runs = runs if runs.found_in is None else runs.found_in
     pruning = runs.pruning
     rows = []
     for level, density in zip(runs.levels, runs.densities, strict=True):

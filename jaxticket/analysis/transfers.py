@@ -14,6 +14,9 @@ from jaxticket.transfer import OWN, TRANSFERRED
 
 Table = Any
 """A pandas DataFrame."""
+SAME = 0.05
+"""Densities that differ by less than this share are one level: first kernels of one channel and of
+three have other numbers of weights."""
 
 
 def transfer_matrix(found: Mapping[tuple[str, str], Runs]) -> Table:
@@ -27,35 +30,46 @@ def transfer_matrix(found: Mapping[tuple[str, str], Runs]) -> Table:
       One row per target, source and level, those of the target's own tickets first, whose source is
       the target itself: source, target, level, density, accuracy and std (over seeds), own (mean
       accuracy of the target's own tickets), difference (accuracy minus own) and relative (accuracy
-      over own); then for every control its mean accuracy.
+      over own); then for every control its mean accuracy. Own tickets are those that trained
+      beside the source's; their own row is of the first of a target's sources.
 
     Raises:
-      ValueError: where own tickets were not trained, or differ between the sources of a target.
+      ValueError: where own tickets were not trained, where they are of other densities than the
+        source's, and where a target's transfers were trained in different ways.
 
     Reference: Morcos et al. 2019, Figs. 3 and 4.
     """
     rows: list[dict[str, Any]] = []
-    owns: dict[str, dict[int, np.ndarray]] = {}
+    trained: dict[str, Any] = {}
     for (source, target), runs in found.items():
+        how = (runs.training, runs.seeds, runs.data.fingerprint)
+        if trained.setdefault(target, how) != how:
+            raise ValueError(
+                f"`found` has transfers to {target!r} that were trained in different ways; train "
+                f"those of {source!r} as the others"
+            )
         final = speed.final(runs.table())
-        values = {key: own["value"].to_numpy(float) for key, own in
-                  final.groupby(["branch", "level"], sort=False)}  # fmt: skip
+        groups = final.groupby(["branch", "level"], sort=False)
+        values = {key: own["value"].to_numpy(float) for key, own in groups}
+        densities = groups["density"].mean()
         if not any(branch == OWN for branch, _ in values):
             raise ValueError(
                 f"`found` has no own tickets for {(source, target)}; pass the target's runs as "
                 f"`to` of jt.transfer"
             )
         controls = [b for b in final["branch"].unique() if b not in (OWN, TRANSFERRED)]
-        known = owns.setdefault(target, {})
-        for level, density in zip(runs.levels, runs.densities, strict=True):
+        for level in runs.levels:
             own = values[OWN, level]
-            if not np.array_equal(known.setdefault(level, own), own, equal_nan=True):
+            here, there = (densities[branch, level] for branch in (TRANSFERRED, OWN))
+            if abs(here - there) > SAME * there:
                 raise ValueError(
-                    f"`found` has other own tickets of {target!r} for {source!r} than for another "
-                    f"source; train all of its transfers alike"
+                    f"`found` compares tickets of {source!r} with {here:.3g} of the weights at level "
+                    f"{level} with those of {target!r} that have {there:.3g}; find both with the "
+                    f"same `fraction`"
                 )
             beside = {name: values[name, level].mean() for name in controls}
-            for name, of in ((source, values[TRANSFERRED, level]), (target, own)):
+            for name, of, density in ((source, values[TRANSFERRED, level], here),
+                                      (target, own, there)):  # fmt: skip
                 rows.append(
                     {"source": name, "target": target, "level": level, "density": density,
                      "accuracy": of.mean(), "std": of.std(ddof=1) if len(of) > 1 else np.nan,

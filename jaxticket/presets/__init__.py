@@ -33,11 +33,20 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset_of(net: Network, data: str, training: Training) -> str | None:
-    """The name of the preset with this network, data and training; None where there is none."""
-    for name, own in PRESETS.items():
-        if (own.data, own.training) == (data, training) and own.net() == net:
-            return name
-    return None
+    """The names of the presets with this network, data and training, joined by ", "; None where
+    there is none.
+
+    Args:
+      net, training: of a run.
+      data: the name of its data, as a preset or as the data set calls them.
+    """
+    called = {"svhn_cropped": "svhn", "imagenet2012": "imagenet", "places365_small": "places365"}
+    names = [
+        name
+        for name, own in PRESETS.items()
+        if (own.data, own.training) == (called.get(data, data), training) and own.net() == net
+    ]
+    return ", ".join(names) or None
 
 
 def preset(name: str, **changes: Any) -> Preset:
