@@ -63,8 +63,8 @@ def transfer_matrix(found: Mapping[tuple[str, str], Runs]) -> Table:
             here, there = (densities[branch, level] for branch in (TRANSFERRED, OWN))
             if abs(here - there) > SAME * there:
                 raise ValueError(
-                    f"`found`: at level {level} tickets of {source!r} have {here:.3g} of the weights "
-                    f"and those of {target!r} {there:.3g}; find both with the same `fraction`"
+                    f"`found`: tickets of {source!r} have {here:.3g} of the weights at level {level}, "
+                    f"those of {target!r} {there:.3g}; find both with the same `fraction`"
                 )
             beside = {name: values[name, level].mean() for name in controls}
             for name, of, density in ((source, values[TRANSFERRED, level], here),
