@@ -2,8 +2,9 @@
 
 Number of teachers, and whether a step asks all of them or one; how far they are trained; how long
 the search is; how much of the data it sees, in as many steps; teachers trained before the search or
-along with it; the temperature; and what is learned beside the labels. Everything else is as the
-preset says, tickets are trained on all data with the whole schedule.
+along with it; the temperature; what is learned beside the labels; and, which the paper has not,
+whether soft masks start at 1 or at 1/2. Everything else is as the preset says, tickets are trained
+on all data with the whole schedule.
 
 Command:  python experiments/kd_lts/ablations.py [--only GROUP ...] [--preset NAME] [--size paper]
           [--budget MINUTES]
@@ -37,7 +38,7 @@ from jaxticket.search import KNOWLEDGE, Method
 
 SHARES = (0.3, 0.5, 0.7, 1.0)
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-GROUPS = ("teachers", "stage", "epochs", "data", "scheme", "temperature", "knowledge")
+GROUPS = ("teachers", "stage", "epochs", "data", "scheme", "temperature", "knowledge", "start")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +85,8 @@ def variants(job: Job, group: str) -> dict[str, Variant]:
         found = {"offline": usual, "online": kd_lts(job, online=True, stage=0.0)}
     elif group == "temperature":
         found = {f"{t:g}": kd_lts(job, temperature=float(t)) for t in (0.5, 1, 2, 10, 30)}
+    elif group == "start":
+        found = {"1": usual, "1/2": kd_lts(job, scaled=False)}
     else:
         found = {
             "labels alone": kd_lts(job, alpha=1.0, knowledge=()),

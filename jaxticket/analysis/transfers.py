@@ -63,7 +63,7 @@ def transfer_matrix(found: Mapping[tuple[str, str], Runs]) -> Table:
             here, there = (densities[branch, level] for branch in (TRANSFERRED, OWN))
             if abs(here - there) > SAME * there:
                 raise ValueError(
-                    f"`found`: tickets of {source!r} have {here:.3g} of the weights at level {level}, "
+                    f"`found`: tickets of {source!r} have {here:.3g} of weights at level {level}, "
                     f"those of {target!r} {there:.3g}; find both with the same `fraction`"
                 )
             beside = {name: values[name, level].mean() for name in controls}
