@@ -105,9 +105,6 @@ KNOWN = {
     "shuffle": BranchStyle("layerwise shuffle", "#CC79A7", "D"),
     "layerwise_random": BranchStyle("layerwise random", "#D55E00", "v"),
     "random": BranchStyle("global random", "#009E73", "^"),
-    "transferred": BranchStyle("transferred ticket", "#0072B2", "o"),
-    "own": BranchStyle("target's own ticket", "#004C99", "s"),
-    "globally_permuted": BranchStyle("random ticket", "#009E73", "^"),
     "dense": BranchStyle("dense", DENSE, ""),
 }
 # what "snip_shuffle" and the like have of their own: a label and a line; the colour is SNIP's
