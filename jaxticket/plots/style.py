@@ -326,8 +326,8 @@ def caption(target: Axes | Figure, text: str) -> Text:
         figure = figure.figure
     size = 6.0
     width, height = figure.get_size_inches()
-    # a letter is about half as wide as it is high
-    lines = textwrap.fill(text, max(20, int(width * 72 / (0.54 * size))))
+    # a letter is a bit more than half as wide as it is high
+    lines = textwrap.fill(text, max(20, int(width * 72 / (0.57 * size))))
     share = (1.25 * size * (lines.count("\n") + 1) + 4) / (72 * height)
     for old in [note for note in figure.texts if note.get_gid() == CAPTION]:
         old.remove()
