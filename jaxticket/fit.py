@@ -40,7 +40,6 @@ def fit(
     to: Network,
     fresh: tuple[Params, Stats],
     reinit: Sequence[str] = (),
-    partly: bool = False,
 ) -> Ticket:
     """A ticket in another network, or in the same one with some layers drawn anew.
 
@@ -53,7 +52,6 @@ def fit(
       net, to: its network, and that which it is brought into.
       fresh: params and statistics of `to`, for what is drawn anew.
       reinit: patterns of paths of `to` that are drawn anew also where they fit.
-      partly: draw anew what does not fit, instead of raising.
 
     Raises:
       ValueError: for layers that do not fit, which are all named.
@@ -66,10 +64,11 @@ def fit(
         pair = None
         if not trees.matches(path, reinit) and own is not None:
             pair = _adapted(np.asarray(masks[path]), np.asarray(own), drawn.shape, lead, net, to)
+            if pair is None:
+                odd.append(f"{path} {np.shape(own)[lead:]} -> {drawn.shape[lead:]}")
+        elif own is None and not trees.matches(path, reinit):
+            odd.append(f"{path} none -> {drawn.shape[lead:]}")
         if pair is None:
-            if not trees.matches(path, reinit):
-                shape = "none" if own is None else np.shape(own)[lead:]
-                odd.append(f"{path} {shape} -> {drawn.shape[lead:]}")
             pair = np.ones(drawn.shape, bool), drawn
         found_masks[path], found_weights[path] = pair
     stats = leaves_of(ticket.stats)
@@ -80,7 +79,7 @@ def fit(
         found_stats[path] = np.asarray(own) if fits else drawn
     odd += [f"{path} {np.shape(weights[path])[lead:]} -> none" for path in weights
             if path not in found_weights]  # fmt: skip
-    if odd and not partly:
+    if odd:
         raise ValueError(
             f"`net`: the ticket does not fit into {to.config}: {'; '.join(odd)}; bring it into a "
             f"network of the same layers"

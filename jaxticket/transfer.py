@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +22,7 @@ from jaxticket.jobs import Bench, Jobs, job_plan, join, progress_bar, report_div
 from jaxticket.rng import root_keys
 from jaxticket.runs import Runs, density
 from jaxticket.settings import Training
+from jaxticket.stability.arguments import identity
 from jaxticket.target import Bringing, place_of
 from jaxticket.ticket import Ticket, host_apply
 from jaxticket.tickets import named_changes
@@ -209,18 +209,12 @@ def _order(runs: Runs, level: int) -> int:
 
 def _identity(runs: Runs, levels: Sequence[int]) -> dict[str, Any]:
     """What tickets are, and the weights that moved masks find, for the settings of a folder."""
-    checksum = hashlib.sha256()
-    for tree in (*(runs.by_level[level] for level in levels), runs.origin):
-        for leaf in jax.tree.leaves(tree):
-            checksum.update(np.ascontiguousarray(leaf).tobytes())
+    weights = replace(runs, by_level={0: runs.origin})
     return {
-        "sha256": checksum.hexdigest(),
+        **identity(runs, levels),
+        "weights": identity(weights, [0])["sha256"],
         "net": runs.net.config,
         "data": {"name": runs.data.name, "fingerprint": runs.data.fingerprint},
-        "training": runs.training,
-        "pruning": runs.pruning,
-        "seeds": runs.seeds,
-        "branch": runs.branch,
     }
 
 

@@ -396,7 +396,8 @@ def test_one_teacher_at_a_time_is_another_search(find):
 
 @pytest.mark.slow
 def test_leaving_faded_knowledge_out_changes_nothing(find, monkeypatch):
-    fast = {"omega": 1e-4, "teachers": 1, "stage": 0.1}
+    # masks that start at 1 make more of the rounding by which the two programs differ
+    fast = {"omega": 1e-4, "teachers": 1, "stage": 0.1, "scaled": False}
     short = find(**fast)
     split = find({"mesh": parallel.mesh(seeds=1, data=2, devices=jax.devices()[:2])}, **fast)
     assert short.pruning.method.phases[0][0] == pytest.approx(1 / 3)
@@ -405,8 +406,7 @@ def test_leaving_faded_knowledge_out_changes_nothing(find, monkeypatch):
     whole = find(**fast)
     trainer._searcher.cache_clear()
     assert (kernels(short) == kernels(whole)).all()
-    # two programs round apart, and gradients brought to size one make more of it
-    np.testing.assert_allclose(short.trace()["expected"], whole.trace()["expected"], rtol=1e-4)
+    np.testing.assert_allclose(short.trace()["expected"], whole.trace()["expected"], rtol=1e-5)
     assert np.mean(kernels(split) == kernels(whole)) > 0.98
 
 
