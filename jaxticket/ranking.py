@@ -48,11 +48,23 @@ def _kth_by_histogram(ranks: Array, k: Array) -> Array:
         # in the second round, entries with another upper half go to a bin of their own
         inside = True if shift == 16 else (ranks >> 16) == (found >> 16)
         histogram = jnp.zeros(2**16 + 1, jnp.int32).at[jnp.where(inside, digit, 2**16)].add(1)
-        from_top = jnp.cumsum(histogram[2**16 - 1 :: -1])
-        place = jnp.argmax(from_top >= above).astype(jnp.int32)
-        above = above - jnp.where(place > 0, from_top[jnp.maximum(place - 1, 0)], 0)
+        place, before = _crossing(histogram[2**16 - 1 :: -1].reshape(256, 256), above)
+        above = above - before
         found = found | ((2**16 - 1 - place).astype(jnp.uint32) << shift)
     return found
+
+
+def _crossing(counts: Array, wanted: Array) -> tuple[Array, Array]:
+    """The first place, row by row, whose running sum reaches `wanted`, and the sum before it.
+
+    Rows are summed first: one running sum over all takes longer than everything else here.
+    """
+    sums = jnp.sum(counts, axis=1, dtype=jnp.int32)
+    running = jnp.cumsum(sums)
+    row = jnp.argmax(running >= wanted).astype(jnp.int32)
+    running = running[row] - sums[row] + jnp.cumsum(counts[row])
+    at = jnp.argmax(running >= wanted).astype(jnp.int32)
+    return row * counts.shape[1] + at, running[at] - counts[row, at]
 
 
 def _first(marked: Array, quota: Array) -> Array:
