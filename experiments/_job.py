@@ -67,6 +67,8 @@ class Settings:
     """Other data than the preset's: mnist, ... or the path of an .npz file or image folder."""
     data_dir: str | None = None
     """Folder of prepared TFDS data sets."""
+    lr: float | None = None
+    """Learning rate of training, instead of the preset's."""
     data_note: str = ""
     """What is to be said of the data beside every number, such as "JPEG re-encoded"."""
     budget: float | None = None
@@ -209,6 +211,8 @@ def prepare(
     preset = jt.preset(settings.preset)
     if network:
         preset = dataclasses.replace(preset, options={**preset.options, **network})
+    if settings.lr is not None:
+        preset = dataclasses.replace(preset, training=preset.training.replace(lr=settings.lr))
     size = (
         _sizes.quick(preset, quick or {}, lenet or {})
         if settings.size == "quick"

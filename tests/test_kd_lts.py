@@ -52,15 +52,16 @@ def network(params, x=X):
 
 
 def view(student, teachers, needs, done=0.0):
-    def features(params):
-        return (jnp.tanh(X @ params["a"] + params["b"][None]), jax.nn.softmax(network(params)))
+    def tapped(params):
+        logits = network(params)
+        return logits, (jnp.tanh(X @ params["a"] + params["b"][None]), jax.nn.softmax(logits))
 
     def sensitivity(params):
         picked = lambda x: jnp.sum(network(params, x)[jnp.arange(7), Y])  # noqa: E731
         return jax.grad(picked)(X)
 
     made = View(
-        student, jax.tree.map(jnp.ones_like, student), Y, network, features, sensitivity, jnp.mean,
+        student, jax.tree.map(jnp.ones_like, student), Y, network, tapped, sensitivity, jnp.mean,
         lambda x: x, PRUNABLE, Outputs(), done=done,
     )  # fmt: skip
     return made._replace(teachers=tuple(made.outputs(t, needs) for t in teachers))

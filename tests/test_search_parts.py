@@ -345,12 +345,13 @@ def view(masked=None, soft=None, weights=None, n=7):
     rng = np.random.default_rng(1)
     x, y = jnp.asarray(rng.normal(size=(n, 6)), jnp.float32), jnp.arange(n) % 4
 
-    def features(params):
-        return (jnp.tanh(x @ params["a"] + params["b"][None]), jax.nn.softmax(network(params, x)))
+    def tapped(params):
+        logits = network(params, x)
+        return logits, (jnp.tanh(x @ params["a"] + params["b"][None]), jax.nn.softmax(logits))
 
     def make(masked, soft, dense):
         return View(
-            masked, soft, y, lambda p: network(p, x), features, lambda p: x, jnp.mean, lambda v: v,
+            masked, soft, y, lambda p: network(p, x), tapped, lambda p: x, jnp.mean, lambda v: v,
             PRUNABLE, dense,
         )  # fmt: skip
 

@@ -41,6 +41,8 @@ class Settings(Common):
 
 def main(settings: Settings) -> None:
     """Finds tickets with both optimizers, trains them with the other, draws and prints."""
+    if settings.lr is not None:
+        raise ValueError(f"`lr` must be left out: each optimizer has its own, got {settings.lr}")
     base = prepare(__file__, settings, quick={**QUICK, "pool": 2}, lenet={**LENET, "pool": 1},
                    paper={"levels": 30, "seeds": 6})  # fmt: skip
     jobs: dict[str, Job] = {}

@@ -49,7 +49,7 @@ class View(NamedTuple):
       soft: the soft mask, 1 for leaves that are not pruned.
       labels: int32 [batch].
       logits: `logits(params) -> [batch, classes]`, with the statistics of the batch.
-      features: `features(params)`, as in `Outputs`.
+      tapped: `tapped(params)`, the logits and the features of `Outputs` of one forward pass.
       sensitivity: `sensitivity(params)`, as in `Outputs`.
       mean: the mean over the batch, over all devices that share it, of a number per example.
       whole: an array [batch, ...] of this device's examples with those of all that share the batch.
@@ -64,7 +64,7 @@ class View(NamedTuple):
     soft: Params
     labels: Array
     logits: Callable[[Params], Array]
-    features: Callable[[Params], tuple[Array, ...]]
+    tapped: Callable[[Params], tuple[Array, tuple[Array, ...]]]
     sensitivity: Callable[[Params], Array]
     mean: Callable[[Array], Array]
     whole: Callable[[Array], Array]
@@ -86,17 +86,34 @@ class View(NamedTuple):
         """The gradient of the masked network's loss by the weights, the mask's factor included."""
         return jax.tree.map(jnp.multiply, self.soft, jax.grad(self.loss)(self.masked))
 
-    def of_labels(self, params: Params) -> Array:
-        """Mean logit of the labels."""
-        return self.mean(jnp.take_along_axis(self.logits(params), self.labels[:, None], axis=1))
+    def features(self, params: Params) -> tuple[Array, ...]:
+        """The features of a network, as in `Outputs`."""
+        return self.tapped(params)[1]
 
     def outputs(self, params: Params, needs: tuple[str, ...]) -> Outputs:
-        """What a network says; its gradient includes the mask's factor."""
+        """What a network says; its gradient includes the mask's factor.
+
+        One forward pass gives logits, features and Jacobian: the compiler does not find out by
+        itself that several are the same.
+        """
+
+        def of_labels(params: Params) -> tuple[Array, tuple[Array, Any]]:
+            logits, features = (
+                self.tapped(params) if "features" in needs else (self.logits(params), None)
+            )
+            label = jnp.take_along_axis(logits, self.labels[:, None], axis=1)
+            return self.mean(label), (logits, features)
+
+        jacobian = logits = features = None
+        if "jacobian" in needs:
+            jacobian, (logits, features) = jax.grad(of_labels, has_aux=True)(params)
+        elif "logits" in needs or "features" in needs:
+            _, (logits, features) = of_labels(params)
         return Outputs(
-            self.logits(params) if "logits" in needs else None,
-            self.features(params) if "features" in needs else None,
+            logits if "logits" in needs else None,
+            features,
             self.gradient() if "gradient" in needs else None,
-            jax.grad(self.of_labels)(params) if "jacobian" in needs else None,
+            jacobian,
             self.sensitivity(params) if "sensitivity" in needs else None,
             params if "params" in needs else None,
         )

@@ -52,7 +52,7 @@ def viewer(
             tap=tap,
         )[0].astype(jnp.float32)
 
-    def features(params: Params) -> tuple[Array, ...]:
+    def tapped(params: Params) -> tuple[Array, tuple[Array, ...]]:
         seen: list[Array] = []
 
         def tap(name: str, value: Array) -> Array:
@@ -62,7 +62,7 @@ def viewer(
             return value
 
         logits = apply(params, tap)
-        return (*seen, jax.nn.softmax(logits))
+        return logits, (*seen, jax.nn.softmax(logits))
 
     def sensitivity(params: Params) -> Array:
         def of_labels(x: Array) -> Array:
@@ -79,7 +79,7 @@ def viewer(
 
     def make(masked: Params, soft: Params, dense: Outputs, **more: Any) -> View:
         return View(
-            masked, soft, y, apply, features, sensitivity, mean, whole, prunable, dense,
+            masked, soft, y, apply, tapped, sensitivity, mean, whole, prunable, dense,
             smoothing=training.label_smoothing, **more,
         )  # fmt: skip
 
