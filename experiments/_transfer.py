@@ -34,6 +34,11 @@ def tickets(job: Job, *, sub: str = "") -> jt.Runs:
     return search(job, sub=sub, rewind=late_step(job), exclude=(job.net.output,))
 
 
+def evaluated(levels: Sequence[int]) -> tuple[int, ...]:
+    """The levels that the source trains elsewhere: the first six, then every third."""
+    return tuple(level for level in levels if level <= 6 or level % 3 == 0)
+
+
 def pairs(jobs: Mapping[str, Job], found: Mapping[str, jt.Runs], targets: Sequence[str]) -> Moved:
     """Trains every setting's tickets in each of the others, beside the target's own."""
     moved: dict[tuple[str, str], jt.Runs] = {}
@@ -41,7 +46,10 @@ def pairs(jobs: Mapping[str, Job], found: Mapping[str, jt.Runs], targets: Sequen
     for target in targets:
         parts = []
         for source in (name for name in jobs if name != target):
-            runs = move(jobs[target], found[source], to=found[target], sub=f"from_{source}")
+            runs = move(
+                jobs[target], found[source], to=found[target], sub=f"from_{source}",
+                levels=evaluated(found[source].levels),
+            )  # fmt: skip
             moved[source, target] = runs
             table = runs.table()
             names = {"own": "ticket", "globally_permuted": "random"}

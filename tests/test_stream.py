@@ -402,6 +402,16 @@ def test_searches_see_of_a_stream_what_they_see_of_data_in_memory(folder, in_mem
         pd.testing.assert_frame_equal(*(table(runs) for runs in both), rtol=1e-3, atol=1e-5)
 
 
+def test_tickets_move_to_a_stream_as_to_data_in_memory(folder, in_memory):
+    data = dataclasses.replace(streamed(folder), mean=in_memory.data.mean, std=in_memory.data.std)
+    both = [
+        jt.transfer(in_memory, to=source, levels=[1], seeds=(1, 3), progress=False)
+        for source in (in_memory.data, data)
+    ]
+    assert both[1].data is data
+    same_runs(*both)
+
+
 @pytest.mark.slow
 def test_a_run_that_stopped_in_the_middle_goes_on(folder, in_memory, tmp_path, monkeypatch):
     """On two devices that share each batch, with evaluation images that stay there."""

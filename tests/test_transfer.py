@@ -1,5 +1,8 @@
 """Tickets in other settings: other data, other optimizers, other depths."""
 
+import dataclasses
+
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -370,8 +373,12 @@ def test_tickets_of_all_kinds_of_runs_can_be_moved(runs, net, data, tmp_path):
                             progress=False)  # fmt: skip
         theirs = values_of(own, own.branch).loc[[level]]
         np.testing.assert_array_equal(values_of(moved, "transferred"), theirs)
-    spent = jt.costs.finding(once).set_index("level")["training_steps"]
-    assert spent[2] == jt.costs.finding(runs).set_index("level")["training_steps"][2]
+    half = jt.transfer(runs, to=data.halves()[0], levels=[2], progress=False)
+    for own in (once, half):
+        # in epochs of the data that they were found on
+        spent = jt.costs.finding(own).set_index("level").loc[2]
+        assert spent["training_steps"] == TRAINING.steps + TRAINING.steps - 10
+        assert spent["epochs"] == spent["examples"] / len(data.train)
     # other tickets of the same name are others
     two = [jt.transfer(jt.branch(runs, c, name="mine", levels=[1], progress=False), to=data,
                        branches=(), folder=tmp_path / c, progress=False)
@@ -380,6 +387,39 @@ def test_tickets_of_all_kinds_of_runs_can_be_moved(runs, net, data, tmp_path):
         jt.transfer(jt.branch(runs, "shuffle", name="mine", levels=[1], progress=False), to=data,
                     branches=(), folder=tmp_path / "reinit", progress=False)  # fmt: skip
     assert not np.array_equal(two[0].table()["value"], two[1].table()["value"])
+
+
+class OwnModule(nn.Module):
+    classes: int
+
+    @nn.compact
+    def __call__(self, x):
+        x = jax.nn.relu(nn.Dense(12, name="hidden")(x.reshape(len(x), -1)))
+        return nn.Dense(self.classes, name="head")(x)
+
+
+def test_a_module_of_ones_own_moves_to_other_classes(data):
+    def own(classes):
+        return jt.from_linen(OwnModule(classes), data.shape, name="own")
+
+    parity = dataclasses.replace(
+        data,
+        name="parity",
+        train=dataclasses.replace(data.train, y=data.train.y % 2),
+        test=dataclasses.replace(data.test, y=data.test.y % 2),
+        classes=2,
+    )
+    runs = jt.find_tickets(own(10), data, TRAINING, jt.Pruning(levels=1, fraction=0.5),
+                           seeds=range(2), progress=False)  # fmt: skip
+    with pytest.raises(ValueError, match="build the other one by hand"):
+        jt.transfer(runs, to=parity, progress=False)
+    found = jt.transfer(runs, to=parity, net=own(2), progress=False)
+    assert found.net.classes == 2 and set(found.table()["step"]) == {0, 20, 40}
+    for seed in found.seeds:
+        ours, theirs = found.ticket(1, seed), runs.ticket(1, seed)
+        assert equal(ours.mask["hidden"], theirs.mask["hidden"])
+        assert equal(ours.params["hidden"], theirs.params["hidden"])
+        assert ours.mask["head"]["kernel"].shape == (12, 2) and ours.mask["head"]["kernel"].all()
 
 
 def test_wrong_arguments_are_named(runs, net, data, blocks, tmp_path):

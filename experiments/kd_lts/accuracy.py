@@ -76,15 +76,13 @@ def find(job: Job, name: str, start: int) -> jt.Runs:
     return early(job, name, sub=sub, dense=False)
 
 
-def costs_of(job: Job, found: dict[str, jt.Runs]) -> Any:
-    """What finding each method's masks cost one seed, by density: as `jt.costs.finding`, and
-    `epochs`, the examples that were looked at over those of an epoch.
-    """
+def costs_of(found: dict[str, jt.Runs]) -> Any:
+    """What finding each method's masks cost one seed, by density: as `jt.costs.finding`."""
     parts = []
     for name, runs in found.items():
         own = jt.costs.finding(runs)
         own = own[own["level"] > 0]
-        parts.append(own.assign(branch=name, epochs=own["examples"] / len(job.data.train)))
+        parts.append(own.assign(branch=name))
     costs: Any = jt.results.concat(parts)
     return costs[["branch", *(column for column in costs.columns if column != "branch")]]
 
@@ -193,7 +191,7 @@ def main(settings: Settings) -> None:
     table = trained(jt.results.concat([whole, *(named(rows, name) for name, rows in own.items())]))
     title = f"masks from step {start}" if late else "masks at initialization"
     rows = report(job, table, title=title)
-    costs = costs_of(job, found)
+    costs = costs_of(found)
     level = level_of(job, job.preset.matching_density or job.densities[-1])
     beside = (LATE if late else AT_START).get(str(job.preset.network), {})
     summary = table_of(job, rows, costs, level, beside)

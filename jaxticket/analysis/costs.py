@@ -31,10 +31,11 @@ def finding(runs: Runs) -> Table:
     """What it cost to find the masks of a run, for one seed; training what they leave is not
     counted.
 
-    Columns: level, density (mean over seeds), training_steps (before the mask is known), examples
-    (those trained on and those scored), forward_passes and backward_passes (over single examples),
-    flops (2 per multiply-add; of the dense network, since that is what runs: pruned weights are
-    zeros), seconds (of all seeds side by side, divided by their number; compilation included).
+    Columns: level, density (mean over seeds), epochs (examples over those of the training split),
+    training_steps (before the mask is known), examples (those trained on and those scored),
+    forward_passes and backward_passes (over single examples), flops (2 per multiply-add; of the
+    dense network, since that is what runs: pruned weights are zeros), seconds (of all seeds side by
+    side, divided by their number; compilation included).
 
     Iterative pruning trains all levels before its own. `search` trains to its step, then the
     teachers where it has some (also those that are trained along), and the scores, which count as
@@ -67,7 +68,8 @@ def finding(runs: Runs) -> Table:
             found = _levels(runs, pruning, from_table("score", pruning.score, SCORES), level)
         else:
             raise ValueError(f"`runs` were pruned in an unknown way, {type(pruning).__name__}")
-        rows.append({"level": level, "density": float(density), **found})
+        epochs = found["examples"] / len(runs.data.train)
+        rows.append({"level": level, "density": float(density), "epochs": epochs, **found})
     return results.frame(rows)
 
 

@@ -355,11 +355,10 @@ def _method(runs: Runs) -> str:
 
 
 def _cost(runs: Runs, level: int) -> float:
-    """Examples seen for one seed's mask, in epochs."""
+    """Examples seen for one seed's mask, in epochs of the data that it was found on."""
     try:
         table = costs.finding(runs)
     except ValueError:
         # a score of the user's own whose passes cannot be counted
         return float("nan")
-    row = table[table["level"] == level].iloc[0]
-    return float(row["examples"]) / len(runs.data.train)
+    return float(table[table["level"] == level]["epochs"].iloc[0])
