@@ -28,6 +28,7 @@ PUBLISHED = Path(__file__).resolve().parent / "results"
 PART = ("steps", "share", "width", "batch_size", "test_examples")
 # chapter 3 draws new weights for its globally random networks (footnote 10)
 SHOWN_AS = {"globally_permuted": "random"}
+DEVIATION = "bands are one standard deviation over seeds"
 
 
 def renamed(table: Any, names: Mapping[str, str] = SHOWN_AS) -> Any:

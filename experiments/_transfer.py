@@ -8,7 +8,7 @@ from typing import Any
 
 from _job import Job, move, search
 from _learned import late_step
-from _report import cell, seeds, shared_legend
+from _report import seeds, shared_legend
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
@@ -67,17 +67,22 @@ def say(job: Job, moved: Moved) -> None:
     """Prints final accuracies by target and density."""
     for target, table in moved.tables.items():
         rows = jt.speed.over_seeds(jt.speed.final(table)).set_index(["branch", "level"])
-        print(f"\non {target}: final test accuracy in %, mean (min to max) over {seeds(job)}")
+        print(f"\non {target}: final test accuracy in %, mean +- standard deviation, {seeds(job)}")
         levels = sorted(set(rows.index.get_level_values("level")))
         shares = (100 * rows.loc[("ticket", level), "density"] for level in levels)
-        print(f"{'':24}" + "".join(f"{share:23.3g}%" for share in shares))
+        print(f"{'':24}" + "".join(f"{share:15.3g}%" for share in shares))
         for name in dict.fromkeys(rows.index.get_level_values("branch")):
             label = "its own" if name == "ticket" else name
             cells = (
-                cell(rows.loc[(name, level)]) if (name, level) in rows.index else "-"
+                deviating(rows.loc[(name, level)]) if (name, level) in rows.index else "-"
                 for level in levels
             )
-            print(f"{label:24}" + "".join(f"{text:>24}" for text in cells))
+            print(f"{label:24}" + "".join(f"{text:>16}" for text in cells))
+
+
+def deviating(row: Any) -> str:
+    """Mean and standard deviation in percent."""
+    return f"{100 * row['mean']:.1f} +- {100 * row['std']:.1f}"
 
 
 def by_density(moved: Moved) -> Figure:
@@ -90,7 +95,7 @@ def by_density(moved: Moved) -> Figure:
             down, across, figsize=(4.2 * across, 3.4 * down), layout="constrained", squeeze=False
         )
         for ax, name in zip(axes.ravel(), names, strict=False):
-            jt.plots.accuracy(moved.tables[name], ax, legend=False)
+            jt.plots.accuracy(moved.tables[name], ax, band="std", legend=False)
             ax.set_title(name)
         for ax in axes.ravel()[len(names) :]:
             ax.remove()

@@ -10,6 +10,7 @@ from matplotlib import pyplot
 from matplotlib.collections import PolyCollection
 
 from jaxticket import plots
+from jaxticket.analysis import speed
 from jaxticket.analysis.speed import COLUMNS
 from jaxticket.plots.density import leaves, limits
 from jaxticket.plots.style import KNOWN, OTHERS, branch_order, branch_styles, percent
@@ -105,8 +106,21 @@ def test_accuracy_bands_reach_from_min_to_max():
     assert (across.get_y(), across.get_height()) == pytest.approx((97.9, 0.2))
 
 
+def test_accuracy_bands_of_one_standard_deviation():
+    ax = plots.accuracy(RUN, branches=["ticket"], band="std")
+    values = speed.final(RUN).query("branch == 'ticket' and level == 0")["value"]
+    reach = 100 * values.std(ddof=1)
+    (band,) = bands(ax)
+    y = band.get_paths()[0].vertices[:, 1]
+    assert y.max() == pytest.approx(98 + reach)
+    (across,) = ax.patches
+    assert (across.get_y(), across.get_height()) == pytest.approx((98 - reach, 2 * reach))
+    alone = plots.accuracy(RUN[RUN["seed"] == RUN["seed"].min()], band="std")
+    assert np.isfinite(bands(alone)[0].get_paths()[0].vertices).all()
+
+
 @pytest.mark.parametrize(
-    ("band", "polygons", "bars"), [("minmax", 3, 0), ("bars", 0, 3), ("none", 0, 0)]
+    ("band", "polygons", "bars"), [("minmax", 3, 0), ("std", 3, 0), ("bars", 0, 3), ("none", 0, 0)]
 )
 def test_accuracy_band_or_bars(band, polygons, bars):
     ax = plots.accuracy(RUN, band=band)
@@ -307,7 +321,7 @@ def test_errors_of_all(draw, table, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"band": "std"}, "`band` must be one of 'minmax', 'bars', 'none', got 'std'"),
+        ({"band": "se"}, "`band` must be one of 'minmax', 'bars', 'std', 'none', got 'se'"),
         ({"at": 0}, "`at`"),
         ({"split": "validation"}, "no metric 'accuracy' on `split` 'validation'"),
     ],

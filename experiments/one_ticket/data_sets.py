@@ -25,7 +25,7 @@ import _path  # noqa: F401
 import tyro
 from _job import Job, budget, prepare
 from _job import Settings as Common
-from _report import save
+from _report import DEVIATION, save
 from _transfer import by_density, heat_map, pairs, say, tickets
 
 import jaxticket as jt
@@ -121,7 +121,7 @@ def main(settings: Settings) -> None:
     halves = all(name not in jt.DATASETS for name in names)
     usual_figure = "figure_4" if settings.network == "resnet50" else "figure_3"
     figures = {"figure_2" if halves else usual_figure: by_density(moved), "matrix": heat_map(moved)}
-    save(main_job, figures, tables={"matrix": moved.matrix},
+    save(main_job, figures, tables={"matrix": moved.matrix}, bands=DEVIATION,
          more={"network": settings.network, "among": names})  # fmt: skip
 
 

@@ -26,7 +26,7 @@ import numpy as np
 import tyro
 from _job import Settings as Common
 from _job import budget, prepare, search
-from _report import renamed, report, save
+from _report import DEVIATION, renamed, report, save
 from matplotlib import pyplot
 from matplotlib.ticker import MaxNLocator
 
@@ -114,9 +114,9 @@ def main(settings: Settings) -> None:
     print(wide.drop(columns=0).round(2).to_string())
     with jt.plots.style():
         figure, axes = pyplot.subplots(1, 2, figsize=(8.4, 3.6), layout="constrained")
-        jt.plots.accuracy(table, axes[0])
+        jt.plots.accuracy(table, axes[0], band="std")
         ratios(shares, axes[1])
-    save(job, {"figure_1": figure}, table, tables={"layers": shares})
+    save(job, {"figure_1": figure}, table, tables={"layers": shares}, bands=DEVIATION)
 
 
 if __name__ == "__main__":

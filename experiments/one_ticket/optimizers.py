@@ -20,7 +20,7 @@ import _path  # noqa: F401
 import tyro
 from _job import Job, budget, prepare
 from _job import Settings as Common
-from _report import save
+from _report import DEVIATION, save
 from _transfer import by_density, heat_map, pairs, say, tickets
 from data_sets import LENET, QUICK
 
@@ -58,7 +58,7 @@ def main(settings: Settings) -> None:
     print(f"\n{base.network_name} on {base.data_name} ({base.preset.name}, {settings.size} size)")
     say(base, moved)
     figures = {"figure_5": by_density(moved), "matrix": heat_map(moved)}
-    save(base, figures, tables={"matrix": moved.matrix})
+    save(base, figures, tables={"matrix": moved.matrix}, bands=DEVIATION)
 
 
 if __name__ == "__main__":

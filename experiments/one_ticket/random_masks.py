@@ -19,7 +19,7 @@ import _path  # noqa: F401
 import tyro
 from _job import Settings as Common
 from _job import budget, prepare, search
-from _report import report, save, single
+from _report import DEVIATION, report, save, single
 
 import jaxticket as jt
 
@@ -43,8 +43,8 @@ def main(settings: Settings) -> None:
     report(job, table)
     with jt.plots.style():
         figure, ax = single()
-        jt.plots.accuracy(table, ax)
-    save(job, {"figure_A1": figure}, table)
+        jt.plots.accuracy(table, ax, band="std")
+    save(job, {"figure_A1": figure}, table, bands=DEVIATION)
 
 
 if __name__ == "__main__":

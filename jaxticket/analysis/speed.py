@@ -249,7 +249,7 @@ def smallest_dilation(table: Table, *, margin: float = 0.0) -> Table:
 
 
 def over_seeds(rows: Table, column: str = "value", *, by: Sequence[str] = ()) -> Table:
-    """Mean, min and max of a column over seeds, for every branch, level and density.
+    """Mean and spread of a column over seeds, for every branch, level and density.
 
     Args:
       rows: one row per seed, branch, level (and what `by` names).
@@ -257,9 +257,10 @@ def over_seeds(rows: Table, column: str = "value", *, by: Sequence[str] = ()) ->
       by: further columns that tell groups apart.
 
     Returns:
-      One row per group: branch, level, density, mean, min, max (over the finite values), seeds
-      (number of rows), diverged (number of values that are not finite). Densities that the seeds
-      of a level realise within 5% of their median count as that median.
+      One row per group: branch, level, density, mean, std (s with s² = Σ (v - mean)² / (n - 1), 0
+      for one seed), min, max (over the finite values), seeds (number of rows), diverged (number of
+      values that are not finite). Densities that the seeds of a level realise within 5% of their
+      median count as that median.
     """
     values = rows[column].astype(float)
     level = _by(rows, rows["density"], ["branch", "level"]).transform("median")
@@ -267,7 +268,8 @@ def over_seeds(rows: Table, column: str = "value", *, by: Sequence[str] = ()) ->
     rows = rows.assign(density=level.where(near, rows["density"]))
     finite = values.where(np.isfinite(values))
     groups = _by(rows, finite, ["branch", "level", "density", *by])
-    result = groups.agg(["mean", "min", "max", "size", "count"]).reset_index()
+    result = groups.agg(["mean", "std", "min", "max", "size", "count"]).reset_index()
+    result["std"] = result["std"].mask(result["count"] == 1, 0.0)
     result["count"] = result["size"] - result["count"]
     return result.rename(columns={"size": "seeds", "count": "diverged"})
 

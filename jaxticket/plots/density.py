@@ -27,7 +27,8 @@ from jaxticket.plots.style import (
 
 # a pandas DataFrame; only `jaxticket.results` imports pandas
 Table = Any
-Band = Literal["minmax", "bars", "none"]
+Band = Literal["minmax", "bars", "std", "none"]
+BANDS = ("minmax", "bars", "std", "none")
 
 DENSITY = "Density (% of weights kept)"
 # figures always show these branches completely; others may leave the axes
@@ -51,7 +52,7 @@ def accuracy(
 ) -> Axes:
     """Accuracy against density: one line per branch, the dense network across.
 
-    Lines are means over seeds, bands go from the least to the greatest seed. A branch that
+    Lines are means over seeds, bands usually go from the least to the greatest seed. A branch that
     collapses does not squeeze the others: where its line leaves the axes stands a triangle, and
     the legend tells its lowest mean. Points are open where some of the seeds diverged; the mean is
     then over the others. A cross at the lower edge means that all diverged.
@@ -62,7 +63,8 @@ def accuracy(
       split: "train", "validation" or "test".
       at: share of the dense training after which to look; 1.0 is each training's end.
       branches: names of the branches to draw, or None for all.
-      band: "minmax" (shaded), "bars" (error bars) or "none".
+      band: "minmax" (shaded), "bars" (error bars to the same), "std" (mean ± one standard
+        deviation, shaded) or "none".
       ylim: limits in percent, or None to show "ticket", "reinit" and 12 points below dense.
       legend: whether to draw one (panels may share one: `ax.get_legend_handles_labels()`).
 
@@ -74,7 +76,7 @@ def accuracy(
 
     Reference: Frankle's thesis, figures 3-3, 3-5 and 3-7.
     """
-    checks.one_of("band", band, ("minmax", "bars", "none"))
+    checks.one_of("band", band, BANDS)
     checks.share("at", at)
     rows = speed.final(table, split=split) if at == 1 else speed.at_share(table, at, split=split)
     return against_density(
@@ -120,17 +122,17 @@ def against_density(
     """
     check_ylim(ylim)
     names = branch_order(rows["branch"].unique(), branches)
-    bar = speed.over_seeds(speed.dense_rows(rows), column).iloc[0]
-    means = speed.over_seeds(rows, column)
+    bar = _reaching(speed.over_seeds(speed.dense_rows(rows), column), band).iloc[0]
+    means = _reaching(speed.over_seeds(rows, column), band)
     drawn = means[means["branch"].isin(names)]
     if ylim is None:
-        every = [bar["min"], bar["max"], *drawn["min"], *drawn["max"]]
+        every = [bar["low"], bar["high"], *drawn["low"], *drawn["high"]]
         shown = drawn[drawn["branch"].isin(SHOWN)] if set(names) & set(SHOWN) else drawn
-        keep = [*shown["min"], bar["mean"] - BELOW_DENSE] if is_accuracy else every
+        keep = [*shown["low"], bar["mean"] - BELOW_DENSE] if is_accuracy else every
         ylim = limits(every, keep, top=100.0 if is_accuracy else math.inf)
     with style():
         ax = prepared(ax)
-        ax.axhspan(bar["min"], bar["max"], color=DENSE, alpha=0.18, linewidth=0, zorder=1)
+        ax.axhspan(bar["low"], bar["high"], color=DENSE, alpha=0.18, linewidth=0, zorder=1)
         ax.axhline(bar["mean"], color=DENSE, linewidth=1.1, zorder=1.5, label="dense")
         for name, look in branch_styles(names).items():
             points = drawn[drawn["branch"] == name].sort_values("density", ascending=False)
@@ -148,6 +150,15 @@ def against_density(
     return ax
 
 
+def _reaching(means: Table, band: Band) -> Table:
+    """Rows of `speed.over_seeds` with the ends of what is drawn around the mean, low and high."""
+    if band == "std":
+        low, high = means["mean"] - means["std"], means["mean"] + means["std"]
+    else:
+        low, high = means["min"], means["max"]
+    return means.assign(low=low, high=high)
+
+
 def draw_branch(
     ax: Axes, points: Table, look: BranchStyle, band: Band, bottom: float, *, unit: str = "%"
 ) -> None:
@@ -155,7 +166,8 @@ def draw_branch(
 
     Args:
       ax: the axes.
-      points: rows of `speed.over_seeds`, densest first.
+      points: rows of `speed.over_seeds` with what is drawn around the mean, low and high; densest
+        first.
       look: label, colour and marker.
       band: how the spread over seeds is drawn.
       bottom: lower limit of the axes.
@@ -163,7 +175,7 @@ def draw_branch(
     """
     x, y = (points[name].to_numpy(float) for name in ("density", "mean"))
     x = 100 * x
-    low, high = (points[name].to_numpy(float) for name in ("min", "max"))
+    low, high = (points[name].to_numpy(float) for name in ("low", "high"))
     exits = leaves(x, y, bottom)
     label = look.label
     if exits:
@@ -174,7 +186,7 @@ def draw_branch(
         ax.plot(exits, edge, color=look.color, transform=on_edge, label="_exit", zorder=4, **marks)
     line: dict[str, Any] = {"color": look.color, "marker": look.marker, "linestyle": look.line}
     ax.plot(x, y, markeredgewidth=0, label=label, zorder=3, **line)
-    if band == "minmax":
+    if band in ("minmax", "std"):
         ax.fill_between(x, low, high, color=look.color, alpha=0.18, linewidth=0, zorder=2)
     elif band == "bars":
         reach = np.stack([np.maximum(y - low, 0), np.maximum(high - y, 0)])

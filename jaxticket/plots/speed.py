@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from jaxticket import checks
 from jaxticket.analysis import speed
 from jaxticket.plots.density import (
+    BANDS,
     Band,
     against_density,
     check_ylim,
@@ -42,7 +43,8 @@ def early_stop(
       ax: axes to draw on, or None for a new figure.
       what: "step" or "accuracy".
       branches: names of the branches to draw, or None for all.
-      band: "minmax" (shaded), "bars" (error bars) or "none".
+      band: "minmax" (shaded), "bars" (error bars to the same), "std" (mean ± one standard
+        deviation, shaded) or "none".
       ylim: limits in steps or percent, or None for good ones.
       legend: whether to draw one.
 
@@ -55,7 +57,7 @@ def early_stop(
     Reference: Frankle's thesis, section 3.3.6 and figure 3-8.
     """
     checks.one_of("what", what, ("step", "accuracy"))
-    checks.one_of("band", band, ("minmax", "bars", "none"))
+    checks.one_of("band", band, BANDS)
     rows = speed.early_stop(table)
     rows = rows.assign(accuracy=100 * rows["accuracy"])
     step = what == "step"
