@@ -80,7 +80,8 @@ def at_full_size(job: Job) -> bool:
     """Whether networks, data and training are those of the source."""
     mine, whole = job.size, paper(job.preset, {})
     same = all(getattr(mine, f) == getattr(whole, f) for f in PART)
-    return same and job.settings.data is None and not job.settings.data_note
+    own = job.settings
+    return same and own.data is None and own.lr is None and not own.data_note
 
 
 def seeds(job: Job) -> str:

@@ -272,10 +272,12 @@ def test_other_sizes_have_other_folders(helpers, small_color):
         helpers.job.prepare("one_shot.py", dataclasses.replace(settings, **change)).folder
         for change in (
             *({}, {"width": 0.5}, {"steps": 7}, {"batch_size": 7}, {"test_examples": 7}),
-            *({"compute_dtype": "bfloat16"}, {"precision": "default"}),
+            *({"compute_dtype": "bfloat16"}, {"precision": "default"}, {"lr": 0.5}),
         )
     }
-    assert len(folders) == 7
+    assert len(folders) == 8
+    fast = dataclasses.replace(settings, lr=0.5)
+    assert helpers.job.prepare("one_shot.py", fast).training.lr == 0.5
     few = helpers.job.prepare("one_shot.py", dataclasses.replace(settings, test_examples=7))
     assert len(few.data.test) == 7
     assert (few.data.test.x == helpers.job.prepare("a.py", settings).data.test.x[:7]).all()
@@ -318,6 +320,12 @@ def test_streamed_images_come_whole(helpers, tmp_path):
     assert (job.data.shape, job.net.classes) == ((224, 224, 3), 3)
     assert job.training.steps == jt.preset("resnet50-imagenet").training.steps
     assert job.about["fingerprint"] == job.data.fingerprint
+
+
+def test_two_optimizers_have_their_own_rates():
+    done = run("one_ticket/optimizers.py", "--lr", 0.5, check=False)
+    assert done.returncode == 1
+    assert "`lr` must be left out: each optimizer has its own, got 0.5" in done.stderr
 
 
 def test_early_stopping_refuses_a_schedule(small_color):
