@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from _job import Job, learn
 from _job import Settings as Common
 
@@ -56,7 +57,8 @@ def learned(job: Job, name: str, *, inverted: bool = False, **options: Any) -> j
       inverted: keep the entries with the lowest scores.
       options: of `jt.search`, or `sub`, another folder.
     """
-    made = kd_lts(job) if name == "kd_lts" else LEARNED[name]()
+    own = {"kd_lts": kd_lts, "continuous": continuous}
+    made = own[name](job) if name in own else LEARNED[name]()
     method = dataclasses.replace(made, inverted=inverted)
     if name in CTS and job.preset.method == "CTS":
         lr = rate(job, method.steps(job.training, options.get("steps")))
@@ -85,6 +87,15 @@ def kd_lts(job: Job, **changes: Any) -> Method:
     """
     own = job.preset.search if job.preset.method == "KD-LTS" else {}
     return jt.SEARCHES["kd_lts"](**{**own, **changes})
+
+
+def continuous(job: Job) -> Method:
+    """Continuous sparsification, its gradients clipped where SGD would diverge as beta grows: in
+    networks without BatchNorm.
+    """
+    _, stats = jax.eval_shape(job.net.init, jax.random.key(0))
+    alone = not jax.tree.leaves(stats) and job.training.optimizer in ("sgd", "momentum")
+    return jt.SEARCHES["continuous"](clip_norm=1.0 if alone else None)
 
 
 def late_step(job: Job) -> int:

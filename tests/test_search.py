@@ -421,8 +421,20 @@ def test_continuous_sparsification_trains_weights_as_training_does_or_as_the_pap
     paper = jt.SEARCHES["continuous"](lr=0.1).training(training, 40)
     assert (paper.optimizer, paper.lr, paper.weight_decay) == ("momentum", 0.1, 1e-4)
     assert (paper.momentum, paper.nesterov, paper.milestones) == (0.9, True, (26, 33))
+    clipped = jt.SEARCHES["continuous"](clip_norm=0.5).training(training, 40)
+    assert (clipped.clip_norm, paper.clip_norm) == (0.5, None)
     # weights that stay as they are do not decay
     assert jt.SEARCHES["edge_popup"]().training(training, 40).weight_decay != 0.1
+
+
+def test_clipped_continuous_sparsification_converges_where_it_diverges_otherwise(find, capsys):
+    fast = TRAINING.replace(optimizer="sgd", lr=30.0, milestones=())
+    said = []
+    for clip_norm in (None, 0.01):
+        method = jt.SEARCHES["continuous"](clip_norm=clip_norm)
+        find(method, training=fast, density=0.3, train=False, dense=False)
+        said.append("was not finite" in capsys.readouterr().out)
+    assert said == [True, False]
 
 
 @pytest.mark.parametrize("density", [0.3, 0.05])

@@ -17,6 +17,7 @@ def continuous(
     epochs: int | None = None,
     scaled: bool = False,
     lr: float | None = None,
+    clip_norm: float | None = None,
     momentum: float = 0.9,
     weight_decay: float = 1e-4,
     length: float | str = 1.0,
@@ -41,6 +42,9 @@ def continuous(
         weight decay (of the weights alone). A number, in the paper 0.1, is the rate of Nesterov's
         SGD: right for its networks, which have BatchNorm, while LeNet's weights diverge within ten
         steps of it. Either rate drops by 0.1 after 2/3 and 5/6 of a round.
+      clip_norm: largest global norm of the gradient by weights and scores together; None, as in the
+        paper, for no bound. The scores' gradient grows with beta: LeNet, without BatchNorm, leaves
+        the finite numbers under plain SGD once beta is 9, and converges with a norm of 1.
       momentum, weight_decay: of that SGD.
       length: of all rounds together, as a share of the training's steps.
 
@@ -53,13 +57,14 @@ def continuous(
         "nesterov": True,
         "weight_decay": weight_decay,
     }
+    changes = {**({} if lr is None else sgd), "clip_norm": clip_norm}
     return Method(
         name="continuous",
         relaxation=Sigmoid(
             Schedule(1.0, final_beta, "exponential", stairs=epochs), start=start, scaled=scaled
         ),
         constraint=Penalty(weight=penalty),
-        optimizer=() if lr is None else tuple(sgd.items()),
+        optimizer=tuple((name, value) for name, value in changes.items() if value is not None),
         drop_at=(56 / 85, 71 / 85),
         length=length,
         rounds=rounds,
