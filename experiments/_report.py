@@ -185,6 +185,8 @@ def _note(job: Job, figure: Figure, bands: str, pruning: str | None) -> str:
         f"training, {len(job.data.test):,} test examples), {seeds(job)}, {job.size.steps:,} steps "
         f"of batch {job.training.batch_size}"
     )
+    if job.settings.lr is not None:
+        note += f", learning rate {job.settings.lr:g}"
     if pruning is None and job.size.levels:
         pruning = f"{100 * job.size.fraction:g}% pruned per level"
     note += f", {pruning}" if pruning else ""
