@@ -7,9 +7,9 @@ Command:  python experiments/kd_lts/hamming.py [--at-density SHARE] [--preset NA
           [--budget MINUTES]
 Makes:    figure_4, hamming.csv; the distances of some epochs in the terminal.
 Cost:     see experiments/README.md.
-Expected: not printed. Distances fall as the mask settles, with a jump at every freezing that reaches
-          what the scores would keep: it goes by `|sigmoid(beta s) w|`, the mask by s. The paper
-          normalises scores so that masks go on changing for longer.
+Expected: not printed. Distances fall as the mask settles, with a jump at every freezing that
+          reaches what the scores would keep: it goes by `|sigmoid(beta s) w|`, the mask by s. The
+          paper normalises scores so that masks go on changing for longer.
 """
 
 from __future__ import annotations
