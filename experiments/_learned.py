@@ -79,13 +79,16 @@ def rate(job: Job, steps: int) -> float:
 
 
 def kd_lts(job: Job, **changes: Any) -> Method:
-    """KD-LTS with the settings of the preset, or of LeNet where the preset has none.
+    """KD-LTS with the settings that the paper prints for the network: those of the preset, of the
+    paper's own preset of this network, or of LeNet where there is none.
 
     Args:
       job: the job.
       changes: other options of `jt.SEARCHES["kd_lts"]`.
     """
-    own = job.preset.search if job.preset.method == "KD-LTS" else {}
+    presets = [job.preset, *jt.PRESETS.values()]
+    printed = [p for p in presets if p.method == "KD-LTS" and p.network == job.preset.network]
+    own = printed[0].search if printed else {}
     return jt.SEARCHES["kd_lts"](**{**own, **changes})
 
 

@@ -235,8 +235,30 @@ RUNS = (
         "cifar100",
         short="kd_transfer",
     ),
+    _paper(
+        "kd_lts/transfer.py",
+        "resnet20-cifar100-kd_lts",
+        "KD-LTS, Figure 21, from CIFAR-100",
+        *("--kinds", "data", "--to-data", "cifar10"),
+        short="kd_transfer",
+    ),
+    *(
+        _paper(
+            f"kd_lts/{script}.py",
+            "resnet20-cifar100-kd_lts",
+            f"KD-LTS, {figure}, CIFAR-100",
+            short=f"kd_{script}",
+        )
+        for script, figure in (("accuracy", "Figure 3"), ("adversarial", "Figure 13"))
+    ),
     _paper("kd_lts/ablations.py", _KD_LTS[0], "KD-LTS, Figure 15", short="kd_ablations"),
     # these stream ImageNet, or hold Tiny-ImageNet, which have to be prepared first
+    _paper(
+        "kd_lts/accuracy.py",
+        "resnet18-tiny_imagenet-kd_lts",
+        "KD-LTS, Figure 3 and Table 2, Tiny-ImageNet",
+        short="kd_accuracy",
+    ),
     *(
         _paper(f"thesis_ch4/{script}.py", _RESNET50, f"{figures}, ResNet-50 on ImageNet")
         for script, figures in (

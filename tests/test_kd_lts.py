@@ -1,6 +1,7 @@
 """KD-LTS: its objective, its soft masks, its teachers, and a search with all of them."""
 
 import dataclasses
+import functools
 import itertools
 from types import MappingProxyType
 
@@ -23,6 +24,7 @@ from jaxticket.search import (
     Distillation,
     Freezing,
     Method,
+    Sigmoid,
     Teaching,
     TopSigmoid,
     distillation,
@@ -31,8 +33,9 @@ from jaxticket.search import (
 )
 from jaxticket.search.objectives import Outputs, View
 from jaxticket.search.schedules import Schedule
-from jaxticket.search.step import of_size_one
-from jaxticket.search.views import viewer
+from jaxticket.search.step import Learned, LearningPlan, of_size_one, search_step
+from jaxticket.search.views import of_teachers, viewer
+from jaxticket.stability.copies import FIRST_NOISE
 from jaxticket.train import Plan, gathered, put_data, static_part, train_step
 from jaxticket.types import TrainState
 
@@ -424,6 +427,145 @@ def states(monkeypatch):
     return seen
 
 
+def test_nothing_but_scores_moves_in_a_search(find, monkeypatch):
+    """Weights and teachers leave it bit by bit as they came."""
+    seen, train = [], learned_masks.train_jobs
+
+    def spied(bench, jobs, *args, **options):
+        before = jax.tree.map(np.array, (jobs.params.weights, jobs.plan.teachers))
+        ended = train(bench, jobs, *args, **options)
+        seen.append((before, (ended.state.params.weights, jobs.plan.teachers)))
+        return ended
+
+    monkeypatch.setattr(learned_masks, "train_jobs", spied)
+    find(momentum=0.9, lr=1.0, stage=0.5)
+    ((before, after),) = seen
+    assert len(jax.tree.leaves(before)) == 8
+    for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True):
+        np.testing.assert_array_equal(a, np.asarray(b)[: len(a)])
+
+
+def one_step(net, method, live, step=0, carried=None, keep=50):
+    """A step of a search on a fixed batch, for one replica: the state after it."""
+    params, stats = net.init(jax.random.key(0))
+    own = method.training(TRAINING, 60)
+    training = static_part(own)
+    x = jax.random.normal(jax.random.key(1), (16, *net.shape))
+    y = jnp.arange(16, dtype=jnp.int32) % net.classes
+    drawn = jax.tree.map(lambda w: 0.1 * jnp.sin(jnp.arange(w.size)).reshape(w.shape), params)
+    state = TrainState(jnp.int32(step), Learned(drawn, params), stats,
+                       (optimizer(training).init((drawn,)), jnp.float32(0), ()), live,
+                       jax.random.key(3), jnp.int32(-1))  # fmt: skip
+    if carried is not None:
+        state = state._replace(params=carried.params, opt_state=carried.opt_state)
+    plan = LearningPlan(
+        jax.tree.map(jnp.asarray, schedule(own)),
+        jnp.int32(0),
+        jnp.int32(0),
+        jnp.float32(0.3),
+        jnp.int32(keep),
+        jnp.int32(60),
+        jnp.int32(20),
+    )
+    if method.teaching is not None:
+        plan = plan._replace(teachers=jax.tree.map(lambda x: x[None], (params, stats)))
+    by = Normalization(jnp.zeros(net.shape[-1]), jnp.ones(net.shape[-1]))
+    return search_step(net, method, training, state, plan, (x, y), by, jnp.asarray(True),
+                       prunable=net.prunable(params))  # fmt: skip
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_frozen_scores_do_not_move_on_by_momentum(net, normalized):
+    method = jt.SEARCHES["kd_lts"](
+        teachers=1, momentum=0.9, lr=1.0, epochs=6, normalized=normalized
+    )
+    live = jax.tree.map(lambda w: jnp.ones(w.shape, bool), net.init(jax.random.key(0))[0])
+    first = one_step(net, method, live)
+    frozen = jax.tree.map(lambda m: m.at[:3].set(False), live)
+    second = one_step(net, method, frozen, 1, first)
+    for before, after in zip(*(jax.tree.leaves(s.params.scores) for s in (first, second)),
+                             strict=True):  # fmt: skip
+        if before.ndim > 1:
+            assert (before[:3] == after[:3]).all() and (before[3:] != after[3:]).mean() > 0.5
+
+
+def test_without_teachers_and_penalty_it_is_continuous_sparsification_of_fixed_weights(net):
+    """alpha = 1, no penalty, all entries in use: the gradient of CE by scores under
+    `sigmoid(beta s)`, as of a method made of that alone; methods D.6.9."""
+    options = {"optimizer": (("optimizer", "sgd"), ("lr", 0.1))}
+    own = jt.SEARCHES["kd_lts"](
+        teachers=1, alpha=1.0, knowledge=(), penalty=0.0, scaled=False, epochs=6, normalize=None
+    )
+    beta = Schedule(1.0, 60.0, "exponential")
+    plain = Method("plain", Sigmoid(beta), "loss", scale=1.0, **options)
+    live = jax.tree.map(lambda w: jnp.ones(w.shape, bool), net.init(jax.random.key(0))[0])
+    # of a search for all entries nothing falls out
+    found = [one_step(net, m, live, keep=336).params.scores for m in (own, plain)]
+    for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    start = 0.1 * jnp.sin(jnp.arange(300.0))
+    assert (found[0]["dense_0"]["kernel"].ravel() != start).mean() > 0.5
+
+
+def test_freezing_ranks_soft_masks_that_have_underflowed(net):
+    """All scores so low that every `sigmoid(beta s)` is 0 in float32: those that are least so stay,
+    in whichever layer they are."""
+    method = jt.SEARCHES["kd_lts"](teachers=1, beta=(1.0, 60.0), epochs=6, freeze_every=2)
+    params, stats = net.init(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    drawn = jax.tree.map(lambda w: jnp.float32(rng.uniform(-900, -500, w.shape)), params)
+    ones = jax.tree.map(lambda w: jnp.ones(w.shape, bool), params)
+    state = TrainState(jnp.int32(20), Learned(drawn, params), stats, ((), jnp.float32(0), ()),
+                       ones, jax.random.key(3), jnp.int32(-1))  # fmt: skip
+    plan = LearningPlan(schedule(TRAINING), *2 * (jnp.int32(0),), jnp.float32(0.3), jnp.int32(101),
+                        jnp.int32(60), jnp.int32(20))  # fmt: skip
+    prunable = net.prunable(params)
+    after = trainer.ended(method, TRAINING, state, plan, jnp.int32(1), target=jnp.int32(20),
+                          prunable=prunable).mask  # fmt: skip
+    beta, logs, kept = 60 ** (1 / 3), [], []
+    for name in ("dense_0", "dense_1"):
+        s, w = (np.asarray(t[name]["kernel"], np.float64) for t in (drawn, params))
+        logs.append((beta * s + np.log(np.abs(w))).ravel())
+        kept.append(np.asarray(after[name]["kernel"]).ravel())
+    logs, kept = np.concatenate(logs), np.concatenate(kept)
+    least = np.sort(logs)[-round(0.3 ** (1 / 3) * 336)]
+    np.testing.assert_array_equal(kept, logs >= least)
+
+
+@pytest.mark.parametrize("name", ["direction", "input_direction", "relations"])
+def test_with_batch_norm_there_is_nothing_to_learn_from_an_equal(name):
+    """Slopes are taken in one mode, whatever the teacher's running statistics are."""
+    net = jt.networks.resnet14((8, 8, 3), 3, width=0.25)
+    params, stats = net.init(jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (12, 8, 8, 3))
+    y = jnp.arange(12, dtype=jnp.int32) % 3
+    options = {"x": x, "y": y, "prunable": net.prunable(params), "key": jax.random.key(2)}
+    ask = functools.partial(viewer, net, TRAINING, **options)
+    objective = Distillation(alpha=1.0, knowledge=(name,))
+
+    @jax.jit
+    def apart(teacher):
+        stacked = jax.tree.map(lambda a: a[None], (teacher, stats))
+        said = of_teachers(Teaching(1), objective.teacher_needs, ask, stacked,
+                           key=jax.random.key(0))  # fmt: skip
+        view = ask(stats=stats)(params, jax.tree.map(jnp.ones_like, params), Outputs(),
+                                teachers=said)  # fmt: skip
+        return objective(view) - view.loss(params)
+
+    other = net.init(jax.random.key(9))[0]
+    if name == "relations":
+        # answers are those of a trained network, which has other statistics than the batch
+        assert 0 < float(apart(params)) < float(apart(other))
+    else:
+        assert abs(float(apart(params))) < 1e-3 and float(apart(other)) > 0.5
+
+
+def test_searches_copies_and_trainings_see_examples_in_orders_of_their_own():
+    levels, copies = range(1000), range(FIRST_NOISE, FIRST_NOISE + 1000)
+    assert trainer.ORDER not in copies and trainer.ORDER not in levels
+    assert not set(levels) & set(copies)
+
+
 @pytest.mark.parametrize("stage", [0.0, 0.75])
 def test_teachers_that_learn_along_take_ordinary_steps(find, net, data, states, stage):
     """Against a loop of steps on the student's batches; their training ends with its schedule."""
@@ -587,9 +729,22 @@ def test_a_method_with_teachers_says_which_and_no_other_has_any():
         ({"ensemble": "sum"}, "ensemble"),
         ({"alpha": 1.5}, "alpha"),
         ({"temperature": 0.0}, "temperature"),
+        ({"knowledge": "direction"}, "knowledge"),
     ):
         with pytest.raises(ValueError, match=f"`{words}`"):
             Distillation(**options)
+    for options, words in (
+        ({"freeze_every": 0}, "freeze_every"),
+        ({"freeze_every": -5}, "freeze_every"),
+        ({"beta": 60.0}, "beta"),
+        ({"beta": (0, 60)}, "beta"),
+        ({"drop_at": (1.5,)}, "drop_at"),
+        ({"one": "yes"}, "one"),
+        ({"attack": "pgd"}, "attack"),
+        ({"attack": PGD(targeted=True)}, "attack"),
+    ):
+        with pytest.raises(ValueError, match=f"`{words}`"):
+            jt.SEARCHES["kd_lts"](**options)
     with pytest.raises(ValueError, match="`count`"):
         Teaching(count=0)
     with pytest.raises(ValueError, match="`stage`"):

@@ -6,8 +6,11 @@ import pytest
 
 import jaxticket as jt
 from jaxticket.analysis.conditions import CONTROLS, Rules, clear_gap, conditions
-from jaxticket.analysis.contest import CHANGES
+from jaxticket.analysis.contest import CHANGES, Outcome
+from jaxticket.analysis.verdict import Verdict, _judged
+from jaxticket.evaluate import METRICS
 from jaxticket.networks import narrowed, parameters
+from jaxticket.results import History
 from jaxticket.train import program
 
 NAMES = ("nontrivial", "matching", *CONTROLS, "stable")
@@ -90,6 +93,70 @@ def test_a_gap_is_clear_against_the_spread_of_seeds():
     assert not clear_gap(ours[:1], theirs[:1])[2]
     with pytest.raises(ValueError, match="`gap`"):
         Rules(gap=2.0).checked()
+
+
+SPLITS = ("train", "validation", "test")
+
+
+def outcome(held, shown, dense_held=0.95):
+    """Networks that end as in ACCURACY, but for the tickets' course on two splits."""
+    calls = len(held)
+    histories = {}
+    for name, final in ACCURACY.items():
+        values = np.zeros((calls, 3, 3, len(METRICS)), np.float32)
+        accuracy = values[..., METRICS.index("accuracy")]
+        accuracy[:, :, 2] = np.asarray(final)
+        accuracy[:, :, 1] = dense_held
+        if name == "ticket":
+            accuracy[:, :, 1] = np.asarray(held)[:, None]
+            accuracy[:, :, 2] = np.asarray(shown)[:, None] + np.asarray([0, 1e-3, -1e-3])
+        steps = np.repeat(10 * np.arange(calls)[:, None], 3, axis=1)
+        histories[name] = History(
+            np.arange(3), 1, np.full(3, 0.2), name, steps, np.ones((calls, 3), bool), values,
+            np.full(3, -1), np.ones(3),
+        )  # fmt: skip
+    return Outcome(histories, np.asarray(BARRIER), 0.1, None)
+
+
+def test_the_step_of_the_judgement_is_chosen_on_the_validation_split():
+    """The ticket loses again what it had at step 20, and wins there; test accuracy alone, a lucky
+    evaluation, decides nothing."""
+    course = [0.1, 0.9, 0.952, 0.94]
+    step, table = _judged(outcome(course, course), SPLITS, Rules())
+    assert step == 20 and all(value is True for value in table["passes"])
+    step, table = _judged(outcome([0.1, 0.9, 0.94, 0.94], course), SPLITS, Rules())
+    assert step == 30 and not table.set_index("condition").loc["matching", "passes"]
+    # reached on the validation split, and not matching there
+    step, table = _judged(outcome(course, [0.1, 0.9, 0.93, 0.94]), SPLITS, Rules())
+    assert step == 30 and not table.set_index("condition").loc["matching", "passes"]
+    # without such a split there is the end
+    alone = outcome(course, course)
+    some = {name: h._replace(values=h.values[:, :, [0, 2]]) for name, h in alone.histories.items()}
+    step, table = _judged(alone._replace(histories=some), ("train", "test"), Rules())
+    assert step == 30 and not table.set_index("condition").loc["matching", "passes"]
+
+
+def made(table, **changes):
+    values = {
+        "method": "imp", "density": 0.2, "seeds": (0, 1, 2), "start": 0, "at_init": True,
+        "dense_lr": 0.1, "tuned": True, "small": None, "step": 30, "cost": 3.0, "folder": None,
+        "_conditions": table, "_networks": table, **changes,
+    }  # fmt: skip
+    return Verdict(**values)
+
+
+def test_a_ticket_wins_at_initialization_beside_a_tuned_network():
+    table = judged()[1]
+    won = made(table)
+    assert won.winning and won.summary()["wins"] and str(won).endswith("verdict: a winning ticket")
+    late = made(table, at_init=False, start=100)
+    assert late.passes_all and not late.winning and not late.summary()["wins"]
+    assert "passes all, but starts after step 0" in str(late)
+    untuned = made(table, tuned=False)
+    assert not untuned.winning and not untuned.summary()["tuned"]
+    assert "was not tuned" in str(untuned) and "with_validation" in str(untuned)
+    untested = judged({k: v for k, v in ACCURACY.items() if k != "small_dense"})[1]
+    assert not made(untested).winning and "no winning ticket" in str(made(untested))
 
 
 @pytest.mark.parametrize(
@@ -276,7 +343,8 @@ def test_tickets_of_any_method_and_their_overview(net, data, found):
     assert table["at_init"].tolist() == [True, True, False]
     assert {"stable", "sensitive", "wins", "cost_epochs"} <= set(table.columns)
     assert not table["wins"].iloc[2]
-    assert not others[0].tuned and "not tuned" in str(others[0])
+    # a rate that is given is taken to be the best
+    assert others[0].tuned and "learning rate 0.1\n" in str(others[0])
 
 
 def test_wrong_arguments_are_named(runs, net, data):
@@ -293,6 +361,10 @@ def test_wrong_arguments_are_named(runs, net, data):
         jt.verdict(runs, points=1, **options)
     with pytest.raises(ValueError, match="`dense_lrs` must be distinct"):
         jt.verdict(runs, dense_lrs=[0.1, 0.1], **options)
+    with pytest.raises(ValueError, match="`small_dense` must be a network"):
+        jt.verdict(runs, small_dense="x", **options)
+    with pytest.raises(ValueError, match=r"`small_dense` has \d+ parameters and the ticket \d+"):
+        jt.verdict(runs, small_dense=net, **options)
     plain = jt.data.load("digits")
     with pytest.raises(ValueError, match="with_validation"):
         jt.verdict(runs, data=plain, dense_lrs=[0.1, 0.2], **options)

@@ -66,7 +66,8 @@ def attack(job: Job, radius: float, steps: int) -> PGD:
     """An attack whose steps come 2.5 times as far as the box reaches."""
     assert isinstance(job.data, jt.data.Data)
     x = job.data.train.x
-    high = 255.0 if x.dtype == np.uint8 else float(x.max())
+    # bytes need not be used up: digits go to 16
+    high = 255.0 if x.dtype == np.uint8 and x.max() > 127 else float(x.max())
     return PGD(radius=radius, step=2.5 * radius / max(1, steps), steps=steps, high=high)
 
 

@@ -20,11 +20,12 @@ from jaxticket.checks import at_least, distinct_seeds
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
 from jaxticket.evaluate import METRICS
-from jaxticket.networks.narrow import narrowed
+from jaxticket.networks.narrow import narrowed, parameters
 from jaxticket.runs import Runs
 from jaxticket.search.learned_masks import LearnedPruning
 from jaxticket.settings import EarlyPruning, Pruning, Training
 from jaxticket.stability.arguments import identity
+from jaxticket.ticket import Ticket
 from jaxticket.train import check_fit, split_names
 from jaxticket.types import Network
 
@@ -46,10 +47,10 @@ class Verdict:
         trained weights, and from step 0 of the schedule.
       at_init: whether the masks leave weights of initialization, which alone can win.
       dense_lr: the dense network's learning rate.
-      tuned: whether that is the best of several on the validation split.
+      tuned: whether that is the best of several on the validation split, or was given.
       small: the small dense network, None where none was asked for.
-      step: at which the ticket is judged: the first at which it is as accurate as the dense network
-        if it wins there, else the last.
+      step: at which the ticket is judged: the first at which it is as accurate as the trained dense
+        network on the validation split if it passes all there, else the last.
       cost: examples seen until the mask was known, in epochs; nan where that cannot be told.
       folder: where it lies, or None.
     """
@@ -103,9 +104,16 @@ class Verdict:
         return bool(self._passes("matching"))
 
     @property
-    def winning(self) -> bool:
-        """Definition 6.3: every condition was tested and passes."""
+    def passes_all(self) -> bool:
+        """Whether every condition was tested and passes."""
         return all(value is True for value in map(self._passes, self._conditions["condition"]))
+
+    @property
+    def winning(self) -> bool:
+        """Definition 6.3: every condition was tested and passes, for a ticket at initialization
+        beside a dense network whose learning rate is tuned.
+        """
+        return self.passes_all and self.at_init and self.tuned
 
     def summary(self) -> dict[str, Any]:
         """One row of the source's Table 1."""
@@ -116,14 +124,14 @@ class Verdict:
             "sensitive": self.sensitive,
             "beats": f"{len(self.beats)}/{len(CONTROLS)}",
             "at_init": self.at_init,
-            "wins": self.winning and self.at_init,
+            "tuned": self.tuned,
+            "wins": self.winning,
             "cost_epochs": self.cost,
         }
 
     def __str__(self) -> str:
         """The conditions as text, then the verdict."""
-        rate = f"learning rate {self.dense_lr:g}"
-        rate += ", the best on the validation split" if self.tuned else ", not tuned"
+        rate = f"learning rate {self.dense_lr:g}{'' if self.tuned else ', not tuned'}"
         lines = [
             f"{self.method}, {100 * self.density:.3g}% of the weights, from step {self.start}, "
             f"{len(self.seeds)} seeds, judged at step {self.step}; dense network: {rate}",
@@ -138,7 +146,14 @@ class Verdict:
             )
         verdict = "no winning ticket"
         if self.winning:
-            verdict = "a winning ticket" if self.at_init else "passes all, but starts after step 0"
+            verdict = "a winning ticket"
+        elif self.passes_all and not self.at_init:
+            verdict = "passes all, but starts after step 0"
+        elif self.passes_all:
+            verdict = (
+                "passes all, but the dense network's learning rate was not tuned: hold out a "
+                "validation split (`data.with_validation(0.1)`), or give the rate as `dense_lrs`"
+            )
         return "\n".join([*lines, f"verdict: {verdict}"])
 
     def save(self, folder: str | os.PathLike[str] | None = None) -> Path:
@@ -155,8 +170,8 @@ class Verdict:
 
 
 def overview(verdicts: Iterable[Verdict]) -> Table:
-    """Verdicts as the source's Table 1: method, density, stable, sensitive, beats, at_init, wins,
-    cost_epochs.
+    """Verdicts as the source's Table 1: method, density, stable, sensitive, beats, at_init, tuned,
+    wins, cost_epochs.
 
     Reference: KD-LTS, Table 1.
     """
@@ -195,8 +210,9 @@ def verdict(
       net, data, training: those of `runs` if None; the network must be that of `runs`.
       seeds: at least two of those of `runs`; all if None.
       dense_lrs: learning rates of the dense network, of which the best on the validation split
-        counts. If None a third, once and three times that of the training; without a validation
-        split that of the training alone.
+        counts; one rate is taken to be tuned already. If None a third, once and three times that of
+        the training; without a validation split that of the training alone, beside which no ticket
+        can win.
       small_dense: the small dense network; True for the widest `net.resized` with no more
         parameters than the ticket has left, False for none, without which no ticket can win.
       points: places on the line between the copies, both ends included.
@@ -240,16 +256,10 @@ def verdict(
             f"`training` ends at step {training.steps}, but the tickets start at step {start}; "
             f"train for longer"
         )
-    if small_dense is True:
-        # of all seeds the least, so that none has more parameters than its ticket
-        left = sum(
-            np.count_nonzero(m.reshape(len(seeds), -1), axis=1)
-            for m in map(np.asarray, jax.tree.leaves(ticket.mask))
-        )
-        small_dense = narrowed(net, int(np.min(left)))
-    if isinstance(small_dense, Network):
-        check_fit(small_dense, data, training, runs.mesh)
-        contest = contest._replace(small=small_dense)
+    small = _small(small_dense, net, ticket)
+    if small is not None:
+        check_fit(small, data, training, runs.mesh)
+        contest = contest._replace(small=small)
     settings = {
         "kind": "verdict",
         "of": identity(runs, [level]),
@@ -277,7 +287,7 @@ def verdict(
         start=start,
         at_init=start == 0 and runs.pruning.rewind == 0,
         dense_lr=outcome.dense_lr,
-        tuned=len(rates) > 1,
+        tuned=len(rates) > 1 or dense_lrs is not None,
         small=contest.small,
         step=step,
         cost=_cost(runs, level),
@@ -313,12 +323,37 @@ def _rates(
     return rates
 
 
+def _small(asked: Network | bool, net: Network, ticket: Ticket) -> Network | None:
+    """The small dense network."""
+    if asked is False:
+        return None
+    # of all seeds the least, so that none has more parameters than its ticket
+    left = min(
+        sum(int(np.count_nonzero(m[seed])) for m in jax.tree.leaves(ticket.mask))
+        for seed in range(len(ticket.step))
+    )
+    if asked is True:
+        return narrowed(net, left)
+    if not isinstance(asked, Network):
+        raise ValueError(
+            f"`small_dense` must be a network, True for one that is as small as the ticket, or "
+            f"False for none; got {asked!r}"
+        )
+    if (count := parameters(asked)) > left:
+        raise ValueError(
+            f"`small_dense` has {count} parameters and the ticket {left} that are left; give one "
+            f"with no more, or True for the widest of them"
+        )
+    return asked
+
+
 def _judged(outcome: Outcome, splits: tuple[str, ...], rules: Rules) -> tuple[int, Table]:
     """At which step the ticket is judged, and the conditions there.
 
     The definition asks for some E' <= E. There are two to choose from: the first evaluation at
-    which the ticket is as accurate as the trained dense network, and the end. Controls and the
-    dense network are always those at the end.
+    which the ticket is as accurate as the trained dense network on the validation split (test
+    accuracy chooses nothing), and the end. Controls, the dense network and the barrier
+    between copies are always those at the end.
     """
     test, accuracy = splits.index("test"), METRICS.index("accuracy")
     final = {
@@ -327,9 +362,13 @@ def _judged(outcome: Outcome, splits: tuple[str, ...], rules: Rules) -> tuple[in
         if name != COPY
     }
     own = outcome.histories[TICKET]
-    means = own.values[:, :, test, accuracy].astype(float).mean(axis=1)
-    reached = np.flatnonzero((means >= final[DENSE].mean()) & own.wanted.all(axis=1))
     last = int(own.steps.max())
+    reached = np.asarray([], int)
+    if "validation" in splits:
+        held = splits.index("validation")
+        dense = results.last(outcome.histories[DENSE])[:, held, accuracy].astype(float)
+        means = own.values[:, :, held, accuracy].astype(float).mean(axis=1)
+        reached = np.flatnonzero((means >= dense.mean()) & own.wanted.all(axis=1))
     if len(reached) and (step := int(own.steps[reached[0]].max())) < last:
         early = {**final, TICKET: own.values[reached[0], :, test, accuracy].astype(float)}
         judged = conditions(early, outcome.barrier, rules)

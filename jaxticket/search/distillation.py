@@ -101,6 +101,11 @@ class Distillation:
         at_least("gamma", self.gamma, 0)
         at_least("omega", self.omega, 0)
         at_least("epochs", self.epochs, 1, integer=True)
+        if isinstance(self.knowledge, str):
+            raise ValueError(
+                f"`knowledge` must be a sequence of names, got {self.knowledge!r}; for one write "
+                f"({self.knowledge!r},)"
+            )
         object.__setattr__(self, "knowledge", tuple(self.knowledge))
         for name in self.knowledge:
             one_of("knowledge", name, tuple(KNOWLEDGE))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jaxticket.attacks import PGD
+from jaxticket.checks import at_least
 from jaxticket.search.constraints import Freezing
 from jaxticket.search.distillation import Distillation
 from jaxticket.search.method import Method
@@ -48,7 +49,8 @@ def kd_lts(
     Args:
       teachers, stage, same_init, one, attack, online: see `Teaching`.
       alpha, temperature, gamma, omega, knowledge, ensemble: see `Distillation`.
-      beta: first and last.
+      beta: first and last; it moves with every step, through the values that the paper's has epoch
+        by epoch.
       start: see `Sigmoid`.
       scaled: let the soft mask start at 1 instead of 1/2, as the code of continuous sparsification,
         whose mask this is. The paper prints neither; with 1/2 every layer begins with its weights
@@ -62,11 +64,20 @@ def kd_lts(
       drop_at: the rate drops by 0.1 after these shares of the search.
       length: of the search, as a share of the training's steps.
 
+    Raises:
+      ValueError: for values that cannot be, by their names.
+
     Reference: KD-LTS, sections 4.1 and 4.2, Tables 6 and 7, whose numbers for LeNet-300-100 are the
       defaults. `gamma`, `start`, `scaled`, `penalty`, `freeze_every` and `stage` are not
       printed.
     """
+    if not (isinstance(beta, Sequence) and len(beta) == 2 and 0 < min(beta)):
+        raise ValueError(
+            f"`beta` must be two numbers above 0, the first and the last, got {beta!r}"
+        )
     first, last = beta
+    at_least("epochs", epochs, 1, integer=True)
+    at_least("freeze_every", freeze_every, 1, integer=True)
     plain = momentum == 0
     return Method(
         name="kd_lts",

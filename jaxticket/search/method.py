@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -84,6 +84,11 @@ class Method:
     def __post_init__(self) -> None:
         from_table("objective", self.objective, OBJECTIVES)
         at_least("rounds", self.rounds, 1, integer=True)
+        if not isinstance(self.drop_at, Sequence) or not all(0 < at <= 1 for at in self.drop_at):
+            raise ValueError(
+                f"`drop_at` must be a sequence of shares of the search in (0, 1], got "
+                f"{self.drop_at!r}"
+            )
         if self.normalize is not None:
             one_of("normalize", self.normalize, ("layer", "global"))
         if isinstance(self.length, str):

@@ -29,7 +29,8 @@ class Outputs(NamedTuple):
       features: what its taps gave, in the order of the forward pass, and the softmax.
       gradient: of its loss, a tree like the params.
       jacobian: of the mean logit of the labels, a tree like the params.
-      sensitivity: of each example's logit of its label, by the example, [batch, ...].
+      sensitivity: of the sum of the labels' logits by each example, [batch, ...]: of its own logit,
+        but for statistics of the batch, which connect examples.
       params: its weights.
     """
 

@@ -49,6 +49,10 @@ class Relaxation:
         """The expected mask of one leaf."""
         raise NotImplementedError
 
+    def log_expected_leaf(self, scores: Array, done: Array) -> Array:
+        """The logarithm of the expected mask of one leaf."""
+        return jnp.log(self.expected_leaf(scores, done))
+
     def rank(self, scores: Array) -> Array:
         """What the final selection ranks, of one leaf; higher stays."""
         return scores
@@ -140,6 +144,10 @@ class Sigmoid(Relaxation):
         """`sigmoid(beta * s)`."""
         return jax.nn.sigmoid(self.beta(done) * scores)
 
+    def log_expected_leaf(self, scores: Array, done: Array) -> Array:
+        """`log sigmoid(beta * s)`, about `beta * s` where that is so low that the sigmoid is 0."""
+        return jax.nn.log_sigmoid(self.beta(done) * scores)
+
     def restarted(self, scores: Array) -> Array:
         """`min(beta * s, s0)`: entries below 0 keep their logit and stay out, all others start
         anew.
@@ -194,6 +202,10 @@ class TopSigmoid(Sigmoid):
     def expected_leaf(self, scores: Array, done: Array) -> Array:
         """`sigmoid(beta * s)`."""
         return super().expected_leaf(self.seen(scores), done)
+
+    def log_expected_leaf(self, scores: Array, done: Array) -> Array:
+        """`log sigmoid(beta * s)`."""
+        return super().log_expected_leaf(self.seen(scores), done)
 
     def rank(self, scores: Array) -> Array:
         """s."""

@@ -131,9 +131,8 @@ def search_step(
         more: dict[str, Any] = {"done": done}
         if method.teaching is not None:
             ask = functools.partial(
-                viewer, net, training, x=x, y=y, prunable=prunable, key=noise, axis=axis,
-                train=False,
-            )  # fmt: skip
+                viewer, net, training, x=x, y=y, prunable=prunable, key=noise, axis=axis
+            )
             more["teachers"] = of_teachers(
                 method.teaching, teacher_needs_of(function), ask, teachers,
                 key=stream(key, "teacher"),
@@ -188,7 +187,9 @@ def search_step(
             gradient, optimizer_state, decayed
         )
     moved = jax.tree.map(lambda p, d: p - rate * d, learned, direction)
-    moved = (jax.tree.map(method.relaxation.project, moved[0]), *moved[1:])
+    # what is frozen has no gradient, but may have momentum left
+    still = jax.tree.map(lambda m, n, o: jnp.where(m, n, o), live, moved[0], scores)
+    moved = (jax.tree.map(method.relaxation.project, still), *moved[1:])
 
     def held(new: Any, old: Any) -> Any:
         return jax.tree.map(lambda n, o: jnp.where(moving, n.astype(o.dtype), o), new, old)

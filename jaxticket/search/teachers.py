@@ -56,6 +56,11 @@ class Teaching:
     def __post_init__(self) -> None:
         at_least("count", self.count, 1, integer=True)
         share("stage", self.stage, zero=self.online)
+        for name in ("same_init", "one", "online"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"`{name}` must be True or False, got {getattr(self, name)!r}")
+        # refuses what no training takes
+        self.training(Training())
 
     @property
     def asked(self) -> int:

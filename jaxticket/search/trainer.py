@@ -32,7 +32,8 @@ from jaxticket.train import DeviceData, Program, gathered, static_part
 from jaxticket.types import Array, Key, Mask, Network, Params, Stats, TrainState
 
 ORDER = 1 << 20
-"""Which of the orders of its key a search sees: another one than training does."""
+"""Which of the orders of its key a search sees: another one than training does (those of levels
+begin at 0, those of copies at `stability.copies.FIRST_NOISE`)."""
 
 
 class SearchProgram(NamedTuple):
@@ -104,10 +105,12 @@ def ended(
         ranked = method.ranked(state.params.scores)
         if isinstance(method.constraint, Freezing) and method.constraint.weighed:
             done = state.step.astype(jnp.float32) / plan.round.astype(jnp.float32)
-            soft = method.relaxation.expected(
-                state.params.scores, state.mask, done, prunable=prunable
+            # the soft mask itself underflows where beta is large, and ties go by index
+            ranked = jax.tree.map(
+                lambda s, w: method.relaxation.log_expected_leaf(s, done) + jnp.log(jnp.abs(w)),
+                state.params.scores,
+                state.params.weights,
             )
-            ranked = jax.tree.map(lambda m, w: jnp.abs(m * w), soft, state.params.weights)
         live = method.constraint.frozen(ranked, state.mask, keep, prunable)
         return state._replace(mask=live)
 

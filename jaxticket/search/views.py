@@ -16,6 +16,9 @@ from jaxticket.settings import Training
 from jaxticket.trunk import Networks
 from jaxticket.types import Array, Key, Network, Params, Stats
 
+SLOPES = ("jacobian", "sensitivity")
+"""What `Outputs` has of derivatives of logits."""
+
 
 def viewer(
     net: Network,
@@ -103,10 +106,15 @@ def of_teachers(
 ) -> tuple[Outputs, ...]:
     """What an objective needs of each teacher, or of one that is drawn, computed once.
 
+    Teachers answer as trained networks do, with the running statistics of BatchNorm. Slopes are
+    those of the function that the student is in training, with the statistics of the batch: a
+    network and itself would differ by more than two that have nothing in common otherwise.
+
     Args:
       teaching: which of them are asked.
       needs: names of fields of `Outputs`.
-      ask: `ask(stats=stats)` makes views of the batch for a network with these statistics.
+      ask: `ask(stats=stats, train=train)` makes views of the batch for a network with these
+        statistics.
       teachers: params and statistics, [teacher, ...].
       key: for the draw.
     """
@@ -116,6 +124,15 @@ def of_teachers(
     found = []
     for number in chosen:
         params, stats = jax.tree.map(lambda x, n=number: x[n], teachers)
-        view = ask(stats=stats)(params, jax.tree.map(jnp.ones_like, params), Outputs())
-        found.append(jax.lax.stop_gradient(view.outputs(params, needs)))
+        # without statistics there is one function, and one forward pass for all
+        slopes = tuple(name for name in needs if name in SLOPES and jax.tree.leaves(stats))
+        answers = tuple(name for name in needs if name not in slopes)
+        said = Outputs()
+        for train, asked in ((False, answers), (True, slopes)):
+            if asked:
+                ones = jax.tree.map(jnp.ones_like, params)
+                view = ask(stats=stats, train=train)(params, ones, Outputs())
+                own = view.outputs(params, asked)
+                said = said._replace(**{name: getattr(own, name) for name in asked})
+        found.append(jax.lax.stop_gradient(said))
     return tuple(found)

@@ -31,7 +31,7 @@ from jaxticket.stability.starts import Start, Starts
 from jaxticket.ticket import Ticket
 
 # far from the orders that levels of a run see with `order`="fresh"
-FIRST_NOISE = 1 << 20
+FIRST_NOISE = 1 << 21
 ERROR, LOSS = "error", "loss"
 OF_COPIES = ("l2_from_k", "cosine_from_k", "sign_flips")
 
