@@ -104,6 +104,9 @@ def test_terms_are_weighed_as_said():
     plain = Distillation(alpha=0.7, temperature=4.0, knowledge=())
     expected = 0.7 * cross_entropy(student) + 16 * 0.3 * kd(4.0)
     assert value(plain, student, teachers) == pytest.approx(expected, rel=1e-4)
+    half = dataclasses.replace(plain, double_average=True)
+    expected_half = 0.7 * cross_entropy(student) + 16 * 0.3 * kd(4.0) / 2
+    assert value(half, student, teachers) == pytest.approx(expected_half, rel=1e-4)
     more = dataclasses.replace(plain, knowledge=("logits",), gamma=2.0, omega=0.5, epochs=10)
     apart = np.mean([np.mean((network(student) - network(t)) ** 2) for t in teachers])
     for done, epoch in ((0.0, 0), (0.0999, 0), (0.1, 1), (0.35, 3)):

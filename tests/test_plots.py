@@ -85,6 +85,13 @@ def test_accuracy_draws_means_in_percent_against_density():
     np.testing.assert_allclose(named(ax, "dense").get_ydata(), 98)
 
 
+def test_a_branch_of_the_dense_network_alone_is_the_line_across():
+    others = RUN[(RUN["branch"] != "ticket") | (RUN["level"] == 0)]
+    assert legend_texts(plots.accuracy(others))[:2] == ["dense", "random reinit"]
+    alone = plots.accuracy(RUN[RUN["level"] == 0])
+    assert legend_texts(alone)[0] == "dense" and len(alone.lines) == 2
+
+
 def test_accuracy_axis_runs_from_dense_to_sparse():
     ax = plots.accuracy(RUN)
     left, right = ax.get_xlim()

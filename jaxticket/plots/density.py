@@ -122,6 +122,10 @@ def against_density(
     """
     check_ylim(ylim)
     names = branch_order(rows["branch"].unique(), branches)
+    pruned = set(rows[rows["level"] > 0]["branch"])
+    if branches is None and pruned:
+        # what has the dense network alone is the line across
+        names = [name for name in names if name in pruned]
     bar = _reaching(speed.over_seeds(speed.dense_rows(rows), column), band).iloc[0]
     means = _reaching(speed.over_seeds(rows, column), band)
     drawn = means[means["branch"].isin(names)]

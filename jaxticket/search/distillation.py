@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxticket.checks import at_least, one_of, share
 from jaxticket.search import knowledge
 from jaxticket.search.objectives import Outputs, View
+from jaxticket.settings import LATER
 from jaxticket.types import Array, Params
 
 
@@ -81,6 +82,8 @@ class Distillation:
       knowledge: names in `KNOWLEDGE`; the paper's two are "direction" and "relations".
       ensemble: "mean" of the teachers' losses, or "agreement": weights by which the gradients of
         their soft answers make the shortest sum (Du et al. 2020).
+      double_average: divide by the number of teachers once more, as the paper's formulas have it,
+        whose weights 1/K and factor 1/K are both printed.
 
     Reference: KD-LTS, Eqs. 1 to 8 and Table 7.
     """
@@ -92,6 +95,7 @@ class Distillation:
     epochs: int = 150
     knowledge: tuple[str, ...] = ("direction", "relations")
     ensemble: str = "mean"
+    double_average: bool = dataclasses.field(default=False, metadata=LATER)
     scale: float = 1.0
     needs: tuple[str, ...] = ()
 
@@ -152,6 +156,8 @@ class Distillation:
         teachers = [_together(view, teacher) for teacher in view.teachers]
         logits = _array(student.logits)
         weights = self._weights(view, logits, teachers)
+        if self.double_average:
+            weights = weights / len(teachers)
         # every device that shares the batch has all of it here; the mean brings them together
         answers = [
             view.mean(knowledge.soft_targets(logits, _array(t.logits), self.temperature))

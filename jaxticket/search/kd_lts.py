@@ -28,6 +28,7 @@ def kd_lts(
     omega: float = 0.2,
     knowledge: Sequence[str] = ("direction", "relations"),
     ensemble: str = "mean",
+    double_average: bool = False,
     beta: tuple[float, float] = (1.0, 60.0),
     start: float = 0.0,
     scaled: bool = True,
@@ -48,7 +49,7 @@ def kd_lts(
 
     Args:
       teachers, stage, same_init, one, attack, online: see `Teaching`.
-      alpha, temperature, gamma, omega, knowledge, ensemble: see `Distillation`.
+      alpha, temperature, gamma, omega, knowledge, ensemble, double_average: see `Distillation`.
       beta: first and last; it moves with every step, through the values that the paper's has epoch
         by epoch.
       start: see `Sigmoid`.
@@ -87,7 +88,7 @@ def kd_lts(
         ),
         objective=Distillation(
             alpha=alpha, temperature=temperature, gamma=gamma, omega=omega, epochs=epochs,
-            knowledge=tuple(knowledge), ensemble=ensemble,
+            knowledge=tuple(knowledge), ensemble=ensemble, double_average=double_average,
         ),
         constraint=Freezing(
             weight=penalty, power=1, times=max(1, round(epochs / freeze_every)), weighed=True
