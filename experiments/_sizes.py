@@ -109,6 +109,8 @@ def pooled(data: jt.data.Data, pool: int) -> jt.data.Data:
 
     arrays = (small(data.train.x), data.train.y, small(data.test.x), data.test.y)
     made = jt.data.from_arrays(*arrays, name=f"{data.name} pooled {pool}", classes=data.classes)
+    steps = [*data.about.get("steps", []), {"step": "pooled", "pool": pool}]
+    made = dataclasses.replace(made, about={**data.about, "steps": steps})
     if data.validation is None:
         return made
     held = dataclasses.replace(data.validation, x=small(data.validation.x))

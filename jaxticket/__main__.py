@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from jaxticket.ticket import about, layer_masks
 
 BAR = 40
 """Letters of a full bar."""
+TRAINED = ("steps", "batch_size", "optimizer", "lr")
+"""The settings of training that are shown of a ticket."""
 
 
 def _percent(value: float | None, spread: float | None = None) -> str:
@@ -102,8 +105,25 @@ def _brief(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def ticket_text(path: Path) -> str:
-    """What a ticket file says of itself, and the density of every layer as a bar chart."""
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Key that puts conv_2 before conv_10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _bar_letter(encoding: str | None) -> str:
+    """A full block, or "#" where it cannot be written."""
+    try:
+        # text streams without an encoding hold any letter
+        "█".encode(encoding or "utf-8")
+    except (LookupError, UnicodeEncodeError):
+        return "#"
+    return "█"
+
+
+def ticket_text(path: Path, *, letter: str = "█") -> str:
+    """What a ticket file says of itself, and the density of every layer as a bar chart of this
+    letter.
+    """
     header = about(path)
     said, net = header["about"], header["net"] or {}
     # of a ticket that is stored by seed the mask is there all the same
@@ -119,10 +139,15 @@ def ticket_text(path: Path) -> str:
     options = {k: v for k, v in net.items() if k not in ("constructor", "name", "params")}
     line("", ", ".join(f"{k}={v}" for k, v in options.items()))
     line("preset", said.get("preset"))
-    line("data", said.get("data"))
-    line("", said.get("licence"))
-    fingerprint = said.get("fingerprint")
-    line("", None if fingerprint is None else f"fingerprint {str(fingerprint)[:16]}...")
+
+    def setting(said: dict[str, Any], begin: str = "") -> None:
+        line(f"{begin}data", said.get("data"))
+        if said.get("data") is not None:
+            line("", said.get("licence") or "licence not known")
+        fingerprint = said.get("fingerprint")
+        line("", None if fingerprint is None else f"fingerprint {str(fingerprint)[:16]}...")
+
+    setting(said)
     density, accuracy = said.get("density"), said.get("accuracy")
     line("density", f"{100 * density:.4g}%" if isinstance(density, float) else density)
     own = f"{100 * accuracy:.2f}% (test, trained)" if isinstance(accuracy, float) else accuracy
@@ -130,23 +155,32 @@ def ticket_text(path: Path) -> str:
     line("begins", f"at step {header['step']} of the schedule")
     line("level", header["level"])
     line("seed", header["seed"] if said.get("run_seed") is None else said["run_seed"])
-    for name, only in (("training", ("steps", "batch_size", "optimizer", "lr")), ("pruning", None)):
-        value = said.get(name)
-        if isinstance(value, dict):
-            shown = {k: v for k, v in value.items() if v not in ((), [], None)}
-            value = ", ".join(
-                f"{k}={_brief(v)}" for k, v in shown.items() if only is None or k in only
-            )
-        line(name, value)
+
+    def settings(value: Any, only: tuple[str, ...] | None = None) -> Any:
+        if not isinstance(value, dict):
+            return value
+        shown = {k: v for k, v in value.items() if v not in ((), [], None)}
+        return ", ".join(f"{k}={_brief(v)}" for k, v in shown.items() if only is None or k in only)
+
+    line("training", settings(said.get("training"), TRAINED))
+    line("pruning", settings(said.get("pruning")))
+    source = said.get("found_in")
+    if isinstance(source, dict):
+        lines += ["", "found in"]
+        line("  preset", source.get("preset"))
+        setting(source, "  ")
+        line("  training", settings(source.get("training"), TRAINED))
+        line("  rewound", f"to step {source.get('rewind_step')}")
     width = max(map(len, masks))
     lines.append("")
-    for name, mask in masks.items():
+    for name in sorted(masks, key=_natural):
+        mask = masks[name]
         kept, size = int(mask.sum()), mask.size
         # layers that are not pruned at all, such as biases, say nothing
         if kept == size and mask.ndim < 2:
             continue
         share = kept / size
-        bar = "█" * round(BAR * share)
+        bar = letter * round(BAR * share)
         lines.append(f"{name:<{width}}  {bar:<{BAR}} {100 * share:6.1f}%  {kept:,} of {size:,}")
     return "\n".join(lines)
 
@@ -157,7 +191,7 @@ def show_ticket(file: Annotated[Path, tyro.conf.Positional]) -> None:
     Args:
       file: as they lie in the `tickets` folder of a run.
     """
-    print(ticket_text(file))
+    print(ticket_text(file, letter=_bar_letter(sys.stdout.encoding)))
 
 
 def main(args: Sequence[str] | None = None) -> None:

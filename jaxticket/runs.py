@@ -45,6 +45,7 @@ class Runs:
       size: replicas per call of the compiled program.
       traces: rows of the table of a search's progress.
       found_in: the runs that found the masks, where these were moved to another setting.
+      moved: how `jt.transfer` trained what it moved: its `start` and `reinit_output`.
     """
 
     net: Network
@@ -62,6 +63,7 @@ class Runs:
     size: int = field(repr=False)
     traces: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     found_in: Runs | None = field(default=None, repr=False)
+    moved: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -200,7 +202,8 @@ class Runs:
     def save(self, folder: str | Path | None = None) -> Path:
         """Writes table and timings (Parquet and CSV) and each ticket as a small file into the run's
         folder: mask bits, and the seed where every device draws the same weights from it (signed
-        constants at initialization), else the kept weights.
+        constants at initialization), else the kept weights. Files of tickets that were moved say
+        where they train, and under "found_in" where they were found.
         """
         target = Path(folder) if folder is not None else self.folder
         if target is None:
@@ -211,14 +214,10 @@ class Runs:
             results.write(self.timings(), target, "timings")
             if self.traces:
                 results.write(self.trace(), target, "trace")
-            said = {
-                "preset": preset_of(self.net, self.data.name, self.training),
-                "data": self.data.name,
-                "fingerprint": self.data.fingerprint,
-                "licence": self.data.about.get("licence"),
-                "training": results.plain(self.training),
-                "pruning": results.plain(self.pruning),
-            }
+            said = {**_setting(self), "pruning": results.plain(self.pruning)}
+            if self.found_in is not None:
+                step = self.found_in.pruning.rewind_step
+                said["found_in"] = {**_setting(self.found_in), "rewind_step": step}
             densities = {n: density(self.net, self.pruning, self.by_level[n]) for n in self.levels}
             for level in self.levels:
                 for replica, seed in enumerate(self.seeds):
@@ -233,6 +232,17 @@ class Runs:
                         **said,
                     )
         return target
+
+
+def _setting(runs: Runs) -> dict[str, Any]:
+    """What a ticket file says of the setting in which tickets train."""
+    return {
+        "preset": preset_of(runs.net, runs.data.name, runs.training),
+        "data": runs.data.name,
+        "fingerprint": runs.data.fingerprint,
+        "licence": runs.data.about.get("licence"),
+        "training": results.plain(runs.training),
+    }
 
 
 def density(net: Network, pruning: Pruning | PruningAtStep, ticket: Ticket) -> np.ndarray:

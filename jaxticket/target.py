@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxticket import masks, trees
+from jaxticket import masks, parallel, trees
 from jaxticket.branches import Change, changed
+from jaxticket.checks import distinct_seeds
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
-from jaxticket.elastic import Blocks, copies, depths, elastic, sources
+from jaxticket.elastic import Blocks, copies, depths, elastic, path_in, sources
 from jaxticket.fit import fit
 from jaxticket.jobs import Bench
 from jaxticket.rng import stream
-from jaxticket.runs import Runs
-from jaxticket.settings import Training
+from jaxticket.runs import Runs, density
+from jaxticket.selection import prunable_of
+from jaxticket.settings import PruningAtStep, Training
 from jaxticket.ticket import Ticket
 from jaxticket.trunk import Networks, initial_networks
 from jaxticket.types import Key, Network
@@ -30,6 +33,7 @@ class Place(NamedTuple):
       net, data, training, own: of the target; its own runs or None.
       middle: the source's network with the blocks of the target's.
       reinit: layers that are drawn anew.
+      exclude: patterns of paths that the source did not prune.
       blocks: as of `transfer`.
       permuted: blocks whose masks are shuffled.
     """
@@ -40,6 +44,7 @@ class Place(NamedTuple):
     own: Runs | None
     middle: Network
     reinit: tuple[str, ...]
+    exclude: tuple[str, ...]
     blocks: Blocks
     permuted: tuple[str, ...]
 
@@ -59,6 +64,10 @@ def place_of(
     Raises:
       ValueError: for layers that do not fit, and options that mean nothing here.
     """
+    if not isinstance(to, (Data, Stream, Runs)):
+        raise ValueError(
+            f"`to` must be data or runs, got {to!r}; load data with jt.data.load(name)"
+        )
     own = to if isinstance(to, Runs) else None
     data = to.data if isinstance(to, Runs) else to
     if training is None:
@@ -79,10 +88,18 @@ def place_of(
             f"`reinit_output`: the output layer of {net.config} is not known; give its constructor "
             f"`output`, or pass reinit_output=False"
         )
-    middle, permuted = runs.net, ()
+    middle, permuted, exclude = runs.net, (), runs.pruning.exclude
     if depths(runs.net) != depths(net):
         middle = _deeper(runs.net, net)
         taken = sources(runs.net, middle, blocks)
+        try:
+            elastic(_blank(runs.net), net=runs.net, to=middle, blocks=blocks)
+        except ValueError as error:
+            raise ValueError(
+                f"`net` {net.config} has blocks of another kind than the tickets' network "
+                f"{runs.net.config}: {error}"
+            ) from None
+        exclude = _excluded(exclude, trees.paths(_zeros(middle)[0]), taken)
         permuted = copies(taken) if permute else ()
     elif blocks is not None or permute:
         raise ValueError(
@@ -91,7 +108,89 @@ def place_of(
         )
     reinit = (net.output,) if reinit_output else ()
     fit(_blank(middle), net=middle, to=net, fresh=_zeros(net), reinit=reinit)
-    return Place(net, data, training, own, middle, reinit, blocks, permuted)
+    prunable_of(net, _zeros(net)[0], (*exclude, *reinit))
+    return Place(net, data, training, own, middle, reinit, exclude, blocks, permuted)
+
+
+def runs_of(
+    tickets: Ticket | Sequence[Ticket],
+    to: Data | Stream | Runs,
+    net: Network | None,
+    training: Training | None,
+    seeds: Iterable[int] | None,
+) -> Runs:
+    """Single tickets, as they are loaded, as runs.
+
+    Where they were found is not known: `data` are the target's. Weights that they do not hold are
+    nan, so that nobody takes them for weights.
+
+    Args:
+      tickets: of one network, for each level as many as there are seeds, in their order.
+      to: the target.
+      net: the tickets' network; None for that of the runs `to`.
+      training: None for that of the runs `to`.
+      seeds: for each ticket of a level one.
+
+    Raises:
+      ValueError: for what is missing or does not fit.
+    """
+    given = [tickets] if isinstance(tickets, Ticket) else tickets
+    alike = isinstance(given, Sequence) and all(isinstance(ticket, Ticket) for ticket in given)
+    if not alike or not given or any(np.ndim(ticket.level) for ticket in given):
+        raise ValueError(
+            f"`runs` must be what find_tickets returned, or tickets as of jt.Ticket.load (one or a "
+            f"list of them, not stacked), got {type(tickets).__name__}"
+        )
+    own = to if isinstance(to, Runs) else None
+    net = own.net if net is None and own is not None else net
+    training = own.training if training is None and own is not None else training
+    for name, value in (("net", net), ("training", training), ("seeds", seeds)):
+        if value is None:
+            raise ValueError(
+                f"`{name}` is needed where `runs` are loaded tickets, which do not say it; pass "
+                f"net (of the tickets), training and seeds"
+            )
+    assert net is not None and training is not None and seeds is not None
+    seeds = distinct_seeds(seeds)
+    like = _zeros(net)
+    by_level: dict[int, list[Ticket]] = {}
+    for ticket in given:
+        trees.same_structure("runs", ticket.params, like[0])
+        trees.same_structure("runs", ticket.stats, like[1])
+        by_level.setdefault(int(ticket.level), []).append(ticket)
+    for level, some in by_level.items():
+        if len(some) != len(seeds):
+            raise ValueError(
+                f"`seeds` must be one for each ticket of a level, got {seeds} for {len(some)} "
+                f"tickets of level {level}"
+            )
+    levels = {
+        level: jax.tree.map(lambda *x: np.stack(x), *some)
+        for level, some in sorted(by_level.items())
+    }
+    last = levels[max(levels)]
+    origin = last.replace(params=jax.tree.map(lambda w: np.full_like(w, np.nan), last.params))
+    whole = PruningAtStep((1.0,))
+    densities = {float(density(net, whole, ticket).mean()) for ticket in levels.values()}
+    step = max(int(ticket.step) for ticket in given)
+    mesh = parallel.check_mesh(None) if own is None else own.mesh
+    return Runs(
+        net, to.data if isinstance(to, Runs) else to, training,
+        PruningAtStep(tuple(sorted(densities, reverse=True)), step=step),
+        seeds, "ticket", (), levels, origin, (), None, mesh,
+        parallel.block_size(len(seeds), mesh, None),
+    )  # fmt: skip
+
+
+def _excluded(
+    exclude: tuple[str, ...], paths: Sequence[str], taken: dict[int, tuple[int, ...]]
+) -> tuple[str, ...]:
+    """What is not pruned at another depth: what is taken from blocks that were not."""
+    wanted = [path for path in paths if trees.matches(path_in(path, taken), exclude)]
+    here = tuple(p for p in exclude if any(trees.matches(path, [p]) for path in paths))
+    # the patterns themselves where they say the same
+    same = [path for path in paths if trees.matches(path, here)] == wanted
+    return here if same else tuple(wanted)
 
 
 def _zeros(net: Network) -> Networks:
@@ -144,7 +243,7 @@ class Bringing:
         if place.permuted:
             ticket = changed(
                 _shuffled(place.permuted), ticket, self.seeds, name="permuted copies",
-                net=place.middle, mesh=runs.mesh, exclude=runs.pruning.exclude,
+                net=place.middle, mesh=runs.mesh, exclude=place.exclude,
             )  # fmt: skip
         return fit(ticket, net=place.middle, to=place.net, fresh=self.fresh, reinit=place.reinit)
 

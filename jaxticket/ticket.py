@@ -9,6 +9,7 @@ import io
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -112,11 +113,12 @@ class Ticket:
           path: the file.
           net: the network, for tickets stored by seed, and for params that are not nested dicts.
           fresh: where `net` is another network than the ticket's, the key that draws the layers
-            that do not fit, which are not pruned; None where all have to fit.
+            that do not fit, which are not pruned; a warning names them. None where all have to fit.
 
         Raises:
           ValueError: for a file that is damaged or no ticket, layers that do not fit, which are all
-            named, and weights that the seed no longer gives.
+            named, a network that none of the pruned layers fits, and weights that the seed no
+            longer gives.
         """
         header, arrays = _read(Path(path))
         if header["seed"] is not None and net is None:
@@ -132,6 +134,8 @@ class Ticket:
         like = None if net is None else _shapes(net)
         drawn = None if fresh is None or net is None else _initial(net)(fresh)
         ticket = unpack(arrays, like=like, drawn=drawn)
+        if drawn is not None and net is not None:
+            _tell_drawn(path, arrays, net)
         if header["seed"] is None:
             return ticket
         assert net is not None
@@ -159,6 +163,29 @@ def layer_masks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """The masks of a ticket file by layer, without its weights or its network."""
     ticket = unpack(_read(Path(path))[1])
     return dict(zip(trees.paths(ticket.mask), jax.tree.leaves(ticket.mask), strict=True))
+
+
+def _tell_drawn(
+    path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], net: Network
+) -> None:
+    """Warns of the layers that were drawn anew.
+
+    Raises:
+      ValueError: where nothing that can be pruned is the ticket's.
+    """
+    like, lead = _shapes(net)[0], np.ndim(arrays["level"])
+    leaves = zip(trees.paths(like), jax.tree.leaves(like), strict=True)
+    drawn = [name for name, x in leaves if tuple(arrays.get(f"shape/{name}", ()))[lead:] != x.shape]
+    named = f"{', '.join(drawn[:8])}{', ...' if len(drawn) > 8 else ''}"
+    chosen = zip(trees.paths(like), jax.tree.leaves(net.prunable(like)), strict=True)
+    if not any(prunable and name not in drawn for name, prunable in chosen):
+        raise ValueError(
+            f"`net` {net.config} has no prunable layer of the ticket in {str(path)!r}: all of it "
+            f"would be a dense network drawn anew ({named}); pass a network with layers of the "
+            f"same names and shapes"
+        )
+    if drawn:
+        warnings.warn(f"{path}: drawn anew and not pruned: {named}", stacklevel=3)
 
 
 @functools.lru_cache(maxsize=16)
@@ -283,23 +310,26 @@ def unpack(
         new: Any = (None, None, None)
         if drawn is not None:
             new = (jax.tree.map(lambda x: np.ones(x.shape, bool), drawn[0]), *drawn)
+        # stacked tickets have leading axes
+        lead = np.ndim(arrays["level"])
         trees_of = (
-            _as("mask", mask, like[0], new[0]),
-            _as("params", params, like[0], new[1]),
-            _as("stats", stats, like[1], new[2]),
+            _as("mask", mask, like[0], lead, new[0]),
+            _as("params", params, like[0], lead, new[1]),
+            _as("stats", stats, like[1], lead, new[2]),
         )
     return Ticket(*trees_of, level=arrays["level"], step=arrays["step"])  # type: ignore[arg-type]
 
 
-def _as(what: str, values: dict[str, np.ndarray], like: Any, drawn: Any = None) -> Any:
+def _as(what: str, values: dict[str, np.ndarray], like: Any, lead: int, drawn: Any = None) -> Any:
     names, odd, found = trees.paths(like), [], []
     others = [None] * len(names) if drawn is None else jax.tree.leaves(drawn)
     for name, x, other in zip(names, jax.tree.leaves(like), others, strict=True):
         own = values.get(name)
-        # stacked tickets have leading axes
-        tail = None if own is None else own.shape[own.ndim - len(x.shape) :]
+        tail = None if own is None else own.shape[lead:]
         if tail != tuple(x.shape):
-            odd.append(f"{name} {tuple(x.shape)} (the ticket has {tail or 'none'})")
+            odd.append(
+                f"{name} {tuple(x.shape)} (the ticket has {'none' if tail is None else tail})"
+            )
         found.append(own if tail == tuple(x.shape) else np.asarray(other))
     odd += [f"{name} none (the ticket has it)" for name in values if name not in names]
     if odd and drawn is None:

@@ -23,7 +23,7 @@ from jaxticket.rng import root_keys
 from jaxticket.runs import Runs, density
 from jaxticket.settings import Training
 from jaxticket.stability.arguments import identity
-from jaxticket.target import Bringing, place_of
+from jaxticket.target import Bringing, place_of, runs_of
 from jaxticket.ticket import Ticket, host_apply
 from jaxticket.tickets import named_changes
 from jaxticket.train import check_fit, program, put_data
@@ -34,7 +34,7 @@ RANDOM = "globally_permuted"
 
 
 def transfer(
-    runs: Runs,
+    runs: Runs | Ticket | Sequence[Ticket],
     *,
     to: Data | Stream | Runs,
     training: Training | None = None,
@@ -57,11 +57,15 @@ def transfer(
     Masks, weights and BatchNorm statistics carry over. The output layer is drawn anew, the same for
     all tickets of a seed, and is not pruned, also where the classes agree; its entries then do not
     count in densities. Where images have one channel here and several there, the first kernel is
-    adapted (`jaxticket.fit`). Between depths of a residual family, blocks are stretched or squeezed
-    (`jaxticket.elastic`; there the source keeps the output layer, `reinit_output=False`).
+    adapted (`jaxticket.fit`), and its mask with it; all other masks keep their counts. Between
+    depths of a residual family, blocks are stretched or squeezed (`jaxticket.elastic`; there the
+    source keeps the output layer, `reinit_output=False`).
 
     Args:
-      runs: the source's tickets, of `find_tickets`, `prune_at`, `search`, `branch` or `transfer`.
+      runs: the source's tickets, of `find_tickets`, `prune_at`, `search`, `branch` or `transfer`;
+        or a ticket of `Ticket.load`, or several (of each level one per seed, in order). Those need
+        `net`, which is then their network, `training` and `seeds`, and take only controls that put
+        masks on new weights.
       to: the target: its data, or its own runs, which say data, network and training and whose
         tickets train beside the others as branch "own", with the same output layer.
       training: how all are trained; if None as the target's own runs were, or as the source's.
@@ -87,10 +91,15 @@ def transfer(
 
     Raises:
       ValueError: for layers that do not fit, which are named, levels and seeds that are not there,
-        a start beyond the training, and what training refuses.
+        a start beyond the training, controls that need weights which loaded tickets do not hold,
+        and what training refuses.
 
     Reference: Morcos et al. 2019, section 3.3 and appendix A.1; Chen et al. 2021 (depths).
     """
+    loaded = not isinstance(runs, Runs)
+    if not isinstance(runs, Runs):
+        runs, net = runs_of(runs, to, net, training, seeds), None
+        seeds = runs.seeds
     place = place_of(
         runs, to, net, training, reinit_output=reinit_output, blocks=blocks, permute=permute_copies
     )
@@ -102,12 +111,16 @@ def transfer(
             f"`start` {start} leaves nothing of a `training` of {place.training.steps} steps; "
             f"start earlier or train for longer"
         )
+    if at_once is not None:
+        at_least("at_once", at_once, 1, integer=True)
     seeds = _seeds(runs, place.own, seeds)
     levels = _levels(runs, place.own, levels)
     changes = named_changes(branches)
     if odd := sorted({TRANSFERRED, OWN} & set(changes)):
         raise ValueError(f"`branches` may not be called {odd}, which are the tickets themselves")
-    exclude = tuple(dict.fromkeys((*runs.pruning.exclude, *place.reinit)))
+    if loaded:
+        _check_weights(runs, changes, max(levels))
+    exclude = tuple(dict.fromkeys((*place.exclude, *place.reinit)))
     pruning = replace(runs.pruning, exclude=exclude)
     settings = {
         "kind": "transfer",
@@ -120,7 +133,8 @@ def transfer(
         "start": start,
         "seeds": seeds,
         "levels": levels,
-        "branches": changes,
+        # jobs lie in this order; the names alone are what folders of one control have always had
+        "branches": changes if len(changes) < 2 else list(changes.items()),
         "blocks": blocks,
         "permute_copies": permute_copies,
     }
@@ -173,7 +187,8 @@ def transfer(
     result = Runs(
         target, data, place.training, pruning, seeds, TRANSFERRED, tuple(histories), by_level,
         bring.ticket(runs.origin), tuple(costs), None if store is None else Path(store.path),
-        runs.mesh, size, found_in=runs if runs.found_in is None else runs.found_in,
+        runs.mesh, size, found_in=None if loaded else runs.found_in or runs,
+        moved={"start": start, "reinit_output": reinit_output},
     )  # fmt: skip
     if store is not None:
         result.save()
@@ -203,6 +218,24 @@ def _groups(
     return groups
 
 
+def _check_weights(runs: Runs, changes: Mapping[str, Change], level: int) -> None:
+    """Raises for controls that put the masks of loaded tickets on weights that these do not
+    hold.
+    """
+    for name, change in changes.items():
+        other = changed(
+            change, runs.whole(level), runs.seeds, name=name, net=runs.net, mesh=runs.mesh,
+            exclude=runs.pruning.exclude,
+        )  # fmt: skip
+        kept = jax.tree.leaves(host_apply(other.mask, other.params))
+        if any(np.isnan(w).any() for w in kept):
+            raise ValueError(
+                f"`branches` {name!r} puts masks on weights that loaded tickets do not hold; take "
+                f"controls with new weights, such as {RANDOM!r}, or pass the runs of find_tickets "
+                f"(called again with its folder, it reads them)"
+            )
+
+
 def _order(runs: Runs, level: int) -> int:
     return level if getattr(runs.pruning, "order", "same") == "fresh" else 0
 
@@ -220,8 +253,13 @@ def _identity(runs: Runs, levels: Sequence[int]) -> dict[str, Any]:
 
 def _seeds(runs: Runs, own: Runs | None, asked: Iterable[int] | None) -> tuple[int, ...]:
     known = tuple(s for s in runs.seeds if own is None or s in own.seeds)
+    if own is not None and not known:
+        raise ValueError(
+            f"`to` has the seeds {own.seeds} and `runs` {runs.seeds}, none in common; find both "
+            f"with the same seeds, or pass data as `to`"
+        )
     seeds = known if asked is None else distinct_seeds(asked)
-    if not seeds or not set(seeds) <= set(known):
+    if not set(seeds) <= set(known):
         raise ValueError(
             f"`seeds` must be some of {known}, which source and target have, got {seeds}"
         )
@@ -230,9 +268,17 @@ def _seeds(runs: Runs, own: Runs | None, asked: Iterable[int] | None) -> tuple[i
 
 def _levels(runs: Runs, own: Runs | None, asked: Sequence[int] | None) -> tuple[int, ...]:
     known = tuple(n for n in runs.levels if own is None or n in own.levels)
-    levels = known if asked is None else tuple(asked)
-    if not levels or not set(levels) <= set(known):
+    if own is not None and not known:
         raise ValueError(
-            f"`levels` must be some of {known}, which source and target have, got {levels}"
+            f"`to` has the levels {own.levels} and `runs` {runs.levels}, none in common; find both "
+            f"in the same way, or pass data as `to`"
+        )
+    if isinstance(asked, int):
+        raise ValueError(f"`levels` must be several, got {asked}; pass [{asked}] for that one")
+    levels = known if asked is None else tuple(asked)
+    if not levels or not set(levels) <= set(known) or len(set(levels)) < len(levels):
+        raise ValueError(
+            f"`levels` must be some of {known}, which source and target have, each once, got "
+            f"{levels}"
         )
     return levels

@@ -13,6 +13,8 @@ from PIL import Image
 import jaxticket.data as jd
 from jaxticket.data import cache, memory
 from jaxticket.data import tfds as reader
+from jaxticket.data.licences import LICENCES
+from jaxticket.data.stream import STREAMS
 
 SPLITS = {"train": 12, "test": 6}
 
@@ -156,6 +158,24 @@ def test_a_prepared_set(root):
         "classes": ["ant", "bee", "cat"],
     }
     assert json.loads(json.dumps(data.about)) == data.about
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_licence_that_the_set_does_not_state_is_that_of_the_table(root, monkeypatch, own):
+    if not own:
+        change_info(root / "tiny" / "1.2.0", redistributionInfo={})
+    assert jd.load_tfds("tiny", data_dir=root).about.get("licence") == ("made up" if own else None)
+    monkeypatch.setitem(LICENCES, "tiny", "of the table")
+    # the decoded arrays are older than the table
+    for data in (jd.load_tfds("tiny", data_dir=root), reader.open_records("tiny", data_dir=root)):
+        assert data.about["licence"] == ("made up" if own else "of the table")
+        assert data.about["version"] == "1.2.0"
+
+
+def test_every_set_that_comes_from_there_has_a_licence():
+    names = {make.args[0] for make in jd.DATASETS.values() if getattr(make, "args", ())}
+    called = {STREAMS.get(name, name) for name in names}
+    assert called == set(LICENCES) and "imagenet2012" in called
 
 
 def test_load_reaches_it_by_prefix(root):

@@ -49,6 +49,7 @@ def test_the_distributed_layout(root, monkeypatch):
     assert data.test.x[:, 7, 7, 0].tolist() == [200, 210, 220, 230]
     assert data.validation is None and data.about["classes"] == list(NAMES)
     assert "validation split is used as test" in data.about["note"]
+    assert data.about["licence"].startswith("not stated by the source")
     inside = jd.load("tiny_imagenet", data_dir=root / "tiny-imagenet-200", validation=0.25)
     assert len(inside.validation) == 3
     monkeypatch.setenv("JAXTICKET_DATA_DIR", str(root))

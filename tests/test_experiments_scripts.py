@@ -233,6 +233,42 @@ def small_color(tmp_path):
     return path
 
 
+def test_pooled_images_keep_what_is_known_of_the_data(helpers):
+    data = jt.data.load("digits")
+    data = data.with_validation(0.1)
+    small = helpers.sizes.pooled(data, 2)
+    assert small.about["licence"] == data.about["licence"]
+    assert small.about["source"] == data.about["source"]
+    steps = small.about["steps"]
+    assert steps[:-1] == data.about["steps"] and steps[-1] == {"step": "pooled", "pool": 2}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"data": "a.npz", "among": ("mnist", "cifar10")}, "`data` 'a.npz' would take the place"),
+        ({"data": "a.npz", "among": ("mnista", "mnist")}, "`data` 'a.npz' would take the place"),
+        ({"data": "a.npz", "among": ("mnista", "cifar10b")}, "`data` 'a.npz' would take the place"),
+        ({"network": "resnet50"}, "`size` 'quick'.*use --size paper"),
+        ({"network": "vgg19", "among": ("imagenet", "mnist")}, "streamed.*use --size paper"),
+        ({"network": "lenet", "among": ("imagenet", "mnist")}, "not for `network` lenet"),
+    ],
+)
+def test_data_sets_refuses_what_cannot_be(helpers, monkeypatch, options, said):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS / "one_ticket"))
+    own = ("data_sets", "_path", "_transfer", "_learned")
+    before = {name: sys.modules.pop(name, None) for name in own}
+    try:
+        script = importlib.import_module("data_sets")
+        with pytest.raises(ValueError, match=said):
+            script.main(script.Settings(**options))
+        assert set(script.USUAL) < set(script.PAPER)
+    finally:
+        for name in own:
+            sys.modules.pop(name, None)
+        sys.modules.update({name: m for name, m in before.items() if m is not None})
+
+
 SETTINGS_OF_CHAPTER_3 = (
     "lenet-mnist",
     *(f"conv{depth}-cifar10" for depth in (4, 6, 8)),

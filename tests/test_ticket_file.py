@@ -1,6 +1,7 @@
 """Ticket files: what comes back is what went in, and nothing else is let in."""
 
 import functools
+import io
 import json
 import pickle
 
@@ -14,7 +15,7 @@ from jaxticket import masks
 from jaxticket.__main__ import main
 from jaxticket.presets import preset_of
 from jaxticket.rng import stream
-from jaxticket.ticket import about
+from jaxticket.ticket import about, pack, unpack
 
 SHAPE = (2, 4, 1)
 
@@ -186,7 +187,8 @@ def test_another_network_is_refused_with_its_layers(tmp_path):
 def test_layers_that_fit_another_network_are_taken_where_asked(tmp_path):
     own, to = ticket_of(), net_of((6, 5))
     path = own.save(tmp_path / "a.npz", net=net_of())
-    found = jt.Ticket.load(path, net=to, fresh=jax.random.key(7))
+    with pytest.warns(UserWarning, match=r"drawn anew and not pruned: dense_1/bias, dense_1/ker"):
+        found = jt.Ticket.load(path, net=to, fresh=jax.random.key(7))
     drawn = jax.jit(lambda key: to.init(stream(key, "init")))(jax.random.key(7))[0]
     for tree, like in ((found.mask, own.mask), (found.params, own.params)):
         assert_same(tree["dense_0"], like["dense_0"])
@@ -199,6 +201,55 @@ def test_layers_that_fit_another_network_are_taken_where_asked(tmp_path):
         jt.Ticket.load(by_seed, net=to, fresh=jax.random.key(7))
     with pytest.raises(ValueError, match="`fresh` needs `net`"):
         jt.Ticket.load(path, fresh=jax.random.key(7))
+
+
+def test_a_network_that_no_pruned_layer_fits_is_refused(tmp_path):
+    path = ticket_of().save(tmp_path / "a.npz", net=net_of())
+    # the bias of the output layer would fit
+    with pytest.raises(ValueError, match=r"`net` .*no prunable layer of the ticket.*dense_0/bias"):
+        jt.Ticket.load(path, net=net_of((7,)), fresh=jax.random.key(7))
+
+
+def kernel_net(shape):
+    def init(key):
+        return {"w": jax.random.normal(key, shape)}, {}
+
+    def apply(params, stats, x, *, train):
+        return x.reshape(len(x), -1)[:, :1] * params["w"].sum(), stats
+
+    return jt.from_functions(init, apply, name="kernel", shape=SHAPE, syncs_stats=True)
+
+
+def test_leading_axes_are_those_of_stacked_tickets_alone(tmp_path):
+    params, _ = kernel_net((3, 3, 2, 6)).init(jax.random.key(0))
+    mask = {"w": np.ones((3, 3, 2, 6), bool)}
+    ticket = jt.Ticket(mask, params, {}, np.int32(0), np.int32(0))
+    path = ticket.save(tmp_path / "a.npz")
+    assert_same(jt.Ticket.load(path, net=kernel_net((3, 3, 2, 6))), ticket)
+    with pytest.raises(ValueError, match=r"w \(2, 6\) \(the ticket has \(3, 3, 2, 6\)\)"):
+        jt.Ticket.load(path, net=kernel_net((2, 6)))
+    # stacked over [level, replica]
+    stacked = ticket.replace(level=np.zeros((3, 3), np.int32), step=np.zeros((3, 3), np.int32))
+    back = unpack(pack(stacked), like=kernel_net((2, 6)).init(jax.random.key(0)))
+    assert back.params["w"].shape == (3, 3, 2, 6)
+
+
+def test_layers_are_shown_in_natural_order_and_in_letters_of_the_terminal(tmp_path, monkeypatch):
+    names = [f"conv_{i}" for i in (0, 1, 2, 10, 11)]
+    params = {name: {"kernel": np.ones((2, 3), np.float32)} for name in names}
+    mask = jax.tree.map(lambda x: x > 0, params)
+    ticket = jt.Ticket(mask, params, {}, np.int32(0), np.int32(0))
+    path = ticket.save(tmp_path / "a.npz", data="mine")
+    for encoding, letter in (("ascii", "#"), ("latin-1", "#"), ("utf-8", "█")):
+        out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr("sys.stdout", out)
+        main(["show", str(path)])
+        out.flush()
+        lines = out.buffer.getvalue().decode(encoding).splitlines()
+        bars = [line for line in lines if line.startswith("conv_")]
+        assert [line.split("/")[0] for line in bars] == names
+        assert all(line.count(letter) == 40 for line in bars)
+        assert any("licence not known" in line for line in lines)
 
 
 def test_a_run_says_what_is_needed_to_use_its_tickets_elsewhere(tmp_path, capsys):
@@ -244,6 +295,9 @@ def test_a_run_says_what_is_needed_to_use_its_tickets_elsewhere(tmp_path, capsys
 def test_a_preset_is_known_by_its_network_data_and_training():
     p = jt.preset("lenet-mnist")
     assert preset_of(p.net(), "mnist", p.training) == "lenet-mnist"
+    watched = {"eval_every": 7, "eval_batch_size": 50, "eval_train_examples": 10,
+               "compute_dtype": "bfloat16", "precision": "default"}  # fmt: skip
+    assert preset_of(p.net(), "mnist", p.training.replace(**watched)) == "lenet-mnist"
     assert preset_of(p.net(), "digits", p.training) is None
     assert preset_of(p.net(), "mnist", p.training.replace(lr=0.7)) is None
     assert preset_of(p.net().resized(0.5), "mnist", p.training) is None

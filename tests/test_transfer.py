@@ -10,10 +10,13 @@ from matplotlib import pyplot
 
 import jaxticket as jt
 from jaxticket import jobs, trees
+from jaxticket.__main__ import main
 from jaxticket.elastic import depths, sources, spread
 from jaxticket.fit import fit, leaves_of
 from jaxticket.networks import NETWORKS
 from jaxticket.plots import style
+from jaxticket.target import runs_of
+from jaxticket.ticket import about
 
 TRAINING = jt.Training(40, 32, lr=0.1, eval_every=20, optimizer="sgd")
 OTHER = TRAINING.replace(optimizer="adam", lr=1e-3)
@@ -422,9 +425,210 @@ def test_a_module_of_ones_own_moves_to_other_classes(data):
         assert ours.mask["head"]["kernel"].shape == (12, 2) and ours.mask["head"]["kernel"].all()
 
 
+def test_branches_in_another_order_are_another_run(runs, data, tmp_path):
+    options = {"to": data, "levels": [2], "progress": False}
+    names = ("reinit", "shuffle")
+    one = jt.transfer(runs, branches=names, folder=tmp_path / "a", **options)
+    other = jt.transfer(runs, branches=names[::-1], folder=tmp_path / "b", **options)
+    for name in names:
+        np.testing.assert_array_equal(values_of(one, name), values_of(other, name))
+    assert not np.array_equal(values_of(one, "reinit"), values_of(one, "shuffle"))
+    with pytest.raises(ValueError, match="`branches`"):
+        jt.transfer(runs, branches=names[::-1], folder=tmp_path / "a", **options)
+
+
+def color_of(data):
+    """The same images with three channels."""
+
+    def colored(split):
+        return dataclasses.replace(split, x=np.repeat(split.x, 3, axis=-1))
+
+    parts = [colored(split) for split in (data.train, data.test)]
+    return jt.data.from_arrays(parts[0].x, parts[0].y, parts[1].x, parts[1].y, name="color",
+                               classes=data.classes)  # fmt: skip
+
+
+def test_a_matrix_between_gray_and_color_images(find, net, data):
+    color = color_of(data)
+    wide = net.adapted(shape=color.shape)
+
+    def found(fraction):
+        pruning = jt.Pruning(levels=1, fraction=fraction, exclude=(net.output,))
+        return {
+            "gray": jt.find_tickets(net, data, TRAINING, pruning, seeds=[1, 0], progress=False),
+            "color": jt.find_tickets(wide, color, TRAINING, pruning, seeds=[0, 1], progress=False),
+        }
+
+    runs = found(0.8)
+    pairs = (("gray", "color"), ("color", "gray"))
+    moved = {(a, b): jt.transfer(runs[a], to=runs[b], levels=[1], progress=False) for a, b in pairs}
+    for (source, target), some in moved.items():
+        # the first kernel is the larger part, and its adapted mask has another density
+        density = runs[target].densities[1]
+        assert abs(some.densities[0] / density - 1) > 0.05
+        assert runs[source].densities[1] == pytest.approx(density, rel=0.01)
+    table = jt.transfer_matrix(moved)
+    row = table.query("source == 'color' and target == 'gray'").iloc[0]
+    assert row["density"] == pytest.approx(moved["color", "gray"].densities[0])
+    other = jt.transfer(found(0.7)["gray"], to=runs["color"], levels=[1], progress=False)
+    with pytest.raises(ValueError, match=r"have 0\.3 of weights.*0\.2; find both"):
+        jt.transfer_matrix({("gray", "color"): other})
+
+
+def test_a_matrix_wants_transfers_of_one_start_and_output_layer(find, data):
+    runs = find()
+    usual = jt.transfer(runs, to=runs, levels=[2], progress=False)
+    jt.transfer_matrix({("a", "c"): usual, ("b", "c"): usual})
+    for options in ({"start": 10}, {"reinit_output": False}):
+        other = jt.transfer(runs, to=runs, levels=[2], progress=False, **options)
+        with pytest.raises(ValueError, match=r"trained in different ways.*`start`"):
+            jt.transfer_matrix({("a", "c"): usual, ("b", "c"): other})
+
+
+def test_loaded_tickets_train_as_those_of_their_runs(find, net, data, tmp_path):
+    runs = find()
+    runs.save(tmp_path)
+    files = [tmp_path / "tickets" / f"ticket-level-{level:02d}-seed-{seed}.npz"
+             for level in (0, 2) for seed in runs.seeds]  # fmt: skip
+    tickets = [jt.Ticket.load(path, net=net) for path in files]
+    half = data.halves()[0]
+    given = {"net": net, "training": OTHER, "seeds": runs.seeds}
+    usual = {"to": half, "levels": [0, 2], "progress": False}
+    for branches in (("globally_permuted",), ("sign_flip",)):
+        ours = jt.transfer(tickets, branches=branches, **usual, **given)
+        theirs = jt.transfer(runs, branches=branches, training=OTHER, **usual)
+        for name in ("transferred", *branches):
+            np.testing.assert_array_equal(values_of(ours, name), values_of(theirs, name))
+    np.testing.assert_array_equal(ours.densities, theirs.densities)
+    # one by itself, to a target with own tickets, which says network and training
+    one = jt.transfer(tickets[-1], to=runs, seeds=[2], progress=False)
+    assert one.seeds == (2,) and one.levels == (2,) and one.training == TRAINING
+    again = jt.transfer(runs, to=runs, levels=[2], progress=False)
+    np.testing.assert_array_equal(
+        values_of(one, "transferred"), values_of(again, "transferred").xs(2, level="seed",
+                                                                          drop_level=False)
+    )  # fmt: skip
+    # where they were found is not known
+    one.save(tmp_path / "moved")
+    said = about(tmp_path / "moved" / "tickets" / "transferred-level-02-seed-2.npz")["about"]
+    assert "found_in" not in said and said["pruning"]["step"] == 10
+
+    def moving(ticket, key, *, net):
+        return ticket.replace(mask=jax.tree.map(lambda m: ~m, ticket.mask))
+
+    folder = tmp_path / "never"
+    for branch in ("shuffle", "random", moving):
+        with pytest.raises(ValueError, match=r"`branches`.*do not hold"):
+            jt.transfer(tickets, branches=[branch], folder=folder, **usual, **given)
+    for options, said in (
+        ({"seeds": None}, "`seeds` is needed"),
+        ({"training": None}, "`training` is needed"),
+        ({"net": None}, "`net` is needed"),
+        ({"seeds": (0, 1)}, "`seeds` must be one for each ticket"),
+        ({"net": net.resized(2)}, "`runs` has shape"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            jt.transfer(tickets, folder=folder, **usual, **{**given, **options})
+    for odd in ([], runs.tickets, "ticket.npz", [files[0]]):
+        with pytest.raises(ValueError, match="`runs` must be"):
+            jt.transfer(odd, folder=folder, **usual, **given)
+    assert not folder.exists()
+
+
+def test_files_of_moved_tickets_say_where_they_were_found(runs, data, tmp_path, capsys):
+    half = dataclasses.replace(data.halves()[0], about={})
+    moved = jt.transfer(runs, to=half, training=OTHER, levels=[2], folder=tmp_path, progress=False)
+    again = jt.transfer(moved, to=data, progress=False)
+    again.save(tmp_path / "again")
+    for folder, own in ((tmp_path, half), (tmp_path / "again", data)):
+        path = folder / "tickets" / "transferred-level-02-seed-1.npz"
+        said = about(path)["about"]
+        assert (said["data"], said["fingerprint"]) == (own.name, own.fingerprint)
+        source = said["found_in"]
+        assert (source["data"], source["fingerprint"]) == ("digits", data.fingerprint)
+        assert source["licence"] == data.about["licence"] and source["preset"] is None
+        assert source["training"]["optimizer"] == "sgd" and source["rewind_step"] == 10
+        assert said["training"]["optimizer"] == "adam"
+        assert said["licence"] == own.about.get("licence")
+    main(["show", str(tmp_path / "tickets" / "transferred-level-02-seed-1.npz")])
+    text = capsys.readouterr().out
+    here, there = text.split("found in")
+    assert "digits-a" in here and "licence not known" in here and "optimizer=adam" in here
+    assert "CC BY 4.0" in there and "optimizer=sgd" in there and "to step 10" in there
+
+
+@pytest.fixture(scope="module")
+def deep(data):
+    net = resnet(20).adapted(shape=data.shape, classes=data.classes)
+    training = TRAINING.replace(steps=4, eval_every=2)
+    pruning = jt.Pruning(levels=1, fraction=0.7, rewind=2)
+    return jt.find_tickets(net, data, training, pruning, seeds=range(2), progress=False)
+
+
+def test_with_batch_norm_too_a_ticket_trains_as_it_did(deep):
+    found = jt.transfer(deep, to=deep.data, reinit_output=False, start=2, levels=[1], branches=(),
+                        progress=False)  # fmt: skip
+    ours, theirs = values_of(found, "transferred"), values_of(deep, "ticket").loc[[1]]
+    theirs = theirs[theirs.index.get_level_values("step") > 2]
+    np.testing.assert_array_equal(ours.loc[theirs.index], theirs)
+    adam = deep.training.replace(optimizer="adam", lr=1e-3)
+    other = jt.transfer(deep, to=deep.data, training=adam, levels=[1], branches=(), progress=False)
+    back = jt.transfer(other, to=deep.data, training=deep.training, reinit_output=False,
+                       branches=(), progress=False)  # fmt: skip
+    once = jt.transfer(deep, to=deep.data, levels=[1], branches=(), progress=False)
+    np.testing.assert_array_equal(values_of(back, "transferred"), values_of(once, "transferred"))
+    assert not np.array_equal(values_of(other, "transferred"), values_of(once, "transferred"))
+
+
+def test_tickets_are_squeezed(deep):
+    to = deep.net.adapted(depth=14)
+    found = jt.transfer(deep, to=deep.data, net=to, reinit_output=False, levels=[1], branches=(),
+                        progress=False)  # fmt: skip
+    want = jt.elastic(deep.ticket(1, 1), net=deep.net, to=to)
+    ours = found.ticket(1, 1)
+    assert equal(ours.mask, want.mask) and equal(ours.params, want.params)
+    assert equal(ours.stats, want.stats)
+
+
+def test_what_was_not_pruned_is_not_at_another_depth(data):
+    small = TRAINING.replace(steps=1, eval_every=1)
+    net = resnet(14).adapted(shape=data.shape, classes=data.classes)
+
+    def moved(depth, exclude, net=net):
+        runs = jt.prune_at(net, data, small, score="magnitude", density=0.3, seeds=[0],
+                           exclude=exclude, progress=False)  # fmt: skip
+        return jt.transfer(runs, to=data, net=net.adapted(depth=depth), levels=[1],
+                           reinit_output=False, progress=False)  # fmt: skip
+
+    longer = moved(20, ("block_2_1",))
+    left = [path for path in longer.pruning.exclude if path.endswith("conv_0/kernel")]
+    assert left == ["block_2_1/conv_0/kernel", "block_2_2/conv_0/kernel"]
+    # squeezing takes the excluded block away
+    shorter = moved(8, ("block_2_1", "block_0/*"))
+    assert shorter.pruning.exclude == ("block_0/*",)
+
+
+def test_blocks_of_another_kind_are_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 255, (8, 8, 8, 3)).astype(np.uint8), np.arange(8) % 4
+    data = jt.data.from_arrays(x, y, x, y, name="tiny")
+    net = jt.networks.resnet((8, 8, 3), 4, 18, stem="small", width=0.0625)
+    runs = runs_of(ticket_of(net), data, net, TRAINING, [0])
+    with pytest.raises(ValueError, match="blocks of another kind"):
+        jt.transfer(runs, to=data, net=net.adapted(depth=50), folder=tmp_path / "never",
+                    progress=False)  # fmt: skip
+    assert not (tmp_path / "never").exists()
+
+
 def test_wrong_arguments_are_named(runs, net, data, blocks, tmp_path):
     folder = tmp_path / "never"
+    others = dataclasses.replace(runs, seeds=(7, 8, 9))
     for options, said in (
+        ({"to": "digits"}, "`to` must be data or runs, got 'digits'"),
+        ({"to": others}, r"`to` has the seeds \(7, 8, 9\).*none in common"),
+        ({"levels": 1}, r"`levels` must be several, got 1; pass \[1\]"),
+        ({"levels": [1, 1]}, "each once"),
+        ({"at_once": 0}, "`at_once` must be a whole number of at least 1"),
         ({"start": 40}, "`start` 40 leaves nothing"),
         ({"levels": [7]}, "`levels` must be some of"),
         ({"seeds": [9]}, "`seeds` must be some of"),

@@ -1,9 +1,10 @@
 """Figure 21 of KD-LTS: its tickets on other data, with another optimizer, at another depth.
 
 Tickets of KD-LTS from initialization and tickets rewound to epoch 3 (LTH-Rewind) are found in one
-setting and trained in another with a new output layer, beside random ones: new weights and a mask
-permuted over all layers. Settings: between the halves of the data (or to other data, as the paper's
-CIFAR-10 and CIFAR-100), from SGD to Adam, and of residual networks from ResNet-20 to ResNet-14.
+setting and trained in another, beside random ones: new weights and a mask permuted over all layers.
+Settings: between the halves of the data (or to other data, as the paper's CIFAR-10 and CIFAR-100)
+and from SGD to Adam, both with a new output layer, and of residual networks from ResNet-20 to
+ResNet-14, which keeps the output layer.
 
 Command:  python experiments/kd_lts/transfer.py [--kinds data optimizer depth] [--to-data NAME]
           [--preset NAME] [--size paper] [--budget MINUTES]

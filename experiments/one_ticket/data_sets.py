@@ -4,8 +4,9 @@ Tickets are found on every data set and trained on each of the others, with a ne
 beside the target's own tickets (whose output layer is new too) and random ones: new weights and a
 mask permuted over all layers. Halves of a data set are called cifar10a and cifar10b (Figure 2).
 
-Command:  python experiments/one_ticket/data_sets.py [--network resnet50] [--among NAME ...]
-          [--size paper] [--budget MINUTES]
+Command:  python experiments/one_ticket/data_sets.py [--network vgg19] [--among NAME ...]
+          [--size paper] [--budget MINUTES]; ResNet-50 and streamed data (imagenet, places365) at
+          paper size alone: --network resnet50 --size paper
 Makes:    figure_3 (figure_2 where all are halves, figure_4 of ResNet-50): accuracy by density, a
           panel for each target; matrix (accuracy relative to the target's own tickets),
           matrix.csv; accuracies in the terminal.
@@ -33,7 +34,6 @@ import jaxticket as jt
 USUAL = {
     "lenet": ("mnista", "mnistb"),
     "vgg19": ("mnist", "cifar10a", "cifar10b"),
-    "resnet50": ("cifar10a", "cifar10b"),
 }
 # those that fit into memory; ResNet-50 has another stem on the small images of Fashion-MNIST
 PAPER = {
@@ -41,6 +41,7 @@ PAPER = {
     "vgg19": ("svhn", "fashion_mnist", "cifar10", "cifar100"),
     "resnet50": ("svhn", "cifar10", "cifar100"),
 }
+STREAMED = {"imagenet", "places365"}
 QUICK = {"seeds": 2, "levels": 2, "fraction": 0.74, "steps": 200, "eval_every": 200,
          "test_examples": 2_000, "eval_train_examples": 500}  # fmt: skip
 LENET = {"seeds": 3, "levels": 5, "fraction": 0.55, "steps": 600, "eval_every": 600,
@@ -69,14 +70,19 @@ def preset_for(network: str, data: str) -> tuple[str, str | None]:
     return (name, None) if name in jt.PRESETS else (f"{network}-fashion_mnist-one_ticket", data)
 
 
+def data_of(name: str) -> str:
+    """The data set that a name of `among` is, or is half of."""
+    half = re.fullmatch(r"(\w+?)([ab])", name)
+    return half[1] if half and name not in jt.DATASETS else name
+
+
 def job_of(settings: Settings, name: str) -> Job:
     """The job of a data set, or of half of one.
 
     Raises:
       ValueError: for data that have no halves.
     """
-    half = re.fullmatch(r"(\w+?)([ab])", name)
-    data = half[1] if half and name not in jt.DATASETS else name
+    data = data_of(name)
     preset, other = preset_for(settings.network, data)
     own = dataclasses.replace(settings, preset=preset, data=settings.data or other)
     quick = {**QUICK, "pool": 2 if data.startswith("cifar") else 1}
@@ -101,13 +107,31 @@ def job_of(settings: Settings, name: str) -> Job:
 
 def main(settings: Settings) -> None:
     """Finds tickets on every data set, trains them on the others, draws and prints."""
-    usual = (PAPER if settings.size == "paper" else USUAL).get(settings.network, ())
-    names = usual if settings.among is None else settings.among
-    if settings.preset != Settings.preset or settings.network not in USUAL:
+    if settings.preset != Settings.preset or settings.network not in PAPER:
         raise ValueError(
-            f"`network` must be one of {', '.join(USUAL)}, got {settings.network!r}, and says with "
+            f"`network` must be one of {', '.join(PAPER)}, got {settings.network!r}, and says with "
             f"`among` which presets there are: leave out `preset`"
         )
+    if settings.size == "quick" and settings.network not in USUAL:
+        raise ValueError(
+            f"`size` 'quick' is not there for `network` {settings.network!r}; use --size paper"
+        )
+    usual = (PAPER if settings.size == "paper" else USUAL)[settings.network]
+    names = usual if settings.among is None else settings.among
+    bases = {data_of(name) for name in names}
+    if settings.data is not None and (len(bases) > 1 or bases & set(names)):
+        raise ValueError(
+            f"`data` {settings.data!r} would take the place of every name of `among`, {names}; "
+            f"leave it out, or ask for two halves of it, such as --among mnista mnistb"
+        )
+    for name in sorted(STREAMED & set(names)):
+        if settings.network == "lenet":
+            raise ValueError(f"`among` {name!r} is for vgg19 and resnet50, not for `network` lenet")
+        if settings.size == "quick":
+            raise ValueError(
+                f"`among` {name!r} is streamed and comes whole, which is no quick size; use --size "
+                f"paper"
+            )
     if len(set(names)) < max(2, len(names)):
         raise ValueError(f"`among` must be at least two different data sets, got {names}")
     jobs = {name: job_of(settings, name) for name in names}

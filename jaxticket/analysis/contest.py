@@ -29,7 +29,7 @@ from jaxticket.jobs import (
     train_jobs,
     train_unit,
 )
-from jaxticket.networks.narrow import parameters
+from jaxticket.networks.narrow import narrowed, parameters
 from jaxticket.points import Evaluator
 from jaxticket.rng import root_keys
 from jaxticket.runs import Runs, density
@@ -88,6 +88,39 @@ class Outcome(NamedTuple):
     barrier: np.ndarray
     dense_lr: float
     folder: Path | None
+
+
+def small_network(asked: Network | bool, net: Network, ticket: Ticket) -> Network | None:
+    """The small dense network that a ticket has to beat; None where none is asked for.
+
+    Args:
+      asked: as `small_dense` of `jt.verdict`.
+      net: the ticket's network.
+      ticket: stacked over [seed].
+
+    Raises:
+      ValueError: for what is no network, and one that has more parameters than the ticket.
+    """
+    if asked is False:
+        return None
+    # of all seeds the least, so that none has more parameters than its ticket
+    left = min(
+        sum(int(np.count_nonzero(m[seed])) for m in jax.tree.leaves(ticket.mask))
+        for seed in range(len(ticket.step))
+    )
+    if asked is True:
+        return narrowed(net, left)
+    if not isinstance(asked, Network):
+        raise ValueError(
+            f"`small_dense` must be a network, True for one that is as small as the ticket, or "
+            f"False for none; got {asked!r}"
+        )
+    if (count := parameters(asked)) > left:
+        raise ValueError(
+            f"`small_dense` has {count} parameters and the ticket {left} that are left; give one "
+            f"with no more, or True for the widest of them"
+        )
+    return asked
 
 
 def hold(

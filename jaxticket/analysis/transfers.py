@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxticket import results
 from jaxticket.analysis import speed
-from jaxticket.runs import Runs
+from jaxticket.runs import Runs, density
 from jaxticket.transfer import OWN, TRANSFERRED
 
 Table = Any
 """A pandas DataFrame."""
 SAME = 0.05
-"""Densities that differ by less than this share are one level: first kernels of one channel and of
-three have other numbers of weights."""
+"""Densities that differ by less than this share are one level: an output layer that was pruned
+does not count, which leaves other shares."""
 
 
 def transfer_matrix(found: Mapping[tuple[str, str], Runs]) -> Table:
@@ -35,18 +37,21 @@ def transfer_matrix(found: Mapping[tuple[str, str], Runs]) -> Table:
 
     Raises:
       ValueError: where own tickets were not trained, where they are of other densities than the
-        source's, and where a target's transfers were trained in different ways.
+        source's were where these were found, and where a target's transfers were trained in
+        different ways.
 
     Reference: Morcos et al. 2019, Figs. 3 and 4.
     """
     rows: list[dict[str, Any]] = []
     trained: dict[str, Any] = {}
     for (source, target), runs in found.items():
-        how = (runs.training, runs.seeds, runs.data.fingerprint)
+        moved = tuple(sorted(runs.moved.items()))
+        how = (runs.net, runs.training, runs.seeds, runs.data.fingerprint, moved)
         if trained.setdefault(target, how) != how:
             raise ValueError(
                 f"`found` has transfers to {target!r} that were trained in different ways; train "
-                f"those of {source!r} as the others"
+                f"those of {source!r} as the others, with the same `training`, `seeds`, `start` "
+                f"and `reinit_output`"
             )
         final = speed.final(runs.table())
         groups = final.groupby(["branch", "level"], sort=False)
@@ -61,16 +66,17 @@ def transfer_matrix(found: Mapping[tuple[str, str], Runs]) -> Table:
         for level in runs.levels:
             own = values[OWN, level]
             here, there = (densities[branch, level] for branch in (TRANSFERRED, OWN))
-            if abs(here - there) > SAME * there:
+            asked = _where_found(runs, level, here)
+            if abs(asked - there) > SAME * there:
                 raise ValueError(
-                    f"`found`: tickets of {source!r} have {here:.3g} of weights at level {level}, "
+                    f"`found`: tickets of {source!r} have {asked:.3g} of weights at level {level}, "
                     f"those of {target!r} {there:.3g}; find both with the same `fraction`"
                 )
             beside = {name: values[name, level].mean() for name in controls}
-            for name, of, density in ((source, values[TRANSFERRED, level], here),
-                                      (target, own, there)):  # fmt: skip
+            for name, of, share in ((source, values[TRANSFERRED, level], here),
+                                    (target, own, there)):  # fmt: skip
                 rows.append(
-                    {"source": name, "target": target, "level": level, "density": density,
+                    {"source": name, "target": target, "level": level, "density": share,
                      "accuracy": of.mean(), "std": of.std(ddof=1) if len(of) > 1 else np.nan,
                      "own": own.mean(), "difference": of.mean() - own.mean(),
                      "relative": of.mean() / own.mean(), **beside}
@@ -84,3 +90,18 @@ def transfer_matrix(found: Mapping[tuple[str, str], Runs]) -> Table:
     return table.sort_values(
         ["target", "level"], key=lambda c: c.map(order) if c.name == "target" else c, kind="stable"
     ).reset_index(drop=True)
+
+
+def _where_found(runs: Runs, level: int, here: float) -> float:
+    """Mean density of moved tickets in the network that they were found in: a first kernel that was
+    adapted to other channels, and blocks that were repeated, have another one.
+    """
+    source = runs.found_in
+    if source is None or level not in source.by_level:
+        return here
+    exclude = source.pruning.exclude
+    if runs.moved.get("reinit_output") and source.net.output:
+        exclude = (*exclude, source.net.output)
+    places = np.asarray([source.seeds.index(seed) for seed in runs.seeds])
+    ticket = jax.tree.map(lambda x: np.asarray(x)[places], source.by_level[level])
+    return float(density(source.net, replace(source.pruning, exclude=exclude), ticket).mean())

@@ -8,24 +8,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxticket import results
 from jaxticket.analysis import costs
 from jaxticket.analysis.conditions import CONTROLS, Rules, conditions
-from jaxticket.analysis.contest import COPY, DENSE, TICKET, Contest, Outcome, hold
+from jaxticket.analysis.contest import (
+    COPY,
+    DENSE,
+    TICKET,
+    Contest,
+    Outcome,
+    hold,
+    small_network,
+)
 from jaxticket.checkpoint import explained
 from jaxticket.checks import at_least, distinct_seeds
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
 from jaxticket.evaluate import METRICS
-from jaxticket.networks.narrow import narrowed, parameters
 from jaxticket.runs import Runs
 from jaxticket.search.learned_masks import LearnedPruning
 from jaxticket.settings import EarlyPruning, Pruning, Training
 from jaxticket.stability.arguments import identity
-from jaxticket.ticket import Ticket
 from jaxticket.train import check_fit, split_names
 from jaxticket.types import Network
 
@@ -256,7 +261,7 @@ def verdict(
             f"`training` ends at step {training.steps}, but the tickets start at step {start}; "
             f"train for longer"
         )
-    small = _small(small_dense, net, ticket)
+    small = small_network(small_dense, net, ticket)
     if small is not None:
         check_fit(small, data, training, runs.mesh)
         contest = contest._replace(small=small)
@@ -321,30 +326,6 @@ def _rates(
             f"has not; hold one out with `data.with_validation(0.1)`, or give one rate"
         )
     return rates
-
-
-def _small(asked: Network | bool, net: Network, ticket: Ticket) -> Network | None:
-    """The small dense network."""
-    if asked is False:
-        return None
-    # of all seeds the least, so that none has more parameters than its ticket
-    left = min(
-        sum(int(np.count_nonzero(m[seed])) for m in jax.tree.leaves(ticket.mask))
-        for seed in range(len(ticket.step))
-    )
-    if asked is True:
-        return narrowed(net, left)
-    if not isinstance(asked, Network):
-        raise ValueError(
-            f"`small_dense` must be a network, True for one that is as small as the ticket, or "
-            f"False for none; got {asked!r}"
-        )
-    if (count := parameters(asked)) > left:
-        raise ValueError(
-            f"`small_dense` has {count} parameters and the ticket {left} that are left; give one "
-            f"with no more, or True for the widest of them"
-        )
-    return asked
 
 
 def _judged(outcome: Outcome, splits: tuple[str, ...], rules: Rules) -> tuple[int, Table]:

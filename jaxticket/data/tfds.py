@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from jaxticket import checks
 from jaxticket.data.arrays import Data, from_arrays
 from jaxticket.data.cache import folder_state, read_cache, write_cache
+from jaxticket.data.licences import licensed
 from jaxticket.data.memory import check_memory, gigabytes
 from jaxticket.data.records import Opened, Records, TableRecords
 
@@ -68,15 +69,15 @@ def load_tfds(
       ValueError: if it is no image classification set with images of one size.
     """
     label, folder = find_folder(name, data_dir=data_dir, download=download)
-    if not cache:
-        return _decode(label, folder)
-    data = read_cache(folder, label)
+    data = read_cache(folder, label) if cache else None
     if data is None:
         # taken before decoding: files that change meanwhile make the cache stale, not wrong
         state = folder_state(folder)
         data = _decode(label, folder)
-        write_cache(folder, data, state)
-    return data
+        if cache:
+            write_cache(folder, data, state)
+    # not in the cache, which may be older than the table of licences
+    return dataclasses.replace(data, about=licensed(data.about))
 
 
 # --- where the files are
@@ -302,7 +303,7 @@ def open_records(
             skip = {"image": tfds.decode.SkipDecoding()}
             table = builder.as_data_source(split=source, decoders=skip)
         splits[split] = TableRecords(table, sum(sizes[source]), where)
-    about = _about(label, folder, info, used, features["label"].names)
+    about = licensed(_about(label, folder, info, used, features["label"].names))
     identity = {
         "set": {key: info.get(key) for key in ("name", "configName", "version")},
         "splits": sorted([s["name"], s["shardLengths"], s.get("numBytes")] for s in info["splits"]),

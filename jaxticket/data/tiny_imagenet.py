@@ -46,6 +46,7 @@ def tiny_imagenet(
         **skipped,
         "note": "the test split has no labels; the validation split is used as test split",
         "classes": names,
+        "licence": "not stated by the source; a part of ImageNet (non-commercial research)",
     }
     return dataclasses.replace(data, about=about)
 

@@ -13,6 +13,7 @@ for ImageNet at batch 1,024, where 1,251 steps are printed.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from jaxticket import checks
@@ -30,23 +31,35 @@ PRESETS: dict[str, Preset] = {
     **at_init.PRESETS,
 }
 """Every preset by its name."""
+WATCHED = (
+    "eval_every", "eval_batch_size", "eval_train_examples", "compute_dtype", "precision"
+)  # fmt: skip
+"""Fields of `Training` that say how training is watched and computed, not what is trained."""
 
 
 def preset_of(net: Network, data: str, training: Training) -> str | None:
     """The names of the presets with this network, data and training, joined by ", "; None where
-    there is none.
+    there is none. How it is evaluated and at which precision makes no difference.
 
     Args:
       net, training: of a run.
       data: the name of its data, as a preset or as the data set calls them.
     """
     called = {"svhn_cropped": "svhn", "imagenet2012": "imagenet", "places365_small": "places365"}
+    trained = _trained(training)
     names = [
         name
         for name, own in PRESETS.items()
-        if (own.data, own.training) == (called.get(data, data), training) and own.net() == net
+        if own.data == called.get(data, data)
+        and _trained(own.training) == trained
+        and own.net() == net
     ]
     return ", ".join(names) or None
+
+
+def _trained(training: Training) -> Training:
+    usual = {f.name: f.default for f in dataclasses.fields(Training) if f.name in WATCHED}
+    return training.replace(**usual)
 
 
 def preset(name: str, **changes: Any) -> Preset:

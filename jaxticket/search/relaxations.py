@@ -142,11 +142,15 @@ class Sigmoid(Relaxation):
 
     def expected_leaf(self, scores: Array, done: Array) -> Array:
         """`sigmoid(beta * s)`."""
-        return jax.nn.sigmoid(self.beta(done) * scores)
+        return jax.nn.sigmoid(self.beta(done) * self.seen(scores))
 
     def log_expected_leaf(self, scores: Array, done: Array) -> Array:
         """`log sigmoid(beta * s)`, about `beta * s` where that is so low that the sigmoid is 0."""
-        return jax.nn.log_sigmoid(self.beta(done) * scores)
+        return jax.nn.log_sigmoid(self.beta(done) * self.seen(scores))
+
+    def seen(self, scores: Array) -> Array:
+        """The scores of a leaf as everything else sees them."""
+        return scores
 
     def restarted(self, scores: Array) -> Array:
         """`min(beta * s, s0)`: entries below 0 keep their logit and stay out, all others start
@@ -192,20 +196,12 @@ class TopSigmoid(Sigmoid):
             )
 
     def seen(self, scores: Array) -> Array:
-        """The scores of a leaf as everything else sees them, standardised where that is wanted."""
+        """The scores of a leaf, standardised where that is wanted."""
         if not self.normalized:
             return scores
         apart = scores - jnp.mean(scores)
         # 1e-20: the root's own gradient is infinite at 0
         return apart / (jnp.sqrt(jnp.mean(apart**2) + 1e-20) + 1e-5)
-
-    def expected_leaf(self, scores: Array, done: Array) -> Array:
-        """`sigmoid(beta * s)`."""
-        return super().expected_leaf(self.seen(scores), done)
-
-    def log_expected_leaf(self, scores: Array, done: Array) -> Array:
-        """`log sigmoid(beta * s)`."""
-        return super().log_expected_leaf(self.seen(scores), done)
 
     def rank(self, scores: Array) -> Array:
         """s."""
