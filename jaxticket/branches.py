@@ -172,14 +172,31 @@ def changed(
     branch and level.
 
     Raises:
-      ValueError: where the change returns another tree.
+      ValueError: where the change returns another tree, and where it puts masks on weights that
+        loaded tickets do not hold (which are nan there).
     """
     count = len(seeds)
     padded = parallel.block_size(count, mesh, None)
     keys = np.asarray(jax.random.key_data(root_keys(seeds)))
     inputs = parallel.put(parallel.pad((ticket, keys), padded), mesh)
     result = _changer(change, name, net, mesh, exclude)(np.zeros(padded, np.int32), *inputs)
-    return jax.tree.map(lambda x: x[:count], parallel.host(result))
+    result = jax.tree.map(lambda x: x[:count], parallel.host(result))
+    if np.any(_whole(ticket, count) & ~_whole(result, count)):
+        raise ValueError(
+            f"`branches` {name!r} puts masks on weights that loaded tickets do not hold; take "
+            f"controls with new weights, such as 'globally_permuted', or the runs of find_tickets "
+            f"(called again with its folder, it reads them)"
+        )
+    return result
+
+
+def _whole(ticket: Ticket, count: int) -> np.ndarray:
+    """Whether all weights that are kept are finite, bool [replica]."""
+    found = np.ones(count, bool)
+    for m, w in zip(jax.tree.leaves(ticket.mask), jax.tree.leaves(ticket.params), strict=True):
+        odd = np.asarray(m) & ~np.isfinite(np.asarray(w))
+        found &= ~odd.reshape(count, -1).any(axis=1)
+    return found
 
 
 @functools.lru_cache(maxsize=64)

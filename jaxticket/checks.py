@@ -44,15 +44,25 @@ def one_of(argument: str, value: Any, choices: Sequence[Any]) -> None:
 def at_least(argument: str, value: float, low: float, *, integer: bool = False) -> None:
     """Raises unless `value` is a finite number of at least `low` (and a whole one if `integer`)."""
     whole = not integer or (isinstance(value, int) and not isinstance(value, bool))
-    if not (whole and math.isfinite(value) and value >= low):
+    number = _number(value)
+    if not (whole and math.isfinite(number) and number >= low):
         kind = "a whole number" if integer else "a finite number"
         raise ValueError(f"`{argument}` must be {kind} of at least {low:g}, got {value!r}")
 
 
+def _number(value: object) -> float:
+    """What is no number is nan, which no bound admits."""
+    try:
+        return math.nan if isinstance(value, str) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return math.nan
+
+
 def share(argument: str, value: float, *, zero: bool = False, one: bool = True) -> None:
     """Raises unless `value` lies in (0, 1], or with the ends that `zero` and `one` say."""
-    low_ok = value >= 0 if zero else value > 0
-    high_ok = value <= 1 if one else value < 1
+    number = _number(value)
+    low_ok = number >= 0 if zero else number > 0
+    high_ok = number <= 1 if one else number < 1
     if not (low_ok and high_ok):
         interval = f"{'[' if zero else '('}0, 1{']' if one else ')'}"
         raise ValueError(f"`{argument}` must be in {interval}, got {value!r}")

@@ -19,7 +19,7 @@ from jaxticket.data.stream import Stream
 from jaxticket.evaluate import METRICS
 from jaxticket.presets import preset_of
 from jaxticket.selection import prunable_of
-from jaxticket.settings import Pruning, PruningAtStep, Training
+from jaxticket.settings import Loaded, Pruning, PruningAtStep, Training
 from jaxticket.ticket import Ticket, drawn_exactly
 from jaxticket.train import split_names
 from jaxticket.types import Network
@@ -214,7 +214,9 @@ class Runs:
             results.write(self.timings(), target, "timings")
             if self.traces:
                 results.write(self.trace(), target, "trace")
-            said = {**_setting(self), "pruning": results.plain(self.pruning)}
+            said = _setting(self)
+            if not isinstance(self.pruning, Loaded):
+                said["pruning"] = results.plain(self.pruning)
             if self.found_in is not None:
                 step = self.found_in.pruning.rewind_step
                 said["found_in"] = {**_setting(self.found_in), "rewind_step": step}

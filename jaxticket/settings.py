@@ -318,7 +318,7 @@ class PruningAtStep:
         return self.step
 
     @property
-    def rewind(self) -> int:
+    def rewind(self) -> int | str:
         """As of `Pruning`: only masks found at initialization make winning tickets."""
         return self.step
 
@@ -336,6 +336,18 @@ class PruningAtStep:
     def order(self) -> str:
         """As of `Pruning`: pruned networks see the batches that the dense one sees."""
         return "same"
+
+
+@dataclass(frozen=True)
+class Loaded(PruningAtStep):
+    """Stands where it would be said how tickets were found, of tickets that were loaded from files:
+    only their densities and the step at which they begin are known.
+    """
+
+    @property
+    def rewind(self) -> str:
+        """Whether their weights are those of initialization is not known, so that none wins."""
+        return "unknown"
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from jaxticket.jobs import Bench
 from jaxticket.rng import stream
 from jaxticket.runs import Runs, density
 from jaxticket.selection import prunable_of
-from jaxticket.settings import PruningAtStep, Training
+from jaxticket.settings import Loaded, PruningAtStep, Training
 from jaxticket.ticket import Ticket
 from jaxticket.trunk import Networks, initial_networks
 from jaxticket.types import Key, Network
@@ -176,7 +176,7 @@ def runs_of(
     mesh = parallel.check_mesh(None) if own is None else own.mesh
     return Runs(
         net, to.data if isinstance(to, Runs) else to, training,
-        PruningAtStep(tuple(sorted(densities, reverse=True)), step=step),
+        Loaded(tuple(sorted(densities, reverse=True)), step=step),
         seeds, "ticket", (), levels, origin, (), None, mesh,
         parallel.block_size(len(seeds), mesh, None),
     )  # fmt: skip

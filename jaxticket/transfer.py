@@ -21,7 +21,7 @@ from jaxticket.elastic import Blocks
 from jaxticket.jobs import Bench, Jobs, job_plan, join, progress_bar, report_diverged, train_blocks
 from jaxticket.rng import root_keys
 from jaxticket.runs import Runs, density
-from jaxticket.settings import Training
+from jaxticket.settings import Loaded, Training
 from jaxticket.stability.arguments import identity
 from jaxticket.target import Bringing, place_of, runs_of
 from jaxticket.ticket import Ticket, host_apply
@@ -96,7 +96,6 @@ def transfer(
 
     Reference: Morcos et al. 2019, section 3.3 and appendix A.1; Chen et al. 2021 (depths).
     """
-    loaded = not isinstance(runs, Runs)
     if not isinstance(runs, Runs):
         runs, net = runs_of(runs, to, net, training, seeds), None
         seeds = runs.seeds
@@ -118,8 +117,14 @@ def transfer(
     changes = named_changes(branches)
     if odd := sorted({TRANSFERRED, OWN} & set(changes)):
         raise ValueError(f"`branches` may not be called {odd}, which are the tickets themselves")
+    loaded = isinstance(runs.pruning, Loaded)
     if loaded:
-        _check_weights(runs, changes, max(levels))
+        # raises before anything is trained
+        for name, change in changes.items():
+            changed(
+                change, runs.whole(max(levels)), runs.seeds, name=name, net=runs.net,
+                mesh=runs.mesh, exclude=runs.pruning.exclude,
+            )  # fmt: skip
     exclude = tuple(dict.fromkeys((*place.exclude, *place.reinit)))
     pruning = replace(runs.pruning, exclude=exclude)
     settings = {
@@ -216,24 +221,6 @@ def _groups(
         )  # fmt: skip
         groups[name] = bring.with_output(other)
     return groups
-
-
-def _check_weights(runs: Runs, changes: Mapping[str, Change], level: int) -> None:
-    """Raises for controls that put the masks of loaded tickets on weights that these do not
-    hold.
-    """
-    for name, change in changes.items():
-        other = changed(
-            change, runs.whole(level), runs.seeds, name=name, net=runs.net, mesh=runs.mesh,
-            exclude=runs.pruning.exclude,
-        )  # fmt: skip
-        kept = jax.tree.leaves(host_apply(other.mask, other.params))
-        if any(np.isnan(w).any() for w in kept):
-            raise ValueError(
-                f"`branches` {name!r} puts masks on weights that loaded tickets do not hold; take "
-                f"controls with new weights, such as {RANDOM!r}, or pass the runs of find_tickets "
-                f"(called again with its folder, it reads them)"
-            )
 
 
 def _order(runs: Runs, level: int) -> int:

@@ -511,7 +511,21 @@ def test_loaded_tickets_train_as_those_of_their_runs(find, net, data, tmp_path):
     # where they were found is not known
     one.save(tmp_path / "moved")
     said = about(tmp_path / "moved" / "tickets" / "transferred-level-02-seed-2.npz")["about"]
-    assert "found_in" not in said and said["pruning"]["step"] == 10
+    assert "found_in" not in said and "pruning" not in said
+    on = jt.transfer(one, to=half, progress=False)
+    on.save(tmp_path / "on")
+    said = about(tmp_path / "on" / "tickets" / "transferred-level-02-seed-2.npz")["about"]
+    assert "found_in" not in said and "pruning" not in said and said["data"] == half.name
+    # a control that needs the weights in between is refused wherever it is asked for
+    several = jt.transfer(tickets, branches=[], **usual, **given)
+    # nor is it known whether their weights are those of initialization
+    assert several.matching(1.0)[2] and several.winning(1.0) is None
+    with pytest.raises(ValueError, match=r"'shuffle'.*do not hold"):
+        jt.transfer(several, to=half, branches=["shuffle"], progress=False)
+    with pytest.raises(ValueError, match=r"'shuffle'.*do not hold"):
+        jt.branch(several, "shuffle", levels=[2], progress=False)
+    with pytest.raises(ValueError, match=r"do not hold"):
+        jt.verdict(several, level=2, points=3, small_dense=False, progress=False)
 
     def moving(ticket, key, *, net):
         return ticket.replace(mask=jax.tree.map(lambda m: ~m, ticket.mask))

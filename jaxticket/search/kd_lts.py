@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from jaxticket.attacks import PGD
 from jaxticket.checks import at_least
 from jaxticket.search.constraints import Freezing
@@ -26,7 +24,7 @@ def kd_lts(
     temperature: float = 10.0,
     gamma: float = 1.0,
     omega: float = 0.2,
-    knowledge: Sequence[str] = ("direction", "relations"),
+    knowledge: tuple[str, ...] = ("direction", "relations"),
     ensemble: str = "mean",
     double_average: bool = False,
     beta: tuple[float, float] = (1.0, 60.0),
@@ -39,7 +37,7 @@ def kd_lts(
     normalize: str | None = "layer",
     lr: float = 0.1,
     momentum: float = 0.0,
-    drop_at: Sequence[float] = (),
+    drop_at: tuple[float, ...] = (),
     length: float | str = 1.0,
 ) -> Method:
     """Scores s start alike; the weights stay as they are under `sigmoid(beta s)`, of which each
@@ -72,11 +70,12 @@ def kd_lts(
       defaults. `gamma`, `start`, `scaled`, `penalty`, `freeze_every` and `stage` are not
       printed.
     """
-    if not (isinstance(beta, Sequence) and len(beta) == 2 and 0 < min(beta)):
-        raise ValueError(
-            f"`beta` must be two numbers above 0, the first and the last, got {beta!r}"
-        )
-    first, last = beta
+    try:
+        first, last = (float(b) for b in beta)
+    except (TypeError, ValueError):
+        raise ValueError(f"`beta` must be two numbers, first and last, got {beta!r}") from None
+    at_least("beta", first, 1e-12)
+    at_least("beta", last, 1e-12)
     at_least("epochs", epochs, 1, integer=True)
     at_least("freeze_every", freeze_every, 1, integer=True)
     plain = momentum == 0
@@ -88,7 +87,7 @@ def kd_lts(
         ),
         objective=Distillation(
             alpha=alpha, temperature=temperature, gamma=gamma, omega=omega, epochs=epochs,
-            knowledge=tuple(knowledge), ensemble=ensemble, double_average=double_average,
+            knowledge=knowledge, ensemble=ensemble, double_average=double_average,
         ),
         constraint=Freezing(
             weight=penalty, power=1, times=max(1, round(epochs / freeze_every)), weighed=True
@@ -98,7 +97,7 @@ def kd_lts(
             ("lr", lr),
             *(() if plain else (("momentum", momentum),)),
         ),
-        drop_at=tuple(drop_at),
+        drop_at=drop_at,
         length=length,
         normalize=normalize,
         teaching=Teaching(teachers, stage, same_init, one, attack, online),

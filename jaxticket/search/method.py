@@ -89,6 +89,7 @@ class Method:
                 f"`drop_at` must be a sequence of shares of the search in (0, 1], got "
                 f"{self.drop_at!r}"
             )
+        object.__setattr__(self, "drop_at", tuple(self.drop_at))
         if self.normalize is not None:
             one_of("normalize", self.normalize, ("layer", "global"))
         if isinstance(self.length, str):
