@@ -746,6 +746,7 @@ def test_a_method_with_teachers_says_which_and_no_other_has_any():
         ({"beta": (1, 2, 3)}, "beta"),
         ({"drop_at": (1.5,)}, "drop_at"),
         ({"drop_at": 0.5}, "drop_at"),
+        ({"drop_at": ("x",)}, "drop_at"),
         ({"knowledge": "direction"}, "knowledge"),
         ({"stage": "x"}, "stage"),
         ({"one": "yes"}, "one"),

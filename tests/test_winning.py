@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 
 import jaxticket as jt
@@ -140,7 +141,7 @@ def made(table, **changes):
     values = {
         "method": "imp", "density": 0.2, "seeds": (0, 1, 2), "start": 0, "at_init": True,
         "dense_lr": 0.1, "tuned": True, "small": None, "step": 30, "cost": 3.0, "folder": None,
-        "_conditions": table, "_networks": table, **changes,
+        "_conditions": table, "_networks": pd.DataFrame({"branch": ["dense"]}), **changes,
     }  # fmt: skip
     return Verdict(**values)
 
@@ -151,7 +152,7 @@ def test_a_ticket_wins_at_initialization_beside_a_tuned_network():
     assert won.winning and won.summary()["wins"] and str(won).endswith("verdict: a winning ticket")
     late = made(table, at_init=False, start=100)
     assert late.passes_all and not late.winning and not late.summary()["wins"]
-    assert "passes all, but starts after step 0" in str(late)
+    assert "passes all, but does not start with weights of initialization" in str(late)
     untuned = made(table, tuned=False)
     assert not untuned.winning and not untuned.summary()["tuned"]
     assert "was not tuned" in str(untuned) and "with_validation" in str(untuned)
@@ -344,7 +345,8 @@ def test_tickets_of_any_method_and_their_overview(net, data, found):
     assert {"stable", "sensitive", "wins", "cost_epochs"} <= set(table.columns)
     assert not table["wins"].iloc[2]
     # a rate that is given is taken to be the best
-    assert others[0].tuned and "learning rate 0.1\n" in str(others[0])
+    assert others[0].tuned and "learning rate 0.1, as given\n" in str(others[0])
+    assert ", the best on the validation split\n" in str(found)
 
 
 def test_wrong_arguments_are_named(runs, net, data):

@@ -136,7 +136,9 @@ class Verdict:
 
     def __str__(self) -> str:
         """The conditions as text, then the verdict."""
-        rate = f"learning rate {self.dense_lr:g}{'' if self.tuned else ', not tuned'}"
+        several = self._networks["branch"].str.startswith("dense_lr_").any()
+        best = "the best on the validation split" if several else "as given"
+        rate = f"learning rate {self.dense_lr:g}, {best if self.tuned else 'not tuned'}"
         lines = [
             f"{self.method}, {100 * self.density:.3g}% of the weights, from step {self.start}, "
             f"{len(self.seeds)} seeds, judged at step {self.step}; dense network: {rate}",
@@ -153,7 +155,7 @@ class Verdict:
         if self.winning:
             verdict = "a winning ticket"
         elif self.passes_all and not self.at_init:
-            verdict = "passes all, but starts after step 0"
+            verdict = "passes all, but does not start with weights of initialization"
         elif self.passes_all:
             verdict = (
                 "passes all, but the dense network's learning rate was not tuned: hold out a "

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxticket import masks
-from jaxticket.checks import at_least, from_table, one_of
+from jaxticket.checks import at_least, from_table, one_of, share
 from jaxticket.prune import count
 from jaxticket.search.constraints import Constraint
 from jaxticket.search.objectives import (
@@ -84,11 +84,12 @@ class Method:
     def __post_init__(self) -> None:
         from_table("objective", self.objective, OBJECTIVES)
         at_least("rounds", self.rounds, 1, integer=True)
-        if not isinstance(self.drop_at, Sequence) or not all(0 < at <= 1 for at in self.drop_at):
+        if not isinstance(self.drop_at, Sequence) or isinstance(self.drop_at, str):
             raise ValueError(
-                f"`drop_at` must be a sequence of shares of the search in (0, 1], got "
-                f"{self.drop_at!r}"
+                f"`drop_at` must be a sequence of shares of the search, got {self.drop_at!r}"
             )
+        for at in self.drop_at:
+            share("drop_at", at)
         object.__setattr__(self, "drop_at", tuple(self.drop_at))
         if self.normalize is not None:
             one_of("normalize", self.normalize, ("layer", "global"))

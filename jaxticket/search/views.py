@@ -107,8 +107,8 @@ def of_teachers(
     """What an objective needs of each teacher, or of one that is drawn, computed once.
 
     Teachers answer as trained networks do, with the running statistics of BatchNorm. Slopes are
-    those of the function that the student is in training, with the statistics of the batch: a
-    network and itself would differ by more than two that have nothing in common otherwise.
+    those of the function that the student is in training, with the statistics of the batch:
+    otherwise a network would have much to learn from itself.
 
     Args:
       teaching: which of them are asked.
