@@ -208,12 +208,6 @@ def test_the_bottom_imports_nothing_of_ours(module):
     assert our_imports(MODULES[module]) == set()
 
 
-@each_source
-def test_files_are_short(path):
-    lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= 400, f"{lines} lines"
-
-
 def test_there_is_no_drawer_for_odds_and_ends():
     names = {part for module in MODULES for part in module.split(".")}
     assert not names & {"utils", "util", "helpers", "common", "misc"}
