@@ -181,7 +181,10 @@ def changed(
     inputs = parallel.put(parallel.pad((ticket, keys), padded), mesh)
     result = _changer(change, name, net, mesh, exclude)(np.zeros(padded, np.int32), *inputs)
     result = jax.tree.map(lambda x: x[:count], parallel.host(result))
-    if np.any(_whole(ticket, count) & ~_whole(result, count)):
+    # a change of one's own may give one seed weights that are not finite, which then diverges; of
+    # loaded tickets, whose pruned weights are nan, that cannot be told from a mask on no weights
+    gone = ~_whole(ticket.replace(mask=jax.tree.map(np.logical_not, ticket.mask)), count)
+    if np.any(gone & _whole(ticket, count) & ~_whole(result, count)):
         raise ValueError(
             f"`branches` {name!r} puts masks on weights that loaded tickets do not hold; take "
             f"controls with new weights, such as 'globally_permuted', or the runs of find_tickets "

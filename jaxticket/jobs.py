@@ -34,6 +34,8 @@ class Jobs(NamedTuple):
       keys: uint32 key data of each job's root key.
       start: int32, the step of `params`.
       plan: schedule (with the stop step) and data order.
+      lost: bool, which jobs have nothing to train, since the network that their mask should have
+        come from diverged: they stay as they are, and count as diverged from their start on.
     """
 
     params: Params
@@ -42,6 +44,7 @@ class Jobs(NamedTuple):
     keys: np.ndarray
     start: np.ndarray
     plan: Plan
+    lost: np.ndarray
 
     @property
     def steps(self) -> int:
@@ -55,8 +58,9 @@ class Trained(NamedTuple):
     Attributes:
       state: final state on the devices, padded to the block's size.
       steps: int32 [call, job]; wanted: bool [call, job]; values: float32 [call, job, split,
-        metric].
-      diverged: int32 [job].
+        metric], nan from the step of divergence on.
+      diverged: int32 [job], the first step whose own weights gave a loss that was not finite, or
+        -1.
       snapshots: (params, stats), or what `keeps` gives, of each step asked for, on the host.
       watched: float32 [call, ...], what the watch saw; nan where nothing was evaluated.
       seconds: time spent in this process.
@@ -170,7 +174,11 @@ def begin_state(bench: Bench, jobs: Jobs) -> TrainState:
         parallel.put(x, bench.mesh)
         for x in (padded.params, padded.stats, padded.mask, padded.start)
     )
-    return bench.program.start(np.zeros(bench.size, np.int32), params, stats, mask, keys, start)
+    state = bench.program.start(np.zeros(bench.size, np.int32), params, stats, mask, keys, start)
+    if not jobs.lost.any():
+        return state
+    diverged = np.where(padded.lost, padded.start, -1).astype(np.int32)
+    return state._replace(diverged=parallel.put(diverged, bench.mesh))
 
 
 def _untils(jobs: Jobs, interval: int, snapshots_at: Sequence[int]) -> list[int]:
@@ -303,18 +311,38 @@ def train_jobs(
                 if bench.interrupt.signal is not None:
                     bench.interrupt.leave(bench.folder.path)
     collect()
-    if parallel.host(bench.program.regrown(np.zeros(bench.size, np.int32), state)).any():
+    limits = np.zeros(bench.size, np.int32)
+    if parallel.host(bench.program.regrown(limits, state)).any():
         raise RuntimeError(f"pruned weights came back in training ({unit}): please report this")
+    diverged = parallel.host(state.diverged)
+    # no loss follows the last update: weights, or the last evaluation, tell whether it diverged
+    broken = ~parallel.host(bench.program.finite(limits, state))
+    broken[:count] |= _lost_at_the_end(values, evaluated)
+    diverged = np.where(broken & (diverged < 0), fill(stop, 0), diverged).astype(np.int32)
+    state = state._replace(diverged=parallel.put(diverged, bench.mesh))
+    diverged = diverged[:count]
+    # what diverged predicts one class: its accuracy is a number that means nothing
+    values[(diverged >= 0) & (steps >= diverged)] = np.nan
     return Trained(
         state,
         steps,
         wanted,
         values,
-        parallel.host(state.diverged)[:count],
+        diverged,
         tuple(take(snapshot, 0, count) for snapshot in snapshots),
         watched,
         time.perf_counter() - began,
     )
+
+
+def _lost_at_the_end(values: np.ndarray, evaluated: np.ndarray) -> np.ndarray:
+    """Whether the last evaluation of each job has a loss that is not finite, bool [job]; False
+    where nothing was evaluated.
+    """
+    calls, count = evaluated.shape
+    last = calls - 1 - np.argmax(evaluated[::-1], axis=0)
+    losses = values[last, np.arange(count), :, METRICS.index("loss")]
+    return np.logical_and(evaluated.any(axis=0), ~np.isfinite(losses).all(axis=-1))
 
 
 def train_unit(bench: Bench, jobs: Jobs, name: str) -> Arrays:
@@ -375,11 +403,20 @@ def history_arrays(blocks: list[Arrays]) -> Arrays:
     return result
 
 
-def report_diverged(bar: Any, where: str, seeds: Sequence[int], diverged: np.ndarray) -> None:
-    """Says which replicas diverged, and when."""
+def report_diverged(
+    bar: Any,
+    where: str,
+    seeds: Sequence[int],
+    diverged: np.ndarray,
+    lost: np.ndarray | None = None,
+) -> None:
+    """Say which replicas diverged and when, or (`lost`) why they were not trained at all."""
     for replica in map(int, np.flatnonzero(diverged >= 0)):
-        bar.write(
-            f"{where}, seed {seeds[replica]}: the loss was not finite at step "
-            f"{diverged[replica]}; this replica keeps its mask "
-            "from here on, the others go on"
-        )
+        if lost is not None and lost[replica]:
+            said = "no ticket, since the network that its mask should come from diverged"
+        else:
+            said = (
+                f"the loss was not finite at step {diverged[replica]}; this replica is frozen, the "
+                f"others continue"
+            )
+        bar.write(f"{where}, seed {seeds[replica]}: {said}")

@@ -109,26 +109,25 @@ class Search:
         # level 0
         self.origin = Ticket(ones, params, stats, zeros, zeros)  # type: ignore[arg-type]
         self.next_masks: dict[int, Mask] = {0: ones}
-        self.trained: tuple[Params, Stats] | None = None
+        # statistics of the last trained network, for learning-rate rewinding
+        self.stats = stats
+        # which replicas have no ticket at a level, since one that its mask comes from diverged
+        self.lost: dict[int, np.ndarray] = {0: np.zeros(replicas, bool)}
 
-    def _start(self, level: int) -> tuple[Ticket, Ticket]:
-        """The ticket of a level (training starts there) and the one that changes are made of, with
-        all its weights.
-        """
-        mask = self.next_masks[level]
+    def _start(self, level: int) -> Ticket:
+        """The ticket of a level with weights at every position, as `Runs.whole` gives it later."""
         number = np.full(len(self.plan.seeds), level, np.int32)
-        whole = self.origin.replace(mask=mask, level=number)
-        if self.plan.pruning.rewind == "learning_rate" and level > 0:
-            assert self.trained is not None
-            return whole.replace(params=self.trained[0], stats=self.trained[1]), whole
-        return whole, whole
+        ticket = self.origin.replace(mask=self.next_masks[level], level=number)
+        if self.plan.pruning.rewind == "learning_rate":
+            return ticket.replace(stats=self.stats)
+        return ticket
 
     def level(self, level: int) -> None:
         """Trains the tickets of a level and its branches, block by block, and prunes."""
         plan = self.plan
         began = time.perf_counter()
-        ticket, whole = self._start(level)
-        groups = {"ticket": ticket}
+        whole = self._start(level)
+        groups = {"ticket": whole}
         for name, change in plan.changes.items():
             groups[name] = changed(
                 change,
@@ -149,6 +148,7 @@ class Search:
             np.concatenate([self.keys] * len(groups)),
             np.asarray(everything.step, np.int32),
             job_plan(plan.training, count, order=order),
+            np.concatenate([self.lost[level]] * len(groups)),
         )
         # a change may start elsewhere than the tickets (reinit: at step 0)
         self.bench.bar.total += jobs.steps - plan.level_steps(level)
@@ -239,7 +239,10 @@ class Search:
         for target in self._targets(level):
             self.next_masks[target] = _unpacked(blocks, f"mask-{target:03d}/", plan.like[0])
         if plan.pruning.rewind == "learning_rate" and not (plan.pruning.one_shot and level > 0):
-            self.trained = _rebuilt(blocks, "trained/", plan.like)
+            self._keep_trained(_rebuilt(blocks, "trained/", plan.like), jobs)
+        diverged = history["diverged"]
+        for target in self._targets(level):
+            self.lost[target] = self.lost[level] | (diverged[:replicas] >= 0)
         if level == 0 and plan.pruning.rewind_step > 0:
             params, stats = _rebuilt(blocks, "origin/", plan.like)
             steps = np.full(replicas, plan.pruning.rewind_step, np.int32)
@@ -253,22 +256,28 @@ class Search:
             )
             if name == "ticket":
                 # the dense ticket of a run that rewinds to k is the network at step k
-                self.tickets[level] = self.origin if level == 0 else ticket
-            diverged = history["diverged"][mine]
+                rewound = level == 0 and plan.pruning.rewind_step > 0
+                self.tickets[level] = self.origin if rewound else ticket
             self.histories.append(
                 results.History(
                     np.asarray(plan.seeds),
                     level,
-                    density(plan.net, plan.pruning, ticket),
+                    density(plan.net, plan.pruning, ticket, self.lost[level]),
                     name,
                     history["steps"][:, mine],
                     history["wanted"][:, mine],
                     history["values"][:, mine],
-                    diverged,
+                    diverged[mine],
                     np.ones(replicas),
                 )
             )
-            report_diverged(self.bench.bar, f"level {level}, {name}", plan.seeds, diverged)
+            report_diverged(
+                self.bench.bar,
+                f"level {level}, {name}",
+                plan.seeds,
+                diverged[mine],
+                self.lost[level],
+            )
         if level > 0 and not plan.pruning.one_shot:
             self.next_masks.pop(level)
         self.costs.append(
@@ -279,6 +288,17 @@ class Search:
                 "prepare_seconds": prepared,
             }
         )
+
+    def _keep_trained(self, trained: tuple[Params, Stats], jobs: Jobs) -> None:
+        """Takes trained weights as those that the next tickets start from.
+
+        A weight that is pruned keeps, for masks that are moved onto it, the value that it had when
+        it was pruned: at all positions stand weights that were trained, as after one-shot pruning.
+        """
+        params, self.stats = trained
+        alive = take(jobs.mask, 0, len(self.plan.seeds))
+        kept = jax.tree.map(lambda m, w, o: np.where(m, w, o), alive, params, self.origin.params)
+        self.origin = self.origin.replace(params=kept)
 
 
 def _leaves(tree: Any) -> list[tuple[str, np.ndarray]]:

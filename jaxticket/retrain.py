@@ -138,6 +138,7 @@ def branch(
         None if store is None else Path(store.path),
         runs.mesh,
         size,
+        lost=runs.lost,
     )
     if store is not None:
         result.save()
@@ -179,7 +180,8 @@ def branch_jobs(
                 )
             order = level if runs.pruning.order == "fresh" else 0
             plan = job_plan(dilated, len(runs.seeds), order=order)
-            parts.append(Jobs(ticket.params, ticket.stats, ticket.mask, keys, start, plan))
+            lost = runs.lost_at(level)
+            parts.append(Jobs(ticket.params, ticket.stats, ticket.mask, keys, start, plan, lost))
             factor_of.append(factor)
     tickets = {
         level: t.replace(params=host_apply(t.mask, t.params)) for level, t in tickets.items()
@@ -207,7 +209,7 @@ def _histories(
             results.History(
                 np.asarray(runs.seeds),
                 level,
-                density(runs.net, runs.pruning, tickets[level]),
+                density(runs.net, runs.pruning, tickets[level], runs.lost_at(level)),
                 name,
                 history["steps"][:, mine],
                 history["wanted"][:, mine],
@@ -217,5 +219,6 @@ def _histories(
             )
         )
         of = f", dilation {factor:g}" if len(factors) > 1 else ""
-        report_diverged(bar, f"level {level}, {name}{of}", runs.seeds, diverged)
+        lost = runs.lost_at(level)
+        report_diverged(bar, f"level {level}, {name}{of}", runs.seeds, diverged, lost)
     return tuple(result)

@@ -276,6 +276,10 @@ class Pruning:
         """
         return 0 if isinstance(self.rewind, str) else self.rewind
 
+    def density_of(self, level: int) -> float:
+        """The nominal density of a level, `(1 - fraction) ** level`."""
+        return (1 - self.fraction) ** level
+
     def replace(self, **changes: object) -> Pruning:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
@@ -321,6 +325,10 @@ class PruningAtStep:
     def rewind(self) -> int | str:
         """As of `Pruning`: only masks found at initialization make winning tickets."""
         return self.step
+
+    def density_of(self, level: int) -> float:
+        """The density that was asked for at a level; level 0 is dense."""
+        return self.densities[level - 1] if level else 1.0
 
     def weights(self, mask: Mask, params: Params, prunable: Any) -> Params:
         """What pruned networks start from, at every position.

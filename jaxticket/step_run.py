@@ -14,6 +14,7 @@ from jaxticket import parallel, results, trees
 from jaxticket.at_step import Finder, StepPlan, Wanted
 from jaxticket.branches import changed
 from jaxticket.checkpoint import Interrupt, RunFolder
+from jaxticket.evaluate import METRICS
 from jaxticket.jobs import (
     Arrays,
     Bench,
@@ -55,6 +56,8 @@ class StepRun:
         self.histories: dict[int, list[results.History]] = {k: [] for k in steps}
         self.costs: dict[int, list[dict[str, Any]]] = {k: [] for k in steps}
         self.masks: dict[tuple[int, int], Mask] = {}
+        # which replicas had diverged before masks were to be found: bool [replica]
+        self.lost: dict[int, np.ndarray] = {}
         self.traces: dict[int, list[dict[str, Any]]] = {k: [] for k in steps}
         self.keys = np.asarray(jax.random.key_data(root_keys(plan.seeds)))
         self.initial: Networks = (None, None)
@@ -101,6 +104,7 @@ class StepRun:
         plan, bench = self.plan, self.bench
         # a network that diverges later is whole at this step
         lost = np.where((diverged >= 0) & (diverged <= pruning.step), diverged, -1)
+        self.lost[pruning.step] = lost >= 0
         seeds = len(plan.seeds)
         levels = np.repeat(np.arange(1, len(pruning.densities) + 1), seeds)
         replicas = np.tile(np.arange(seeds), len(pruning.densities))
@@ -162,11 +166,16 @@ class StepRun:
             values = evaluator.points(
                 networks, places, np.ones(places.shape), recomputed=recomputed, pad_to=bench.size
             )
+            # nothing is trained: a network without a mask, or of a loss that is not finite, counts
+            # as diverged where it stands
+            start = plan.start(pruning)
+            finite = np.isfinite(values[..., METRICS.index("loss")]).all(axis=-1)
+            bad = self.lost[pruning.step] | ~finite
             history = {
-                "steps": np.full((1, count), plan.start(pruning), np.int32),
+                "steps": np.full((1, count), start, np.int32),
                 "wanted": np.ones((1, count), bool),
-                "values": values[None],
-                "diverged": np.full(count, -1, np.int32),
+                "values": np.where(bad[:, None, None], np.nan, values)[None],
+                "diverged": np.where(bad, start, -1).astype(np.int32),
             }
             self._note(pruning, level, "supermask", ticket, history, slice(0, count))
             if not plan.train:
@@ -223,7 +232,8 @@ class StepRun:
             if piece.branch == "ticket":
                 self.tickets[piece.pruning.step][piece.level] = ticket
             where = f"density {piece.pruning.densities[piece.level - 1]:g}, {piece.branch}"
-            report_diverged(bench.bar, where, plan.seeds, history["diverged"][mine])
+            lost = self.lost[piece.pruning.step]
+            report_diverged(bench.bar, where, plan.seeds, history["diverged"][mine], lost)
 
     def _ticket(self, piece: Piece) -> Ticket:
         """Mask and weights of a piece, also where the mask is False."""
@@ -248,7 +258,8 @@ class StepRun:
         ticket, plan = self._ticket(piece), self.plan
         start = np.asarray(ticket.step, np.int32)
         own = job_plan(plan.training, len(plan.seeds))
-        return Jobs(ticket.params, ticket.stats, ticket.mask, self.keys, start, own)
+        lost = self.lost[piece.pruning.step]
+        return Jobs(ticket.params, ticket.stats, ticket.mask, self.keys, start, own, lost)
 
     def _count(self, jobs: Jobs, pieces: list[Piece]) -> None:
         """Lets the progress bar know of changes that start elsewhere than the pruned networks, as
@@ -269,11 +280,12 @@ class StepRun:
         mine: slice,
     ) -> None:
         seeds = np.asarray(self.plan.seeds)
+        lost = self.lost.get(pruning.step) if level else None
         self.histories[pruning.step].append(
             results.History(
                 seeds,
                 level,
-                density(self.plan.net, pruning, ticket),
+                density(self.plan.net, pruning, ticket, lost),
                 branch,
                 history["steps"][:, mine],
                 history["wanted"][:, mine],
@@ -367,6 +379,7 @@ def run_at_step(
             mesh,
             size,
             tuple(run.traces[pruning.step]),
+            lost={n: run.lost[pruning.step] for n in range(1, len(pruning.densities) + 1)},
         )
         if store is not None:
             runs.save()

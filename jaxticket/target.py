@@ -254,6 +254,14 @@ class Bringing:
         ticket = _of_seeds(own.whole(level), own.seeds, self.seeds)
         return self.with_output(ticket)
 
+    def lost(self, level: int, *, own: bool = False) -> np.ndarray:
+        """Which seeds have no ticket at a level in the source (or among the target's own), bool
+        [seed]; see `Runs.lost`.
+        """
+        runs = self.place.own if own else self.runs
+        assert runs is not None
+        return runs.lost_at(level)[[runs.seeds.index(seed) for seed in self.seeds]]
+
     def with_output(self, ticket: Ticket) -> Ticket:
         """A ticket of the target's network with the output layer that all have in common."""
         net = self.place.net

@@ -138,6 +138,7 @@ def find_tickets(
         None if store is None else store.path,
         mesh,
         size,
+        lost=search.lost,
     )
     if store is not None:
         runs.save()

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import masks, parallel
+from jaxticket import masks, parallel, trees
 from jaxticket.data.arrays import Data
 from jaxticket.data.augment import augmented
 from jaxticket.data.batches import batch_indices
@@ -90,6 +90,8 @@ class Program(NamedTuple):
       averaged: `(limits, sums) -> metrics`, as of `chunk`; nan where the limit is 0.
       regrown: `(limits, state) -> bool [replica]`, whether a weight is not zero though its mask is
         False; this never happens, and is asserted after every training.
+      finite: `(limits, state) -> bool [replica]`, whether all weights and statistics are finite:
+        the last update of a training has no further loss that would tell.
       traces: `() -> int`, how often `chunk` or `fed` was traced (and compiled) so far.
     """
 
@@ -100,6 +102,7 @@ class Program(NamedTuple):
     tallied: Callable[..., Array]
     averaged: Callable[..., Array]
     regrown: Callable[..., Array]
+    finite: Callable[..., Array]
     traces: Callable[[], int]
 
 
@@ -234,7 +237,8 @@ def train_step(
             compute_dtype=training.compute_dtype, first=first,
         )  # fmt: skip
     x = normalized(x, by, training.compute_dtype)
-    noise_key = stream(state.key, "noise", state.step)
+    # copies under other SGD noise draw other dropout masks too
+    noise_key = stream(state.key, "noise", plan.augment, state.step)
     if axis is not None:
         noise_key = jax.random.fold_in(noise_key, part[0])
 
@@ -285,6 +289,17 @@ def train_step(
     return state._replace(
         step=step, params=params, stats=stats, opt_state=opt_state, diverged=diverged
     )
+
+
+@functools.lru_cache(maxsize=8)
+def finite_states(mesh: Mesh) -> Callable[..., Array]:
+    """Compile whether states are finite, as `Program.finite`, for states of any kind."""
+
+    def finite(limit: Array, state: TrainState) -> Array:
+        del limit
+        return trees.finite((state.params, state.stats))
+
+    return parallel.over_replicas(finite, mesh)
 
 
 @functools.lru_cache(maxsize=64)
@@ -381,6 +396,7 @@ def _program(net: Network, training: Training, mesh: Mesh, splits: int) -> Progr
         return jnp.any(jnp.stack(jax.tree.leaves(outside)))
 
     return Program(
+        finite=finite_states(mesh),
         init=parallel.over_replicas(init, mesh),
         start=parallel.over_replicas(start, mesh),
         chunk=parallel.over_replicas(chunk, mesh, donate=(0,), shared=1),

@@ -168,25 +168,32 @@ def transfer(
             plan = job_plan(place.training, len(seeds), order=_order(runs, level))
             jobs = join(
                 [
-                    Jobs(ticket.params, ticket.stats, ticket.mask, keys,
-                         np.asarray(ticket.step, np.int32), plan)
-                    for ticket in groups.values()
+                    Jobs(
+                        ticket.params,
+                        ticket.stats,
+                        ticket.mask,
+                        keys,
+                        np.asarray(ticket.step, np.int32),
+                        plan,
+                        bring.lost(level, own=name == OWN),
+                    )
+                    for name, ticket in groups.items()
                 ]
-            )  # fmt: skip
+            )
             bar.total = bar.n + jobs.steps * (len(levels) - levels.index(level))
             arrays, spent = train_blocks(bench, jobs, name=f"level-{level:02d}-jobs")
             costs += [{**row, "unit": f"level {level}, {row['unit']}"} for row in spent]
             for number, (name, ticket) in enumerate(groups.items()):
                 mine = slice(number * len(seeds), (number + 1) * len(seeds))
-                diverged = arrays["diverged"][mine]
+                diverged, lost = arrays["diverged"][mine], jobs.lost[mine]
                 histories.append(
                     results.History(
-                        np.asarray(seeds), level, density(target, pruning, ticket), name,
+                        np.asarray(seeds), level, density(target, pruning, ticket, lost), name,
                         arrays["steps"][:, mine], arrays["wanted"][:, mine],
                         arrays["values"][:, mine], diverged, np.ones(len(seeds)),
                     )
                 )  # fmt: skip
-                report_diverged(bar, f"level {level}, {name}", seeds, diverged)
+                report_diverged(bar, f"level {level}, {name}", seeds, diverged, lost)
             ticket = groups[TRANSFERRED]
             by_level[level] = ticket.replace(params=host_apply(ticket.mask, ticket.params))
     result = Runs(
@@ -194,6 +201,7 @@ def transfer(
         bring.ticket(runs.origin), tuple(costs), None if store is None else Path(store.path),
         runs.mesh, size, found_in=None if loaded else runs.found_in or runs,
         moved={"start": start, "reinit_output": reinit_output},
+        lost={level: bring.lost(level) for level in levels},
     )  # fmt: skip
     if store is not None:
         result.save()

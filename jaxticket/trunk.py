@@ -77,7 +77,9 @@ def train_trunk(
     plan = job_plan(training, len(keys))
     stop = np.full(len(keys), later[-1], np.int32)
     plan = plan._replace(schedule=plan.schedule._replace(stop=stop))  # type: ignore[arg-type]
-    jobs = Jobs(params, stats, mask, keys, np.zeros(len(keys), np.int32), plan)
+    jobs = Jobs(
+        params, stats, mask, keys, np.zeros(len(keys), np.int32), plan, np.zeros(len(keys), bool)
+    )
     parts = []
     for first in range(0, len(keys), bench.size):
         own = take(jobs, first, first + bench.size)

@@ -407,7 +407,11 @@ def test_a_network_that_diverged_keeps_all_weights(prune, net):
     np.testing.assert_allclose(made[0].densities[1], 0.5, atol=1 / P)
     # the weights of step 1 are finite still, and their loss is not
     for k in (1, 2, STEPS):
-        np.testing.assert_allclose(made[k].densities[1], 1.0)
+        assert all(m.all() for m in jax.tree.leaves(made[k].by_level[1].mask))
+        # which counts as a failure at the density that was asked for
+        np.testing.assert_allclose(made[k].densities[1], 0.5)
+        assert made[k].table().query("level == 1")["value"].isna().all()
+        assert made[k].lost_at(1).all() and not made[k].matching()[1]
 
 
 def test_scores_that_are_not_finite_are_an_error_that_names_float64(prune):

@@ -382,10 +382,14 @@ def test_a_diverging_replica_is_marked_and_harms_nobody():
         jobs.progress_bar(0, shown=False),
     )
     both = jobs.train_jobs(
-        bench, jobs.Jobs(params, {}, ones, keys, np.zeros(2, np.int32), rates), "x"
+        bench,
+        jobs.Jobs(params, {}, ones, keys, np.zeros(2, np.int32), rates, np.zeros(2, bool)),
+        "x",
     )
     calm = jobs.train_jobs(
-        bench, jobs.Jobs(params, {}, ones, keys, np.zeros(2, np.int32), plan), "x"
+        bench,
+        jobs.Jobs(params, {}, ones, keys, np.zeros(2, np.int32), plan, np.zeros(2, bool)),
+        "x",
     )
     assert both.diverged[0] >= 0 and both.diverged[1] == -1
     np.testing.assert_array_equal(both.values[:, 1], calm.values[:, 1])

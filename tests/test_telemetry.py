@@ -318,10 +318,8 @@ def test_from_where_the_loss_is_not_finite_values_are_nan(runs):
         (at,) = set(seen[seen.seed == seed].diverged)
         assert REWIND < at < STEPS - 1
         assert np.isfinite(own[own.step < at].value).all()
-        # the loss of this step is not finite, its weights are there
-        assert np.isnan(values(own, "gradient_norm", step=at)).all()
-        assert np.isfinite(values(own, "magnitude", step=at)).all()
-        assert own[own.step > at].value.isna().all()
+        # the loss of this step is not finite
+        assert own[own.step >= at].value.isna().all()
 
 
 class Died(Exception):

@@ -56,7 +56,8 @@ def clear_gap(ours: Any, theirs: Any, rules: Rules | None = None) -> tuple[float
     `gap >= max(rules.gap, rules.deviations * pooled)`.
 
     Args:
-      ours, theirs: accuracies in [0, 1], one per seed.
+      ours, theirs: accuracies in [0, 1], one per seed; those of seeds that diverged are not finite
+        and do not count.
       rules: how large a gap is clear.
 
     Returns:
@@ -67,13 +68,24 @@ def clear_gap(ours: Any, theirs: Any, rules: Rules | None = None) -> tuple[float
     (0.05, 0.0071, True)
     """
     rules = Rules() if rules is None else rules
-    ours, theirs = np.asarray(ours, float), np.asarray(theirs, float)
-    gap = float(ours.mean() - theirs.mean())
+    ours, theirs = finite_of(ours), finite_of(theirs)
+    gap = mean_of(ours) - mean_of(theirs)
     if min(len(ours), len(theirs)) < 2:
         return gap, np.nan, False
     pooled = float(np.sqrt((ours.var(ddof=1) + theirs.var(ddof=1)) / 2))
     needed = max(rules.gap, rules.deviations * pooled)
     return gap, pooled, bool(gap >= needed - GUARD)
+
+
+def finite_of(values: Any) -> np.ndarray:
+    """The values of the seeds that did not diverge, float64."""
+    values = np.asarray(values, float)
+    return values[np.isfinite(values)]
+
+
+def mean_of(values: np.ndarray) -> float:
+    """The mean, nan where there is no value."""
+    return float(values.mean()) if len(values) else float("nan")
 
 
 def conditions(
@@ -83,51 +95,79 @@ def conditions(
 
     Args:
       accuracy: final test accuracies in [0, 1], one per seed, of "ticket", "dense",
-        "layerwise_random" and of each of `CONTROLS` that was trained.
-      barrier: error barriers between copies of the ticket, one per seed.
+        "layerwise_random" and of each of `CONTROLS` that was trained; not finite where a seed
+        diverged.
+      barrier: error barriers between copies of the ticket, one per seed; likewise.
       rules: what the definitions leave open.
 
     Returns:
       One row per condition: condition, value (mean over seeds), low and high (its 95% interval over
       seeds, Student's), bar (what the value is compared with), margin (by how much the condition is
-      met; negative where it is not), passes (None where it was not tested) and means (in words).
+      met; negative where it is not), passes (None where it was not tested), diverged (how many
+      trainings that the condition compares diverged) and means (in words).
       "nontrivial": random pruning of each layer to the same density is worse than the dense
       network by more than the margin. "matching": the ticket is not. Controls: the ticket beats
-      each by a clear gap. "stable": the barrier is not above the rule's. What diverged fails.
+      each by a clear gap. "stable": the barrier is not above the rule's.
+
+      Means are over the seeds that did not diverge. A condition fails if a training of the ticket
+      or of the dense network that it compares diverged: a mean that leaves a seed out proves
+      nothing in their favor. A control that diverges at some seeds is compared at the others.
 
     Reference: KD-LTS, Definitions 6.1 to 6.3.
     """
     rules = (Rules() if rules is None else rules).checked()
-    dense, ticket = float(np.mean(accuracy["dense"])), np.asarray(accuracy["ticket"], float)
-    bar = dense - rules.margin
+    whole = {name: finite_of(values) for name, values in accuracy.items()}
+    gone = {name: len(accuracy[name]) - len(values) for name, values in whole.items()}
+    ticket = mean_of(whole["ticket"])
+    bar = mean_of(whole["dense"]) - rules.margin
     rows = []
 
-    def add(name: str, values: Any, bar: float, margin: float, passes: bool, means: str) -> None:
-        values = np.asarray(values, float)
-        mean, reach = float(values.mean()), half_width(values)
-        good = bool(passes and np.isfinite(mean) and np.isfinite(bar))
+    def add(
+        name: str,
+        values: np.ndarray,
+        bar: float,
+        margin: float,
+        passes: bool,
+        means: str,
+        *,
+        needs: int,
+        diverged: int,
+    ) -> None:
+        mean, reach = mean_of(values), half_width(values)
+        good = bool(passes and np.isfinite(mean) and np.isfinite(bar) and not needs)
         rows.append(
             {"condition": name, "value": mean, "low": mean - reach, "high": mean + reach,
-             "bar": bar, "margin": margin, "passes": good, "means": means}
+             "bar": bar, "margin": margin, "passes": good, "diverged": diverged, "means": means}
         )  # fmt: skip
 
-    chance = np.asarray(accuracy["layerwise_random"], float)
-    short = bar - float(chance.mean())
-    add("nontrivial", chance, bar, short, short > GUARD, "random pruning is worse than dense")
-    over = float(ticket.mean()) - bar
-    add("matching", ticket, bar, over, over >= -GUARD, "the ticket is as accurate as dense")
+    chance, lost = whole["layerwise_random"], gone["layerwise_random"]
+    short = bar - mean_of(chance)
+    add(
+        "nontrivial", chance, bar, short, short > GUARD, "random pruning is worse than dense",
+        needs=gone["dense"], diverged=gone["dense"] + lost,
+    )  # fmt: skip
+    over, both = ticket - bar, gone["dense"] + gone["ticket"]
+    add(
+        "matching", whole["ticket"], bar, over, over >= -GUARD,
+        "the ticket is as accurate as dense", needs=both, diverged=both,
+    )  # fmt: skip
     for name in CONTROLS:
-        if name not in accuracy:
+        if name not in whole:
             rows.append(
                 {"condition": name, "value": np.nan, "low": np.nan, "high": np.nan, "bar": np.nan,
-                 "margin": np.nan, "passes": None, "means": "not tested"}
+                 "margin": np.nan, "passes": None, "diverged": 0, "means": "not tested"}
             )  # fmt: skip
             continue
-        theirs = np.asarray(accuracy[name], float)
-        gap, pooled, clear = clear_gap(ticket, theirs, rules)
+        gap, pooled, clear = clear_gap(whole["ticket"], whole[name], rules)
         needed = np.fmax(rules.gap, rules.deviations * pooled)
-        add(name, theirs, float(ticket.mean() - needed), float(gap - needed), clear, "is beaten")
-    barrier = np.asarray(barrier, float)
-    room = rules.barrier - float(barrier.mean())
-    add("stable", barrier, rules.barrier, room, room >= -GUARD, "copies are linearly connected")
+        add(
+            name, whole[name], float(ticket - needed), float(gap - needed), clear, "is beaten",
+            needs=gone["ticket"], diverged=gone["ticket"] + gone[name],
+        )  # fmt: skip
+    barriers = finite_of(barrier)
+    lost, room = len(barrier) - len(barriers), rules.barrier - mean_of(barriers)
+    add(
+        "stable", barriers, rules.barrier, room, room >= -GUARD, "copies are linearly connected",
+        needs=lost, diverged=lost,
+    )  # fmt: skip
     return results.frame(rows)

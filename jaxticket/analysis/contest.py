@@ -72,6 +72,11 @@ class Contest(NamedTuple):
         places = np.asarray([self.runs.seeds.index(seed) for seed in self.seeds])
         return jax.tree.map(lambda x: np.asarray(x)[places], self.runs.whole(self.level))
 
+    def lost(self) -> np.ndarray:
+        """Which seeds have no ticket at this level, bool [seed]; see `Runs.lost`."""
+        places = [self.runs.seeds.index(seed) for seed in self.seeds]
+        return self.runs.lost_at(self.level)[places]
+
 
 class Outcome(NamedTuple):
     """How they ended.
@@ -205,13 +210,17 @@ def _jobs(
         },
     }  # fmt: skip
     rates = {_dense_name(rate): rate for rate in contest.rates}
-    parts = []
+    lost, parts = contest.lost(), []
     for name, ticket in tickets.items():
         own = training.replace(lr=rates[name]) if name in rates else training
         plan = job_plan(own, len(seeds), order=FIRST_NOISE + (name == COPY))
         start = np.asarray(ticket.step, np.int32)
-        parts.append(Jobs(ticket.params, ticket.stats, ticket.mask, keys, start, plan))
-    densities = [density(runs.net, runs.pruning, ticket) for ticket in tickets.values()]
+        gone = lost & (name not in rates)
+        parts.append(Jobs(ticket.params, ticket.stats, ticket.mask, keys, start, plan, gone))
+    densities = [
+        density(runs.net, runs.pruning, ticket, None if name in rates else lost)
+        for name, ticket in tickets.items()
+    ]
     return list(tickets), join(parts), densities
 
 
@@ -226,7 +235,8 @@ def _small(contest: Contest, bench: Bench, keys: np.ndarray) -> tuple[Bench, Job
     params, stats = initial_networks(bench, keys)
     mask = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
     plan = job_plan(contest.training, count, order=FIRST_NOISE)
-    return bench, Jobs(params, stats, mask, keys, np.zeros(count, np.int32), plan)
+    start, lost = np.zeros(count, np.int32), np.zeros(count, bool)
+    return bench, Jobs(params, stats, mask, keys, start, plan, lost)
 
 
 def _block(bench: Bench, jobs: Jobs, first: int, kept: int) -> Arrays:
@@ -282,13 +292,10 @@ def _histories(
     for number, (name, share) in enumerate(zip(names, densities, strict=True)):
         own = slice(number * count, (number + 1) * count)
         diverged = arrays["diverged"][own]
-        values = arrays["values"][:, own].copy()
-        # what diverged predicts one class: its accuracy is a number that means nothing
-        late = (diverged >= 0) & (arrays["steps"][:, own] > diverged)
-        values[late] = np.nan
         found[name] = results.History(
             np.asarray(seeds), 0 if name.startswith(DENSE) else level, share, name,
-            arrays["steps"][:, own], arrays["wanted"][:, own], values, diverged, np.ones(count),
+            arrays["steps"][:, own], arrays["wanted"][:, own], arrays["values"][:, own],
+            diverged, np.ones(count),
         )  # fmt: skip
         report_diverged(bar, name, seeds, diverged)
     return found
@@ -301,11 +308,11 @@ def _best_dense(
     best = rates[0]
     if len(rates) > 1:
         held, accuracy = splits.index("validation"), METRICS.index("accuracy")
-        means = [
-            np.mean(results.last(histories[_dense_name(rate)])[:, held, accuracy]) for rate in rates
-        ]
-        # a rate at which a seed diverged is not the best
-        best = rates[int(np.argmax(np.nan_to_num(means, nan=-1.0)))]
+        final = [results.last(histories[_dense_name(rate)])[:, held, accuracy] for rate in rates]
+        # first the rates at which fewest seeds diverged, then the most accurate of them
+        whole = [int(np.isfinite(x).sum()) for x in final]
+        means = [float(np.nanmean(x)) if n else 0.0 for x, n in zip(final, whole, strict=True)]
+        best = rates[max(range(len(rates)), key=lambda i: (whole[i], means[i]))]
     own = _dense_name(best)
     renamed = {DENSE if name == own else name: h for name, h in histories.items()}
     return {name: h._replace(branch=name) for name, h in renamed.items()}, best

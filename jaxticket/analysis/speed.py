@@ -260,13 +260,16 @@ def over_seeds(rows: Table, column: str = "value", *, by: Sequence[str] = ()) ->
       One row per group: branch, level, density, mean, std (s with s² = Σ (v - mean)² / (n - 1), 0
       for one seed), min, max (over the finite values), seeds (number of rows), diverged (number of
       values that are not finite). Densities that the seeds of a level realise within 5% of their
-      median count as that median.
+      median count as that median, and so do those of seeds that diverged, which keep an older mask.
     """
     values = rows[column].astype(float)
-    level = _by(rows, rows["density"], ["branch", "level"]).transform("median")
-    near = (rows["density"] - level).abs() <= SAME_DENSITY * level
-    rows = rows.assign(density=level.where(near, rows["density"]))
     finite = values.where(np.isfinite(values))
+    # the density of a level is that of the seeds that reached it
+    reached = rows["density"].where(finite.notna())
+    level = _by(rows, reached, ["branch", "level"]).transform("median")
+    level = level.fillna(_by(rows, rows["density"], ["branch", "level"]).transform("median"))
+    near = ((rows["density"] - level).abs() <= SAME_DENSITY * level) | finite.isna()
+    rows = rows.assign(density=level.where(near, rows["density"]))
     groups = _by(rows, finite, ["branch", "level", "density", *by])
     result = groups.agg(["mean", "std", "min", "max", "size", "count"]).reset_index()
     result["std"] = result["std"].mask(result["count"] == 1, 0.0)
@@ -304,6 +307,10 @@ def _select(table: Table, split: str, metric: str, *keys: str) -> Table:
         raise ValueError(
             f"`table` has no metric {metric!r} on `split` {split!r}, only {pairs}; evaluate it"
         )
+    if "diverged" in rows.columns:
+        # tables that other versions wrote hold accuracies of networks that had diverged
+        late = (rows["diverged"] >= 0) & (rows["step"] >= rows["diverged"])
+        rows = rows.assign(value=rows["value"].mask(late))
     training = [*TRAINING, *keys]
     rows = rows.drop_duplicates([*training, "step", "value"])
     mixed = rows.duplicated([*training, "step"], keep=False)

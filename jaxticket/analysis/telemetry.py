@@ -154,7 +154,9 @@ def telemetry(
         {"seed": seed, "level": level, "density": share, "branch": label}
         for level in levels
         for seed, share in zip(
-            runs.seeds, density(runs.net, runs.pruning, tickets[level]), strict=True
+            runs.seeds,
+            density(runs.net, runs.pruning, tickets[level], runs.lost_at(level)),
+            strict=True,
         )
     ]
     count = len(jobs.start)
@@ -184,7 +186,10 @@ def telemetry(
             for job, columns in enumerate(own):
                 parts.append(_rows(arrays, job, columns))
                 where = f"level {columns['level']}, {label}"
-                report_diverged(bar, where, [columns["seed"]], arrays["diverged"][job : job + 1])
+                place = slice(job, job + 1)
+                report_diverged(
+                    bar, where, [columns["seed"]], arrays["diverged"][place], part.lost[place]
+                )
     table = results.concat(parts)
     if store is not None:
         results.write(table, store.path, "table")
@@ -214,7 +219,9 @@ def _unit(bench: Bench, jobs: Jobs, look: Callable[..., Array], name: str) -> Ar
 
     def make() -> Arrays:
         trained = train_jobs(bench, jobs, name, watch=_watch(bench, jobs, look))
-        arrays = trained.evaluations | {"watched": trained.watched}
+        watched = trained.watched.copy()
+        watched[(trained.diverged >= 0) & (trained.steps >= trained.diverged)] = np.nan
+        arrays = trained.evaluations | {"watched": watched}
         del arrays["values"]
         return arrays
 
@@ -269,7 +276,7 @@ def _observer(
         prunable = prunable_of(net, state.params, exclude)
         gradient, finite = _gradient(net, training, state, plan, data, axis)
         values = measured(state.params, start, gradient, state.mask, prunable)
-        # the weights are those of this step even if its loss is not finite
+        # a loss that is not finite shows only at the next step; what was seen is then forgotten
         values = values.at[METRICS.index("gradient_norm")].mul(jnp.where(finite, 1.0, jnp.nan))
         return jnp.where(state.diverged < 0, values, jnp.nan)
 

@@ -146,12 +146,14 @@ class Verdict:
         ]
         for row in self._conditions.to_dict("records"):
             said = {True: "passes", False: "FAILS", None: "not tested"}[row["passes"]]
+            lost = f"; {row['diverged']} diverged" if row["diverged"] else ""
             low, high = 100 * row["low"], 100 * row["high"]
             lines.append(
                 f"{row['condition']:12} {100 * row['value']:7.2f} {low:7.2f} to {high:5.2f} "
-                f"{100 * row['bar']:7.2f} {100 * row['margin']:+7.2f}  {said:10} ({row['means']})"
+                f"{100 * row['bar']:7.2f} {100 * row['margin']:+7.2f}  {said:10} "
+                f"({row['means']}{lost})"
             )
-        verdict = "no winning ticket"
+        verdict = f"no winning ticket: {self._reason()}"
         if self.winning:
             verdict = "a winning ticket"
         elif self.passes_all and not self.at_init:
@@ -162,6 +164,14 @@ class Verdict:
                 "validation split (`data.with_validation(0.1)`), or give the rate as `dense_lrs`"
             )
         return "\n".join([*lines, f"verdict: {verdict}"])
+
+    def _reason(self) -> str:
+        """Which conditions failed, and which were not tested."""
+        names = self._conditions["condition"]
+        failed = [name for name in names if self._passes(name) is False]
+        untested = [name for name in names if self._passes(name) is None]
+        parts = [f"failed {', '.join(failed)}"] if failed else []
+        return "; ".join(parts + ([f"not tested {', '.join(untested)}"] if untested else []))
 
     def save(self, folder: str | os.PathLike[str] | None = None) -> Path:
         """Writes both tables (Parquet and CSV) and the text."""
@@ -203,7 +213,11 @@ def verdict(
     save_every: float = 60.0,
     progress: bool = True,
 ) -> Verdict:
-    """Judges whether tickets are winning ones, by the strict definition.
+    """Judges whether tickets are winning ones, by the strict definition of KD-LTS.
+
+    `runs.winning()` is the thesis's notion: as accurate as the dense network, from initialization.
+    Here a ticket also has to beat every control, be stable, and match a dense network whose
+    learning rate is tuned; the text names the conditions that failed.
 
     The ticket, a copy of it under other SGD noise, its controls (weights drawn anew, signs turned,
     mask shuffled in each layer and over all, random pruning of each layer) and the dense network at

@@ -154,7 +154,8 @@ class LearnedMasks:
         if self.taught is not None and method.teaching is not None:
             begun = np.full(count, method.teaching.steps(self.taught), np.int32)
             learned = learned._replace(teachers=(self._teachers_of(wanted), begun))  # type: ignore[arg-type]
-        jobs = Jobs(learned, own.stats, own.mask, keys, np.zeros(count, np.int32), plan)  # type: ignore[arg-type]
+        start, lost = np.zeros(count, np.int32), np.zeros(count, bool)
+        jobs = Jobs(learned, own.stats, own.mask, keys, start, plan, lost)  # type: ignore[arg-type]
 
         def look(state: TrainState, on: np.ndarray) -> np.ndarray:
             del on

@@ -28,7 +28,7 @@ from jaxticket.search.step import Learned, LearningPlan, search_step
 from jaxticket.search.teachers import begin_tutors
 from jaxticket.selection import has_taps, prunable_of
 from jaxticket.settings import Training
-from jaxticket.train import DeviceData, Program, gathered, static_part
+from jaxticket.train import DeviceData, Program, finite_states, gathered, static_part
 from jaxticket.types import Array, Key, Mask, Network, Params, Stats, TrainState
 
 ORDER = 1 << 20
@@ -260,6 +260,7 @@ def _searcher(
         tallied=parallel.over_replicas(tallied, mesh, shared=2),
         averaged=parallel.over_replicas(averaged, mesh),
         regrown=parallel.over_replicas(regrown, mesh),
+        finite=finite_states(mesh),
         traces=lambda: traced,
     )
     return SearchProgram(

@@ -160,7 +160,8 @@ def _jobs(
     plan = job_plan(design.training, len(start))
     number = np.tile(FIRST_NOISE + np.arange(design.copies, dtype=np.int32), len(atoms))
     plan = plan._replace(**{name: number for name in design.noise})
-    return Jobs(each.params, each.stats, each.mask, keys, start, plan), tickets
+    lost = np.repeat([starts.lost(atom) for atom in atoms], design.copies)
+    return Jobs(each.params, each.stats, each.mask, keys, start, plan, lost), tickets
 
 
 def _ends(design: Design, atoms: int, alphas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -316,7 +317,7 @@ def _forget_diverged(arrays: Arrays, design: Design, lost: np.ndarray) -> None:
         if "throughout" in arrays:
             # a copy is what it was until its loss was not finite
             first = np.where(arrays["diverged"] >= 0, arrays["diverged"], np.iinfo(np.int32).max)
-            late = arrays["steps"] > np.minimum(first[:, i], first[:, j])[:, None]
+            late = arrays["steps"] >= np.minimum(first[:, i], first[:, j])[:, None]
             arrays["throughout"][:, :, p][late | lost[:, None]] = np.nan
 
 

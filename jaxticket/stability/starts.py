@@ -117,9 +117,16 @@ class Starts:
         return density(self.net, self._pruning(kind), ticket)
 
     def lost(self, atom: tuple[Start, int]) -> bool:
-        """Whether the trunk had diverged before the state was taken."""
+        """Whether there is nothing to start from: the trunk had diverged at the step of the state,
+        or the seed has no ticket at this level.
+        """
         kind, replica = atom
-        return bool(self.trunk) and 0 <= int(self.diverged[replica]) < kind.at
+        if self.trunk and 0 <= int(self.diverged[replica]) <= kind.at:
+            return True
+        if not self.runs:
+            return False
+        runs = self._runs(kind._replace(branch="ticket") if kind.branch in self.changes else kind)
+        return bool(runs.lost_at(kind.level)[runs.seeds.index(self.seeds[replica])])
 
     def beginning(self, kind: Start, ticket: Ticket) -> Any:
         """The weights that each replica's training began with, not masked.
