@@ -40,8 +40,10 @@ def differences(table: Any) -> Any:
 
     Returns:
       One row per method, control and level: method, control, level, density, difference (of the
-      means, control minus method, in points: nan where a seed diverged), std (pooled, in points;
-      nan for one seed) and passes (None where there is no difference or no spread to judge by).
+      means over the seeds that did not diverge, control minus method, in points), std (pooled, in
+      points; nan for one seed), seeds and diverged (trainings of the two, and how many of them
+      diverged) and passes (None where there is no difference or no spread to judge by, or where a
+      seed of the method diverged).
 
     Reference: KD-LTS, definitions 6.2 and 6.3.
     """
@@ -58,7 +60,9 @@ def differences(table: Any) -> Any:
             continue
         own = values[method, level]
         gap, pooled, clear = clear_gap(own, control)
-        judged = bool(np.isfinite(gap) and np.isfinite(pooled))
+        # a method's mean that leaves a seed out proves nothing in its favor
+        whole = bool(np.isfinite(own).all())
+        judged = bool(whole and np.isfinite(gap) and np.isfinite(pooled))
         rows.append(
             {
                 "method": method,
@@ -67,6 +71,8 @@ def differences(table: Any) -> Any:
                 "density": float(densities[method, level]),
                 "difference": -100 * gap if np.isfinite(gap) else np.nan,
                 "std": 100 * pooled,
+                "seeds": len(own) + len(control),
+                "diverged": int((~np.isfinite([*own, *control])).sum()),
                 "passes": clear if judged else None,
             }
         )
@@ -107,7 +113,9 @@ def order(names: Any) -> list[str]:
 
 def said(row: Any) -> str:
     """A difference in words: "-3.1 +- 0.4 *", where the star says that the method passes."""
+    lost = f"{row['diverged']} of {row['seeds']} diverged"
     if not np.isfinite(row["difference"]):
-        return "diverged"
+        return lost
     spread = f" +- {row['std']:.1f}" if np.isfinite(row["std"]) else ""
-    return f"{row['difference']:+.1f}{spread}" + (" *" if row["passes"] else "")
+    words = f"{row['difference']:+.1f}{spread}" + (" *" if row["passes"] else "")
+    return f"{words} ({lost})" if row["diverged"] else words

@@ -124,7 +124,7 @@ def test_a_seed_that_diverged_stays_in_its_level_and_is_counted(mixed):
     assert mixed.matching() == {0: False, 1: False, 2: False} and mixed.winning() is None
     figure = jt.plots.accuracy(table)
     said = [text.get_text() for text in figure.figure.axes[0].get_legend().get_texts()]
-    assert "some seeds diverged" in said
+    assert "some seeds diverged (1 of 3)" in said
 
 
 def test_a_seed_that_diverged_harms_nobody(mixed, two_faced, data):

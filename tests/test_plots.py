@@ -181,7 +181,7 @@ def test_accuracy_marks_diverged_seeds():
     np.testing.assert_allclose(line.get_ydata()[1:3], [92.05, NAN])
     np.testing.assert_allclose(lines(ax)["_diverged"].get_xdata(), [64])
     np.testing.assert_allclose(lines(ax)["_lost"].get_xdata(), [51.2])
-    assert legend_texts(ax)[-2:] == ["some seeds diverged", "all seeds diverged"]
+    assert legend_texts(ax)[-2:] == ["some seeds diverged (1 of 3)", "all seeds diverged"]
     with pytest.raises(ValueError, match="every replica diverged"):
         plots.accuracy(RUN.assign(value=NAN))
 

@@ -214,7 +214,7 @@ def test_accuracy_at_step_marks_what_diverged():
     np.testing.assert_allclose(named(ax, "SNIP").get_ydata(), [NAN, 81, 85])
     np.testing.assert_allclose(named(ax, "_diverged").get_data(), [[100], [81]])
     np.testing.assert_array_equal(named(ax, "_lost").get_xdata(), [0])
-    assert legend_texts(ax)[-2:] == ["some seeds diverged", "all seeds diverged"]
+    assert legend_texts(ax)[-2:] == ["some seeds diverged (1 of 3)", "all seeds diverged"]
 
 
 def test_accuracy_at_step_of_pruned_networks_that_all_diverged():
@@ -259,7 +259,7 @@ def test_unit_collapse_draws_shares():
 def test_unit_collapse_says_what_diverged():
     lost = UNITS.assign(share=UNITS["share"].where(UNITS["seed"] > 0))
     ax = plots.unit_collapse(lost)
-    assert legend_texts(ax)[-1] == "some seeds diverged"
+    assert legend_texts(ax)[-1] == "some seeds diverged (1 of 3)"
     assert named(ax, "SNIP").get_ydata()[2] == pytest.approx(55.5)
 
 
@@ -316,7 +316,7 @@ def test_layer_densities_say_what_diverged():
     ax = plots.layer_densities(table)
     np.testing.assert_array_equal(named(ax, "_lost").get_xdata(), [0])
     np.testing.assert_allclose(named(ax, "_diverged").get_data(), [[2], [30.5]])
-    assert legend_texts(ax)[-2:] == ["some seeds diverged", "all seeds diverged"]
+    assert legend_texts(ax)[-2:] == ["some seeds diverged (1 of 3)", "all seeds diverged"]
 
 
 def test_accuracy_against_cost_names_the_markers():
@@ -372,7 +372,7 @@ def test_accuracy_against_cost_says_what_diverged():
     np.testing.assert_allclose(named(ax, "SNIP").get_ydata(), [80.5])
     assert named(ax, "SNIP").get_markerfacecolor() == "white"
     assert named(ax, "global random").get_marker() == "x"
-    assert legend_texts(ax)[-2:] == ["some seeds diverged", "all seeds diverged"]
+    assert legend_texts(ax)[-2:] == ["some seeds diverged (1 of 3)", "all seeds diverged"]
 
 
 def test_density_schedule_draws_stairs():

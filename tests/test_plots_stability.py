@@ -326,7 +326,7 @@ def test_diverged_copies_are_marked():
     np.testing.assert_allclose(line.get_ydata()[:2], [rest, NAN])
     np.testing.assert_allclose(lines(ax)["_diverged"].get_data(), [[0], [rest]])
     np.testing.assert_array_equal(lines(ax)["_lost"].get_xdata(), [100])
-    assert legend_texts(ax)[-2:] == ["some copies diverged", "all copies diverged"]
+    assert legend_texts(ax)[-2:] == ["some copies diverged (1 of 9)", "all copies diverged"]
     with pytest.raises(ValueError, match="no finite value to draw: every copy diverged"):
         plots.instability(TABLE.assign(value=NAN))
 

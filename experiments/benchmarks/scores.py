@@ -94,7 +94,7 @@ def measured(name: str, settings: Settings) -> list[dict[str, Any]]:
     typed, zeros = jax.random.wrap_key_data(keys), np.zeros(count, np.int32)
     params, stats = run.init(zeros, typed)
     mask = jt.masks.ones(params)
-    jobs = Jobs(params, stats, mask, words, zeros, job_plan(training, count))
+    jobs = Jobs(params, stats, mask, words, zeros, job_plan(training, count), zeros > 0)
     plan = jt.parallel.put(jobs.plan, mesh)
     steps = STEPS[name]
 

@@ -31,8 +31,9 @@ def transfer_matrix(found: Mapping[tuple[str, str], Runs]) -> Table:
     Returns:
       One row per target, source and level, those of the target's own tickets first, whose source is
       the target itself: source, target, level, density, accuracy and std (over seeds), own (mean
-      accuracy of the target's own tickets), difference (accuracy minus own) and relative (accuracy
-      over own); then for every control its mean accuracy. Own tickets are those that trained
+      accuracy of the target's own tickets), difference (accuracy minus own), relative (accuracy
+      over own), seeds and diverged (how many of them diverged; means are over the others); then for
+      every control its mean accuracy. Own tickets are those that trained
       beside the source's; their own row is of the first of a target's sources.
 
     Raises:
@@ -72,14 +73,20 @@ def transfer_matrix(found: Mapping[tuple[str, str], Runs]) -> Table:
                     f"`found`: tickets of {source!r} have {asked:.3g} of weights at level {level}, "
                     f"those of {target!r} {there:.3g}; find both with the same `fraction`"
                 )
-            beside = {name: values[name, level].mean() for name in controls}
+            means = {name: _finite(values[name, level]) for name in (*controls, OWN)}
+            means = {name: x.mean() if len(x) else np.nan for name, x in means.items()}
             for name, of, share in ((source, values[TRANSFERRED, level], here),
                                     (target, own, there)):  # fmt: skip
+                found_of = _finite(of)
+                mean = found_of.mean() if len(found_of) else np.nan
                 rows.append(
                     {"source": name, "target": target, "level": level, "density": share,
-                     "accuracy": of.mean(), "std": of.std(ddof=1) if len(of) > 1 else np.nan,
-                     "own": own.mean(), "difference": of.mean() - own.mean(),
-                     "relative": of.mean() / own.mean(), **beside}
+                     "accuracy": mean,
+                     "std": found_of.std(ddof=1) if len(found_of) > 1 else np.nan,
+                     "own": means[OWN], "difference": mean - means[OWN],
+                     "relative": mean / means[OWN], "seeds": len(of),
+                     "diverged": len(of) - len(found_of),
+                     **{name: means[name] for name in controls}}
                 )  # fmt: skip
     table: Any = results.frame(rows)
     # controls of a target that several sources share are drawn from each source's masks
@@ -90,6 +97,10 @@ def transfer_matrix(found: Mapping[tuple[str, str], Runs]) -> Table:
     return table.sort_values(
         ["target", "level"], key=lambda c: c.map(order) if c.name == "target" else c, kind="stable"
     ).reset_index(drop=True)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    return values[np.isfinite(values)]
 
 
 def _where_found(runs: Runs, level: int, here: float) -> float:

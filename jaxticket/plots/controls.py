@@ -39,7 +39,8 @@ def controls(
       table: a row per method and control: method, control (such as "shuffle", "reinit", "inverted",
         "sign_flip"), difference (the control's accuracy minus the method's own, in points: negative
         where the control hurts; nan if it diverged) and passes (True, False, or None where nothing
-        is to be judged). A further column `std` is written as ±.
+        is to be judged). A further column `std` is written as ±; with `diverged` and `seeds` a
+        cell says how many of the trainings that it compares diverged.
       ax: axes to draw on, or None for a new figure.
       methods: rows to draw, from the top, or None for all.
       verdicts: what the legend calls passing and failing.
@@ -114,6 +115,10 @@ def _cell(ax: Axes, column: int, row: int, here: Any, verdict: bool | None) -> N
         said += f" ± {spread:.1f}" if np.isfinite(spread) else ""
     else:
         said = "diverged"
+    lost = here.get("diverged", 0)
+    if lost and np.isfinite(lost):
+        counted = f"{int(lost)} of {int(here['seeds'])} diverged"
+        said = f"{said}\n{counted}" if np.isfinite(difference) else counted
     ax.text(
         column,
         row,

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from jaxticket import checks
-from jaxticket.plots.density import CROSS, check_ylim, open_marker, opened
+from jaxticket.plots.density import CROSS, check_ylim, diverged_marker, opened
 from jaxticket.plots.density import limits as near_values
 from jaxticket.plots.early import check, once, within
 from jaxticket.plots.samples import BANDS, Spread, Table, spread
@@ -148,7 +148,7 @@ def accuracy_against_cost(
             entries += [one for one in ax.lines if str(one.get_label()).startswith("dense")]
         counts = [(int(one["diverged"]), int(one["samples"])) for one in accuracy.values()]
         if any(0 < lost < seeds for lost, seeds in counts):
-            entries.append(open_marker("some seeds diverged"))
+            entries.append(diverged_marker([a for a, _ in counts], [b for _, b in counts]))
         if any(lost == seeds for lost, seeds in counts):
             entries.append(Line2D([], [], color=DENSE, label="all seeds diverged", **CROSS))
         if entries:

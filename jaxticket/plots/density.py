@@ -146,7 +146,7 @@ def against_density(
         thousands(ax.yaxis, ylim[1])
         handles = ax.get_legend_handles_labels()[0]
         if (drawn["diverged"].between(1, drawn["seeds"] - 1)).any():
-            handles.append(open_marker("some seeds diverged"))
+            handles.append(diverged_marker(drawn["diverged"], drawn["seeds"]))
         if (drawn["diverged"] == drawn["seeds"]).any():
             handles.append(Line2D([], [], color=DENSE, label="all seeds diverged", **CROSS))
         if legend:
@@ -274,6 +274,25 @@ def opened(marker: str, color: str) -> dict[str, Any]:
         "markeredgewidth": 0.9,
         "markerfacecolor": "white",
     }
+
+
+def diverged_marker(lost: Any, whole: Any, what: str = "seeds") -> Line2D:
+    """The legend entry for open markers: that some seeds diverged, and how many.
+
+    Args:
+      lost, whole: of each point that is drawn, how many diverged, and of how many.
+      what: what diverged.
+
+    >>> diverged_marker([0, 1, 2, 5], [5, 5, 5, 5]).get_label()
+    'some seeds diverged (1 to 2 of 5)'
+    """
+    lost, whole = np.asarray(lost), np.asarray(whole)
+    some = (lost > 0) & (lost < whole)
+    counts, of = sorted({*lost[some].tolist()}), sorted({*whole[some].tolist()})
+    least, most = (
+        f"{int(x[0])} to {int(x[-1])}" if len(x) > 1 else f"{int(x[0])}" for x in (counts, of)
+    )
+    return open_marker(f"some {what} diverged ({least} of {most})")
 
 
 def open_marker(label: str) -> Line2D:

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
 from jaxticket import checks
-from jaxticket.plots.density import CROSS, open_marker, opened
+from jaxticket.plots.density import CROSS, diverged_marker, opened
 from jaxticket.plots.early import check, once, within
 from jaxticket.plots.samples import BANDS, Spread, Table, spread
 from jaxticket.plots.steps import Series, draw, error_bars, notes, without_neighbours
@@ -249,7 +249,7 @@ def _notes(points: Sequence[Table]) -> list[Line2D]:
         look: dict[str, Any] = EMPTY | {"color": DENSE, "markerfacecolor": "white"}
         entries.append(Line2D([], [], label="empty for some seeds", **look))
     if ((lost > 0) & (lost < found)).any():
-        entries.append(open_marker("some seeds diverged"))
+        entries.append(diverged_marker(lost, found))
     if (lost == found).any():
         entries.append(Line2D([], [], color=DENSE, label="all seeds diverged", **CROSS))
     return entries

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator
 
-from jaxticket.plots.density import CROSS, open_marker, opened
+from jaxticket.plots.density import CROSS, diverged_marker, opened
 from jaxticket.plots.samples import Spread, Table, spread
 from jaxticket.plots.style import DENSE
 
@@ -131,7 +131,10 @@ def notes(series: Sequence[Series], *, what: str = "copies") -> list[Line2D]:
     marked = [one.points for one in series if one.marker]
     entries = []
     if any(points["diverged"].between(1, points["samples"] - 1).any() for points in marked):
-        entries.append(open_marker(f"some {what} diverged"))
+        counts = (
+            [n for points in marked for n in points[name]] for name in ("diverged", "samples")
+        )
+        entries.append(diverged_marker(*counts, what=what))
     if any((points["diverged"] == points["samples"]).any() for points in marked):
         entries.append(Line2D([], [], color=DENSE, label=f"all {what} diverged", **CROSS))
     plain = [one.points for one in series if not one.marker]

@@ -78,5 +78,7 @@ def _cell(ax: Axes, column: int, row: int, here: Any, color: Any) -> None:
     said = f"{100 * here['accuracy']:.1f}"
     spread = here.get("std", np.nan)
     said += f" ± {100 * spread:.1f}" if np.isfinite(spread) else ""
+    lost = here.get("diverged", 0)
+    said += f"\n{int(lost)} of {int(here['seeds'])} diverged" if lost and lost == lost else ""
     said += "\nown" if own else f"\n{difference:+.1f}".replace("-", "\N{MINUS SIGN}")
     ax.text(column, row, said, ha="center", va="center", fontsize=8)
