@@ -6,6 +6,7 @@ Tables have branches METHOD and METHOD_CONTROL ("snip", "snip_shuffle"), the den
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -91,13 +92,15 @@ def base(branch: str) -> tuple[str, str]:
     return branch, ""
 
 
-def in_one_panel(table: Any, method: str) -> Any:
+def in_one_panel(table: Any, method: str, beside: Sequence[str] = ()) -> Any:
     """A method's rows, called "unmodified", and those of its controls, "shuffle" and so on: between
-    panels of several methods colours tell controls apart. The dense network stays.
+    panels of several methods colours tell controls apart. The dense network stays, and methods that
+    are `beside` it keep their names.
     """
     parts = table["branch"].map(base)
-    own = parts.map(lambda part: part[0] == method) | (table["level"] == 0)
-    names = parts.map(lambda part: part[1] or "unmodified")
+    guests = table["branch"].isin(beside)
+    own = parts.map(lambda part: part[0] == method) | guests | (table["level"] == 0)
+    names = parts.map(lambda part: part[1] or "unmodified").where(~guests, table["branch"])
     return table.assign(branch=names.where(table["level"] > 0, table["branch"]))[own]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 from _controls import base, differences, in_one_panel, named, order, said
 from _job import Job, early
@@ -47,6 +47,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "magnitude_after_training": {"score": "magnitude", "step": "end"}
 }
 KNOWN = tuple(sorted({*METHODS, *jt.SCORES}))
+SNIPS = ("snip", "iterative_snip", "force")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,16 @@ class Settings(Common):
     methods: tuple[str, ...] | None = None
     """Names of scores (see jaxticket.SCORES) and "magnitude_after_training"; the script's own if
     not given."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SnipSettings(Settings):
+    """Options of the scripts that compare SNIP with SNIP in rounds."""
+
+    batch_norm: Literal["eval", "train"] = "eval"
+    """The statistics that normalise while SNIP, iterative SNIP and FORCE score: those of all three
+    are the running ones (SNIP's own, as in the other figures) or those of the batch (the authors'
+    choice for the latter two)."""
 
 
 def seeds_of(settings: Common) -> int:
@@ -76,18 +87,28 @@ def level_of(job: Job, density: float) -> int:
     return 1 + near.index(min(near))
 
 
-def run(job: Job, method: str, *, sub: str | None = None, **options: Any) -> Any:
+def run(
+    job: Job, method: str, *, sub: str | None = None, batch_norm: str | None = None, **options: Any
+) -> Any:
     """The runs of a method, in the folder of its name; those of several steps by step.
 
     Args:
       job: the job.
       method: a name in `METHODS`, a score's, or that with "_inverted".
       sub: another folder.
+      batch_norm: the statistics that normalise while SNIP and its variants score; each score's own
+        if None.
       options: of `jt.prune_at`.
     """
     own = {"score": method, "dense": False, **METHODS.get(method, {})}
-    if method not in jt.SCORES and base(method)[1] == "inverted":
-        own = {**own, "score": jt.scores.inverted(base(method)[0])}
+    score = own["score"]
+    turned = score not in jt.SCORES and base(score)[1] == "inverted"
+    name = base(score)[0] if turned else score
+    if batch_norm is not None and name in SNIPS:
+        score = jt.scores.configured(name, batch_norm=batch_norm)
+        own["score"] = jt.scores.inverted(score) if turned else score
+    elif turned:
+        own["score"] = jt.scores.inverted(name)
     options = {**own, **options}
     return early(job, options.pop("score"), sub=method if sub is None else sub, **options)
 
@@ -177,13 +198,21 @@ def figure_of(names: Iterable[str], table: Any, *, split: str = "test") -> Figur
     return figure
 
 
-def panels(methods: Sequence[str], table: Any, draw: Any = None, **options: Any) -> Figure:
+def panels(
+    methods: Sequence[str],
+    table: Any,
+    draw: Any = None,
+    *,
+    beside: Mapping[str, Sequence[str]] | None = None,
+    **options: Any,
+) -> Figure:
     """A panel per method: the method and its controls.
 
     Args:
       methods: names of methods.
       table: tidy table with branches METHOD and METHOD_CONTROL.
       draw: function of `jt.plots`; accuracy against density if None.
+      beside: further methods in the panel of a method.
       options: of that function.
     """
     draw = jt.plots.accuracy if draw is None else draw
@@ -193,7 +222,7 @@ def panels(methods: Sequence[str], table: Any, draw: Any = None, **options: Any)
             rows, 2, figsize=(8.4, 0.4 + 3.0 * rows), layout="constrained", squeeze=False
         )
         for ax, method in zip(axes.flat, methods, strict=False):
-            own = in_one_panel(table, method)
+            own = in_one_panel(table, method, (beside or {}).get(method, ()))
             draw(own, ax, branches=branches_of(own), ylim=_limits(own), legend=False, **options)
             ax.set_title(jt.plots.branch_styles([method])[method].label)
         for ax in list(axes.flat)[len(methods) :]:

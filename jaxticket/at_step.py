@@ -57,10 +57,6 @@ class StepPlan:
         """Which leaves are pruned."""
         return prunable_of(self.net, self.like[0], self.prunings[0].exclude)
 
-    def start(self, pruning: PruningAtStep) -> int:
-        """Where in the schedule pruned networks begin."""
-        return pruning.step if pruning.schedule == "remaining" else 0
-
     @property
     def trunk_steps(self) -> tuple[int, ...]:
         """The steps of dense training whose states are needed."""
@@ -72,7 +68,7 @@ class StepPlan:
         """Steps of dense training and of all pruned replicas, if every branch starts where the
         pruned networks do.
         """
-        each = sum((self.training.steps - self.start(p)) * len(p.densities) for p in self.prunings)
+        each = sum((self.training.steps - p.start) * len(p.densities) for p in self.prunings)
         each *= (1 + len(self.changes)) * self.train
         return (max(self.trunk_steps) + each) * len(self.seeds)
 

@@ -65,10 +65,21 @@ def reinit(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
     return _fresh(ticket, key, net)
 
 
+def reinit_at_k(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
+    """The same mask with new weights in the place of those of step k: trained from step k on, at
+    its learning rate and for the remaining steps, as the ticket is. With k = 0 it is `reinit`.
+
+    Reference: Frankle's thesis, Fig. 4-24 (OpenLTH's randomly_reinitialize starts at the rewind
+      step, too).
+    """
+    return _fresh(ticket, key, net).replace(step=ticket.step)
+
+
 def shuffle(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
     """The mask permuted within each layer; the weights of the rewind step.
 
-    Reference: Frankle's thesis, section 3.1.4 (layerwise random pruning) and section 5.4.
+    Reference: Frankle's thesis, section 3.1.4 (layerwise random pruning), Fig. 4-23 and Table 4.2
+      ("Rand Prune": in the layerwise proportions of IMP) and section 5.7.
     """
     _dense(ticket, "shuffle")
     mask = masks.shuffle(
@@ -80,7 +91,7 @@ def shuffle(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
 def random(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
     """The mask permuted over all layers together; the weights of the rewind step.
 
-    Reference: Frankle's thesis, section 3.1.4 (global random pruning) and Table 4.2.
+    Reference: Frankle's thesis, section 3.1.4 (global random pruning).
     """
     _dense(ticket, "random")
     mask = masks.permute(
@@ -147,6 +158,7 @@ def sign_flip(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
 
 BRANCHES: dict[str, Change] = {
     "reinit": reinit,
+    "reinit_at_k": reinit_at_k,
     "shuffle": shuffle,
     "random": random,
     "layerwise_random": layerwise_random,
@@ -156,6 +168,9 @@ BRANCHES: dict[str, Change] = {
     "sign_flip": sign_flip,
     "retrain": retrain,
 }
+REDRAWN = ("reinit", "reinit_at_k", "layerwise_random", "preserved", "locally_permuted",
+           "globally_permuted")  # fmt: skip
+"""The branches whose weights are not those of the ticket's own training."""
 
 
 def changed(

@@ -106,7 +106,8 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
         `score="random", scope="erk"`).
       floor: weights that every layer keeps at least, against layer collapse; with scope "global".
       schedule: "full" trains with the whole schedule from its start (thesis, chapter 5),
-        "remaining" with what is left of it after `step`.
+        "remaining" with what is left of it after `step`. Networks that repeat the schedule after a
+        later step do so under new SGD noise, others under that of the dense network.
       dense: also train the dense networks to the end, as level 0: what `matching` compares with.
       exclude: patterns of paths, such as "dense_2", that are never pruned and not counted in P.
       per_class: training examples of each class that a score looks at, drawn per seed; None for

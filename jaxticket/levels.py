@@ -34,7 +34,7 @@ from jaxticket.runs import density
 from jaxticket.scores import SCORES
 from jaxticket.scores.recipe import name_of
 from jaxticket.selection import Weights, prunable_of
-from jaxticket.settings import Pruning, Training
+from jaxticket.settings import Pruning, Training, order_of
 from jaxticket.ticket import Ticket, host_apply
 from jaxticket.trunk import initial_networks
 from jaxticket.types import Mask, Network, Params, Stats
@@ -82,7 +82,7 @@ class SearchPlan:
 
     def level_steps(self, level: int) -> int:
         """Steps of all replicas of a level, if every ticket starts where the run rewinds to."""
-        start = self.pruning.rewind_step if level > 0 else 0
+        start = self.pruning.start if level > 0 else 0
         return (self.training.steps - start) * len(self.seeds) * (1 + len(self.changes))
 
     @property
@@ -140,14 +140,13 @@ class Search:
             )
         everything = join(list(groups.values()))
         count = len(everything.step)
-        order = level if plan.pruning.order == "fresh" else 0
         jobs = Jobs(
             everything.params,
             everything.stats,
             everything.mask,
             np.concatenate([self.keys] * len(groups)),
             np.asarray(everything.step, np.int32),
-            job_plan(plan.training, count, order=order),
+            job_plan(plan.training, count, order=order_of(plan.pruning, level)),
             np.concatenate([self.lost[level]] * len(groups)),
         )
         # a change may start elsewhere than the tickets (reinit: at step 0)
@@ -245,7 +244,7 @@ class Search:
             self.lost[target] = self.lost[level] | (diverged[:replicas] >= 0)
         if level == 0 and plan.pruning.rewind_step > 0:
             params, stats = _rebuilt(blocks, "origin/", plan.like)
-            steps = np.full(replicas, plan.pruning.rewind_step, np.int32)
+            steps = np.full(replicas, plan.pruning.start, np.int32)
             self.origin = self.origin.replace(params=params, stats=stats, step=steps)
         for i, name in enumerate(names):
             mine = slice(i * replicas, (i + 1) * replicas)

@@ -26,7 +26,7 @@ from jaxticket.jobs import (
 )
 from jaxticket.rng import root_keys
 from jaxticket.runs import Runs, density
-from jaxticket.settings import Training
+from jaxticket.settings import Training, order_of
 from jaxticket.ticket import Ticket, host_apply
 from jaxticket.train import check_fit, program, put_data
 
@@ -178,8 +178,7 @@ def branch_jobs(
                     f"{int(start.max())}; "
                     f"train for longer"
                 )
-            order = level if runs.pruning.order == "fresh" else 0
-            plan = job_plan(dilated, len(runs.seeds), order=order)
+            plan = job_plan(dilated, len(runs.seeds), order=order_of(runs.pruning, level))
             lost = runs.lost_at(level)
             parts.append(Jobs(ticket.params, ticket.stats, ticket.mask, keys, start, plan, lost))
             factor_of.append(factor)

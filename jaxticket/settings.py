@@ -230,12 +230,18 @@ class Pruning:
       exclude: patterns of paths, such as "dense_2/*", that are never pruned and not counted in P.
       rewind: the step to whose weights a ticket goes back, 0 for initialization; or
         "learning_rate", which keeps the trained weights and repeats the whole schedule (LRR).
-      order: "same" shows every level the batches of level 0; "fresh" draws a new order for every
-        level.
+      schedule: "remaining" trains tickets from the rewind step to the end, as Algorithm 4;
+        "full" trains them with the whole schedule from its start, whatever step their weights are
+        of (section 5.2). With rewind=0 and "learning_rate" both are the whole schedule.
+      order: "fresh" draws new SGD noise (order of examples and augmentation) for every level, so
+        that no ticket is trained under the noise that it was found with; its branches share the
+        noise of their level. "same" shows every level the batches of level 0.
       score_batches, score_batch_size: training batches that a score may look at; no batch is
         larger than the training split.
 
-    Reference: Frankle's thesis, Algorithms 1, 2 and 4; section 3.3.3 for one-shot.
+    Reference: Frankle's thesis, Algorithms 1, 2 and 4 (line 5 for the noise, which no source
+      holds fixed: the published codes shuffle examples differently in every training); section
+      3.3.3 for one-shot.
     """
 
     levels: int = 12
@@ -246,9 +252,10 @@ class Pruning:
     rates: tuple[tuple[str, float], ...] = ()
     exclude: tuple[str, ...] = ()
     rewind: int | str = 0
-    order: str = "same"
+    order: str = "fresh"
     score_batches: int = 1
     score_batch_size: int = 100
+    schedule: str = dataclasses.field(default="remaining", metadata=LATER)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rates", tuple((str(p), float(f)) for p, f in self.rates))
@@ -266,15 +273,23 @@ class Pruning:
         else:
             at_least("rewind", self.rewind, 0, integer=True)
         one_of("order", self.order, ("same", "fresh"))
+        one_of("schedule", self.schedule, ("remaining", "full"))
         at_least("score_batches", self.score_batches, 1, integer=True)
         at_least("score_batch_size", self.score_batch_size, 1, integer=True)
 
     @property
     def rewind_step(self) -> int:
-        """The step a ticket starts from; 0 under learning-rate rewinding, which repeats the
-        schedule.
+        """The step whose weights a ticket starts from; 0 under learning-rate rewinding, which
+        repeats the schedule.
         """
         return 0 if isinstance(self.rewind, str) else self.rewind
+
+    @property
+    def start(self) -> int:
+        """Where in the schedule a ticket begins: at the rewind step, or at 0 where it repeats the
+        whole schedule.
+        """
+        return 0 if self.schedule == "full" else self.rewind_step
 
     def density_of(self, level: int) -> float:
         """The nominal density of a level, `(1 - fraction) ** level`."""
@@ -296,6 +311,10 @@ class PruningAtStep:
       schedule: "full" trains pruned networks with the whole schedule from its start, "remaining"
         with what is left of it after `step`.
       exclude: patterns of paths that are never pruned and not counted.
+
+    At step 0, and with what is left of the schedule, pruned networks see the batches that the
+    dense one sees: their masks have seen none of them. Where they repeat the schedule after a later
+    step, each density has new SGD noise (`order` "fresh", see `Pruning`).
     """
 
     densities: tuple[float, ...]
@@ -341,9 +360,16 @@ class PruningAtStep:
         return params
 
     @property
+    def start(self) -> int:
+        """Where in the schedule pruned networks begin."""
+        return self.step if self.schedule == "remaining" else 0
+
+    @property
     def order(self) -> str:
-        """As of `Pruning`: pruned networks see the batches that the dense one sees."""
-        return "same"
+        """As of `Pruning`: "fresh" where masks were found under the batches that pruned networks
+        would see again.
+        """
+        return "fresh" if self.step > 0 and self.schedule == "full" else "same"
 
 
 @dataclass(frozen=True)
@@ -356,6 +382,13 @@ class Loaded(PruningAtStep):
     def rewind(self) -> str:
         """Whether their weights are those of initialization is not known, so that none wins."""
         return "unknown"
+
+    @property
+    def order(self) -> str:
+        """Under which noise their masks were found is not known either: they get noise of their
+        level.
+        """
+        return "fresh"
 
 
 @dataclass(frozen=True)
@@ -399,3 +432,10 @@ class EarlyPruning(PruningAtStep):
             raise ValueError("`batch_size` is needed with per_class=None; 128 is usual")
         else:
             at_least("batch_size", self.batch_size, 1, integer=True)
+
+
+def order_of(pruning: Pruning | PruningAtStep, level: int) -> int:
+    """The number of the SGD noise that networks of a level are trained under; 0 is that of the
+    dense network.
+    """
+    return level if pruning.order == "fresh" else 0

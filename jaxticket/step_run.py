@@ -30,7 +30,7 @@ from jaxticket.jobs import (
 from jaxticket.points import Evaluator
 from jaxticket.rng import root_keys
 from jaxticket.runs import Runs, density
-from jaxticket.settings import PruningAtStep
+from jaxticket.settings import PruningAtStep, order_of
 from jaxticket.ticket import Ticket, host_apply
 from jaxticket.train import program, put_data
 from jaxticket.trunk import Networks, initial_networks, train_trunk
@@ -82,7 +82,7 @@ class StepRun:
         ones = jax.tree.map(lambda x: np.ones(x.shape, bool), initial[0])
         for pruning in plan.prunings:
             params, stats = trunk.states[pruning.step]
-            step = np.full(count, plan.start(pruning), np.int32)
+            step = np.full(count, pruning.start, np.int32)
             origin = Ticket(ones, params, stats, zeros, step)  # type: ignore[arg-type]
             self.origins[pruning.step] = origin
             if trunk.steps:
@@ -168,7 +168,7 @@ class StepRun:
             )
             # nothing is trained: a network without a mask, or of a loss that is not finite, counts
             # as diverged where it stands
-            start = plan.start(pruning)
+            start = pruning.start
             finite = np.isfinite(values[..., METRICS.index("loss")]).all(axis=-1)
             bad = self.lost[pruning.step] | ~finite
             history = {
@@ -257,7 +257,8 @@ class StepRun:
     def _jobs(self, piece: Piece) -> Jobs:
         ticket, plan = self._ticket(piece), self.plan
         start = np.asarray(ticket.step, np.int32)
-        own = job_plan(plan.training, len(plan.seeds))
+        order = order_of(piece.pruning, piece.level)
+        own = job_plan(plan.training, len(plan.seeds), order=order)
         lost = self.lost[piece.pruning.step]
         return Jobs(ticket.params, ticket.stats, ticket.mask, self.keys, start, own, lost)
 
@@ -267,7 +268,7 @@ class StepRun:
         """
         bench, plan = self.bench, self.plan
         if len(pieces) * len(plan.seeds) == len(jobs.start):
-            planned = sum(plan.training.steps - plan.start(p.pruning) for p in pieces)
+            planned = sum(plan.training.steps - p.pruning.start for p in pieces)
             bench.bar.total += jobs.steps - planned * len(plan.seeds)
 
     def _note(
@@ -334,6 +335,9 @@ def run_at_step(
     if at_once is not None and at_once < 1:
         raise ValueError(f"`at_once` must be at least 1, got {at_once}")
     net, data, training, prunings = plan.net, plan.data, plan.training, plan.prunings
+    if any(pruning.order == "fresh" for pruning in prunings):
+        # a folder from before pruned networks had noise of their own must not go on
+        settings = {**settings, "order": "fresh"}
     count = len(plan.seeds) * (1 + len(plan.changes))
     # a CPU gains nothing from more than one density at once; where replicas are vmapped, it does
     together = 1 if parallel.maps(mesh) else len(prunings[0].densities) * len(prunings)

@@ -41,8 +41,8 @@ def find_tickets(
 
     Level 0 trains the dense network. Level n >= 1 takes the mask of the weights with the highest
     scores after level n - 1, rewinds them to step k and trains them on to the end, with a fresh
-    optimizer and the schedule and batches as at step k. Level n keeps `round((1 - fraction) ** n *
-    P)` weights.
+    optimizer, the schedule as at step k, and SGD noise of the level's own (`Pruning.order`), which
+    its branches share. Level n keeps `round((1 - fraction) ** n * P)` weights.
 
     Args:
       net: a network, such as `jt.networks.lenet(data.shape, data.classes)`.

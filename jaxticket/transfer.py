@@ -21,7 +21,7 @@ from jaxticket.elastic import Blocks
 from jaxticket.jobs import Bench, Jobs, job_plan, join, progress_bar, report_diverged, train_blocks
 from jaxticket.rng import root_keys
 from jaxticket.runs import Runs, density
-from jaxticket.settings import Loaded, Training
+from jaxticket.settings import Loaded, Training, order_of
 from jaxticket.stability.arguments import identity
 from jaxticket.target import Bringing, place_of, runs_of
 from jaxticket.ticket import Ticket, host_apply
@@ -165,7 +165,7 @@ def transfer(
         # a level at a time: only its tickets are held in full
         for level in levels:
             groups = _groups(bring, changes, level, exclude, start)
-            plan = job_plan(place.training, len(seeds), order=_order(runs, level))
+            plan = job_plan(place.training, len(seeds), order=order_of(runs.pruning, level))
             jobs = join(
                 [
                     Jobs(
@@ -229,10 +229,6 @@ def _groups(
         )  # fmt: skip
         groups[name] = bring.with_output(other)
     return groups
-
-
-def _order(runs: Runs, level: int) -> int:
-    return level if getattr(runs.pruning, "order", "same") == "fresh" else 0
 
 
 def _identity(runs: Runs, levels: Sequence[int]) -> dict[str, Any]:

@@ -219,11 +219,16 @@ def test_magnitude_after_training_is_one_shot_pruning_with_learning_rate_rewindi
 ):
     after = prune(score="magnitude", step="end", density=(0.8, 0.64))
     pruning = jt.Pruning(levels=2, one_shot=True, rewind="learning_rate")
-    ours = jt.find_tickets(net, data, TRAINING, pruning, seeds=(3, 5), mesh=mesh, progress=False)
+    ours, same = (
+        jt.find_tickets(net, data, TRAINING, own, seeds=(3, 5), mesh=mesh, progress=False)
+        for own in (pruning, pruning.replace(order="same"))
+    )
     for level in (1, 2):
         for seed in (3, 5):
             equal(after.ticket(level, seed).mask, ours.ticket(level, seed).mask)
     np.testing.assert_array_equal(finals(after), finals(ours))
+    # masks that were found under some SGD noise are not trained under it again
+    assert (finals(after)[2:, 2] != finals(same)[2:, 2]).all()
 
 
 def test_several_steps_are_what_each_gives_alone(prune, runs):
@@ -241,6 +246,10 @@ def test_the_remaining_schedule(prune, runs):
     equal(late.by_level[1].mask, runs[10].by_level[1].mask)
     assert np.asarray(late.by_level[1].step).tolist() == [10, 10]
     assert not np.array_equal(finals(late), finals(runs[10])[2:])
+    # what a mask has seen nothing of needs no new noise
+    orders = {(own.pruning.step, own.pruning.schedule): own.pruning.order for own in runs.values()}
+    assert orders == {(0, "full"): "same", (10, "full"): "fresh", (STEPS, "full"): "fresh"}
+    assert late.pruning.order == "same"
 
 
 def test_seeds_alone_few_at_once_and_vmapped_give_the_same(prune, runs, net, data, monkeypatch):

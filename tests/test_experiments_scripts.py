@@ -137,7 +137,7 @@ def test_table_4_2_from_a_file(tmp_path, digits_npz):
     options += ("--seeds", 2, "--levels", 1, "--steps", 20, "--rewind", 12_000)
     done = run("thesis_ch4/table_4_2.py", *options)
     found = pd.read_csv(folder / "table_4_2.csv")
-    assert list(found["branch"]) == ["dense", "k=12000", "random", "reinit", "ticket"]
+    assert list(found["branch"]) == ["dense", "k=12000", "reinit", "shuffle", "ticket"]
     assert list(found["level"]) == [0, 1, 1, 1, 1]
     assert set(found["seeds"]) == {2}
     # half of the training is half of the shrunk one
@@ -409,7 +409,8 @@ def test_chapter_4_from_a_file(tmp_path, digits_npz):
     options += ("--levels", 2, "--fraction", 0.5)
     done = run("thesis_ch4/tickets.py", *options, "--folder", folder)
     rows = pd.read_csv(folder / "verdicts.csv")
-    assert set(rows["branch"]) == {"ticket", "shuffle", "reinit"}
+    # copies with new weights start at step k, as in the thesis
+    assert set(rows["branch"]) == {"ticket", "shuffle", "reinit_at_k"}
     assert set(rows["level"]) == {0, 1, 2}
     assert len(pd.read_csv(folder / "ranges.csv")) == 2
     assert "ranges of density" in done.stdout
@@ -506,6 +507,36 @@ def test_a_control_is_passed_by_a_clear_gap(helpers):
         sys.modules.pop("_controls", None)
 
 
+def test_methods_of_chapter_5_are_those_of_the_thesis(helpers, monkeypatch):
+    """SNIP and SNIP in rounds score in one BatchNorm mode, magnitude has its line of variance 1."""
+    early = importlib.import_module("_early")
+    monkeypatch.syspath_prepend(str(EXPERIMENTS / "thesis_ch5"))
+    try:
+        asked = {}
+        monkeypatch.setattr(early, "early", lambda job, score, **_: asked.update({job: score}))
+        modes = {}
+        for mode in ("eval", "train"):
+            for name in ("snip", "iterative_snip", "iterative_snip_inverted", "force"):
+                early.run(name, name, batch_norm=mode)
+                modes[name, mode] = jt.scores.recipe_of(asked[name]).batch_norm
+        assert all(found == mode for (_, mode), found in modes.items()), modes
+        assert jt.scores.recipe_of(asked["iterative_snip"]).rounds == 100
+        # others are asked as they are
+        early.run("grasp", "grasp", batch_norm="eval")
+        assert asked["grasp"] == "grasp"
+        ablations = importlib.import_module("ablations")
+        usual = ablations.SnipSettings()
+        assert usual.batch_norm == "eval" and "standardized_magnitude" in ablations.METHODS
+        table = tidy({"dense": [0.9], "magnitude": [0.8], "standardized_magnitude": [0.7]})
+        panel = early.in_one_panel(table, "magnitude", ["standardized_magnitude"])
+        assert list(panel["branch"]) == ["ticket", "unmodified", "standardized_magnitude"]
+        by_step = importlib.import_module("by_step")
+        assert by_step.Settings().ltr_schedule == "full"
+    finally:
+        for name in ("_early", "_controls", "_methods", "ablations", "by_step"):
+            sys.modules.pop(name, None)
+
+
 SMALL_RUN = ("--share", 1.0, "--steps", 10, "--seeds", 2, "--levels", 2, "--fraction", 0.7)
 
 
@@ -541,9 +572,12 @@ def test_chapter_5_from_a_file(tmp_path, digits_npz):
 
     folder = tmp_path / "ablations"
     methods = ("--methods", "magnitude", "snip")
-    run("thesis_ch5/ablations.py", *options, *methods, "--folder", folder)
+    variance_1 = "standardized_magnitude"
+    run("thesis_ch5/ablations.py", *options, *methods, variance_1, "--folder", folder)
     found = pd.read_csv(folder / "controls.csv")
+    # magnitude with variance 1 is drawn beside magnitude and has no controls
     assert len(found) == 2 * 3 * 2 and set(found["level"]) == {1, 2}
+    assert variance_1 in set(pd.read_csv(folder / "final.csv")["branch"])
     assert set(pictures(folder / "figures")) == {"figure_5-5.png"}
 
     folder = tmp_path / "steps"
@@ -552,6 +586,8 @@ def test_chapter_5_from_a_file(tmp_path, digits_npz):
     assert set(rows[rows["branch"] == "snip_reinit"]["pruned_at"]) == {0, 10}
     # at the end there is nothing left to rewind to
     assert set(rows[rows["branch"] == "LTR"]["pruned_at"]) == {0}
+    settings = json.loads((folder / "ltr-0" / "settings.json").read_text(encoding="utf-8"))
+    assert settings["pruning"]["schedule"] == "full"
     assert set(pictures(folder / "figures")) == {"figure_5-12.png", "figure_5-14.png"}
 
 

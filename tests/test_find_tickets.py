@@ -98,12 +98,12 @@ def test_the_smallest_trained_weights_are_pruned(runs):
     np.testing.assert_array_equal(kept[clear], (flat >= cut)[clear])
 
 
-def reference_training(params, mask, seed, start, stop, lr=0.05, decay=1e-3):
+def reference_training(params, mask, seed, start, stop, order=0, lr=0.05, decay=1e-3):
     """Momentum, weight decay and a milestone, masked in the forward pass, written independently."""
     from jaxticket.data.batches import batch_indices
     from jaxticket.rng import permutation_words
 
-    words = permutation_words(stream(jax.random.key(seed), "order", 0))
+    words = permutation_words(stream(jax.random.key(seed), "order", order))
     buffer = jax.tree.map(np.zeros_like, params)
 
     def loss(params, x, y):
@@ -264,11 +264,31 @@ def test_rewinding_restores_step_k_exactly():
     assert found.winning() is None and found.matching(margin=1.0)[2]
 
 
-def test_rewound_training_continues_schedule_and_batches():
-    """From step k with a fresh optimizer: the same as training by hand from there."""
-    found = find(pruning=jt.Pruning(levels=1, rewind=7), seeds=(3,))
+@pytest.mark.parametrize(
+    ("options", "start", "order"),
+    [
+        # Algorithm 4, line 5: from step k, under noise that the mask was not found with
+        ({}, 7, 1),
+        ({"order": "same"}, 7, 0),
+        # section 5.2: the whole schedule on the weights of step k
+        ({"schedule": "full"}, 0, 1),
+    ],
+    ids=str,
+)
+def test_rewound_training_is_that_by_hand(options, start, order):
+    """With a fresh optimizer, the schedule and the batches of each setting."""
+    found = find(pruning=jt.Pruning(levels=1, rewind=7, **options), seeds=(3,))
     ticket = found.ticket(1, 3)
-    final = reference_training(ticket.params, ticket.mask, 3, 7, STEPS)
+    dense = reference_training(initial(3), masks.ones(initial(3)), 3, 0, 7)
+    for own, other in zip(
+        jax.tree.leaves(ticket.params),
+        jax.tree.leaves(masks.apply(ticket.mask, dense)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(own, other, atol=1e-5)
+    assert found.pruning.rewind_step == 7 and int(ticket.step) == start
+    assert found.table().query("level == 1").step.min() == start
+    final = reference_training(ticket.params, ticket.mask, 3, start, STEPS, order)
     final = masks.apply(ticket.mask, final)
     x = (DATA.test.x.astype(np.float32) - DATA.mean) / DATA.std
     logits = np.asarray(NET.apply(final, {}, x, train=False)[0])
@@ -417,11 +437,19 @@ def test_winning_needs_the_mean_and_a_whole_image(runs):
         runs.winning(margin=-0.1)
 
 
-def test_fresh_orders_change_later_levels_only():
-    fresh = find(pruning=jt.Pruning(levels=1, order="fresh")).table()
-    same = find(pruning=jt.Pruning(levels=1)).table()
-    np.testing.assert_array_equal(values(fresh, level=0), values(same, level=0))
-    assert (values(fresh, level=1) != values(same, level=1)).any()
+def test_no_ticket_is_trained_under_the_noise_that_it_was_found_with(runs):
+    """By default every level has noise of its own, which its branches share."""
+    usual, same = runs.table(), find(pruning=jt.Pruning(levels=3, order="same")).table()
+    np.testing.assert_array_equal(values(usual, level=0, branch="ticket"), values(same, level=0))
+    assert (values(usual, level=1, branch="ticket") != values(same, level=1)).any()
+    for branch in ("ticket", "reinit", "shuffle"):
+        later = jt.branch(runs, "retrain" if branch == "ticket" else branch, progress=False)
+        own = values(usual[usual.level > 0], branch=branch)
+        np.testing.assert_array_equal(own, values(later.table().query("level > 0")))
+
+
+def test_presets_draw_new_noise_for_every_level():
+    assert {jt.preset(name).pruning.order for name in jt.PRESETS} == {"fresh"}
 
 
 @pytest.mark.parametrize(

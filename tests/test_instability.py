@@ -357,6 +357,42 @@ def test_tickets_keep_their_masks_on_all_of_the_line(net, data, training, mesh, 
     assert ranges["range"].tolist() == ["I", "I"]
 
 
+def test_new_weights_start_at_step_k_or_at_0(net, data, training, mesh, runs):
+    """Figure 4-24: copies with new weights train for T - k steps at the rate of step k."""
+    starts = {"reinit_at_k": 10, "reinit": 0}
+    found = jt.instability(
+        net,
+        data,
+        training,
+        tickets=runs,
+        branches=tuple(starts),
+        levels=(2,),
+        points=3,
+        seeds=(8,),
+        mesh=mesh,
+        progress=False,
+    )
+    assert found.costs()["training_steps"].sum() == 2 * (20 + 20 + 30)
+    first, states = copies_module.FIRST_NOISE, found.states().set_index(["branch", "metric"])
+    for name, start in starts.items():
+        new = jt.branch(runs, name, levels=[2], progress=False).ticket(2, 8)
+        assert int(new.step) == start
+        for w, own, m in zip(
+            *(jax.tree.leaves(t) for t in (new.params, runs.ticket(2, 8).params, new.mask)),
+            strict=True,
+        ):
+            # biases are 0 at initialization
+            assert w.ndim == 1 or (w[m] != own[m]).all()
+        params = jax.tree.map(np.asarray, new.params)
+        want = by_hand(net, data, training, params, new.mask, 8, lambda _: first + 1, start)
+        got, _ = found.networks(at=10, seed=8, branch=name, level=2)
+        for a, b, m in zip(*map(jax.tree.leaves, (got, want, new.mask)), strict=True):
+            np.testing.assert_allclose(a[1], np.where(m, b, 0), rtol=2e-3, atol=2e-4)
+        # they have not moved from where they began
+        assert states.loc[(name, "l2_from_init"), "value"].item() == 0
+    assert states.loc[("ticket", "l2_from_init"), "value"].item() > 0
+
+
 def test_several_runs_each_at_its_own_step(net, data, training, mesh, runs):
     other = jt.find_tickets(
         net,

@@ -80,7 +80,9 @@ def values(table, metric, **where):
 
 def by_hand(ticket, seed, looks):
     """The metrics at some steps, from a training written independently: {step: [metric]}."""
-    words = permutation_words(stream(jax.random.key(seed), "order", 0))
+    # every level has noise of its own
+    order = int(ticket.level)
+    words = permutation_words(stream(jax.random.key(seed), "order", order))
     names = [f"dense_{i}" for i in range(3)]
     start = {name: np.asarray(ticket.params[name]["kernel"], np.float64) for name in names}
     mask = {name: np.asarray(ticket.mask[name]["kernel"]) for name in names}
@@ -277,7 +279,7 @@ def test_a_batch_split_over_devices_gives_the_same(table, runs):
         np.zeros(2, np.int32),
         state,
         put(ticket.params),
-        put(job_plan(TRAINING, 2)),
+        put(job_plan(TRAINING, 2, order=2)),
         train.put_data(DATA, TRAINING, split),
     )
     rows = table[(table.level == 2) & (table.step == REWIND)]

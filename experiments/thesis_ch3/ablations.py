@@ -10,8 +10,8 @@ Command:  python experiments/thesis_ch3/ablations.py [--preset NAME] [--size pap
 Makes:    figure 3-7, final.csv; final accuracies by density in the terminal.
 Cost:     see experiments/README.md.
 Expected: at paper size, 98.3% dense (Table 4.1); with 3.5% of the weights 98.2% for tickets, 97.5%
-          reinitialized, 96.7% globally random (Table 4.2). Layerwise random lies between the last
-          two: LeNet is the one network where it is worse than random reinit at low sparsities too.
+          reinitialized, 96.7% layerwise random (Table 4.2), globally random less. LeNet is the one
+          network where layerwise random is worse than random reinit at low sparsities too.
           The numbers of the other settings are printed beside the measured ones; the thesis has
           none for Conv-4, -6 and -8.
 """

@@ -12,7 +12,7 @@ Cost:     see experiments/README.md.
 Expected: at paper size, wherever tickets are as accurate as the dense network they stop no later
           than it does, and 20 to 70% sooner at moderate densities; the three others stop as late
           or later. Accuracies are a little below those of the other figures (98.3% dense; 98.2%
-          for tickets with 3.5% of the weights, 97.5% reinitialized, 96.7% globally random),
+          for tickets with 3.5% of the weights, 97.5% reinitialized, 96.7% layerwise random),
           because 54,000 examples are left to train on.
 """
 

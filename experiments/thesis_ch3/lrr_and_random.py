@@ -10,11 +10,11 @@ Command:  python experiments/thesis_ch3/lrr_and_random.py [--preset NAME] [--siz
           [--budget MINUTES]
 Makes:    figure 3-5, final.csv; final accuracies by density in the terminal.
 Cost:     see experiments/README.md.
-Expected: at paper size and 3.5% of the weights, tickets reach 98.2% and random pruning 96.7%,
-          against 98.3% dense (Table 4.2). Tickets are far above random pruning at all but the
-          highest densities; LRR is close to them: LeNet on MNIST is the one network for which it
-          finds no sparser matching subnetworks than IMP does. Global random pruning
-          almost never matches the dense network and often diverges on Conv-8.
+Expected: at paper size and 3.5% of the weights, tickets reach 98.2% against 98.3% dense (Table
+          4.2, whose random pruning keeps the layers' densities: 96.7%). Tickets are far above
+          global random pruning at all but the highest densities; LRR is close to them: LeNet on
+          MNIST is the one network for which it finds no sparser matching subnetworks than IMP does.
+          Global random pruning almost never matches the dense network and often diverges on Conv-8.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Tables 4.1 and 4.2 of Frankle's thesis: are tickets from initialization matching?
 
-The dense network; tickets rewound to step 0, their masks permuted over all layers (random) and
-their masks with new weights (random reinit), at the density of Table 4.1; and tickets rewound to
-later steps k, where the setting needs them (section 4.2.3). `--preset` chooses the rows:
+The dense network; tickets rewound to step 0, their masks permuted within each layer (random
+pruning, which keeps the layers' densities) and their masks with new weights (random reinit), at the
+density of Table 4.1; and tickets rewound to later steps k, where the setting needs them (section
+4.2.3). `--preset` chooses the rows:
 lenet-mnist, and resnet20-cifar10 and vgg16-cifar10, each also with -low and -warmup.
 
 Command:  python experiments/thesis_ch4/table_4_2.py --preset resnet20-cifar10 [--size paper]
@@ -29,7 +30,7 @@ from _report import cell, report, save, single
 
 import jaxticket as jt
 
-CONTROLS = ("random", "reinit")
+CONTROLS = ("shuffle", "reinit")
 # Figure 4-18 finds ResNet-20 tickets matching from 500 on; 1,000 tells a plateau from a slope
 REWIND = {"resnet20-cifar10": (500, 1000), "vgg16-cifar10": (1000,)}
 

@@ -2,8 +2,9 @@
 
 For every step k tickets are found by iterative magnitude pruning with rewinding to k. Copies of
 each ticket, of its mask shuffled within layers (random pruning) and of its mask with new weights
-(random reinit, which starts at step 0) are trained under different orders of examples and compared.
-When do tickets become stable, and when as accurate as the dense network?
+(random reinit, which starts at step k too; with --reinit-from 0 it gets the whole schedule) are
+trained under different orders of examples and compared. When do tickets become stable, and when as
+accurate as the dense network?
 
 Command:  python experiments/thesis_ch4/tickets.py --preset resnet20-cifar10 [--size paper]
           [--budget MINUTES]
@@ -19,7 +20,7 @@ Expected: at paper size LeNet's tickets are stable and matching from step 0. Res
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import _path  # noqa: F401
 import tyro
@@ -31,7 +32,7 @@ from dense import both, grid
 
 import jaxticket as jt
 
-CONTROLS = ("shuffle", "reinit")
+REINIT = {"k": "reinit_at_k", "0": "reinit"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,9 @@ class Settings(Common):
     all_levels: bool | None = None
     """Analyse every density (figures 4-18 and 4-27 to 4-30), not the sparsest alone; done if not
     said otherwise, but for a quick ResNet."""
+    reinit_from: Literal["k", "0"] = "k"
+    """Where the schedule of reinitialized networks begins: at step k, as in the thesis (Figure
+    4-24), or at step 0."""
 
 
 def best(tables: dict[int, Any]) -> Any:
@@ -69,7 +73,8 @@ def main(settings: Settings) -> None:
     small = settings.size == "quick" and job.preset.network != "lenet"
     every = not small if settings.all_levels is None else settings.all_levels
     # of one density the analysis trains the controls itself
-    trained = CONTROLS if every else ()
+    controls = ("shuffle", REINIT[settings.reinit_from])
+    trained = controls if every else ()
     with budget(job):
         found = {
             k: search(job, sub=f"k-{k}", branches=trained if k == chosen.at[0] else (), rewind=k)
@@ -80,7 +85,7 @@ def main(settings: Settings) -> None:
             job,
             sub="copies",
             tickets=tuple(found.values()),
-            branches=CONTROLS,
+            branches=controls,
             levels=levels,
             throughout=chosen.throughout,
             keep=False,
@@ -98,7 +103,7 @@ def main(settings: Settings) -> None:
     )
     runs = {k: run.table() for k, run in found.items()}
     by_density = jt.results.concat((runs[chosen.at[0]], best(runs)))
-    first, branches = chosen.at[0], ("ticket", "shuffle", "reinit")
+    first, branches = chosen.at[0], ("ticket", *controls)
     figures = {
         "figure_4-14": both(
             jt.plots.path, tables["paths"], at=first, level=last, branches=branches
@@ -134,6 +139,7 @@ def main(settings: Settings) -> None:
             branches=("ticket",),
         )
     more = {"at": chosen.at, **chosen.options, "throughout": chosen.throughout, "levels": levels}
+    more["reinit_from"] = settings.reinit_from
     bands = f"{BANDS} (of figure 4-13 from the least to the greatest seed)"
     small_tables = {"verdicts": rows, "first_steps": steps, "ranges": ranges, "costs": inst.costs()}
     save(job, figures, by_density, tables=small_tables, more=more, bands=bands)

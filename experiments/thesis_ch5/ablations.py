@@ -1,9 +1,11 @@
 """Figures 5-5 and 5-8 of Frankle's thesis: what of a mask found at initialization matters.
 
 Each method beside its masks shuffled within layers, its masks with new weights, and its ranking
-turned round (the weights that it deems least important are kept). Figure 5-8 is the two panels of
-SNIP and iterative SNIP; magnitude pruning after training is there for comparison. `--preset`
-chooses the network: lenet-mnist, resnet20-cifar10, vgg16-cifar10.
+inverted (the weights that it deems least important are kept). The panel of magnitude also has
+magnitude with variance 1 in every layer, which knows nothing of the layers' scales. Figure 5-8 is
+the two panels of SNIP and iterative SNIP, which score in one BatchNorm mode (--batch-norm);
+magnitude pruning after training is there for comparison. `--preset` chooses the network:
+lenet-mnist, resnet20-cifar10, vgg16-cifar10.
 
 Command:  python experiments/thesis_ch5/ablations.py [--preset NAME] [--size paper]
           [--budget MINUTES]
@@ -13,7 +15,8 @@ Cost:     see experiments/README.md.
 Expected: at paper size methods at initialization are as accurate when shuffled or reinitialized:
           they find how much of each layer to keep, not which weights. Shuffled SynFlow is better at
           low densities (ResNet-20: by so much that it leads from 26.2% to 4.4%, by 0.2 to 0.4
-          points). Inversion hurts all but GraSP. Magnitude pruning after training is sensitive: on
+          points). Inversion hurts all but GraSP. With variance 1 magnitude is no better than random
+          pruning. Magnitude pruning after training is sensitive: on
           ResNet-20 it matches down to 26.2% of the weights, its controls only down to 51%.
 """
 
@@ -27,7 +30,7 @@ from _early import (
     PAPER,
     SMALL,
     USUAL,
-    Settings,
+    SnipSettings,
     ablated,
     panels,
     report,
@@ -41,12 +44,20 @@ from _report import save
 import jaxticket as jt
 
 AFTER = "magnitude_after_training"
-METHODS = (AFTER, "magnitude", "snip", "grasp", "synflow", "iterative_snip")
+VARIANCE_1 = "standardized_magnitude"
+METHODS = (AFTER, "magnitude", VARIANCE_1, "snip", "grasp", "synflow", "iterative_snip")
 ROUNDS = ("snip", "iterative_snip")
 CONTROLS = ("shuffle", "reinit", "inverted")
 
 
-def main(settings: Settings) -> None:
+def controls_of(method: str) -> tuple[str, ...]:
+    """The controls of a method: magnitude with variance 1 is itself one of magnitude."""
+    if method == VARIANCE_1:
+        return ()
+    return CONTROLS[:-1] if method == AFTER else CONTROLS
+
+
+def main(settings: SnipSettings) -> None:
     """Prunes with every method, trains it and its controls, and draws a panel for each."""
     job = prepare(
         __file__,
@@ -62,18 +73,22 @@ def main(settings: Settings) -> None:
         for i, name in enumerate(methods):
             # the first of them trains the dense networks, in the folder that the others are in
             options = {"sub": "", "dense": True} if i == 0 else {}
-            controls = CONTROLS[:-1] if name == AFTER else CONTROLS
-            tables += ablated(job, name, controls, **options)
+            tables += ablated(
+                job, name, controls_of(name), batch_norm=settings.batch_norm, **options
+            )
     table = jt.results.concat(tables)
     report(job, table)
     found = report_controls(table)
-    own = [name for name in methods if name != "iterative_snip"]
-    figures = {"figure_5-5": panels(own, table)} if own else {}
+    # where there is a panel of magnitude, that of variance 1 is a line in it
+    beside = {"magnitude": (VARIANCE_1,)} if {"magnitude", VARIANCE_1} <= set(methods) else {}
+    elsewhere = {"iterative_snip", *(name for names in beside.values() for name in names)}
+    own = [name for name in methods if name not in elsewhere]
+    figures = {"figure_5-5": panels(own, table, beside=beside)} if own else {}
     if set(ROUNDS) <= set(methods):
         figures["figure_5-8"] = panels(ROUNDS, table)
-    more = {"methods": methods, "controls": CONTROLS}
+    more = {"methods": methods, "controls": CONTROLS, "batch_norm": settings.batch_norm}
     save(job, figures, table, tables={"controls": found}, more=more, pruning=AT_ONCE)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))
+    main(tyro.cli(SnipSettings, description=str(__doc__).split("Command:")[0]))

@@ -2,9 +2,10 @@
 
 Dense networks are trained to step k, pruned to one density, and trained with the whole schedule
 from its start, for every k and method. LTR is the upper line: the mask of magnitude pruning after
-training on the weights of step k, trained for the remaining steps as in chapter 4. Figure 5-14
-shows the controls of every method. `--preset` chooses the panels: lenet-mnist,
-resnet20-cifar10, vgg16-cifar10.
+training on the weights of step k, trained with the whole schedule too (section 5.2; with
+--ltr-schedule remaining for the steps that are left, as in chapter 4). Figure 5-14 shows the
+controls of every method. `--preset` chooses the panels: lenet-mnist, resnet20-cifar10,
+vgg16-cifar10.
 
 Command:  python experiments/thesis_ch5/by_step.py [--preset NAME] [--size paper]
           [--budget MINUTES]
@@ -21,7 +22,7 @@ Expected: at paper size (26.2% of ResNet-20, 6.9% of VGG-16) random pruning is a
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import _path  # noqa: F401
 import tyro
@@ -52,6 +53,8 @@ class Settings(Common):
     """Density to prune to: 0.262 for ResNet-20, 0.069 for VGG-16, 0.035 for LeNet."""
     controls: tuple[str, ...] | None = None
     """shuffle, reinit, inverted, sign_flip; the first three if not given (a quick ResNet: two)."""
+    ltr_schedule: Literal["full", "remaining"] = "full"
+    """How LTR trains: the whole schedule, as all methods do, or what is left of it after step k."""
 
 
 def steps_of(job: Job, settings: Settings) -> tuple[int, ...]:
@@ -118,9 +121,10 @@ def main(settings: Settings) -> None:
     steps = steps_of(job, settings)
     tables = []
     with budget(job):
-        # LTR from the last step would be trained no more
+        # the weights of the last step are what magnitude pruning after training goes on with
         for k in (k for k in steps if k < job.size.steps):
-            own = search(job, sub=f"ltr-{k}", one_shot=True, rewind=k)
+            options = {"one_shot": True, "rewind": k, "schedule": settings.ltr_schedule}
+            own = search(job, sub=f"ltr-{k}", **options)
             tables.append(named(own.table(), LTR).assign(pruned_at=k))
         for name in methods:
             # without a score there is nothing to take away
@@ -159,6 +163,7 @@ def main(settings: Settings) -> None:
         by=["pruned_at"],
     )
     more = {"methods": methods, "controls": controls, "at": steps, "at_density": density}
+    more["ltr_schedule"] = settings.ltr_schedule
     tables = {"steps": final, "controls": found}
     pruning = f"pruned to {100 * density:.3g}% at the step shown, then trained with all steps"
     save(job, figures, tables=tables, more=more, pruning=pruning)

@@ -1,9 +1,10 @@
 """Figures 5-7 and 5-9 of Frankle's thesis: SNIP in rounds, and which weights GraSP should remove.
 
 Figure 5-7 has SNIP in one round and in 100; FORCE, which is not in the thesis, lets pruned weights
-come back in every round. Figure 5-9 has GraSP as published (the weights with the highest scores are
-removed), inverted (the lowest), and removing the smallest |score|. Figure 5-10 is made by
-at_initialization.py. `--preset` chooses the panels: lenet-mnist, resnet20-cifar10, vgg16-cifar10.
+come back in every round. All three score in one BatchNorm mode (--batch-norm). Figure 5-9 has GraSP
+as published (the weights with the highest scores are removed), inverted (the lowest), and removing
+the smallest |score|. Figure 5-10 is made by at_initialization.py. `--preset` chooses the panels:
+lenet-mnist, resnet20-cifar10, vgg16-cifar10.
 
 Command:  python experiments/thesis_ch5/variants.py [--preset NAME] [--size paper]
           [--budget MINUTES]
@@ -25,7 +26,7 @@ from _early import (
     PAPER,
     SMALL,
     USUAL,
-    Settings,
+    SnipSettings,
     figure_of,
     report,
     run,
@@ -41,7 +42,7 @@ ROUNDS = ("snip", "iterative_snip", "force")
 REMOVED = ("grasp", "grasp_inverted", "grasp_absolute")
 
 
-def main(settings: Settings) -> None:
+def main(settings: SnipSettings) -> None:
     """Prunes with every variant, trains, and draws final accuracy against density."""
     paper = {**PAPER, "seeds": seeds_of(settings)}
     job = prepare(__file__, settings, quick=SMALL, lenet=USUAL, paper=paper)
@@ -50,7 +51,8 @@ def main(settings: Settings) -> None:
     with budget(job):
         for i, name in enumerate(methods):
             # the first trains the dense networks, in the folder that the others are in
-            runs = run(job, name, sub="" if i == 0 else None, dense=i == 0)
+            options = {"sub": "" if i == 0 else None, "dense": i == 0}
+            runs = run(job, name, batch_norm=settings.batch_norm, **options)
             tables.append(named(runs.table(), name))
     table = jt.results.concat(tables)
     report(job, table)
@@ -58,8 +60,9 @@ def main(settings: Settings) -> None:
     for name, variants in (("figure_5-7", ROUNDS), ("figure_5-9", REMOVED)):
         if own := [method for method in variants if method in methods]:
             figures[name] = figure_of(own, table)
-    save(job, figures, table, more={"methods": methods}, pruning=AT_ONCE)
+    more = {"methods": methods, "batch_norm": settings.batch_norm}
+    save(job, figures, table, more=more, pruning=AT_ONCE)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))
+    main(tyro.cli(SnipSettings, description=str(__doc__).split("Command:")[0]))

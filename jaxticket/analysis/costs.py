@@ -162,7 +162,7 @@ def _levels(runs: Runs, pruning: Pruning, score: Score, level: int) -> dict[str,
     before = range(1) if pruning.one_shot else range(level)
     steps, seconds = 0, 0.0
     for n in before:
-        steps += runs.training.steps - (pruning.rewind_step if n else 0)
+        steps += runs.training.steps - (pruning.start if n else 0)
         groups = sum(h.level == n for h in runs.histories)
         trained = _seconds(runs, f"level {n}", "train_seconds", exact=True)
         pruned = _seconds(runs, f"level {n}", "prune_seconds", exact=True)

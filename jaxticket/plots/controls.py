@@ -52,7 +52,7 @@ def controls(
     Raises:
       ValueError: if the table is unusable, a method is unknown, or `passes` holds anything else.
 
-    Reference: Frankle's thesis, section 5.4, and figures 5-5 and 5-13 for what is tabulated here.
+    Reference: Frankle's thesis, section 5.7, and figures 5-5 and 5-13 for what is tabulated here.
     """
     row = "a control of a method"
     check(table, ("method", "control", "difference", "passes"), row)

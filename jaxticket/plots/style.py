@@ -82,6 +82,7 @@ KNOWN = {
     "one_shot": BranchStyle("one-shot pruning", "#000000", "<"),
     "magnitude_after_training": BranchStyle("magnitude after training", "#1B2A41", "P"),
     "magnitude": BranchStyle("magnitude", "#8DA800", "s"),
+    "standardized_magnitude": BranchStyle("magnitude, variance 1", "#9B59D0", "8"),
     "snip": BranchStyle("SNIP", "#DC2127", "D"),
     "iterative_snip": BranchStyle("iterative SNIP", "#FF9A90", "d"),
     "force": BranchStyle("FORCE", "#B08CF0", "X"),
@@ -102,6 +103,7 @@ KNOWN = {
     "continuous": BranchStyle("continuous sparsification", "#5C5C8A", "d"),
     "kd_lts": BranchStyle("KD-LTS", "#D400FF", "X"),
     "reinit": BranchStyle("random reinit", "#E69F00", "s"),
+    "reinit_at_k": BranchStyle("random reinit at step k", "#F2B84B", "s"),
     "shuffle": BranchStyle("layerwise shuffle", "#CC79A7", "D"),
     "layerwise_random": BranchStyle("layerwise random", "#D55E00", "v"),
     "random": BranchStyle("global random", "#009E73", "^"),
@@ -111,6 +113,7 @@ KNOWN = {
 VARIANTS: dict[str, tuple[str, Any]] = {
     "shuffle": ("layerwise shuffle", (0, (4, 1.5))),
     "reinit": ("random reinit", (0, (1, 1.2))),
+    "reinit_at_k": ("random reinit at step k", (0, (1, 0.6))),
     "inverted": ("inverted", (0, (4, 1.2, 1, 1.2))),
     "sign_flip": ("sign flip", (0, (4, 1.2, 1, 1.2, 1, 1.2))),
     "absolute": ("smallest |score| removed", (0, (7, 1.5))),

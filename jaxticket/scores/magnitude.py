@@ -27,7 +27,7 @@ def standardized_magnitude(params: Params, context: ScoreContext, *, key: Key) -
     initialization all layers then keep about the same density. A layer of constant weights is left
     as it is.
 
-    Reference: Frankle's thesis, section 5.4 (magnitude pruning with weights of variance 1).
+    Reference: Frankle's thesis, section 5.7 and Fig. 5-5 (weights of variance 1).
     """
     del key
 

@@ -83,8 +83,9 @@ def instability(
         their own tickets, mask and weights.
       levels: of the tickets; all if None. Level 0 is the dense network.
       branches: controls made of the tickets, of level 1 on: names in `jt.BRANCHES` or change
-        functions. Changes that draw weights anew (reinit) start at step 0 and train for all steps,
-        whatever k the mask belongs to.
+        functions. "reinit_at_k" puts new weights in the place of those of step k and trains them
+        for the remaining steps (thesis, Fig. 4-24); "reinit" and the like start at step 0 and train
+        for all steps, whatever k the mask belongs to.
       copies: of every state; all pairs of them are compared.
       points: evenly spaced places on each line, both ends included.
       noise: what differs between copies: "order" of examples, "augment"; () for nothing, which

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket.branches import Change, changed
+from jaxticket.branches import REDRAWN, Change, changed
 from jaxticket.points import Networks
 from jaxticket.runs import Runs, density
 from jaxticket.selection import prunable_of
@@ -131,11 +131,17 @@ class Starts:
     def beginning(self, kind: Start, ticket: Ticket) -> Any:
         """The weights that each replica's training began with, not masked.
 
-        Those of the seed, but for weights drawn anew, which start at step 0 themselves.
+        Those of the seed, but for branches that draw new ones (`REDRAWN`), and for a change of the
+        user's that moves a ticket of a later step to step 0.
         """
-        rewound = self.runs and self._pruning(kind).rewind == "learning_rate"
-        fresh = np.asarray(ticket.step).max() == 0 and not rewound
-        return ticket.params if fresh else self.initial[0]
+        if kind.branch in REDRAWN:
+            return ticket.params
+        pruning = self._pruning(kind)
+        if pruning.rewind == "learning_rate":
+            return self.initial[0]
+        usual = kind.at if self.trunk else pruning.start
+        moved = usual > 0 and np.asarray(ticket.step).max() == 0
+        return ticket.params if moved or kind.at == 0 else self.initial[0]
 
 
 def kinds_of(
