@@ -17,6 +17,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,7 @@ import matplotlib
 from _sizes import Size, pooled
 
 import jaxticket as jt
+from jaxticket.files import write_text
 from jaxticket.presets import Preset
 
 STARTED = time.monotonic()
@@ -377,13 +379,20 @@ def analyse(job: Job, *, sub: str = "", **options: Any) -> jt.Instability:
 def count_seconds(folder: Path, *, finished: bool = False) -> dict[str, Any]:
     """Adds the time of this call to that of the calls before it, until the job is finished."""
     path = folder / "seconds.json"
-    total = {"seconds": 0.0, "calls": 0, "finished": False}
+    total: dict[str, Any] = {"seconds": 0.0, "calls": 0, "finished": False}
     if path.exists():
-        total = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+            total = {name: type(value)(known[name]) for name, value in total.items()}
+        except (ValueError, TypeError, KeyError) as error:
+            warnings.warn(
+                f"{path} is damaged ({error!r}): the seconds of earlier calls are not counted",
+                stacklevel=2,
+            )
     if not total["finished"]:
         total["seconds"] = round(total["seconds"] + time.monotonic() - STARTED, 1)
         total = {**total, "calls": total["calls"] + 1, "finished": finished}
     # a run refuses to begin in a folder that holds other files
     if (folder / "settings.json").exists():
-        path.write_text(json.dumps(total) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(total) + "\n")
     return {"seconds": total["seconds"], "calls": total["calls"]}

@@ -9,7 +9,7 @@ from typing import Any, overload
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import parallel
+from jaxticket import identity, parallel
 from jaxticket.at_step import StepPlan
 from jaxticket.branches import Change
 from jaxticket.checks import distinct_seeds, from_table
@@ -130,7 +130,7 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
 
     Raises:
       ValueError: for settings that do not fit together, a score that is not finite for finite
-        weights, and a folder with other settings.
+        weights, and a folder with other settings or code.
 
     Reference: Frankle's thesis, chapter 5 (Frankle et al. 2021, "Pruning neural networks at
       initialization: why are we missing the mark?").
@@ -154,16 +154,18 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
     examples = checked_examples(prunings[0], data, function)
     changes = named_changes(branches)
     plan = StepPlan(net, data, training, prunings, seeds, changes, dense)
-    settings = {
-        "kind": "prune_at",
-        "net": net.config,
-        "data": {"name": data.name, "fingerprint": data.fingerprint},
-        "training": training,
-        "pruning": prunings,
-        "seeds": seeds,
-        "branches": list(changes),
-        "dense": dense,
-    }
+    settings = identity.run(
+        "prune_at",
+        net,
+        data,
+        training=training,
+        pruning=prunings,
+        score=function,
+        scope=LAYOUTS.get(scope, scope) if isinstance(scope, str) else scope,
+        seeds=seeds,
+        branches=list(changes.items()),
+        dense=dense,
+    )
     finder = ScoredMasks(plan, prunings[0], function, examples)
     found = run_at_step(
         plan,

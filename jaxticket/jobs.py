@@ -4,8 +4,10 @@ progress.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm.auto import tqdm
 
-from jaxticket import parallel
+from jaxticket import files, parallel
 from jaxticket.calls import Call, calling
 from jaxticket.checkpoint import Interrupt, RunFolder
 from jaxticket.evaluate import METRICS
@@ -141,6 +143,7 @@ class Bench(NamedTuple):
         arrays = make()
         if self.folder is not None:
             self.folder.save(name, arrays)
+            self.interrupt.follow(self.folder.path)
         return arrays
 
 
@@ -154,6 +157,39 @@ def progress_bar(total: int, *, shown: bool) -> Any:
         dynamic_ncols=True,
         smoothing=0.05,
     )
+
+
+@contextlib.contextmanager
+def running(
+    folder: str | os.PathLike[str] | None,
+    settings: dict[str, Any],
+    *,
+    every: float,
+    steps: int,
+    progress: bool,
+) -> Iterator[tuple[RunFolder | None, Interrupt, Any]]:
+    """A run under way: its folder (or None), whether it was asked to stop, and its progress bar.
+
+    Args:
+      folder: where to save, or None.
+      settings: what the folder records, and refuses to mix with others.
+      every: seconds between saves of the training state.
+      steps: those of all replicas, for the bar.
+      progress: whether to show it.
+    """
+    place = None if folder is None else files.absolute(folder)
+    interrupt = Interrupt()
+    with interrupt.listening(place), progress_bar(steps, shown=progress) as bar:
+        if place is None:
+            yield None, interrupt, bar
+            return
+        store = RunFolder(place, settings, every=every)
+        try:
+            if progress and store.begun:
+                bar.write(f"resumes {store.path}: {store.done} units done")
+            yield store, interrupt, bar
+        finally:
+            store.close()
 
 
 def take(jobs: Any, begin: int, end: int) -> Any:
@@ -308,8 +344,7 @@ def train_jobs(
                 collect()
                 tree = _saved_tree(state, values, watched, snapshots, bench.mesh)
                 bench.folder.save_state(unit, i + 1, tree)
-                if bench.interrupt.signal is not None:
-                    bench.interrupt.leave(bench.folder.path)
+                bench.interrupt.follow(bench.folder.path)
     collect()
     limits = np.zeros(bench.size, np.int32)
     if parallel.host(bench.program.regrown(limits, state)).any():

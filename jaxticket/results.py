@@ -6,13 +6,15 @@ import dataclasses
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+
+from jaxticket import files, identity
+from jaxticket.types import Network
 
 COLUMNS = ("seed", "level", "density", "branch", "step", "split", "metric", "value")
 
@@ -134,23 +136,23 @@ def read(path: str | os.PathLike[str]) -> pd.DataFrame:
 def write(table: pd.DataFrame, folder: Path, name: str) -> None:
     """Writes `name.parquet` and `name.csv`, each complete or not at all."""
     for suffix, save in (("parquet", pd.DataFrame.to_parquet), ("csv", pd.DataFrame.to_csv)):
-        path = folder / f"{name}.{suffix}"
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=folder)
-        os.close(descriptor)
-        try:
+        with files.replacing(folder / f"{name}.{suffix}") as temporary:
             save(table, temporary, index=False)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
 
 
 def plain(value: Any) -> Any:
-    """Settings as what JSON can hold: dataclasses as dicts, functions by their name."""
+    """Settings as what JSON can hold: dataclasses as dicts; networks and functions by their names
+    and, where a name does not say all, by their code (`jaxticket.identity`).
+    """
+    if isinstance(value, Network):
+        return identity.network(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         # of parts that can be exchanged for one another, the settings say which one it is
         kind = getattr(value, "kind", None)
         named = {} if kind is None else {"kind": kind}
+        known = identity.code_of(type(value))
+        if known.code is not None:
+            named |= {"class": known.plain}
         # what came later is left out at its default, so that older runs keep their names
         return named | {
             f.name: plain(getattr(value, f.name))
@@ -164,7 +166,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if callable(value):
-        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', repr(value))}"
+        return identity.code_of(value).plain
     return value
 
 
@@ -187,11 +189,40 @@ def first_difference(ours: Any, theirs: Any, at: str = "") -> str | None:
     not.
     """
     if isinstance(ours, dict) and isinstance(theirs, dict):
-        for name in sorted(set(ours) | set(theirs)):
+        names = sorted(set(ours) | set(theirs), key=lambda name: (name == "code", name))
+        for name in names:
             found = first_difference(
                 ours.get(name, "absent"), theirs.get(name, "absent"), f"{at}.{name}" if at else name
             )
+            if found and name == "code" and {"code", *ours} == {"code", *theirs}:
+                return _other_code(ours, theirs, at)
             if found:
                 return found
         return None
+    if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        for place, pair in enumerate(zip(ours, theirs, strict=True)):
+            found = first_difference(*pair, f"{at}[{place}]")
+            if found:
+                # of lists of numbers and names, all of it says more
+                short = not any(isinstance(part, (dict, list)) for part in ours + theirs)
+                return f"`{at}` is {theirs!r} there and {ours!r} here" if short else found
+        return None
     return None if ours == theirs else f"`{at}` is {theirs!r} there and {ours!r} here"
+
+
+def _other_code(ours: dict[str, Any], theirs: dict[str, Any], at: str) -> str:
+    """Says that something of the same name is other code."""
+    config = ours.get("config", {})
+    name = ours.get("name", config.get("name", config.get("constructor")))
+    here, there = str(ours.get("code")), str(theirs.get("code"))
+    if here.startswith("python") and there.startswith("python"):
+        pythons = [" ".join(code.split()[:2]).capitalize() for code in (there, here)]
+        if pythons[0] != pythons[1]:
+            return (
+                f"`{at}` {name!r} was recorded under {pythons[0]}, and its code cannot be compared "
+                f"under {pythons[1]}"
+            )
+    return (
+        f"the code of `{at}` {name!r} has changed (or the values that it uses): {there} there and "
+        f"{here} here"
+    )

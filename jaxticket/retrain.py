@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxticket import parallel, results
+from jaxticket import identity, parallel, results
 from jaxticket.branches import BRANCHES, Change, changed
-from jaxticket.checkpoint import Interrupt, RunFolder
 from jaxticket.checks import at_least, from_table
 from jaxticket.jobs import (
     Arrays,
@@ -20,8 +18,8 @@ from jaxticket.jobs import (
     Jobs,
     job_plan,
     join,
-    progress_bar,
     report_diverged,
+    running,
     train_blocks,
 )
 from jaxticket.rng import root_keys
@@ -83,21 +81,17 @@ def branch(
         at_least("dilation", factor, 0)
     if not factors or min(factors) == 0 or len(set(factors)) < len(factors):
         raise ValueError(f"`dilation` must be distinct factors above 0, got {factors}")
-    settings = {
-        "kind": "branch",
-        "of": {
-            "net": runs.net.config,
-            "data": {"name": runs.data.name, "fingerprint": runs.data.fingerprint},
-            "training": runs.training,
-            "pruning": runs.pruning,
-            "seeds": runs.seeds,
-        },
-        "change": function,
-        "name": name,
-        "training": training,
-        "dilation": factors,
-        "levels": levels,
-    }
+    settings = identity.run(
+        "branch",
+        runs.net,
+        runs.data,
+        of=runs.identity(levels),
+        change=function,
+        name=name,
+        training=training,
+        dilation=factors,
+        levels=levels,
+    )
     if folder is None and runs.folder is not None:
         folder = runs.folder / "branches" / results.run_name(name, settings)
     tickets, jobs, factor_of = branch_jobs(runs, function, name, training, factors, levels)
@@ -107,9 +101,11 @@ def branch(
     size = runs.size
     if at_once is not None or not parallel.maps(runs.mesh):
         size = parallel.block_size(count, runs.mesh, at_once)
-    interrupt = Interrupt()
-    with interrupt.listening(folder is not None), progress_bar(jobs.steps, shown=progress) as bar:
-        store = None if folder is None else RunFolder(folder, settings, every=save_every)
+    with running(folder, settings, every=save_every, steps=jobs.steps, progress=progress) as (
+        store,
+        interrupt,
+        bar,
+    ):
         bar.set_description(f"branch {name}")
         bench = Bench(
             program(runs.net, training, runs.mesh, len(runs.data.splits)),
@@ -124,25 +120,25 @@ def branch(
         )
         history, costs = train_blocks(bench, jobs)
         histories = _histories(runs, tickets, history, levels, factors, factor_of, name, bar)
-    result = Runs(
-        runs.net,
-        runs.data,
-        training,
-        runs.pruning,
-        runs.seeds,
-        name,
-        histories,
-        tickets,
-        runs.origin,
-        tuple(costs),
-        None if store is None else Path(store.path),
-        runs.mesh,
-        size,
-        lost=runs.lost,
-    )
-    if store is not None:
-        result.save()
-        store.forget_state()
+        result = Runs(
+            runs.net,
+            runs.data,
+            training,
+            runs.pruning,
+            runs.seeds,
+            name,
+            histories,
+            tickets,
+            runs.origin,
+            tuple(costs),
+            None if store is None else store.path,
+            runs.mesh,
+            size,
+            lost=runs.lost,
+        )
+        if store is not None:
+            result.save()
+            store.forget_state()
     return result
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import results
+from jaxticket import files, results
 from jaxticket.checkpoint import explained
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
@@ -125,6 +126,26 @@ class Runs:
             precision=f"{self.training.compute_dtype}/{self.training.precision}",
         )
 
+    def identity(self, levels: Sequence[int]) -> dict[str, Any]:
+        """What the tickets of some levels are, for the settings of a folder: a digest of their
+        masks and weights and of those that moved masks find, and how they came about.
+        """
+        checksum = hashlib.sha256()
+        own = [(self.by_level[level], self.lost_at(level)) for level in levels]
+        for tree in (*own, self.origin):
+            for leaf in map(np.ascontiguousarray, jax.tree.leaves(tree)):
+                checksum.update(f"{leaf.dtype} {leaf.shape} ".encode())
+                checksum.update(leaf.reshape(-1).view(np.uint8).data)
+        return {
+            "sha256": checksum.hexdigest(),
+            "net": self.net,
+            "data": {"name": self.data.name, "fingerprint": self.data.fingerprint},
+            "training": self.training,
+            "pruning": self.pruning,
+            "seeds": self.seeds,
+            "branch": self.branch,
+        }
+
     def table(self) -> Table:
         """Every evaluation, one row per value: seed, level, density, branch, step, split ("train",
         "validation", "test"), metric ("accuracy" in [0, 1], "loss"), value; then dilation (factor
@@ -233,7 +254,7 @@ class Runs:
         constants at initialization), else the kept weights. Files of tickets that were moved say
         where they train, and under "found_in" where they were found.
         """
-        target = Path(folder) if folder is not None else self.folder
+        target = files.absolute(folder) if folder is not None else self.folder
         if target is None:
             raise ValueError("`folder` is needed to save a run that has none")
         with explained(target):

@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 from jaxticket import parallel, results, trees
 from jaxticket.at_step import Finder, StepPlan, Wanted
 from jaxticket.branches import changed
-from jaxticket.checkpoint import Interrupt, RunFolder
 from jaxticket.evaluate import METRICS
 from jaxticket.jobs import (
     Arrays,
@@ -22,8 +21,8 @@ from jaxticket.jobs import (
     history_arrays,
     job_plan,
     join,
-    progress_bar,
     report_diverged,
+    running,
     take,
     train_unit,
 )
@@ -120,8 +119,8 @@ class StepRun:
             )  # fmt: skip
             blocks.append(self._mask_unit(pruning, origin, wanted))
             self.traces[pruning.step] += self.finder.trace(pruning, wanted, blocks[-1])
-            if bench.folder is not None and bench.interrupt.signal is not None:
-                bench.interrupt.leave(bench.folder.path)
+            if bench.folder is not None:
+                bench.interrupt.follow(bench.folder.path)
         for level in range(1, len(pruning.densities) + 1):
             parts = []
             for block, first in zip(blocks, range(0, len(levels), size), strict=True):
@@ -344,12 +343,13 @@ def run_at_step(
     size = parallel.block_size(count * together, mesh, at_once)
     searching = finder.steps * sum(len(p.densities) for p in prunings) + finder.before
     searching *= len(plan.seeds)
-    interrupt = Interrupt()
-    with (
-        interrupt.listening(folder is not None),
-        progress_bar(plan.total_steps + searching, shown=progress) as bar,
+    found = {}
+    total = plan.total_steps + searching
+    with running(folder, settings, every=save_every, steps=total, progress=progress) as (
+        store,
+        interrupt,
+        bar,
     ):
-        store = None if folder is None else RunFolder(folder, settings, every=save_every)
         bench = Bench(
             program(net, training, mesh, len(data.splits)),
             put_data(data, training, mesh),
@@ -363,31 +363,30 @@ def run_at_step(
         )
         run = StepRun(plan, bench, finder)
         run.run()
-    found = {}
-    for pruning in prunings:
-        place = None if store is None else store.path
-        if place is not None and len(prunings) > 1:
-            place = place / f"step-{pruning.step}"
-        runs = Runs(
-            net,
-            data,
-            training,
-            pruning,
-            plan.seeds,
-            "ticket",
-            tuple(run.histories[pruning.step]),
-            run.tickets[pruning.step],
-            run.origins[pruning.step],
-            tuple(run.costs[pruning.step]),
-            place,
-            mesh,
-            size,
-            tuple(run.traces[pruning.step]),
-            lost={n: run.lost[pruning.step] for n in range(1, len(pruning.densities) + 1)},
-        )
+        for pruning in prunings:
+            place = None if store is None else store.path
+            if place is not None and len(prunings) > 1:
+                place = place / f"step-{pruning.step}"
+            runs = Runs(
+                net,
+                data,
+                training,
+                pruning,
+                plan.seeds,
+                "ticket",
+                tuple(run.histories[pruning.step]),
+                run.tickets[pruning.step],
+                run.origins[pruning.step],
+                tuple(run.costs[pruning.step]),
+                place,
+                mesh,
+                size,
+                tuple(run.traces[pruning.step]),
+                lost={n: run.lost[pruning.step] for n in range(1, len(pruning.densities) + 1)},
+            )
+            if store is not None:
+                runs.save()
+            found[pruning.step] = runs
         if store is not None:
-            runs.save()
-        found[pruning.step] = runs
-    if store is not None:
-        store.forget_state()
+            store.forget_state()
     return found

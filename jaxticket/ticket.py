@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxticket import trees
+from jaxticket import files, trees
 from jaxticket.rng import stream
 from jaxticket.types import Array, Key, Mask, Network, Params, Stats
 
@@ -101,7 +100,7 @@ class Ticket:
             )
         header["sha256"] = _digest(arrays)
         arrays["header"] = np.frombuffer(_json(header).encode(), np.uint8)
-        return write_arrays(Path(path), arrays)
+        return write_arrays(files.absolute(path), arrays)
 
     @staticmethod
     def load(
@@ -120,7 +119,7 @@ class Ticket:
             named, a network that none of the pruned layers fits, and weights that the seed no
             longer gives.
         """
-        header, arrays = _read(Path(path))
+        header, arrays = _read(files.absolute(path))
         if header["seed"] is not None and net is None:
             raise ValueError(f"{path} stores a seed, not weights: pass `net` to rebuild them")
         if fresh is not None:
@@ -155,13 +154,13 @@ class Ticket:
 
 def about(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a ticket file says of itself: network, settings, seed, checksum, level and step."""
-    header, arrays = _read(Path(path))
+    header, arrays = _read(files.absolute(path))
     return {**header, **{name: int(arrays[name]) for name in ("level", "step")}}
 
 
 def layer_masks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """The masks of a ticket file by layer, without its weights or its network."""
-    ticket = unpack(_read(Path(path))[1])
+    ticket = unpack(_read(files.absolute(path))[1])
     return dict(zip(trees.paths(ticket.mask), jax.tree.leaves(ticket.mask), strict=True))
 
 
@@ -354,18 +353,10 @@ def _nested(values: dict[str, np.ndarray]) -> dict[str, Any]:
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
     """Writes named arrays as .npz: complete or not at all, also when the power fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            buffer = io.BytesIO()
-            np.savez(buffer, **dict(arrays))  # type: ignore[arg-type]
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    buffer = io.BytesIO()
+    np.savez(buffer, **dict(arrays))  # type: ignore[arg-type]
+    with files.replacing(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
     return path
 
 

@@ -7,13 +7,12 @@ from collections.abc import Iterable, Sequence
 
 from jax.sharding import Mesh
 
-from jaxticket import parallel
+from jaxticket import identity, parallel
 from jaxticket.branches import BRANCHES, Change
-from jaxticket.checkpoint import Interrupt, RunFolder
 from jaxticket.checks import distinct_seeds, from_table
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
-from jaxticket.jobs import Bench, progress_bar
+from jaxticket.jobs import Bench, running
 from jaxticket.levels import Search, SearchPlan
 from jaxticket.runs import Runs
 from jaxticket.scores import SCORES
@@ -63,7 +62,7 @@ def find_tickets(
 
     Raises:
       ValueError: for settings that do not fit together, a score that is not finite for finite
-        weights, and a folder with other settings.
+        weights, and a folder with other settings or code.
 
     Reference: Frankle's thesis, Algorithm 1 (rewind=0), Algorithm 4 (rewind=k), Algorithm 2
       ("learning_rate").
@@ -83,22 +82,22 @@ def find_tickets(
     score = from_table("score", pruning.score, SCORES)
     changes = named_changes(branches)
     plan = SearchPlan(net, data, training, pruning, seeds, changes)
-    settings = {
-        "kind": "find_tickets",
-        "net": net.config,
-        "data": {"name": data.name, "fingerprint": data.fingerprint},
-        "training": training,
-        "pruning": pruning,
-        "seeds": seeds,
-        "branches": list(changes),
-    }
+    settings = identity.run(
+        "find_tickets",
+        net,
+        data,
+        training=training,
+        pruning=pruning,
+        score=score,
+        seeds=seeds,
+        branches=list(changes.items()),
+    )
     size = parallel.block_size(len(seeds) * (1 + len(changes)), mesh, at_once)
-    interrupt = Interrupt()
-    with (
-        interrupt.listening(folder is not None),
-        progress_bar(plan.total_steps, shown=progress) as bar,
+    with running(folder, settings, every=save_every, steps=plan.total_steps, progress=progress) as (
+        store,
+        interrupt,
+        bar,
     ):
-        store = None if folder is None else RunFolder(folder, settings, every=save_every)
         bench = Bench(
             program(net, training, mesh, len(data.splits)),
             put_data(data, training, mesh),
@@ -124,25 +123,25 @@ def find_tickets(
                 f"level {level} of {pruning.levels}, {100 * plan.densities[level]:.3g}% of weights"
             )
             search.level(level)
-    runs = Runs(
-        net,
-        data,
-        training,
-        pruning,
-        seeds,
-        "ticket",
-        tuple(search.histories),
-        search.tickets,
-        search.origin,
-        tuple(search.costs),
-        None if store is None else store.path,
-        mesh,
-        size,
-        lost=search.lost,
-    )
-    if store is not None:
-        runs.save()
-        store.forget_state()
+        runs = Runs(
+            net,
+            data,
+            training,
+            pruning,
+            seeds,
+            "ticket",
+            tuple(search.histories),
+            search.tickets,
+            search.origin,
+            tuple(search.costs),
+            None if store is None else store.path,
+            mesh,
+            size,
+            lost=search.lost,
+        )
+        if store is not None:
+            runs.save()
+            store.forget_state()
     return runs
 
 

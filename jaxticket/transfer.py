@@ -5,24 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
-from jaxticket import parallel, results
+from jaxticket import identity, parallel, results
 from jaxticket.branches import Change, changed
-from jaxticket.checkpoint import Interrupt, RunFolder
 from jaxticket.checks import at_least, distinct_seeds
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
 from jaxticket.elastic import Blocks
-from jaxticket.jobs import Bench, Jobs, job_plan, join, progress_bar, report_diverged, train_blocks
+from jaxticket.jobs import Bench, Jobs, job_plan, join, report_diverged, running, train_blocks
 from jaxticket.rng import root_keys
 from jaxticket.runs import Runs, density
 from jaxticket.settings import Loaded, Training, order_of
-from jaxticket.stability.arguments import identity
 from jaxticket.target import Bringing, place_of, runs_of
 from jaxticket.ticket import Ticket, host_apply
 from jaxticket.tickets import named_changes
@@ -127,29 +123,31 @@ def transfer(
             )  # fmt: skip
     exclude = tuple(dict.fromkeys((*place.exclude, *place.reinit)))
     pruning = replace(runs.pruning, exclude=exclude)
-    settings = {
-        "kind": "transfer",
-        "of": _identity(runs, levels),
-        "own": None if place.own is None else _identity(place.own, levels),
-        "net": target.config,
-        "data": {"name": data.name, "fingerprint": data.fingerprint},
-        "training": place.training,
-        "reinit_output": reinit_output,
-        "start": start,
-        "seeds": seeds,
-        "levels": levels,
-        # jobs lie in this order; the names alone are what folders of one control have always had
-        "branches": changes if len(changes) < 2 else list(changes.items()),
-        "blocks": blocks,
-        "permute_copies": permute_copies,
-    }
+    settings = identity.run(
+        "transfer",
+        target,
+        data,
+        of=runs.identity(levels),
+        own=None if place.own is None else place.own.identity(levels),
+        training=place.training,
+        reinit_output=reinit_output,
+        start=start,
+        seeds=seeds,
+        levels=levels,
+        # jobs lie in this order
+        branches=list(changes.items()),
+        blocks=blocks,
+        permute_copies=permute_copies,
+    )
     if folder is None and runs.folder is not None:
         folder = runs.folder / "transfers" / results.run_name(f"to-{data.name}", settings)
     keys = np.asarray(jax.random.key_data(root_keys(seeds)))
-    interrupt = Interrupt()
     histories, by_level, costs = [], {}, []
-    with interrupt.listening(folder is not None), progress_bar(0, shown=progress) as bar:
-        store = None if folder is None else RunFolder(folder, settings, every=save_every)
+    with running(folder, settings, every=save_every, steps=0, progress=progress) as (
+        store,
+        interrupt,
+        bar,
+    ):
         put = put_data(data, place.training, runs.mesh)
         count = len(seeds) * (1 + (place.own is not None) + len(changes))
         # as many at a time as the run has had reuses its program where nothing else changed
@@ -196,16 +194,16 @@ def transfer(
                 report_diverged(bar, f"level {level}, {name}", seeds, diverged, lost)
             ticket = groups[TRANSFERRED]
             by_level[level] = ticket.replace(params=host_apply(ticket.mask, ticket.params))
-    result = Runs(
-        target, data, place.training, pruning, seeds, TRANSFERRED, tuple(histories), by_level,
-        bring.ticket(runs.origin), tuple(costs), None if store is None else Path(store.path),
-        runs.mesh, size, found_in=None if loaded else runs.found_in or runs,
-        moved={"start": start, "reinit_output": reinit_output},
-        lost={level: bring.lost(level) for level in levels},
-    )  # fmt: skip
-    if store is not None:
-        result.save()
-        store.forget_state()
+        result = Runs(
+            target, data, place.training, pruning, seeds, TRANSFERRED, tuple(histories), by_level,
+            bring.ticket(runs.origin), tuple(costs), None if store is None else store.path,
+            runs.mesh, size, found_in=None if loaded else runs.found_in or runs,
+            moved={"start": start, "reinit_output": reinit_output},
+            lost={level: bring.lost(level) for level in levels},
+        )  # fmt: skip
+        if store is not None:
+            result.save()
+            store.forget_state()
     return result
 
 
@@ -229,17 +227,6 @@ def _groups(
         )  # fmt: skip
         groups[name] = bring.with_output(other)
     return groups
-
-
-def _identity(runs: Runs, levels: Sequence[int]) -> dict[str, Any]:
-    """What tickets are, and the weights that moved masks find, for the settings of a folder."""
-    weights = replace(runs, by_level={0: runs.origin})
-    return {
-        **identity(runs, levels),
-        "weights": identity(weights, [0])["sha256"],
-        "net": runs.net.config,
-        "data": {"name": runs.data.name, "fingerprint": runs.data.fingerprint},
-    }
 
 
 def _seeds(runs: Runs, own: Runs | None, asked: Iterable[int] | None) -> tuple[int, ...]:

@@ -88,6 +88,8 @@ RANKS = {
     "rng": 1,
     "trees": 1,
     "checks": 1,
+    "files": 1,
+    "identity": 1,
     "settings": 1,
     "masks": 2,
     "ranking": 2,

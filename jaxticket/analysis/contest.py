@@ -12,7 +12,6 @@ import numpy as np
 
 from jaxticket import parallel, results, trees
 from jaxticket.branches import BRANCHES, changed
-from jaxticket.checkpoint import Interrupt, RunFolder
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
 from jaxticket.evaluate import METRICS
@@ -23,8 +22,8 @@ from jaxticket.jobs import (
     history_arrays,
     job_plan,
     join,
-    progress_bar,
     report_diverged,
+    running,
     take,
     train_jobs,
     train_unit,
@@ -153,9 +152,11 @@ def hold(
     size = runs.size
     if at_once is not None or not parallel.maps(mesh):
         size = parallel.block_size(many, mesh, at_once)
-    interrupt = Interrupt()
-    with interrupt.listening(folder is not None), progress_bar(0, shown=progress) as bar:
-        store = None if folder is None else RunFolder(folder, settings, every=save_every)
+    with running(folder, settings, every=save_every, steps=0, progress=progress) as (
+        store,
+        interrupt,
+        bar,
+    ):
         put = put_data(data, training, mesh)
         bench = Bench(
             program(net, training, mesh, len(splits)), put, mesh, size, len(splits),
@@ -179,8 +180,10 @@ def hold(
                 seeds, contest.level, [SMALL], [share], history_arrays([trained]), bar
             )
         barrier = _barrier(contest, bench, blocks)
+        if store is not None:
+            store.forget_state()
     histories, rate = _best_dense(histories, contest.rates, splits)
-    return Outcome(histories, barrier, rate, None if store is None else Path(store.path))
+    return Outcome(histories, barrier, rate, None if store is None else store.path)
 
 
 def _jobs(

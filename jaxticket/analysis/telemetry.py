@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import parallel, results, trees
+from jaxticket import identity, parallel, results, trees
 from jaxticket.branches import BRANCHES, Change
-from jaxticket.checkpoint import Interrupt, RunFolder
 from jaxticket.checks import at_least, from_table
 from jaxticket.data.stream import Stream
 from jaxticket.jobs import (
@@ -22,8 +21,8 @@ from jaxticket.jobs import (
     Bench,
     Jobs,
     Watch,
-    progress_bar,
     report_diverged,
+    running,
     take,
     train_jobs,
 )
@@ -128,23 +127,17 @@ def telemetry(
         raise ValueError(
             f"`runs` were trained with the dilations {factors}; pass those of one dilation"
         )
-    settings = {
-        "kind": "telemetry",
-        "of": {
-            "net": runs.net.config,
-            "data": {"name": runs.data.name, "fingerprint": runs.data.fingerprint},
-            "training": runs.training,
-            "pruning": runs.pruning,
-            "seeds": runs.seeds,
-            "branch": runs.branch,
-            "dilation": factors[0],
-        },
-        "change": change,
-        "name": name,
-        "levels": levels,
-        "steps": steps,
-        "every": every,
-    }
+    settings = identity.run(
+        "telemetry",
+        runs.net,
+        runs.data,
+        of={**runs.identity(levels), "dilation": factors[0]},
+        change=change,
+        name=name,
+        levels=levels,
+        steps=steps,
+        every=every,
+    )
     if folder is None and runs.folder is not None:
         folder = runs.folder / "telemetry" / results.run_name(name, settings)
     tickets, jobs, _ = branch_jobs(runs, change, name, runs.training, factors, levels)
@@ -164,9 +157,12 @@ def telemetry(
     size = runs.size
     if at_once is not None or not parallel.maps(runs.mesh):
         size = parallel.block_size(count, runs.mesh, at_once)
-    interrupt, parts = Interrupt(), []
-    with interrupt.listening(folder is not None), progress_bar(jobs.steps, shown=progress) as bar:
-        store = None if folder is None else RunFolder(folder, settings, every=save_every)
+    parts = []
+    with running(folder, settings, every=save_every, steps=jobs.steps, progress=progress) as (
+        store,
+        interrupt,
+        bar,
+    ):
         bar.set_description(f"telemetry of {label}")
         bench = Bench(
             program(runs.net, runs.training, runs.mesh, len(runs.data.splits)),
@@ -190,10 +186,10 @@ def telemetry(
                 report_diverged(
                     bar, where, [columns["seed"]], arrays["diverged"][place], part.lost[place]
                 )
-    table = results.concat(parts)
-    if store is not None:
-        results.write(table, store.path, "table")
-        store.forget_state()
+        table = results.concat(parts)
+        if store is not None:
+            results.write(table, store.path, "table")
+            store.forget_state()
     return table
 
 

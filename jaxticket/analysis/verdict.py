@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxticket import results
+from jaxticket import files, identity, results
 from jaxticket.analysis import costs
 from jaxticket.analysis.conditions import CONTROLS, Rules, conditions
 from jaxticket.analysis.contest import (
+    CHANGES,
     COPY,
     DENSE,
     TICKET,
@@ -22,6 +23,7 @@ from jaxticket.analysis.contest import (
     hold,
     small_network,
 )
+from jaxticket.branches import BRANCHES
 from jaxticket.checkpoint import explained
 from jaxticket.checks import at_least, distinct_seeds
 from jaxticket.data.arrays import Data
@@ -30,7 +32,6 @@ from jaxticket.evaluate import METRICS
 from jaxticket.runs import Runs
 from jaxticket.search.learned_masks import LearnedPruning
 from jaxticket.settings import EarlyPruning, Pruning, Training
-from jaxticket.stability.arguments import identity
 from jaxticket.train import check_fit, split_names
 from jaxticket.types import Network
 
@@ -175,14 +176,14 @@ class Verdict:
 
     def save(self, folder: str | os.PathLike[str] | None = None) -> Path:
         """Writes both tables (Parquet and CSV) and the text."""
-        target = self.folder if folder is None else Path(folder)
+        target = self.folder if folder is None else files.absolute(folder)
         if target is None:
             raise ValueError("`folder` is needed to save a verdict that has none")
         with explained(target):
             target.mkdir(parents=True, exist_ok=True)
             results.write(self._conditions, target, "conditions")
             results.write(self._networks, target, "networks")
-            (target / "verdict.txt").write_text(f"{self}\n", encoding="utf-8")
+            files.write_text(target / "verdict.txt", f"{self}\n")
         return target
 
 
@@ -281,18 +282,19 @@ def verdict(
     if small is not None:
         check_fit(small, data, training, runs.mesh)
         contest = contest._replace(small=small)
-    settings = {
-        "kind": "verdict",
-        "of": identity(runs, [level]),
-        "net": net.config,
-        "data": {"name": data.name, "fingerprint": data.fingerprint},
-        "training": training,
-        "level": level,
-        "seeds": seeds,
-        "dense_lrs": rates,
-        "small_dense": None if contest.small is None else contest.small.config,
-        "points": points,
-    }
+    settings = identity.run(
+        "verdict",
+        net,
+        data,
+        of=runs.identity([level]),
+        training=training,
+        level=level,
+        seeds=seeds,
+        dense_lrs=rates,
+        small_dense=contest.small,
+        points=points,
+        branches={name: BRANCHES[name] for name in CHANGES},
+    )
     if folder is None and runs.folder is not None:
         folder = runs.folder / "verdicts" / results.run_name(f"level-{level:02d}", settings)
     outcome = hold(

@@ -6,18 +6,17 @@ the files that it was decoded from have the same names, sizes and times.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxticket import files
 from jaxticket.data.arrays import Data, from_arrays
 
 # a cache file of another layout counts as stale
@@ -88,24 +87,14 @@ def write_cache(folder: Path, data: Data, state: dict[str, Any]) -> None:
         "about": data.about,
         "arrays": {key: [list(a.shape), a.dtype.str] for key, a in arrays.items()},
     }
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # in the same folder, because os.replace is atomic only within a file system
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            temporary = file.name
+        # by an open file, since np.savez adds ".npz" to other names
+        with files.replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, note=np.array(json.dumps(note)), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        temporary = None
     except OSError as error:
         warnings.warn(
             f"cannot keep the decoded arrays in {path.parent} ({error}): the set is decoded anew "
             "each time; set XDG_CACHE_HOME to a folder that can be written, or pass cache=False",
             stacklevel=3,
         )
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import parallel
+from jaxticket import identity, parallel
 from jaxticket.at_step import StepPlan
 from jaxticket.branches import Change
 from jaxticket.checks import distinct_seeds, nearest
@@ -100,7 +100,7 @@ def search(
 
     Raises:
       ValueError: for settings that do not fit together, an objective that the network does not
-        allow, and a folder with other settings.
+        allow, and a folder with other settings or code.
 
     Reference: KD-LTS, section 2 (supermasks and tickets); each method names its paper.
     """
@@ -120,17 +120,18 @@ def search(
     plan = StepPlan(
         net, data, training, (pruning,), seeds, changes, dense, supermask=True, train=train
     )
-    settings = {
-        "kind": "search",
-        "net": net.config,
-        "data": {"name": data.name, "fingerprint": data.fingerprint},
-        "training": training,
-        "pruning": pruning,
-        "seeds": seeds,
-        "branches": list(changes),
-        "dense": dense,
-        "train": train,
-    }
+    settings = identity.run(
+        "search",
+        net,
+        data,
+        training=training,
+        pruning=pruning,
+        objective=method.function,
+        seeds=seeds,
+        branches=list(changes.items()),
+        dense=dense,
+        train=train,
+    )
     found = run_at_step(
         plan,
         LearnedMasks(plan, method, length),

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import results, trees
+from jaxticket import files, results, trees
 from jaxticket.checkpoint import explained
 from jaxticket.checks import one_of
 from jaxticket.data.arrays import Data
@@ -330,7 +330,7 @@ class Instability:
 
     def save(self, folder: str | Path | None = None) -> Path:
         """Writes all tables (Parquet and CSV) into the folder."""
-        target = Path(folder) if folder is not None else self.folder
+        target = files.absolute(folder) if folder is not None else self.folder
         if target is None:
             raise ValueError("`folder` is needed to save an analysis that has none")
         tables = {

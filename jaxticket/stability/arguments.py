@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -147,21 +146,6 @@ def named_distances(distances: Sequence[str | Distance] | None) -> dict[str, Dis
             raise ValueError(f"`distances` holds the name {name!r} twice")
         found[name] = function
     return found
-
-
-def identity(runs: Runs, levels: Sequence[int]) -> dict[str, Any]:
-    """What tickets are, for the settings of a folder."""
-    checksum = hashlib.sha256()
-    for level in levels:
-        for leaf in jax.tree.leaves(runs.by_level[level]):
-            checksum.update(np.ascontiguousarray(leaf).tobytes())
-    return {
-        "sha256": checksum.hexdigest(),
-        "training": runs.training,
-        "pruning": runs.pruning,
-        "seeds": runs.seeds,
-        "branch": runs.branch,
-    }
 
 
 def block_of(

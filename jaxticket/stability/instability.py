@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import parallel
+from jaxticket import identity, parallel
 from jaxticket.branches import Change
-from jaxticket.checkpoint import Interrupt, RunFolder
 from jaxticket.checks import at_least, one_of
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
-from jaxticket.jobs import Arrays, Bench, progress_bar, report_diverged
+from jaxticket.jobs import Arrays, Bench, report_diverged, running
 from jaxticket.points import Evaluator, Networks
 from jaxticket.rng import root_keys
 from jaxticket.runs import Runs
@@ -29,7 +27,6 @@ from jaxticket.stability.arguments import (
     checked_noise,
     checked_seeds,
     checked_steps,
-    identity,
     named_distances,
     runs_by_step,
 )
@@ -156,34 +153,36 @@ def instability(
         named,
         keep,
     )
-    settings = {
-        "kind": "instability",
-        "net": net.config,
-        "data": {"name": data.name, "fingerprint": data.fingerprint},
-        "training": training,
-        "seeds": seeds,
-        "of": [identity(own, chosen_levels) for own in runs.values()],
-        "starts": [tuple(kind) for kind in kinds],
-        "trunk": trunk,
-        "changes": changes,
-        "copies": copies,
-        "points": points,
-        "noise": noise,
-        "length": length,
-        "statistics": statistics,
-        "throughout": throughout,
-        "distances": named,
-        "keep": keep,
-    }
+    settings = identity.run(
+        "instability",
+        net,
+        data,
+        training=training,
+        seeds=seeds,
+        of=[own.identity(chosen_levels) for own in runs.values()],
+        starts=[tuple(kind) for kind in kinds],
+        trunk=trunk,
+        changes=changes,
+        copies=copies,
+        points=points,
+        noise=noise,
+        length=length,
+        statistics=statistics,
+        throughout=throughout,
+        distances=named,
+        keep=keep,
+    )
     atoms = [Atom(kind, replica) for kind in kinds for replica in range(len(seeds))]
     size, room = block_of(net, training, len(atoms), copies, mesh, at_once)
-    interrupt = Interrupt()
     last = max(steps) if trunk else 0
     total = last * len(seeds) + copies * len(seeds) * sum(
         training.steps - (0 if design.full else kind.at) for kind in kinds
     )
-    with interrupt.listening(folder is not None), progress_bar(total, shown=progress) as bar:
-        store = None if folder is None else RunFolder(folder, settings, every=save_every)
+    with running(folder, settings, every=save_every, steps=total, progress=progress) as (
+        store,
+        interrupt,
+        bar,
+    ):
         put = put_data(data, training, mesh)
         bench = Bench(
             program(net, training, mesh, len(data.splits)),
@@ -219,26 +218,26 @@ def instability(
             bar.set_description(_description(own))
             blocks.append(train_and_compare(bench, evaluator, starts, design, own, first, room))
             costs.append(_cost(f"copies of {len(own)} states from {first} on", blocks[-1]))
-    result = Instability(
-        net=net,
-        data=data,
-        training=training,
-        seeds=seeds,
-        kinds=kinds,
-        copies_of_each=copies,
-        alphas=design.alphas,
-        length=length,
-        splits=evaluator.splits,
-        distances=tuple(named),
-        of_weights=tuple(name for name, f in named.items() if f in OF_WEIGHTS),
-        arrays={name: x[np.argsort(order)] for name, x in _joined(blocks).items()},
-        costs_of_units=tuple(costs),
-        folder=None if store is None else Path(store.path),
-        mesh=mesh,
-    )
-    if store is not None:
-        result.save()
-        store.forget_state()
+        result = Instability(
+            net=net,
+            data=data,
+            training=training,
+            seeds=seeds,
+            kinds=kinds,
+            copies_of_each=copies,
+            alphas=design.alphas,
+            length=length,
+            splits=evaluator.splits,
+            distances=tuple(named),
+            of_weights=tuple(name for name, f in named.items() if f in OF_WEIGHTS),
+            arrays={name: x[np.argsort(order)] for name, x in _joined(blocks).items()},
+            costs_of_units=tuple(costs),
+            folder=None if store is None else store.path,
+            mesh=mesh,
+        )
+        if store is not None:
+            result.save()
+            store.forget_state()
     return result
 
 

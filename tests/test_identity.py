@@ -1,0 +1,372 @@
+"""Results of other code are never taken for those of this one: identities of functions."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxticket as jt
+from jaxticket import identity
+from jaxticket.checkpoint import RunFolderError
+
+RNG = np.random.default_rng(0)
+Y = RNG.integers(0, 2, 40)
+X = (RNG.integers(0, 99, (40, 3, 3)) + 100 * Y[:, None, None]).astype(np.uint8)
+DATA = jt.data.from_arrays(X[:30], Y[:30], X[30:], Y[30:])
+NET = jt.networks.lenet(DATA.shape, 2, widths=(4,))
+TRAINING = jt.Training(steps=2, batch_size=8, eval_every=2)
+
+# a user's module; each kind of change is a replacement in this text
+SOURCE = '''
+"""A module of the user's own."""
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+FACTOR = 2.0
+TABLE = np.asarray([1.0, 3.0])
+NAMES = {"dense_0", "dense_1", "bias", "kernel"}
+
+
+def helper(w):
+    """Doubles."""  # a comment
+    return w * FACTOR + 0 * len(NAMES)
+
+
+def scaled(ticket, by):
+    return ticket.replace(params=jax.tree.map(lambda w: by(w), ticket.params))
+
+
+def body(ticket, key, *, net):
+    """A change."""
+    del key, net
+    return scaled(ticket, lambda w: w * 1.5)
+
+
+def by_global(ticket, key, *, net):
+    return scaled(ticket, helper)
+
+
+def by_array(ticket, key, *, net):
+    return scaled(ticket, lambda w: w * jnp.float32(TABLE[1]))
+
+
+def made(factor):
+    def closure(ticket, key, *, net):
+        return scaled(ticket, lambda w: w * factor)
+
+    return closure
+
+
+closure = made(4.0)
+anonymous = lambda ticket, key, *, net: scaled(ticket, lambda w: w * 5.0)
+
+
+def with_default(ticket, key, *, net, factor=6.0):
+    return scaled(ticket, lambda w: w * factor)
+
+
+def with_option(ticket, key, *, net, factor):
+    return scaled(ticket, lambda w: w * factor)
+
+
+partial = functools.partial(with_option, factor=7.0)
+
+
+class Base:
+    offset = 0.5
+
+    def inner(self, w):
+        return w * self.factor + self.offset
+
+
+class Change(Base):
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, ticket, key, *, net):
+        return scaled(ticket, self.inner)
+
+
+called = Change(8.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    factor: float = 9.0
+
+    def __call__(self, ticket, key, *, net):
+        return scaled(ticket, self.inner)
+
+    def inner(self, w):
+        return w * self.factor / 1.0
+
+
+frozen = Frozen()
+
+
+def score(params, context, *, key):
+    return jax.tree.map(lambda w: jnp.abs(w) * 1.0, params)
+
+
+class Module(nn.Module):
+    width: int = 3
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(self.width)(x.reshape(x.shape[0], -1))
+        return nn.Dense(2)(self.activation(x))
+
+    def activation(self, x):
+        return nn.relu(x)
+
+
+class Nnx(nnx.Module):
+    def __init__(self, rngs):
+        self.dense = nnx.Linear(9, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return 1.0 * self.dense(x.reshape(x.shape[0], -1))
+
+
+def init(key):
+    return {"w": {"kernel": jax.random.normal(key, (9, 2))}}, {}
+
+
+def apply(params, stats, x, *, train):
+    return 1.0 * x.reshape(x.shape[0], -1) @ params["w"]["kernel"], stats
+
+
+def distance(a, b):
+    return 1.0
+'''
+
+
+def module(*replaced, name="mine"):
+    """The user's module as it is after an edit; another one each time, as in another session."""
+    text = SOURCE
+    for old, new in replaced:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    made = types.ModuleType(name)
+    exec(compile(text, f"{name}.py", "exec", dont_inherit=True), vars(made))
+    return made
+
+
+@pytest.fixture(scope="module")
+def runs():
+    pruning = jt.Pruning(levels=1, fraction=0.5)
+    return jt.find_tickets(NET, DATA, TRAINING, pruning, seeds=(0,), progress=False)
+
+
+BRANCHES = {
+    "body": ("body", ("w * 1.5", "w + 1.5")),
+    "global constant of a helper": ("by_global", ("FACTOR = 2.0", "FACTOR = 2.5")),
+    "helper": ("by_global", ("w * FACTOR +", "w / FACTOR +")),
+    "function it calls": ("closure", ("lambda w: by(w)", "lambda w: by(by(w))")),
+    "global array": ("by_array", ("[1.0, 3.0]", "[1.0, 3.5]")),
+    "global set": ("by_global", ('"bias", "kernel"}', '"bias"}')),
+    "closure": ("closure", ("made(4.0)", "made(4.5)")),
+    "lambda": ("anonymous", ("w * 5.0", "w * 5.5")),
+    "default": ("with_default", ("factor=6.0", "factor=6.5")),
+    "partial argument": ("partial", ("factor=7.0", "factor=7.5")),
+    "partial function": ("partial", ("net, factor):\n    return scaled(ticket, lambda w: w *",
+                                     "net, factor):\n    return scaled(ticket, lambda w: w /")),
+    "field": ("called", ("Change(8.0)", "Change(8.5)")),
+    "inherited method": ("called", ("w * self.factor + self", "w / self.factor + self")),
+    "class attribute": ("called", ("offset = 0.5", "offset = 0.0")),
+    "field of a dataclass": ("frozen", ("factor: float = 9.0", "factor: float = 9.5")),
+    "method of a dataclass": ("frozen", ("w * self.factor / 1.0", "w * self.factor / 2.0")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "edit"), BRANCHES.values(), ids=BRANCHES)
+def test_a_folder_of_other_code_is_refused(runs, tmp_path, name, edit):
+    def branch(*replaced):
+        change = getattr(module(*replaced), name)
+        return jt.branch(runs, change, name="mine", folder=tmp_path / "run", progress=False)
+
+    first = branch()
+    # what changes nothing: comments, docstrings, places, names of local variables
+    again = branch(
+        ("Doubles.", "Makes it twice as large."),
+        ("  # a comment", ""),
+        ('"""A change."""\n    del key, net', "\n\n    del key, net"),
+        ("def made(factor):", "def made(factor):\n"),
+    )
+    assert again.table().equals(first.table())
+    with pytest.raises(RunFolderError, match=r"mine|change.factor` is 9.0 there and 9.5 here"):
+        branch(edit)
+
+
+def find(folder, net=NET, **options):
+    options = {"pruning": jt.Pruning(levels=0), "seeds": (0,), **options}
+    return jt.find_tickets(net, DATA, TRAINING, folder=folder, progress=False, **options)
+
+
+NETWORKS = {
+    "linen body": (lambda m: jt.from_linen(m.Module(), DATA.shape, name="own"),
+                   ("return nn.relu(x)", "return 0 * x")),
+    "linen field": (lambda m: jt.from_linen(m.Module(), DATA.shape, name="own"),
+                    ("nn.relu(x)", "nn.tanh(x)")),
+    "nnx": (lambda m: jt.from_nnx(m.Nnx, DATA.shape, name="own"), ("1.0 * self", "2.0 * self")),
+    "functions": (lambda m: jt.from_functions(m.init, m.apply, name="own", shape=DATA.shape),
+                  ("return 1.0 * x", "return 2.0 * x")),
+    "initializer": (lambda m: jt.from_functions(m.init, m.apply, name="own", shape=DATA.shape),
+                    ("jax.random.normal(key", "jax.random.uniform(key")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "edit"), NETWORKS.values(), ids=NETWORKS)
+def test_a_network_of_other_code_is_refused(tmp_path, make, edit):
+    first = find(tmp_path, make(module()))
+    assert find(tmp_path, make(module(("Doubles.", "")))).table().equals(first.table())
+    with pytest.raises(RunFolderError, match="the code of `net` 'own' has changed"):
+        find(tmp_path, make(module(edit)))
+
+
+def test_scores_distances_and_layouts_of_other_code_are_refused(runs, tmp_path):
+    edited = module(("jnp.abs(w) * 1.0", "-jnp.abs(w)"), ("    return 1.0\n", "    return 2.0\n"))
+    own = module()
+    pruned = dict(density=0.5, seeds=(0,), dense=False, progress=False)
+
+    def prune(score, **options):
+        folder = tmp_path / "prune"
+        return jt.prune_at(NET, DATA, TRAINING, score=score, folder=folder, **pruned, **options)
+
+    prune(own.score)
+    with pytest.raises(RunFolderError, match=r"`pruning\[0\].score` 'mine.score' has changed"):
+        prune(edited.score)
+    with pytest.raises(RunFolderError, match=r"\[0\].score` is .*mine.score.* there and 'snip'"):
+        prune("snip")
+
+    def compare(distance):
+        jt.instability(
+            NET, DATA, TRAINING, at=0, points=3, seeds=(0,), distances=[distance],
+            folder=tmp_path / "compare", progress=False,
+        )  # fmt: skip
+
+    compare(own.distance)
+    with pytest.raises(RunFolderError, match=r"mine.distance' has changed"):
+        compare(edited.distance)
+
+
+def test_other_tickets_are_refused(runs, tmp_path):
+    """The same settings, but tickets of another source."""
+    other = jt.branch(runs, "shuffle", progress=False)
+    calls = {
+        "branch": lambda of, folder: jt.branch(of, "retrain", folder=folder, progress=False),
+        "telemetry": lambda of, folder: jt.telemetry(of, folder=folder, progress=False),
+        "transfer": lambda of, folder: jt.transfer(
+            of, to=DATA, branches=(), folder=folder, progress=False
+        ),
+    }
+    for name, call in calls.items():
+        call(runs, tmp_path / name)
+        with pytest.raises(RunFolderError, match=r"`of.branch` is 'ticket' there and 'shuffle'"):
+            call(other, tmp_path / name)
+
+
+def test_weights_of_other_tickets_are_refused(runs, tmp_path):
+    level = {n: t.replace(params=jax.tree.map(lambda w: 2 * w, t.params))
+             for n, t in runs.by_level.items()}  # fmt: skip
+    other = dataclasses.replace(runs, by_level=level)
+    for call in (jt.telemetry, lambda of, **options: jt.branch(of, "retrain", **options)):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        call(runs, folder=folder, progress=False)
+        with pytest.raises(RunFolderError, match=r"`of\.sha256`"):
+            call(other, folder=folder, progress=False)
+
+
+WORKER = """
+import sys
+import jax
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 4)
+import mine
+import test_identity as t
+runs = t.find(t.Path("run"), t.jt.from_linen(mine.Module(), t.DATA.shape, name="own"),
+              branches=[mine.body, mine.closure, mine.partial])
+for change in (mine.called, mine.frozen, mine.by_global):
+    t.jt.branch(runs, change, name="own", progress=False)
+print(runs.table().to_csv())
+"""
+
+
+def test_another_process_finds_the_same_code(tmp_path, monkeypatch):
+    """No addresses, no order of sets, no place of a file in what is recorded."""
+    (tmp_path / "mine.py").write_text(SOURCE)
+    tables = []
+    for seed in ("1", "2"):
+        path = os.pathsep.join(
+            [str(tmp_path), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", WORKER],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": path},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        tables.append(done.stdout)
+        changed = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("units/*")}
+        if seed == "1":
+            before = changed
+    assert tables[0] == tables[1] and before == changed and len(before) == 4
+
+
+def test_a_changed_global_is_computed_not_taken_from_the_compiled_program(runs, tmp_path):
+    """JAX's programs hold the values of global variables, the old ones here."""
+    own = module()
+    before = jt.branch(runs, own.by_global, folder=tmp_path / "1", progress=False)
+    vars(own)["FACTOR"] = 0.0
+    after = jt.branch(runs, own.by_global, folder=tmp_path / "2", progress=False)
+    weights = [np.abs(jax.tree.leaves(r.by_level[1].params)[1]).sum() for r in (before, after)]
+    assert weights[0] > 0 and weights[1] == 0
+
+
+@pytest.mark.parametrize("python", ["2.7"])
+def test_bytecode_of_another_python_is_not_compared(runs, tmp_path, python):
+    change = module().body
+    folder = tmp_path / "run"
+    jt.branch(runs, change, folder=folder, progress=False)
+    settings = folder / "settings.json"
+    here = f"python {sys.version_info.major}.{sys.version_info.minor}"
+    text = settings.read_text()
+    assert here in text
+    settings.write_text(text.replace(here, f"python {python}"))
+    with pytest.raises(RunFolderError, match=r"recorded under Python 2.7"):
+        jt.branch(runs, change, folder=folder, progress=False)
+
+
+def test_a_version_that_was_raised_refuses_older_results(runs, tmp_path, monkeypatch):
+    jt.branch(runs, "shuffle", folder=tmp_path, progress=False)
+    for name, match in (("branches.shuffle", "branches.shuffle"), ("branch", "`version` is 1")):
+        monkeypatch.setattr(identity, "VERSIONS", {name: 2})
+        with pytest.raises(RunFolderError, match=match):
+            jt.branch(runs, "shuffle", folder=tmp_path, progress=False)
+
+
+def test_folders_of_before_code_was_recorded_are_refused(tmp_path):
+    find(tmp_path)
+    path = tmp_path / "settings.json"
+    settings = json.loads(path.read_text())
+    del settings["version"]
+    settings["net"] = json.dumps(settings["net"]["config"])
+    path.write_text(json.dumps(settings))
+    with pytest.raises(RunFolderError, match=r"older jaxticket.*another folder"):
+        find(tmp_path)
