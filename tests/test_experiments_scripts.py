@@ -222,6 +222,19 @@ def helpers(monkeypatch):
         sys.modules.pop(name, None)
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"seconds": null}', '{"calls": 3}'])
+def test_damaged_seconds_are_counted_from_here_on(helpers, tmp_path, content):
+    (tmp_path / "settings.json").write_text("{}")
+    path = tmp_path / "seconds.json"
+    path.write_text(content)
+    with pytest.warns(UserWarning, match=r"seconds\.json is damaged"):
+        told = helpers.job.count_seconds(tmp_path)
+    assert told["calls"] == 1 and json.loads(path.read_text())["calls"] == 1
+    assert helpers.job.count_seconds(tmp_path, finished=True)["calls"] == 2
+    assert helpers.job.count_seconds(tmp_path)["calls"] == 2
+    assert {p.name for p in tmp_path.iterdir()} == {"settings.json", "seconds.json"}
+
+
 @pytest.fixture
 def small_color(tmp_path):
     """A few color images of CIFAR's size."""

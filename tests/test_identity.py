@@ -7,6 +7,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,6 +16,8 @@ import pytest
 import jaxticket as jt
 from jaxticket import identity
 from jaxticket.checkpoint import RunFolderError
+from jaxticket.search.method import Method
+from jaxticket.search.relaxations import Bernoulli
 
 RNG = np.random.default_rng(0)
 Y = RNG.integers(0, 2, 40)
@@ -370,3 +373,81 @@ def test_folders_of_before_code_was_recorded_are_refused(tmp_path):
     path.write_text(json.dumps(settings))
     with pytest.raises(RunFolderError, match=r"older jaxticket.*another folder"):
         find(tmp_path)
+
+
+PARTS = '''
+"""Parts of searches and trainings of the user's own; whoever gets to use them stops there."""
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxticket.search.constraints import Constraint
+from jaxticket.search.relaxations import Bernoulli
+
+
+class Used(Exception):
+    pass
+
+
+def objective(view):
+    raise Used("objective 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Soft(Bernoulli):
+    def leaf(self, scores, done, *, key):
+        raise Used("relaxation 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Held(Constraint):
+    def cost(self, expected):
+        raise Used("constraint 1")
+
+
+def layout(layers, density):
+    raise Used("layout 1")
+
+
+def attack(net, params, stats, x, y, **options):
+    raise Used("attack 1")
+'''
+
+
+def part(number, name):
+    """One of the parts, edited where the number is not 1."""
+    made = types.ModuleType("parts")
+    text = PARTS.replace(f"{name} 1", f"{name} {number}")
+    exec(compile(text, "parts.py", "exec", dont_inherit=True), vars(made))
+    return made
+
+
+SEARCHES = ("objective", "relaxation", "constraint")
+
+
+@pytest.mark.parametrize("name", [*SEARCHES, "layout", "attack"])
+def test_parts_of_other_code_are_refused(tmp_path, name):
+    options: dict[str, Any] = dict(seeds=(0,), folder=tmp_path / "run", progress=False)
+
+    def run(number):
+        own = part(number, name)
+        made = {"objective": own.objective, "relaxation": own.Soft(), "constraint": own.Held()}
+        try:
+            if name in SEARCHES:
+                method = Method("own", **{"relaxation": Bernoulli(), name: made[name]})
+                jt.search(NET, DATA, TRAINING, method, density=0.5, dense=False, **options)
+            elif name == "layout":
+                jt.prune_at(
+                    NET, DATA, TRAINING, score="random", scope=own.layout, density=0.5,
+                    dense=False, **options,
+                )  # fmt: skip
+            else:
+                jt.find_tickets(NET, DATA, TRAINING.replace(attack=own.attack), **options)
+        except own.Used as error:
+            return str(error)
+        raise AssertionError("not used")
+
+    assert run(1) == run(1) == f"{name} 1"
+    with pytest.raises(RunFolderError, match=r"parts\.|has changed"):
+        run(2)

@@ -433,7 +433,7 @@ def test_branches_in_another_order_are_another_run(runs, data, tmp_path):
     for name in names:
         np.testing.assert_array_equal(values_of(one, name), values_of(other, name))
     assert not np.array_equal(values_of(one, "reinit"), values_of(one, "shuffle"))
-    with pytest.raises(ValueError, match="`branches`"):
+    with pytest.raises(ValueError, match=r"`branches\[0\]`"):
         jt.transfer(runs, branches=names[::-1], folder=tmp_path / "a", **options)
 
 
