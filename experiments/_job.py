@@ -208,8 +208,11 @@ def prepare(
     """
     jt.cpu_devices()
     matplotlib.use("Agg")
-    if settings.budget is not None and settings.budget <= 0:
+    if settings.budget is not None and not 0 < settings.budget < float("inf"):
         raise ValueError(f"`budget` must be above 0 minutes, got {settings.budget}")
+    for name in ("seeds", "batch_size", "eval_train_examples", "test_examples", "pool"):
+        if (value := getattr(settings, name)) is not None and value < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {value}")
     preset = jt.preset(settings.preset)
     if network:
         preset = dataclasses.replace(preset, options={**preset.options, **network})
@@ -261,7 +264,7 @@ def _loaded(
     if held_out and data.validation is None:
         data = data.with_validation(held_out)
     if size.test_examples is not None and size.test_examples < len(data.test):
-        first = slice(0, max(1, size.test_examples))
+        first = slice(0, size.test_examples)
         test = dataclasses.replace(data.test, x=data.test.x[first], y=data.test.y[first])
         data = dataclasses.replace(data, test=test)
     return data if size.pool == 1 else pooled(data, size.pool)

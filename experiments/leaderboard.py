@@ -29,7 +29,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import tyro
+from _cli import launch
 from _controls import differences, named, said
 from _job import Job, budget, early, prepare, retrain, search
 from _job import Settings as Common
@@ -248,4 +248,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))
+    launch(main, Settings, __doc__)

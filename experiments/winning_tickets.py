@@ -18,7 +18,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import tyro
+from _cli import launch
 from tqdm import tqdm
 
 import jaxticket as jt
@@ -143,4 +143,4 @@ def figures(table: Any, folder: Path, note: str) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    launch(main, Settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -207,6 +208,10 @@ def main(args: Sequence[str] | None = None) -> None:
             description="Lottery-ticket experiments in JAX.",
             args=args,
         )
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # `| head` has read enough; what Python would still write on its way out goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except ValueError as error:
         sys.exit(f"error: {error}")
 

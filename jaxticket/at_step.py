@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from jaxticket import parallel
+from jaxticket import masks, parallel
 from jaxticket.branches import Change
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
@@ -56,6 +56,16 @@ class StepPlan:
     def prunable(self) -> Any:
         """Which leaves are pruned."""
         return prunable_of(self.net, self.like[0], self.prunings[0].exclude)
+
+    def check(self) -> None:
+        """Raises for patterns that match no layer, and for densities that keep no weight."""
+        size = masks.prunable_size(self.like[0], prunable=self.prunable)
+        for density in self.prunings[0].densities:
+            if not round(density * size):
+                raise ValueError(
+                    f"`density` {density:g} keeps none of the {size:,} weights; use at least "
+                    f"{1 / size:.2g}"
+                )
 
     @property
     def trunk_steps(self) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxticket.checks import at_least
+from jaxticket.checks import flag, number, settle, whole
 from jaxticket.evaluate import Normalization, cast, cross_entropy, normalized
 from jaxticket.rng import stream, uniform
 from jaxticket.types import Array, Key, Network, Params, Stats
@@ -44,9 +44,10 @@ class PGD:
     high: float = 255.0
 
     def __post_init__(self) -> None:
-        at_least("radius", self.radius, 0)
-        at_least("step", self.step, 0)
-        at_least("steps", self.steps, 0, integer=True)
+        settle(self, number, "radius", "step", low=0)
+        settle(self, number, "low", "high")
+        settle(self, whole, "steps")
+        settle(self, flag, "targeted", "random")
         if not self.low < self.high:
             raise ValueError(f"`low` must be below `high`, got {self.low} and {self.high}")
 

@@ -1,11 +1,27 @@
-"""Checks of arguments: every error names the argument, the value and the remedy."""
+"""Checks of arguments: every error names the argument, the value and the remedy.
+
+Each check returns the value as the plain Python type that it stands for, so that NumPy and JAX
+scalars are as good as Python's own and run folders record the same text for both.
+
+A single name (or function) stands for a sequence of one; where several numbers are meant, they come
+in a sequence.
+"""
 
 from __future__ import annotations
 
 import difflib
 import math
+import numbers
+import operator
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+INT32 = 2**31 - 1
+"""The largest number that counters on the device hold."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -15,9 +31,18 @@ def nearest(name: str, names: Iterable[str]) -> str:
     "did you mean 'mnist'? Known: digits, mnist"
     """
     known = sorted(names)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     return f"{hint}Known: {', '.join(known)}"
+
+
+def shown(value: object) -> str:
+    """A value as errors show it: arrays and long texts by their type, everything else as it is."""
+    text = repr(value)
+    if len(text) > 200 or "\n" in text:
+        shape = getattr(value, "shape", None)
+        return f"a {type(value).__name__}" + (f" of shape {shape}" if shape is not None else "")
+    return text
 
 
 def from_table(
@@ -26,61 +51,282 @@ def from_table(
     """The function that `value` names in `table`, or `value` itself if it is a function."""
     if callable(value):
         return value
-    if value in table:
+    if isinstance(value, str) and value in table:
         return table[value]
     raise ValueError(
-        f"`{argument}` is unknown: {value!r}; {nearest(str(value), table)}, or pass a function"
+        f"`{argument}` is unknown: {shown(value)}; {nearest(str(value), table)}, or pass a function"
     )
 
 
-def one_of(argument: str, value: Any, choices: Sequence[Any]) -> None:
-    """Raises unless `value` is one of `choices`."""
-    if value not in choices:
+def one_of(argument: str, value: T, choices: Sequence[T]) -> T:
+    """The value, which must be one of `choices`, of the same type."""
+    given: Any = value
+    if isinstance(given, np.generic) or getattr(given, "shape", None) == ():
+        given = given.item()
+    for choice in choices:
+        # of the same type: True is not 1, and arrays are compared with nothing
+        if type(given) is type(choice) and given == choice:
+            return choice
+    raise ValueError(
+        f"`{argument}` must be one of {', '.join(map(repr, choices))}, got {shown(value)}"
+    )
+
+
+def whole(argument: str, value: Any, low: int = 0, high: int = INT32) -> int:
+    """A whole number in [low, high] as a Python int: never a bool, never a float.
+
+    >>> whole("steps", np.int64(3), low=1)
+    3
+    """
+    if not is_integer(value) or operator.index(value) < low:
         raise ValueError(
-            f"`{argument}` must be one of {', '.join(map(repr, choices))}, got {value!r}"
+            f"`{argument}` must be a whole number of at least {low}, got {shown(value)}"
         )
+    found = operator.index(value)
+    if found > high:
+        raise ValueError(f"`{argument}` must be a whole number of at most {high}, got {found}")
+    return found
 
 
-def at_least(argument: str, value: float, low: float, *, integer: bool = False) -> None:
-    """Raises unless `value` is a finite number of at least `low` (and a whole one if `integer`)."""
-    whole = not integer or (isinstance(value, int) and not isinstance(value, bool))
-    number = _number(value)
-    if not (whole and math.isfinite(number) and number >= low):
-        kind = "a whole number" if integer else "a finite number"
-        raise ValueError(f"`{argument}` must be {kind} of at least {low:g}, got {value!r}")
-
-
-def _number(value: object) -> float:
-    """What is no number is nan, which no bound admits."""
+def is_integer(value: Any) -> bool:
+    """Whether a value is an integer of Python, NumPy or JAX; bools are none."""
+    if isinstance(value, (bool, np.bool_)):
+        return False
     try:
-        return math.nan if isinstance(value, str) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
+
+
+def number(
+    argument: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    above: bool = False,
+) -> float:
+    """A finite number in [low, high] (or above `low`) as a Python float, of any scalar.
+
+    >>> number("lr", np.float64(0.5), low=0)
+    0.5
+    """
+    found = _scalar(value)
+    if not math.isfinite(found) or found < low or found > high or (above and found == low):
+        bounds = "" if low == -math.inf else f" {'above' if above else 'of at least'} {low:g}"
+        bounds += "" if high == math.inf else f"{' and' if bounds else ' of'} at most {high:g}"
+        raise ValueError(f"`{argument}` must be a finite number{bounds}, got {shown(value)}")
+    return found
+
+
+def share(argument: str, value: Any, *, zero: bool = False, one: bool = True) -> float:
+    """A number in (0, 1], or with the ends that `zero` and `one` say, as a Python float."""
+    found = _scalar(value)
+    low_ok = found >= 0 if zero else found > 0
+    high_ok = found <= 1 if one else found < 1
+    if not (low_ok and high_ok):
+        interval = f"{'[' if zero else '('}0, 1{']' if one else ')'}"
+        raise ValueError(f"`{argument}` must be in {interval}, got {shown(value)}")
+    return found
+
+
+def at_least(argument: str, value: Any, low: float, *, integer: bool = False) -> float:
+    """`whole` or `number` by a flag."""
+    return whole(argument, value, int(low)) if integer else number(argument, value, low)
+
+
+def _scalar(value: Any) -> float:
+    """A real scalar of any library as a float; nan, which no bound admits, for what is none."""
+    dtype = getattr(value, "dtype", None)
+    if isinstance(value, (bool, str, bytes)) or str(dtype).startswith(("bool", "complex")):
+        return math.nan
+    if not isinstance(value, numbers.Real) and (dtype is None or np.ndim(value)):
+        return math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
         return math.nan
 
 
-def share(argument: str, value: float, *, zero: bool = False, one: bool = True) -> None:
-    """Raises unless `value` lies in (0, 1], or with the ends that `zero` and `one` say."""
-    number = _number(value)
-    low_ok = number >= 0 if zero else number > 0
-    high_ok = number <= 1 if one else number < 1
-    if not (low_ok and high_ok):
-        interval = f"{'[' if zero else '('}0, 1{']' if one else ')'}"
-        raise ValueError(f"`{argument}` must be in {interval}, got {value!r}")
+def flag(argument: str, value: Any) -> bool:
+    """True or False: no text, no number."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise ValueError(f"`{argument}` must be True or False, got {shown(value)}")
 
 
-def distinct_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
-    """The seeds as a tuple of distinct python ints, at least one."""
+def text(argument: str, value: Any) -> str:
+    """A text that is not empty."""
+    if isinstance(value, str) and value:
+        return value
+    raise ValueError(f"`{argument}` must be a text, got {shown(value)}")
+
+
+def instance(argument: str, value: Any, kind: type[T] | tuple[type[T], ...], remedy: str) -> T:
+    """The value, which must be of a type.
+
+    Args:
+      argument, value: what is checked.
+      kind: the type, or several.
+      remedy: what to pass: "data, such as jt.data.load('digits')".
+    """
+    if isinstance(value, kind) and not (isinstance(value, bool) and kind is int):
+        return value
+    raise ValueError(f"`{argument}` must be {remedy}, got {shown(value)}")
+
+
+def function(argument: str, value: T) -> T:
+    """The value, which must be callable."""
+    if callable(value):
+        return value
+    raise ValueError(f"`{argument}` must be a function, got {shown(value)}")
+
+
+def several(
+    argument: str,
+    value: Any,
+    check: Callable[..., T],
+    *,
+    like: str,
+    empty: bool = False,
+    distinct: bool = False,
+    **bounds: Any,
+) -> tuple[T, ...]:
+    """A sequence whose entries all pass a check, as a tuple.
+
+    Args:
+      argument, value: what is checked: a list, tuple, range, array, ...; no text and no scalar.
+      check: of one entry, such as `whole`.
+      like: an example: "(0, 500)".
+      empty: whether there may be none.
+      distinct: whether entries must differ.
+      **bounds: passed to `check`.
+
+    >>> several("milestones", np.arange(2, 4), whole, like="(5, 8)")
+    (2, 3)
+    """
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise ValueError(f"`{argument}` must be several, such as {like}, got {shown(value)}")
     try:
-        result = tuple(int(seed) for seed in seeds)
+        given = list(value)
     except TypeError:
-        raise ValueError(f"`seeds` must be whole numbers such as range(5), got {seeds!r}") from None
-    if not result:
+        raise ValueError(
+            f"`{argument}` must be several, such as {like}, got {shown(value)}"
+        ) from None
+    found = tuple(check(argument, entry, **bounds) for entry in given)
+    if not found and not empty:
+        raise ValueError(f"`{argument}` is empty; pass at least one, such as {like}")
+    if distinct and len(set(found)) < len(found):
+        repeated = sorted({entry for entry in found if found.count(entry) > 1}, key=str)
+        raise ValueError(
+            f"`{argument}` must be distinct, got {shown(repeated)} more than once; leave out the "
+            f"repeats"
+        )
+    return found
+
+
+def interval(argument: str, value: Any, high: float = math.inf) -> tuple[float, float]:
+    """Two numbers, `0 < low <= high`, as a tuple of Python floats.
+
+    Args:
+      argument, value: what is checked.
+      high: an upper bound of both.
+    """
+    if not isinstance(value, (tuple, list, np.ndarray)) or len(value) != 2:
+        raise ValueError(f"`{argument}` must be (low, high), got {shown(value)}")
+    first, last = _scalar(value[0]), _scalar(value[1])
+    if not (0 < first <= last <= high) or last == math.inf:
+        most = "" if high == math.inf else f" <= {high:g}"
+        raise ValueError(f"`{argument}` must be 0 < low <= high{most}, got {shown(value)}")
+    return first, last
+
+
+def chosen(argument: str, value: Any, known: Sequence[int], of: str = "") -> tuple[int, ...]:
+    """Some of the numbers that there are, each once, in the order asked for; all of them if None.
+
+    Args:
+      argument, value: what is checked.
+      known: the numbers that there are.
+      of: what errors say of them.
+    """
+    if value is None:
+        return tuple(known)
+    found = several(argument, value, whole, like=str(tuple(known[:2])), distinct=True, high=2**32)
+    if missing := [one for one in found if one not in known]:
+        raise ValueError(f"`{argument}` must be some of {tuple(known)}{of}, got {missing}")
+    return found
+
+
+def texts(argument: str, value: Any, *, like: str) -> tuple[str, ...]:
+    """Distinct texts as a tuple; one stands for itself."""
+    given = (value,) if isinstance(value, str) else value
+    return several(argument, given, text, like=like, empty=True, distinct=True)
+
+
+def one_or_several(argument: str, value: Any, check: Callable[..., T], **options: Any) -> Any:
+    """As `several`, where a scalar stands for a sequence of one."""
+    return several(argument, (value,) if is_one(value) else value, check, **options)
+
+
+def is_one(value: Any) -> bool:
+    """Whether a value is a single one: a text, or what cannot be iterated over."""
+    alone = isinstance(value, (str, bytes)) or not isinstance(value, Iterable)
+    return alone or getattr(value, "shape", None) == ()
+
+
+def seed(argument: str, value: Any) -> int:
+    """One seed as a Python int."""
+    found = whole(argument, value, high=2**63)
+    if found >= 2**32:
+        raise ValueError(f"`{argument}` must lie in [0, 2**32), got {found}; choose a smaller one")
+    return found
+
+
+def distinct_seeds(seeds: Any) -> tuple[int, ...]:
+    """The seeds as a tuple of distinct Python ints, at least one."""
+    if isinstance(seeds, Mapping) or is_one(seeds):
+        raise ValueError(f"`seeds` must be whole numbers such as range(5), got {shown(seeds)}")
+    given = list(seeds)
+    if not all(is_integer(one) for one in given):
+        raise ValueError(f"`seeds` must be whole numbers such as range(5), got {shown(given)}")
+    found = tuple(operator.index(one) for one in given)
+    if not found:
         raise ValueError("`seeds` is empty; pass at least one seed, such as range(5)")
-    repeated = sorted({seed for seed in result if result.count(seed) > 1})
+    repeated = sorted({seed for seed in found if found.count(seed) > 1})
     if repeated:
         raise ValueError(
             f"`seeds` must be distinct, got {repeated} more than once; leave out the repeats"
         )
-    if min(result) < 0 or max(result) >= 2**32:
-        raise ValueError(f"`seeds` must lie in [0, 2**32), got {min(result)} to {max(result)}")
-    return result
+    if min(found) < 0 or max(found) >= 2**32:
+        raise ValueError(f"`seeds` must lie in [0, 2**32), got {min(found)} to {max(found)}")
+    return found
+
+
+def run_options(folder: Any, at_once: Any, save_every: Any, progress: Any) -> None:
+    """The arguments of every long run: where it is saved, how much runs at once, what it says.
+
+    Raises:
+      ValueError: for a folder that is no path, and numbers out of range.
+    """
+    if folder is not None and not (isinstance(folder, (str, os.PathLike)) and str(folder)):
+        raise ValueError(f"`folder` must be a path, or None to save nothing, got {shown(folder)}")
+    if at_once is not None:
+        whole("at_once", at_once, 1)
+    number("save_every", save_every, 0)
+    flag("progress", progress)
+
+
+def settle(settings: Any, check: Callable[..., Any], /, *names: str, **bounds: Any) -> None:
+    """Puts fields of a frozen dataclass through a check, in its `__post_init__`."""
+    for name in names:
+        object.__setattr__(settings, name, check(name, getattr(settings, name), **bounds))
+
+
+def or_none(check: Callable[..., T]) -> Callable[..., T | None]:
+    """A check that lets None pass."""
+
+    def checked(argument: str, value: Any, **bounds: Any) -> T | None:
+        return None if value is None else check(argument, value, **bounds)
+
+    return checked

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -12,7 +12,18 @@ from jax.sharding import Mesh
 from jaxticket import identity, parallel
 from jaxticket.at_step import StepPlan
 from jaxticket.branches import Change
-from jaxticket.checks import distinct_seeds, from_table
+from jaxticket.checks import (
+    distinct_seeds,
+    flag,
+    from_table,
+    is_one,
+    one_or_several,
+    run_options,
+    share,
+    shown,
+    texts,
+    whole,
+)
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
 from jaxticket.runs import Runs
@@ -53,7 +64,7 @@ def prune_at(
     score: str | Score = ...,
     step: Sequence[int | str],
     **options: Any,
-) -> dict[int, Runs]:
+) -> BySteps:
     """At several steps."""
     ...
 
@@ -83,7 +94,7 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
     at_once: int | None = None,
     save_every: float = 60.0,
     progress: bool = True,
-) -> Runs | dict[int, Runs]:
+) -> Runs | BySteps:
     """Prunes once, at one step of dense training, and then trains: seeds, densities, steps and
     controls side by side.
 
@@ -100,7 +111,8 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
       step: when to prune: 0 is at initialization, "end" after training (magnitude pruning after
         training, then, is `score="magnitude", step="end"`). Several steps share the training.
       rounds: rounds of scoring, densities fall exponentially between them; None for the score's own
-        (SynFlow and iterative SNIP 100).
+        (SynFlow and iterative SNIP 100); an error for scores that rank alike in every round, such
+        as magnitude.
       scope: "global" ranks all weights together, "layer" each layer by itself; a name in
         `jt.LAYOUTS` or a layout function says how many each layer keeps (random masks of a layout:
         `score="random", scope="erk"`).
@@ -112,7 +124,7 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
       exclude: patterns of paths, such as "dense_2", that are never pruned and not counted in P.
       per_class: training examples of each class that a score looks at, drawn per seed; None for
         `batches` of `batch_size` drawn without looking at labels. Scores of the weights alone, such
-        as magnitude, look at none.
+        as magnitude, look at none, and it is an error to set how many.
       batches: parts of equal size that are looked at one after another, which bounds the memory of
         activations (images themselves are all there, as whole numbers where the data are); each
         holds every class equally often. BatchNorm sees one part at a time.
@@ -126,7 +138,7 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
 
     Returns:
       Runs, whose branch "ticket" are the pruned networks; for several steps, one Runs for each, by
-      step.
+      step, ascending; "end" is a name of the last one.
 
     Raises:
       ValueError: for settings that do not fit together, a score that is not finite for finite
@@ -138,22 +150,30 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
     seeds = distinct_seeds(seeds)
     mesh = parallel.check_mesh(mesh)
     check_fit(net, data, training, mesh)
+    run_options(folder, at_once, save_every, progress)
+    flag("dense", dense)
     function: Score = from_table("score", score, SCORES)
-    several = not isinstance(step, str) and np.ndim(step) > 0
     steps = checked_steps(step, training, schedule)
-    densities = tuple(float(d) for d in np.atleast_1d(np.asarray(density, float)))
+    densities = one_or_several("density", density, share, like="(0.3, 0.1)", distinct=True)
+    excluded = texts("exclude", exclude, like='("dense_2",)')
     if not callable(scope) and scope not in ("global", "layer"):
         from_table("scope", scope, {"global": len, "layer": len, **LAYOUTS})
     prunings = tuple(
         EarlyPruning(
-            densities, k, schedule, tuple(exclude), score=score, rounds=rounds, scope=scope,
+            densities, k, schedule, excluded, score=score, rounds=rounds, scope=scope,
             floor=floor, per_class=per_class, batches=batches, batch_size=batch_size,
         )
         for k in steps
     )  # fmt: skip
+    if rounds not in (None, 1) and recipe_of(function).once:
+        raise ValueError(
+            f"`rounds` {rounds} has no effect with score={name_of(function)!r}, which ranks "
+            f"weights in every round alike; leave it out"
+        )
     examples = checked_examples(prunings[0], data, function)
     changes = named_changes(branches)
     plan = StepPlan(net, data, training, prunings, seeds, changes, dense)
+    plan.check()
     settings = identity.run(
         "prune_at",
         net,
@@ -177,31 +197,48 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
         save_every=save_every,
         progress=progress,
     )
-    return found if several else found[steps[0]]
+    return found[steps[0]] if is_one(step) else BySteps(found, training.steps)
+
+
+class BySteps(dict[int | str, Runs]):
+    """Runs by the step at which they were pruned, ascending; "end" is the last step of training.
+
+    >>> BySteps({0: "at initialization", 80: "after"}, 80)["end"]
+    'after'
+    """
+
+    def __init__(self, runs: Mapping[int, Runs], end: int) -> None:
+        super().__init__(runs.items())
+        self.end = end
+
+    def __missing__(self, step: object) -> Runs:
+        if step == "end" and self.end in self:
+            return self[self.end]
+        raise KeyError(f"{step!r} is none of the steps {', '.join(map(str, self))}")
 
 
 def checked_steps(
     step: int | str | Sequence[int | str], training: Training, schedule: str
 ) -> tuple[int, ...]:
     """The steps at which to prune, ascending."""
-    given: list[Any] = np.atleast_1d(np.asarray(step, dtype=object)).tolist()
-    if not given:
-        raise ValueError('`step` is empty; pass a step, "end", or several of them')
-    steps = []
-    for k in given:
-        k = training.steps if isinstance(k, str) and k == "end" else k
-        if isinstance(k, (str, bool)) or int(k) != k or not 0 <= k <= training.steps:
+
+    def one(argument: str, k: Any) -> int:
+        if isinstance(k, str) and k == "end":
+            return training.steps
+        try:
+            return whole(argument, k, high=training.steps)
+        except ValueError:
             raise ValueError(
-                f'`step` must be "end" or a step from 0 to {training.steps}, where training ends, '
-                f"got {k!r}"
-            )
-        if k == training.steps and schedule == "remaining":
-            raise ValueError(
-                f"`schedule`='remaining' leaves nothing to train after step {k}; use 'full'"
-            )
-        steps.append(int(k))
-    if len(set(steps)) < len(steps):
-        raise ValueError(f"`step` must be distinct steps, got {given}")
+                f'`{argument}` must be "end" or a step from 0 to {training.steps}, where training '
+                f"ends, got {shown(k)}"
+            ) from None
+
+    steps = one_or_several("step", step, one, like='(0, 50, "end")', distinct=True)
+    if training.steps in steps and schedule == "remaining":
+        raise ValueError(
+            f"`schedule`='remaining' leaves nothing to train after step {training.steps}; use "
+            f"'full'"
+        )
     return tuple(sorted(steps))
 
 
@@ -209,6 +246,12 @@ def checked_examples(pruning: EarlyPruning, data: Data | Stream, score: Score) -
     """The examples that a score looks at."""
     recipe = recipe_of(score)
     if not recipe.data:
+        for name in ("per_class", "batches", "batch_size"):
+            if getattr(pruning, name) != getattr(EarlyPruning, name):
+                raise ValueError(
+                    f"`{name}` {getattr(pruning, name)} has no effect with score="
+                    f"{name_of(score)!r}, which looks at no examples; leave it out"
+                )
         return Examples(1, 1)
     if recipe.fresh and isinstance(data, Stream):
         raise ValueError(

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from jaxticket import trees
+from jaxticket.checks import instance, several, text
 from jaxticket.fit import leaves_of
 from jaxticket.ticket import Ticket
 from jaxticket.types import Network
@@ -81,12 +82,13 @@ def sources(net: Network, to: Network, blocks: Blocks = None) -> dict[int, tuple
         )
     if blocks is None:
         return {stage: spread(ours[stage], theirs[stage]) for stage in ours}
-    texts = [blocks] * len(ours) if isinstance(blocks, str) else list(blocks)
+    given = [blocks] * len(ours) if isinstance(blocks, str) else blocks
+    texts = several("blocks", given, text, like="['0:0;1:1,2']")
     if len(texts) != len(ours):
         raise ValueError(f"`blocks` must be one text, or one for each stage of {sorted(ours)}")
     return {
-        stage: _parsed(text, ours[stage], theirs[stage])
-        for stage, text in zip(sorted(ours), texts, strict=True)
+        stage: _parsed(blocks_of, ours[stage], theirs[stage])
+        for stage, blocks_of in zip(sorted(ours), texts, strict=True)
     }
 
 
@@ -126,6 +128,9 @@ def elastic(ticket: Ticket, *, net: Network, to: Network, blocks: Blocks = None)
 
     Reference: Chen et al. 2021, section 4. ResNet-14 to ResNet-20 is "0:0;1:1,2".
     """
+    instance("ticket", ticket, Ticket, "a ticket, as of jt.Ticket.load or Runs.ticket")
+    for argument, value in (("net", net), ("to", to)):
+        instance(argument, value, Network, "a network, such as jt.networks.resnet14()")
     taken, lead = sources(net, to, blocks), np.ndim(ticket.level)
     params, stats = jax.eval_shape(to.init, jax.random.key(0))
 

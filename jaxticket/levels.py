@@ -80,6 +80,25 @@ class SearchPlan:
         size = masks.prunable_size(params, prunable=self.prunable)
         return np.asarray(round(float(self.densities[level]) * size), np.int32)
 
+    def check(self) -> None:
+        """Raises for patterns that match no layer, and for levels that keep no weight."""
+        paths, chosen = trees.paths(self.like[0]), jax.tree.leaves(self.prunable)
+        pruned = [path for path, p in zip(paths, chosen, strict=True) if p]
+        for pattern, _ in self.pruning.rates:
+            if not any(trees.matches(path, [pattern]) for path in pruned):
+                raise ValueError(
+                    f"`rates` pattern {pattern!r} matches no layer that is pruned; these are "
+                    f"{', '.join(pruned)}"
+                )
+        for level in range(self.pruning.levels + 1):
+            if not self.keep(level).sum():
+                size = masks.prunable_size(self.like[0], prunable=self.prunable)
+                raise ValueError(
+                    f"`levels` {self.pruning.levels} with fraction={self.pruning.fraction:g}: "
+                    f"level {level} keeps none of the {size:,} weights; use at most {level - 1} "
+                    f"levels"
+                )
+
     def level_steps(self, level: int) -> int:
         """Steps of all replicas of a level, if every ticket starts where the run rewinds to."""
         start = self.pruning.start if level > 0 else 0

@@ -14,6 +14,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxticket.checks import whole
+
 SEED, DATA = "seed", "data"
 
 
@@ -30,10 +32,13 @@ def mesh(seeds: int | None = None, data: int = 1, devices: Sequence[Any] | None 
     Raises:
       ValueError: where the product is not the number of devices.
     """
+    if devices is not None and not isinstance(devices, (Sequence, np.ndarray)):
+        raise ValueError(f"`devices` must be several, such as jax.devices()[:2], got {devices!r}")
     devices = list(devices) if devices is not None else jax.devices()
-    if data < 1 or len(devices) % data:
+    data = whole("data", data, 1)
+    if len(devices) % data:
         raise ValueError(f"`data` must divide the number of devices, {len(devices)}, got {data}")
-    seeds = len(devices) // data if seeds is None else seeds
+    seeds = len(devices) // data if seeds is None else whole("seeds", seeds, 1)
     if seeds * data != len(devices):
         raise ValueError(
             f"`mesh` of {seeds} x {data} does not fit {len(devices)} devices; "
@@ -62,14 +67,26 @@ def cpu_devices(count: int | None = None) -> None:
 
     On a CPU, replicas on devices of their own train about 1.5 times as fast as on one. Does nothing
     on other platforms, nor where the number was set before.
+
+    Args:
+      count: devices; one per core that this process may use if None.
+
+    Raises:
+      RuntimeError: where JAX has started already: its devices cannot be changed any more.
     """
+    if count is not None:
+        count = whole("count", count, 1)
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores = count or there or 1
     try:
         if getattr(jax.config, "jax_num_cpu_devices") == -1:  # noqa: B009
             jax.config.update("jax_num_cpu_devices", cores)
     except RuntimeError as error:
-        raise RuntimeError("call jaxticket.cpu_devices() before anything else uses JAX") from error
+        raise RuntimeError(
+            "JAX has started already, with devices that cannot be changed any more: restart the "
+            "notebook's kernel (or the program) and call jt.cpu_devices() first, right after the "
+            "imports and before anything else uses JAX"
+        ) from error
 
 
 def block_size(jobs: int, mesh: Mesh, at_once: int | None) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxticket import parallel, trees
-from jaxticket.checks import at_least
+from jaxticket.checks import whole
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
 from jaxticket.evaluate import (
@@ -110,7 +110,7 @@ class Evaluator:
         self.mesh = parallel.check_mesh(mesh)
         check_fit(net, data, training, self.mesh)
         if at_once is not None:
-            at_least("at_once", at_once, 1, integer=True)
+            at_once = whole("at_once", at_once, 1)
         self.net, self.training, self.fingerprint = net, training, data.fingerprint
         self.splits = split_names(data)
         self.data = put_data(data, training, self.mesh) if put is None else put

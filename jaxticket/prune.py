@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxticket import masks, trees
-from jaxticket.checks import at_least, from_table, one_of, share
+from jaxticket.checks import from_table, instance, one_of, share, whole
 from jaxticket.ranking import top_scores
 from jaxticket.scores import SCORES
 from jaxticket.scores.layouts import Layer, Layout
@@ -25,8 +25,8 @@ def densities(levels: int, fraction: float = 0.2) -> np.ndarray:
     >>> densities(3).round(3).tolist()
     [1.0, 0.8, 0.64, 0.512]
     """
-    at_least("levels", levels, 0, integer=True)
-    share("fraction", fraction, one=False)
+    levels = whole("levels", levels, high=1_000_000)
+    fraction = share("fraction", fraction, one=False)
     return (1 - fraction) ** np.arange(levels + 1, dtype=np.float64)
 
 
@@ -36,7 +36,7 @@ def count(density: float, size: int) -> int:
     >>> count(0.8, 266_200), count(1.0, 5)
     (212960, 5)
     """
-    share("density", density)
+    density = share("density", density)
     return round(density * size)
 
 
@@ -152,7 +152,7 @@ def layer_counts(
 
 def prune(
     params: Params,
-    context: ScoreContext,
+    context: ScoreContext | None = None,
     *,
     score: str | Score,
     density: float,
@@ -168,7 +168,8 @@ def prune(
       params: the weights to score; each round scores them under the mask so far.
       context: what the score may look at, in the BatchNorm mode that its recipe asks for; its mask
         is where the first round begins. All rounds see its batches, those of a score that wants
-        others in every round (FORCE) too; `jt.prune_at` draws them anew.
+        others in every round (FORCE) too; `jt.prune_at` draws them anew. None for scores that look
+        at the weights alone, such as magnitude.
       score: a name in `jt.SCORES` or a function.
       density: share of the prunable weights that the last round keeps.
       rounds: number of rounds, the densities between fall exponentially; that of the score's recipe
@@ -189,8 +190,13 @@ def prune(
       rounds.
     """
     function: Score = from_table("score", score, SCORES)
-    share("density", density)
-    rounds = recipe_of(function).rounds if rounds is None else rounds
+    density = share("density", density)
+    rounds = whole("rounds", recipe_of(function).rounds if rounds is None else rounds, 1)
+    floor = whole("floor", floor)
+    if context is None:
+        context = cast(ScoreContext, _NoContext(name_of(function), masks.ones(params)))
+    else:
+        instance("context", context, ScoreContext, "a jt.ScoreContext, or None")
     prunable = context.prunable if context.prunable is not None else masks.prunable_leaves(params)
     keeps = round_counts(params, density, rounds, prunable=prunable, scope=scope, floor=floor)
     mask, fault = prune_in_rounds(
@@ -207,6 +213,24 @@ def prune(
     if not isinstance(fault, Tracer) and bool(fault):
         raise ValueError(not_finite(name_of(function)))
     return mask
+
+
+class _NoContext:
+    """Stands for the context of scores that look at the weights alone; says so to all others."""
+
+    prunable = None
+
+    def __init__(self, score: str, mask: Mask) -> None:
+        self.score, self.mask = score, mask
+
+    def _replace(self, mask: Mask) -> _NoContext:
+        return _NoContext(self.score, mask)
+
+    def __getattr__(self, name: str) -> Any:
+        raise ValueError(
+            f"`context` is needed: score {self.score!r} looks at its `{name}`; pass a "
+            f"jt.ScoreContext, or let jt.prune_at make it"
+        )
 
 
 def not_finite(score: str, where: str = "") -> str:
@@ -232,8 +256,7 @@ def round_counts(
     Raises:
       ValueError: for a floor that does not fit the density.
     """
-    at_least("rounds", rounds, 1, integer=True)
-    at_least("floor", floor, 0, integer=True)
+    rounds, floor = whole("rounds", rounds, 1), whole("floor", floor)
     steps = [density ** ((i + 1) / rounds) for i in range(rounds)]
     # the last one is the density itself, to the last bit
     steps[-1] = density
@@ -257,7 +280,7 @@ def layout_counts(
     """Entries that each of R rounds keeps of each layer on the way to a layout's, int32 [R, layer]:
     each layer by the same share from round to round.
     """
-    at_least("rounds", rounds, 1, integer=True)
+    rounds = whole("rounds", rounds, 1)
     last = np.asarray(layout(layers, density), np.int32)
     if last.shape != (len(layers),):
         raise ValueError(

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxticket import identity, parallel, results
 from jaxticket.branches import BRANCHES, Change, changed
-from jaxticket.checks import at_least, from_table
+from jaxticket.checks import chosen, from_table, number, one_or_several, run_options, text
 from jaxticket.jobs import (
     Arrays,
     Bench,
@@ -23,7 +23,7 @@ from jaxticket.jobs import (
     train_blocks,
 )
 from jaxticket.rng import root_keys
-from jaxticket.runs import Runs, density
+from jaxticket.runs import Runs, density, require_runs
 from jaxticket.settings import Training, order_of
 from jaxticket.ticket import Ticket, host_apply
 from jaxticket.train import check_fit, program, put_data
@@ -67,20 +67,22 @@ def branch(
 
     Reference: Frankle's thesis, section 3.3.5 (ablations) and 3.3.6 (dilation).
     """
+    require_runs("runs", runs)
+    run_options(folder, at_once, save_every, progress)
     function = from_table("change", change, BRANCHES)
     if name is None:
         name = change if isinstance(change, str) else str(getattr(change, "__name__", "branch"))
+    if text("name", name) in ("ticket", "supermask") and function is not BRANCHES["retrain"]:
+        raise ValueError(
+            f"`name` {name!r} is what tables call the tickets themselves, which this branch "
+            f"changes; call it otherwise"
+        )
     training = runs.training if training is None else training
     check_fit(runs.net, runs.data, training, runs.mesh)
-    levels = runs.levels if levels is None else tuple(levels)
-    missing = sorted(set(levels) - set(runs.levels))
-    if missing or not levels:
-        raise ValueError(f"`levels` must be some of {runs.levels}, got {missing or 'none'}")
-    factors = (dilation,) if isinstance(dilation, (int, float)) else tuple(dilation)
-    for factor in factors:
-        at_least("dilation", factor, 0)
-    if not factors or min(factors) == 0 or len(set(factors)) < len(factors):
-        raise ValueError(f"`dilation` must be distinct factors above 0, got {factors}")
+    levels = chosen("levels", levels, runs.levels)
+    factors = one_or_several(
+        "dilation", dilation, number, like="(0.5, 1.0)", distinct=True, low=0, above=True
+    )
     settings = identity.run(
         "branch",
         runs.net,

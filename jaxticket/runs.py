@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from jaxticket import files, results
 from jaxticket.checkpoint import explained
+from jaxticket.checks import instance, share
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
 from jaxticket.evaluate import METRICS
@@ -210,7 +211,7 @@ class Runs:
         diverge, and without one nothing is matching.
 
         Args:
-          margin: share of the test set; never less than one test image.
+          margin: share of the test set, in [0, 1); never less than one test image.
 
         Returns:
           Level -> whether it is matching, for every level that was trained.
@@ -219,8 +220,7 @@ class Runs:
           ValueError: where level 0, the dense network, is not among the levels that were trained
             with the schedule as it is.
         """
-        if margin < 0:
-            raise ValueError(f"`margin` must be at least 0, got {margin}")
+        margin = share("margin", margin, zero=True, one=False)
         final = self._final()
         if 0 not in final:
             raise ValueError(
@@ -284,6 +284,13 @@ class Runs:
                         **said,
                     )
         return target
+
+
+def require_runs(argument: str, value: object) -> Runs:
+    """The value, which must be runs."""
+    return instance(
+        argument, value, Runs, "the runs that jt.find_tickets, prune_at, search or branch returned"
+    )
 
 
 def _setting(runs: Runs) -> dict[str, Any]:

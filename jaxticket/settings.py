@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxticket.checks import at_least, one_of, share
+import numpy as np
+
+from jaxticket.checks import (
+    flag,
+    interval,
+    number,
+    one_of,
+    one_or_several,
+    or_none,
+    settle,
+    several,
+    share,
+    texts,
+    whole,
+)
 from jaxticket.types import Mask, Params
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
@@ -15,6 +29,8 @@ SCHEDULES = ("steps", "cosine", "linear")
 PRECISIONS = ("default", "high", "highest")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 AUGMENTATIONS = ("crop", "shift", "resized_crop", "flip")
+MOST_LEVELS = 1000
+"""Of `Pruning`; with the usual fraction every network has lost its last weight long before."""
 LATER = {"later": True}
 """Metadata of fields that older run folders do not have: files leave them out at their default."""
 
@@ -27,6 +43,9 @@ class Training:
     where decay is `gamma ** #{m in milestones: m <= t}` for the schedule "steps" and
     `(1 + cos(pi * t / steps)) / 2` for "cosine"; for "linear" `lr * decay(t)` is the straight line
     from `lr` at step 0 to `final_lr` at `steps`. With no milestones, "steps" is constant.
+
+    A setting other than its default that has no effect beside the others is an error, such as a
+    momentum of Adam or a `gamma` without milestones.
 
     Attributes:
       steps: number of updates from initialization to the end.
@@ -102,89 +121,43 @@ class Training:
     attack: Callable[..., Any] | None = dataclasses.field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "milestones", tuple(self.milestones))
-        at_least("steps", self.steps, 1, integer=True)
-        at_least("batch_size", self.batch_size, 1, integer=True)
-        one_of("optimizer", self.optimizer, OPTIMIZERS)
-        at_least("lr", self.lr, 0)
-        share("momentum", self.momentum, zero=True, one=False)
-        share("b1", self.b1, zero=True, one=False)
-        share("b2", self.b2, zero=True, one=False)
-        at_least("eps", self.eps, 0)
-        at_least("weight_decay", self.weight_decay, 0)
-        at_least("warmup", self.warmup, 0, integer=True)
-        one_of("schedule", self.schedule, SCHEDULES)
-        for milestone in self.milestones:
-            at_least("milestones", milestone, 0, integer=True)
-        at_least("gamma", self.gamma, 0)
-        at_least("final_lr", self.final_lr, 0)
-        share("label_smoothing", self.label_smoothing, zero=True, one=False)
-        if self.clip_norm is not None:
-            at_least("clip_norm", self.clip_norm, 1e-12)
-        one_of("last_batch", self.last_batch, ("wrap", "drop"))
+        settle(self, whole, "steps", "batch_size", "eval_batch_size", "augment_pixels", low=1)
+        settle(self, or_none(whole), "eval_every", "eval_train_examples", low=1)
+        settle(self, whole, "warmup")
+        settle(self, several, "milestones", check=whole, like="(20_000, 25_000)", empty=True)
+        settle(self, one_of, "optimizer", choices=OPTIMIZERS)
+        settle(self, one_of, "schedule", choices=SCHEDULES)
+        settle(self, one_of, "last_batch", choices=("wrap", "drop"))
+        settle(self, one_of, "compute_dtype", choices=COMPUTE_DTYPES)
+        settle(self, one_of, "precision", choices=PRECISIONS)
+        settle(self, number, "lr", "eps", "weight_decay", "gamma", "final_lr", low=0)
+        settle(self, or_none(number), "clip_norm", low=1e-12)
+        settle(self, share, "momentum", "b1", "b2", "label_smoothing", zero=True, one=False)
+        settle(self, flag, "nesterov")
         self._check_augment()
-        if self.eval_every is not None:
-            at_least("eval_every", self.eval_every, 1, integer=True)
-        at_least("eval_batch_size", self.eval_batch_size, 1, integer=True)
-        if self.eval_train_examples is not None:
-            at_least("eval_train_examples", self.eval_train_examples, 1, integer=True)
-        one_of("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
-        one_of("precision", self.precision, PRECISIONS)
         untargeted = callable(self.attack) and not getattr(self.attack, "targeted", False)
         if self.attack is not None and not untargeted:
             raise ValueError(
                 f"`attack` must be None or an untargeted attack such as jaxticket.attacks.PGD(), "
                 f"got {self.attack!r}"
             )
-        if self.schedule != "steps" and self.milestones:
-            raise ValueError(
-                f"`milestones` are not used by schedule={self.schedule!r}, got {self.milestones}; "
-                f"leave one of them out"
-            )
-        if self.schedule != "linear" and self.final_lr:
-            raise ValueError(
-                f"`final_lr` is used by schedule='linear' only, got {self.final_lr!r} with "
-                f"schedule={self.schedule!r}; leave one of them out"
-            )
-        if self.nesterov and self.optimizer != "momentum":
-            raise ValueError(
-                f"`nesterov` needs optimizer='momentum', got {self.optimizer!r}; leave one of "
-                f"them out"
-            )
+        for name, why in _unused(vars(self)).items():
+            if getattr(self, name) != _DEFAULTS[name]:
+                raise ValueError(
+                    f"`{name}` is used {why}, got {name}={getattr(self, name)!r}; leave one of "
+                    f"them out"
+                )
 
     def _check_augment(self) -> None:
-        names = (self.augment,) if isinstance(self.augment, str) else tuple(self.augment)
+        names = texts("augment", self.augment, like='("crop", "flip")')
         object.__setattr__(self, "augment", names)
         for name in names:
             one_of("augment", name, AUGMENTATIONS)
-        if len(set(names)) < len(names):
-            raise ValueError(f"`augment` holds a name twice, got {names}; leave out the repeat")
         moves = [name for name in names if name != "flip"]
         if len(moves) > 1:
             raise ValueError(f"`augment` takes only one of {', '.join(moves)}; leave out the rest")
-        at_least("augment_pixels", self.augment_pixels, 1, integer=True)
-        for argument, highest in (("augment_scale", 1.0), ("augment_ratio", float("inf"))):
-            bounds = getattr(self, argument)
-            if not isinstance(bounds, tuple | list) or len(bounds) != 2:
-                raise ValueError(f"`{argument}` must be (low, high), got {bounds!r}")
-            low, high = float(bounds[0]), float(bounds[1])
-            if not 0 < low <= high <= highest or high == float("inf"):
-                most = " <= 1" if highest == 1 else ""
-                raise ValueError(f"`{argument}` must be 0 < low <= high{most}, got {bounds!r}")
-            object.__setattr__(self, argument, (low, high))
-        # without any augmentation the rest may stay, so that augment=() alone switches it off
-        fields = {field.name: field.default for field in dataclasses.fields(self)}
-        for argument, users in (
-            ("augment_pixels", ("crop", "shift")),
-            ("augment_scale", ("resized_crop",)),
-            ("augment_ratio", ("resized_crop",)),
-        ):
-            unused = names and not set(users) & set(names)
-            if unused and getattr(self, argument) != fields[argument]:
-                raise ValueError(
-                    f"`{argument}` is used by {' and '.join(map(repr, users))} only, got "
-                    f"{getattr(self, argument)!r} with augment={names}; leave one of them out"
-                )
+        settle(self, interval, "augment_scale", high=1.0)
+        settle(self, interval, "augment_ratio")
 
     @property
     def evaluation_interval(self) -> int:
@@ -192,16 +165,21 @@ class Training:
         return self.eval_every if self.eval_every is not None else max(1, round(self.steps / 20))
 
     def replace(self, **changes: object) -> Training:
-        """A copy with some fields changed."""
-        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+        """A copy with some fields changed.
+
+        Fields that lose their effect by it and are not among the changes go back to their defaults:
+        `replace(optimizer="adam")` forgets the momentum, `replace(schedule="cosine")` milestones.
+        """
+        idle = set(_unused({**vars(self), **changes})) - set(changes)
+        usual = {name: _DEFAULTS[name] for name in idle}
+        return dataclasses.replace(self, **usual, **changes)  # type: ignore[arg-type]
 
     def dilated(self, factor: float) -> Training:
         """All times of the schedule (steps, warmup, milestones) multiplied by `factor` and rounded.
 
         Reference: Frankle's thesis, section 3.3.6.
         """
-        if not factor > 0:
-            raise ValueError(f"`factor` must be above 0, got {factor!r}")
+        factor = number("factor", factor, 0, above=True)
         return self.replace(
             steps=max(1, round(factor * self.steps)),
             warmup=round(factor * self.warmup),
@@ -211,6 +189,35 @@ class Training:
         )
 
 
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(Training)}
+_USED_BY = (
+    ("momentum", "optimizer", ("momentum",)),
+    ("nesterov", "optimizer", ("momentum",)),
+    ("b1", "optimizer", ("adam", "adamw")),
+    ("b2", "optimizer", ("adam", "adamw")),
+    ("eps", "optimizer", ("adam", "adamw")),
+    ("milestones", "schedule", ("steps",)),
+    ("final_lr", "schedule", ("linear",)),
+    ("augment_pixels", "augment", ("crop", "shift")),
+    ("augment_scale", "augment", ("resized_crop",)),
+    ("augment_ratio", "augment", ("resized_crop",)),
+)
+"""Fields of `Training` that only some values of another field use."""
+
+
+def _unused(values: Mapping[str, Any]) -> dict[str, str]:
+    """Fields of a training that have no effect, and what would give them one."""
+    unused = {}
+    for name, user, wanted in _USED_BY:
+        given = values[user] if isinstance(values[user], (list, tuple)) else (values[user],)
+        if not any(one in given for one in wanted):
+            only = " and ".join(f"{user}={one!r}" for one in wanted)
+            unused[name] = f"by {only} only, not by {user}={values[user]!r}"
+    if "milestones" in unused or not np.size(values["milestones"]):
+        unused["gamma"] = "at `milestones` only, of which there are none"
+    return unused
+
+
 @dataclass(frozen=True)
 class Pruning:
     """How tickets are found: train, prune, rewind, repeat.
@@ -218,7 +225,8 @@ class Pruning:
     Level n keeps `round((1 - fraction) ** n * P)` of the P prunable weights (round half to even).
 
     Attributes:
-      levels: number of times the network is pruned.
+      levels: number of times the network is pruned, at most 1000; the last one has to keep at least
+        one weight.
       fraction: share of the remaining weights that each level removes.
       one_shot: prune the trained dense network straight to each level's density, instead of level
         after level.
@@ -237,7 +245,7 @@ class Pruning:
         that no ticket is trained under the noise that it was found with; its branches share the
         noise of their level. "same" shows every level the batches of level 0.
       score_batches, score_batch_size: training batches that a score may look at; no batch is
-        larger than the training split.
+        larger than the training split. An error to set for scores that look at none.
 
     Reference: Frankle's thesis, Algorithms 1, 2 and 4 (line 5 for the noise, which no source
       holds fixed: the published codes shuffle examples differently in every training); section
@@ -258,24 +266,22 @@ class Pruning:
     schedule: str = dataclasses.field(default="remaining", metadata=LATER)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rates", tuple((str(p), float(f)) for p, f in self.rates))
-        exclude = (self.exclude,) if isinstance(self.exclude, str) else self.exclude
-        object.__setattr__(self, "exclude", tuple(exclude))
-        at_least("levels", self.levels, 0, integer=True)
-        share("fraction", self.fraction, one=False)
-        one_of("scope", self.scope, ("global", "layer"))
-        for pattern, rate in self.rates:
-            share(f"rates[{pattern!r}]", rate, zero=True, one=False)
+        settle(self, whole, "levels", high=MOST_LEVELS)
+        settle(self, share, "fraction", one=False)
+        settle(self, flag, "one_shot")
+        settle(self, _named, "score")
+        settle(self, one_of, "scope", choices=("global", "layer"))
+        settle(self, several, "rates", check=_rate, like='(("dense_2", 0.1),)', empty=True)
+        settle(self, texts, "exclude", like='("dense_2",)')
         if self.rates and self.scope != "layer":
             raise ValueError(f"`rates` need scope='layer', got scope={self.scope!r}")
         if isinstance(self.rewind, str):
             one_of("rewind", self.rewind, ("learning_rate",))
         else:
-            at_least("rewind", self.rewind, 0, integer=True)
-        one_of("order", self.order, ("same", "fresh"))
-        one_of("schedule", self.schedule, ("remaining", "full"))
-        at_least("score_batches", self.score_batches, 1, integer=True)
-        at_least("score_batch_size", self.score_batch_size, 1, integer=True)
+            settle(self, whole, "rewind")
+        settle(self, one_of, "order", choices=("same", "fresh"))
+        settle(self, one_of, "schedule", choices=("remaining", "full"))
+        settle(self, whole, "score_batches", "score_batch_size", low=1)
 
     @property
     def rewind_step(self) -> int:
@@ -323,17 +329,13 @@ class PruningAtStep:
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        exclude = (self.exclude,) if isinstance(self.exclude, str) else self.exclude
-        object.__setattr__(self, "exclude", tuple(exclude))
-        object.__setattr__(self, "densities", tuple(float(d) for d in self.densities))
-        for density in self.densities:
-            share("density", density)
-        if not self.densities or len(set(self.densities)) < len(self.densities):
-            raise ValueError(
-                f"`density` must be one or several different shares, got {self.densities}"
-            )
-        at_least("step", self.step, 0, integer=True)
-        one_of("schedule", self.schedule, ("full", "remaining"))
+        settle(self, texts, "exclude", like='("dense_2",)')
+        densities = one_or_several(
+            "density", self.densities, share, like="(0.3, 0.1)", distinct=True
+        )
+        object.__setattr__(self, "densities", densities)
+        settle(self, whole, "step")
+        settle(self, one_of, "schedule", choices=("full", "remaining"))
 
     @property
     def rewind_step(self) -> int:
@@ -413,25 +415,21 @@ class EarlyPruning(PruningAtStep):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rounds is not None:
-            at_least("rounds", self.rounds, 1, integer=True)
-        at_least("floor", self.floor, 0, integer=True)
+        settle(self, _named, "score", "scope")
+        settle(self, or_none(whole), "rounds", "per_class", "batch_size", low=1)
+        settle(self, whole, "floor")
+        settle(self, whole, "batches", low=1)
         if self.floor and self.scope != "global":
             raise ValueError(
                 f"`floor` needs scope='global', got {self.floor} with scope={self.scope!r}"
             )
-        at_least("batches", self.batches, 1, integer=True)
-        if self.per_class is not None:
-            at_least("per_class", self.per_class, 1, integer=True)
-            if self.batch_size is not None:
-                raise ValueError(
-                    f"`batch_size` {self.batch_size} is not used with per_class={self.per_class}: "
-                    f"pass per_class=None to draw batches of that size"
-                )
-        elif self.batch_size is None:
+        if self.per_class is not None and self.batch_size is not None:
+            raise ValueError(
+                f"`batch_size` {self.batch_size} is not used with per_class={self.per_class}: "
+                f"pass per_class=None to draw batches of that size"
+            )
+        if self.per_class is None and self.batch_size is None:
             raise ValueError("`batch_size` is needed with per_class=None; 128 is usual")
-        else:
-            at_least("batch_size", self.batch_size, 1, integer=True)
 
 
 def order_of(pruning: Pruning | PruningAtStep, level: int) -> int:
@@ -439,3 +437,22 @@ def order_of(pruning: Pruning | PruningAtStep, level: int) -> int:
     dense network.
     """
     return level if pruning.order == "fresh" else 0
+
+
+def _named(argument: str, value: Any) -> str | Callable[..., object]:
+    """A name or a function."""
+    if callable(value):
+        return value
+    if isinstance(value, str) and value:
+        return value
+    raise ValueError(f"`{argument}` must be a name or a function, got {value!r}")
+
+
+def _rate(argument: str, value: Any) -> tuple[str, float]:
+    """A pattern of paths and the fraction of such layers."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2 or not isinstance(value[0], str):
+        raise ValueError(
+            f"`{argument}` must be pairs of a pattern and a fraction, such as "
+            f'(("dense_2", 0.1),), got {value!r}'
+        )
+    return value[0], share(f"{argument}[{value[0]!r}]", value[1], zero=True, one=False)

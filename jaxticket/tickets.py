@@ -9,13 +9,14 @@ from jax.sharding import Mesh
 
 from jaxticket import identity, parallel
 from jaxticket.branches import BRANCHES, Change
-from jaxticket.checks import distinct_seeds, from_table
+from jaxticket.checks import distinct_seeds, from_table, instance, run_options, several
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
 from jaxticket.jobs import Bench, running
 from jaxticket.levels import Search, SearchPlan
 from jaxticket.runs import Runs
 from jaxticket.scores import SCORES
+from jaxticket.scores.recipe import name_of, recipe_of
 from jaxticket.selection import Examples, Selection, pruner
 from jaxticket.settings import Pruning, Training
 from jaxticket.train import check_fit, program, put_data
@@ -68,20 +69,27 @@ def find_tickets(
       ("learning_rate").
     """
     pruning = Pruning() if pruning is None else pruning
+    instance("pruning", pruning, Pruning, "a jt.Pruning")
     seeds = distinct_seeds(seeds)
     mesh = parallel.check_mesh(mesh)
     check_fit(net, data, training, mesh)
+    run_options(folder, at_once, save_every, progress)
     if pruning.rewind_step >= training.steps:
         raise ValueError(
             f"`rewind` is step {pruning.rewind_step}, past the end of training at "
             f"{training.steps}; "
             f"use a step below {training.steps}"
         )
-    if at_once is not None and at_once < 1:
-        raise ValueError(f"`at_once` must be at least 1, got {at_once}")
     score = from_table("score", pruning.score, SCORES)
+    for name in ("score_batches", "score_batch_size"):
+        if not recipe_of(score).data and getattr(pruning, name) != getattr(Pruning, name):
+            raise ValueError(
+                f"`{name}` {getattr(pruning, name)} has no effect with score={name_of(score)!r}, "
+                f"which looks at no examples; leave it out"
+            )
     changes = named_changes(branches)
     plan = SearchPlan(net, data, training, pruning, seeds, changes)
+    plan.check()
     settings = identity.run(
         "find_tickets",
         net,
@@ -150,7 +158,7 @@ def named_changes(branches: Sequence[str | Change]) -> dict[str, Change]:
     if isinstance(branches, str) or callable(branches):
         branches = (branches,)
     changes = {}
-    for given in branches:
+    for given in several("branches", branches, _given, like='["reinit", "shuffle"]', empty=True):
         function = from_table("branches", given, BRANCHES)
         name = given if isinstance(given, str) else getattr(given, "__name__", "branch")
         if name in changes or name == "ticket":
@@ -160,3 +168,7 @@ def named_changes(branches: Sequence[str | Change]) -> dict[str, Change]:
             )
         changes[name] = function
     return changes
+
+
+def _given(argument: str, value: str | Change) -> str | Change:
+    return value if isinstance(value, str) else from_table(argument, value, BRANCHES)

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxticket import masks, parallel, trees
+from jaxticket.checks import instance
 from jaxticket.data.arrays import Data
 from jaxticket.data.augment import augmented
 from jaxticket.data.batches import batch_indices
@@ -107,7 +108,10 @@ class Program(NamedTuple):
 
 
 def check_fit(net: Network, data: Data | Stream, training: Training, mesh: Mesh) -> None:
-    """Raises where network, data, training and mesh do not go together."""
+    """Raises where network, data, training and mesh do not go together, or are something else."""
+    instance("net", net, Network, "a network, such as jt.networks.lenet(data.shape, data.classes)")
+    instance("data", data, (Data, Stream), "data, such as jt.data.load('digits') gives them")
+    instance("training", training, Training, "a jt.Training")
     if tuple(net.shape) != tuple(data.shape):
         raise ValueError(
             f"`net` takes examples of shape {tuple(net.shape)} but `data` {data.name!r} has "
@@ -159,7 +163,7 @@ def static_part(training: Training) -> Training:
         final_lr=0.0,
         weight_decay=0.0,
         warmup=0,
-        gamma=0.0,
+        gamma=0.1,
         milestones=(0,) * len(training.milestones),
         eval_every=1,
     )

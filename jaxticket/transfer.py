@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxticket import identity, parallel, results
 from jaxticket.branches import Change, changed
-from jaxticket.checks import at_least, distinct_seeds
+from jaxticket.checks import chosen, distinct_seeds, flag, instance, run_options, whole
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
 from jaxticket.elastic import Blocks
@@ -92,6 +92,14 @@ def transfer(
 
     Reference: Morcos et al. 2019, section 3.3 and appendix A.1; Chen et al. 2021 (depths).
     """
+    run_options(folder, at_once, save_every, progress)
+    flag("reinit_output", reinit_output)
+    flag("permute_copies", permute_copies)
+    start = whole("start", start)
+    if net is not None:
+        instance("net", net, Network, "a network, or None")
+    if training is not None:
+        instance("training", training, Training, "a jt.Training, or None")
     if not isinstance(runs, Runs):
         runs, net = runs_of(runs, to, net, training, seeds), None
         seeds = runs.seeds
@@ -100,14 +108,11 @@ def transfer(
     )
     target, data = place.net, place.data
     check_fit(target, data, place.training, runs.mesh)
-    at_least("start", start, 0, integer=True)
     if start >= place.training.steps:
         raise ValueError(
             f"`start` {start} leaves nothing of a `training` of {place.training.steps} steps; "
             f"start earlier or train for longer"
         )
-    if at_once is not None:
-        at_least("at_once", at_once, 1, integer=True)
     seeds = _seeds(runs, place.own, seeds)
     levels = _levels(runs, place.own, levels)
     changes = named_changes(branches)
@@ -251,12 +256,4 @@ def _levels(runs: Runs, own: Runs | None, asked: Sequence[int] | None) -> tuple[
             f"`to` has the levels {own.levels} and `runs` {runs.levels}, none in common; find both "
             f"in the same way, or pass data as `to`"
         )
-    if isinstance(asked, int):
-        raise ValueError(f"`levels` must be several, got {asked}; pass [{asked}] for that one")
-    levels = known if asked is None else tuple(asked)
-    if not levels or not set(levels) <= set(known) or len(set(levels)) < len(levels):
-        raise ValueError(
-            f"`levels` must be some of {known}, which source and target have, each once, got "
-            f"{levels}"
-        )
-    return levels
+    return chosen("levels", asked, known, ", which source and target have")

@@ -325,7 +325,9 @@ def test_settings_go_to_json_and_back():
     )
     again = jt.Training(**json.loads(json.dumps(plain(training))))
     assert again == training and hash(again) == hash(training)
-    assert training.replace(augment=()).augment_scale == (0.1, 1.0)
+    # what nothing uses any more goes back to its default
+    assert training.replace(augment=()).augment_scale == (0.08, 1.0)
+    assert training.replace(augment="flip").augment_scale == (0.08, 1.0)
     assert jt.Training(augment="flip").augment == ("flip",)
 
 
@@ -333,18 +335,21 @@ def test_settings_go_to_json_and_back():
     ("changes", "message"),
     [
         ({"augment": ("flop",)}, "`augment` must be one of 'crop', .* got 'flop'"),
-        ({"augment": ("flip", "flip")}, "`augment` holds a name twice"),
+        ({"augment": ("flip", "flip")}, "`augment` must be distinct, got .'flip'. more than once"),
         ({"augment": ("crop", "flip", "shift")}, "`augment` takes only one of crop, shift"),
         ({"augment": "crop", "augment_pixels": 0}, "`augment_pixels` must be a whole number"),
         (
             {"augment": "flip", "augment_pixels": 2},
-            "`augment_pixels` is used by 'crop' and 'shift'",
+            "`augment_pixels` is used by augment='crop' and augment='shift' only",
         ),
         (
             {"augment": "crop", "augment_scale": (0.1, 1)},
-            "`augment_scale` is used by 'resized_crop'",
+            "`augment_scale` is used by augment='resized_crop' only",
         ),
-        ({"augment": "crop", "augment_ratio": (1, 2)}, "`augment_ratio` is used by 'resized_crop'"),
+        (
+            {"augment": "crop", "augment_ratio": (1, 2)},
+            "`augment_ratio` is used by augment='resized_crop' only",
+        ),
         ({"augment_scale": 0.1}, r"`augment_scale` must be \(low, high\), got 0.1"),
         ({"augment_scale": (0.5, 1.5)}, "`augment_scale` must be 0 < low <= high <= 1"),
         ({"augment_ratio": (2, 1)}, "`augment_ratio` must be 0 < low <= high, got"),

@@ -88,10 +88,10 @@ def test_scores_without_data_cost_nothing_and_own_scores_are_counted(net, data):
     def doubled(params, context, *, key):
         return jt.SCORES["magnitude"](params, context, key=key)
 
-    for score, passes in (("random", 0.0), (doubled, np.nan)):
+    for score, passes, sees in (("random", 0.0, {}), (doubled, np.nan, {"per_class": 2})):
         runs = jt.prune_at(
             net, data, TRAINING.replace(steps=1), score=score, density=0.5, dense=False,
-            per_class=2, seeds=(0,), progress=False,
+            seeds=(0,), progress=False, **sees,
         )  # fmt: skip
         (row,) = jt.costs.finding(runs).to_dict("records")
         assert row["flops"] == 0 and row["training_steps"] == 0

@@ -215,7 +215,7 @@ def helpers(monkeypatch):
     """The modules that scripts have in common, as a script imports them."""
     monkeypatch.syspath_prepend(str(EXPERIMENTS / "thesis_ch3"))
     monkeypatch.setattr(sys, "path", [*sys.path, str(EXPERIMENTS)])
-    names = ("_job", "_report", "_sizes")
+    names = ("_cli", "_job", "_report", "_sizes")
     found = types.SimpleNamespace(**{n[1:]: importlib.import_module(n) for n in names})
     yield found
     for name in names:
@@ -373,15 +373,41 @@ def test_streamed_images_come_whole(helpers, tmp_path):
 
 def test_two_optimizers_have_their_own_rates():
     done = run("one_ticket/optimizers.py", "--lr", 0.5, check=False)
-    assert done.returncode == 1
-    assert "`lr` must be left out: each optimizer has its own, got 0.5" in done.stderr
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "error: `lr` must be left out: each optimizer has its own, got 0.5" in done.stderr
+
+
+def test_wrong_options_are_said_without_a_traceback(helpers, capsys, monkeypatch):
+    """Others, which no option is to blame for, keep theirs."""
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    for error in (ValueError("`lr` must be above 0, got -1"), jt.data.MissingDataError("no mnist")):
+
+        def main(_, error=error):
+            raise error
+
+        with pytest.raises(SystemExit) as caught:
+            helpers.cli.launch(main, helpers.job.Settings, "What it does.")
+        assert caught.value.code == 2
+        assert capsys.readouterr().err == f"error: {error}\n"
+
+    def broken(_):
+        raise ValueError("operands could not be broadcast together")
+
+    with pytest.raises(ValueError, match="operands"):
+        helpers.cli.launch(broken, helpers.job.Settings)
+
+
+@pytest.mark.parametrize("name", ["seeds", "batch_size", "test_examples", "pool"])
+def test_sizes_are_at_least_one(helpers, name):
+    with pytest.raises(ValueError, match=f"`{name}` must be at least 1, got -5"):
+        helpers.job.prepare("one_shot.py", helpers.job.Settings(**{name: -5}))
 
 
 def test_early_stopping_refuses_a_schedule(small_color):
     options = ("--preset", "vgg16-cifar10", "--data", small_color, "--share", 1.0)
     done = run("thesis_ch3/early_stopping.py", *options, check=False)
-    assert done.returncode == 1
-    assert "`preset` 'vgg16-cifar10' has a schedule" in done.stderr
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "error: `preset` 'vgg16-cifar10' has a schedule" in done.stderr
 
 
 def test_numbers_of_the_thesis_belong_to_presets():
@@ -504,7 +530,7 @@ def test_a_control_is_passed_by_a_clear_gap(helpers):
         assert rows["std"].iloc[:3].tolist() == pytest.approx([0.1, 0.0, 2.0], abs=1e-6)
         assert rows["passes"].tolist() == [True, False, False, None]
         assert controls.said(rows.iloc[0]) == "-2.0 +- 0.1 *"
-        assert controls.said(rows.iloc[3]) == "diverged"
+        assert controls.said(rows.iloc[3]) == "-20.0 (1 of 4 diverged)"
         # without a spread nothing is judged
         rows = controls.differences(table[table["seed"] == 0])
         assert rows["passes"].isna().all()

@@ -162,7 +162,7 @@ def test_a_shuffle_of_the_dense_mask_is_the_dense_network(runs):
 
 
 def test_one_compilation_serves_levels_branches_and_later_branching():
-    training = TRAINING.replace(eps=1e-7)  # a program of its own
+    training = TRAINING.replace(momentum=0.9 - 1e-7)  # a program of its own
     mesh = jt.parallel.mesh(devices=jax.devices()[:2])
     found = find(training, jt.Pruning(levels=2), branches=("reinit",), mesh=mesh)
     jt.branch(found, "shuffle", progress=False)
@@ -261,7 +261,7 @@ def test_rewinding_restores_step_k_exactly():
         assert int(ticket.step) == 7
     table = found.table()
     assert table[(table.level == 1)].step.min() == 7 and table[(table.level == 0)].step.min() == 0
-    assert found.winning() is None and found.matching(margin=1.0)[2]
+    assert found.winning() is None and found.matching(margin=0.99)[2]
 
 
 @pytest.mark.parametrize(
@@ -426,13 +426,13 @@ def test_dilation_trains_different_lengths_side_by_side(runs):
     np.testing.assert_array_equal(own, values(runs.table(), branch="ticket", level=2))
     alone = jt.branch(runs, "retrain", dilation=0.5, levels=[2], progress=False).table()
     np.testing.assert_array_equal(values(alone), values(table[table.dilation == 0.5], level=2))
-    assert set(jt.speed.smallest_dilation(table, margin=1.0).delta_star) == {0.5}
+    assert set(jt.speed.smallest_dilation(table, margin=0.99).delta_star) == {0.5}
 
 
 def test_winning_needs_the_mean_and_a_whole_image(runs):
     levels = runs.matching(margin=0.0)
     assert levels[0]
-    assert runs.winning(margin=1.0) == 3
+    assert runs.winning(margin=0.99) == 3
     with pytest.raises(ValueError, match="`margin`"):
         runs.winning(margin=-0.1)
 
@@ -469,7 +469,7 @@ def test_presets_draw_new_noise_for_every_level():
         ),
         (dict(seeds=(1, 1)), "`seeds` must be distinct"),
         (dict(seeds=()), "`seeds` is empty"),
-        (dict(at_once=0), "`at_once` must be at least 1"),
+        (dict(at_once=0), "`at_once` must be a whole number of at least 1"),
         (dict(branches=("reinitt",)), "did you mean 'reinit'"),
         (dict(branches=("reinit", "reinit")), "holds the name 'reinit' twice"),
         (dict(mesh="all"), "`mesh` must have the axes"),

@@ -83,8 +83,14 @@ def test_linear_dilated_and_per_replica():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"schedule": "linear", "milestones": (3,)}, "`milestones` are not used by schedule='lin"),
-        ({"schedule": "cosine", "milestones": (3,)}, "`milestones` are not used by schedule='cos"),
+        (
+            {"schedule": "linear", "milestones": (3,)},
+            "`milestones` is used by schedule='steps' only, not by",
+        ),
+        (
+            {"schedule": "cosine", "milestones": (3,)},
+            "`milestones` is used by schedule='steps' only, not by",
+        ),
         ({"schedule": "cosine", "final_lr": 0.1}, "`final_lr` is used by schedule='linear' only"),
         ({"schedule": "linear", "final_lr": -0.1}, "`final_lr` must be a finite number of at lea"),
     ],
@@ -117,7 +123,7 @@ def test_dilation_is_monotone():
         assert all(a <= b for a, b in zip(small.milestones, large.milestones, strict=True))
     assert grown[0].steps == 1, "a training has at least one step"
     assert training.dilated(1.0).milestones == training.milestones
-    with pytest.raises(ValueError, match="`factor` must be above 0"):
+    with pytest.raises(ValueError, match="`factor` must be a finite number above 0"):
         training.dilated(0.0)
 
 

@@ -13,7 +13,7 @@ from jaxticket import parallel
 def test_vmapped_replicas_equal_replicas_one_by_one(monkeypatch):
     """What GPUs and TPUs do, on this CPU."""
     # a program of its own: compiled ones are kept by their settings
-    training = TRAINING.replace(eps=3e-8)
+    training = TRAINING.replace(momentum=0.9 - 3e-8)
     options = {"seeds": (3, 5, 6), "branches": ("reinit", "random"), "progress": False}
     mapped = jt.find_tickets(NET, DATA, TRAINING, jt.Pruning(levels=1), **options).table()
     monkeypatch.setattr(parallel, "maps", lambda mesh: False)

@@ -5,6 +5,7 @@ The tables below were typed from the papers, not from the package.
 
 import dataclasses
 import functools
+import subprocess
 import sys
 
 import jax
@@ -372,6 +373,13 @@ def test_real_data_and_network_fit(tfds_dir):
 def run(capsys, *args):
     main(args)
     return capsys.readouterr().out
+
+
+def test_a_reader_that_has_read_enough_ends_the_list():
+    # `true` is gone before the first line is written
+    command = f"{sys.executable} -m jaxticket presets | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("0\n", "")
 
 
 def test_the_table_lists_every_preset(capsys):

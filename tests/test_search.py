@@ -495,7 +495,7 @@ def test_rescaled_tickets_start_from_rescaled_weights(find, net):
         ({"method": 3}, r"`method` must be a name"),
         ({"density": 0.0}, r"density"),
         ({"density": (0.5, 0.5)}, r"`density` must be"),
-        ({"start": (0, 5)}, r"`start` must be one step"),
+        ({"start": (0, 5)}, r"`start` must be a whole number"),
         ({"start": STEPS}, r"leaves nothing to train"),
         ({"steps": "soon"}, r"`steps`"),
         ({"train": False, "branches": ("shuffle",)}, r"`branches`.*train=True"),

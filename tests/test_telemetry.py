@@ -364,7 +364,7 @@ def test_a_resumed_telemetry_ends_the_same(runs, table, tmp_path, monkeypatch):
     ("options", "message"),
     [
         (dict(levels=[1, 9]), r"`levels` must be some of \(0, 1, 2\), got \[9\]"),
-        (dict(levels=[]), r"`levels` must be some of \(0, 1, 2\), got none"),
+        (dict(levels=[]), "`levels` is empty; pass at least one"),
         (dict(every=0), "`every` must be a whole number of at least 1, got 0"),
         (dict(every=2.5), "`every` must be a whole number of at least 1, got 2.5"),
         (dict(steps=0), "`steps` must be a whole number of at least 1, got 0"),

@@ -18,7 +18,7 @@ import dataclasses
 from typing import Any
 
 import _path  # noqa: F401
-import tyro
+from _cli import launch
 from _job import Settings as Common
 from _job import budget, learn, prepare, retrain
 from _learned import late_step
@@ -146,4 +146,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))
+    launch(main, Settings, __doc__)

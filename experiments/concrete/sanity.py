@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 
 import _path  # noqa: F401
-import tyro
+from _cli import launch
 from _controls import named
 from _early import panels, report, report_controls
 from _job import budget, prepare
@@ -69,4 +69,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))
+    launch(main, Settings, __doc__)

@@ -23,7 +23,7 @@ import re
 from typing import Any, NamedTuple
 
 import _path  # noqa: F401
-import tyro
+from _cli import launch
 from _common import LENET, QUICK, Settings, dense, epochs, paper
 from _job import Job, budget, learn, prepare, retrain
 from _learned import kd_lts
@@ -187,4 +187,4 @@ def main(settings: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=str(__doc__).split("Command:")[0]))
+    launch(main, Options, __doc__)

@@ -29,7 +29,7 @@ import math
 from typing import Any, Literal
 
 import _path  # noqa: F401
-import tyro
+from _cli import launch
 from _common import AT_START, LATE, LENET, QUICK, Place, dense, epochs, paper, third_epoch, trained
 from _common import Settings as Common
 from _controls import named
@@ -205,4 +205,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))
+    launch(main, Settings, __doc__)

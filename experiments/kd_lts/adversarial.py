@@ -23,7 +23,7 @@ from typing import Any
 import _path  # noqa: F401
 import jax
 import numpy as np
-import tyro
+from _cli import launch
 from _common import LENET, QUICK, dense, paper
 from _common import Settings as Common
 from _job import Job, analyse, budget, early, learn, prepare
@@ -211,4 +211,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))
+    launch(main, Settings, __doc__)

@@ -18,7 +18,7 @@ import dataclasses
 from typing import Any
 
 import _path  # noqa: F401
-import tyro
+from _cli import launch
 from _common import LENET, QUICK, dense, ladder, masks, paper
 from _common import Settings as Common
 from _job import Job, budget, prepare
@@ -85,4 +85,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))
+    launch(main, Settings, __doc__)

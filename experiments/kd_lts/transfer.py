@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import _path  # noqa: F401
-import tyro
+from _cli import launch
 from _common import LENET, QUICK, dense, paper, third_epoch
 from _common import Settings as Common
 from _job import Job, budget, move, prepare, search
@@ -175,4 +175,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))
+    launch(main, Settings, __doc__)

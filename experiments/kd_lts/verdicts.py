@@ -21,7 +21,7 @@ from typing import Any
 
 import _path  # noqa: F401
 import numpy as np
-import tyro
+from _cli import launch
 from _common import LENET, QUICK, dense, ladder, masks, paper, third_epoch
 from _common import Settings as Common
 from _job import Job, budget, judge, prepare
@@ -148,4 +148,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))
+    launch(main, Settings, __doc__)

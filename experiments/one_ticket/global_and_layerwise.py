@@ -23,7 +23,7 @@ from typing import Any
 import _path  # noqa: F401
 import matplotlib
 import numpy as np
-import tyro
+from _cli import launch
 from _job import Settings as Common
 from _job import budget, prepare, search
 from _report import DEVIATION, renamed, report, save
@@ -120,4 +120,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))
+    launch(main, Settings, __doc__)

@@ -21,7 +21,7 @@ import dataclasses
 from typing import Any
 
 import _path  # noqa: F401
-import tyro
+from _cli import launch
 from _job import Job, budget, early, prepare, search
 from _learned import Settings as Common
 from _learned import learned
@@ -115,4 +115,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))
+    launch(main, Settings, __doc__)

@@ -21,7 +21,7 @@ from __future__ import annotations
 from typing import Any
 
 import _path  # noqa: F401
-import tyro
+from _cli import launch
 from _job import Settings, budget, prepare, search
 from _report import pair, renamed, report, save, shared_legend
 
@@ -80,4 +80,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))
+    launch(main, Settings, __doc__)

@@ -20,7 +20,7 @@ Expected: at paper size and 3.5% of the weights, tickets reach 98.2% against 98.
 from __future__ import annotations
 
 import _path  # noqa: F401
-import tyro
+from _cli import launch
 from _job import Settings, budget, prepare, search
 from _report import renamed, report, save, test_and_train
 
@@ -39,4 +39,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))
+    launch(main, Settings, __doc__)

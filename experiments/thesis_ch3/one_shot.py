@@ -17,7 +17,7 @@ Expected: at paper size, 98.3% dense and 98.2% for iterative tickets with 3.5% o
 from __future__ import annotations
 
 import _path  # noqa: F401
-import tyro
+from _cli import launch
 from _job import Settings, budget, prepare, search
 from _report import renamed, report, save, test_and_train
 
@@ -38,4 +38,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))
+    launch(main, Settings, __doc__)

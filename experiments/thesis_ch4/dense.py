@@ -22,7 +22,7 @@ from typing import Any
 
 import _path  # noqa: F401
 import jax
-import tyro
+from _cli import launch
 from _copies import BANDS, DENSE, SMALL, USUAL, Settings, comparison, report, verdicts
 from _job import analyse, budget, prepare
 from _report import pair, save, shared_legend, single
@@ -143,4 +143,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))
+    launch(main, Settings, __doc__)

@@ -23,7 +23,7 @@ import dataclasses
 from typing import Any, Literal
 
 import _path  # noqa: F401
-import tyro
+from _cli import launch
 from _copies import BANDS, SMALL, TICKETS, USUAL, comparison, report, verdicts
 from _copies import Settings as Common
 from _job import analyse, budget, prepare, search
@@ -156,4 +156,4 @@ def _two(tables: dict[str, Any], level: int, split: str) -> Any:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))
+    launch(main, Settings, __doc__)

@@ -23,7 +23,7 @@ Expected: at paper size methods at initialization are as accurate when shuffled 
 from __future__ import annotations
 
 import _path  # noqa: F401
-import tyro
+from _cli import launch
 from _early import (
     AT_ONCE,
     KNOWN,
@@ -91,4 +91,4 @@ def main(settings: SnipSettings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(SnipSettings, description=str(__doc__).split("Command:")[0]))
+    launch(main, SnipSettings, __doc__)

@@ -17,7 +17,7 @@ Expected: at paper size magnitude pruning is sensitive to both shuffling and rei
 from __future__ import annotations
 
 import _path  # noqa: F401
-import tyro
+from _cli import launch
 from _early import (
     AT_ONCE,
     KNOWN,
@@ -67,4 +67,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))
+    launch(main, Settings, __doc__)

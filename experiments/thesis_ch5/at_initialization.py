@@ -27,7 +27,7 @@ from typing import Any
 
 import _path  # noqa: F401
 import numpy as np
-import tyro
+from _cli import launch
 from _controls import named
 from _early import (
     AT_ONCE,
@@ -155,4 +155,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))
+    launch(main, Settings, __doc__)

@@ -25,7 +25,7 @@ import dataclasses
 from typing import Any, Literal
 
 import _path  # noqa: F401
-import tyro
+from _cli import launch
 from _controls import differences, named, order, said
 from _early import KNOWN, SMALL, USUAL, density_of, panels, run, seeds_of
 from _early import Settings as Common
@@ -170,4 +170,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))
+    launch(main, Settings, __doc__)

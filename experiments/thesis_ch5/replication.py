@@ -22,7 +22,7 @@ import dataclasses
 from typing import Any
 
 import _path  # noqa: F401
-import tyro
+from _cli import launch
 from _controls import named
 from _early import AT_ONCE, figure_of
 from _job import Job, budget, early, prepare
@@ -76,6 +76,8 @@ class Settings(Common):
 def options_of(job: Job, score: str) -> dict[str, Any]:
     """What a score looks at in the preset's paper, as options of `jt.prune_at`."""
     search = job.preset.search
+    if not jt.scores.recipe_of(jt.SCORES[score]).data:
+        return {"score": score, "density": search["densities"]}
     options: dict[str, Any] = {"density": search["densities"], "batches": search.get("batches", 1)}
     options["per_class"] = search.get("examples_per_class", None if "batch_size" in search else 10)
     # a part of a class-balanced draw cannot be smaller than one example of each
@@ -134,4 +136,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))
+    launch(main, Settings, __doc__)

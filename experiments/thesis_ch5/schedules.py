@@ -25,7 +25,7 @@ from typing import Any
 
 import _path  # noqa: F401
 import matplotlib
-import tyro
+from _cli import launch
 from _report import PUBLISHED, single
 from _thesis import MATCHING
 
@@ -144,4 +144,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=str(__doc__).split("Command:")[0]))
+    launch(main, Settings, __doc__)

@@ -18,7 +18,7 @@ Expected: at paper size 100 rounds make no difference to SNIP at the densities o
 from __future__ import annotations
 
 import _path  # noqa: F401
-import tyro
+from _cli import launch
 from _controls import named
 from _early import (
     AT_ONCE,
@@ -65,4 +65,4 @@ def main(settings: SnipSettings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(SnipSettings, description=str(__doc__).split("Command:")[0]))
+    launch(main, SnipSettings, __doc__)

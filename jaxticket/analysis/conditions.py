@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxticket import results
-from jaxticket.checks import at_least, share
+from jaxticket.checks import number, share
 from jaxticket.stability.verdict import half_width
 
 Table = Any
@@ -42,11 +42,12 @@ class Rules(NamedTuple):
         Raises:
           ValueError: for numbers out of range.
         """
-        share("margin", self.margin, zero=True)
-        share("gap", self.gap, zero=True)
-        at_least("deviations", self.deviations, 0)
-        share("barrier", self.barrier, zero=True)
-        return self
+        return Rules(
+            share("margin", self.margin, zero=True, one=False),
+            share("gap", self.gap, zero=True),
+            number("deviations", self.deviations, 0),
+            share("barrier", self.barrier, zero=True),
+        )
 
 
 def clear_gap(ours: Any, theirs: Any, rules: Rules | None = None) -> tuple[float, float, bool]:

@@ -13,7 +13,7 @@ from jaxticket.analysis import flops
 from jaxticket.analysis.layers import cost as of_network
 from jaxticket.checks import from_table
 from jaxticket.early import checked_examples
-from jaxticket.runs import Runs
+from jaxticket.runs import Runs, require_runs
 from jaxticket.scores import SCORES
 from jaxticket.scores.recipe import passes_of, recipe_of
 from jaxticket.search.learned_masks import LearnedPruning
@@ -54,6 +54,7 @@ def finding(runs: Runs) -> Table:
 
     Reference: Frankle's thesis, section 5.2 and Figure 5-1; KD-LTS, Table 1 (search cost).
     """
+    require_runs("runs", runs)
     runs = runs if runs.found_in is None else runs.found_in
     pruning = runs.pruning
     rows = []

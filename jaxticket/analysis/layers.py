@@ -17,8 +17,8 @@ import numpy as np
 
 from jaxticket import results, trees
 from jaxticket.analysis import flops
-from jaxticket.checks import share
-from jaxticket.runs import Runs
+from jaxticket.checks import flag, instance, several, share, texts
+from jaxticket.runs import Runs, require_runs
 from jaxticket.runs import density as realised
 from jaxticket.selection import prunable_of
 from jaxticket.types import Mask, Network
@@ -88,6 +88,7 @@ def report(runs: Runs) -> Table:
     Raises:
       ValueError: as `layers`.
     """
+    require_runs("runs", runs)
     rows = []
     for level in runs.levels:
         parts, _ = _parts(runs.net, runs.by_level[level].mask, runs.pruning.exclude)
@@ -112,6 +113,8 @@ def collapse(runs: Runs, at: Sequence[float] = (0.0,), *, dense: bool | None = N
     Raises:
       ValueError: as `neuron_collapse`.
     """
+    require_runs("runs", runs)
+    at = several("at", at, share, like="(0.0, 0.1)", zero=True)
     rows = []
     for level in runs.levels:
         mask, exclude = runs.by_level[level].mask, runs.pruning.exclude
@@ -166,8 +169,9 @@ def neuron_collapse(
 
     Reference: Frankle's thesis, section 5.7.1 and Figure 5-6 (which draws sparsity >= 1 - d).
     """
-    for d in at:
-        share("at", d, zero=True)
+    at = several("at", at, share, like="(0.0, 0.1)", zero=True)
+    if dense is not None:
+        flag("dense", dense)
     parts, stacked = _parts(net, mask, exclude)
     convolutions = [part for part in parts if len(part.kernel.shape) > 2]
     hidden = [part for part in parts if len(part.kernel.shape) <= 2 and not part.output]
@@ -328,9 +332,10 @@ def _leaves(net: Network, mask: Mask) -> tuple[list[np.ndarray], bool]:
 
 def _parts(net: Network, mask: Mask, exclude: Sequence[str]) -> tuple[list[_Part], bool]:
     """The prunable layers from the input to the output."""
+    instance("net", net, Network, "a network, such as jt.networks.lenet()")
     leaves, stacked = _leaves(net, mask)
     params = _params(net)
-    prunable = prunable_of(net, params, tuple(exclude))
+    prunable = prunable_of(net, params, texts("exclude", exclude, like='("dense_2",)'))
     by_path = dict(zip(trees.paths(params), leaves, strict=True))
     kernels = {kernel.path: kernel for kernel in flops.kernels(net)}
     ordered = sorted(flops.layers_of(net, prunable), key=lambda layer: layer.place)

@@ -69,7 +69,7 @@ def at_share(table: Table, share: float, *, split: str = "test", metric: str = "
     Raises:
       ValueError: if `share` is outside (0, 1], a seed has no dense run, or the table is unusable.
     """
-    checks.share("share", share)
+    share = checks.share("share", share)
     rows = _select(table, split, metric)
     last = dense(table, split=split, metric=metric).set_index("seed")["step"]
     target = rows["seed"].map(last) * share
@@ -190,9 +190,9 @@ def matching(table: Table, *, margin: float = 0.002, test_size: int | None = Non
 
     Reference: Frankle's thesis, section 3.3.1 (mean of replicates), figure 4-18 (0.2 points).
     """
-    checks.at_least("margin", margin, 0)
+    margin = checks.share("margin", margin, zero=True, one=False)
     if test_size is not None:
-        checks.at_least("test_size", test_size, 1, integer=True)
+        test_size = checks.whole("test_size", test_size, 1)
         margin = max(margin, 1 / test_size)
     result = over_seeds(final(table))
     result["dense_mean"] = _finite_mean(dense(table)["value"])
@@ -222,7 +222,7 @@ def smallest_dilation(table: Table, *, margin: float = 0.0) -> Table:
 
     Reference: Frankle's thesis, section 3.3.6 ("Training dilation metric") and figure 3-9.
     """
-    checks.at_least("margin", margin, 0)
+    margin = checks.share("margin", margin, zero=True, one=False)
     check_table(table)
     if "dilation" not in table.columns:
         raise ValueError(
@@ -262,6 +262,13 @@ def over_seeds(rows: Table, column: str = "value", *, by: Sequence[str] = ()) ->
       values that are not finite). Densities that the seeds of a level realise within 5% of their
       median count as that median, and so do those of seeds that diverged, which keep an older mask.
     """
+    by = checks.texts("by", by, like='["dilation"]')
+    wanted = ("branch", "level", "density", checks.text("column", column), *by)
+    has = list(getattr(rows, "columns", ()))
+    if missing := [name for name in wanted if name not in has]:
+        raise ValueError(
+            f"`rows` lack the columns {missing}; pass rows such as jt.speed.final(runs.table())"
+        )
     values = rows[column].astype(float)
     finite = values.where(np.isfinite(values))
     # the density of a level is that of the seeds that reached it

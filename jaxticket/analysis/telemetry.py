@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from jaxticket import identity, parallel, results, trees
 from jaxticket.branches import BRANCHES, Change
-from jaxticket.checks import at_least, from_table
+from jaxticket.checks import chosen, from_table, run_options, whole
 from jaxticket.data.stream import Stream
 from jaxticket.jobs import (
     Arrays,
@@ -29,7 +29,7 @@ from jaxticket.jobs import (
 from jaxticket.optim import optimizer
 from jaxticket.retrain import branch_jobs
 from jaxticket.rng import permutation_words, stream
-from jaxticket.runs import Runs, density
+from jaxticket.runs import Runs, density, require_runs
 from jaxticket.selection import prunable_of
 from jaxticket.settings import Training
 from jaxticket.ticket import host_apply
@@ -105,18 +105,13 @@ def telemetry(
     Reference: KD-LTS, figure 7; Frankle, Schwab and Morcos 2020, "The early phase of neural network
       training".
     """
+    require_runs("runs", runs)
+    run_options(folder, at_once, save_every, progress)
     change = from_table("branch", branch, BRANCHES)
     name = branch if isinstance(branch, str) else str(getattr(branch, "__name__", "branch"))
-    levels = runs.levels if levels is None else tuple(levels)
-    missing = sorted(set(levels) - set(runs.levels))
-    if missing or not levels:
-        raise ValueError(f"`levels` must be some of {runs.levels}, got {missing or 'none'}")
-    every = runs.training.evaluation_interval if every is None else every
-    at_least("every", every, 1, integer=True)
-    if steps is not None:
-        at_least("steps", steps, 1, integer=True)
-    if at_once is not None:
-        at_least("at_once", at_once, 1, integer=True)
+    levels = chosen("levels", levels, runs.levels)
+    every = whole("every", runs.training.evaluation_interval if every is None else every, 1)
+    steps = None if steps is None else whole("steps", steps, 1)
     if isinstance(runs.data, Stream):
         raise ValueError(
             f"`runs` were trained on the stream {runs.data.name!r}, whose batches are not on the "

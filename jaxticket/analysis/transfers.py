@@ -11,7 +11,8 @@ import numpy as np
 
 from jaxticket import results
 from jaxticket.analysis import speed
-from jaxticket.runs import Runs, density
+from jaxticket.checks import instance
+from jaxticket.runs import Runs, density, require_runs
 from jaxticket.transfer import OWN, TRANSFERRED
 
 Table = Any
@@ -43,9 +44,13 @@ def transfer_matrix(found: Mapping[tuple[str, str], Runs]) -> Table:
 
     Reference: Morcos et al. 2019, Figs. 3 and 4.
     """
+    instance("found", found, Mapping, "runs by (source, target)")
     rows: list[dict[str, Any]] = []
     trained: dict[str, Any] = {}
-    for (source, target), runs in found.items():
+    for place, runs in found.items():
+        if not isinstance(place, tuple) or len(place) != 2:
+            raise ValueError(f"`found` must hold runs by (source, target), got the key {place!r}")
+        (source, target), runs = place, require_runs("found", runs)
         moved = tuple(sorted(runs.moved.items()))
         how = (runs.net, runs.training, runs.seeds, runs.data.fingerprint, moved)
         if trained.setdefault(target, how) != how:
@@ -112,7 +117,7 @@ def _where_found(runs: Runs, level: int, here: float) -> float:
         return here
     exclude = source.pruning.exclude
     if runs.moved.get("reinit_output") and source.net.output:
-        exclude = (*exclude, source.net.output)
+        exclude = tuple(dict.fromkeys((*exclude, source.net.output)))
     places = np.asarray([source.seeds.index(seed) for seed in runs.seeds])
     ticket = jax.tree.map(lambda x: np.asarray(x)[places], source.by_level[level])
     return float(density(source.net, replace(source.pruning, exclude=exclude), ticket).mean())

@@ -25,11 +25,19 @@ from jaxticket.analysis.contest import (
 )
 from jaxticket.branches import BRANCHES
 from jaxticket.checkpoint import explained
-from jaxticket.checks import at_least, distinct_seeds
+from jaxticket.checks import (
+    distinct_seeds,
+    instance,
+    number,
+    run_options,
+    several,
+    text,
+    whole,
+)
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
 from jaxticket.evaluate import METRICS
-from jaxticket.runs import Runs
+from jaxticket.runs import Runs, require_runs
 from jaxticket.search.learned_masks import LearnedPruning
 from jaxticket.settings import EarlyPruning, Pruning, Training
 from jaxticket.train import check_fit, split_names
@@ -193,7 +201,12 @@ def overview(verdicts: Iterable[Verdict]) -> Table:
 
     Reference: KD-LTS, Table 1.
     """
-    return results.frame([verdict.summary() for verdict in verdicts])
+    given = several("verdicts", verdicts, _of_verdict, like="[jt.verdict(runs, level=8)]")
+    return results.frame([verdict.summary() for verdict in given])
+
+
+def _of_verdict(argument: str, value: object) -> Verdict:
+    return instance(argument, value, Verdict, "verdicts, as jt.verdict returns them")
 
 
 def verdict(
@@ -253,16 +266,24 @@ def verdict(
 
     Reference: KD-LTS, Definitions 6.1 to 6.3.
     """
+    require_runs("runs", runs)
+    run_options(folder, at_once, save_every, progress)
     net = runs.net if net is None else net
     data = runs.data if data is None else data
     training = runs.training if training is None else training
+    check_fit(net, data, training, runs.mesh)
     if net != runs.net:
         raise ValueError(f"`net` must be that of `runs`, {runs.net.config}, got {net.config}")
-    check_fit(net, data, training, runs.mesh)
-    if level not in runs.levels or level == 0:
-        known = [n for n in runs.levels if n]
-        raise ValueError(f"`level` must be one of {known}, got {level!r}; level 0 is dense")
-    at_least("points", points, 3, integer=True)
+    known = [n for n in runs.levels if n]
+    level = whole("level", level)
+    if level not in known:
+        raise ValueError(f"`level` must be one of {known}, got {level}; level 0 is dense")
+    points = whole("points", points, 3)
+    instance("small_dense", small_dense, (Network, bool), "a network, True or False")
+    if rules is not None:
+        instance("rules", rules, Rules, "jaxticket.analysis.conditions.Rules, or None")
+    if method is not None:
+        text("method", method)
     seeds = runs.seeds if seeds is None else distinct_seeds(seeds)
     if missing := sorted(set(seeds) - set(runs.seeds)):
         raise ValueError(f"`seeds` must be some of {runs.seeds}, got {missing}")
@@ -335,9 +356,9 @@ def _rates(
     held = "validation" in split_names(data)
     if asked is None:
         return tuple(factor * training.lr for factor in TRIED) if held else (training.lr,)
-    rates = tuple(float(rate) for rate in asked)
-    if not rates or min(rates) <= 0 or len(set(rates)) < len(rates):
-        raise ValueError(f"`dense_lrs` must be distinct rates above 0, got {asked!r}")
+    rates = several(
+        "dense_lrs", asked, number, like="(0.01, 0.1)", distinct=True, low=0, above=True
+    )
     if len(rates) > 1 and not held:
         raise ValueError(
             f"`dense_lrs` {rates} are chosen between by a validation split, which {data.name!r} "

@@ -85,7 +85,9 @@ def load(
     >>> load("digits", validation=0.1).splits.keys()
     dict_keys(['train', 'validation', 'test'])
     """
-    checks.share("validation", validation, zero=True, one=False)
+    validation = checks.share("validation", validation, zero=True, one=False)
+    checks.flag("download", download)
+    seed = checks.seed("seed", seed)
     make = _loader(name)
     parameters = inspect.signature(make).parameters
     takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
@@ -96,6 +98,11 @@ def load(
         raise ValueError(
             f"`data_dir`={str(data_dir)!r} has no use for {name!r}, which does not come from "
             "TensorFlow Datasets; leave it out"
+        )
+    if seed and "seed" not in used and not validation:
+        raise ValueError(
+            f"`seed`={seed} has no use for {name!r} without a validation split: nothing is divided "
+            f"here; leave it out"
         )
     # not by **settings: what functions of users' own have long been passed stays the same
     if "corrupt" in parameters:

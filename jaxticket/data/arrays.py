@@ -103,7 +103,7 @@ class Data:
         Reference: Frankle, thesis (2023), section 3.3.6: one tenth of the training examples,
         sampled at random.
         """
-        checks.share("share", share, one=False)
+        share, seed = checks.share("share", share, one=False), checks.seed("seed", seed)
         if self.validation is not None:
             raise ValueError(
                 f"`share`={share!r} asks for a second validation split: {self.name!r} has one of "
@@ -164,7 +164,7 @@ class Data:
         Raises:
           ValueError: if no example would remain.
         """
-        checks.share("share", share)
+        share, seed = checks.share("share", share), checks.seed("seed", seed)
         n = len(self.train)
         count = round(share * n)
         if count == 0:
@@ -232,8 +232,7 @@ def from_arrays(
     if classes is None:
         classes = 1 + max(int(part.y.max()) for part in splits.values())
     else:
-        classes = int(classes) if isinstance(classes, np.integer) else classes
-        checks.at_least("classes", classes, 1, integer=True)
+        classes = checks.whole("classes", classes, 1)
     for split, part in splits.items():
         low, high = int(part.y.min()), int(part.y.max())
         if low < 0 or high >= classes:

@@ -15,9 +15,7 @@ def permutation(n: int, *, seed: int, stream: str) -> np.ndarray:
     It ranks raw output of the Philox counter generator. Numpy promises that this output never
     changes, which it does not promise of `Generator.permutation`.
     """
-    checks.at_least("seed", seed, 0, integer=True)
-    if seed >= 2**32:
-        raise ValueError(f"`seed` must lie in [0, 2**32), got {seed}; choose a smaller one")
+    seed = checks.seed("seed", seed)
     key = np.array([seed, zlib.crc32(stream.encode())], dtype=np.uint64)
     return np.argsort(np.random.Philox(key=key).random_raw(n), kind="stable")
 

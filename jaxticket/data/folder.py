@@ -60,9 +60,10 @@ def load_folder(
         if not (isinstance(size, tuple | list) and len(size) == 2):
             raise ValueError(f"`size` must be (height, width), got {size!r}")
         for length in size:
-            checks.at_least("size", length, 1, integer=True)
+            checks.whole("size", length, 1)
 
     checks.one_of("corrupt", corrupt, _CORRUPT)
+    seed = checks.seed("seed", seed)
     about: dict[str, Any] = {"source": "image folder"}
     if size is not None:
         about["resized_to"] = list(size)
@@ -73,8 +74,9 @@ def load_folder(
     else:
         if test_share is None:
             raise ValueError(
-                f"`test_share` is needed: {str(path)!r} has no folder 'train'; pass "
-                "test_share=0.2, or put the class folders into train/ and test/"
+                f"`test_share` is needed: {str(path)!r} has no folder 'train'; call "
+                "jt.data.load_folder(path, test_share=0.2), or put the class folders into train/ "
+                "and test/"
             )
         checks.share("test_share", test_share, one=False)
         names, files = _undivided(path, folders)
@@ -258,7 +260,8 @@ def _common(
         if size is None and (height, width) != first[1]:
             raise ValueError(
                 f"`path`: images differ in (height, width): {str(first[0])!r} has {first[1]}, "
-                f"{str(file)!r} has {(height, width)}; pass size=(height, width) to resize them"
+                f"{str(file)!r} has {(height, width)}; call "
+                "jt.data.load_folder(path, size=(height, width)) to resize them"
             )
     if first is None:  # all are bad, and will be reported
         return (1, 1), mode

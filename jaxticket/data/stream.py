@@ -130,7 +130,7 @@ class Stream:
         """Holds out `round(share * n)` of the n training examples, the same as
         `Data.with_validation` would. Mean and standard deviation stay.
         """
-        checks.share("share", share, one=False)
+        share, seed = checks.share("share", share, one=False), checks.seed("seed", seed)
         n = len(self.train)
         count = round(share * n)
         if self.validation is not None or not 0 < count < n:
@@ -199,10 +199,12 @@ def stream(
       ValueError: naming the argument that does not fit.
     """
     _check(size, resize, train_crop, scale, ratio, validation, block_bytes, hold_bytes)
+    checks.flag("download", download)
+    checks.seed("seed", seed)
     if threads is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         threads = cores or 1
-    checks.at_least("threads", threads, 1, integer=True)
+    threads = checks.whole("threads", threads, 1)
     if (mean is None) != (std is None):
         raise ValueError("`mean` and `std` go together; pass both or neither")
     path = Path(name).expanduser()
@@ -235,8 +237,8 @@ def stream(
         size=(size[0], size[1]),
         resize=resize,
         train_crop=train_crop,
-        scale=(scale[0], scale[1]),
-        ratio=(ratio[0], ratio[1]),
+        scale=checks.interval("scale", scale, high=1.0),
+        ratio=checks.interval("ratio", ratio),
         mean=mean_of,
         std=std_of,
         about=opened.about,
@@ -258,20 +260,17 @@ def _check(
     block_bytes: int,
     hold_bytes: int,
 ) -> None:
-    for argument, pair in (("size", size), ("scale", scale), ("ratio", ratio)):
-        if not (isinstance(pair, tuple | list) and len(pair) == 2):
-            raise ValueError(f"`{argument}` must be a pair, got {pair!r}")
+    if not (isinstance(size, tuple | list) and len(size) == 2):
+        raise ValueError(f"`size` must be a pair, (height, width), got {size!r}")
     for length in size:
-        checks.at_least("size", length, 1, integer=True)
-    checks.at_least("resize", resize, max(size), integer=True)
+        checks.whole("size", length, 1)
+    checks.whole("resize", resize, max(size))
     checks.one_of("train_crop", train_crop, CROPS)
-    if not 0 < scale[0] <= scale[1] <= 1:
-        raise ValueError(f"`scale` must be 0 < low <= high <= 1, got {scale!r}")
-    if not 0 < ratio[0] <= ratio[1]:
-        raise ValueError(f"`ratio` must be 0 < low <= high, got {ratio!r}")
+    checks.interval("scale", scale, high=1.0)
+    checks.interval("ratio", ratio)
     checks.share("validation", validation, zero=True, one=False)
-    checks.at_least("block_bytes", block_bytes, 1, integer=True)
-    checks.at_least("hold_bytes", hold_bytes, 0, integer=True)
+    checks.whole("block_bytes", block_bytes, 1, high=2**62)
+    checks.whole("hold_bytes", hold_bytes, high=2**62)
 
 
 def _measured(

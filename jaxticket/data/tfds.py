@@ -68,6 +68,8 @@ def load_tfds(
       MissingDataError: if the set is not prepared, or only as tfrecord files.
       ValueError: if it is no image classification set with images of one size.
     """
+    checks.flag("download", download)
+    checks.flag("cache", cache)
     label, folder = find_folder(name, data_dir=data_dir, download=download)
     data = read_cache(folder, label) if cache else None
     if data is None:

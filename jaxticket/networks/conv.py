@@ -84,7 +84,7 @@ def conv(
     >>> conv(depth=2).output
     'dense_2'
     """
-    one_of("depth", depth, DEPTHS)
+    depth = one_of("depth", depth, DEPTHS)
     shape = checked_shape(shape, 2 ** (depth // 2), f"conv of depth {depth}")
     style = checked_style(init, norm, scale, bias=norm == "none")
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxticket.checks import flag
 from jaxticket.networks.flax import no_tap
 from jaxticket.networks.initializers import Initializer
 from jaxticket.networks.layers import (
@@ -239,15 +240,16 @@ def inception_v3(
     Reference: Szegedy et al. 2016, in the form of torchvision; Frankle's thesis, section 4.2, whose
       27.1M parameters include the auxiliary head (27,161,264; 23,834,568 without).
     """
-    least = _least(auxiliary=bool(auxiliary))
+    flag("auxiliary", auxiliary)
+    least = _least(auxiliary=auxiliary)
     with_head = " with the auxiliary head" if auxiliary else ""
     shape = checked_shape(shape, least, f"inception_v3{with_head}")
     style = checked_style(init, norm, scale, bias=norm == "none", epsilon=1e-3)
 
     def module(width: float) -> nn.Module:
-        return _Inception(width, classes, bool(auxiliary), style)
+        return _Inception(width, classes, auxiliary, style)
 
     return network(
         inception_v3, module, shape, classes, width=width, output="dense",
-        norm=norm, auxiliary=bool(auxiliary), init=init, scale=scale,
+        norm=norm, auxiliary=auxiliary, init=init, scale=scale,
     )  # fmt: skip

@@ -10,7 +10,6 @@ layers are in the order of the forward pass.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxticket.checks import at_least, from_table, one_of
+from jaxticket.checks import from_table, number, one_of, several, whole
 from jaxticket.networks.convolution import conv
 from jaxticket.networks.flax import from_linen
 from jaxticket.networks.initializers import INITIALIZERS, Initializer
@@ -216,8 +215,8 @@ def checked_style(
 
 def checked_shape(shape: tuple[int, ...], least: int, network: str) -> tuple[int, ...]:
     """The shape of one image, at least `least` pixels high and wide."""
-    shape = tuple(int(size) for size in shape)
-    if len(shape) != 3 or min(shape) < 1:
+    shape = several("shape", shape, whole, like="data.shape", low=1)
+    if len(shape) != 3:
         raise ValueError(
             f"`shape` must be the shape of one image (height, width, channels), such as "
             f"data.shape, got {shape}"
@@ -228,12 +227,6 @@ def checked_shape(shape: tuple[int, ...], least: int, network: str) -> tuple[int
             f"take a network of fewer stages or larger images"
         )
     return shape
-
-
-def _positive(width: float) -> float:
-    if not (math.isfinite(width) and width > 0):
-        raise ValueError(f"`width` must be above 0, got {width!r}")
-    return float(width)
 
 
 def network(
@@ -254,8 +247,8 @@ def network(
       shape, classes, width, output: as for the constructor and `from_linen`.
       **options: all other arguments of the constructor.
     """
-    at_least("classes", classes, 1, integer=True)
-    width = _positive(width)
+    classes = whole("classes", classes, 1)
+    width = number("width", width, 0, above=True)
     name = constructor.__name__
     init = options["init"]
     if callable(init):
@@ -265,7 +258,8 @@ def network(
     config = {"shape": list(shape), "classes": classes, "width": width, **options}
 
     def resized(factor: float) -> Network:
-        return constructor(shape, classes, width=width * _positive(factor), **options)
+        factor = number("width", factor, 0, above=True)
+        return constructor(shape, classes, width=width * factor, **options)
 
     def adapted(shape: tuple[int, ...] = shape, classes: int = classes, **changes: Any) -> Network:
         return constructor(shape, classes, **{"width": width, **options, **changes})

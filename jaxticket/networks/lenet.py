@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from jaxticket.checks import at_least, from_table
+from jaxticket.checks import from_table, number, several, whole
 from jaxticket.networks.flax import from_linen, no_tap
 from jaxticket.networks.initializers import INITIALIZERS
 from jaxticket.types import Array, Network
@@ -56,15 +56,13 @@ def lenet(
     >>> lenet().output
     'dense_2'
     """
-    widths = tuple(widths)
-    at_least("classes", classes, 1, integer=True)
-    for width in widths:
-        at_least("widths", width, 1, integer=True)
+    shape = several("shape", shape, whole, like="data.shape", low=1)
+    classes = whole("classes", classes, 1)
+    widths = several("widths", widths, whole, like="(300, 100)", empty=True, low=1)
     from_table("init", init, INITIALIZERS)
 
     def resized(width: float) -> Network:
-        if not width > 0:
-            raise ValueError(f"`width` must be above 0, got {width!r}")
+        width = number("width", width, 0, above=True)
         return lenet(shape, classes, [max(1, round(width * w)) for w in widths], init=init)
 
     def adapted(shape: tuple[int, ...] = shape, classes: int = classes, **changes: Any) -> Network:

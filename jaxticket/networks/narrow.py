@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 
 from jaxticket import trees
-from jaxticket.checks import at_least
+from jaxticket.checks import whole
 from jaxticket.types import Network
 
 # of the factor; widths are whole numbers of units, so that fewer than a million of them to a layer
@@ -42,7 +42,7 @@ def narrowed(net: Network, most: int) -> Network:
     >>> parameters(narrowed(lenet(), 26661))
     26399
     """
-    at_least("most", most, 1, integer=True)
+    most = whole("most", most, 1, high=2**62)
     if parameters(net) <= most:
         return net
     low, high = PRECISION, 1.0

@@ -107,7 +107,7 @@ def resnet(
     >>> resnet((64, 64, 3), 200, stem="small").output
     'dense'
     """
-    one_of("depth", depth, tuple(BLOCKS))
+    depth = one_of("depth", depth, tuple(BLOCKS))
     one_of("stem", stem, STEMS)
     one_of("shortcut", shortcut, SHORTCUTS)
     least = 32 if stem == "imagenet" else 8

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
-from jaxticket.checks import one_of
+from jaxticket.checks import is_integer, one_of
 from jaxticket.networks.flax import no_tap
 from jaxticket.networks.initializers import Initializer
 from jaxticket.networks.layers import (
@@ -87,11 +87,12 @@ def resnet_cifar(
     >>> resnet_cifar(depth=14).output
     'dense'
     """
-    if not isinstance(depth, int) or depth < 8 or depth % 6 != 2:
+    if not is_integer(depth) or depth < 8 or depth % 6 != 2:
         raise ValueError(
             f"`depth` must be 6n + 2, such as 8, 14, 20, 32, 44, 56 or 110, got {depth!r}"
         )
     one_of("shortcut", shortcut, SHORTCUTS)
+    depth = int(depth)
     shape = checked_shape(shape, 4, f"resnet_cifar of depth {depth}")
     style = checked_style(init, norm, scale, bias=norm == "none")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
-from jaxticket.checks import at_least, one_of
+from jaxticket.checks import flag, one_of, whole
 from jaxticket.networks.flax import no_tap
 from jaxticket.networks.initializers import Initializer
 from jaxticket.networks.layers import (
@@ -111,11 +111,12 @@ def vgg(
     >>> vgg().output, vgg(dense=1).output
     ('dense_0', 'dense_1')
     """
-    one_of("depth", depth, tuple(BLOCKS))
+    depth = one_of("depth", depth, tuple(BLOCKS))
     one_of("last_pool", last_pool, POOLS)
-    at_least("dense", dense, 0, integer=True)
+    dense = whole("dense", dense)
+    flag("bias", bias)
     shape = checked_shape(shape, 32 if last_pool == "max" else 16, f"vgg of depth {depth}")
-    style = checked_style(init, norm, scale, bias=bool(bias))
+    style = checked_style(init, norm, scale, bias=bias)
 
     def module(width: float) -> nn.Module:
         sizes = [channels(base, width) for base in (64, 128, 256, 512, 512)]
@@ -125,7 +126,7 @@ def vgg(
 
     return network(
         vgg, module, shape, classes, width=width, output=f"dense_{dense}",
-        depth=depth, norm=norm, dense=dense, bias=bool(bias), last_pool=last_pool, init=init,
+        depth=depth, norm=norm, dense=dense, bias=bias, last_pool=last_pool, init=init,
         scale=scale,
     )  # fmt: skip
 

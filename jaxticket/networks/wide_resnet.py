@@ -9,6 +9,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
+from jaxticket.checks import is_integer
 from jaxticket.networks import layers
 from jaxticket.networks.flax import no_tap
 from jaxticket.networks.initializers import Initializer
@@ -106,8 +107,9 @@ def wide_resnet(
     >>> wide_resnet(width=0.5).output
     'dense'
     """
-    if not isinstance(depth, int) or depth < 10 or depth % 6 != 4:
+    if not is_integer(depth) or depth < 10 or depth % 6 != 4:
         raise ValueError(f"`depth` must be 6n + 4, such as 10, 16, 22, 28 or 40, got {depth!r}")
+    depth = int(depth)
     shape = checked_shape(shape, 4, f"wide_resnet of depth {depth}")
     style = checked_style(init, norm, scale, bias=norm == "none")
 

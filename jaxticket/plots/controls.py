@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
+from jaxticket import checks
 from jaxticket.plots.early import check, once
 from jaxticket.plots.samples import Table
 from jaxticket.plots.style import branch_order, branch_styles, place_legend, prepared, style
@@ -54,6 +55,7 @@ def controls(
 
     Reference: Frankle's thesis, section 5.7, and figures 5-5 and 5-13 for what is tabulated here.
     """
+    checks.flag("legend", legend)
     row = "a control of a method"
     check(table, ("method", "control", "difference", "passes"), row)
     if isinstance(verdicts, str) or len(verdicts) != 2:

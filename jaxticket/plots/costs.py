@@ -74,6 +74,7 @@ def accuracy_against_cost(
     Raises:
       ValueError: if the table is unusable, or a branch is unknown.
     """
+    checks.flag("legend", legend)
     checks.one_of("band", band, BANDS)
     check_ylim(ylim)
     check(table, ("branch", "seed", "accuracy", "cost"), "the final network of a branch and seed")

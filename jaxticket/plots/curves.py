@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from jaxticket import checks
 from jaxticket.analysis import speed
 from jaxticket.plots.density import BELOW_DENSE, check_ylim, limits
 from jaxticket.plots.style import (
@@ -66,6 +67,7 @@ def curves(
 
     Reference: Frankle's thesis, figures 3-1 and 3-2.
     """
+    checks.flag("legend", legend)
     check_ylim(ylim)
     # the check of the table, and one density per level
     ends = speed.final(table, split=split)

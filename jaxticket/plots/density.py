@@ -76,6 +76,7 @@ def accuracy(
 
     Reference: Frankle's thesis, figures 3-3, 3-5 and 3-7.
     """
+    checks.flag("legend", legend)
     checks.one_of("band", band, BANDS)
     checks.share("at", at)
     rows = speed.final(table, split=split) if at == 1 else speed.at_share(table, at, split=split)
@@ -261,7 +262,10 @@ def density_axis(ax: Axes, densities: Any, *, ticks: int = 6) -> None:
 
 def check_ylim(ylim: tuple[float, float] | None) -> None:
     """Raises unless `ylim` is None or (low, high) with low < high."""
-    if ylim is not None and not (len(ylim) == 2 and ylim[0] < ylim[1]):
+    if ylim is None:
+        return
+    pair = checks.several("ylim", ylim, checks.number, like="(50.0, 100.0)", empty=True)
+    if len(pair) != 2 or not pair[0] < pair[1]:
         raise ValueError(f"`ylim` must be (low, high) with low < high, or None, got {ylim!r}")
 
 

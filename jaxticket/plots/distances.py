@@ -60,6 +60,7 @@ def distance(
 
     Reference: Frankle's thesis, figures 4-7 to 4-12, 4-25 and 4-26.
     """
+    checks.flag("legend", legend)
     check_ylim(ylim)
     split = split or ("weights" if metric in OF_WEIGHTS else "test")
     _, series = against_steps("table", table, "pair", branches, level, split, metric, band)
@@ -110,6 +111,7 @@ def distances_at_rewinding(
 
     Reference: Frankle's thesis, section 4.3 and figures 4-32 and 4-33.
     """
+    checks.flag("legend", legend)
     checks.one_of("band", band, BANDS)
     check_ylim(ylim)
     kinds = (

@@ -77,6 +77,7 @@ def accuracy_at_step(
 
     Reference: Frankle's thesis, figures 5-12 and 5-14.
     """
+    checks.flag("legend", legend)
     checks.one_of("band", band, BANDS)
     check_ylim(ylim)
     rows = _final(table, split)
@@ -150,6 +151,7 @@ def density_schedule(
 
     Reference: Frankle's thesis, figure 5-1.
     """
+    checks.flag("legend", legend)
     check(table, ("branch", "step", "density"), "a step at which the density of a branch changes")
     rows = once(table, ("branch", "step"), "density")
     within("density", rows, zero=False)

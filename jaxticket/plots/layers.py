@@ -72,6 +72,7 @@ def unit_collapse(
 
     Reference: Frankle's thesis, figure 5-6 (with sparsities).
     """
+    checks.flag("legend", legend)
     checks.one_of("band", band, BANDS)
     if xlim is not None and not (len(xlim) == 2 and 0 <= xlim[0] < xlim[1]):
         raise ValueError(f"`xlim` must be (low, high) with 0 <= low < high, or None, got {xlim!r}")
@@ -141,6 +142,9 @@ def layer_densities(
 
     Reference: Frankle's thesis, figure 5-11.
     """
+    if names is not None:
+        checks.flag("names", names)
+    checks.flag("legend", legend)
     checks.one_of("band", band, BANDS)
     row = "the density of a layer, for a branch and seed"
     check(table, ("branch", "seed", "layer", "index", "layer_density"), row)

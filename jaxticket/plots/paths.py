@@ -87,6 +87,8 @@ def path(
 
     Reference: Frankle's thesis, section 4.1 and figures 4-2, 4-6, 4-14 and 4-22 to 4-24.
     """
+    checks.flag("samples", samples)
+    checks.flag("legend", legend)
     checks.one_of("band", band, BANDS)
     check_ylim(ylim)
     rows = select("paths", paths, split, metric, "pair", "alpha")
@@ -178,6 +180,7 @@ def throughout(
 
     Reference: Frankle's thesis, figures 4-5 and 4-21.
     """
+    checks.flag("legend", legend)
     checks.one_of("band", band, BANDS)
     check_ylim(ylim)
     rows = select("table", table, split, metric, "pair", "step")

@@ -173,9 +173,7 @@ def chosen_steps(rows: Table, at: int | Sequence[int] | None) -> list[int]:
     known = sorted({int(step) for step in rows["at"]})
     if at is None:
         return known
-    asked = [int(at)] if isinstance(at, int | np.integer) else [int(step) for step in at]
-    if not asked:
-        raise ValueError(f"`at` is empty; name some of {known}, or pass None")
+    asked = checks.one_or_several("at", at, checks.whole, like=str(tuple(known[:2])), distinct=True)
     for step in asked:
         if step not in known:
             raise ValueError(f"`at` has {step}, the analysis does not; it has {known}")

@@ -56,6 +56,7 @@ def early_stop(
 
     Reference: Frankle's thesis, section 3.3.6 and figure 3-8.
     """
+    checks.flag("legend", legend)
     checks.one_of("what", what, ("step", "accuracy"))
     checks.one_of("band", band, BANDS)
     rows = speed.early_stop(table)
@@ -105,6 +106,7 @@ def dilation(
 
     Reference: Frankle's thesis, section 3.3.6 and figure 3-9.
     """
+    checks.flag("legend", legend)
     check_ylim(ylim)
     stars = speed.smallest_dilation(table, margin=margin)
     names = branch_order(stars["branch"].unique(), branches)

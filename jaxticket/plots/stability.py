@@ -82,6 +82,7 @@ def instability(
 
     Reference: Frankle's thesis, section 4.1 and figures 4-3, 4-15 and 4-19.
     """
+    checks.flag("legend", legend)
     check_ylim(ylim)
     _, series = against_steps("table", table, "pair", branches, level, split, metric, band)
     with style():
@@ -134,6 +135,7 @@ def error(
 
     Reference: Frankle's thesis, figures 4-16, 4-17, 4-20, 4-28 and 4-30.
     """
+    checks.flag("legend", legend)
     check_ylim(ylim)
     series = error_series(table, branches, level, split, metric, band)
     mean, std = dense_error(table, dense, split, metric)

@@ -94,6 +94,7 @@ def against_density(
 
     Reference: Frankle's thesis, section 4.2 and figures 4-27 to 4-30.
     """
+    checks.flag("legend", legend)
     checks.one_of("band", band, BANDS)
     check_ylim(ylim)
     rows = select("table", table, split, metric, "pair")
@@ -166,6 +167,9 @@ def heat_map(
 
     Reference: Frankle's thesis, figures 4-18, 4-27 and 4-29, in one.
     """
+    if colorbar is not None:
+        checks.flag("colorbar", colorbar)
+    checks.flag("legend", legend)
     rows = select("table", table, split, metric, "pair")
     branch_order(rows["branch"].unique(), [branch])
     rows = rows[rows["branch"] == branch]
@@ -259,7 +263,9 @@ def plane(
 
     Reference: Frankle's thesis, figure 4-1 (the diagram that this measures).
     """
-    checks.at_least("contours", contours, 2, integer=True)
+    if colorbar is not None:
+        checks.flag("colorbar", colorbar)
+    contours = checks.whole("contours", contours, 2)
     rows = select("grid", grid, split, metric, common=("x", "y"))
     x, y = (np.unique(rows[name].to_numpy(float)) for name in ("x", "y"))
     if min(len(x), len(y)) < 2 or len(rows) != len(x) * len(y):

@@ -22,7 +22,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox, ScaledTranslation
 
-from jaxticket.checks import nearest
+from jaxticket.checks import nearest, texts
 
 SIZE = (4.8, 3.4)
 DPI = 200
@@ -206,7 +206,7 @@ def branch_order(present: Iterable[str], branches: Sequence[str] | None) -> list
                 name,
             ),
         )
-    branches = [branches] if isinstance(branches, str) else list(dict.fromkeys(branches))
+    branches = list(texts("branches", branches, like=str(present[:2])))
     if not branches:
         raise ValueError(f"`branches` is empty; name some of {sorted(present)}, or pass None")
     for name in branches:

@@ -69,6 +69,7 @@ def telemetry(
 
     Reference: KD-LTS, figure 7.
     """
+    checks.flag("legend", legend)
     checks.one_of("metric", metric, tuple(LABELS))
     checks.one_of("band", band, BANDS)
     check_ylim(ylim)

@@ -78,6 +78,7 @@ def first_steps(
 
     Reference: Frankle's thesis, section 4.2 and figure 4-18.
     """
+    checks.flag("legend", legend)
     columns = ("branch", "level", "density", "verdict", "step", "low", "high", "samples", "share")
     check_table("steps", steps, columns)
     checks.share("majority", majority, zero=True, one=False)
@@ -165,9 +166,11 @@ def stable_and_matching(
 
     Reference: Frankle's thesis, section 4.2 and figures 4-15 and 4-16.
     """
+    checks.flag("legend", legend)
     errors = table if copies is None else copies
     lines, barriers = against_steps("table", table, "pair", branches, level, split, "barrier", band)
-    others = None if branches is None else [name for name in branches if name != "dense"] or None
+    names = None if branches is None else checks.texts("branches", branches, like='["shuffle"]')
+    others = None if names is None else [name for name in names if name != "dense"] or None
     # the same level on both sides, whatever else the tables hold
     level = next((line.level for line in lines if (line.branch, line.level) != DENSE_LINE), level)
     finals = error_series(errors, others, level, split, "error", band)

@@ -76,6 +76,6 @@ def preset(name: str, **changes: Any) -> Preset:
     >>> preset("vgg16-cifar10-low", rewind=100).pruning
     Pruning(levels=13, fraction=0.2, one_shot=False, score='magnitude', ...rewind=100, ...)
     """
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise ValueError(f"`name` is no preset: {name!r}; {checks.nearest(name, PRESETS)}")
     return PRESETS[name].replace(**changes)

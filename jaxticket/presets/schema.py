@@ -97,12 +97,13 @@ class Preset:
         object.__setattr__(self, "search", dict(self.search))
         notes = (self.notes,) if isinstance(self.notes, str) else self.notes
         object.__setattr__(self, "notes", tuple(notes))
-        checks.share("validation", self.validation, zero=True, one=False)
-        for name in ("dense_accuracy", "matching_density"):
-            if (value := getattr(self, name)) is not None:
-                checks.share(name, value)
-        if self.image_size is not None:
-            checks.at_least("image_size", self.image_size, 1, integer=True)
+        checks.instance("training", self.training, Training, "a jt.Training")
+        checks.instance("pruning", self.pruning, Pruning, "a jt.Pruning")
+        checks.settle(self, checks.text, "name", "data", "source", "method")
+        checks.settle(self, checks.share, "validation", zero=True, one=False)
+        shares = ("dense_accuracy", "dense_spread", "matching_density")
+        checks.settle(self, checks.or_none(checks.share), *shares)
+        checks.settle(self, checks.or_none(checks.whole), "image_size", "replicates", low=1)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -176,7 +177,8 @@ class Preset:
 
         A change names a field of `Preset`, of `Training` or of `Pruning`, or an option of the
         network's constructor. Nothing else changes with it: `steps=1000` leaves milestones where
-        they are, `training=p.training.dilated(0.1)` moves all of them.
+        they are, `training=p.training.dilated(0.1)` moves all of them; but what has no effect any
+        more goes back to its default, as in `Training.replace`.
 
         Raises:
           ValueError: if a name is unknown, or belongs to more than one of these.

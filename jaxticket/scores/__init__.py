@@ -60,7 +60,7 @@ def configured(score: str | Score, **options: Any) -> Score:
     Raises:
       ValueError: for an option that the score does not have.
 
-    >>> recipe_of(configured("random", rounds=3)).rounds
+    >>> recipe_of(configured("snip", rounds=3)).rounds
     3
     """
     return with_options(from_table("score", score, SCORES), options)

@@ -9,7 +9,7 @@ from jaxticket.scores.recipe import recipe
 from jaxticket.types import Key, Params, ScoreContext
 
 
-@recipe(data=False, passes=(0, 0))
+@recipe(data=False, once=True, passes=(0, 0))
 def magnitude(params: Params, context: ScoreContext, *, key: Key) -> Params:
     """`|w|` of the weights as they are.
 
@@ -19,7 +19,7 @@ def magnitude(params: Params, context: ScoreContext, *, key: Key) -> Params:
     return jax.tree.map(jnp.abs, params)
 
 
-@recipe(data=False, passes=(0, 0))
+@recipe(data=False, once=True, passes=(0, 0))
 def standardized_magnitude(params: Params, context: ScoreContext, *, key: Key) -> Params:
     """`|w| / std(w_0)`, each layer by the standard deviation of its weights at initialization.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxticket.checks import at_least, share
+from jaxticket.checks import flag, number, share, whole
 from jaxticket.scores.gradients import in_use, prunable_part
 from jaxticket.scores.recipe import recipe
 from jaxticket.types import Array, Key, Params, ScoreContext
@@ -60,9 +60,10 @@ def prospr(
     Reference: Alizadeh et al. 2022; the defaults are those of their command line.
     """
     del key
-    at_least("steps", steps, 0, integer=True)
-    at_least("lr", lr, 0)
-    share("momentum", momentum, zero=True, one=False)
+    steps, lr = whole("steps", steps), number("lr", lr, 0)
+    momentum = share("momentum", momentum, zero=True, one=False)
+    flag("new_data", new_data)
+    flag("first_order", first_order)
     count = context.batches[1].shape[0]
     # computed again on the way back: the memory is that of one batch
     piece = jax.checkpoint(context.loss)

@@ -11,7 +11,7 @@ from jaxticket.trees import paths
 from jaxticket.types import Key, Params, ScoreContext
 
 
-@recipe(data=False, passes=(0, 0))
+@recipe(data=False, once=True, passes=(0, 0))
 def random(params: Params, context: ScoreContext, *, key: Key) -> Params:
     """Uniform numbers in [0, 1), independent of the weights; a stream of their own for every leaf.
 

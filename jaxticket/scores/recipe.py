@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from jaxticket.checks import at_least, one_of
+from jaxticket.checks import flag, number, one_of, settle, whole
 from jaxticket.types import Key, Params, Score, ScoreContext
 
 BATCH_NORM = ("eval", "train", "initial")
@@ -38,6 +38,7 @@ class Recipe:
         differentiate nothing, or a function of the number of batches and the score's own options
         that gives them; None if unknown.
       data: whether the score looks at examples.
+      once: whether every round ranks alike what is left, so that more than one means nothing.
     """
 
     batch_norm: str = "eval"
@@ -48,12 +49,14 @@ class Recipe:
     loss: str = "cross_entropy"
     passes: tuple[float, float] | Callable[..., tuple[float, float]] | None = None
     data: bool = True
+    once: bool = False
 
     def __post_init__(self) -> None:
-        one_of("batch_norm", self.batch_norm, BATCH_NORM)
-        at_least("rounds", self.rounds, 1, integer=True)
-        at_least("temperature", self.temperature, 1e-12)
-        one_of("loss", self.loss, LOSSES)
+        settle(self, one_of, "batch_norm", choices=BATCH_NORM)
+        settle(self, whole, "rounds", low=1)
+        settle(self, flag, "regrow", "fresh", "data", "once")
+        settle(self, number, "temperature", low=1e-12)
+        settle(self, one_of, "loss", choices=LOSSES)
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
@@ -124,8 +127,10 @@ def with_options(score: Score, options: dict[str, Any]) -> Score:
     """A score with other options; equal calls give the same function, and so compile once.
 
     Raises:
-      ValueError: for an option that is neither an argument of the score nor a field of `Recipe`.
+      ValueError: for an option that is neither an argument of the score nor a field of `Recipe`,
+        and for one without an effect on this score.
     """
+    recipe = recipe_of(score)
     parameters = inspect.signature(score).parameters.values()
     own = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"key"}
     for option in options:
@@ -133,6 +138,19 @@ def with_options(score: Score, options: dict[str, Any]) -> Score:
             raise ValueError(
                 f"`{option}` is no option of score {name_of(score)!r}; it has "
                 f"{', '.join(sorted(own | set(FIELDS)))}"
+            )
+        unused = {
+            "rounds": recipe.once,
+            "batch_norm": recipe.once,
+            "fresh": not recipe.data,
+            "temperature": not recipe.data,
+            "loss": not recipe.data,
+        }
+        if unused.get(option) and options[option] != getattr(recipe, option):
+            why = "ranks weights by themselves" if recipe.once else "looks at no examples"
+            raise ValueError(
+                f"`{option}` {options[option]!r} has no effect on score {name_of(score)!r}, "
+                f"which {why}; leave it out"
             )
     return _made(score, tuple(sorted(options.items()))) if options else score
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxticket import trees
-from jaxticket.checks import at_least, one_of
+from jaxticket.checks import flag, number, one_of, settle, share, whole
 from jaxticket.prune import keep_top
 from jaxticket.types import Array, Mask, Params
 
@@ -93,8 +93,8 @@ class Penalty(Constraint):
     power: int = 1
 
     def __post_init__(self) -> None:
-        at_least("weight", self.weight, 0)
-        one_of("power", self.power, (1, 2))
+        settle(self, number, "weight", low=0)
+        settle(self, one_of, "power", choices=(1, 2))
 
     def cost(self, expected: Params) -> Array:
         """The penalty."""
@@ -123,7 +123,8 @@ class Freezing(Penalty):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("times", self.times, 1, integer=True)
+        settle(self, whole, "times", low=1)
+        settle(self, flag, "weighed")
 
     @property
     def stretches(self) -> int:
@@ -162,8 +163,8 @@ class GradBalance(Constraint):
     decay: float = 0.99
 
     def __post_init__(self) -> None:
-        at_least("slack", self.slack, 1e-12)
-        at_least("decay", self.decay, 0)
+        settle(self, number, "slack", low=1e-12)
+        settle(self, share, "decay", zero=True, one=False)
 
     def balanced(
         self, gradient: Params, multiplier: Array, first: Array, pull: Pull
@@ -193,7 +194,7 @@ class Lagrangian(Constraint):
     ascent: float = 0.01
 
     def __post_init__(self) -> None:
-        at_least("ascent", self.ascent, 0)
+        settle(self, number, "ascent", low=0)
 
     def balanced(
         self, gradient: Params, multiplier: Array, first: Array, pull: Pull

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jaxticket.checks import number, whole
 from jaxticket.search.constraints import Penalty
 from jaxticket.search.method import Method
 from jaxticket.search.relaxations import Sigmoid
@@ -50,6 +51,10 @@ def continuous(
 
     Reference: Savarese, Silva and Maire 2020, Algorithm 2, and its published code.
     """
+    number("penalty", penalty, 0)
+    number("final_beta", final_beta, 1e-12)
+    if epochs is not None:
+        epochs = whole("epochs", epochs, 2)
     sgd = {
         "optimizer": "momentum",
         "lr": lr,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxticket.checks import at_least, one_of, share
+from jaxticket.checks import flag, number, one_of, settle, share, texts, whole
 from jaxticket.search import knowledge
 from jaxticket.search.objectives import Outputs, View
 from jaxticket.settings import LATER
@@ -100,20 +100,22 @@ class Distillation:
     needs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        share("alpha", self.alpha, zero=True)
-        at_least("temperature", self.temperature, 1e-12)
-        at_least("gamma", self.gamma, 0)
-        at_least("omega", self.omega, 0)
-        at_least("epochs", self.epochs, 1, integer=True)
+        settle(self, share, "alpha", zero=True)
+        settle(self, number, "temperature", low=1e-12)
+        settle(self, number, "gamma", "omega", low=0)
+        settle(self, number, "scale", low=0)
+        settle(self, whole, "epochs", low=1)
+        settle(self, flag, "double_average")
         if isinstance(self.knowledge, str):
             raise ValueError(
                 f"`knowledge` must be a sequence of names, got {self.knowledge!r}; for one write "
                 f"({self.knowledge!r},)"
             )
-        object.__setattr__(self, "knowledge", tuple(self.knowledge))
+        settle(self, texts, "knowledge", like='("direction", "relations")')
+        settle(self, texts, "needs", like='("logits",)')
         for name in self.knowledge:
             one_of("knowledge", name, tuple(KNOWLEDGE))
-        one_of("ensemble", self.ensemble, ("mean", "agreement"))
+        settle(self, one_of, "ensemble", choices=("mean", "agreement"))
 
     @property
     def teacher_needs(self) -> tuple[str, ...]:

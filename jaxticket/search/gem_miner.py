@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jaxticket.checks import number, whole
 from jaxticket.search.constraints import Freezing
 from jaxticket.search.method import Method
 from jaxticket.search.relaxations import Rounded
@@ -29,6 +30,8 @@ def gem_miner(
     Reference: Sreenivasan et al. 2022, "Rare Gems", Algorithm 1 and its published code; weights of
       signed constants are a network's: `init="signed_constant"`.
     """
+    number("penalty", penalty, 0)
+    freezings = whole("freezings", freezings, 1)
     return Method(
         name="gem_miner",
         relaxation=Rounded(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jaxticket.attacks import PGD
-from jaxticket.checks import at_least
+from jaxticket.checks import number, several, share, whole
 from jaxticket.search.constraints import Freezing
 from jaxticket.search.distillation import Distillation
 from jaxticket.search.method import Method
@@ -70,19 +70,17 @@ def kd_lts(
       defaults. `gamma`, `start`, `scaled`, `penalty`, `freeze_every` and `stage` are not
       printed.
     """
-    try:
-        first, last = (float(b) for b in beta)
-    except (TypeError, ValueError):
-        raise ValueError(f"`beta` must be two numbers, first and last, got {beta!r}") from None
-    at_least("beta", first, 1e-12)
-    at_least("beta", last, 1e-12)
-    at_least("epochs", epochs, 1, integer=True)
-    at_least("freeze_every", freeze_every, 1, integer=True)
+    betas = several("beta", beta, number, like="(1.0, 60.0), first and last", low=1e-12)
+    if len(betas) != 2:
+        raise ValueError(f"`beta` must be two numbers, first and last, got {beta!r}")
+    epochs, freeze_every = whole("epochs", epochs, 1), whole("freeze_every", freeze_every, 1)
+    momentum = share("momentum", momentum, zero=True, one=False)
+    number("penalty", penalty, 0)
     plain = momentum == 0
     return Method(
         name="kd_lts",
         relaxation=TopSigmoid(
-            Schedule(first, last, "exponential"), start=start, scaled=scaled, epochs=epochs,
+            Schedule(*betas, "exponential"), start=start, scaled=scaled, epochs=epochs,
             normalized=normalized,
         ),
         objective=Distillation(

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxticket import parallel
 from jaxticket.at_step import StepPlan, Wanted
-from jaxticket.checks import at_least
+from jaxticket.checks import instance, settle, whole
 from jaxticket.data.stream import Stream
 from jaxticket.jobs import Arrays, Bench, Jobs, Trained, Watch, take, train_jobs
 from jaxticket.optim import schedule
@@ -43,7 +43,9 @@ class LearnedPruning(PruningAtStep):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("watch_masks", self.watch_masks, 0, integer=True)
+        settle(self, whole, "search_steps", "watch_masks")
+        if self.method is not None:
+            instance("method", self.method, Method, "a Method, or None")
 
     def weights(self, mask: Mask, params: Params, prunable: Any) -> Params:
         """The dense weights; where the method rescales them, each layer's times its size over its

@@ -11,13 +11,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxticket import parallel, results
-from jaxticket.checks import at_least
+from jaxticket.checks import whole
 from jaxticket.data.stream import Stream
 from jaxticket.evaluate import normalized
 from jaxticket.feed import StreamedData, score_indices
 from jaxticket.jobs import take
 from jaxticket.rng import root_keys, stream
-from jaxticket.runs import Runs
+from jaxticket.runs import Runs, require_runs
 from jaxticket.search.method import Method
 from jaxticket.search.objectives import Objective
 from jaxticket.search.relaxations import Bernoulli
@@ -46,7 +46,8 @@ def objective_values(runs: Runs, objective: str | Objective, *, examples: int = 
     Raises:
       ValueError: for an unknown objective, and more examples than there are.
     """
-    at_least("examples", examples, 1, integer=True)
+    require_runs("runs", runs)
+    examples = whole("examples", examples, 1)
     if examples > len(runs.data.train):
         raise ValueError(
             f"`examples` {examples} is more than the {len(runs.data.train)} training examples of "

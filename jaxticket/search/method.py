@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxticket import masks
-from jaxticket.checks import at_least, from_table, one_of, share
+from jaxticket.checks import (
+    flag,
+    from_table,
+    instance,
+    is_integer,
+    nearest,
+    number,
+    one_of,
+    or_none,
+    settle,
+    several,
+    share,
+    shown,
+    text,
+    whole,
+)
 from jaxticket.prune import count
 from jaxticket.search.constraints import Constraint
 from jaxticket.search.objectives import (
@@ -32,6 +47,12 @@ from jaxticket.settings import Training
 UNCONSTRAINED = Constraint()
 LENGTHS = {"short": 0.125, "half": 0.5, "long": 1.0}
 """Lengths of a search, as shares of the training's steps (Arora and Teuscher 2025)."""
+LONGEST = 10.0
+"""The largest share; beyond, a number of steps is meant, which is a whole number."""
+_CHANGEABLE = (
+    "optimizer", "lr", "momentum", "nesterov", "b1", "b2", "eps", "weight_decay", "warmup",
+    "schedule", "gamma", "final_lr", "label_smoothing", "clip_norm", "batch_size", "attack",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,21 +103,24 @@ class Method:
     teaching: Teaching | None = None
 
     def __post_init__(self) -> None:
+        text("name", self.name)
+        instance("relaxation", self.relaxation, Relaxation, "a relaxation, such as Concrete()")
         from_table("objective", self.objective, OBJECTIVES)
-        at_least("rounds", self.rounds, 1, integer=True)
-        if not isinstance(self.drop_at, Sequence) or isinstance(self.drop_at, str):
-            raise ValueError(
-                f"`drop_at` must be a sequence of shares of the search, got {self.drop_at!r}"
-            )
-        for at in self.drop_at:
-            share("drop_at", at)
-        object.__setattr__(self, "drop_at", tuple(self.drop_at))
+        instance("constraint", self.constraint, Constraint, "a constraint, such as GradBalance()")
+        settle(self, several, "drop_at", check=share, like="(0.5, 0.75)", empty=True)
+        settle(self, several, "optimizer", check=_pair, like='(("lr", 0.1),)', empty=True)
+        settle(self, whole, "rounds", low=1)
+        settle(self, or_none(number), "scale")
+        settle(self, flag, "augment", "learn_weights", "decay_scores", "rescale", "inverted")
         if self.normalize is not None:
-            one_of("normalize", self.normalize, ("layer", "global"))
+            settle(self, one_of, "normalize", choices=("layer", "global"))
         if isinstance(self.length, str):
             one_of("length", self.length, tuple(LENGTHS))
         else:
-            at_least("length", self.length, 1e-12)
+            settle(self, number, "length", low=1e-12, high=LONGEST)
+        if self.teaching is not None:
+            instance("teaching", self.teaching, Teaching, "a Teaching, or None")
+        self._check_optimizer()
         if bool(self.teacher_needs) != (self.teaching is not None):
             raise ValueError(
                 f"`teaching` must be a Teaching for an objective that compares with teachers, and "
@@ -114,6 +138,32 @@ class Method:
         if self.constraint.stretches and self.inverted:
             raise ValueError(
                 "`inverted` has nothing to turn round where a constraint freezes all but the ticket"
+            )
+
+    def _check_optimizer(self) -> None:
+        """Raises for what no training takes, and for decay that nothing feels."""
+        changes = dict(self.optimizer)
+        for name in changes:
+            if name not in _CHANGEABLE:
+                raise ValueError(
+                    f"`optimizer` may not change {name!r}; {nearest(name, _CHANGEABLE)}"
+                )
+        tried: dict[str, Any] = {"milestones": (1,)} if self.drop_at else {}
+        if {"momentum", "nesterov"} & set(changes):
+            tried["optimizer"] = "momentum"
+        try:
+            Training().replace(**{**tried, **changes})
+        except ValueError as error:
+            raise ValueError(f"`optimizer` of method {self.name!r}: {error}") from None
+        felt = self.decay_scores or self.learn_weights
+        if changes.get("weight_decay") and not felt:
+            raise ValueError(
+                f"`optimizer` has weight_decay={changes['weight_decay']!r}, which acts with "
+                f"decay_scores=True or learn_weights=True only; leave one of them out"
+            )
+        if self.decay_scores and not self.learn_weights and not changes.get("weight_decay"):
+            raise ValueError(
+                "`decay_scores` has no effect without a weight_decay in `optimizer`; leave it out"
             )
 
     @property
@@ -182,13 +232,10 @@ class Method:
         if isinstance(length, str):
             one_of("steps", length, tuple(LENGTHS))
             length = LENGTHS[length]
-        if isinstance(length, bool):
-            raise ValueError(f"`steps` must be a number of steps or a share, got {length!r}")
-        if isinstance(length, int) and asked is not None:
-            at_least("steps", length, 1, integer=True)
-            steps = length
+        if asked is not None and is_integer(asked):
+            steps = whole("steps", asked, 1)
         else:
-            at_least("steps", length, 1e-12)
+            length = number("steps", length, 1e-12, high=LONGEST)
             steps = max(1, round(length * training.steps))
         return -(-steps // self.parts) * self.parts
 
@@ -210,8 +257,6 @@ class Method:
             **({} if self.augment else {"augment": ()}),
             **dict(self.optimizer),
         }
-        if changes.get("optimizer", training.optimizer) != "momentum":
-            changes.setdefault("nesterov", False)
         milestones = tuple(round(share * each) for share in self.drop_at)
         part = steps // self.parts
         # calls of the compiled program end where parts do
@@ -232,6 +277,12 @@ class Method:
         sizes = masks.prunable_sizes(like, prunable=prunable)
         # 1e-9: 0.3 * 10 must not be cut to 2
         return np.asarray([n - math.floor((1 - density) * n + 1e-9) for n in sizes], np.int32)
+
+
+def _pair(argument: str, value: Any) -> tuple[str, Any]:
+    if isinstance(value, (tuple, list)) and len(value) == 2 and isinstance(value[0], str):
+        return value[0], value[1]
+    raise ValueError(f"`{argument}` must be pairs of a field and its value, got {shown(value)}")
 
 
 MethodMaker = Callable[..., Method]

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxticket import trees
+from jaxticket.checks import number, texts
 from jaxticket.evaluate import cross_entropy
 from jaxticket.types import Array, Params
 
@@ -129,6 +130,8 @@ def objective(
     """Marks an objective with its factor, with what it needs of the dense network, and with the
     forward and backward passes over each example that its gradient takes.
     """
+    scale = number("scale", scale)
+    needs = texts("needs", needs, like='("logits",)')
 
     def mark(function: Objective) -> Objective:
         function.scale, function.needs = scale, needs  # type: ignore[attr-defined]

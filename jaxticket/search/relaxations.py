@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxticket import masks
-from jaxticket.checks import at_least, one_of, share
+from jaxticket.checks import flag, number, one_of, settle, share, whole
 from jaxticket.prune import keep_top
 from jaxticket.rng import stream, uniform
-from jaxticket.search.schedules import Schedule
+from jaxticket.search.schedules import Schedule, as_schedule
 from jaxticket.settings import LATER
 from jaxticket.types import Array, Key, Mask, Params
 
@@ -130,6 +130,11 @@ class Sigmoid(Relaxation):
     start: float = 0.0
     scaled: bool = False
 
+    def __post_init__(self) -> None:
+        settle(self, as_schedule, "beta")
+        settle(self, number, "start")
+        settle(self, flag, "scaled")
+
     def initial(self, shape: tuple[int, ...], density: Array, *, key: Key) -> Array:
         """`start` everywhere."""
         del density, key
@@ -189,7 +194,9 @@ class TopSigmoid(Sigmoid):
     normalized: bool = dataclasses.field(default=False, metadata=LATER)
 
     def __post_init__(self) -> None:
-        at_least("epochs", self.epochs, 1, integer=True)
+        super().__post_init__()
+        settle(self, whole, "epochs", low=1)
+        settle(self, flag, "normalized")
         if self.normalized and self.start:
             raise ValueError(
                 f"`start` {self.start!r} is taken out by normalized=True; leave one of them out"
@@ -250,7 +257,7 @@ class Bernoulli(Relaxation):
 
     def __post_init__(self) -> None:
         if self.keep is not None:
-            share("keep", self.keep, one=False)
+            settle(self, share, "keep", one=False)
 
     def initial(self, shape: tuple[int, ...], density: Array, *, key: Key) -> Array:
         """The logit of `keep` everywhere."""
@@ -285,6 +292,9 @@ class Concrete(Relaxation):
     """
 
     temperature: Schedule
+
+    def __post_init__(self) -> None:
+        settle(self, as_schedule, "temperature")
 
     def initial(self, shape: tuple[int, ...], density: Array, *, key: Key) -> Array:
         """The logit of the density everywhere."""
@@ -359,7 +369,7 @@ class TopK(Relaxation):
     counts: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        one_of("scope", self.scope, ("layer", "global"))
+        settle(self, one_of, "scope", choices=("layer", "global"))
 
     def initial(self, shape: tuple[int, ...], density: Array, *, key: Key) -> Array:
         """Uniform in `+-1 / sqrt(fan_in)`."""

@@ -5,16 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
-import numpy as np
 from jax.sharding import Mesh
 
 from jaxticket import identity, parallel
 from jaxticket.at_step import StepPlan
 from jaxticket.branches import Change
-from jaxticket.checks import distinct_seeds, nearest
+from jaxticket.checks import (
+    distinct_seeds,
+    flag,
+    nearest,
+    one_or_several,
+    run_options,
+    share,
+    texts,
+    whole,
+)
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
-from jaxticket.early import checked_steps
 from jaxticket.runs import Runs
 from jaxticket.search.concrete import concrete
 from jaxticket.search.continuous import continuous
@@ -107,19 +114,32 @@ def search(
     seeds = distinct_seeds(seeds)
     mesh = parallel.check_mesh(mesh)
     check_fit(net, data, training, mesh)
+    run_options(folder, at_once, save_every, progress)
+    flag("train", train)
+    flag("dense", dense)
     method = named_method(method)
-    if isinstance(start, str) or np.ndim(start):
-        raise ValueError(f"`start` must be one step, got {start!r}")
-    (step,) = checked_steps(start, training, schedule)
-    densities = tuple(float(d) for d in np.atleast_1d(np.asarray(density, float)))
+    step = whole("start", start)
+    if step > training.steps:
+        raise ValueError(
+            f"`start` must be a step from 0 to {training.steps}, where training ends, got {step}"
+        )
+    if step == training.steps and schedule == "remaining":
+        raise ValueError(
+            f"`schedule`='remaining' leaves nothing to train after step {step}; use 'full'"
+        )
+    if not train and schedule != "remaining":
+        raise ValueError(f"`schedule` {schedule!r} has no effect with train=False; leave it out")
     length = method.steps(training, steps)
-    pruning = LearnedPruning(densities, step, schedule, tuple(exclude), method, length, watch_masks)
+    densities = one_or_several("density", density, share, like="(0.3, 0.1)", distinct=True)
+    excluded = texts("exclude", exclude, like='("dense_2",)')
+    pruning = LearnedPruning(densities, step, schedule, excluded, method, length, watch_masks)
     changes = named_changes(branches)
     if changes and not train:
         raise ValueError(f"`branches` {list(changes)} are trained: they need train=True")
     plan = StepPlan(
         net, data, training, (pruning,), seeds, changes, dense, supermask=True, train=train
     )
+    plan.check()
     settings = identity.run(
         "search",
         net,

@@ -6,7 +6,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from jaxticket.checks import at_least, one_of
+from jaxticket.checks import number, one_of, or_none, settle, whole
 from jaxticket.types import Array
 
 KINDS = ("linear", "exponential")
@@ -32,9 +32,16 @@ class Schedule:
     stairs: int | None = None
 
     def __post_init__(self) -> None:
-        one_of("kind", self.kind, KINDS)
-        if self.stairs is not None:
-            at_least("stairs", self.stairs, 2, integer=True)
+        settle(self, number, "start")
+        settle(self, or_none(number), "end")
+        settle(self, one_of, "kind", choices=KINDS)
+        settle(self, or_none(whole), "stairs", low=2)
+        if self.end is None and (self.stairs is not None or self.kind != "linear"):
+            unused = "stairs" if self.stairs is not None else "kind"
+            raise ValueError(
+                f"`{unused}` {getattr(self, unused)!r} has no effect without `end`: the number "
+                f"stays {self.start}; leave one of them out"
+            )
         if self.kind == "exponential" and not (self.start > 0 and (self.end or self.start) > 0):
             raise ValueError(
                 f"`start` and `end` must be above 0 with kind='exponential', got {self.start!r} "
@@ -67,5 +74,4 @@ def as_schedule(argument: str, value: float | Schedule) -> Schedule:
     """
     if isinstance(value, Schedule):
         return value
-    at_least(argument, value, 1e-12)
-    return Schedule(float(value))
+    return Schedule(number(argument, value, 1e-12))

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxticket import masks
 from jaxticket.attacks import PGD
-from jaxticket.checks import at_least, share
+from jaxticket.checks import flag, settle, share, whole
 from jaxticket.evaluate import Normalization
 from jaxticket.jobs import Bench, report_diverged
 from jaxticket.optim import Schedule, optimizer
@@ -54,11 +54,9 @@ class Teaching:
     online: bool = dataclasses.field(default=False, metadata=LATER)
 
     def __post_init__(self) -> None:
-        at_least("count", self.count, 1, integer=True)
-        share("stage", self.stage, zero=self.online)
-        for name in ("same_init", "one", "online"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"`{name}` must be True or False, got {getattr(self, name)!r}")
+        settle(self, whole, "count", low=1)
+        settle(self, flag, "same_init", "one", "online")
+        settle(self, share, "stage", zero=self.online)
         # refuses what no training takes
         self.training(Training())
 

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from jaxticket import trees
-from jaxticket.checks import at_least
+from jaxticket.checks import instance, whole
 from jaxticket.rng import stream
 from jaxticket.stability import permutations as perms
 from jaxticket.stability.permutations import Permutations, Places, Symmetry
@@ -91,8 +91,8 @@ def align(
     Reference: Ainsworth, Hayase and Srinivasa 2023 ("Git Re-Basin"), section 3.2 and Algorithm 1;
       re-estimated statistics: Jordan et al. 2023 ("REPAIR").
     """
-    at_least("max_rounds", max_rounds, 1, integer=True)
-    at_least("restarts", restarts, 1, integer=True)
+    max_rounds, restarts = whole("max_rounds", max_rounds, 1), whole("restarts", restarts, 1)
+    instance("net", net, Network, "a network, such as jt.networks.lenet()")
     if restarts > 1 and key is None:
         raise ValueError(
             f"`restarts` of {restarts} start from random permutations: pass a `key`, such as "

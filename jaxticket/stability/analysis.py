@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from jaxticket import files, results, trees
 from jaxticket.checkpoint import explained
-from jaxticket.checks import one_of
+from jaxticket.checks import flag, one_of
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
 from jaxticket.points import Networks
@@ -106,6 +106,7 @@ class Instability:
           branch, level: of the tickets; level 0 of "ticket" is the dense network.
           recomputed: with recomputed BatchNorm statistics.
         """
+        flag("recomputed", recomputed)
         one_of("split", split, self.splits)
         one_of("metric", metric, ("error", "loss"))
         name = "line_recomputed" if recomputed else "line"

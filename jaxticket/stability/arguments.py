@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxticket import parallel, trees
-from jaxticket.checks import distinct_seeds, from_table, one_of
+from jaxticket.checks import (
+    chosen,
+    distinct_seeds,
+    from_table,
+    one_of,
+    one_or_several,
+    texts,
+    whole,
+)
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
 from jaxticket.runs import Runs
@@ -25,7 +32,7 @@ BYTES = 1 << 30
 
 def checked_noise(noise: Sequence[str], training: Training, data: Data | Stream) -> tuple[str, ...]:
     """What differs between copies."""
-    noise = (noise,) if isinstance(noise, str) else tuple(noise)
+    noise = texts("noise", noise, like='("order", "augment")')
     for name in noise:
         one_of("noise", name, ("order", "augment"))
     crops = getattr(data, "train_crop", None) == "random"
@@ -82,14 +89,8 @@ def checked_steps(
                 f"train for longer, or use length='full'"
             )
         return tuple(sorted({k for _, k in runs}))
-    try:
-        given = (at,) if isinstance(at, (int, np.integer)) else tuple(at)
-        steps = tuple(operator.index(k) for k in given)
-    except (TypeError, ValueError):
-        raise ValueError(f"`at` must be steps such as (0, 500), got {at!r}") from None
-    if not steps or len(set(steps)) < len(steps):
-        raise ValueError(f"`at` must be distinct steps, at least one, got {steps}")
-    if min(steps) < 0 or max(steps) > training.steps:
+    steps = one_or_several("at", at, whole, like="(0, 500)", distinct=True)
+    if max(steps) > training.steps:
         raise ValueError(f"`at` must lie in [0, {training.steps}], got {steps}")
     if runs and [branch for branch, _ in runs] != ["ticket"]:
         raise ValueError(
@@ -107,13 +108,13 @@ def checked_seeds(
     common = set.intersection(*(set(own.seeds) for own in runs.values())) if runs else set()
     if seeds is None:
         first = next(iter(runs.values())).seeds if runs else range(3)
-        chosen = tuple(seed for seed in first if seed in common or not runs)
+        wanted = tuple(seed for seed in first if seed in common or not runs)
     else:
-        chosen = distinct_seeds(seeds)
-    missing = [seed for seed in chosen if runs and seed not in common]
-    if missing or not chosen:
+        wanted = distinct_seeds(seeds)
+    missing = [seed for seed in wanted if runs and seed not in common]
+    if missing or not wanted:
         raise ValueError(f"`seeds` {missing} are not in all of `tickets`, which have {common}")
-    return chosen
+    return wanted
 
 
 def checked_levels(
@@ -125,11 +126,7 @@ def checked_levels(
             raise ValueError(f"`levels` {levels!r} need `tickets`")
         return (0,)
     common = set.intersection(*(set(own.levels) for own in runs.values()))
-    chosen = tuple(sorted(common)) if levels is None else tuple(levels)
-    missing = sorted(set(chosen) - common)
-    if missing or not chosen or len(set(chosen)) < len(chosen):
-        raise ValueError(f"`levels` must be distinct ones of {sorted(common)}, got {chosen}")
-    return chosen
+    return chosen("levels", levels, sorted(common), ", which all of `tickets` have")
 
 
 def named_distances(distances: Sequence[str | Distance] | None) -> dict[str, Distance]:
@@ -138,6 +135,8 @@ def named_distances(distances: Sequence[str | Distance] | None) -> dict[str, Dis
         return dict(DISTANCES)
     if isinstance(distances, str) or callable(distances):
         distances = (distances,)
+    if isinstance(distances, Mapping) or not isinstance(distances, Iterable):
+        raise ValueError(f"`distances` must be names or functions, got {distances!r}")
     found: dict[str, Callable[..., Any]] = {}
     for given in distances:
         function = from_table("distances", given, DISTANCES)

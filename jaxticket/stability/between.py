@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxticket import results
-from jaxticket.checks import at_least
+from jaxticket.checks import flag, instance, whole
 from jaxticket.points import Evaluator, Networks
 from jaxticket.rng import stream
 from jaxticket.stability.align import align
@@ -40,6 +40,8 @@ def soup(inst: Instability, *, recomputed: bool = False) -> Table:
 
     Reference: Wortsman et al. 2022 ("Model soups"), uniform soup.
     """
+    flag("recomputed", recomputed)
+    instance("inst", inst, Instability, "what jt.instability returned")
     run = Evaluator(inst.net, inst.data, inst.training, inst.mesh)
     number = np.arange(1, inst.copies_of_each + 1)
     index = np.broadcast_to(np.arange(inst.copies_of_each), (len(number), inst.copies_of_each))
@@ -86,9 +88,11 @@ def across_seeds(
 
     Reference: Ainsworth et al. 2023 ("Git Re-Basin"), Fig. 2; Entezari et al. 2022.
     """
+    copy, restarts = whole("copy", copy), whole("restarts", restarts, 1)
+    flag("recomputed", recomputed)
+    instance("inst", inst, Instability, "what jt.instability returned")
     if len(inst.seeds) < 2:
         raise ValueError(f"`inst` has the seed {inst.seeds} alone; analyse at least two")
-    at_least("copy", copy, 0, integer=True)
     if copy >= inst.copies_of_each:
         raise ValueError(f"`copy` must be below {inst.copies_of_each}, got {copy}")
     run = Evaluator(inst.net, inst.data, inst.training, inst.mesh)

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from jaxticket import identity, parallel
 from jaxticket.branches import Change
-from jaxticket.checks import at_least, one_of
+from jaxticket.checks import flag, one_of, run_options, whole
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
 from jaxticket.jobs import Arrays, Bench, report_diverged, running
@@ -114,14 +114,17 @@ def instability(
     """
     mesh = parallel.check_mesh(mesh)
     check_fit(net, data, training, mesh)
-    at_least("copies", copies, 2, integer=True)
-    at_least("points", points, 3, integer=True)
+    run_options(folder, at_once, save_every, progress)
+    copies = whole("copies", copies, 2)
+    points = whole("points", points, 3)
+    throughout = whole("throughout", throughout)
     if throughout:
-        at_least("throughout", throughout, 3, integer=True)
+        whole("throughout", throughout, 3)
     one_of("length", length, ("remaining", "full"))
     one_of("statistics", statistics, ("interpolated", "both"))
-    if at_once is not None:
-        at_least("at_once", at_once, 1, integer=True)
+    flag("keep", keep)
+    if points_at_once is not None:
+        whole("points_at_once", points_at_once, 1)
     noise = checked_noise(noise, training, data)
     runs = runs_by_step(tickets, net, data)
     steps = checked_steps(at, runs, training, full=length == "full")

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxticket import results, trees
-from jaxticket.checks import at_least, one_of
+from jaxticket.checks import instance, number, one_of, whole
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
 from jaxticket.evaluate import METRICS
@@ -117,13 +117,13 @@ def stacked(networks: Sequence[tuple[Params, Stats]]) -> Networks:
     Raises:
       ValueError: where they differ in tree or shapes.
     """
-    for number, network in enumerate(networks):
+    for place, network in enumerate(networks):
         if not (isinstance(network, tuple) and len(network) == 2):
             raise ValueError(
-                f"`networks`[{number}] must be (params, stats), got {type(network).__name__}"
+                f"`networks`[{place}] must be (params, stats), got {type(network).__name__}"
             )
         for tree, like in zip(network, networks[0], strict=True):
-            trees.same_structure(f"networks[{number}]", tree, like)
+            trees.same_structure(f"networks[{place}]", tree, like)
     return jax.tree.map(lambda *xs: np.stack([np.asarray(x) for x in xs]), *networks)
 
 
@@ -184,9 +184,10 @@ def line(
 
     Reference: Frankle's thesis, section 4.1.1, with 30 points.
     """
+    instance("networks", networks, Sequence, "a list of (params, stats)")
     if len(networks) < 2:
         raise ValueError(f"`networks` must be at least two, got {len(networks)}")
-    at_least("points", points, 3, integer=True)
+    points = whole("points", points, 3)
     one_of("statistics", statistics, STATISTICS)
     run = _evaluator(evaluator, net, data, training, mesh, at_once)
     alphas = np.linspace(0, 1, points)
@@ -236,10 +237,11 @@ def plane(
 
     Reference: Garipov et al. 2018, Fig. 1 (planes through three networks).
     """
+    instance("networks", networks, Sequence, "a list of three (params, stats)")
     if len(networks) != 3:
         raise ValueError(f"`networks` must be three, got {len(networks)}")
-    at_least("points", points, 2, integer=True)
-    at_least("margin", margin, 0)
+    points = whole("points", points, 2)
+    margin = number("margin", margin, 0)
     one_of("statistics", statistics, STATISTICS)
     run = _evaluator(evaluator, net, data, training, mesh, at_once)
     stack = stacked(networks)

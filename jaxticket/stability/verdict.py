@@ -63,7 +63,7 @@ def summary(
       One row per (length,) branch, level and step k: density, samples, mean, std (n - 1), min, max,
       low, high. Samples that are not finite (diverged) are counted in `diverged` and left out.
     """
-    checks.share("confidence", confidence, one=False)
+    confidence = checks.share("confidence", confidence, one=False)
     checks.one_of("unit", unit, ("pair", "seed"))
     rows = _rows(table, metric, split)
     found = []
@@ -116,7 +116,7 @@ def stable(table: Table, *, threshold: float = 0.02, split: str = "test") -> Tab
 
     Reference: Frankle's thesis, section 4.1.1.
     """
-    checks.share("threshold", threshold)
+    threshold = checks.share("threshold", threshold)
     found = summary(table, metric="barrier", split=split)
     return found.assign(stable=(found["mean"] < threshold - GUARD) & (found["diverged"] == 0))
 
@@ -137,6 +137,13 @@ def dense_error(copies: Table, *, split: str = "test") -> float:
     return float(dense[dense["at"] == dense["at"].min()]["value"].mean())
 
 
+def _bar(copies: Table, dense: float | None, split: str) -> float:
+    """The dense error: the given one, or that of the table."""
+    if dense is None:
+        return dense_error(copies, split=split)
+    return checks.share("dense", dense, zero=True)
+
+
 def matching(
     copies: Table, *, margin: float = 0.002, split: str = "test", dense: float | None = None
 ) -> Table:
@@ -153,8 +160,8 @@ def matching(
 
     Reference: Frankle's thesis, Fig. 4-18.
     """
-    checks.at_least("margin", margin, 0)
-    bar = dense_error(copies, split=split) if dense is None else float(dense)
+    margin = checks.share("margin", margin, zero=True, one=False)
+    bar = _bar(copies, dense, split)
     found = summary(copies, metric="error", split=split)
     good = (found["mean"] <= bar + margin + GUARD) & (found["diverged"] == 0)
     return found.assign(dense=bar, matching=good)
@@ -187,9 +194,9 @@ def first_steps(
     Reference: Frankle's thesis, Fig. 4-18: medians over 3 initializations x 3 orders, drawn where a
       majority is matching at any step.
     """
-    checks.share("threshold", threshold)
-    checks.at_least("margin", margin, 0)
-    bar = dense_error(copies, split=split) if dense is None else float(dense)
+    threshold = checks.share("threshold", threshold)
+    margin = checks.share("margin", margin, zero=True, one=False)
+    bar = _bar(copies, dense, split)
     barriers, errors = _rows(table, "barrier", split), _rows(copies, "error", split)
     found = []
     for verdict, rows, sample, good in (
@@ -248,7 +255,9 @@ def ranges(
     """
     found = matching(copies, margin=margin, split=split, dense=dense)
     present = set(found["branch"])
-    controls = [name for name in RANDOM if name in present] if random is None else list(random)
+    controls = [name for name in RANDOM if name in present]
+    if random is not None:
+        controls = list(checks.texts("random", random, like='["layerwise_random"]'))
     if branch not in present or not controls or not set(controls) <= present:
         raise ValueError(
             f"`copies` need the branch {branch!r} and a random control, they have "
