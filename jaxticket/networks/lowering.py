@@ -41,6 +41,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxticket.networks import cpu_kernels
 from jaxticket.types import Array
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -202,13 +203,18 @@ _PARTS = 8
 
 
 def _cpu_forward(x: Array, w: Array, at: Geometry) -> Array:
-    small = at.kernel == (1, 1) or math.prod(at.output) <= _SMALL
-    return (_product if small else _forward)(x, w, at)
+    if at.kernel == (1, 1) or math.prod(at.output) <= _SMALL:
+        return _product(x, w, at)
+    if cpu_kernels.supports(x.dtype, w.shape[3]):
+        return cpu_kernels.convolution(x, w, at)
+    return _forward(x, w, at)
 
 
 def _cpu_input(g: Array, w: Array, at: Geometry) -> Array:
     if at.kernel == (1, 1) or math.prod(at.image) <= _SMALL:
         return _input_product(g, w, at)
+    if cpu_kernels.supports(g.dtype, w.shape[2]):
+        return cpu_kernels.input_gradient(g, w.transpose(0, 1, 3, 2), at)
     # the usual layout: others are transposed by slow code
     return _convolve(g, _flipped(w), _input_pads(at), at.precision, spread_x=at.stride)
 
@@ -216,6 +222,8 @@ def _cpu_input(g: Array, w: Array, at: Geometry) -> Array:
 def _cpu_kernel(x: Array, g: Array, at: Geometry) -> Array:
     if at.kernel == (1, 1) or x.shape[3] >= _WIDE or math.prod(at.output) <= _SMALL:
         return _kernel_product(x, g, at)
+    if cpu_kernels.supports(x.dtype, g.shape[3]):
+        return cpu_kernels.kernel_gradient(x, g, at)
 
     def part(x: Array, g: Array) -> Array:
         x, g = x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3)
