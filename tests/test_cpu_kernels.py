@@ -7,7 +7,7 @@ import pytest
 
 import jaxticket as jt
 from jaxticket.networks import cpu_kernels, lowering
-from jaxticket.networks.lowering import Geometry
+from jaxticket.networks.geometry import Geometry
 
 pytestmark = pytest.mark.skipif(
     not cpu_kernels.supports(jnp.float32, 16), reason="no kernels are generated on this machine"

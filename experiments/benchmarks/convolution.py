@@ -29,7 +29,8 @@ from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
 import jaxticket as jt
-from jaxticket.networks.lowering import FORMS, LOWERINGS, Geometry
+from jaxticket.networks.geometry import Geometry
+from jaxticket.networks.lowering import FORMS, LOWERINGS
 
 PARTS = ("forward", "input", "kernel")
 

@@ -27,7 +27,8 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from jaxticket.networks.lowering import LOWERINGS, Geometry
+from jaxticket.networks.geometry import Geometry
+from jaxticket.networks.lowering import LOWERINGS
 from jaxticket.types import Array
 
 Padding = str | tuple[tuple[int, int], tuple[int, int]]

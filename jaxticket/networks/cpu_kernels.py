@@ -31,15 +31,13 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxticket.networks.geometry import Geometry
 from jaxticket.types import Array
-
-if TYPE_CHECKING:
-    from jaxticket.networks.lowering import Geometry
 
 VERSION = 1
 """Part of the kernels' names: programs that are cached on disk refer to kernels by name."""
