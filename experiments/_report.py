@@ -170,7 +170,10 @@ def save(
             "data_note": job.settings.data_note,
             "margin": job.settings.margin,
         }
-        for name, value in (("settings", settings), ("environment", _machine() | seconds)):
+        for name, value in (
+            ("settings", settings),
+            ("environment", _machine() | seconds | _mixture(job.folder)),
+        ):
             text = json.dumps(jt.results.plain(value), indent=1)
             (target / f"{name}.json").write_text(text + "\n", encoding="utf-8")
         print(f"published in {target.relative_to(PUBLISHED.parents[1])}")
@@ -226,6 +229,14 @@ def _published_name(job: Job, more: Mapping[str, Any]) -> str:
     if all(getattr(job.settings, field) == getattr(usual, field) for field in fields):
         return name
     return jt.results.run_name(name, {**job.about, **more, "margin": job.settings.margin})
+
+
+def _mixture(folder: Path) -> dict[str, Any]:
+    """The environments that computed what lies in a folder, if there are several."""
+    found: list[Any] = []
+    for path in sorted(folder.rglob("environment.json")):
+        found += [one for one in json.loads(path.read_text("utf-8")) if one not in found]
+    return {"computed_in": found} if len(found) > 1 else {}
 
 
 def _machine() -> dict[str, Any]:

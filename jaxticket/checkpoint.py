@@ -335,6 +335,9 @@ class RunFolder:
                 self._set_aside()
                 write()
         except Exception as error:
+            # half a save would keep the room that is missing
+            for half in (self.path / "state").glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(half, ignore_errors=True)
             raise _explanation(self.path, error) from error
         self._last = time.monotonic()
 

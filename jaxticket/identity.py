@@ -48,8 +48,9 @@ changes results, and folders of the version before are refused (or, where the fo
 of its settings, another folder is used).
 
 Keys are functions, classes and their methods without the package's name ("scores.snip.snip",
-"search.relaxations.Concrete"), networks ("networks.resnet20") and kinds of runs ("find_tickets",
-"prune_at", "search", "branch", "instability", "transfer", "verdict", "telemetry").
+"search.relaxations.Concrete"), networks ("networks.resnet20"), kinds of runs ("find_tickets",
+"prune_at", "search", "branch", "instability", "transfer", "verdict", "telemetry"), and "training",
+which all of these share.
 """
 
 # their versions are in environment.json, and a change of them is a warning
@@ -132,7 +133,8 @@ def run(kind: str, net: Network, data: Any, **settings: Any) -> dict[str, Any]:
     _look_at([net, settings])
     return {
         "kind": kind,
-        "version": version(kind),
+        # every raise of either gives a number that was not there before
+        "version": version(kind) + version("training") - 1,
         "net": net,
         "data": {"name": data.name, "fingerprint": data.fingerprint},
         **settings,
@@ -511,6 +513,12 @@ class _Walk:
     def _object(self, value: Any) -> bytes:
         """Any other object: its class, and its fields or what it is pickled from."""
         kind = self.digest(type(value))
+        if _owner(type(value)) == _PACKAGE:
+            # data sets, streams and runs say themselves what they are
+            if (fingerprint := getattr(value, "fingerprint", None)) is not None:
+                return _hash("data", kind, fingerprint)
+            if callable(own := getattr(value, "identity", None)):
+                return _hash("runs", kind, self.digest(own(value.levels)))
         if dataclasses.is_dataclass(value):
             fields = {f.name: getattr(value, f.name, None) for f in dataclasses.fields(value)}
             return _hash("fields", kind, self._named("fields", fields))

@@ -163,8 +163,8 @@ def plain(value: Any) -> Any:
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, range)):
         return [plain(v) for v in value]
-    if isinstance(value, np.generic):
-        return value.item()
+    if isinstance(value, np.generic) or getattr(value, "shape", None) == ():
+        return value.item()  # numbers of NumPy and JAX
     if callable(value):
         return identity.code_of(value).plain
     return value

@@ -222,8 +222,6 @@ def find(folder, net=NET, **options):
 NETWORKS = {
     "linen body": (lambda m: jt.from_linen(m.Module(), DATA.shape, name="own"),
                    ("return nn.relu(x)", "return 0 * x")),
-    "linen field": (lambda m: jt.from_linen(m.Module(), DATA.shape, name="own"),
-                    ("nn.relu(x)", "nn.tanh(x)")),
     "nnx": (lambda m: jt.from_nnx(m.Nnx, DATA.shape, name="own"), ("1.0 * self", "2.0 * self")),
     "functions": (lambda m: jt.from_functions(m.init, m.apply, name="own", shape=DATA.shape),
                   ("return 1.0 * x", "return 2.0 * x")),
@@ -342,8 +340,24 @@ def test_a_changed_global_is_computed_not_taken_from_the_compiled_program(runs, 
     assert weights[0] > 0 and weights[1] == 0
 
 
-@pytest.mark.parametrize("python", ["2.7"])
-def test_bytecode_of_another_python_is_not_compared(runs, tmp_path, python):
+def test_data_and_runs_that_a_function_holds_count_by_what_they_are(runs):
+    def change(ticket, key, *, net):
+        return ticket.replace(params=held.by_level[1].params if data is DATA else ticket.params)
+
+    def code(own, other):
+        nonlocal held, data
+        held, data = own, other
+        return identity.code_of(change)
+
+    held, data = runs, DATA
+    slower = dataclasses.replace(runs, costs=())
+    other = dataclasses.replace(runs, by_level={1: runs.by_level[0]})
+    assert code(runs, DATA) == code(slower, dataclasses.replace(DATA, name="another name"))
+    seen = [code(runs, DATA), code(other, DATA), code(runs, DATA.with_validation(0.5))]
+    assert len(set(seen)) == 3
+
+
+def test_bytecode_of_another_python_is_not_compared(runs, tmp_path):
     change = module().body
     folder = tmp_path / "run"
     jt.branch(runs, change, folder=folder, progress=False)
@@ -351,14 +365,15 @@ def test_bytecode_of_another_python_is_not_compared(runs, tmp_path, python):
     here = f"python {sys.version_info.major}.{sys.version_info.minor}"
     text = settings.read_text()
     assert here in text
-    settings.write_text(text.replace(here, f"python {python}"))
+    settings.write_text(text.replace(here, "python 2.7"))
     with pytest.raises(RunFolderError, match=r"recorded under Python 2.7"):
         jt.branch(runs, change, folder=folder, progress=False)
 
 
 def test_a_version_that_was_raised_refuses_older_results(runs, tmp_path, monkeypatch):
     jt.branch(runs, "shuffle", folder=tmp_path, progress=False)
-    for name, match in (("branches.shuffle", "branches.shuffle"), ("branch", "`version` is 1")):
+    matches = {"branches.shuffle": "branches.shuffle", "branch": "`version` is 1 there and 2"}
+    for name, match in (matches | {"training": matches["branch"]}).items():
         monkeypatch.setattr(identity, "VERSIONS", {name: 2})
         with pytest.raises(RunFolderError, match=match):
             jt.branch(runs, "shuffle", folder=tmp_path, progress=False)

@@ -165,7 +165,7 @@ def from_linen(
     Args:
       module: a `flax.linen.Module`.
       shape: shape of one example, such as `data.shape`.
-      name: tells networks apart in run folders.
+      name: what run folders call the network; they tell its code apart too.
       prunable: what may be pruned; None for every leaf called "kernel" of two or more dimensions.
       output: path of the output layer; None for the last layer whose kernel ends in the number of
         classes.
@@ -251,7 +251,7 @@ def from_nnx(
       make: `make(rngs) -> flax.nnx.Module`, called with `nnx.Rngs(...)`; the module maps x to
         logits.
       shape: shape of one example.
-      name: tells networks apart in run folders.
+      name: what run folders call the network; they tell its code apart too.
       prunable, output: as for `from_linen`.
 
     The module's train and eval modes are set by `train()` and `eval()`. Its BatchNorm cannot be
@@ -321,7 +321,7 @@ def from_functions(
       init: `init(key) -> (params, stats)`; stats may be `{}`.
       apply: `apply(params, stats, x, *, train, key, axis_name, tap) -> (logits, stats)`; of the
         last three it may leave out what it does not use.
-      name: tells networks apart in run folders.
+      name: what run folders call the network; they tell its code apart too.
       shape: shape of one example.
       prunable: None for leaves called "kernel", or all leaves of two or more dimensions where there
         are none.
