@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import tyro
 
+import jaxticket as jt
+
 Options = TypeVar("Options")
 USAGE = 2
 """Exit code after a wrong option, as that of unknown ones."""
@@ -16,7 +18,7 @@ USAGE = 2
 def launch(
     main: Callable[[Options], None], settings: type[Options], doc: str | None = None
 ) -> None:
-    """Calls `main` with the options of the command line.
+    """Calls `main` with the options of the command line. Compiled programs are kept on disk.
 
     Errors of jaxticket's own kinds and those that begin with an argument in backticks are for the
     user: the message alone is printed. All others keep their traceback.
@@ -26,6 +28,7 @@ def launch(
       settings: the dataclass of its options.
       doc: the script's docstring, of which `--help` shows what stands before "Command:".
     """
+    jt.compilation_cache()
     description = None if doc is None else doc.split("Command:")[0]
     try:
         main(tyro.cli(settings, description=description))

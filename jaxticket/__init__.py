@@ -26,6 +26,7 @@ from jaxticket.networks import NETWORKS as NETWORKS
 from jaxticket.networks import from_functions as from_functions
 from jaxticket.networks import from_linen as from_linen
 from jaxticket.networks import from_nnx as from_nnx
+from jaxticket.parallel import compilation_cache as compilation_cache
 from jaxticket.parallel import cpu_devices as cpu_devices
 from jaxticket.presets import PRESETS as PRESETS
 from jaxticket.presets import preset as preset

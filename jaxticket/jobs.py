@@ -217,6 +217,19 @@ def begin_state(bench: Bench, jobs: Jobs) -> TrainState:
     return state._replace(diverged=parallel.put(diverged, bench.mesh))
 
 
+_called: set[tuple[int, int]] = set()
+
+
+def _first_call(bench: Bench) -> bool:
+    """Whether this process has not yet trained so many replicas with this program, so that its
+    first call compiles it.
+    """
+    place = id(bench.program.chunk), bench.size
+    known = place in _called
+    _called.add(place)
+    return not known
+
+
 def _untils(jobs: Jobs, interval: int, snapshots_at: Sequence[int]) -> list[int]:
     start, stop = jobs.start, np.asarray(jobs.plan.schedule.stop)
     low, high = int(start.min()), int(stop.max())
@@ -320,6 +333,7 @@ def train_jobs(
         )
         for i in range(first, len(untils))
     ]
+    new = _first_call(bench)
     with calling(
         bench.program,
         bench.data,
@@ -330,7 +344,11 @@ def train_jobs(
         splits=bench.splits,
     ) as call:
         for i in range(first, len(untils)):
+            if new and i == first:
+                bench.bar.set_postfix_str("compiling")
             state, metrics = call(i - first, state)
+            if new and i == first:
+                bench.bar.set_postfix_str("")
             # the numbers of the call before are fetched while this one runs
             collect()
             pending = (i, metrics)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -87,6 +88,35 @@ def cpu_devices(count: int | None = None) -> None:
             "notebook's kernel (or the program) and call jt.cpu_devices() first, right after the "
             "imports and before anything else uses JAX"
         ) from error
+
+
+def compilation_cache(folder: str | os.PathLike[str] | None = None) -> Path | None:
+    """Keep compiled programs on disk, so that later runs of the same shapes start at once.
+
+    This is JAX's persistent compilation cache. A setting that is there already, of
+    `JAX_COMPILATION_CACHE_DIR` or `jax.config`, stays as it is unless a folder is given; an empty
+    `JAX_COMPILATION_CACHE_DIR` switches the cache off.
+
+    Args:
+      folder: where programs are kept; `$XDG_CACHE_HOME/jaxticket/compiled` or
+        `~/.cache/jaxticket/compiled` if None.
+
+    Returns:
+      The folder in use, None where the cache is switched off.
+    """
+    if folder is None and "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        there = os.environ["JAX_COMPILATION_CACHE_DIR"]
+        return Path(there) if there else None
+    there = getattr(jax.config, "jax_compilation_cache_dir")  # noqa: B009
+    if folder is None and there:
+        return Path(there)
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    path = Path(home, "jaxticket", "compiled") if folder is None else Path(folder)
+    path = path.expanduser().absolute()
+    path.mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    return path
 
 
 def block_size(jobs: int, mesh: Mesh, at_once: int | None) -> int:

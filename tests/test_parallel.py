@@ -1,5 +1,9 @@
 """Replicas on devices: the strategies agree, padding and blocks are right."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,3 +65,34 @@ def test_host_copies_survive_donation():
     jax.jit(lambda a: a * jnp.float32(7), donate_argnums=0)(x).block_until_ready()
     np.testing.assert_array_equal(kept, 1)
     kept[0] = 2  # writable
+
+
+CACHED = """
+import sys, jax, jax.numpy as jnp, jaxticket as jt
+from pathlib import Path
+print(jt.compilation_cache())
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((8, 8))).block_until_ready()
+"""
+
+
+@pytest.mark.parametrize("given", ["environment", "off", "default"])
+def test_compiled_programs_are_kept_where_it_is_asked_for(given, tmp_path):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path / "home"), "JAX_PLATFORMS": "cpu"}
+    place = tmp_path / "there"
+    if given == "environment":
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(place)
+    elif given == "off":
+        environment["JAX_COMPILATION_CACHE_DIR"] = ""
+    else:
+        place = tmp_path / "home" / "jaxticket" / "compiled"
+    done = subprocess.run(
+        [sys.executable, "-c", CACHED],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    said = done.stdout.strip()
+    if given == "off":
+        assert said == "None" and not (tmp_path / "home" / "jaxticket").exists()
+    else:
+        assert said == str(place) and any(place.iterdir())
