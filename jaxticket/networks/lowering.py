@@ -3,26 +3,33 @@
 `FORMS` has ways to compute the convolution, its input gradient and its kernel gradient for operands
 with an axis of replicas; `LOWERINGS` chooses one for each platform.
 
-CPU: "parts", measured. The compiler (JAX 0.12.0) has one fast convolution there: forward, of large
-images, and in the gradient of a kernel with few channels. Inside a loop its own gradients make 0.3
-to 25 GFLOP/s. What decided, in GFLOP/s of both cores of an Intel Xeon at 2.5 GHz, inside a loop,
-batch 128, kernels of 3 x 3 (shared with other work; only the order counts):
+CPU: "parts", measured. Kernels that are generated for the machine (cpu_kernels.py) where there are
+some, the compiler's convolution or matrix products elsewhere. GFLOP/s of one core of an Intel Xeon
+at 2.5 GHz, inside a loop, JAX 0.12.0, by CPU time on a shared machine (only the order counts);
+generated kernel / what the compiler does best:
 
-| images, channels | forward | as matrix product | kernel gradient, 8 parts | a product per place |
-|---|---|---|---|---|
-| 32 x 32, 16 | 54 | 11 | 62 | 15 |
-| 16 x 16, 32 | 91 | 21 | 63 | 23 |
-| 8 x 8, 64 | 111 | 43 | 78 | 46 |
-| 16 x 16, 128 | 129 | 62 | 45 | 64 |
-| 8 x 8, 256 | 90 | 75 | 75 | 100 |
-| 4 x 4, 512 | 48 | 101 | 78 | 125 |
-| 2 x 2, 512 | 2 | 148 | 96 | 163 |
+| images, channels, batch | forward | input gradient | kernel gradient |
+|---|---|---|---|
+| 32 x 32, 3 to 16, 128 | 49 / 12 | | 100 / 26 |
+| 32 x 32, 16, 128 | 89 / 48 | 87 / 47 | 80 / 46 |
+| 32 x 32, 16 to 32, stride 2, 128 | 84 / 49 | 79 / 34 | 93 / 37 |
+| 16 x 16, 32, 128 | 119 / 81 | 114 / 88 | 133 / 64 |
+| 8 x 8, 64, 128 | 124 / 106 | 134 / 104 | 137 / 81 |
+| 16 x 16, 128, 64 | 148 / 122 | 127 / 125 | 145 / 55 |
+| 8 x 8, 256, 64 | 70 / 84 | 78 / 80 | 119 / 82 |
+| 4 x 4, 512, 64 | 60 / 99 | 54 / 89 | 80 / 105 |
+| 2 x 2, 512, 64 | 43 / 114 | 30 / 45 | 37 / 65 |
+| 56 x 56, 64 to 256, 1 x 1, 4 | 48 / 41 | 50 / 48 | 66 / 85 |
 
-What is reached beside PyTorch, layer by layer: experiments/results/benchmarks/convolution.csv. With
-16 channels 72 against 166 GFLOP/s forward, 61 against 179 in the kernel's gradient.
+So the generated kernels take all but kernels of one place and images of few positions, which are
+matrix products, and, forward, weights that do not stay in a core's second cache.
+
 With few channels the compiler's packing of patches is what takes the time: each number packed is
-used for 16 products only. Kernels that skip the packing would have to come from outside the
-compiler.
+used for 16 products only. Where kernels cannot be generated, the kernel's gradient is a forward
+convolution with the batch as channels, summed over parts of the batch: the compiler's own gradients
+make 0.3 to 25 GFLOP/s inside a loop. oneDNN, which JAX 0.12 contains switched off, was measured in
+the same way (32 x 32 with 16, 16 x 16 with 32 and 8 x 8 with 64 channels): forward 52, 70 and 93,
+input gradient 51, 62 and 95, kernel gradient 31, 49 and 65 GFLOP/s of a core.
 
 GPU and TPU: "separate", chosen by reasoning, not measured. Several networks' convolutions stand one
 after another, as the compiler would make each: a grouped convolution, which is what `vmap` makes of
@@ -175,12 +182,18 @@ _WIDE = 128
 """Input channels from which a product per place is faster in the gradient of a kernel."""
 _PARTS = 8
 """Parts of the batch that this gradient is summed over otherwise."""
+_HELD = 2**20
+"""Bytes of weights that stay in a core's second cache, beside the image."""
+
+
+def _held(w: Array) -> bool:
+    return w.size * w.dtype.itemsize <= _HELD
 
 
 def _cpu_forward(x: Array, w: Array, at: Geometry) -> Array:
     if at.kernel == (1, 1) or math.prod(at.output) <= _SMALL:
         return _product(x, w, at)
-    if cpu_kernels.supports(x.dtype, w.shape[3]):
+    if _held(w) and cpu_kernels.supports(x.dtype, w.shape[3]):
         return cpu_kernels.convolution(x, w, at)
     return _forward(x, w, at)
 
@@ -188,17 +201,18 @@ def _cpu_forward(x: Array, w: Array, at: Geometry) -> Array:
 def _cpu_input(g: Array, w: Array, at: Geometry) -> Array:
     if at.kernel == (1, 1) or math.prod(at.image) <= _SMALL:
         return _input_product(g, w, at)
-    if cpu_kernels.supports(g.dtype, w.shape[2]):
+    if _held(w) and cpu_kernels.supports(g.dtype, w.shape[2]):
         return cpu_kernels.input_gradient(g, w.transpose(0, 1, 3, 2), at)
     # the usual layout: others are transposed by slow code
     return _convolve(g, _flipped(w), _input_pads(at), at.precision, spread_x=at.stride)
 
 
 def _cpu_kernel(x: Array, g: Array, at: Geometry) -> Array:
-    if at.kernel == (1, 1) or x.shape[3] >= _WIDE or math.prod(at.output) <= _SMALL:
-        return _kernel_product(x, g, at)
-    if cpu_kernels.supports(x.dtype, g.shape[3]):
+    small = at.kernel == (1, 1) or math.prod(at.output) <= _SMALL
+    if not small and cpu_kernels.supports(x.dtype, g.shape[3]):
         return cpu_kernels.kernel_gradient(x, g, at)
+    if small or x.shape[3] >= _WIDE:
+        return _kernel_product(x, g, at)
 
     def part(x: Array, g: Array) -> Array:
         x, g = x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3)
