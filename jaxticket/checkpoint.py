@@ -416,7 +416,8 @@ def environment() -> dict[str, Any]:
     """What the bits of a result depend on beside the settings: versions, flags and devices, and
     where the CPU computes, which one it is.
     """
-    versions = {name: _version(name) for name in ("jaxticket", "jax", "jaxlib", "flax", "numpy")}
+    names = ("jaxticket", "jax", "jaxlib", "flax", "optax", "numpy", "llvmlite")
+    versions = {name: _version(name) for name in names}
     told: dict[str, Any] = {
         "python": platform.python_version(),
         **versions,
@@ -434,7 +435,7 @@ def _version(name: str) -> str:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return "unknown"
+        return "not installed"
 
 
 def _cpu() -> dict[str, str]:
@@ -448,6 +449,7 @@ def _cpu() -> dict[str, str]:
     vector = ("sse", "ssse", "avx", "fma", "amx", "f16c", "asimd", "sve", "bf16", "i8mm")
     return {
         "cpu": told.get("model name", platform.processor() or platform.machine()),
+        "cores": str(parallel.cores()),
         "instructions": " ".join(sorted(flag for flag in flags if flag.startswith(vector))),
     }
 

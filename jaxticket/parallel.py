@@ -77,11 +77,9 @@ def cpu_devices(count: int | None = None) -> None:
     """
     if count is not None:
         count = whole("count", count, 1)
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = count or there or 1
     try:
         if getattr(jax.config, "jax_num_cpu_devices") == -1:  # noqa: B009
-            jax.config.update("jax_num_cpu_devices", cores)
+            jax.config.update("jax_num_cpu_devices", count or cores())
     except RuntimeError as error:
         raise RuntimeError(
             "JAX has started already, with devices that cannot be changed any more: restart the "
@@ -117,6 +115,13 @@ def compilation_cache(folder: str | os.PathLike[str] | None = None) -> Path | No
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     return path
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def block_size(jobs: int, mesh: Mesh, at_once: int | None) -> int:

@@ -1,6 +1,7 @@
 """Results of other code are never taken for those of this one: identities of functions."""
 
 import dataclasses
+import importlib
 import json
 import os
 import subprocess
@@ -64,6 +65,10 @@ def by_global(ticket, key, *, net):
 
 def by_array(ticket, key, *, net):
     return scaled(ticket, lambda w: w * jnp.float32(TABLE[1]))
+
+
+def by_module(ticket, key, *, net):
+    return scaled(ticket, aside.double)
 
 
 def made(factor):
@@ -157,14 +162,27 @@ def distance(a, b):
 '''
 
 
+ASIDE = """
+def double(w):
+    return w * FACTOR_ASIDE
+
+def unused(w):
+    return w * 0.0
+
+FACTOR_ASIDE = 2.0
+"""
+
+
 def module(*replaced, name="mine"):
     """The user's module as it is after an edit; another one each time, as in another session."""
-    text = SOURCE
+    texts = [SOURCE, ASIDE]
     for old, new in replaced:
-        assert text.count(old) == 1, old
-        text = text.replace(old, new)
-    made = types.ModuleType(name)
-    exec(compile(text, f"{name}.py", "exec", dont_inherit=True), vars(made))
+        assert sum(text.count(old) for text in texts) == 1, old
+        texts = [text.replace(old, new) for text in texts]
+    made, aside = types.ModuleType(name), types.ModuleType("aside")
+    for one, text in zip((made, aside), texts, strict=True):
+        exec(compile(text, f"{one.__name__}.py", "exec", dont_inherit=True), vars(one))
+    vars(made)["aside"] = aside
     return made
 
 
@@ -179,6 +197,8 @@ BRANCHES = {
     "global constant of a helper": ("by_global", ("FACTOR = 2.0", "FACTOR = 2.5")),
     "helper": ("by_global", ("w * FACTOR +", "w / FACTOR +")),
     "function it calls": ("closure", ("lambda w: by(w)", "lambda w: by(by(w))")),
+    "function of another module": ("by_module", ("w * FACTOR_ASIDE", "w / FACTOR_ASIDE")),
+    "constant of another module": ("by_module", ("FACTOR_ASIDE = 2.0", "FACTOR_ASIDE = 2.5")),
     "global array": ("by_array", ("[1.0, 3.0]", "[1.0, 3.5]")),
     "global set": ("by_global", ('"bias", "kernel"}', '"bias"}')),
     "closure": ("closure", ("made(4.0)", "made(4.5)")),
@@ -208,6 +228,7 @@ def test_a_folder_of_other_code_is_refused(runs, tmp_path, name, edit):
         ("  # a comment", ""),
         ('"""A change."""\n    del key, net', "\n\n    del key, net"),
         ("def made(factor):", "def made(factor):\n"),
+        ("w * 0.0", "w * 0.5"),
     )
     assert again.table().equals(first.table())
     with pytest.raises(RunFolderError, match=r"mine|change.factor` is 9.0 there and 9.5 here"):
@@ -338,6 +359,23 @@ def test_a_changed_global_is_computed_not_taken_from_the_compiled_program(runs, 
     after = jt.branch(runs, own.by_global, folder=tmp_path / "2", progress=False)
     weights = [np.abs(jax.tree.leaves(r.by_level[1].params)[1]).sum() for r in (before, after)]
     assert weights[0] > 0 and weights[1] == 0
+
+
+def test_modules_that_a_function_imports_when_it_runs_count(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = types.ModuleType("own")
+    text = "def change(ticket, key, *, net):\n    import beside\n    return beside.moved(ticket)"
+    exec(compile(text, "own.py", "exec", dont_inherit=True), vars(own))
+    found = []
+    for factor in (1, 2):
+        (tmp_path / "beside.py").write_text(f"def moved(ticket):\n    return {factor}\n")
+        before = identity.code_of(own.change)
+        importlib.invalidate_caches()
+        assert importlib.import_module("beside").moved(None) == factor
+        assert identity.code_of(own.change) == before
+        found.append(before)
+        sys.modules.pop("beside")
+    assert found[0] != found[1]
 
 
 def test_data_and_runs_that_a_function_holds_count_by_what_they_are(runs):
