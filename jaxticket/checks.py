@@ -226,6 +226,25 @@ def several(
     return found
 
 
+def example_shape(shape: Any, axes: str = "") -> tuple[int, ...]:
+    """The shape of one example as Python ints.
+
+    Args:
+      shape: whole numbers of at least 1.
+      axes: how many there have to be, such as "(height, width, channels)"; any number if empty.
+    """
+    try:
+        found = several("shape", shape, whole, like="data.shape", low=1)
+    except ValueError:
+        found = ()
+    if not found or (axes and len(found) != axes.count(",") + 1):
+        what = f"one image {axes}" if axes else "one example"
+        raise ValueError(
+            f"`shape` must be the shape of {what}, such as data.shape, got {shown(shape)}"
+        )
+    return found
+
+
 def interval(argument: str, value: Any, high: float = math.inf) -> tuple[float, float]:
     """Two numbers, `0 < low <= high`, as a tuple of Python floats.
 
@@ -303,14 +322,19 @@ def distinct_seeds(seeds: Any) -> tuple[int, ...]:
     return found
 
 
+def path_or_none(argument: str, value: Any) -> None:
+    """Raises unless the value is a path that is not empty, or None."""
+    if value is not None and not (isinstance(value, (str, os.PathLike)) and str(value)):
+        raise ValueError(f"`{argument}` must be a path or None, got {shown(value)}")
+
+
 def run_options(folder: Any, at_once: Any, save_every: Any, progress: Any) -> None:
     """The arguments of every long run: where it is saved, how much runs at once, what it says.
 
     Raises:
       ValueError: for a folder that is no path, and numbers out of range.
     """
-    if folder is not None and not (isinstance(folder, (str, os.PathLike)) and str(folder)):
-        raise ValueError(f"`folder` must be a path, or None to save nothing, got {shown(folder)}")
+    path_or_none("folder", folder)
     if at_once is not None:
         whole("at_once", at_once, 1)
     number("save_every", save_every, 0)

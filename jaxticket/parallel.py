@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxticket.checks import whole
+from jaxticket.checks import path_or_none, whole
 
 SEED, DATA = "seed", "data"
 
@@ -102,6 +102,7 @@ def compilation_cache(folder: str | os.PathLike[str] | None = None) -> Path | No
     Returns:
       The folder in use, None where the cache is switched off.
     """
+    path_or_none("folder", folder)
     if folder is None and "JAX_COMPILATION_CACHE_DIR" in os.environ:
         there = os.environ["JAX_COMPILATION_CACHE_DIR"]
         return Path(there) if there else None

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from jaxticket import files, results
 from jaxticket.checkpoint import explained
-from jaxticket.checks import instance, share
+from jaxticket.checks import instance, is_integer, share
 from jaxticket.data.arrays import Data
 from jaxticket.data.stream import Stream
 from jaxticket.evaluate import METRICS
@@ -86,9 +86,9 @@ class Runs:
 
     def ticket(self, level: int, seed: int) -> Ticket:
         """One ticket."""
-        if level not in self.by_level:
+        if not is_integer(level) or level not in self.by_level:
             raise ValueError(f"`level` must be one of {self.levels}, got {level!r}")
-        if seed not in self.seeds:
+        if not is_integer(seed) or seed not in self.seeds:
             raise ValueError(f"`seed` must be one of {self.seeds}, got {seed!r}")
         replica = self.seeds.index(seed)
         return jax.tree.map(lambda x: x[replica], self.by_level[level])

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxticket import parallel, trees
+from jaxticket.checks import or_none, settle, whole
 from jaxticket.evaluate import Normalization, cast, cross_entropy, normalized
 from jaxticket.feed import score_indices
 from jaxticket.networks.flax import no_tap
@@ -44,6 +45,10 @@ class Examples:
     batches: int = 1
     size: int = 100
     per_class: int | None = None
+
+    def __post_init__(self) -> None:
+        settle(self, whole, "batches", "size", low=1)
+        settle(self, or_none(whole), "per_class", low=1)
 
 
 @dataclass(frozen=True)

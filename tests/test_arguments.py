@@ -39,13 +39,20 @@ from jaxticket.search import (
     objective_values,
 )
 from jaxticket.search.learned_masks import LearnedPruning
+from jaxticket.selection import Examples
 
 NAN, INF = float("nan"), float("inf")
 SHAPE, STEPS, SEEDS = (4, 4, 1), 8, (0, 1)
 COMPILED = []
-jax.monitoring.register_event_duration_secs_listener(
-    lambda event, *_, **__: COMPILED.append(event) if "backend_compile" in event else None
-)
+
+
+def note(event, _, fun_name="", **__):
+    """Keeps the programs over replicas; networks may be looked at before arguments are refused."""
+    if "backend_compile" in event and fun_name == "jit(run)":
+        COMPILED.append(event)
+
+
+jax.monitoring.register_event_duration_secs_listener(note)
 
 
 def made_data():
@@ -80,8 +87,6 @@ def made():
         net, data, training, jt.Pruning(levels=1), SEEDS, "ticket", histories, tickets, dense, (),
         None, jt.parallel.mesh(), 2,
     )  # fmt: skip
-    # what every call does, so that it is compiled before the first test
-    jax.eval_shape(net.init, jax.random.key(0))
     return net, data, training, runs
 
 
@@ -125,6 +130,14 @@ def calls():
         "neuron_collapse": (jt.layers.neuron_collapse, {"net": net, "mask": ticket.mask}),
         "layers": (jt.layers.layers, {"net": net, "mask": ticket.mask}),
         "finding": (jt.costs.finding, {"runs": runs}),
+        "of_network": (jt.costs.of_network, {"net": net}),
+        "score_flops": (jt.costs.score_flops, {"net": net, "score": "snip",
+                                               "examples": Examples()}),
+        "ticket": (runs.ticket, {"level": 1, "seed": 0}),
+        "data.digits": (jt.data.DATASETS["digits"], {}),
+        "data.load_tfds": (jt.data.load_tfds, {"name": "mnist"}),
+        "with_validation": (data.with_validation, {}),
+        "fraction": (data.fraction, {"share": 0.5}),
         "line": (jt.stability.line, {"net": net, "data": data, "training": training,
                                      "networks": pair}),
         "plane": (jt.stability.plane, {"net": net, "data": data, "training": training,
@@ -149,6 +162,7 @@ def calls():
         "data.stream": (jt.data.stream, {"name": "nowhere"}),
         "mesh": (jt.parallel.mesh, {}),
         "cpu_devices": (jt.cpu_devices, {}),
+        "compilation_cache": (jt.compilation_cache, {}),
         "matching": (runs.matching, {}),
         "winning": (runs.winning, {}),
         "dilated": (training.dilated, {"factor": 2.0}),
@@ -176,6 +190,13 @@ def refused(words, function, *args, **options):
     with pytest.raises(ValueError, match=words) as caught:
         function(*args, **options)
     return str(caught.value)
+
+
+def test_a_compiled_program_is_noticed():
+    before, mesh = len(COMPILED), jt.parallel.mesh()
+    double = jt.parallel.over_replicas(lambda limit, x: 2 * x, mesh)
+    double(np.zeros(mesh.size, np.int32), np.ones(mesh.size, np.float32))
+    assert len(COMPILED) == before + 1
 
 
 early = pytest.mark.usefixtures("nothing_compiles")
@@ -213,6 +234,16 @@ BAD = [
     ("soup", "inst", "x", "`inst` must be what jt.instability"),
     ("across_seeds", "inst", None, "`inst` must be what jt.instability"),
     ("layers", "net", None, "`net` must be a network"),
+    ("of_network", "net", None, "`net` must be a network"),
+    ("score_flops", "net", None, "`net` must be a network"),
+    ("score_flops", "examples", 3, "`examples` must be jaxticket.selection.Examples"),
+    *(("ticket", "level", value, "`level` must be one of") for value in (7, "1", [1], None, True)),
+    *(("ticket", "seed", value, "`seed` must be one of") for value in (7, "1", [1], None, True)),
+    *((name, "seed", value, "`seed` ")
+      for name in ("data.digits", "with_validation", "fraction")
+      for value in ("1", 1.5, -1, 2**32, True)),
+    *((name, "share", value, "`share` must be in")
+      for name in ("with_validation", "fraction") for value in ("0.1", NAN, 0, 2, True)),
     ("overview", "verdicts", [3], "`verdicts` must be verdicts"),
     ("overview", "verdicts", None, "`verdicts` must be several"),
     ("transfer_matrix", "found", [], "`found` must be runs by"),
@@ -469,6 +500,7 @@ SETTINGS = {
     "Lagrangian": (Lagrangian, {}),
     "PGD": (PGD, {}),
     "Recipe": (jt.scores.Recipe, {}),
+    "Examples": (Examples, {}),
     "Preset": (type(jt.preset("lenet-mnist")), vars(jt.preset("lenet-mnist"))),
 }
 # names of data sets, methods and the like are looked up when they are used

@@ -473,6 +473,15 @@ def test_damaged_files(root, file, message):
         jd.load_tfds("tiny", data_dir=root)
 
 
+@pytest.mark.parametrize(
+    "text", ["[]", "3", '{"splits": 3}', '{"splits": [3]}', '{"splits": [{}]}']
+)
+def test_a_description_of_something_else(root, text):
+    (root / "tiny" / "1.2.0" / "dataset_info.json").write_text(text)
+    with pytest.raises(ValueError, match=r"dataset_info\.json is damaged .*prepare the set again"):
+        jd.load_tfds("tiny", data_dir=root)
+
+
 def test_no_advice_about_opencv_is_logged(root, caplog):
     with caplog.at_level("WARNING"):
         jd.load_tfds("tiny", data_dir=root)

@@ -109,7 +109,7 @@ def test_lenet_resized():
     wide = jt.networks.lenet(SHAPE, 3, (6, 5)).resized(2)
     assert wide == jt.networks.lenet(SHAPE, 3, (12, 10))
     assert jt.networks.lenet(SHAPE, 3, (6, 5)).resized(0.01) == jt.networks.lenet(SHAPE, 3, (1, 1))
-    with pytest.raises(ValueError, match="`width` must be above 0"):
+    with pytest.raises(ValueError, match="`width` must be a finite number above 0"):
         wide.resized(0)
 
 

@@ -482,8 +482,8 @@ for _name in CONSTRUCTORS:
         (_name, {"norm": "layer"}, r"`norm` must be one of 'batch', 'group', 'none', got 'layer'"),
         (_name, {"scale": "zeros"}, r"`scale` must be one of 'ones', 'uniform', got 'zeros'"),
         (_name, {"init": "kaiming"}, r"`init` is unknown: 'kaiming'; did you mean 'kaiming_normal"),
-        (_name, {"width": 0}, r"`width` must be above 0, got 0"),
-        (_name, {"width": math.nan}, r"`width` must be above 0, got nan"),
+        (_name, {"width": 0}, r"`width` must be a finite number above 0, got 0"),
+        (_name, {"width": math.nan}, r"`width` must be a finite number above 0, got nan"),
         (_name, {"classes": 0}, r"`classes` must be a whole number of at least 1, got 0"),
         (_name, {"shape": (3072,)}, r"`shape` must be the shape of one image .* got \(3072,\)"),
         (_name, {"shape": (32, 32)}, r"`shape` must be the shape of one image"),
@@ -499,7 +499,7 @@ def test_errors(name, options, message):
 
 @pytest.mark.parametrize("factor", [0, -1, math.inf])
 def test_errors_of_resized(factor):
-    with pytest.raises(ValueError, match="`width` must be above 0"):
+    with pytest.raises(ValueError, match="`width` must be a finite number above 0"):
         built("resnet14")[0].resized(factor)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxticket import masks, results
 from jaxticket.analysis import flops
 from jaxticket.analysis.layers import cost as of_network
-from jaxticket.checks import from_table
+from jaxticket.checks import from_table, instance
 from jaxticket.early import checked_examples
 from jaxticket.runs import Runs, require_runs
 from jaxticket.scores import SCORES
@@ -82,6 +82,8 @@ def score_flops(net: Network, score: str | Score, examples: Examples) -> float:
       score: a name in `jt.SCORES` or a function.
       examples: what it looks at.
     """
+    instance("net", net, Network, "a network, such as jt.networks.lenet()")
+    instance("examples", examples, Examples, "jaxticket.selection.Examples")
     return _score_flops(net, from_table("score", score, SCORES), examples)
 
 

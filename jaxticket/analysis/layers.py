@@ -295,6 +295,7 @@ def _size(params: Any) -> int:
 @functools.lru_cache(maxsize=64)
 def _params(net: Network) -> Any:
     """Shapes of the params."""
+    instance("net", net, Network, "a network, such as jt.networks.lenet()")
     return jax.eval_shape(net.init, jax.random.key(0))[0]
 
 
@@ -332,7 +333,6 @@ def _leaves(net: Network, mask: Mask) -> tuple[list[np.ndarray], bool]:
 
 def _parts(net: Network, mask: Mask, exclude: Sequence[str]) -> tuple[list[_Part], bool]:
     """The prunable layers from the input to the output."""
-    instance("net", net, Network, "a network, such as jt.networks.lenet()")
     leaves, stacked = _leaves(net, mask)
     params = _params(net)
     prunable = prunable_of(net, params, texts("exclude", exclude, like='("dense_2",)'))

@@ -157,9 +157,16 @@ def _versions(roots: dict[Path, str], base: Path, version: str | None) -> list[P
 def _info(folder: Path) -> dict[str, Any]:
     path = folder / "dataset_info.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        info = json.loads(path.read_text(encoding="utf-8"))
+        whole = isinstance(info, dict) and all(
+            isinstance(split, dict) and {"name", "shardLengths"} <= set(split)
+            for split in info.get("splits", [])
+        )
+        if not whole:
+            raise ValueError("it does not describe a data set and its splits")
+    except (TypeError, ValueError) as error:
         raise ValueError(f"`name`: {path} is damaged ({error}); prepare the set again") from error
+    return info
 
 
 def _formats(info: dict[str, Any]) -> set[str]:

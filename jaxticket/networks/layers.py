@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxticket.checks import from_table, number, one_of, several, whole
+from jaxticket.checks import example_shape, from_table, number, one_of, whole
 from jaxticket.networks.convolution import conv
 from jaxticket.networks.flax import from_linen
 from jaxticket.networks.initializers import INITIALIZERS, Initializer
@@ -215,12 +215,7 @@ def checked_style(
 
 def checked_shape(shape: tuple[int, ...], least: int, network: str) -> tuple[int, ...]:
     """The shape of one image, at least `least` pixels high and wide."""
-    shape = several("shape", shape, whole, like="data.shape", low=1)
-    if len(shape) != 3:
-        raise ValueError(
-            f"`shape` must be the shape of one image (height, width, channels), such as "
-            f"data.shape, got {shape}"
-        )
+    shape = example_shape(shape, "(height, width, channels)")
     if min(shape[:2]) < least:
         raise ValueError(
             f"`shape`: {network} needs images of at least {least} x {least} pixels, got {shape}; "

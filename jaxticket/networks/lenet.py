@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from jaxticket.checks import from_table, number, several, whole
+from jaxticket.checks import example_shape, from_table, number, several, whole
 from jaxticket.networks.flax import from_linen, no_tap
 from jaxticket.networks.initializers import INITIALIZERS
 from jaxticket.types import Array, Network
@@ -56,7 +56,7 @@ def lenet(
     >>> lenet().output
     'dense_2'
     """
-    shape = several("shape", shape, whole, like="data.shape", low=1)
+    shape = example_shape(shape)
     classes = whole("classes", classes, 1)
     widths = several("widths", widths, whole, like="(300, 100)", empty=True, low=1)
     from_table("init", init, INITIALIZERS)
