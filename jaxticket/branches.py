@@ -4,6 +4,11 @@ A change is `change(ticket, key, *, net) -> ticket` for one replica, pure, vmapp
 receives holds the weights of the rewind step at every position, also where the mask is False, so
 that a moved mask finds its weights; what it returns is masked afterwards. Its `step` says where
 training goes on.
+
+Where tickets start from weights times a factor (the height of a learned mask, `rescale`), the
+weights that a change receives are multiplied already, at every position, and so are those of the
+prunable leaves that it draws with `net.init`: a control differs from its ticket in one way, and not
+in the scale of its weights too.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ from jaxticket import masks, parallel, trees
 from jaxticket.rng import root_keys, stream
 from jaxticket.selection import prunable_of
 from jaxticket.ticket import Ticket
-from jaxticket.types import Key, Network
+from jaxticket.types import Key, Network, Params, Stats
 
 Change = Callable[..., Ticket]
 
@@ -182,9 +187,10 @@ def changed(
     net: Network,
     mesh: Mesh,
     exclude: tuple[str, ...] = (),
+    factors: Params | None = None,
 ) -> Ticket:
     """A change applied to a ticket stacked over [replica], each with its seed's stream for this
-    branch and level.
+    branch and level. New weights are multiplied by `factors`, as those of the ticket are already.
 
     Raises:
       ValueError: where the change returns another tree, and where it puts masks on weights that
@@ -193,7 +199,8 @@ def changed(
     count = len(seeds)
     padded = parallel.block_size(count, mesh, None)
     keys = np.asarray(jax.random.key_data(root_keys(seeds)))
-    inputs = parallel.put(parallel.pad((ticket, keys), padded), mesh)
+    drawn = () if factors is None else factors
+    inputs = parallel.put(parallel.pad((ticket, keys, drawn), padded), mesh)
     result = _changer(change, name, net, mesh, exclude)(np.zeros(padded, np.int32), *inputs)
     result = jax.tree.map(lambda x: x[:count], parallel.host(result))
     # a change of one's own may give one seed weights that are not finite, which then diverges; of
@@ -222,12 +229,24 @@ def _changer(change: Change, name: str, net: Network, mesh: Mesh, exclude: tuple
     # a change may only move what is pruned
     limited = dataclasses.replace(net, prunable=lambda params: prunable_of(net, params, exclude))
 
-    def one(limit: jax.Array, ticket: Ticket, key_data: jax.Array) -> Ticket:
+    def one(limit: jax.Array, ticket: Ticket, key_data: jax.Array, factors: Any) -> Ticket:
         del limit
         key = stream(jax.random.wrap_key_data(key_data), f"branch {name}", ticket.level)
-        result = change(ticket, key, net=limited)
+        result = change(ticket, key, net=_drawing(limited, factors))
         trees.same_structure("change", result.mask, ticket.mask)
         trees.same_structure("change", result.params, ticket.params)
         return result
 
     return parallel.over_replicas(one, mesh)
+
+
+def _drawing(net: Network, factors: Any) -> Network:
+    """The network whose initial weights are multiplied by these factors; () for none."""
+    if not jax.tree.leaves(factors):
+        return net
+
+    def init(key: Key) -> tuple[Params, Stats]:
+        params, stats = net.init(key)
+        return jax.tree.map(jnp.multiply, params, factors), stats
+
+    return dataclasses.replace(net, init=init)

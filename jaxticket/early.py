@@ -87,6 +87,7 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
     per_class: int | None = 10,
     batches: int = 1,
     batch_size: int | None = None,
+    rescale: str | None = None,
     seeds: Iterable[int] = range(5),
     branches: Sequence[str | Change] = (),
     mesh: Mesh | None = None,
@@ -129,6 +130,8 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
         activations (images themselves are all there, as whole numbers where the data are); each
         holds every class equally often. BatchNorm sees one part at a time.
       batch_size: examples of a batch, with per_class=None.
+      rescale: "global" or "layer" divides the kept weights by the density before they are trained,
+        as of `Pruning`; None leaves them as they were at `step`.
       seeds: one replica each; initialization and batches are functions of the seed alone.
       branches: controls to train beside the pruned networks at every density: names in
         `jt.BRANCHES` ("shuffle", "reinit", "sign_flip") or change functions.
@@ -162,6 +165,7 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
         EarlyPruning(
             densities, k, schedule, excluded, score=score, rounds=rounds, scope=scope,
             floor=floor, per_class=per_class, batches=batches, batch_size=batch_size,
+            rescale=rescale,
         )
         for k in steps
     )  # fmt: skip

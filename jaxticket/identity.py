@@ -42,7 +42,7 @@ from jax.core import Tracer
 
 from jaxticket.types import Network
 
-VERSIONS: dict[str, int] = {}
+VERSIONS: dict[str, int] = {"search.distillation.Distillation": 2}
 """Versions of what jaxticket computes, 1 where nothing is said: raise one in the commit that
 changes results, and folders of the version before are refused (or, where the folder's name is made
 of its settings, another folder is used).

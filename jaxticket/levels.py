@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxticket import masks, parallel, results, trees
+from jaxticket import masks, parallel, rescaling, results, trees
 from jaxticket.branches import Change, changed
 from jaxticket.checks import from_table
 from jaxticket.data.arrays import Data
@@ -139,7 +139,13 @@ class Search:
         ticket = self.origin.replace(mask=self.next_masks[level], level=number)
         if self.plan.pruning.rewind == "learning_rate":
             return ticket.replace(stats=self.stats)
-        return ticket
+        return ticket.replace(params=rescaling.scaled(ticket.params, self._factors(level)))
+
+    def _factors(self, level: int) -> Params | None:
+        """What the rewound weights of a level are multiplied by."""
+        if level == 0:
+            return None
+        return self.plan.pruning.factors(self.next_masks[level], self.plan.prunable)
 
     def level(self, level: int) -> None:
         """Trains the tickets of a level and its branches, block by block, and prunes."""
@@ -156,6 +162,7 @@ class Search:
                 net=plan.net,
                 mesh=self.bench.mesh,
                 exclude=plan.pruning.exclude,
+                factors=self._factors(level),
             )
         everything = join(list(groups.values()))
         count = len(everything.step)

@@ -164,6 +164,7 @@ def branch_jobs(
             net=runs.net,
             mesh=runs.mesh,
             exclude=runs.pruning.exclude,
+            factors=runs.factors(level),
         )
     for factor in factors:
         dilated = training if factor == 1 else training.dilated(factor)

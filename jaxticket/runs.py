@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import files, results
+from jaxticket import files, rescaling, results
 from jaxticket.checkpoint import explained
 from jaxticket.checks import instance, is_integer, share
 from jaxticket.data.arrays import Data
@@ -24,7 +24,7 @@ from jaxticket.selection import prunable_of
 from jaxticket.settings import Loaded, Pruning, PruningAtStep, Training
 from jaxticket.ticket import Ticket, drawn_exactly
 from jaxticket.train import split_names
-from jaxticket.types import Network
+from jaxticket.types import Network, Params
 
 Table = Any
 """A pandas DataFrame."""
@@ -97,13 +97,20 @@ class Runs:
         """The tickets of a level, stacked over [replica], with weights at every position, so that
         masks can be moved: where they are False stand those of `origin`.
         """
-        own, weights = self.by_level[level], self.origin.params
-        if isinstance(self.pruning, PruningAtStep):
-            one = jax.tree.map(lambda x: x[0], weights)
-            prunable = prunable_of(self.net, one, self.pruning.exclude)
-            weights = self.pruning.weights(own.mask, weights, prunable)
+        own = self.by_level[level]
+        weights = rescaling.scaled(self.origin.params, self.factors(level))
         params = jax.tree.map(lambda m, w, o: np.where(m, w, o), own.mask, own.params, weights)
         return own.replace(params=params)
+
+    def factors(self, level: int) -> Params | None:
+        """What the tickets of a level start from, in units of the weights of the rewind point: the
+        height of a learned mask and `rescale`, float32 [replica] for each leaf; None for 1.
+        """
+        if level == 0:
+            return None
+        mask = self.by_level[level].mask
+        one = jax.tree.map(lambda x: x[0], self.origin.params)
+        return self.pruning.factors(mask, prunable_of(self.net, one, self.pruning.exclude))
 
     @functools.cached_property
     def densities(self) -> np.ndarray:

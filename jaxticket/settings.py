@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxticket import rescaling
 from jaxticket.checks import (
     flag,
     interval,
@@ -246,10 +247,16 @@ class Pruning:
         noise of their level. "same" shows every level the batches of level 0.
       score_batches, score_batch_size: training batches that a score may look at; no batch is
         larger than the training split. An error to set for scores that look at none.
+      rescale: "global" divides the kept weights of every ticket by its density before it is
+        trained, "layer" those of each layer by the layer's; always the weights of the rewind step,
+        so that factors of different levels never multiply. None, as in the papers but KD-LTS and in
+        the published code of all of them, leaves the weights alone. Controls follow: new weights
+        get the ticket's factors too.
 
     Reference: Frankle's thesis, Algorithms 1, 2 and 4 (line 5 for the noise, which no source
       holds fixed: the published codes shuffle examples differently in every training); section
-      3.3.3 for one-shot.
+      3.3.3 for one-shot. KD-LTS, appendix H, Algorithm 2 (rescale), where the printed `1 - |m'|_0 /
+      P` is read as the density.
     """
 
     levels: int = 12
@@ -264,6 +271,7 @@ class Pruning:
     score_batches: int = 1
     score_batch_size: int = 100
     schedule: str = dataclasses.field(default="remaining", metadata=LATER)
+    rescale: str | None = dataclasses.field(default=None, kw_only=True, metadata=LATER)
 
     def __post_init__(self) -> None:
         settle(self, whole, "levels", high=MOST_LEVELS)
@@ -282,6 +290,23 @@ class Pruning:
         settle(self, one_of, "order", choices=("same", "fresh"))
         settle(self, one_of, "schedule", choices=("remaining", "full"))
         settle(self, whole, "score_batches", "score_batch_size", low=1)
+        if self.rescale is not None:
+            settle(self, one_of, "rescale", choices=rescaling.RESCALE)
+        if self.rescale is not None and isinstance(self.rewind, str):
+            raise ValueError(
+                f"`rescale` {self.rescale!r} needs weights that are rewound to a step: with "
+                f"rewind={self.rewind!r} the factors of all levels would multiply; leave one of "
+                f"them out"
+            )
+
+    def factors(self, mask: Mask, prunable: Any) -> Params | None:
+        """What the rewound weights of tickets are multiplied by; None for nothing.
+
+        Args:
+          mask: of several tickets, host arrays [replica, ...].
+          prunable: tree of python bools.
+        """
+        return None if self.rescale is None else rescaling.by_density(mask, prunable, self.rescale)
 
     @property
     def rewind_step(self) -> int:
@@ -317,6 +342,7 @@ class PruningAtStep:
       schedule: "full" trains pruned networks with the whole schedule from its start, "remaining"
         with what is left of it after `step`.
       exclude: patterns of paths that are never pruned and not counted.
+      rescale: as of `Pruning`.
 
     At step 0, and with what is left of the schedule, pruned networks see the batches that the
     dense one sees: their masks have seen none of them. Where they repeat the schedule after a later
@@ -327,6 +353,7 @@ class PruningAtStep:
     step: int = 0
     schedule: str = "full"
     exclude: tuple[str, ...] = ()
+    rescale: str | None = dataclasses.field(default=None, kw_only=True, metadata=LATER)
 
     def __post_init__(self) -> None:
         settle(self, texts, "exclude", like='("dense_2",)')
@@ -336,6 +363,8 @@ class PruningAtStep:
         object.__setattr__(self, "densities", densities)
         settle(self, whole, "step")
         settle(self, one_of, "schedule", choices=("full", "remaining"))
+        if self.rescale is not None:
+            settle(self, one_of, "rescale", choices=rescaling.RESCALE)
 
     @property
     def rewind_step(self) -> int:
@@ -351,15 +380,14 @@ class PruningAtStep:
         """The density that was asked for at a level; level 0 is dense."""
         return self.densities[level - 1] if level else 1.0
 
-    def weights(self, mask: Mask, params: Params, prunable: Any) -> Params:
-        """What pruned networks start from, at every position.
+    def factors(self, mask: Mask, prunable: Any) -> Params | None:
+        """What the dense weights of pruned networks are multiplied by; None for nothing.
 
         Args:
-          mask, params: of several networks, host arrays [replica, ...]; dense weights.
+          mask: of several networks, host arrays [replica, ...].
           prunable: tree of python bools.
         """
-        del mask, prunable
-        return params
+        return None if self.rescale is None else rescaling.by_density(mask, prunable, self.rescale)
 
     @property
     def start(self) -> int:

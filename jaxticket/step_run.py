@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import parallel, results, trees
+from jaxticket import parallel, rescaling, results, trees
 from jaxticket.at_step import Finder, StepPlan, Wanted
 from jaxticket.branches import changed
 from jaxticket.evaluate import METRICS
@@ -239,7 +239,8 @@ class StepRun:
         plan, pruning = self.plan, piece.pruning
         mask, origin = self.masks[pruning.step, piece.level], self.origins[pruning.step]
         level = np.full(len(plan.seeds), piece.level, np.int32)
-        params = pruning.weights(mask, origin.params, plan.prunable)
+        factors = pruning.factors(mask, plan.prunable)
+        params = rescaling.scaled(origin.params, factors)
         whole = origin.replace(mask=mask, params=params, level=level)
         if piece.branch == "ticket":
             return whole
@@ -251,6 +252,7 @@ class StepRun:
             net=plan.net,
             mesh=self.bench.mesh,
             exclude=piece.pruning.exclude,
+            factors=factors,
         )
 
     def _jobs(self, piece: Piece) -> Jobs:

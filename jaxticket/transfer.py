@@ -18,6 +18,7 @@ from jaxticket.elastic import Blocks
 from jaxticket.jobs import Bench, Jobs, job_plan, join, report_diverged, running, train_blocks
 from jaxticket.rng import root_keys
 from jaxticket.runs import Runs, density
+from jaxticket.selection import prunable_of
 from jaxticket.settings import Loaded, Training, order_of
 from jaxticket.target import Bringing, place_of, runs_of
 from jaxticket.ticket import Ticket, host_apply
@@ -223,12 +224,16 @@ def _groups(
     here = np.full(len(bring.seeds), start, np.int32)
     ticket = bring.ticket(bring.runs.whole(level)).replace(step=here)
     groups = {TRANSFERRED: ticket}
+    pruning = replace(bring.runs.pruning, exclude=exclude)
+    one = jax.tree.map(lambda x: x[0], ticket.params)
+    prunable = prunable_of(bring.place.net, one, exclude)
+    factors = pruning.factors(ticket.mask, prunable) if level else None
     if bring.place.own is not None:
         groups[OWN] = bring.own(level).replace(step=here)
     for name, change in changes.items():
         other = changed(
             change, ticket, bring.seeds, name=name, net=bring.place.net, mesh=bring.runs.mesh,
-            exclude=exclude,
+            exclude=exclude, factors=factors,
         )  # fmt: skip
         groups[name] = bring.with_output(other)
     return groups

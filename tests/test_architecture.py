@@ -91,6 +91,7 @@ RANKS = {
     "files": 1,
     "identity": 1,
     "settings": 1,
+    "rescaling": 1,
     "masks": 2,
     "ranking": 2,
     "prune": 2,

@@ -139,6 +139,66 @@ def test_direction_is_that_of_the_mean_label_logit_by_what_is_pruned():
     assert found - value(base, student, [teacher]) == pytest.approx(expected, abs=2e-3)
 
 
+SOFT = {
+    "a": jnp.asarray(np.random.default_rng(5).uniform(0, 2, (6, 5)), jnp.float32),
+    "b": jnp.ones(5),
+    "c": jnp.asarray(np.random.default_rng(6).uniform(0, 2, (5, 4)), jnp.float32),
+}
+
+
+def logits64(params):
+    """The network in float64."""
+    x = np.asarray(X, np.float64)
+    return np.tanh(x @ params["a"] + params["b"]) @ params["c"]
+
+
+def slopes64(params, soft):
+    """The derivative of all logits of `soft * params` by the prunable `params`: float64 central
+    differences, [example, class, weight].
+    """
+    found = []
+    for name in ("a", "c"):
+        for i in np.ndindex(params[name].shape):
+            ends = []
+            for sign in (1, -1):
+                moved = params[name].copy()
+                moved[i] += sign * 1e-5
+                by = params | {name: moved}
+                ends.append(logits64({k: soft[k] * by[k] for k in by}))
+            found.append((ends[0] - ends[1]) / 2e-5)
+    return np.stack(found, axis=-1)
+
+
+@pytest.mark.parametrize("jacobian", ["mean", "examples"])
+def test_direction_is_by_the_weights_under_the_mask(jacobian):
+    """As printed: the student's derivative is by theta of f(m * theta), which has the factor m; of
+    the mean label logit, or of all logits of each example. Teachers have no mask.
+    """
+    student, teacher = weights(), weights(1)
+    plain, other = (
+        {k: np.asarray(v, np.float64) for k, v in w.items()} for w in (student, teacher)
+    )
+    soft = {k: np.asarray(v, np.float64) for k, v in SOFT.items()}
+    s, t = slopes64(plain, soft), slopes64(other, {k: np.ones_like(v) for k, v in soft.items()})
+    if jacobian == "mean":
+        s, t = (x[np.arange(7), np.asarray(Y)].mean(axis=0)[None] for x in (s, t))
+    s, t = s.reshape(len(s), -1), t.reshape(len(t), -1)
+    cos = (s * t).sum(axis=1) / np.linalg.norm(s, axis=1) / np.linalg.norm(t, axis=1)
+    expected = np.mean(2 - 2 * cos)
+
+    masked = jax.tree.map(jnp.multiply, SOFT, student)
+    base = Distillation(alpha=1.0, knowledge=())
+    own = dataclasses.replace(base, knowledge=("direction",), jacobian=jacobian)
+    seen = view(masked, [teacher], own.teacher_needs)
+    alone = lambda params, at: jax.jacrev(lambda p: network(p, X[at][None])[0])(params)  # noqa: E731
+    seen = seen._replace(soft=SOFT, of_example=alone)
+    found = float(own(seen)) - float(base(seen))
+    assert found == pytest.approx(expected, abs=2e-5)
+    # the gradient without the mask's factor points elsewhere
+    bare = seen._replace(soft=jax.tree.map(jnp.ones_like, SOFT))
+    assert abs(float(own(bare)) - float(own(seen))) > 0.01
+
+
 def test_agreement_weighs_teachers_and_one_teacher_has_all_the_weight():
     student, teachers = weights(), [weights(1), weights(2)]
     mean, shortest = Distillation(knowledge=()), Distillation(knowledge=(), ensemble="agreement")
@@ -581,6 +641,8 @@ def test_teachers_that_learn_along_take_ordinary_steps(find, net, data, states, 
     for replica, seed in enumerate((3, 5)):
         ticket, drawn = runs.ticket(1, seed), net.init(stream(jax.random.key(seed), "init"))[0]
         masked = jax.tree.map(lambda m, w: np.where(m, w, 0), ticket.mask, drawn)
+        # kernels have the factor of the soft masks, which started at 1
+        masked = jax.tree.map(lambda w: 2 * w if w.ndim > 1 else w, masked)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ticket.params, masked
         )
@@ -765,3 +827,63 @@ def test_a_method_with_teachers_says_which_and_no_other_has_any():
     with pytest.raises(ValueError, match="`normalize`"):
         Method("x", RELAXATION, normalize="layers")
     assert Freezing(1.0).weighed is False
+
+
+# ---- options of the paper's ambiguities
+
+
+def test_what_has_fallen_out_never_returns_where_that_is_cumulative(net):
+    """The selection of one step is what later steps choose from; by default, all of it."""
+    live = jax.tree.map(lambda w: jnp.ones(w.shape, bool), net.init(jax.random.key(0))[0])
+    options = {"teachers": 1, "epochs": 6, "freeze_every": 6, "knowledge": ()}
+    for cumulative in (False, True):
+        method = jt.SEARCHES["kd_lts"](**options, cumulative=cumulative)
+        state = one_step(net, method, live, keep=34)
+        kept = [int(m.sum()) for m in jax.tree.leaves(state.mask) if m.ndim > 1]
+        # the first of six epochs from all 336 entries to 34
+        expected = round(336 * (34 / 336) ** (1 / 6)) if cumulative else 336
+        assert sum(kept) == expected
+        if cumulative:
+            scores = state.params.scores
+            raised = jax.tree.map(lambda s, m: jnp.where(m, s, 9.0), scores, state.mask)
+            lost = state._replace(params=state.params._replace(scores=raised))
+            again = one_step(net, method, state.mask, 1, lost)
+            both = zip(*map(jax.tree.leaves, (again.mask, state.mask)), strict=True)
+            assert not any(bool((new & ~old).any()) for new, old in both)
+            jax.tree.map(lambda a, r, m: np.testing.assert_array_equal(a[~m], r[~m]),
+                         again.params.scores, raised, state.mask)  # fmt: skip
+
+
+def test_cumulative_searches_end_with_the_wanted_number(find):
+    runs = find(teachers=1, stage=0.1, cumulative=True)
+    kept = [int(m.sum()) for m in jax.tree.leaves(runs.by_level[1].mask) if m.ndim > 2]
+    assert sum(kept) == 2 * round(0.3 * 336)
+
+
+def test_jacobians_of_examples_are_searched_with(find, data, states):
+    """On one device and on two that share the batch alike; not with BatchNorm."""
+    one = jt.parallel.mesh(devices=jax.devices()[:1])
+    two = jt.parallel.mesh(seeds=1, data=2, devices=jax.devices()[:2])
+    options = {"teachers": 1, "stage": 0.1, "knowledge": ("direction",), "gamma": 100.0,
+               "normalize": None, "scaled": False, "beta": (1.0, 1.0)}  # fmt: skip
+    moved = []
+    for mesh, jacobian in ((one, "examples"), (two, "examples"), (one, "mean")):
+        find({"mesh": mesh, "seeds": (3,), "steps": 3}, jacobian=jacobian, **options)
+        scores = states[-1].state.params.scores
+        moved.append(np.concatenate([np.ravel(scores[f"dense_{i}"]["kernel"]) for i in (0, 1)]))
+    size = np.abs(moved[0]).max()
+    assert size > 1e-3
+    assert (np.abs(moved[0] - moved[1]) < 1e-2 * size).mean() > 0.98
+    assert (np.abs(moved[0] - moved[2]) < 1e-2 * size).mean() < 0.8
+    with pytest.raises(ValueError, match=r"`jacobian` 'examples' is of the knowledge 'direction'"):
+        jt.SEARCHES["kd_lts"](jacobian="examples", knowledge=("relations",))
+    normalizing = jt.networks.resnet14((8, 8, 3), 3, width=0.25)
+    x, y = np.zeros((8, 8, 8, 3), np.uint8), np.arange(8) % 3
+    x[:, 0, 0] = np.arange(8)[:, None]
+    other = jt.data.from_arrays(x, y, x, y, classes=3)
+    method = jt.SEARCHES["kd_lts"](jacobian="examples")
+    with pytest.raises(
+        ValueError, match="looks at examples one by one, and this network normalizes"
+    ):
+        jt.search(normalizing, other, TRAINING.replace(batch_size=8), method, density=0.5,
+                  seeds=(0,), progress=False)  # fmt: skip

@@ -14,7 +14,17 @@ import jaxticket as jt
 from jaxticket import masks, parallel
 from jaxticket.checkpoint import RunFolder
 from jaxticket.rng import stream
-from jaxticket.search import Concrete, GradBalance, Lagrangian, Method, Schedule
+from jaxticket.search import (
+    OBJECTIVES,
+    Concrete,
+    GradBalance,
+    Lagrangian,
+    Method,
+    OfTeacher,
+    Schedule,
+    View,
+)
+from jaxticket.search.objectives import Outputs
 from jaxticket.search.trainer import searcher
 
 STEPS, LENGTH = 20, 24
@@ -22,6 +32,8 @@ TRAINING = jt.Training(
     steps=STEPS, batch_size=16, optimizer="momentum", lr=0.05, milestones=(15,), eval_every=10
 )
 P = 25 * 12 + 12 * 3
+# most searches here are at step 0, whatever they learn
+pytestmark = pytest.mark.filterwarnings("ignore:.*learns what the dense network answers")
 
 
 @pytest.fixture(scope="module")
@@ -486,6 +498,58 @@ def test_rescaled_tickets_start_from_rescaled_weights(find, net):
         first = table[table["branch"] == {"retrain": "ticket"}.get(change, change)]
         last = again.table().query("step == @STEPS")
         np.testing.assert_array_equal(first["value"].to_numpy(), last["value"].to_numpy())
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("objective", ["reverse_kl", "forward_kl"])
+def test_answers_of_an_untrained_network_are_learned_with_a_warning(find, objective):
+    """Not from a later step, nor of a network that is trained first, nor for other objectives."""
+    make, quick = jt.SEARCHES["concrete"], {"density": 0.3, "train": False, "dense": False}
+    with pytest.warns(UserWarning, match=f"{objective}.*untrained: pass `start`.*target=1.0"):
+        untrained = find(make(objective), **quick)
+    for other in ("loss", "change_of_loss", "feature"):
+        find(make(other), **quick, steps=2)
+    find(make(objective), **quick, start=5)
+    trained = find(make(objective, target=1.0), **quick)
+    pairs = zip(*(jax.tree.leaves(r.by_level[1].mask) for r in (untrained, trained)), strict=True)
+    assert any((a != b).any() for a, b in pairs)
+    (teachers,) = trained.timings().query("unit == 'teachers'")["training_steps"]
+    assert teachers == STEPS
+    with pytest.raises(ValueError, match="'loss' compares with no other network"):
+        make("loss", target=1.0)
+    with pytest.raises(ValueError, match="`target`"):
+        make(objective, target=0.0)
+
+
+def test_a_trained_target_is_what_is_compared_with():
+    """The divergence from a teacher is that from a dense network that says the same."""
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, 4)), jnp.float32)
+    view = View(
+        0, {}, jnp.arange(7) % 4, lambda at: logits[at], None, None, jnp.mean, None, {},
+        Outputs(logits[1]), (Outputs(logits[1]),),
+    )  # fmt: skip
+    for name in ("reverse_kl", "forward_kl", "change_of_loss"):
+        other = view._replace(dense=Outputs())
+        assert float(OfTeacher(name)(other)) == float(OBJECTIVES[name](view)) > 0
+        assert OfTeacher(name).scale == OBJECTIVES[name].scale
+
+
+def test_new_weights_check_tickets_of_a_later_step(find, net):
+    """They start at step 0 and train with the whole schedule, under the mask that was found at
+    another step.
+    """
+    runs = find(jt.SEARCHES["concrete"]("loss"), density=0.3, start=5, branches=("reinit",),
+                dense=False)  # fmt: skip
+    table = runs.table()
+    first = {b: rows["step"].min() for b, rows in table.groupby("branch")}
+    assert (first["ticket"], first["reinit"]) == (5, 0)
+    assert set(table.groupby("branch")["step"].max()) >= {STEPS}
+    again = jt.branch(runs, "reinit", progress=False)
+    jax.tree.map(np.testing.assert_array_equal, again.by_level[1].mask, runs.by_level[1].mask)
+    ends = [
+        t.query("branch == 'reinit' and step == @STEPS")["value"] for t in (table, again.table())
+    ]
+    np.testing.assert_array_equal(*(e.to_numpy() for e in ends))
 
 
 @pytest.mark.parametrize(

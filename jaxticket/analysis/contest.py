@@ -68,8 +68,15 @@ class Contest(NamedTuple):
 
     def ticket(self) -> Ticket:
         """The tickets with weights at every position, stacked over [seed]."""
+        return self._of_seeds(self.runs.whole(self.level))
+
+    def factors(self) -> Any:
+        """As of `Runs`, of these seeds."""
+        return self._of_seeds(self.runs.factors(self.level))
+
+    def _of_seeds(self, tree: Any) -> Any:
         places = np.asarray([self.runs.seeds.index(seed) for seed in self.seeds])
-        return jax.tree.map(lambda x: np.asarray(x)[places], self.runs.whole(self.level))
+        return jax.tree.map(lambda x: np.asarray(x)[places], tree)
 
     def lost(self) -> np.ndarray:
         """Which seeds have no ticket at this level, bool [seed]; see `Runs.lost`."""
@@ -203,7 +210,7 @@ def _jobs(
         **{
             name: changed(
                 BRANCHES[name], whole, seeds, name=name, net=runs.net, mesh=runs.mesh,
-                exclude=runs.pruning.exclude,
+                exclude=runs.pruning.exclude, factors=contest.factors(),
             )
             for name in CHANGES
         },

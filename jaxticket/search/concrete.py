@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from jaxticket.checks import share
 from jaxticket.search.constraints import Constraint, GradBalance
 from jaxticket.search.method import Method
-from jaxticket.search.objectives import Objective
+from jaxticket.search.objectives import Objective, OfTeacher
 from jaxticket.search.relaxations import Concrete
 from jaxticket.search.schedules import Schedule, as_schedule
+from jaxticket.search.teachers import Teaching
 
 
 def concrete(
@@ -17,6 +19,7 @@ def concrete(
     lr: float = 0.1,
     length: float | str = "short",
     scale: float | None = None,
+    target: float | None = None,
 ) -> Method:
     """Scores a start at the logit of the density; each step draws the mask `sigmoid(logit(u) / T +
     a)`, u uniform, and moves a by Adam on `scale * objective`, with GradBalance holding `sum
@@ -31,18 +34,26 @@ def concrete(
         the search.
       length: "short", "half" or "long": 1/8, 1/2 or all of the training's steps.
       scale: of the objective; None for the one its paper uses.
+      target: what the objective compares with. None is the dense network at the weights that are
+        searched, as in the paper, whose searches begin some epochs into training; at initialization
+        its answers say nothing, and "reverse_kl" and "forward_kl" warn of that. A share of the
+        training, such as 1.0, is a dense network that is trained for so long before the search,
+        from the same initial weights in another order of examples.
 
     Reference: Arora and Teuscher 2025 (arXiv 2512.07142) and its published code, which is where the
       numbers come from. Images are not augmented, weights stay as they are.
     """
+    if target is not None:
+        share("target", target)
     return Method(
         name="concrete",
         relaxation=Concrete(as_schedule("temperature", temperature)),
-        objective=objective,
+        objective=objective if target is None else OfTeacher(objective),
         constraint=GradBalance() if constraint is None else constraint,
         optimizer=(("optimizer", "adam"), ("lr", lr)),
         drop_at=(0.88,),
         length=length,
         scale=scale,
         augment=False,
+        teaching=None if target is None else Teaching(1, target, same_init=True),
     )

@@ -17,6 +17,7 @@ def continuous(
     final_beta: float = 200.0,
     epochs: int | None = None,
     scaled: bool = False,
+    scaled_tickets: bool = True,
     lr: float | None = None,
     clip_norm: float | None = None,
     momentum: float = 0.9,
@@ -39,6 +40,7 @@ def continuous(
       final_beta: 200 in the paper, 300 in KD-LTS.
       epochs: beta grows once in each of so many parts of a round; at every step if None.
       scaled: divide the soft mask by sigmoid(s0), as the authors' code does.
+      scaled_tickets: tickets keep that factor, as in the authors' code; False takes it off.
       lr: weights and scores move as weights do in training, with its optimizer, learning rate and
         weight decay (of the weights alone). A number, in the paper 0.1, is the rate of Nesterov's
         SGD: right for its networks, which have BatchNorm, while LeNet's weights diverge within ten
@@ -73,5 +75,6 @@ def continuous(
         drop_at=(56 / 85, 71 / 85),
         length=length,
         rounds=rounds,
+        scaled_tickets=scaled_tickets,
         learn_weights=True,
     )

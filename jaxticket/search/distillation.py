@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import jax
@@ -28,11 +29,27 @@ def _logits(view: View, student: Outputs, teacher: Outputs) -> Array:
     return knowledge.logits(_array(student.logits), _array(teacher.logits))
 
 
-def _direction(view: View, student: Outputs, teacher: Outputs) -> Array:
-    def prunable(tree: Params | None) -> Params:
-        return jax.tree.map(lambda g, p: g if p else jnp.zeros_like(g), tree, view.prunable)
+def _prunable(view: View, tree: Params | None) -> Params:
+    return jax.tree.map(lambda g, p: g if p else jnp.zeros_like(g), tree, view.prunable)
 
-    return knowledge.direction(prunable(student.jacobian), prunable(teacher.jacobian))
+
+def _direction(view: View, student: Outputs, teacher: Outputs) -> Array:
+    return knowledge.direction(_prunable(view, student.jacobian), _prunable(view, teacher.jacobian))
+
+
+def _direction_of_examples(view: View, student: Outputs, teacher: Outputs) -> Array:
+    """The mean over examples of `direction` between the Jacobians of all logits of one."""
+    slopes = view.of_example
+    assert slopes is not None, "the view has no single examples"
+
+    # Jacobians of one example at a time are held, and made again for the gradient
+    @jax.checkpoint
+    def one(at: Array) -> Array:
+        own = jax.tree.map(lambda j, m: j * m[None], slopes(student.params, at), view.soft)
+        other = slopes(teacher.params, at)
+        return knowledge.direction(_prunable(view, own), _prunable(view, other))
+
+    return jnp.mean(jax.lax.map(one, jnp.arange(len(view.labels))))
 
 
 def _input_direction(view: View, student: Outputs, teacher: Outputs) -> Array:
@@ -84,6 +101,11 @@ class Distillation:
         their soft answers make the shortest sum (Du et al. 2020).
       double_average: divide by the number of teachers once more, as the paper's formulas have it,
         whose weights 1/K and factor 1/K are both printed.
+      jacobian: what "direction" compares: "mean" the gradient of the batch's mean logit of the
+        label, one vector; "examples" each example's Jacobian of all logits, as printed, which takes
+        a backward pass for each class and example and is for networks without BatchNorm, whose
+        statistics tie examples together. Either is by the student's weights under the mask, so that
+        it has the mask's factor.
 
     Reference: KD-LTS, Eqs. 1 to 8 and Table 7.
     """
@@ -98,6 +120,7 @@ class Distillation:
     double_average: bool = dataclasses.field(default=False, metadata=LATER)
     scale: float = 1.0
     needs: tuple[str, ...] = ()
+    jacobian: str = dataclasses.field(default="mean", metadata=LATER)
 
     def __post_init__(self) -> None:
         settle(self, share, "alpha", zero=True)
@@ -116,12 +139,28 @@ class Distillation:
         for name in self.knowledge:
             one_of("knowledge", name, tuple(KNOWLEDGE))
         settle(self, one_of, "ensemble", choices=("mean", "agreement"))
+        settle(self, one_of, "jacobian", choices=("mean", "examples"))
+        if self.jacobian != "mean" and "direction" not in self.knowledge:
+            raise ValueError(
+                f"`jacobian` {self.jacobian!r} is of the knowledge 'direction', which is not among "
+                f"{self.knowledge}; leave one of them out"
+            )
 
     @property
     def teacher_needs(self) -> tuple[str, ...]:
         """What it needs of each teacher, and of the student."""
-        more = [KNOWLEDGE[name][0] for name in self.knowledge]
+        more = [self._knowledge(name)[0] for name in self.knowledge]
         return tuple(dict.fromkeys(["logits", *more]))
+
+    @property
+    def by_example(self) -> bool:
+        """Whether it looks at examples one by one, which statistics of the batch do not allow."""
+        return self.jacobian == "examples"
+
+    def _knowledge(self, name: str) -> tuple[str, Callable[[View, Outputs, Outputs], Array]]:
+        if name == "direction" and self.by_example:
+            return "params", _direction_of_examples
+        return KNOWLEDGE[name]
 
     @property
     def passes(self) -> tuple[float, float]:
@@ -134,7 +173,10 @@ class Distillation:
         return 1.0, float(self._slopes)
 
     @property
-    def _slopes(self) -> int:
+    def _slopes(self) -> float:
+        if self.by_example:
+            # as many as there are classes, which nobody has told
+            return math.nan
         return ("direction" in self.knowledge) + ("input_direction" in self.knowledge)
 
     @property
@@ -149,7 +191,7 @@ class Distillation:
     @property
     def rest(self) -> Distillation:
         """It without further knowledge."""
-        return dataclasses.replace(self, knowledge=())
+        return dataclasses.replace(self, knowledge=(), jacobian="mean")
 
     def __call__(self, view: View) -> Array:
         """The objective of a masked network; see `View`."""
@@ -173,7 +215,10 @@ class Distillation:
             more = [
                 view.mean(
                     sum(
-                        (KNOWLEDGE[name][1](view, student, teacher) for name in self.knowledge),
+                        (
+                            self._knowledge(name)[1](view, student, teacher)
+                            for name in self.knowledge
+                        ),
                         start=jnp.float32(0),
                     )
                 )

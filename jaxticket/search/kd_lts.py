@@ -27,10 +27,13 @@ def kd_lts(
     knowledge: tuple[str, ...] = ("direction", "relations"),
     ensemble: str = "mean",
     double_average: bool = False,
+    jacobian: str = "mean",
     beta: tuple[float, float] = (1.0, 60.0),
     start: float = 0.0,
     scaled: bool = True,
+    scaled_tickets: bool = True,
     normalized: bool = False,
+    cumulative: bool = False,
     penalty: float = 1e-8,
     epochs: int = 40,
     freeze_every: int = 5,
@@ -47,18 +50,24 @@ def kd_lts(
 
     Args:
       teachers, stage, same_init, one, attack, online: see `Teaching`.
-      alpha, temperature, gamma, omega, knowledge, ensemble, double_average: see `Distillation`.
+      alpha, temperature, gamma, omega, knowledge, ensemble, double_average, jacobian: see
+        `Distillation`.
       beta: first and last; it moves with every step, through the values that the paper's has epoch
         by epoch.
       start: see `Sigmoid`.
       scaled: let the soft mask start at 1 instead of 1/2, as the code of continuous sparsification,
         whose mask this is. The paper prints neither; with 1/2 every layer begins with its weights
-        halved, and LeNet's tickets of 20% end 1.3 points lower (experiments/README.md).
-      normalized: batch-normalised scores, see `TopSigmoid`.
+        halved.
+      scaled_tickets: let tickets start from the weights times that factor, 2 for a `start` of 0, as
+        the network that was searched; False takes the factor off.
+      normalized: batch-normalised scores, the s~ of Algorithm 1 (see `TopSigmoid`). `normalize`,
+        below, is something else: it concerns the gradient of the scores.
+      cumulative: whether what falls out never returns, see `TopSigmoid`.
       penalty: weight of the soft mask's L1 norm.
       epochs: of the search; what moves by epochs divides it into so many parts.
       freeze_every: epochs from one freezing to the next.
-      normalize: see `Method`.
+      normalize: how gradients of scores are brought to one size, see `Method`; not to be confused
+        with `normalized`.
       lr, momentum: of SGD on the scores; 0.1 and 0 for LeNet, 1 and 0.9 for the other networks.
       drop_at: the rate drops by 0.1 after these shares of the search.
       length: of the search, as a share of the training's steps.
@@ -81,11 +90,12 @@ def kd_lts(
         name="kd_lts",
         relaxation=TopSigmoid(
             Schedule(*betas, "exponential"), start=start, scaled=scaled, epochs=epochs,
-            normalized=normalized,
+            normalized=normalized, cumulative=cumulative,
         ),
         objective=Distillation(
             alpha=alpha, temperature=temperature, gamma=gamma, omega=omega, epochs=epochs,
             knowledge=knowledge, ensemble=ensemble, double_average=double_average,
+            jacobian=jacobian,
         ),
         constraint=Freezing(
             weight=penalty, power=1, times=max(1, round(epochs / freeze_every)), weighed=True
@@ -97,6 +107,7 @@ def kd_lts(
         ),
         drop_at=drop_at,
         length=length,
+        scaled_tickets=scaled_tickets,
         normalize=normalize,
         teaching=Teaching(teachers, stage, same_init, one, attack, online),
     )  # fmt: skip

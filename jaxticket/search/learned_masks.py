@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxticket import parallel
+from jaxticket import parallel, rescaling
 from jaxticket.at_step import StepPlan, Wanted
 from jaxticket.checks import instance, settle, whole
 from jaxticket.data.stream import Stream
@@ -47,21 +47,25 @@ class LearnedPruning(PruningAtStep):
         if self.method is not None:
             instance("method", self.method, Method, "a Method, or None")
 
-    def weights(self, mask: Mask, params: Params, prunable: Any) -> Params:
-        """The dense weights; where the method rescales them, each layer's times its size over its
-        number of ones.
+        if self.rescale is not None and self.method is not None and self.method.rescale:
+            raise ValueError(
+                f"`rescale` {self.rescale!r} would divide weights by densities once more than the "
+                f"method's own rescale=True; leave one of them out"
+            )
+
+    def factors(self, mask: Mask, prunable: Any) -> Params | None:
+        """What the dense weights of tickets are multiplied by: the height of the method's masks,
+        the size of a layer over its number of ones where the method rescales, and `rescale`.
         """
-        if self.method is None or not self.method.rescale:
-            return params
-
-        def one(m: np.ndarray, w: np.ndarray, p: bool) -> np.ndarray:
-            if not p:
-                return w
-            ones = np.maximum(m.reshape(len(m), -1).sum(axis=1), 1)
-            factor = np.asarray(m[0].size / ones, np.float32)
-            return w * factor.reshape(-1, *(1,) * (m.ndim - 1))
-
-        return jax.tree.map(one, mask, params, prunable)
+        found, method = super().factors(mask, prunable), self.method
+        if method is None:
+            return found
+        if method.scaled_tickets and method.relaxation.height != 1:
+            height = rescaling.constant(mask, prunable, method.relaxation.height)
+            found = rescaling.together(found, height)
+        if method.rescale:
+            found = rescaling.together(found, rescaling.by_density(mask, prunable, "layer"))
+        return found
 
 
 def hamming(one: Mask, other: Mask, prunable: Any) -> np.ndarray:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import parallel, results
+from jaxticket import parallel, rescaling, results
 from jaxticket.checks import whole
 from jaxticket.data.stream import Stream
 from jaxticket.evaluate import normalized
@@ -25,7 +25,7 @@ from jaxticket.search.views import of_dense, viewer
 from jaxticket.selection import prunable_of
 from jaxticket.settings import Training
 from jaxticket.train import put_data, static_part
-from jaxticket.types import Array, Key, Mask, Network, Params, Stats
+from jaxticket.types import Array, Key, Network, Params, Stats
 
 Table = Any
 """A pandas DataFrame."""
@@ -33,7 +33,8 @@ Table = Any
 
 def objective_values(runs: Runs, objective: str | Objective, *, examples: int = 500) -> Table:
     """The value of an objective, without its factor, at the masks of runs and the weights that they
-    were found at; level 0 is the dense network.
+    were found at, times what their tickets multiply them by (`Runs.factors`); level 0 is the dense
+    network.
 
     Columns: seed, level, density (as asked for), value. All levels and methods of a seed see the
     same training examples, in one batch.
@@ -70,7 +71,8 @@ def objective_values(runs: Runs, objective: str | Objective, *, examples: int = 
     rows = []
     for level in runs.levels:
         mask = jax.tree.map(np.asarray, runs.by_level[level].mask)
-        placed = parallel.put(parallel.pad(mask, size), mesh)
+        soft = jax.tree.map(lambda m: m.astype(np.float32), mask)
+        placed = parallel.put(parallel.pad(rescaling.scaled(soft, runs.factors(level)), size), mesh)
         block, *rest = source
         inputs = (typed, *weights, placed, block, *rest)
         found = take(parallel.host(value(np.zeros(size, np.int32), *inputs)), 0, count)
@@ -89,7 +91,7 @@ def _program(
     prunable = prunable_of(net, jax.eval_shape(net.init, jax.random.key(0))[0])
 
     def one(
-        limit: Array, key: Key, params: Params, stats: Stats, mask: Mask, source: Any, *by: Any
+        limit: Array, key: Key, params: Params, stats: Stats, soft: Params, source: Any, *by: Any
     ) -> Array:
         del limit
         if fed:
@@ -104,7 +106,6 @@ def _program(
             net, training, stats, normalized(x, by_of, training.compute_dtype), y, prunable,
             key=stream(key, "noise", 0),
         )  # fmt: skip
-        soft = jax.tree.map(lambda m, w: m.astype(w.dtype), mask, params)
         with jax.default_matmul_precision("highest"):
             dense = of_dense(method, view_of, params)
             masked = jax.tree.map(jnp.multiply, soft, params)

@@ -78,7 +78,10 @@ class Method:
       learn_weights: also train the weights, with the scores' optimizer and `weight_decay`; the
         tickets are rewound all the same.
       decay_scores: whether the optimizer's weight decay acts on scores (on weights it always does).
-      rescale: multiply the weights of each layer by its size over its number of ones.
+      rescale: multiply the weights of each layer by its size over its number of ones, in the search
+        and in the tickets.
+      scaled_tickets: multiply the prunable weights of tickets by the relaxation's `height`, so that
+        the network that was searched is the one that is kept; False leaves the bare weights.
       normalize: divide the gradient of the scores by its largest size, in each "layer" or over all
         ("global"), so that layers move alike; None to leave it.
       inverted: keep the entries with the lowest scores in the end, a control.
@@ -98,6 +101,7 @@ class Method:
     learn_weights: bool = False
     decay_scores: bool = False
     rescale: bool = False
+    scaled_tickets: bool = True
     normalize: str | None = None
     inverted: bool = False
     teaching: Teaching | None = None
@@ -121,6 +125,12 @@ class Method:
         if self.teaching is not None:
             instance("teaching", self.teaching, Teaching, "a Teaching, or None")
         self._check_optimizer()
+        settle(self, flag, "scaled_tickets")
+        if not self.scaled_tickets and self.relaxation.height == 1:
+            raise ValueError(
+                f"`scaled_tickets` False has no factor to leave out: the masks of "
+                f"{self.relaxation!r} become 1; leave it True, or take scaled=True"
+            )
         if bool(self.teacher_needs) != (self.teaching is not None):
             raise ValueError(
                 f"`teaching` must be a Teaching for an objective that compares with teachers, and "

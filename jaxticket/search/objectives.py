@@ -7,15 +7,16 @@ paper uses. A new one is a function and a line of `OBJECTIVES`.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxticket import trees
-from jaxticket.checks import number, texts
+from jaxticket.checks import from_table, number, texts
 from jaxticket.evaluate import cross_entropy
 from jaxticket.types import Array, Params
 
@@ -29,7 +30,7 @@ class Outputs(NamedTuple):
       logits: [batch, classes].
       features: what its taps gave, in the order of the forward pass, and the softmax.
       gradient: of its loss, a tree like the params.
-      jacobian: of the mean logit of the labels, a tree like the params.
+      jacobian: of the mean logit of the labels, the mask's factor included, a tree like the params.
       sensitivity: of the sum of the labels' logits by each example, [batch, ...]: of its own logit,
         but for statistics of the batch, which connect examples.
       params: its weights.
@@ -48,7 +49,8 @@ class View(NamedTuple):
 
     Attributes:
       masked: the weights times the soft mask.
-      soft: the soft mask, 1 for leaves that are not pruned.
+      soft: what the weights were multiplied by, the soft mask with its factors; 1 for leaves that
+        are not pruned.
       labels: int32 [batch].
       logits: `logits(params) -> [batch, classes]`, with the statistics of the batch.
       tapped: `tapped(params)`, the logits and the features of `Outputs` of one forward pass.
@@ -60,6 +62,8 @@ class View(NamedTuple):
       teachers: what each teacher says; empty where a method has none.
       done: share of the round that is done.
       smoothing: label smoothing of the training.
+      of_example: `of_example(params, i)`, the derivative of all logits of one example of this
+        device by the params, a tree of [class, ...], for networks without statistics of the batch.
     """
 
     masked: Params
@@ -75,6 +79,7 @@ class View(NamedTuple):
     teachers: tuple[Outputs, ...] = ()
     done: Array | float = 0.0
     smoothing: float = 0.0
+    of_example: Callable[[Params, Array], Params] | None = None
 
     def loss(self, params: Params) -> Array:
         """Mean cross-entropy of a network."""
@@ -93,7 +98,8 @@ class View(NamedTuple):
         return self.tapped(params)[1]
 
     def outputs(self, params: Params, needs: tuple[str, ...]) -> Outputs:
-        """What a network says; its gradient includes the mask's factor.
+        """What a network says; its gradients by weights include the mask's factor: they are by the
+        weights under the mask.
 
         One forward pass gives logits, features and Jacobian: the compiler does not find out by
         itself that several are the same.
@@ -108,7 +114,8 @@ class View(NamedTuple):
 
         jacobian = logits = features = None
         if "jacobian" in needs:
-            jacobian, (logits, features) = jax.grad(of_labels, has_aux=True)(params)
+            slope, (logits, features) = jax.grad(of_labels, has_aux=True)(params)
+            jacobian = jax.tree.map(jnp.multiply, self.soft, slope)
         elif "logits" in needs or "features" in needs:
             _, (logits, features) = of_labels(params)
         return Outputs(
@@ -125,10 +132,12 @@ Objective = Callable[[View], Array]
 
 
 def objective(
-    *, scale: float = 1.0, needs: tuple[str, ...] = (), passes: tuple[int, int] = (1, 1)
-) -> Callable[..., Objective]:
-    """Marks an objective with its factor, with what it needs of the dense network, and with the
-    forward and backward passes over each example that its gradient takes.
+    *, scale: float = 1.0, needs: tuple[str, ...] = (), passes: tuple[int, int] = (1, 1),
+    answers: bool = False,
+) -> Callable[..., Objective]:  # fmt: skip
+    """Marks an objective with its factor, with what it needs of the dense network, with the forward
+    and backward passes over each example that its gradient takes, and with whether it learns the
+    dense network's answers, which say nothing before that is trained.
     """
     scale = number("scale", scale)
     needs = texts("needs", needs, like='("logits",)')
@@ -136,6 +145,7 @@ def objective(
     def mark(function: Objective) -> Objective:
         function.scale, function.needs = scale, needs  # type: ignore[attr-defined]
         function.passes = passes  # type: ignore[attr-defined]
+        function.answers = answers  # type: ignore[attr-defined]
         return function
 
     return mark
@@ -174,6 +184,11 @@ def teacher_passes_of(function: Objective) -> tuple[float, float]:
     """Forward and backward passes of a teacher over each example; nan where nobody knows."""
     forward, backward = getattr(function, "teacher_passes", (math.nan, math.nan))
     return forward, backward
+
+
+def learns_answers(function: Objective) -> bool:
+    """Whether an objective learns what the dense network answers."""
+    return bool(getattr(function, "answers", False))
 
 
 def scale_of(function: Objective) -> float:
@@ -231,7 +246,7 @@ def gradient_matching(view: View) -> Array:
     return sum(parts, start=jnp.float32(0)) / len(parts)
 
 
-@objective(scale=100.0, needs=("logits",), passes=(2, 1))
+@objective(scale=100.0, needs=("logits",), passes=(2, 1), answers=True)
 def reverse_kl(view: View) -> Array:
     """Mean over the batch of KL(masked || dense) = sum p_m (log p_m - log p_d)."""
     masked = jax.nn.log_softmax(view.logits(view.masked))
@@ -239,7 +254,7 @@ def reverse_kl(view: View) -> Array:
     return view.mean(jnp.sum(jnp.exp(masked) * (masked - dense), axis=1))
 
 
-@objective(scale=100.0, needs=("logits",), passes=(2, 1))
+@objective(scale=100.0, needs=("logits",), passes=(2, 1), answers=True)
 def forward_kl(view: View) -> Array:
     """Mean over the batch of KL(dense || masked) = sum p_d (log p_d - log p_m)."""
     masked = jax.nn.log_softmax(view.logits(view.masked))
@@ -257,6 +272,51 @@ OBJECTIVES: dict[str, Objective] = {
     "forward_kl": forward_kl,
 }
 """The objectives of Arora and Teuscher 2025 (their code for all but forward_kl)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OfTeacher:
+    """An objective that compares with a teacher, a network that is trained, where it would compare
+    with the dense network at the weights of the search.
+
+    Attributes:
+      objective: a name in `OBJECTIVES` or a function of a `View`, one that compares.
+    """
+
+    objective: str | Objective
+
+    def __post_init__(self) -> None:
+        if not needs_of(self._function):
+            raise ValueError(
+                f"`objective` {self.objective!r} compares with no other network, so that it has no "
+                f"target; leave that out, or take one that compares, such as 'reverse_kl'"
+            )
+
+    @property
+    def _function(self) -> Objective:
+        return from_table("objective", self.objective, OBJECTIVES)
+
+    @property
+    def teacher_needs(self) -> tuple[str, ...]:
+        """What it needs of the teacher."""
+        return needs_of(self._function)
+
+    @property
+    def scale(self) -> float:
+        """The objective's."""
+        return scale_of(self._function)
+
+    @property
+    def passes(self) -> tuple[float, float]:
+        """The objective's, those of the other network included."""
+        return passes_of(self._function)
+
+    teacher_passes: ClassVar[tuple[float, float]] = (0.0, 0.0)
+
+    def __call__(self, view: View) -> Array:
+        """The objective of a masked network; see `View`."""
+        found = [self._function(view._replace(dense=teacher)) for teacher in view.teachers]
+        return sum(found, start=jnp.float32(0)) / len(found)
 
 
 def _given(value: Any) -> Any:

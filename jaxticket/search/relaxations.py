@@ -34,6 +34,13 @@ class Relaxation:
     # whether the sum of the expected mask is an expected number of ones
     counts: ClassVar[bool] = True
 
+    @property
+    def height(self) -> float:
+        """What a weight that is kept is multiplied by once the mask is hard: the height of the step
+        that `leaf` becomes.
+        """
+        return 1.0
+
     def __init_subclass__(cls) -> None:
         cls.kind = cls.__name__.lower()
 
@@ -60,6 +67,13 @@ class Relaxation:
     def project(self, scores: Array) -> Array:
         """Brings scores back into their range after an update, of one leaf."""
         return scores
+
+    def lasting(
+        self, scores: Params, live: Mask, keep: Array, done: Array, *, prunable: Any
+    ) -> Mask:
+        """The entries that take part in this step and may take part in later ones."""
+        del scores, keep, done, prunable
+        return live
 
     def restarted(self, scores: Array) -> Array:
         """Scores at the start of a new round, of one leaf."""
@@ -121,7 +135,8 @@ class Sigmoid(Relaxation):
       beta: how steep.
       start: the score that all entries start at.
       scaled: divide by `sigmoid(start)`, so that the first forward pass is the dense one's (as the
-        authors' code does; the paper does not).
+        authors' code does; the paper does not). The mask becomes `[s > 0] / sigmoid(start)` in the
+        end, and tickets keep that factor (`Method.scaled_tickets`), as in the code.
 
     Reference: Savarese et al. 2020, section 3.
     """
@@ -143,7 +158,7 @@ class Sigmoid(Relaxation):
     def leaf(self, scores: Array, done: Array, *, key: Key) -> Array:
         """`sigmoid(beta * s)`, over `sigmoid(start)` if scaled."""
         del key
-        return self.expected_leaf(scores, done) * self._factor
+        return self.expected_leaf(scores, done) * self.height
 
     def expected_leaf(self, scores: Array, done: Array) -> Array:
         """`sigmoid(beta * s)`."""
@@ -164,7 +179,8 @@ class Sigmoid(Relaxation):
         return jnp.minimum(jnp.float32(self.beta.last) * scores, self.start)
 
     @property
-    def _factor(self) -> float:
+    def height(self) -> float:
+        """`1 / sigmoid(start)` if scaled, 2 for a start of 0."""
         return 1 + math.exp(-self.start) if self.scaled else 1.0
 
 
@@ -186,12 +202,18 @@ class TopSigmoid(Sigmoid):
         learned, since scores are arrays of the weights' shapes: layers have scores of one size, and
         differ in the shape of their distribution. The 1e-5 keeps what breaks ties at the start,
         which is 3e-7 wide, below 0.05; a `start` other than 0 would be taken out again.
+      cumulative: what has fallen out never comes back (nor does its score move any more).
 
-    Reference: KD-LTS, Eqs. 9 to 12, whose normalised scores have no printed formula.
+    Reference: KD-LTS, Eqs. 9 to 12, whose normalised scores have no printed formula. Its Algorithm
+      1 prints the selection as `r <- r * [p not in the bottom]`, which reads as cumulative, while
+      section 4.3 says that "pruning decisions are made at each iteration, considering the network
+      as a whole" and lets gradients pass the selection so that scores recover, as Edge-Popup does:
+      hence the default, and `cumulative` for the other reading.
     """
 
     epochs: int = 150
     normalized: bool = dataclasses.field(default=False, metadata=LATER)
+    cumulative: bool = dataclasses.field(default=False, metadata=LATER)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -225,12 +247,23 @@ class TopSigmoid(Sigmoid):
     ) -> Params:
         """The soft mask of all leaves."""
         through = super().soft(scores, live, keep, done, key=key, prunable=prunable)
-        wanted = self.wanted(live, keep, done, prunable=prunable)
-        ranked = jax.lax.stop_gradient(jax.tree.map(self.rank, scores))
-        top = keep_top(ranked, live, wanted, prunable=prunable)
+        top = self._top(scores, live, keep, done, prunable=prunable)
         return jax.tree.map(
             lambda t, m, p: _straight(jnp.where(t, m, 0), m) if p else m, top, through, prunable
         )
+
+    def lasting(
+        self, scores: Params, live: Mask, keep: Array, done: Array, *, prunable: Any
+    ) -> Mask:
+        """All that take part so far, or where that is cumulative those that this step uses."""
+        if not self.cumulative:
+            return live
+        return self._top(scores, live, keep, done, prunable=prunable)
+
+    def _top(self, scores: Params, live: Mask, keep: Array, done: Array, *, prunable: Any) -> Mask:
+        wanted = self.wanted(live, keep, done, prunable=prunable)
+        ranked = jax.lax.stop_gradient(jax.tree.map(self.rank, scores))
+        return keep_top(ranked, live, wanted, prunable=prunable)
 
     def wanted(self, live: Mask, keep: Array, done: Array, *, prunable: Any) -> Array:
         """How many entries the forward pass uses, int32."""

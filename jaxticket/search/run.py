@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 
 from jax.sharding import Mesh
@@ -30,6 +31,7 @@ from jaxticket.search.gem_miner import gem_miner
 from jaxticket.search.kd_lts import kd_lts
 from jaxticket.search.learned_masks import LearnedMasks, LearnedPruning
 from jaxticket.search.method import Method, MethodMaker
+from jaxticket.search.objectives import learns_answers
 from jaxticket.search.stochastic import stochastic
 from jaxticket.settings import Training
 from jaxticket.step_run import run_at_step
@@ -61,6 +63,7 @@ def search(
     schedule: str = "remaining",
     dense: bool = True,
     exclude: Sequence[str] = (),
+    rescale: str | None = None,
     seeds: Iterable[int] = range(5),
     branches: Sequence[str | Change] = (),
     mesh: Mesh | None = None,
@@ -75,7 +78,9 @@ def search(
 
     A score for every prunable weight becomes a soft mask, which gradients move; at the end each
     density keeps exactly its `round(density * P)` entries of highest score. The weights under the
-    mask are those of step `start`, whatever the search did to them.
+    mask are those of step `start`, whatever the search did to them; where soft masks become a step
+    of another height than 1 (`scaled=True`), times that height, in tickets, supermasks and controls
+    alike (`Method.scaled_tickets`).
 
     Args:
       net: a network; `init="signed_constant"` gives the weights of which supermasks are best.
@@ -86,14 +91,15 @@ def search(
         length="long")` has other options.
       density: share of prunable weights to keep, or several: level n of the runs is the n-th, and
         each is searched for by itself.
-      start: 0 searches at initialization, k at step k of dense training.
+      start: 0 searches at initialization, k at step k of dense training. Objectives that learn the
+        dense network's answers ("reverse_kl", "forward_kl") warn where it is untrained.
       steps: length of the search: a number of steps, a share of the training's (0.5), or "short",
         "half", "long"; the method's own if None. Rounded up to whole parts.
       train: whether tickets and branches are trained; without, there are the supermasks alone.
       schedule: "remaining" trains tickets with what is left of the schedule after `start`, "full"
         with all of it.
       dense: also train the dense networks to the end, as level 0.
-      exclude, seeds, branches, mesh, folder, save_every, progress: as of `prune_at`.
+      exclude, rescale, seeds, branches, mesh, folder, save_every, progress: as of `prune_at`.
       at_once: replicas that one device holds at most.
       watch_masks: N > 0 compares the masks (of exactly K ones) that the search would give at its
         start and after each of N equal parts: the trace then has a column `hamming`, the share of
@@ -132,7 +138,17 @@ def search(
     length = method.steps(training, steps)
     densities = one_or_several("density", density, share, like="(0.3, 0.1)", distinct=True)
     excluded = texts("exclude", exclude, like='("dense_2",)')
-    pruning = LearnedPruning(densities, step, schedule, excluded, method, length, watch_masks)
+    pruning = LearnedPruning(
+        densities, step, schedule, excluded, method, length, watch_masks, rescale=rescale
+    )
+    if step == 0 and learns_answers(method.function):
+        warnings.warn(
+            f"{method.objective!r} learns what the dense network answers, and at step 0 that is "
+            f"untrained: pass `start`, a step of its training, or a method with a trained target, "
+            f"such as jt.SEARCHES['concrete'](target=1.0)",
+            UserWarning,
+            stacklevel=2,
+        )
     changes = named_changes(branches)
     if changes and not train:
         raise ValueError(f"`branches` {list(changes)} are trained: they need train=True")

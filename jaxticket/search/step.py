@@ -63,20 +63,24 @@ class LearningPlan(NamedTuple):
     tutoring: Schedule | tuple[()] = ()
 
 
-def effective(method: Method, soft: Params, weights: Params, prunable: Any) -> Params:
-    """The weights of the masked network: `soft * weights`, each layer rescaled where the method
-    says so.
+def multiplied(method: Method, soft: Params, prunable: Any) -> Params:
+    """What the weights of the masked network are multiplied by: the soft mask, each layer's times
+    its size over its number of ones where the method rescales.
     """
 
-    def one(m: Array, w: Array, p: bool) -> Array:
-        if not p:
-            return w
-        if method.rescale:
-            ones = jax.lax.stop_gradient(jnp.sum(m))
-            m = m * (m.size / jnp.maximum(ones, 1))
-        return m * w
+    def one(m: Array, p: bool) -> Array:
+        if not p or not method.rescale:
+            return m
+        ones = jax.lax.stop_gradient(jnp.sum(m))
+        return m * (m.size / jnp.maximum(ones, 1))
 
-    return jax.tree.map(one, soft, weights, prunable)
+    return jax.tree.map(one, soft, prunable)
+
+
+def effective(method: Method, soft: Params, weights: Params, prunable: Any) -> Params:
+    """The weights of the masked network: those of `multiplied` times `weights`."""
+    factors = multiplied(method, soft, prunable)
+    return jax.tree.map(lambda m, w, p: m * w if p else w, factors, weights, prunable)
 
 
 def search_step(
@@ -123,7 +127,7 @@ def search_step(
     view_of = viewer(net, training, state.stats, x, y, prunable, key=noise, axis=axis)
     scores, weights, *_ = state.params
     dense = of_dense(method, view_of, weights)
-    live = state.mask
+    live = method.relaxation.lasting(scores, state.mask, plan.keep, done, prunable=prunable)
     learned = (scores, weights) if method.learn_weights else (scores,)
 
     def sloped(function: Objective) -> tuple[Array, tuple[Params, ...]]:
@@ -144,7 +148,8 @@ def search_step(
             soft = method.relaxation.soft(
                 scores, live, plan.keep, done, key=stream(key, "sample"), prunable=prunable
             )
-            view = view_of(effective(method, soft, w, prunable), soft, dense, **more)
+            masked = effective(method, soft, w, prunable)
+            view = view_of(masked, multiplied(method, soft, prunable), dense, **more)
             expected = method.relaxation.expected(scores, live, done, prunable=prunable)
             return method.factor * function(view) + method.constraint.cost(expected)
 
@@ -196,12 +201,14 @@ def search_step(
 
     scores, weights = held((*moved, weights)[:2], (scores, weights))
     pulled = held(pulled, multiplier)
+    live = live if live is state.mask else held(live, state.mask)
     updated = held(updated, optimizer_state) if waits else jax.tree.map(
         lambda n, o: n.astype(o.dtype), updated, optimizer_state
     )  # fmt: skip
     return state._replace(
         step=state.step + active.astype(jnp.int32),
         params=Learned(scores, weights),
+        mask=live,
         opt_state=(updated, pulled, tutors),
         diverged=diverged,
     )

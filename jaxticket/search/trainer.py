@@ -144,6 +144,12 @@ def _searcher(
             f"`objective` {method.objective!r} compares activations, and this network cannot be "
             f"tapped; give its module a `tap` argument, or choose another objective"
         )
+    stats = jax.tree.leaves(jax.eval_shape(net.init, jax.random.key(0))[1])
+    if getattr(method.function, "by_example", False) and stats:
+        raise ValueError(
+            f"`objective` {method.objective!r} looks at examples one by one, and this network "
+            f"normalizes over the batch; take jacobian='mean', or a network without BatchNorm"
+        )
     traced = 0
 
     def drawn(limit: Array, key: Key, density: Array) -> Params:

@@ -73,6 +73,13 @@ def viewer(
 
         return jax.grad(of_labels)(x)
 
+    def of_example(params: Params, at: Array) -> Params:
+        if axis is not None:
+            # devices have examples of their own: a gradient by what they share would be summed
+            params = jax.lax.pcast(params, axis[0], to="varying")
+        one = jax.lax.dynamic_index_in_dim(x, at)
+        return jax.jacrev(lambda params: apply(params, x=one)[0])(params)
+
     def mean(values: Array) -> Array:
         own = jnp.mean(values)
         return own if axis is None else jax.lax.pmean(own, axis[0])
@@ -83,7 +90,7 @@ def viewer(
     def make(masked: Params, soft: Params, dense: Outputs, **more: Any) -> View:
         return View(
             masked, soft, y, apply, tapped, sensitivity, mean, whole, prunable, dense,
-            smoothing=training.label_smoothing, **more,
+            smoothing=training.label_smoothing, of_example=of_example, **more,
         )  # fmt: skip
 
     return make

@@ -10,13 +10,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxticket import rescaling
 from jaxticket.branches import REDRAWN, Change, changed
 from jaxticket.points import Networks
 from jaxticket.runs import Runs, density
 from jaxticket.selection import prunable_of
 from jaxticket.settings import Pruning, PruningAtStep
 from jaxticket.ticket import Ticket, host_apply
-from jaxticket.types import Network
+from jaxticket.types import Network, Params
 
 
 class Start(NamedTuple):
@@ -72,6 +73,7 @@ class Starts:
                 net=self.net,
                 mesh=self.mesh,
                 exclude=exclude,
+                factors=self._factors(kind),
             )
         return whole.replace(params=host_apply(whole.mask, whole.params))
 
@@ -88,9 +90,16 @@ class Starts:
             return self._seeds_of(runs, runs.whole(kind.level))
         own = self._seeds_of(runs, runs.by_level[kind.level])
         params, stats = self.trunk[kind.at]
-        if isinstance(runs.pruning, PruningAtStep):
-            params = runs.pruning.weights(own.mask, params, self.prunable(kind))
+        params = rescaling.scaled(params, self._factors(kind))
         return own.replace(params=params, stats=stats, step=np.full_like(level, kind.at))
+
+    def _factors(self, kind: Start) -> Params | None:
+        """What the weights of tickets are multiplied by, of these seeds."""
+        if not self.runs:
+            return None
+        own = kind._replace(branch="ticket") if kind.branch in self.changes else kind
+        runs = self._runs(own)
+        return self._seeds_of(runs, runs.factors(kind.level))
 
     def _runs(self, kind: Start) -> Runs:
         """The run that a start's masks come from; one run serves every k of a trunk."""
@@ -99,9 +108,9 @@ class Starts:
             return only
         return self.runs[kind.branch, kind.at]
 
-    def _seeds_of(self, runs: Runs, ticket: Ticket) -> Ticket:
+    def _seeds_of(self, runs: Runs, tree: Any) -> Any:
         places = np.asarray([runs.seeds.index(seed) for seed in self.seeds])
-        return jax.tree.map(lambda x: np.asarray(x)[places], ticket)
+        return jax.tree.map(lambda x: np.asarray(x)[places], tree)
 
     def _pruning(self, kind: Start) -> Pruning | PruningAtStep:
         own = kind._replace(branch="ticket") if kind.branch in self.changes else kind
@@ -131,8 +140,8 @@ class Starts:
     def beginning(self, kind: Start, ticket: Ticket) -> Any:
         """The weights that each replica's training began with, not masked.
 
-        Those of the seed, but for branches that draw new ones (`REDRAWN`), and for a change of the
-        user's that moves a ticket of a later step to step 0.
+        Those of the seed, times the ticket's factors, but for branches that draw new ones
+        (`REDRAWN`), and for a change of the user's that moves a ticket of a later step to step 0.
         """
         if kind.branch in REDRAWN:
             return ticket.params
@@ -141,7 +150,9 @@ class Starts:
             return self.initial[0]
         usual = kind.at if self.trunk else pruning.start
         moved = usual > 0 and np.asarray(ticket.step).max() == 0
-        return ticket.params if moved or kind.at == 0 else self.initial[0]
+        if moved or kind.at == 0:
+            return ticket.params
+        return rescaling.scaled(self.initial[0], self._factors(kind))
 
 
 def kinds_of(

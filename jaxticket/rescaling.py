@@ -1,0 +1,66 @@
+"""Factors of a ticket's weights: the weights that are kept, made larger before they are trained.
+
+Masks and weights are host arrays of several networks, [replica, ...]; factors are a float32
+[replica] for each leaf, 1 where a leaf is not pruned.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxticket.types import Mask, Params
+
+RESCALE = ("global", "layer")
+"""Which density the kept weights of a layer are divided by: that of the network or its own."""
+
+
+def by_density(mask: Mask, prunable: Any, rescale: str) -> Params:
+    """`1 / density` for each prunable leaf.
+
+    A layer of which nothing is kept has the factor of one kept weight.
+
+    Args:
+      mask: of several networks.
+      prunable: tree of python bools.
+      rescale: "global" for the share of all prunable weights that is kept, "layer" for that of each
+        layer.
+
+    Reference: KD-LTS, appendix H, Algorithms 2 to 5.
+    """
+    leaves, tree = jax.tree.flatten(mask)
+    chosen = jax.tree.leaves(prunable)
+    kept = [np.count_nonzero(np.reshape(m, (len(m), -1)), axis=1) for m in leaves]
+    sizes = [m[0].size for m in leaves]
+    if rescale == "global":
+        pruned = [i for i, p in enumerate(chosen) if p]
+        total, size = sum(kept[i] for i in pruned), sum(sizes[i] for i in pruned)
+        kept, sizes = [total] * len(leaves), [size] * len(leaves)
+    made = [
+        (size / np.maximum(k, 1) if p else np.ones(len(leaves[0]))).astype(np.float32)
+        for k, size, p in zip(kept, sizes, chosen, strict=True)
+    ]
+    return jax.tree.unflatten(tree, made)
+
+
+def constant(mask: Mask, prunable: Any, factor: float) -> Params:
+    """One factor for all prunable leaves."""
+    return jax.tree.map(
+        lambda m, p: np.full(len(m), factor if p else 1.0, np.float32), mask, prunable
+    )
+
+
+def scaled(params: Params, factors: Params | None) -> Params:
+    """Weights of several networks times their factors, of which None is 1."""
+    if factors is None:
+        return params
+    return jax.tree.map(lambda w, f: w * np.reshape(f, (-1, *(1,) * (w.ndim - 1))), params, factors)
+
+
+def together(one: Params | None, other: Params | None) -> Params | None:
+    """The product of factors; None is 1."""
+    if one is None or other is None:
+        return other if one is None else one
+    return jax.tree.map(np.multiply, one, other)
