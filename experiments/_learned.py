@@ -11,7 +11,7 @@ from _job import Job, learn
 from _job import Settings as Common
 
 import jaxticket as jt
-from jaxticket.search import Method
+from jaxticket.search import Method, OfTeacher, Teaching
 
 CTS = {
     "cts_kl": "reverse_kl",
@@ -23,6 +23,8 @@ CTS = {
     "cts_forward_kl": "forward_kl",
 }
 """Concrete Ticket Search by its objective."""
+ANSWERS = ("cts_kl", "cts_forward_kl")
+"""Those that learn what another network answers: at step 0 a trained one, else the dense one."""
 LEARNED: dict[str, Callable[[], Method]] = {
     **{
         name: (lambda objective=objective: jt.SEARCHES["concrete"](objective))
@@ -63,6 +65,11 @@ def learned(job: Job, name: str, *, inverted: bool = False, **options: Any) -> j
     if name in CTS and job.preset.method == "CTS":
         lr = rate(job, method.steps(job.training, options.get("steps")))
         method = dataclasses.replace(method, optimizer=(*method.optimizer, ("lr", lr)))
+    if name in ANSWERS and not options.get("start"):
+        # the answers of an untrained network say nothing
+        method = dataclasses.replace(
+            method, objective=OfTeacher(CTS[name]), teaching=Teaching(1, 1.0, same_init=True)
+        )
     folder = f"{name}_inverted" if inverted else name
     return learn(job, method, **{"sub": folder, "dense": False, **options})
 
@@ -95,10 +102,16 @@ def kd_lts(job: Job, **changes: Any) -> Method:
 def continuous(job: Job) -> Method:
     """Continuous sparsification, its gradients clipped where SGD would diverge as beta grows: in
     networks without BatchNorm.
+
+    Beside KD-LTS it is as that paper runs it: three rounds, each as long as a training, in which
+    beta grows to 300 (appendix H), so that it costs three trainings; elsewhere one round, to 200.
     """
     _, stats = jax.eval_shape(job.net.init, jax.random.key(0))
     alone = not jax.tree.leaves(stats) and job.training.optimizer in ("sgd", "momentum")
-    return jt.SEARCHES["continuous"](clip_norm=1.0 if alone else None)
+    rounds = {"rounds": 3, "final_beta": 300.0, "length": 3.0}
+    return jt.SEARCHES["continuous"](
+        clip_norm=1.0 if alone else None, **(rounds if job.preset.method == "KD-LTS" else {})
+    )
 
 
 def late_step(job: Job) -> int:

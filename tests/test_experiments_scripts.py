@@ -769,6 +769,34 @@ def test_layers_of_kd_lts_from_a_file(tmp_path, digits_npz):
 
 
 @pytest.mark.slow
+def test_learned_masks_beside_rewound_tickets_from_a_file(tmp_path, digits_npz):
+    """Also: a call that is stopped goes on where it was, and settings in two groups run once."""
+    folder = tmp_path / "run"
+    options = ("--data", digits_npz, *KD_RUN, "--at", 1, 2, "--only", "ltr", "cts", "target")
+    options = (*options, "kd_lts", "--folder", folder)
+    stopped = run("kd_lts/against_rewinding.py", *options, "--budget", 0.001, check=False)
+    assert stopped.returncode == 75, stopped.stderr[-3000:]
+    done = run("kd_lts/against_rewinding.py", *options)
+    table = pd.read_csv(folder / "settings.csv")
+    assert set(table["group"]) == {"ltr", "cts", "target", "kd_lts"} and set(table["at"]) == {1, 2}
+    assert (table["count"] == 2).all() and (table["seconds"] > 0).all()
+    means = table.set_index(["group", "setting", "at"])["mean"]
+    twice = means["cts", "reverse KL"], means["target", "dense at the start"]
+    np.testing.assert_array_equal(*twice)
+    assert not (folder / "target_dense_at_the_start").exists()
+    # the factor is that of the tickets' weights, under the same masks
+    kept, bare = (
+        jt.Ticket.load(folder / name / "tickets" / "ticket-level-02-seed-0.npz")
+        for name in ("kd_lts_kd_lts", "kd_lts_without_the_factor")
+    )
+    for layer in ("dense_0", "dense_1", "dense_2"):
+        np.testing.assert_array_equal(kept.params[layer]["kernel"],
+                                      2 * bare.params[layer]["kernel"])  # fmt: skip
+    assert "LTR: from step 0" not in done.stdout and "ltr: from step 0" in done.stdout
+    assert set(pictures(folder / "figures")) == {"settings.png"}
+
+
+@pytest.mark.slow
 def test_accuracy_of_kd_lts_from_a_file(tmp_path, digits_npz):
     """Also: both starts share a folder, and the tickets at initialization."""
     folder = tmp_path / "run"

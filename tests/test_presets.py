@@ -131,7 +131,7 @@ def test_inception_decays_along_a_line():
 # KD-LTS, Tables 5 to 7: rate, drops in epochs, decay; alpha, omega, beta, K, T, rate of masks
 KD_LTS = {
     "lenet-mnist-kd_lts": (
-        40, 215, 256, "sgd", 0.01, (), 0, 0.9, 0.2, 1, 60, 2, 10, 0.1,
+        40, 469, 128, "sgd", 0.01, (), 0, 0.9, 0.2, 1, 60, 2, 10, 0.1,
     ),
     "resnet20-cifar10-kd_lts": (
         180, 352, 128, "momentum", 0.1, (90, 135), 2e-4, 0.9, 0.6, 0.1, 99, 3, 2, 1,
@@ -160,6 +160,12 @@ def test_tables_4_to_7_of_kd_lts(name):
     method = jt.SEARCHES["kd_lts"](**s)
     assert method.steps(t) == pytest.approx(s["epochs"] * per_epoch, abs=method.parts)
     assert p.options["init"] == "orthogonal"
+
+
+def test_lenet_of_kd_lts_has_the_printed_iterations():
+    """Table 4: 40 epochs of 469 iterations, of which the 1,407th is the end of the third."""
+    t = jt.PRESETS["lenet-mnist-kd_lts"].training
+    assert t.steps == 18_760 and 3 * t.steps // 40 == 1_407
 
 
 def test_winning_tickets_of_kd_lts():

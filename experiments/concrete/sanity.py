@@ -1,9 +1,13 @@
 """Figures 4 and 5 of Concrete Ticket Search: sanity checks of its tickets.
 
-Tickets found at initialization (all three controls) and near it (no new weights) by CTS with the
-reverse divergence and with the loss, beside their masks shuffled within layers, with new weights,
-and with the final selection turned round. `--preset` chooses the network: Figure 4 is
-resnet20-cifar10-cts, Figure 5 vgg16-cifar10-cts.
+Tickets found near initialization by CTS with the reverse divergence and with the loss, beside their
+masks shuffled within layers, with new weights, and with the lowest scores kept in place of the
+highest. They are searched for at the step that the preset rewinds to, where the dense network that
+the divergence compares with has begun to learn; with --start 0, where it has not, the divergence
+compares with a trained network in its place. New weights are drawn from the initializer and trained
+from step 0 with the whole schedule, so that they have as many steps as the ticket's weights, those
+before the search included; the published code checks new weights for tickets at initialization
+alone. `--preset` chooses the network: Figure 4 is resnet20-cifar10-cts, Figure 5 vgg16-cifar10-cts.
 
 Command:  python experiments/concrete/sanity.py [--preset NAME] [--size paper] [--budget MINUTES]
 Makes:    figure_4 (or 5), final.csv, controls.csv; accuracies by density and what each control
@@ -22,7 +26,7 @@ from _controls import named
 from _early import panels, report, report_controls
 from _job import budget, prepare
 from _learned import Settings as Common
-from _learned import learned, length_of
+from _learned import late_step, learned, length_of
 from _methods import chosen
 from _report import save
 from accuracy import LENET, PAPER, QUICK
@@ -36,8 +40,8 @@ METHODS = ("cts_kl", "cts_loss")
 class Settings(Common):
     """Options of this script: those of all that learn masks, and where it starts."""
 
-    start: int = 0
-    """Step k of the search; the control with new weights needs step 0."""
+    start: int | None = None
+    """Step k of the search, of the job's steps; that of the preset, or 2% of training."""
 
 
 def main(settings: Settings) -> None:
@@ -48,22 +52,22 @@ def main(settings: Settings) -> None:
         __file__, settings, quick={**QUICK, **small},
         lenet={**LENET, "levels": 3, "fraction": 0.8}, paper=PAPER,
     )  # fmt: skip
-    branches = ("shuffle", "reinit") if settings.start == 0 else ("shuffle",)
-    usual = {"start": settings.start, "steps": length_of(settings)}
+    start = late_step(job) if settings.start is None else settings.start
+    usual = {"start": start, "steps": length_of(settings), "branches": ("shuffle", "reinit")}
     tables = []
     with budget(job):
         for i, name in enumerate(names):
             options = {"sub": "", "dense": True} if i == 0 else {}
-            runs = learned(job, name, branches=branches, **usual, **options)
+            runs = learned(job, name, **usual, **options)
             tables.append(named(runs.table(), name))
-            turned = learned(job, name, inverted=True, **usual)
+            turned = learned(job, name, inverted=True, **{**usual, "branches": ()})
             tables.append(named(turned.table(), f"{name}_inverted"))
     table = jt.results.concat(tables)
     table = table[~table["branch"].str.endswith("_supermask")]
-    report(job, table, title=f"Concrete Ticket Search from step {settings.start}")
+    report(job, table, title=f"Concrete Ticket Search from step {start}")
     found = report_controls(table)
     figure = "figure_5" if job.preset.network == "vgg16" else "figure_4"
-    more = {"methods": names, "start": settings.start, "length": length_of(settings)}
+    more = {"methods": names, "start": start, "length": length_of(settings)}
     save(job, {figure: panels(names, table)}, table, tables={"controls": found}, more=more,
          pruning="densities one by one")  # fmt: skip
 

@@ -3,8 +3,9 @@
 Number of teachers, and whether a step asks all of them or one; how far they are trained; how long
 the search is; how much of the data it sees, in as many steps; teachers trained before the search or
 along with it; the temperature; what is learned beside the labels; and, which the paper has not,
-whether soft masks start at 1 or at 1/2. Everything else is as the preset says, tickets are trained
-on all data with the whole schedule.
+whether soft masks start at 1 or at 1/2 and tickets keep that factor, and whether scores are
+normalized and the selection is cumulative. Everything else is as the preset says, tickets are
+trained on all data with the whole schedule.
 
 Command:  python experiments/kd_lts/ablations.py [--only GROUP ...] [--preset NAME] [--size paper]
           [--budget MINUTES]
@@ -38,7 +39,8 @@ from jaxticket.search import KNOWLEDGE, Method
 
 SHARES = (0.3, 0.5, 0.7, 1.0)
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-GROUPS = ("teachers", "stage", "epochs", "data", "scheme", "temperature", "knowledge", "start")
+GROUPS = ("teachers", "stage", "epochs", "data", "scheme", "temperature", "knowledge", "start",
+          "scores")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +88,17 @@ def variants(job: Job, group: str) -> dict[str, Variant]:
     elif group == "temperature":
         found = {f"{t:g}": kd_lts(job, temperature=float(t)) for t in (0.5, 1, 2, 10, 30)}
     elif group == "start":
-        found = {"1": usual, "1/2": kd_lts(job, scaled=False)}
+        found = {
+            "1": usual,
+            "1, tickets without the factor": kd_lts(job, scaled_tickets=False),
+            "1/2": kd_lts(job, scaled=False),
+        }
+    elif group == "scores":
+        found = {
+            "as they are": usual,
+            "normalized": kd_lts(job, normalized=True),
+            "cumulative": kd_lts(job, cumulative=True),
+        }
     else:
         found = {
             "labels alone": kd_lts(job, alpha=1.0, knowledge=()),
@@ -159,7 +171,7 @@ def main(settings: Options) -> None:
     groups = chosen(settings.only, GROUPS)
     two = {"levels": 2, "fraction": 0.8}
     job = prepare(
-        __file__, settings, quick={**QUICK, **two}, lenet={**LENET, **two, "eval_every": 4_300},
+        __file__, settings, quick={**QUICK, **two}, lenet={**LENET, **two, "eval_every": 9_380},
         paper=paper(settings, **two),
     )  # fmt: skip
     done: dict[Variant, Any] = {}

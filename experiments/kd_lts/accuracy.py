@@ -7,7 +7,8 @@ on with the epoch that is best on a validation split, the numbers here are those
 
 A search's cost counts all before the mask is known: teachers, the search, and of LTR the levels
 before. The paper says that KD-LTS costs 19 times less than LTR: 150 epochs beside 19 levels of 150;
-its teachers are not in that number.
+its teachers are not in that number. Continuous sparsification searches in three rounds, each as
+long as a training, as the paper runs it, and costs three of them.
 
 Command:  python experiments/kd_lts/accuracy.py [--preset NAME] [--start late] [--size paper]
           [--budget MINUTES]
@@ -70,8 +71,8 @@ def find(job: Job, name: str, start: int) -> jt.Runs:
     if name == "ltr":
         return search(job, sub=sub, rewind=start)
     if name in ("kd_lts", "gem_miner", "continuous"):
-        # KD-LTS has a length of its own
-        length = None if name == "kd_lts" else "long"
+        # KD-LTS has a length of its own, and continuous sparsification that of three trainings
+        length = None if name in ("kd_lts", "continuous") else "long"
         return learned(job, name, sub=sub, start=start, steps=length)
     return early(job, name, sub=sub, dense=False)
 

@@ -180,7 +180,7 @@ def main(settings: Settings) -> None:
     # 20 and 4% of LeNet's weights
     two = {"levels": 2, "fraction": 0.8}
     job = prepare(
-        __file__, settings, quick=QUICK, lenet={**LENET, **two, "eval_every": 8_600},
+        __file__, settings, quick=QUICK, lenet={**LENET, **two, "eval_every": 18_760},
         paper=paper(settings, levels=4, fraction=1 - 0.2**0.5),
     )  # fmt: skip
     radii = settings.radii or RADII[1 if job.data.shape[-1] == 1 else 3]

@@ -78,7 +78,7 @@ def main(settings: Settings) -> None:
     names = chosen(settings.methods, METHODS)
     one = {"levels": 1, "fraction": 1 - settings.at_density}
     job = prepare(
-        __file__, settings, quick={**QUICK, **one}, lenet={**LENET, **one, "eval_every": 8_600},
+        __file__, settings, quick={**QUICK, **one}, lenet={**LENET, **one, "eval_every": 18_760},
         paper=paper(settings, **one),
     )  # fmt: skip
     epochs = job.preset.search.get("epochs", 40)

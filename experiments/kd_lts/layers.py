@@ -65,7 +65,7 @@ def main(settings: Settings) -> None:
     levels = ladder(settings, settings.at_density)
     job = prepare(
         __file__, settings, quick={**QUICK, **levels},
-        lenet={**LENET, **levels, "eval_every": 8_600},
+        lenet={**LENET, **levels, "eval_every": 18_760},
         paper=paper(settings, **levels),
     )  # fmt: skip
     with budget(job):

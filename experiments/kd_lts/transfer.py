@@ -78,7 +78,7 @@ class Kind:
 def prepared(settings: Settings) -> Job:
     """The job of these settings."""
     return prepare(
-        __file__, settings, quick=QUICK, lenet={**LENET, "levels": 3, "eval_every": 8_600},
+        __file__, settings, quick=QUICK, lenet={**LENET, "levels": 3, "eval_every": 18_760},
         paper=paper(settings),
     )  # fmt: skip
 
