@@ -220,6 +220,24 @@ def test_a_gradient_that_is_not_finite_leaves_scores_that_can_be_ranked(find, ca
     for seed in runs.seeds:
         mask = runs.ticket(1, seed).mask
         assert sum(mask[f"dense_{i}"]["kernel"].sum() for i in range(2)) == round(0.1 * P)
+
+
+def test_an_update_that_is_not_finite_is_not_made(find, capsys):
+    """Not even in the last step, after which no objective would tell."""
+
+    def steep(view):
+        return view.loss(view.masked) + 1e30 * view.soft["dense_0"]["kernel"].sum()
+
+    method = Method("steep", Concrete(Schedule(2 / 3)), steep, GradBalance(), (("lr", 1e12),))
+    runs = find(method, density=0.1, train=False, dense=False)
+    assert "the objective was not finite at step 0" in capsys.readouterr().out
+    calm = find(
+        Method("still", Concrete(Schedule(2 / 3)), "loss", GradBalance(), (("lr", 1e-30),)),
+        density=0.1, train=False, dense=False,
+    )  # fmt: skip
+    # the scores are those of the beginning
+    for seed in runs.seeds:
+        equal(runs.ticket(1, seed).mask, calm.ticket(1, seed).mask)
     np.testing.assert_allclose(runs.trace()["expected"], 0.1, rtol=1e-5)
 
 

@@ -178,11 +178,6 @@ def search_step(
     if method.normalize is not None:
         balanced = of_size_one(balanced, together=method.normalize == "global")
     gradient = (balanced, *gradient[1:])
-    # a gradient that is not finite would leave scores that cannot be ranked
-    whole = jnp.isfinite(found) & trees.finite(gradient)
-    fresh = ~whole & active & (state.diverged < 0)
-    diverged = jnp.where(fresh, state.step, state.diverged)
-    moving = active & (diverged < 0)
     decayed = (
         learned if method.decay_scores else (jax.tree.map(jnp.zeros_like, scores), *learned[1:])
     )
@@ -195,6 +190,11 @@ def search_step(
     # what is frozen has no gradient, but may have momentum left
     still = jax.tree.map(lambda m, n, o: jnp.where(m, n, o), live, moved[0], scores)
     moved = (jax.tree.map(method.relaxation.project, still), *moved[1:])
+    # scores that are not finite cannot be ranked: an update to such is not made
+    whole = jnp.isfinite(found) & trees.finite(gradient) & trees.finite(moved)
+    fresh = ~whole & active & (state.diverged < 0)
+    diverged = jnp.where(fresh, state.step, state.diverged)
+    moving = active & (diverged < 0)
 
     def held(new: Any, old: Any) -> Any:
         return jax.tree.map(lambda n, o: jnp.where(moving, n.astype(o.dtype), o), new, old)
