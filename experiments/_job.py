@@ -4,8 +4,9 @@ A script prepares a job, trains inside `budget(job)`, then prints, draws and sav
 `--preset` names a setting of `jt.PRESETS`, `--size` says how large: "quick" (minutes on two CPU
 cores) or "paper" (that of the source).
 
-Exit codes: 0 when the figures are there; 75 (EX_TEMPFAIL of sysexits.h) when `--budget` ended the
-call before all was trained: the same command goes on where it stopped.
+Exit codes: 0 when the figures are there; 2 for options that are wrong (the message says which); 75
+(EX_TEMPFAIL of sysexits.h) when `--budget` ended the call before all was trained: the same command
+goes on where it stopped.
 """
 
 from __future__ import annotations

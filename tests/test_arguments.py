@@ -111,7 +111,7 @@ def calls():
     base = {
         "find_tickets": (jt.find_tickets, {**first, "pruning": jt.Pruning(levels=1)}),
         "prune_at": (jt.prune_at, {**first, "density": 0.5, "per_class": 2}),
-        "search": (jt.search, {**first, "density": 0.5}),
+        "search": (jt.search, {**first, "density": 0.5, "method": "gem_miner"}),
         "instability": (jt.instability, {**first, "at": 0}),
         "branch": (jt.branch, {"runs": runs, "change": "shuffle", **quiet}),
         "telemetry": (jt.telemetry, {"runs": runs, **quiet}),

@@ -96,3 +96,14 @@ def test_compiled_programs_are_kept_where_it_is_asked_for(given, tmp_path):
         assert said == "None" and not (tmp_path / "home" / "jaxticket").exists()
     else:
         assert said == str(place) and any(place.iterdir())
+
+
+def test_devices_that_cannot_be_changed_any_more():
+    code = "import jax, jaxticket as jt; jax.devices(); jt.cpu_devices()"
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    environment |= {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 1 and "restart the notebook's kernel" in done.stderr
+    assert "call jt.cpu_devices() first" in done.stderr

@@ -218,7 +218,7 @@ class TopSigmoid(Sigmoid):
     def __post_init__(self) -> None:
         super().__post_init__()
         settle(self, whole, "epochs", low=1)
-        settle(self, flag, "normalized")
+        settle(self, flag, "normalized", "cumulative")
         if self.normalized and self.start:
             raise ValueError(
                 f"`start` {self.start!r} is taken out by normalized=True; leave one of them out"

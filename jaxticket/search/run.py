@@ -141,6 +141,13 @@ def search(
     pruning = LearnedPruning(
         densities, step, schedule, excluded, method, length, watch_masks, rescale=rescale
     )
+    changes = named_changes(branches)
+    if changes and not train:
+        raise ValueError(f"`branches` {list(changes)} are trained: they need train=True")
+    plan = StepPlan(
+        net, data, training, (pruning,), seeds, changes, dense, supermask=True, train=train
+    )
+    plan.check()
     if step == 0 and learns_answers(method.function):
         warnings.warn(
             f"{method.objective!r} learns what the dense network answers, and at step 0 that is "
@@ -149,13 +156,6 @@ def search(
             UserWarning,
             stacklevel=2,
         )
-    changes = named_changes(branches)
-    if changes and not train:
-        raise ValueError(f"`branches` {list(changes)} are trained: they need train=True")
-    plan = StepPlan(
-        net, data, training, (pruning,), seeds, changes, dense, supermask=True, train=train
-    )
-    plan.check()
     settings = identity.run(
         "search",
         net,
