@@ -222,6 +222,16 @@ def helpers(monkeypatch):
         sys.modules.pop(name, None)
 
 
+def test_what_was_computed_on_several_machines_is_published_so(helpers, tmp_path):
+    (tmp_path / "branches").mkdir()
+    one, other = {"jax": "1", "cpu": "a"}, {"jax": "1", "cpu": "b"}
+    for folder, known in ((tmp_path, [one]), (tmp_path / "branches", [one])):
+        (folder / "environment.json").write_text(json.dumps(known))
+    assert helpers.report._mixture(tmp_path) == {}
+    (tmp_path / "branches" / "environment.json").write_text(json.dumps([one, other]))
+    assert helpers.report._mixture(tmp_path) == {"computed_in": [one, other]}
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"seconds": null}', '{"calls": 3}'])
 def test_damaged_seconds_are_counted_from_here_on(helpers, tmp_path, content):
     (tmp_path / "settings.json").write_text("{}")

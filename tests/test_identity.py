@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -359,6 +360,24 @@ def test_a_changed_global_is_computed_not_taken_from_the_compiled_program(runs, 
     after = jt.branch(runs, own.by_global, folder=tmp_path / "2", progress=False)
     weights = [np.abs(jax.tree.leaves(r.by_level[1].params)[1]).sum() for r in (before, after)]
     assert weights[0] > 0 and weights[1] == 0
+
+
+def test_scores_made_of_scores_are_known_by_those():
+    edit = ("jnp.abs(w) * 1.0", "jnp.abs(w) * 2.0")
+    for make in (jt.scores.inverted, lambda score: jt.scores.configured(score, rounds=2)):
+        first, again, other = (
+            identity.code_of(make(module(*replaced).score)) for replaced in ((), (), (edit,))
+        )
+        assert first == again and first != other
+    built_in = identity.code_of(jt.scores.configured("snip", temperature=2.0))
+    assert built_in == identity.code_of(jt.scores.configured("snip", temperature=2.0))
+    assert built_in != identity.code_of(jt.scores.configured("snip", temperature=3.0))
+    assert identity.code_of(jt.SCORES["snip"]).plain == "jaxticket.scores.snip.snip"
+
+
+def test_numbers_of_numpy_and_jax_are_recorded_as_numbers():
+    given = {"a": jnp.float32(0.5), "b": np.int64(3), "c": np.asarray(2.0)}
+    assert jt.results.plain(given) == {"a": 0.5, "b": 3, "c": 2.0}
 
 
 def test_modules_that_a_function_imports_when_it_runs_count(tmp_path, monkeypatch):
