@@ -449,7 +449,7 @@ def test_the_full_length_restarts_the_schedule(net, data, mesh):
     )
     first = copies_module.FIRST_NOISE
     # 10 steps at the whole rate, then 10 at a tenth, momentum carried on
-    short = training.replace(milestones=(), gamma=1.0)
+    short = training.replace(milestones=())
     key, state = jax.random.key(3), None
     optimizer = optax.trace(decay=0.9)
     state = optimizer.init(params)
