@@ -790,7 +790,7 @@ def test_learned_masks_beside_rewound_tickets_from_a_file(tmp_path, digits_npz):
     table = pd.read_csv(folder / "settings.csv")
     assert set(table["group"]) == {"ltr", "cts", "target", "kd_lts"} and set(table["at"]) == {1, 2}
     assert (table["count"] == 2).all() and (table["seconds"] > 0).all()
-    means = table.set_index(["group", "setting", "at"])["mean"]
+    means = table.set_index(["group", "setting", "at"])["mean"].sort_index()
     twice = means["cts", "reverse KL"], means["target", "dense at the start"]
     np.testing.assert_array_equal(*twice)
     assert not (folder / "target_dense_at_the_start").exists()

@@ -253,3 +253,29 @@ def test_two_rescalings_at_once_are_refused(net, data, mesh):
     method = jt.SEARCHES["stochastic"](rescale=True)
     with pytest.raises(ValueError, match=r"`rescale` 'global' would divide weights by densities"):
         jt.search(net, data, TRAINING, method, density=0.5, rescale="global", mesh=mesh)
+
+
+@pytest.mark.parametrize("at", [None, (4,)])
+def test_copies_start_from_weights_with_the_factor(find, net, data, mesh, at):
+    """At a rate of 0 copies end where they start: tickets, and controls made of them; also masks on
+    the dense weights of another step, which here are those of initialization.
+    """
+    still = TRAINING.replace(lr=0.0)
+    ends = []
+    for kept in (True, False):
+        runs = find(method_of(HalfUp, 0.0, **({} if kept else {"scaled_tickets": False})))
+        inst = jt.instability(
+            net, data, still, tickets=runs, at=at, branches=("reinit",), points=3, seeds=(3,),
+            mesh=mesh, progress=False,
+        )  # fmt: skip
+        step = 0 if at is None else 4
+        ends.append([inst.networks(at=step, seed=3, level=1, branch=branch)[0]
+                     for branch in ("ticket", "reinit")])  # fmt: skip
+    for one, other in zip(*ends, strict=True):
+        for name in KERNELS:
+            kernel = np.asarray(other[name]["kernel"])
+            assert np.abs(kernel).max() > 0
+            np.testing.assert_allclose(one[name]["kernel"], 2 * kernel, rtol=1e-6)
+    ticket = find(method_of(HalfUp, 0.0)).ticket(1, 3)
+    for copy in np.asarray(ends[0][0]["dense_0"]["kernel"]):
+        np.testing.assert_allclose(copy, ticket.params["dense_0"]["kernel"], rtol=1e-6)
