@@ -109,7 +109,7 @@ def network(net: Network) -> dict[str, Any]:
     of code of the user's own, that code.
     """
     config = json.loads(net.config)
-    constructor = config["constructor"]
+    constructor = config.get("constructor")
     walk = _Walk()
     digest = walk.digest((net.source, net.output)).hex()[:16]
     if walk.own or constructor in _FROM_CODE:

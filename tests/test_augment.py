@@ -1,8 +1,8 @@
 """Augmentation: against NumPy and Pillow with the same draws, its distribution, and in training."""
 
+import dataclasses
 import functools
 import json
-import types
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from PIL import Image
 import jaxticket as jt
 from jaxticket import parallel, settings, train
 from jaxticket.data import augment
+from jaxticket.data.stream import Stream
 from jaxticket.evaluate import Normalization
 from jaxticket.jobs import job_plan
 from jaxticket.optim import optimizer
@@ -368,12 +369,25 @@ def test_moves_larger_than_the_image_are_refused():
 
 
 def test_a_stream_that_cuts_its_images_needs_no_resized_crop():
-    cutting = types.SimpleNamespace(
-        name="photos", shape=(6, 6, 1), classes=4, train=range(40), train_crop="random"
+    cutting = Stream(
+        name="photos",
+        classes=4,
+        channels=1,
+        train=range(40),
+        test=range(8),
+        size=(6, 6),
+        resize=6,
+        train_crop="random",
+        scale=(0.1, 1.0),
+        ratio=(0.75, 1.25),
+        mean=np.zeros(1, np.float32),
+        std=np.ones(1, np.float32),
+        threads=1,
+        block_bytes=1,
+        hold_bytes=1,
     )
     training = jt.Training(batch_size=8, augment=("resized_crop",))
     mesh = parallel.mesh(devices=jax.devices()[:1])
     with pytest.raises(ValueError, match="'resized_crop', but the stream 'photos' cuts its images"):
         train.check_fit(NET, cutting, training, mesh)
-    cutting.train_crop = "center"
-    train.check_fit(NET, cutting, training, mesh)
+    train.check_fit(NET, dataclasses.replace(cutting, train_crop="center"), training, mesh)
