@@ -269,8 +269,10 @@ def damages(path):
     return found
 
 
-# what Orbax leaves behind where it fails
+# what Orbax leaves behind where it fails: coroutines and threads whose event loop is closed
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_damaged_state_gives_no_other_numbers_and_blocks_nothing(stopped, tmp_path):
     """Every file of a saved state, in every way."""
     whole, expected = stopped
