@@ -108,7 +108,8 @@ def pooled(data: jt.data.Data, pool: int) -> jt.data.Data:
         return (np.rint(means) if whole else means).astype(x.dtype)
 
     arrays = (small(data.train.x), data.train.y, small(data.test.x), data.test.y)
-    made = jt.data.from_arrays(*arrays, name=f"{data.name} pooled {pool}", classes=data.classes)
+    made = jt.data.from_arrays(*arrays, name=f"{data.name} pooled {pool}", classes=data.classes,
+                                 normalize=data.normalize)  # fmt: skip
     steps = [*data.about.get("steps", []), {"step": "pooled", "pool": pool}]
     made = dataclasses.replace(made, about={**data.about, "steps": steps})
     if data.validation is None:

@@ -102,8 +102,17 @@ def _brief(value: Any) -> str:
     if isinstance(value, dict):
         return str(value.get("name", value))
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_brief, value))}]"
+        return (
+            f"[{', '.join(str(v) if isinstance(v, (list, tuple)) else _brief(v) for v in value)}]"
+        )
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _printable(text: str) -> str:
+    """Text in which everything that a terminal would obey is written out."""
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -123,7 +132,7 @@ def _bar_letter(encoding: str | None) -> str:
 
 def ticket_text(path: Path, *, letter: str = "█") -> str:
     """What a ticket file says of itself, and the density of every layer as a bar chart of this
-    letter.
+    letter. Control characters, which files of others may hold, are written out.
     """
     header = about(path)
     said, net = header["about"], header["net"] or {}
@@ -133,7 +142,8 @@ def ticket_text(path: Path, *, letter: str = "█") -> str:
 
     def line(name: str, value: Any) -> None:
         if value not in (None, {}, ()):
-            lines.append(f"{name:<14}{value}")
+            # a line each, whatever the value holds
+            lines.append(f"{name:<14}{value}".replace("\n", "\\n"))
 
     network = net.get("constructor"), net.get("name")
     line("network", next((name for name in reversed(network) if name), None))
@@ -177,13 +187,14 @@ def ticket_text(path: Path, *, letter: str = "█") -> str:
     for name in sorted(masks, key=_natural):
         mask = masks[name]
         kept, size = int(mask.sum()), mask.size
+        name = name.replace("\n", "\\n")
         # layers that are not pruned at all, such as biases, say nothing
         if kept == size and mask.ndim < 2:
             continue
-        share = kept / size
+        share = kept / max(1, size)
         bar = letter * round(BAR * share)
         lines.append(f"{name:<{width}}  {bar:<{BAR}} {100 * share:6.1f}%  {kept:,} of {size:,}")
-    return "\n".join(lines)
+    return _printable("\n".join(lines))
 
 
 def show_ticket(file: Annotated[Path, tyro.conf.Positional]) -> None:
@@ -213,7 +224,7 @@ def main(args: Sequence[str] | None = None) -> None:
         # `| head` has read enough; what Python would still write on its way out goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except ValueError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(_printable(f"error: {error}"))
 
 
 if __name__ == "__main__":

@@ -233,6 +233,7 @@ def _changer(change: Change, name: str, net: Network, mesh: Mesh, exclude: tuple
         del limit
         key = stream(jax.random.wrap_key_data(key_data), f"branch {name}", ticket.level)
         result = change(ticket, key, net=_drawing(limited, factors))
+        masks.require_bools("change", result.mask)
         trees.same_structure("change", result.mask, ticket.mask)
         trees.same_structure("change", result.params, ticket.params)
         return result

@@ -19,7 +19,7 @@ import numpy as np
 from jaxticket import trees
 from jaxticket.checks import instance, several, text
 from jaxticket.fit import leaves_of
-from jaxticket.ticket import Ticket
+from jaxticket.ticket import Ticket, check_ticket
 from jaxticket.types import Network
 
 _BLOCK = re.compile(r"(?P<stem>(?:.*/)?block_(?P<stage>\d+)_)(?P<block>\d+)(?P<rest>/.*)?")
@@ -129,6 +129,7 @@ def elastic(ticket: Ticket, *, net: Network, to: Network, blocks: Blocks = None)
     Reference: Chen et al. 2021, section 4. ResNet-14 to ResNet-20 is "0:0;1:1,2".
     """
     instance("ticket", ticket, Ticket, "a ticket, as of jt.Ticket.load or Runs.ticket")
+    check_ticket("ticket", ticket)
     for argument, value in (("net", net), ("to", to)):
         instance(argument, value, Network, "a network, such as jt.networks.resnet14()")
     taken, lead = sources(net, to, blocks), np.ndim(ticket.level)

@@ -16,14 +16,18 @@ METRICS = ("loss", "accuracy")
 
 
 class Normalization(NamedTuple):
-    """`(x - mean) / std` per channel, in the raw units of the data; float32 [channels] each."""
+    """`(x - mean) / std` per channel, in the raw units of the data; float32 [channels] each: what
+    images become on their way into the network. Tokens stay as they are.
+    """
 
     mean: Array
     std: Array
 
 
 def normalized(x: Array, by: Normalization, dtype: str) -> Array:
-    """Raw images as the network's input."""
+    """Raw images as the network's input; tokens (whole numbers other than uint8) as they are."""
+    if jnp.issubdtype(x.dtype, jnp.integer) and x.dtype != jnp.uint8:
+        return x
     return ((x.astype(jnp.float32) - by.mean[None, None, None]) / by.std[None, None, None]).astype(
         dtype
     )
@@ -33,7 +37,7 @@ class Batched(NamedTuple):
     """All splits cut into equal batches.
 
     Attributes:
-      x: raw images [batches, size, ...].
+      x: raw examples [batches, size, ...].
       y: int32 [batches, size], -1 where a batch is filled up.
       split: int32 [batches], which split a batch is of.
     """

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm.auto import tqdm
 
-from jaxticket import files, parallel
+from jaxticket import files, masks, parallel
 from jaxticket.calls import Call, calling
 from jaxticket.checkpoint import Interrupt, RunFolder
 from jaxticket.evaluate import METRICS
@@ -454,6 +454,27 @@ def history_arrays(blocks: list[Arrays]) -> Arrays:
     for name, fill in (("steps", 0), ("wanted", False), ("values", np.nan)):
         result[name] = np.concatenate([longer(b[name], fill) for b in blocks], axis=1)
     return result
+
+
+def report_collapse(
+    bar: Any, where: str, mask: Mask, prunable: Any, seeds: Sequence[int], remedy: str = ""
+) -> None:
+    """Says which prunable layers have no weights left, and in which replicas.
+
+    Args:
+      bar: prints it.
+      where: what found the mask, and when.
+      mask: host arrays [replica, ...].
+      prunable: tree of python bools.
+      seeds: of the replicas.
+      remedy: what the sentence ends with.
+    """
+    empty = [
+        f"{path} (seeds {', '.join(str(s) for s, g in zip(seeds, gone, strict=True) if g)})"
+        for path, gone in masks.empty_layers(mask, prunable).items()
+    ]
+    if empty:
+        bar.write(f"layer collapse: {where} keeps nothing of {', '.join(empty)}{remedy}")
 
 
 def report_diverged(

@@ -24,6 +24,7 @@ from jaxticket.jobs import (
     history_arrays,
     job_plan,
     join,
+    report_collapse,
     report_diverged,
     take,
     train_jobs,
@@ -262,7 +263,10 @@ class Search:
         plan, replicas = self.plan, len(self.plan.seeds)
         history = history_arrays(blocks)
         for target in self._targets(level):
-            self.next_masks[target] = _unpacked(blocks, f"mask-{target:03d}/", plan.like[0])
+            mask = _unpacked(blocks, f"mask-{target:03d}/", plan.like[0])
+            self.next_masks[target] = mask
+            where = f"pruning to level {target}"
+            report_collapse(self.bench.bar, where, mask, plan.prunable, plan.seeds)
         if plan.pruning.rewind == "learning_rate" and not (plan.pruning.one_shot and level > 0):
             self._keep_trained(_rebuilt(blocks, "trained/", plan.like), jobs)
         diverged = history["diverged"]

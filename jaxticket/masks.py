@@ -16,12 +16,41 @@ from jaxticket import trees
 from jaxticket.rng import mix, permutation_words, permuted
 from jaxticket.types import Array, Key, Mask, Params
 
+_BOOL = np.dtype("bool")
+
 
 def prunable_leaves(params: Params) -> Any:
     """The default of what may be pruned: leaves of two or more dimensions (kernels), as python
     bools.
     """
     return jax.tree.map(lambda x: len(jnp.shape(x)) >= 2, params)
+
+
+def require_bools(argument: str, mask: Mask, call: str = "") -> None:
+    """Raises a ValueError that names the first leaf that is no array of bools."""
+    for path, leaf in zip(trees.paths(mask), jax.tree.leaves(mask), strict=True):
+        kind = getattr(leaf, "dtype", type(leaf).__name__)
+        if kind != _BOOL:
+            order = f"; the order of the arguments is {call}" if call else ""
+            raise ValueError(
+                f"`{argument}` must be a tree of bools, got {kind} at {path!r}{order}; compare "
+                f"numbers with 0 (jax.tree.map(lambda x: x != 0, tree)) to make it one"
+            )
+
+
+def _chosen(mask: Mask, prunable: Any) -> Any:
+    """Which leaves count, as a tree of python bools."""
+    require_bools("mask", mask)
+    if prunable is None:
+        return prunable_leaves(mask)
+    if callable(prunable):
+        return prunable(mask)
+    if trees.paths(prunable) != trees.paths(mask):
+        raise ValueError(
+            f"`prunable` must have a bool for each leaf of the mask ({', '.join(trees.paths(mask))}"
+            f"), got {', '.join(trees.paths(prunable))}"
+        )
+    return prunable
 
 
 def ones(params: Params) -> Mask:
@@ -34,14 +63,25 @@ def ones(params: Params) -> Mask:
 
 
 def apply(mask: Mask, tree: Params) -> Params:
-    """The tree with zeros where the mask is False (also where the tree holds nan or inf)."""
+    """The tree with zeros where the mask is False (also where the tree holds nan or inf).
+
+    Args:
+      mask: tree of bools.
+      tree: tree of arrays of the same shapes.
+
+    Raises:
+      ValueError: for a mask that is not of bools (the arguments may be swapped), or a tree of other
+        paths or shapes.
+    """
+    require_bools("mask", mask, "masks.apply(mask, tree)")
+    trees.same_structure("tree", tree, mask, of="mask")
     # where and not multiplication: 0 * inf is nan
     return jax.tree.map(lambda m, x: jnp.where(m, x, jnp.zeros_like(x)), mask, tree)
 
 
 def kept(mask: Mask, *, prunable: Any = None) -> Array:
-    """Number of prunable entries kept, int32."""
-    prunable = prunable_leaves(mask) if prunable is None else prunable
+    """Number of prunable entries kept, int32; `prunable` as for `density`."""
+    prunable = _chosen(mask, prunable)
     counts = jax.tree.map(
         lambda m, p: jnp.sum(m, dtype=jnp.int32) if p else jnp.int32(0), mask, prunable
     )
@@ -50,7 +90,8 @@ def kept(mask: Mask, *, prunable: Any = None) -> Array:
 
 def prunable_sizes(tree: Any, *, prunable: Any = None) -> list[int]:
     """Number of entries of each prunable leaf, in the order of `jax.tree.leaves`."""
-    prunable = prunable_leaves(tree) if prunable is None else prunable
+    if prunable is None or callable(prunable):
+        prunable = (prunable or prunable_leaves)(tree)
     pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(prunable), strict=True)
     return [int(np.prod(jnp.shape(x))) for x, p in pairs if p]
 
@@ -63,18 +104,35 @@ def prunable_size(tree: Any, *, prunable: Any = None) -> int:
 def density(mask: Mask, *, prunable: Any = None) -> Array:
     """Share of prunable weights kept, in [0, 1].
 
+    Args:
+      mask: tree of bools.
+      prunable: which leaves count: a tree of python bools, or a function that gives it, such as
+        `net.prunable`. None counts all leaves of two or more dimensions, which are those of a
+        network's own choice as long as all its kernels are prunable and nothing else has two
+        dimensions (embeddings, for example, have).
+
     >>> float(density({"w": jnp.array([[True, False]]), "b": jnp.array([True])}))
     0.5
     """
+    prunable = _chosen(mask, prunable)
     alive = kept(mask, prunable=prunable).astype(jnp.float32)
     return alive / jnp.float32(prunable_size(mask, prunable=prunable))
 
 
 def layer_density(mask: Mask, *, prunable: Any = None) -> dict[str, Array]:
-    """Density of each prunable leaf, by path."""
-    prunable = prunable_leaves(mask) if prunable is None else prunable
+    """Density of each prunable leaf, by path; `prunable` as for `density`."""
+    prunable = _chosen(mask, prunable)
     leaves = zip(trees.paths(mask), jax.tree.leaves(mask), jax.tree.leaves(prunable), strict=True)
     return {path: jnp.mean(m, dtype=jnp.float32) for path, m, p in leaves if p}
+
+
+def empty_layers(mask: Mask, prunable: Any) -> dict[str, Any]:
+    """The prunable leaves without any weights in some replica, of host masks stacked over
+    [replica]: path -> bool [replica].
+    """
+    leaves = zip(trees.paths(mask), jax.tree.leaves(mask), jax.tree.leaves(prunable), strict=True)
+    found = {path: ~np.asarray(m).reshape(len(m), -1).any(axis=1) for path, m, p in leaves if p}
+    return {path: gone for path, gone in found.items() if gone.any()}
 
 
 def _shuffled(flat: Array, words: Array) -> Array:
@@ -89,7 +147,7 @@ def shuffle(mask: Mask, *, key: Key, prunable: Any = None) -> Mask:
 
     Reference: Frankle's thesis, section 3.1.4 (layerwise random pruning).
     """
-    prunable = prunable_leaves(mask) if prunable is None else prunable
+    prunable = _chosen(mask, prunable)
     leaves, tree = jax.tree.flatten(mask)
     words = permutation_words(key)
     # words per leaf by its path, so that a layer's permutation does not depend on which other
@@ -110,7 +168,7 @@ def permute(mask: Mask, *, key: Key, prunable: Any = None) -> Mask:
 
     Reference: Frankle's thesis, section 3.1.4 (global random pruning).
     """
-    prunable = prunable_leaves(mask) if prunable is None else prunable
+    prunable = _chosen(mask, prunable)
     leaves, tree = jax.tree.flatten(mask)
     chosen = jax.tree.leaves(prunable)
     flat = jnp.concatenate([m.reshape(-1) for m, p in zip(leaves, chosen, strict=True) if p])
@@ -122,8 +180,16 @@ def permute(mask: Mask, *, key: Key, prunable: Any = None) -> Mask:
     return jax.tree.unflatten(tree, result)
 
 
+def _alike(name: str, mask: Mask, other_name: str, other: Mask) -> None:
+    """Raises unless both are masks of one tree."""
+    require_bools(name, mask)
+    require_bools(other_name, other)
+    trees.same_structure(name, mask, other, of=f"`{other_name}`")
+
+
 def overlap(a: Mask, b: Mask, *, prunable: Any = None) -> Array:
     """Intersection over union of what two masks keep, in [0, 1]; 1 for two empty masks."""
+    _alike("a", a, "b", b)
     both = jax.tree.map(jnp.logical_and, a, b)
     either = jax.tree.map(jnp.logical_or, a, b)
     union = kept(either, prunable=prunable)
@@ -134,13 +200,14 @@ def overlap(a: Mask, b: Mask, *, prunable: Any = None) -> Array:
 
 def nested(inner: Mask, outer: Mask) -> Array:
     """Whether everything that `inner` keeps is kept by `outer`, a bool scalar."""
+    _alike("inner", inner, "outer", outer)
     flags = jax.tree.map(lambda i, o: jnp.all(jnp.logical_or(~i, o)), inner, outer)
     return jnp.all(jnp.stack(jax.tree.leaves(flags)))
 
 
 def require_nested(inner: Mask, outer: Mask) -> None:
     """Raises a ValueError that names the layers where `inner` keeps what `outer` has pruned."""
-    trees.same_structure("inner", inner, outer)
+    _alike("inner", inner, "outer", outer)
     leaves = zip(trees.paths(inner), jax.tree.leaves(inner), jax.tree.leaves(outer), strict=True)
     grown = [path for path, i, o in leaves if np.any(np.asarray(i) & ~np.asarray(o))]
     if grown:
@@ -153,6 +220,7 @@ def require_nested(inner: Mask, outer: Mask) -> None:
 
 def pack(mask: Mask) -> Mask:
     """Each leaf as bits, eight to a byte, on the host: uint8 arrays of shape [ceil(size / 8)]."""
+    require_bools("mask", mask)
     return jax.tree.map(lambda m: np.packbits(np.asarray(m).reshape(-1)), mask)
 
 

@@ -240,7 +240,7 @@ def _momenta(net: Network, params: Params, stats: Stats) -> Stats:
     of the new values is m * L, and with a large L what the batch adds does not blur it.
     """
     large = 1e8
-    x = jax.random.normal(jax.random.key(0), (8, *net.shape))
+    x = net.noise(jax.random.key(0), 8)
 
     def after(value: float) -> Stats:
         old = jax.tree.map(lambda s: jnp.full_like(s, value), stats)

@@ -51,33 +51,37 @@ def keep_top(
     """Keeps exactly `keep` of the weights that are still there: those with the highest scores.
 
     Ranks, never thresholds: among equal scores the lower flat index stays (leaves in the order of
-    `jax.tree.leaves`). Weights that `mask` has pruned never return. Scores must not be nan; +inf
-    and -inf are ranked. Scores in float64 are divided by the largest one and ranked in float32.
+    `jax.tree.leaves`). Weights that `mask` has pruned never return, whatever their scores. +inf and
+    -inf are ranked; nan is an error, and inside `jax.jit`, where values are unknown, ranks below
+    everything. Scores in float64 are divided by the largest one and ranked in float32; whole
+    numbers of up to 32 bits are ranked exactly.
 
     Args:
-      scores: tree like the params, floating; higher is kept.
-      mask: the mask so far.
+      scores: tree like the params, of numbers, all floating or all whole; higher is kept.
+      mask: the mask so far, a tree of bools.
       keep: number of prunable entries to keep, an int or a traced int32 scalar; with scope "layer"
         one number per prunable leaf, in the order of `jax.tree.leaves`, as a sequence or an int32
         vector.
-      prunable: tree of python bools; None for leaves of two or more dimensions. Other leaves keep
-        their mask.
+      prunable: tree of python bools, or a function that gives it, such as `net.prunable`; None for
+        leaves of two or more dimensions. Other leaves keep their mask.
       scope: "global" ranks all layers together, "layer" each by itself.
 
     Returns:
       The new mask. Where fewer than `keep` are left, all of them stay.
 
     Raises:
-      ValueError: for a tree of another structure, an unknown scope, a negative `keep`, or nothing
-        that may be pruned.
+      ValueError: for a tree of another structure, a mask that is not of bools, scores that are nan
+        where the mask is True, an unknown scope, a negative `keep`, or nothing that may be pruned.
 
     >>> scores = {"w": jnp.array([[1.0, 3.0, 3.0, 2.0]])}
     >>> keep_top(scores, masks.ones(scores), 1)["w"].tolist()
     [[False, True, False, False]]
     """
     one_of("scope", scope, ("global", "layer"))
-    trees.same_structure("scores", scores, mask)
-    prunable = masks.prunable_leaves(mask) if prunable is None else prunable
+    masks.require_bools("mask", mask, "keep_top(scores, mask, keep)")
+    trees.same_structure("scores", scores, mask, of="mask")
+    if prunable is None or callable(prunable):
+        prunable = (prunable or masks.prunable_leaves)(mask)
     chosen = jax.tree.leaves(prunable)
     leaves, tree = jax.tree.flatten(mask)
     if len(chosen) != len(leaves):
@@ -87,7 +91,9 @@ def keep_top(
     picked = [i for i, p in enumerate(chosen) if p]
     if not picked:
         raise ValueError("`prunable` is False for every leaf; mark at least one as prunable")
-    values = _single([jnp.asarray(s).reshape(-1) for s in jax.tree.leaves(scores)], picked)
+    values = [jnp.asarray(s).reshape(-1) for s in jax.tree.leaves(scores)]
+    _check_scores(values, leaves, picked, trees.paths(mask))
+    values = _ranked(values, picked)
     result = list(leaves)
     if scope == "layer":
         amounts = jnp.asarray(keep, jnp.int32)
@@ -112,6 +118,40 @@ def keep_top(
         result[i] = flat[start : start + leaves[i].size].reshape(leaves[i].shape)
         start += leaves[i].size
     return jax.tree.unflatten(tree, result)
+
+
+def _check_scores(
+    values: list[Array], alive: list[Array], picked: list[int], paths: list[str]
+) -> None:
+    """Raises for scores that cannot be ranked: of mixed types, or nan where weights compete."""
+    kinds = {jnp.dtype(values[i].dtype) for i in picked}
+    if _whole(kinds):
+        return
+    if not all(jnp.issubdtype(kind, jnp.floating) for kind in kinds):
+        raise ValueError(
+            f"`scores` must be all floating, all of int32 and smaller types, or all of uint32, got "
+            f"{', '.join(sorted(map(str, kinds)))}; convert them with astype('float32')"
+        )
+    for i in picked:
+        if isinstance(values[i], Tracer) or isinstance(alive[i], Tracer):
+            continue
+        bad = int(np.sum(np.isnan(values[i]) & np.asarray(alive[i]).reshape(-1)))
+        if bad:
+            raise ValueError(
+                f"`scores` are nan at {bad} weights of {paths[i]!r}; make every score a number, "
+                f"such as -inf for what is to be pruned first"
+            )
+
+
+def _ranked(values: list[Array], picked: list[int]) -> list[Array]:
+    """Scores in a type that `top_scores` ranks: float32, int32 or uint32, the same for all."""
+    whole = _whole({jnp.dtype(values[i].dtype) for i in picked})
+    return [v.astype(whole) for v in values] if whole else _single(values, picked)
+
+
+def _whole(kinds: set[Any]) -> str | None:
+    """The type of whole numbers that holds all of these exactly; None where there is none."""
+    return next((t for t in ("int32", "uint32") if all(np.can_cast(k, t) for k in kinds)), None)
 
 
 def _single(values: list[Array], picked: list[int]) -> list[Array]:
@@ -197,6 +237,8 @@ def prune(
         context = cast(ScoreContext, _NoContext(name_of(function), masks.ones(params)))
     else:
         instance("context", context, ScoreContext, "a jt.ScoreContext, or None")
+        masks.require_bools("context.mask", context.mask)
+        trees.same_structure("context.mask", context.mask, params)
     prunable = context.prunable if context.prunable is not None else masks.prunable_leaves(params)
     keeps = round_counts(params, density, rounds, prunable=prunable, scope=scope, floor=floor)
     mask, fault = prune_in_rounds(

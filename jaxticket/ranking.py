@@ -11,12 +11,21 @@ from jaxticket.types import Array
 
 
 def sortable(scores: Array) -> Array:
-    """Scores as uint32 in the same order (and -0.0 equal to 0.0); float32 only."""
+    """Scores as uint32 in the same order (and -0.0 equal to 0.0, nan below all); float32, int32 or
+    uint32.
+    """
+    if scores.dtype == jnp.uint32:
+        return scores
+    if scores.dtype == jnp.int32:
+        return jax.lax.bitcast_convert_type(scores, jnp.uint32) ^ jnp.uint32(0x80000000)
+    nan = jnp.isnan(scores)
     bits = jax.lax.bitcast_convert_type(scores, jnp.uint32)
     # by its bits and not by adding 0, which the compiler leaves out
     bits = jnp.where(bits == jnp.uint32(0x80000000), jnp.uint32(0), bits)
     # the sign bit alone decides between two signs; negative floats are ordered backwards
-    return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(0x80000000))
+    ranks = jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(0x80000000))
+    # whatever a nan's sign: counts stay exact, and what is no number is kept last
+    return jnp.where(nan, jnp.uint32(0), ranks)
 
 
 def _zero(a: Array, b: Array) -> Array:
@@ -112,12 +121,14 @@ def _top_scores(scores: Array, alive: Array, keep: Array) -> Array:
 
 
 def top_scores(scores: Array, alive: Array, keep: Array) -> Array:
-    """`top` for float32 scores, which are ranked as numbers (-inf lowest).
+    """`top` for float32, int32 or uint32 scores, which are ranked as numbers (nan and -inf lowest).
 
     Outside of compiled programs a CPU selects with NumPy's partition, several times as fast.
     """
     given = (scores, alive, keep)
-    if jax.default_backend() != "cpu" or any(isinstance(x, Tracer) for x in given):
+    traced = any(isinstance(x, Tracer) for x in given)
+    # NumPy's partition has no place for nan
+    if traced or jax.default_backend() != "cpu" or bool(jnp.isnan(scores).any()):
         return _top_scores(scores, alive, keep)
     return jnp.asarray(_top_on_host(np.asarray(scores), np.asarray(alive), int(keep)))
 

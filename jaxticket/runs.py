@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import files, rescaling, results
+from jaxticket import files, masks, parallel, rescaling, results
 from jaxticket.checkpoint import explained
 from jaxticket.checks import instance, is_integer, share
 from jaxticket.data.arrays import Data
@@ -22,7 +23,7 @@ from jaxticket.evaluate import METRICS
 from jaxticket.presets import preset_of
 from jaxticket.selection import prunable_of
 from jaxticket.settings import Loaded, Pruning, PruningAtStep, Training
-from jaxticket.ticket import Ticket, drawn_exactly
+from jaxticket.ticket import Ticket, check_ticket, drawn_exactly, shapes
 from jaxticket.train import split_names
 from jaxticket.types import Network, Params
 
@@ -33,6 +34,10 @@ Table = Any
 @dataclass(frozen=True, eq=False)
 class Runs:
     """Trained tickets of several seeds and levels.
+
+    Runs pickle, without the devices they ran on, as far as their network does: networks of this
+    library and those made of functions and classes at the top of a module. Others are saved by
+    their folder, from which the same call reads them.
 
     Attributes:
       net, data, training, pruning: what was run.
@@ -71,6 +76,23 @@ class Runs:
     found_in: Runs | None = field(default=None, repr=False)
     moved: Mapping[str, Any] = field(default_factory=dict, repr=False)
     lost: Mapping[int, np.ndarray] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        like = shapes(self.net)
+        for level, ticket in self.by_level.items():
+            check_ticket(f"by_level[{level}]", ticket, like)
+            if np.shape(ticket.level) != (len(self.seeds),):
+                raise ValueError(
+                    f"`by_level[{level}]` must be stacked over {len(self.seeds)} seeds, got "
+                    f"{np.shape(ticket.level)}; stack tickets with jax.tree.map"
+                )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "mesh": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # those of the process that reads it
+        self.__dict__.update(state, mesh=parallel.check_mesh(None))
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -240,7 +262,31 @@ class Runs:
         # the guard absorbs the rounding of means of float32 accuracies
         bar = dense.mean() - max(margin, 1 / len(self.data.test)) - 1e-7
         # the mean of a level with a seed that diverged is nan, which reaches no bar
-        return {level: bool(final[level].mean() >= bar) for level in sorted(final)}
+        found = {level: bool(final[level].mean() >= bar) for level in sorted(final)}
+        for level, seeds in self.collapsed().items():
+            if found.get(level):
+                seed, layers = next(iter(seeds.items()))
+                warnings.warn(
+                    f"level {level} is matching with layers without weights, such as "
+                    f"{', '.join(layers)} of seed {seed}: no path through them is left, which a "
+                    f"network without shortcuts cannot do without; see `collapsed()`",
+                    stacklevel=2,
+                )
+        return found
+
+    def collapsed(self) -> dict[int, dict[int, tuple[str, ...]]]:
+        """The prunable layers without any weights left: level -> seed -> their paths. Levels and
+        seeds that keep some of every layer are left out.
+        """
+        like = shapes(self.net)[0]
+        prunable = prunable_of(self.net, like, self.pruning.exclude)
+        found: dict[int, dict[int, tuple[str, ...]]] = {}
+        for level in self.levels:
+            empty = masks.empty_layers(self.by_level[level].mask, prunable)
+            for replica, seed in enumerate(self.seeds):
+                if paths := tuple(path for path, gone in empty.items() if gone[replica]):
+                    found.setdefault(level, {})[seed] = paths
+        return found
 
     def winning(self, margin: float = 0.002) -> int | None:
         """The sparsest level whose tickets are winning in the sense of Frankle's thesis, that is

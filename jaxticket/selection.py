@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,9 +17,10 @@ from jaxticket.checks import or_none, settle, whole
 from jaxticket.evaluate import Normalization, cast, cross_entropy, normalized
 from jaxticket.feed import score_indices
 from jaxticket.networks.flax import no_tap
+from jaxticket.networks.flow import curved
 from jaxticket.prune import prune_in_rounds
 from jaxticket.rng import stream
-from jaxticket.scores.recipe import Recipe, recipe_of
+from jaxticket.scores.recipe import Recipe, name_of, recipe_of
 from jaxticket.types import Array, Key, Mask, Network, Params, Score, ScoreContext, Stats, Tap
 
 
@@ -89,11 +91,20 @@ def pruner(
       weights are.
     """
     recipe, wanted = recipe_of(selection.score), selection.examples
+    if recipe.flow and (bent := curved(net)):
+        warnings.warn(
+            f"`score` {name_of(selection.score)!r} sums paths through a network, and this one "
+            "has none: it bends, normalizes or multiplies what depends on its input "
+            f"({', '.join(bent)}). The masks mean little; take a network with ReLU and without "
+            "normalization (or with BatchNorm), or another score",
+            stacklevel=3,
+        )
 
     def examples(key: Key, source: tuple[Any, ...], index: Array | None) -> tuple[Array, Array]:
         if not recipe.data:
             # for its shape alone
-            return jnp.zeros((1, 1, *net.shape), jnp.float32), jnp.zeros((1, 1), jnp.int32)
+            x = net.example(1, 1)
+            return jnp.zeros(x.shape, x.dtype), jnp.zeros((1, 1), jnp.int32)
         if fed:
             (x, y), by = source
             x = x.reshape(-1, *x.shape[2:])
@@ -212,7 +223,7 @@ def context_maker(
 def has_taps(net: Network) -> bool:
     """Whether a network can be called with a tap."""
     params, stats = jax.eval_shape(net.init, jax.random.key(0))
-    x = jax.ShapeDtypeStruct((1, *net.shape), jnp.float32)
+    x = net.example(1)
     try:
         jax.eval_shape(
             lambda p, s, x: net.apply(p, s, x, train=False, tap=no_tap), params, stats, x

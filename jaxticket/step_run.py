@@ -21,6 +21,7 @@ from jaxticket.jobs import (
     history_arrays,
     job_plan,
     join,
+    report_collapse,
     report_diverged,
     running,
     take,
@@ -128,7 +129,11 @@ class StepRun:
                 if len(rows):
                     parts.append(_rows(block, rows, plan.like[0]))
             self.masks[pruning.step, level] = join(parts)
-            self._report_collapse(pruning, level)
+            share = pruning.densities[level - 1]
+            report_collapse(
+                bench.bar, f"{self.finder.name} at step {pruning.step}, density {share:g},",
+                self.masks[pruning.step, level], plan.prunable, plan.seeds, self.finder.remedy,
+            )  # fmt: skip
         seconds = sum(float(b["seconds"]) for b in blocks)
         self.costs[pruning.step].append(
             {
@@ -179,25 +184,6 @@ class StepRun:
             self._note(pruning, level, "supermask", ticket, history, slice(0, count))
             if not plan.train:
                 self.tickets[pruning.step][level] = ticket.replace(params=networks[0])
-
-    def _report_collapse(self, pruning: PruningAtStep, level: int) -> None:
-        mask, plan = self.masks[pruning.step, level], self.plan
-        empty: dict[str, list[int]] = {}
-        leaves = zip(
-            trees.paths(mask), jax.tree.leaves(mask), jax.tree.leaves(plan.prunable), strict=True
-        )
-        for path, m, p in leaves:
-            gone = ~m.reshape(m.shape[0], -1).any(axis=1)
-            if p and gone.any():
-                empty[path] = [seed for seed, g in zip(plan.seeds, gone, strict=True) if g]
-        if empty:
-            words = [f"{path} (seeds {', '.join(map(str, s))})" for path, s in empty.items()]
-            self.bench.bar.write(
-                f"layer collapse: {self.finder.name} at step {pruning.step} keeps nothing of "
-                f"{', '.join(words)} at "
-                f"density {pruning.densities[level - 1]:g}"
-                f"{self.finder.remedy}"
-            )
 
     def _train(self) -> None:
         plan, bench, seeds = self.plan, self.bench, len(self.plan.seeds)

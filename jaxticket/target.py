@@ -21,7 +21,7 @@ from jaxticket.rng import stream
 from jaxticket.runs import Runs, density
 from jaxticket.selection import prunable_of
 from jaxticket.settings import Loaded, PruningAtStep, Training
-from jaxticket.ticket import Ticket
+from jaxticket.ticket import Ticket, check_ticket
 from jaxticket.trunk import Networks, initial_networks
 from jaxticket.types import Key, Network
 
@@ -155,8 +155,7 @@ def runs_of(
     like = _zeros(net)
     by_level: dict[int, list[Ticket]] = {}
     for ticket in given:
-        trees.same_structure("runs", ticket.params, like[0])
-        trees.same_structure("runs", ticket.stats, like[1])
+        check_ticket("runs", ticket, like)
         by_level.setdefault(int(ticket.level), []).append(ticket)
     for level, some in by_level.items():
         if len(some) != len(seeds):

@@ -7,20 +7,24 @@ import functools
 import hashlib
 import io
 import json
+import math
 import os
 import warnings
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxticket import files, trees
+from jaxticket import files, masks, trees
 from jaxticket.rng import stream
 from jaxticket.types import Array, Key, Mask, Network, Params, Stats
 
 _FORMAT = "jaxticket ticket 1"
+_NUMBERS = "biuf"
+"""Kinds of NumPy types that ticket files hold."""
 
 
 @jax.tree_util.register_dataclass
@@ -69,8 +73,10 @@ class Ticket:
 
         Raises:
           ValueError: for stacked tickets, a network of another tree, a seed that does not give
-            these weights, and what JSON cannot hold.
+            these weights, what JSON cannot hold, and what could not be loaded again: masks that are
+            not of bools, weights in bfloat16, a level or step that is no whole number.
         """
+        check_ticket("ticket", self)
         if np.ndim(self.level):
             raise ValueError(
                 f"`save` takes one ticket, this one is stacked {np.shape(self.level)}; "
@@ -81,10 +87,12 @@ class Ticket:
             "net": None if net is None else json.loads(net.config),
         }
         header |= {"about": about, "seed": seed}
+        if keys := _whole_keys(self):
+            header["keys"] = keys
         host = jax.tree.map(np.asarray, self)
         host = host.replace(params=host_apply(host.mask, host.params))
         if net is not None:
-            like, _ = _shapes(net)
+            like, _ = shapes(net)
             trees.same_structure("net", like, host.params)
         arrays = pack(host)
         if seed is not None:
@@ -130,9 +138,12 @@ class Ticket:
                     f"{path} stores a seed of the network {header['net']}, not weights: load it "
                     f"with that network and save it without a seed first"
                 )
-        like = None if net is None else _shapes(net)
+        like = None if net is None else shapes(net)
         drawn = None if fresh is None or net is None else _initial(net)(fresh)
-        ticket = unpack(arrays, like=like, drawn=drawn)
+        try:
+            ticket = unpack(arrays, like=like, drawn=drawn, keys=header.get("keys", {}))
+        except _Malformed as error:
+            raise _damaged(Path(path), error) from error
         if drawn is not None and net is not None:
             _tell_drawn(path, arrays, net)
         if header["seed"] is None:
@@ -155,13 +166,92 @@ class Ticket:
 def about(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a ticket file says of itself: network, settings, seed, checksum, level and step."""
     header, arrays = _read(files.absolute(path))
-    return {**header, **{name: int(arrays[name]) for name in ("level", "step")}}
+    told = {name: value for name, value in header.items() if name != "keys"}
+    return {**told, **{name: int(arrays[name]) for name in ("level", "step")}}
 
 
 def layer_masks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """The masks of a ticket file by layer, without its weights or its network."""
-    ticket = unpack(_read(files.absolute(path))[1])
-    return dict(zip(trees.paths(ticket.mask), jax.tree.leaves(ticket.mask), strict=True))
+    try:
+        return _masks(_read(files.absolute(path))[1])
+    except _Malformed as error:
+        raise _damaged(Path(path), error) from error
+
+
+def check_ticket(argument: str, ticket: Ticket, like: tuple[Params, Stats] | None = None) -> None:
+    """Raises unless a ticket, stacked or not, is a mask and weights of one tree.
+
+    A function and no check of the constructor, since trees of anything are mapped over tickets.
+
+    Args:
+      argument: what the message calls it.
+      ticket: the ticket.
+      like: params and statistics (or their shapes) of the network whose ticket it must be.
+
+    Raises:
+      ValueError: for masks that are not of bools, weights that are not of a floating type that
+        files hold, leaves of other paths or shapes (a mask of shape [1, n] is not broadcast), and a
+        level or step that is no whole number.
+    """
+    masks.require_bools(argument, ticket.mask, "Ticket(mask, params, stats, level, step)")
+    trees.same_structure(argument, ticket.mask, ticket.params)
+    for path, w in zip(trees.paths(ticket.params), jax.tree.leaves(ticket.params), strict=True):
+        kind = getattr(w, "dtype", type(w).__name__)
+        if getattr(kind, "kind", "") != "f":
+            raise ValueError(
+                f"`{argument}` has weights of type {kind} at {path!r}, which ticket files do not "
+                f"hold; convert them to float32, which is exact"
+            )
+    for name in ("level", "step"):
+        value = getattr(ticket, name)
+        if np.asarray(value).dtype.kind not in "iu":
+            raise ValueError(
+                f"`{argument}` must have a whole number as its {name}, got {value!r}; pass "
+                f"np.int32(0) where there is none"
+            )
+    if like is None:
+        return
+    lead = np.ndim(ticket.level)
+    for own, wanted in ((ticket.params, like[0]), (ticket.stats, like[1])):
+        ours = dict(zip(trees.paths(own), jax.tree.leaves(own), strict=True))
+        theirs = dict(zip(trees.paths(wanted), jax.tree.leaves(wanted), strict=True))
+        has = {path: np.shape(x)[lead:] for path, x in ours.items()}
+        needs = {path: tuple(x.shape) for path, x in theirs.items()}
+        odd = [path for path in dict.fromkeys((*has, *needs)) if has.get(path) != needs.get(path)]
+        if odd:
+            some = [f"{p} {has.get(p, 'none')} -> {needs.get(p, 'none')}" for p in odd]
+            raise ValueError(
+                f"`{argument}` does not fit the network: {'; '.join(some[:4])}; pass the network "
+                f"of the ticket"
+            )
+        if jax.tree.structure(own) != jax.tree.structure(wanted):
+            raise ValueError(
+                f"`{argument}` has the layers of the network in other containers, such as a dict "
+                f"for a list; load the ticket with its `net`"
+            )
+
+
+def _whole_keys(ticket: Ticket) -> dict[str, list[str | int]]:
+    """The keys of the paths that hold whole numbers as keys of dicts, as NNX makes them of lists:
+    their text alone would come back as another tree, in another order.
+    """
+    found = {}
+    for tree in (ticket.params, ticket.stats):
+        for path, _ in jax.tree_util.tree_leaves_with_path(tree):
+            entries = [getattr(entry, "key", None) for entry in path]
+            if any(type(entry) is int for entry in entries) and None not in entries:
+                found["/".join(map(str, entries))] = entries
+    return found
+
+
+class _Malformed(ValueError):
+    """Arrays that are no ticket."""
+
+
+def _damaged(path: Path, error: Exception | str) -> ValueError:
+    return ValueError(
+        f"`path` {str(path)!r} is no ticket file or is damaged ({error}); save it again"
+    )
 
 
 def _tell_drawn(
@@ -172,7 +262,7 @@ def _tell_drawn(
     Raises:
       ValueError: where nothing that can be pruned is the ticket's.
     """
-    like, lead = _shapes(net)[0], np.ndim(arrays["level"])
+    like, lead = shapes(net)[0], np.ndim(arrays["level"])
     leaves = zip(trees.paths(like), jax.tree.leaves(like), strict=True)
     drawn = [name for name, x in leaves if tuple(arrays.get(f"shape/{name}", ()))[lead:] != x.shape]
     named = f"{', '.join(drawn[:8])}{', ...' if len(drawn) > 8 else ''}"
@@ -188,7 +278,7 @@ def _tell_drawn(
 
 
 @functools.lru_cache(maxsize=16)
-def _shapes(net: Network) -> tuple[Params, Stats]:
+def shapes(net: Network) -> tuple[Params, Stats]:
     """Shapes of params and statistics; a run saves hundreds of tickets of one network."""
     return jax.eval_shape(net.init, jax.random.key(0))
 
@@ -274,37 +364,72 @@ def pack(ticket: Ticket) -> dict[str, np.ndarray]:
     return arrays
 
 
+def _part(arrays: Mapping[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
+    """The arrays of one kind by path."""
+    begin = f"{kind}/"
+    return {name.removeprefix(begin): x for name, x in arrays.items() if name.startswith(begin)}
+
+
+def _masks(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The masks by path, after a check that shapes and bits belong together.
+
+    Raises:
+      _Malformed: where they do not; nothing larger than the bits is made before.
+    """
+    shapes, bits = _part(arrays, "shape"), _part(arrays, "mask")
+    if shapes.keys() != bits.keys() or not shapes:
+        odd = sorted(shapes.keys() ^ bits.keys())
+        raise _Malformed(f"it needs a shape and a mask for each layer, which {odd[:3]} have not")
+    found = {}
+    for path, stated in shapes.items():
+        packed = bits[path]
+        if stated.ndim != 1 or stated.dtype.kind not in "iu" or (stated < 0).any():
+            raise _Malformed(f"the shape of {path!r} is {stated.tolist()!r:.60}")
+        shape = tuple(stated.tolist())
+        # in python's whole numbers, which do not overflow
+        size = math.prod(shape)
+        if packed.dtype != np.uint8 or packed.shape != ((size + 7) // 8,):
+            raise _Malformed(
+                f"the mask of {path!r} has {packed.dtype} bits of shape {packed.shape} where "
+                f"{shape} needs {(size + 7) // 8} bytes"
+            )
+        found[path] = np.unpackbits(packed, count=size).astype(bool).reshape(shape)
+    return found
+
+
 def unpack(
     arrays: Mapping[str, np.ndarray],
     *,
     like: tuple[Params, Stats] | None = None,
     drawn: tuple[Params, Stats] | None = None,
+    keys: Mapping[str, Sequence[str | int]] | None = None,
 ) -> Ticket:
     """The inverse of `pack`; `like` = (params, stats) gives the trees' structure, nested dicts if
-    None, and `drawn` what stands, unpruned, where they do not fit.
+    None, and `drawn` what stands, unpruned, where they do not fit. `keys` are the keys of paths
+    that are not the texts between their slashes.
 
     Raises:
-      ValueError: where the paths are not those of `like` and nothing is drawn.
+      ValueError: where the paths are not those of `like` and nothing is drawn, and for arrays that
+        do not belong together.
     """
-    mask: dict[str, np.ndarray] = {}
-    params: dict[str, np.ndarray] = {}
-    stats = {
-        name.removeprefix("stats/"): x for name, x in arrays.items() if name.startswith("stats/")
-    }
-    for name, shape in arrays.items():
-        if name.startswith("shape/"):
-            path = name.removeprefix("shape/")
-            m = (
-                np.unpackbits(arrays[f"mask/{path}"], count=int(np.prod(shape)))
-                .astype(bool)
-                .reshape(shape)
+    mask, params, stats = _masks(arrays), {}, _part(arrays, "stats")
+    weights = _part(arrays, "kept")
+    if weights and weights.keys() != mask.keys():
+        odd = sorted(weights.keys() ^ mask.keys())
+        raise _Malformed(f"it needs a mask and weights for each layer, which {odd[:3]} have not")
+    for path, m in mask.items():
+        count = np.count_nonzero(m)
+        kept = weights.get(path, np.zeros(count, np.float32))
+        if kept.shape != (count,) or kept.dtype.kind != "f":
+            raise _Malformed(
+                f"{path!r} has weights of {kept.dtype} {kept.shape} where its mask keeps {count}"
             )
-            kept = arrays.get(f"kept/{path}", np.zeros(np.count_nonzero(m), np.float32))
-            w = np.zeros(m.shape, kept.dtype)
-            w[m] = kept
-            mask[path], params[path] = m, w
+        w = np.zeros(m.shape, kept.dtype)
+        w[m] = kept
+        params[path] = w
     if like is None:
-        trees_of = _nested(mask), _nested(params), _nested(stats)
+        made = (_nested(tree, keys or {}) for tree in (mask, params, stats))
+        trees_of: Any = tuple(made)
     else:
         new: Any = (None, None, None)
         if drawn is not None:
@@ -339,13 +464,19 @@ def _as(what: str, values: dict[str, np.ndarray], like: Any, lead: int, drawn: A
     return jax.tree.unflatten(jax.tree.structure(like), found)
 
 
-def _nested(values: dict[str, np.ndarray]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
+def _nested(
+    values: dict[str, np.ndarray], keys: Mapping[str, Sequence[str | int]]
+) -> dict[str | int, Any]:
+    result: dict[str | int, Any] = {}
     for path, x in values.items():
-        *parents, last = path.split("/")
-        at = result
+        *parents, last = keys.get(path, path.split("/"))
+        at: Any = result
         for parent in parents:
             at = at.setdefault(parent, {})
+            if not isinstance(at, dict):
+                break
+        if not isinstance(at, dict) or last in at:
+            raise _Malformed(f"{path!r} lies below or above another leaf")
         at[last] = x
     return result
 
@@ -366,13 +497,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             f"`path` {str(path)!r} is no file; tickets lie in the `tickets` folder of a run"
         )
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = _arrays(path)
         header = json.loads(arrays.pop("header").tobytes())
-    except Exception as error:  # numpy and zipfile raise many kinds for files that are damaged
-        raise ValueError(
-            f"`path` {str(path)!r} is no ticket file or is damaged ({error}); save it again"
-        ) from error
+    except Exception as error:  # zipfile and json raise many kinds for files that are damaged
+        raise _damaged(path, error) from error
     if not isinstance(header, dict) or header.get("format") != _FORMAT:
         raise ValueError(
             f"`path` {str(path)!r} is no file of format {_FORMAT!r}; save it with Ticket.save"
@@ -381,4 +509,67 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise ValueError(
             f"`path` {str(path)!r} is damaged: its checksum does not fit; save it again"
         )
+    if wrong := _wrong(header, arrays):
+        raise _damaged(path, wrong)
     return header, arrays
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file as `write_arrays` writes it, which take no more memory than the
+    file is long: it is not compressed, and no shape is believed before it fits the bytes.
+    """
+    found = {}
+    with path.open("rb") as raw, zipfile.ZipFile(raw) as archive:
+        members = archive.infolist()
+        if sum(member.file_size for member in members) > path.stat().st_size:
+            raise _Malformed("its parts are larger than the file")
+        for member in members:
+            name = member.filename.removesuffix(".npy")
+            if name == member.filename or name in found or member.compress_type:
+                raise _Malformed(f"{member.filename!r} is no array, is compressed or comes twice")
+            found[name] = _array(archive.read(member), name)
+    return found
+
+
+def _array(stored: bytes, name: str) -> np.ndarray:
+    """The array of a .npy file of numbers."""
+    file = io.BytesIO(stored)
+    version = np.lib.format.read_magic(file)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }[version]
+    shape, by_columns, kind = read(file, max_header_size=10_000)
+    if kind.kind not in _NUMBERS or min(shape, default=0) < 0:
+        raise _Malformed(f"{name!r} is of type {kind} and shape {shape}")
+    if file.tell() + math.prod(shape) * kind.itemsize != len(stored):
+        raise _Malformed(f"{name!r} has another number of bytes than its shape {shape}")
+    flat = np.frombuffer(stored, kind, offset=file.tell())
+    return flat.reshape(shape, order="F" if by_columns else "C").copy()
+
+
+def _wrong(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
+    """What is wrong with a header, or with the arrays that every ticket has; nothing if ""."""
+    for name in ("level", "step"):
+        value = arrays.get(name)
+        if value is None or value.ndim or value.dtype.kind not in "iu":
+            return f"it must say one whole number as its {name}"
+    for name, kinds in (("net", (dict, type(None))), ("about", dict)):
+        if not isinstance(header.get(name), kinds):
+            return f"its {name!r} is {header.get(name)!r:.60}"
+    seed = header.get("seed")
+    if seed is not None:
+        if type(seed) is not int or not 0 <= seed < 2**32:
+            return f"its seed is {seed!r:.60}"
+        if not isinstance(header.get("weights_sha256"), str):
+            return "it has a seed and no checksum of the weights"
+    elif not _part(arrays, "kept"):
+        return "it has neither weights nor a seed"
+    keys = header.get("keys", {})
+    parts = keys.values() if isinstance(keys, dict) else [None]
+    for entries in parts:
+        if not isinstance(entries, list) or not all(type(e) in (int, str) for e in entries):
+            return "its keys are no lists of names and whole numbers"
+    if any("/".join(map(str, entries)) != path for path, entries in keys.items()):
+        return "its keys are not those of its paths"
+    return ""

@@ -118,6 +118,19 @@ def check_fit(net: Network, data: Data | Stream, training: Training, mesh: Mesh)
             f"{tuple(data.shape)}; "
             f"build the network with data.shape"
         )
+    tokens = bool(getattr(data, "tokens", False))
+    if (net.dtype == "int32") != tokens:
+        kind, wanted = ("tokens", "int32") if tokens else ("images", "float32")
+        raise ValueError(
+            f"`net` takes examples of type {net.dtype} but `data` {data.name!r} holds {kind}; "
+            f"build the network with dtype={wanted!r}"
+        )
+    if tokens and (training.augment or training.attack is not None):
+        setting = "augment" if training.augment else "attack"
+        raise ValueError(
+            f"`{setting}` {getattr(training, setting)!r} changes images, and `data` {data.name!r} "
+            f"holds tokens; leave it out"
+        )
     if net.classes < data.classes:
         raise ValueError(
             f"`net` has {net.classes} logits but `data` {data.name!r} has {data.classes} classes; "

@@ -77,18 +77,26 @@ def finite(tree: Any) -> Array:
     return jnp.all(jnp.stack(flags)) if flags else jnp.bool_(True)
 
 
-def same_structure(argument: str, tree: Any, like: Any) -> None:
-    """Raises unless `tree` has the paths and shapes of `like`, naming the first that differs."""
+def same_structure(argument: str, tree: Any, like: Any, *, of: str = "params") -> None:
+    """Raises unless `tree` has the paths, containers and shapes of `like` (called `of` in the
+    message), naming the first that differs.
+    """
     ours, theirs = paths(tree), paths(like)
     if ours != theirs:
         odd = sorted(set(ours) ^ set(theirs)) or ["the order of leaves"]
         raise ValueError(
-            f"`{argument}` must have the same tree as the params; they differ in {odd[:3]}; "
-            f"build it with jax.tree.map over the params"
+            f"`{argument}` must have the same tree as the {of}; they differ in {odd[:3]}; "
+            f"build it with jax.tree.map over the {of}"
+        )
+    if jax.tree.structure(tree) != jax.tree.structure(like):
+        raise ValueError(
+            f"`{argument}` has the paths of the {of} in other containers, such as a dict for a "
+            f"list, or the key '0' for 0; build it with jax.tree.map over the {of}, and load "
+            f"tickets with their `net`"
         )
     for path, x, y in zip(ours, jax.tree.leaves(tree), jax.tree.leaves(like), strict=True):
         if tuple(jnp.shape(x)) != tuple(jnp.shape(y)):
             raise ValueError(
-                f"`{argument}` has shape {tuple(jnp.shape(x))} at {path!r} where the params have "
+                f"`{argument}` has shape {tuple(jnp.shape(x))} at {path!r} where the {of} have "
                 f"{tuple(jnp.shape(y))}"
             )

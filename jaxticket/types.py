@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 
 Array = Any
 """A jax or NumPy array; `jax.Array` inside compiled programs."""
@@ -39,10 +40,10 @@ class Network:
       config: constructor name and arguments as a JSON text; what run folders and tickets record.
       init: `init(key) -> (params, stats)`.
       apply: `apply(params, stats, x, *, train, key=None, axis_name=None, tap=None) -> (logits,
-        stats)`, x of shape [batch, height, width, channels].
+        stats)`, x of shape [batch, *shape], standardized images or tokens.
       prunable: `prunable(params) -> tree of python bools`: which leaves may be pruned.
       output: path of the output layer, such as `"dense_2"`.
-      shape: shape of one example, (height, width, channels).
+      shape: shape of one example, such as (height, width, channels).
       classes: number of logits.
       resized: `resized(width) -> Network`, the same network `width` times as wide; raises a
         ValueError where the network has no width.
@@ -51,6 +52,7 @@ class Network:
         the constructor is not one of this library's.
       syncs_stats: whether `apply` averages batch statistics over `axis_name` (true without
         statistics).
+      dtype: type of the examples: "float32", or "int32" for tokens.
       source: what `init` and `apply` were made from; tells apart two networks of the same name.
     """
 
@@ -64,6 +66,7 @@ class Network:
     resized: Callable[[float], Network]
     adapted: Callable[..., Network]
     syncs_stats: bool = True
+    dtype: str = "float32"
     source: Hashable = field(default=None, repr=False)
 
     def __eq__(self, other: object) -> bool:
@@ -73,6 +76,17 @@ class Network:
 
     def __hash__(self) -> int:
         return hash(self.config)
+
+    def example(self, *lead: int) -> jax.ShapeDtypeStruct:
+        """Shape and type of examples with these leading axes."""
+        return jax.ShapeDtypeStruct((*lead, *self.shape), jnp.dtype(self.dtype))
+
+    def noise(self, key: Key, count: int) -> jax.Array:
+        """So many random examples: standard normal numbers, or the tokens 0 and 1."""
+        shape = (count, *self.shape)
+        if self.dtype == "int32":
+            return jax.random.bernoulli(key, 0.5, shape).astype(jnp.int32)
+        return jax.random.normal(key, shape)
 
 
 class TrainState(NamedTuple):

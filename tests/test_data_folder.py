@@ -48,13 +48,38 @@ def test_validation_folder_and_a_class_without_test_images(tmp_path):
     assert data.test.y.tolist() == [1, 1, 1]
 
 
-def test_other_files_and_hidden_folders_are_left_out(tmp_path):
+def test_other_files_are_left_out_with_a_warning_and_hidden_ones_without(tmp_path):
     divided(tmp_path)
     (tmp_path / ".ipynb_checkpoints").mkdir()
     (tmp_path / "train" / ".hidden").mkdir()
-    (tmp_path / "train" / "cat" / "notes.txt").write_text("no image")
+    (tmp_path / "train" / "cat" / ".DS_Store").write_text("no image")
     write(tmp_path / "train" / "cat" / "9.PNG", 9)
     assert len(jd.load_folder(tmp_path).train) == 7
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("no image")
+    (tmp_path / "train" / "ant" / "more").mkdir()
+    write(tmp_path / "test" / "astray.png", 9)
+    with pytest.warns(UserWarning) as found:
+        assert len(jd.load_folder(tmp_path).train) == 7
+    told = [str(w.message) for w in found]
+    assert len(told) == 2 and "2 entries that are no image files" in told[0]
+    assert "more'" in told[0] and "notes.txt" in told[0] and "astray.png" in told[1]
+
+
+def test_links_that_lead_nowhere_are_refused_like_damaged_files(tmp_path):
+    divided(tmp_path)
+    link = tmp_path / "train" / "cat" / "gone.png"
+    link.symlink_to(tmp_path / "nowhere.png")
+    refused(tmp_path, "1 of 13 image files cannot be read: .*gone.png' .FileNotFoundError")
+    with pytest.warns(UserWarning, match="1 of 13 image files"):
+        assert len(jd.load_folder(tmp_path, corrupt="skip").train) == 6
+    link.unlink()
+    (tmp_path / "train" / "dog").symlink_to(tmp_path / "nowhere")
+    refused(tmp_path, "`path`: the link .*dog' leads nowhere")
+
+
+def test_one_class_is_refused(tmp_path):
+    refused(divided(tmp_path / "a", classes=("cat",)), "`path`: .* has one class, 'cat'")
+    refused(undivided(tmp_path / "b", {"a": 4}), "has one class, 'a'", test_share=0.5)
 
 
 def test_test_share_divides_each_class(tmp_path):
@@ -93,7 +118,8 @@ def test_colour_anywhere_makes_all_images_rgb(tmp_path):
 def test_modes(tmp_path, mode, value, ending, expected):
     for split in ("train", "test"):
         extra = {"lossless": True} if ending == "webp" else {}
-        write(tmp_path / split / "a" / f"0.{ending}", value, mode=mode, **extra)
+        for name in "ab":
+            write(tmp_path / split / name / f"0.{ending}", value, mode=mode, **extra)
     assert jd.load_folder(tmp_path).train.x[0, 0, 0].tolist() == expected
 
 
@@ -101,8 +127,9 @@ def test_a_palette_with_transparency(tmp_path):
     image = Image.new("P", (4, 4), 1)
     image.putpalette([0, 0, 0, 9, 8, 7])
     for split in ("train", "test"):
-        (tmp_path / split / "a").mkdir(parents=True)
-        image.save(tmp_path / split / "a" / "0.png", transparency=bytes([0, 128]))
+        for name in "ab":
+            (tmp_path / split / name).mkdir(parents=True)
+            image.save(tmp_path / split / name / "0.png", transparency=bytes([0, 128]))
     assert jd.load_folder(tmp_path).train.x[0, 0, 0].tolist() == [9, 8, 7]
 
 

@@ -92,7 +92,7 @@ def _score_flops(net: Network, score: Score, examples: Examples) -> float:
     recipe = recipe_of(score)
     params, stats = jax.eval_shape(net.init, jax.random.key(0))
     batches, size = (examples.batches, examples.size) if recipe.data else (1, 1)
-    x = jax.ShapeDtypeStruct((batches, size, *net.shape), np.float32)
+    x = net.example(batches, size)
     y = jax.ShapeDtypeStruct((batches, size), np.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
 

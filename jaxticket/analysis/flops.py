@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from jaxticket import trees
@@ -90,7 +89,7 @@ def kernels(net: Network) -> tuple[Kernel, ...]:
     params, stats = jax.eval_shape(net.init, jax.random.key(0))
     names, leaves = trees.paths(params), jax.tree.leaves(params)
     prunable = [bool(p) for p in jax.tree.leaves(net.prunable(params))]
-    x = jax.ShapeDtypeStruct((1, *net.shape), jnp.float32)
+    x = net.example(1)
     jaxpr = jax.make_jaxpr(lambda p, s, x: net.apply(p, s, x, train=False)[0])(params, stats, x)
     states: list[_State] = [
         _Leaf(i) if p or len(leaf.shape) >= 2 else None

@@ -302,7 +302,7 @@ def _params(net: Network) -> Any:
 @functools.lru_cache(maxsize=64)
 def _forward(net: Network) -> float:
     params, stats = jax.eval_shape(net.init, jax.random.key(0))
-    x = jax.ShapeDtypeStruct((1, *net.shape), np.float32)
+    x = net.example(1)
     return flops.count(lambda p, s, x: net.apply(p, s, x, train=False)[0], params, stats, x)
 
 

@@ -65,6 +65,10 @@ def load(
 ) -> Data:
     """A data set by name, path or function.
 
+    Networks see standardized images: `(x - mean) / std` of each channel, with mean and standard
+    deviation of the training split (without its validation part), as `from_arrays` says;
+    `from_arrays(..., normalize=False)` makes data that are not.
+
     Args:
       name: a name in `DATASETS`; "tfds:NAME" for any other image classification set of
         TensorFlow Datasets; the path of an `.npz` file (`from_npz`) or of an image folder

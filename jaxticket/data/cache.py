@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxticket import files
-from jaxticket.data.arrays import Data, from_arrays
+from jaxticket.data.arrays import Data, from_arrays, handed_over
 
 # a cache file of another layout counts as stale
 _LAYOUT = 1
@@ -61,7 +61,7 @@ def read_cache(folder: Path, name: str) -> Data | None:
         for key, (shape, dtype) in note["arrays"].items():
             if list(arrays[key].shape) != shape or arrays[key].dtype.str != dtype:
                 raise ValueError(f"{key} has shape {arrays[key].shape}, not {shape}")
-        data = from_arrays(**arrays, classes=note["classes"], name=name)
+        data = from_arrays(**handed_over(arrays), classes=note["classes"], name=name)
         return dataclasses.replace(data, about=note["about"])
     except Exception as error:  # a damaged file can raise almost anything
         warnings.warn(

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from jaxticket.checks import seed as seed_of
 from jaxticket.data.arrays import Data, from_arrays
 from jaxticket.data.divide import permutation
 
@@ -39,6 +40,6 @@ def digits(*, seed: int = 0) -> Data:
         "source": "scikit-learn load_digits",
         "note": "test part of the UCI optical recognition of handwritten digits",
         "licence": "CC BY 4.0 (UCI repository)",
-        "seed": seed,
+        "seed": seed_of("seed", seed),
     }
     return dataclasses.replace(data, about=about)

@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from jaxticket import checks
-from jaxticket.data.arrays import Data, from_arrays
+from jaxticket.data.arrays import Data, from_arrays, handed_over
 from jaxticket.data.divide import balanced
 
 _ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -36,8 +36,10 @@ def load_folder(
 
     Either PATH/train/CLASS/* and PATH/test/CLASS/*, with PATH/validation/CLASS/* if there is one,
     or PATH/CLASS/* with `test_share`. Labels number the class names in sorted order, and
-    `about["classes"]` holds the names. Gray images give one channel; if any image is in colour,
-    all become RGB. Transparency is dropped; of an animation the first image is read.
+    `about["classes"]` holds the names. Gray images give one channel; if any image is in color,
+    all become RGB. Transparency is dropped; of an animation the first image is read. Links that
+    lead nowhere count as files that cannot be read; a warning says what else is left out, other
+    than hidden files. Pixels are standardized as `from_arrays` says.
 
     Args:
       path: the folder, which also names the data set.
@@ -82,8 +84,8 @@ def load_folder(
         names, files = _undivided(path, folders)
         arrays, skipped = read_images(path, files, names, size=size, corrupt=corrupt)
         arrays = _divide(arrays, test_share, seed)
-        about |= {"test_share": test_share, "seed": seed}
-    data = from_arrays(**arrays, classes=len(names), name=path.resolve().name)
+        about |= {"test_share": test_share, "seed": checks.seed("seed", seed)}
+    data = from_arrays(**handed_over(arrays), classes=len(names), name=path.resolve().name)
     return dataclasses.replace(data, about={**about, **skipped, "classes": names})
 
 
@@ -94,16 +96,38 @@ def divided(path: Path) -> tuple[list[str], dict[str, list[tuple[Path, int]]]]:
 
 def _subfolders(path: Path) -> dict[str, Path]:
     """The folders in `path` by name, sorted, without hidden ones such as .ipynb_checkpoints."""
-    folders = (f for f in sorted(path.iterdir()) if f.is_dir())
-    return {f.name: f for f in folders if not f.name.startswith((".", "__MACOSX"))}
+    entries = [f for f in sorted(path.iterdir()) if not _hidden(f)]
+    for entry in entries:
+        if not entry.exists():
+            raise ValueError(f"`path`: the link {str(entry)!r} leads nowhere; restore or remove it")
+    return {f.name: f for f in entries if f.is_dir()}
+
+
+def _hidden(path: Path) -> bool:
+    return path.name.startswith((".", "__MACOSX"))
+
+
+def _is_image(path: Path) -> bool:
+    """Whether this is called an image; a link that leads nowhere is one that cannot be read."""
+    return path.suffix.lower() in _ENDINGS and not path.is_dir()
 
 
 def _class_files(path: Path) -> dict[str, list[Path]]:
     """The image files of each class folder in `path`."""
+    entries = {name: sorted(folder.iterdir()) for name, folder in _subfolders(path).items()}
     classes = {
-        name: sorted(f for f in folder.iterdir() if f.suffix.lower() in _ENDINGS and f.is_file())
-        for name, folder in _subfolders(path).items()
+        name: [f for f in inside if _is_image(f) and not _hidden(f)]
+        for name, inside in entries.items()
     }
+    others = [f for inside in entries.values() for f in inside if not (_is_image(f) or _hidden(f))]
+    others += [f for f in sorted(path.iterdir()) if _is_image(f) and not _hidden(f)]
+    if others:
+        some = f"{', '.join(repr(str(f)) for f in others[:3])}{', ...' if len(others) > 3 else ''}"
+        warnings.warn(
+            f"left out of {str(path)!r}: {len(others)} entries that are no image files of a class, "
+            f"{some}; endings that are read: {', '.join(sorted(_ENDINGS))}",
+            stacklevel=6,
+        )
     if not classes:
         raise ValueError(
             f"`path`: there are no class folders in {str(path)!r}; put the images of each class "
@@ -116,6 +140,16 @@ def _class_files(path: Path) -> dict[str, list[Path]]:
             f"folder (endings that are read: {', '.join(sorted(_ENDINGS))})"
         )
     return classes
+
+
+def _several(path: Path, names: list[str]) -> list[str]:
+    """The class names, of which there are two or more."""
+    if len(names) < 2:
+        raise ValueError(
+            f"`path`: {str(path)!r} has one class, {names[0]!r}, so that there is nothing to tell "
+            f"apart; add a folder with the images of another class"
+        )
+    return names
 
 
 def _divided(
@@ -136,7 +170,7 @@ def _divided(
             f"{', '.join(unknown)}; rename or remove them"
         )
     classes = {split: _class_files(folders[split]) for split in _SPLITS if split in folders}
-    names = list(classes["train"])
+    names = _several(path, list(classes["train"]))
     for split, files in classes.items():
         extra = [name for name in files if name not in names]
         if extra:
@@ -158,7 +192,7 @@ def _undivided(
         raise ValueError(f"`path`: {str(path)!r} has a folder 'test' and no 'train'; add one")
     classes = _class_files(path)
     pairs = [(file, label) for label, name in enumerate(classes) for file in classes[name]]
-    return list(classes), {"train": pairs}
+    return _several(path, list(classes)), {"train": pairs}
 
 
 def _divide(arrays: dict[str, np.ndarray], test_share: float, seed: int) -> dict[str, np.ndarray]:
@@ -212,7 +246,7 @@ def read_images(
                 if pixels is not None:
                     x[len(kept)] = pixels.reshape(*shape, channels)
                     kept.append(label)
-        arrays[f"x_{split}"] = x[: len(kept)]
+        arrays[f"x_{split}"] = x if len(kept) == len(x) else x[: len(kept)].copy()
         arrays[f"y_{split}"] = np.array(kept, np.int32)
     if not bad:
         return arrays, {}

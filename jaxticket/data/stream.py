@@ -139,7 +139,7 @@ class Stream:
                 f"empty, or {self.name!r} has a validation split already"
             )
         order = permutation(n, seed=seed, stream="validation")
-        step = {"step": "with_validation", "share": share, "seed": seed}
+        step = {"step": "with_validation", "share": share, "seed": checks.seed("seed", seed)}
         return dataclasses.replace(
             self,
             train=Rows(self.train, np.sort(order[count:])),
@@ -171,7 +171,8 @@ def stream(
     Evaluation, scores and `train_crop`="center" see the image with its short side at `resize`, cut
     to `size` in the middle. With "random", each training example is a part of random area, aspect
     and place, at `size`, drawn from the replica's key, the step and the place in the batch. Further
-    augmentation, such as flips, is `Training.augment`'s.
+    augmentation, such as flips, is `Training.augment`'s. Networks see standardized images, in
+    training and evaluation alike: `(x - mean) / std` of each channel.
 
     Args:
       name: "imagenet", "places365", another set that TFDS has prepared as array_record files, or

@@ -22,7 +22,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from jaxticket import checks
-from jaxticket.data.arrays import Data, from_arrays
+from jaxticket.data.arrays import Data, from_arrays, handed_over
 from jaxticket.data.cache import folder_state, read_cache, write_cache
 from jaxticket.data.licences import licensed
 from jaxticket.data.memory import check_memory, gigabytes
@@ -281,7 +281,7 @@ def _decode(name: str, folder: Path) -> Data:
     arrays = {}
     for split, source in used.items():
         arrays[f"x_{split}"], arrays[f"y_{split}"] = _decode_split(name, folder, source)
-    data = from_arrays(**arrays, classes=label.num_classes, name=name)
+    data = from_arrays(**handed_over(arrays), classes=label.num_classes, name=name)
 
     about = _about(name, folder, info, used, label.names)
     return dataclasses.replace(data, about=about)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from jaxticket import checks
-from jaxticket.data.arrays import Data, from_arrays
+from jaxticket.data.arrays import Data, from_arrays, handed_over
 from jaxticket.data.folder import read_images
 from jaxticket.data.tfds import MissingDataError
 
@@ -40,7 +40,7 @@ def tiny_imagenet(
     path = _found(data_dir)
     names, files = labelled_files(path)
     arrays, skipped = read_images(path, files, names, corrupt=corrupt)
-    data = from_arrays(**arrays, classes=len(names), name="tiny_imagenet")
+    data = from_arrays(**handed_over(arrays), classes=len(names), name="tiny_imagenet")
     about = {
         "source": _SOURCE,
         **skipped,

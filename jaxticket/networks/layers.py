@@ -224,6 +224,34 @@ def checked_shape(shape: tuple[int, ...], least: int, network: str) -> tuple[int
     return shape
 
 
+@dataclass(frozen=True, eq=False)
+class _Family:
+    """The constructor of a network and its arguments; a class and no closures, so that networks
+    pickle.
+    """
+
+    constructor: Callable[..., Network]
+    shape: tuple[int, ...]
+    classes: int
+    width: float
+    options: dict[str, Any]
+
+    def resized(self, factor: float) -> Network:
+        """The network `factor` times as wide."""
+        width = self.width * number("width", factor, 0, above=True)
+        return self.constructor(self.shape, self.classes, width=width, **self.options)
+
+    def adapted(
+        self, shape: tuple[int, ...] | None = None, classes: int | None = None, **changes: Any
+    ) -> Network:
+        """The network for other data, or with other options."""
+        return self.constructor(
+            self.shape if shape is None else shape,
+            self.classes if classes is None else classes,
+            **{"width": self.width, **self.options, **changes},
+        )
+
+
 def network(
     constructor: Callable[..., Network],
     module: Callable[[float], nn.Module],
@@ -252,13 +280,7 @@ def network(
         described = init
     config = {"shape": list(shape), "classes": classes, "width": width, **options}
 
-    def resized(factor: float) -> Network:
-        factor = number("width", factor, 0, above=True)
-        return constructor(shape, classes, width=width * factor, **options)
-
-    def adapted(shape: tuple[int, ...] = shape, classes: int = classes, **changes: Any) -> Network:
-        return constructor(shape, classes, **{"width": width, **options, **changes})
-
+    family = _Family(constructor, shape, classes, width, options)
     return from_linen(
         module(width),
         shape,
@@ -266,6 +288,6 @@ def network(
         constructor=name,
         output=output,
         config={**config, "init": described},
-        resized=resized,
-        adapted=adapted,
+        resized=family.resized,
+        adapted=family.adapted,
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 
-from jaxticket.checks import example_shape, from_table, number, several, whole
+from jaxticket.checks import example_shape, from_table, several, whole
 from jaxticket.networks.flax import from_linen, no_tap
 from jaxticket.networks.initializers import INITIALIZERS
 from jaxticket.types import Array, Network
@@ -30,6 +31,32 @@ class _Lenet(nn.Module):
         return tap(
             last, nn.Dense(self.classes, kernel_init=kernel_init, dtype=x.dtype, name=last)(x)
         )
+
+
+def _resized(
+    shape: tuple[int, ...], classes: int, widths: Sequence[int], init: str, width: float
+) -> Network:
+    if not width > 0:
+        raise ValueError(f"`width` must be above 0, got {width!r}")
+    return lenet(shape, classes, [max(1, round(width * w)) for w in widths], init=init)
+
+
+def _adapted(
+    old_shape: tuple[int, ...],
+    old_classes: int,
+    widths: Sequence[int],
+    init: str,
+    *,
+    shape: tuple[int, ...] | None = None,
+    classes: int | None = None,
+    **changes: Any,
+) -> Network:
+    options = {"widths": widths, "init": init, **changes}
+    return lenet(
+        old_shape if shape is None else shape,
+        old_classes if classes is None else classes,
+        **options,
+    )
 
 
 def lenet(
@@ -61,13 +88,6 @@ def lenet(
     widths = several("widths", widths, whole, like="(300, 100)", empty=True, low=1)
     from_table("init", init, INITIALIZERS)
 
-    def resized(width: float) -> Network:
-        width = number("width", width, 0, above=True)
-        return lenet(shape, classes, [max(1, round(width * w)) for w in widths], init=init)
-
-    def adapted(shape: tuple[int, ...] = shape, classes: int = classes, **changes: Any) -> Network:
-        return lenet(shape, classes, **{"widths": widths, "init": init, **changes})
-
     return from_linen(
         _Lenet(widths, classes, init),
         shape,
@@ -75,6 +95,6 @@ def lenet(
         constructor="lenet",
         output=f"dense_{len(widths)}",
         config={"shape": list(shape), "classes": classes, "widths": list(widths), "init": init},
-        resized=resized,
-        adapted=adapted,
+        resized=functools.partial(_resized, shape, classes, widths, init),
+        adapted=functools.partial(_adapted, shape, classes, widths, init),
     )

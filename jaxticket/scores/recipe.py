@@ -39,6 +39,8 @@ class Recipe:
         that gives them; None if unknown.
       data: whether the score looks at examples.
       once: whether every round ranks alike what is left, so that more than one means nothing.
+      flow: whether it sums paths through the network of absolute weights, which a network that
+        normalizes by its own input does not have; there a warning says so.
     """
 
     batch_norm: str = "eval"
@@ -50,11 +52,12 @@ class Recipe:
     passes: tuple[float, float] | Callable[..., tuple[float, float]] | None = None
     data: bool = True
     once: bool = False
+    flow: bool = False
 
     def __post_init__(self) -> None:
         settle(self, one_of, "batch_norm", choices=BATCH_NORM)
         settle(self, whole, "rounds", low=1)
-        settle(self, flag, "regrow", "fresh", "data", "once")
+        settle(self, flag, "regrow", "fresh", "data", "once", "flow")
         settle(self, number, "temperature", low=1e-12)
         settle(self, one_of, "loss", choices=LOSSES)
 

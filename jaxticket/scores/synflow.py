@@ -14,7 +14,7 @@ ADDITIVE = ("bias", "b", "beta")
 """Last words of the paths of what a layer adds; a number behind the word does not count."""
 
 
-@recipe(batch_norm="initial", rounds=100, data=False, passes=(1, 1))
+@recipe(batch_norm="initial", rounds=100, data=False, passes=(1, 1), flow=True)
 def synflow(params: Params, context: ScoreContext, *, key: Key) -> Params:
     """`|w| * dR/d|w|` with R the sum of the logits of the network of absolute weights on an input
     of ones.
@@ -30,8 +30,9 @@ def synflow(params: Params, context: ScoreContext, *, key: Key) -> Params:
     one common factor and their ranking not at all. Without taps R is computed as it is, and who
     asks for the scores reports those that are not finite.
 
-    Normalisation by the input itself (group normalisation, statistics of the batch) is no sum over
-    paths: such a network has no synaptic flow in this sense.
+    Normalization by the input itself (group and layer normalization, statistics of the batch),
+    saturating activations and attention give no sum over paths: such a network has no synaptic flow
+    in this sense, its scores may empty whole layers, and pruning with them warns.
 
     Reference: Tanaka et al. 2020, Algorithm 1; Frankle's thesis, section 5.5. That biases and
       shifts are 0 is our resolution: the authors' code takes their absolute values.
@@ -39,6 +40,11 @@ def synflow(params: Params, context: ScoreContext, *, key: Key) -> Params:
     del key
     # the shape of an example, and the type that networks compute in
     x = context.batches[0]
+    if jnp.issubdtype(x.dtype, jnp.integer) and x.dtype != jnp.uint8:
+        raise ValueError(
+            "`score` 'synflow' sends an input of ones through the network, and tokens are no such "
+            "input; take another score"
+        )
     kind = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
     ones = jnp.ones((1, *x.shape[2:]), kind)
 

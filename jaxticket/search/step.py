@@ -269,6 +269,9 @@ def step_flops(net: Network, method: Method, training: Training) -> float:
         return state.params
 
     size = training.batch_size
-    x = jax.ShapeDtypeStruct((size, *net.shape), jnp.uint8)
+    x = net.example(size)
+    if net.dtype == "float32":
+        # as images are kept
+        x = jax.ShapeDtypeStruct(x.shape, jnp.uint8)
     y = jax.ShapeDtypeStruct((size,), jnp.int32)
     return flops.count(one, x, y, jax.eval_shape(lambda: jax.random.key(0)))

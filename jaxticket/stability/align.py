@@ -207,7 +207,7 @@ def _similarity(
 
 def _try_out(net: Network, b: tuple[Params, Stats], symmetry: Symmetry) -> None:
     """Raises if random permutations change the logits: the symmetry was written by hand."""
-    x = jax.random.normal(jax.random.key(0), (4, *net.shape))
+    x = net.noise(jax.random.key(0), 4)
     drawn = perms.random_permutations(net, key=jax.random.key(0), symmetry=symmetry)
     other = [perms.permute(net, tree, drawn, symmetry=symmetry) for tree in b]
     forward = jax.jit(lambda params, stats: net.apply(params, stats, x, train=False)[0])
