@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import jaxticket as jt
 from jaxticket.analysis import speed
 
 INF, NAN = math.inf, math.nan
@@ -305,3 +306,130 @@ def test_unknown_split_and_metric_name_the_nearest():
     mixed = pd.concat([table(CURVES), table(CURVES, split="train", metric="loss")])
     with pytest.raises(ValueError, match="no metric 'accuracy' on `split` 'train'"):
         speed.final(mixed, split="train")
+
+
+def splits(**curves):
+    """A table of several splits from split={(seed, level, branch): {step: value}}."""
+    return pd.concat([table(c, split=name) for name, c in curves.items()], ignore_index=True)
+
+
+def test_best_is_the_test_accuracy_at_the_best_validation_step():
+    given = splits(
+        validation={
+            (0, 0, "ticket"): {0: 0.1, 10: 0.8, 20: 0.9, 30: 0.85},
+            (1, 0, "ticket"): {0: 0.1, 10: 0.9, 20: 0.9, 30: 0.9},  # the earliest of equals
+            (0, 1, "reinit"): {0: 0.1, 10: 0.8, 20: NAN, 30: NAN},  # diverged
+        },
+        test={
+            (0, 0, "ticket"): {0: 0.1, 10: 0.99, 20: 0.7, 30: 0.8},
+            (1, 0, "ticket"): {0: 0.1, 10: 0.5, 20: 0.6, 30: 0.7},
+            (0, 1, "reinit"): {0: 0.1, 10: 0.6, 20: NAN, 30: NAN},
+        },
+    )
+    rows = speed.best(given.sample(frac=1, random_state=1)).sort_values(["branch", "seed"])
+    assert rows["branch"].tolist() == ["reinit", "ticket", "ticket"]
+    assert rows["step"].tolist() == [30, 20, 10]
+    np.testing.assert_array_equal(rows["value"], [NAN, 0.7, 0.5])
+    # the rows are those of `final`, so that means over seeds are taken alike
+    assert set(rows.columns) == set(speed.final(given).columns)
+    means = speed.over_seeds(rows).set_index("branch")
+    assert means.loc["ticket", "mean"] == pytest.approx(0.6)
+    assert means["diverged"].to_dict() == {"reinit": 1, "ticket": 0}
+
+
+def test_best_needs_validation_and_both_splits_at_one_step():
+    with pytest.raises(ValueError, match="the best checkpoint must not be chosen by the test data"):
+        speed.best(ends(ticket=[[0.9]]))
+    curves = {(0, 0, "ticket"): {0: 0.1, 10: 0.8}}
+    other = {(0, 0, "ticket"): {0: 0.1, 20: 0.8}}
+    with pytest.raises(ValueError, match="no test accuracy at step 10 of seed 0, level 0"):
+        speed.best(splits(validation=curves, test=other))
+
+
+def test_generalization_gap_by_hand():
+    given = splits(
+        train={(0, 0, "ticket"): {0: 0.1, 20: 1.0}, (1, 1, "ticket"): {0: 0.1, 20: NAN}},
+        test={(0, 0, "ticket"): {0: 0.2, 20: 0.75}, (1, 1, "ticket"): {0: 0.2, 20: NAN}},
+    )
+    rows = speed.generalization_gap(given)
+    assert rows["gap"].tolist()[0] == 0.25 and math.isnan(rows["gap"].tolist()[1])
+    assert rows[["train", "test", "step"]].iloc[0].tolist() == [1.0, 0.75, 20]
+    with pytest.raises(ValueError, match="`split` 'train' is not in `table`"):
+        speed.generalization_gap(given[given["split"] == "test"])
+    early = given[(given["split"] == "test") | (given["step"] < 20)]
+    with pytest.raises(ValueError, match="no train accuracy at step 20 of seed 0, level 0"):
+        speed.generalization_gap(early)
+
+
+def test_learning_factor_by_hand():
+    """Dense networks end at step 120 with a mean of 0.9."""
+    given = table(
+        {
+            (0, 0, "ticket"): {0: 0.1, 40: 0.85, 80: 0.94, 120: 0.92},
+            (1, 0, "ticket"): {0: 0.1, 40: 0.80, 80: 0.84, 120: 0.88},
+            # the mean reaches 0.9 at 40, the second seed alone never
+            (0, 1, "ticket"): {0: 0.1, 40: 0.95, 80: 0.96, 120: 0.96},
+            (1, 1, "ticket"): {0: 0.1, 40: 0.85, 80: 0.86, 120: 0.86},
+            (0, 2, "ticket"): {0: 0.1, 40: 0.5, 80: 0.6, 120: 0.7},
+            (1, 2, "ticket"): {0: 0.1, 40: 0.5, 80: 0.6, 120: 0.7},
+            # a seed that diverged proves nothing, and one that starts late has used those steps
+            (0, 1, "reinit"): {0: 0.1, 40: 0.95, 80: 0.95, 120: NAN},
+            (1, 1, "reinit"): {0: 0.1, 40: NAN, 80: NAN, 120: NAN},
+            (0, 1, "late"): {30: 0.9, 60: 0.9, 120: 0.9},
+            (1, 1, "late"): {30: 0.8, 60: 0.9, 120: 0.9},
+            (0, 1, "supermask"): {0: 0.9},
+        }
+    )
+    rows = speed.learning_factor(given).set_index(["branch", "level"])
+    assert rows["dense_mean"].tolist() == pytest.approx([0.9] * len(rows))
+    assert rows["step"].to_dict() == {
+        ("late", 1): 60.0,
+        ("reinit", 1): INF,
+        ("supermask", 1): 0.0,
+        ("ticket", 0): 120.0,
+        ("ticket", 1): 40.0,
+        ("ticket", 2): INF,
+    }
+    assert rows["factor"].tolist() == [2.0, 0.0, INF, 1.0, 3.0, 0.0]
+    # seeds alone, by the bar of all: 0.92 at 80 (0.94), and 0.88 never
+    assert rows.loc[("ticket", 0), ["low", "high"]].tolist() == [0.0, 1.5]
+    assert rows.loc[("ticket", 1), ["low", "high"]].tolist() == [0.0, 3.0]
+    assert rows.loc[("late", 1), ["low", "high"]].tolist() == [2.0, 4.0]
+    assert rows["diverged"].tolist() == [0, 2, 0, 0, 0, 0]
+    # 0.895 is the mean at step 80 of the dense networks
+    wider = speed.learning_factor(given, margin=0.01).set_index(["branch", "level"])
+    assert wider.loc[("ticket", 0), "factor"] == 1.5
+    with pytest.raises(ValueError, match=r"dense networks that end at the steps \[60, 120\]"):
+        longer = table({(2, 0, "ticket"): {0: 0.1, 60: 0.9}})
+        speed.learning_factor(pd.concat([given, longer]))
+    with pytest.raises(ValueError, match="`margin`"):
+        speed.learning_factor(given, margin=-0.1)
+    with pytest.raises(ValueError, match="no dense network"):
+        speed.learning_factor(given[given["level"] > 0])
+
+
+def test_a_real_run_has_all_three():
+    """LeNet on digits: the numbers are those of its table, read by other means."""
+    data = jt.data.load("digits", validation=0.2)
+    net = jt.networks.lenet(data.shape, data.classes, widths=(16,))
+    training = jt.Training(steps=40, lr=0.01, eval_every=10)
+    pruning = jt.Pruning(levels=1, fraction=0.5)
+    runs = jt.find_tickets(net, data, training, pruning, seeds=(0, 1), progress=False)
+    given = runs.table()
+    best, gaps = jt.speed.best(given), jt.speed.generalization_gap(given)
+    wide = given[given["metric"] == "accuracy"].pivot(
+        index=["seed", "level", "step"], columns="split", values="value"
+    )
+    assert len(best) == len(gaps) == 4
+    for row in best.itertuples():
+        own = wide.loc[(row.seed, row.level)]
+        at = own["validation"].to_numpy().argmax()
+        assert (row.step, row.value) == (own.index[at], own["test"].iloc[at])
+    for row in gaps.itertuples():
+        own = wide.loc[(row.seed, row.level, 40)]
+        assert row.gap == pytest.approx(own["train"] - own["test"])
+    factor = jt.speed.learning_factor(given).set_index("level")["factor"]
+    means = wide["test"].groupby(["level", "step"]).mean()
+    reached = [step for step in (0, 10, 20, 30, 40) if means[1, step] >= means[0, 40] - 1e-7]
+    assert factor[1] == (40 / reached[0] if reached else 0)
+    assert factor[0] >= 1

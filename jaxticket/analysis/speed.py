@@ -137,34 +137,141 @@ def early_stop(table: Table) -> Table:
 
     Reference: Frankle's thesis, section 3.3.6 ("Early stopping metric") and figure 3-8.
     """
-    check_table(table)
-    if not (table["split"] == "validation").any():
-        raise ValueError(
-            f"`table` has no validation split, only {sorted(table['split'].unique())}; early "
-            "stopping must not look at the test data: hold a tenth of the training data out with "
-            "data.with_validation(0.1) and train again"
-        )
+    _need_validation(table, "early stopping")
     losses = _select(table, "validation", "loss").sort_values("step", kind="stable")
     trainings = losses.drop_duplicates(TRAINING)[[*TRAINING, "density"]]
     finite = losses[np.isfinite(losses["value"])]
     least = _by(finite, finite["value"], TRAINING).transform("min")
     first = finite[finite["value"] == least].drop_duplicates(TRAINING)[[*TRAINING, "step"]]
     test = _select(table, "test", "accuracy")[[*TRAINING, "step", "value"]]
-    found = first.merge(test, on=[*TRAINING, "step"], how="left", indicator="match")
-    lost = found[found["match"] == "left_only"]
-    if not lost.empty:
-        one = lost.iloc[0]
-        raise ValueError(
-            f"`table` has no test accuracy at step {one['step']} of seed {one['seed']}, level "
-            f"{one['level']}, branch {one['branch']!r}, where the validation loss is least; "
-            "evaluate both splits at the same steps"
-        )
-    found = found.drop(columns="match").rename(
-        columns={"step": "early_stop_step", "value": "accuracy"}
-    )
+    found = first.merge(test, on=[*TRAINING, "step"])
+    _same_steps(found, first, "test", "where the validation loss is least")
+    found = found.rename(columns={"step": "early_stop_step", "value": "accuracy"})
     result = trainings.merge(found, on=TRAINING, how="left").astype({"early_stop_step": float})
     result = result.sort_values(["branch", "level", "seed"], ignore_index=True)
     return result[["seed", "level", "density", "branch", "early_stop_step", "accuracy"]]
+
+
+def best(table: Table) -> Table:
+    """The test accuracies of each training's best checkpoint instead of its last one.
+
+    The best checkpoint is that of the step t with the highest validation accuracy, the earliest t
+    on ties. Only steps that were evaluated can be chosen.
+
+    Args:
+      table: tidy table with validation and test accuracies at the same steps.
+
+    Returns:
+      As `final`, one row per training with all columns of `table`: step (that of the best
+      checkpoint) and value (its test accuracy). Of a training with a validation accuracy that is
+      not finite, which diverged, the value is nan and the step the last one.
+
+    Raises:
+      ValueError: if there is no validation split, or no test accuracy at one of the steps.
+
+    Reference: KD-LTS, appendix G.1.
+    """
+    _need_validation(table, "the best checkpoint")
+    accuracies = _select(table, "validation", "accuracy").sort_values("step", kind="stable")
+    whole = _by(accuracies, np.isfinite(accuracies["value"]), TRAINING).transform("all")
+    most = _by(accuracies, accuracies["value"], TRAINING).transform("max")
+    last = _by(accuracies, accuracies["step"], TRAINING).transform("max")
+    chosen = (accuracies["value"] == most).where(whole, accuracies["step"] == last)
+    steps = accuracies.assign(whole=whole)[chosen].drop_duplicates(TRAINING)
+    steps = steps[[*TRAINING, "step", "whole"]]
+    found = _select(table, "test", "accuracy").merge(steps, on=[*TRAINING, "step"])
+    _same_steps(found, steps, "test", "where the validation accuracy is highest")
+    return found.assign(value=found["value"].where(found["whole"])).drop(columns="whole")
+
+
+def generalization_gap(table: Table) -> Table:
+    """How much more accurate each training is on its training data than on the test data.
+
+    gap = a(train) - a(test), of the final accuracies a
+
+    Args:
+      table: tidy table with accuracies of both splits at each training's last step.
+
+    Returns:
+      One row per training: seed, level, density, branch, step, train, test, gap (accuracies in [0,
+      1]; gap is nan where the training diverged).
+
+    Raises:
+      ValueError: if a split is missing, or was not evaluated at a training's last step.
+
+    Reference: KD-LTS, appendix C.1.
+    """
+    test = final(table, split="test").rename(columns={"value": "test"})
+    train = final(table, split="train").rename(columns={"value": "train"})
+    both = test.merge(train[[*TRAINING, "step", "train"]], on=[*TRAINING, "step"])
+    _same_steps(both, test, "train", "the last one of the test split")
+    gap = (both["train"] - both["test"]).where(np.isfinite(both["train"] + both["test"]))
+    both = both.assign(gap=gap).sort_values(["branch", "level", "seed"], ignore_index=True)
+    return both[["seed", "level", "density", "branch", "step", "train", "test", "gap"]]
+
+
+def learning_factor(table: Table, *, margin: float = 0.0) -> Table:
+    """How many times faster each ticket becomes as accurate as the trained dense network.
+
+    factor = T / min { t : mean over seeds of a(t) ≥ mean over seeds of a(dense, T) - margin }
+
+    with T the dense network's last step and a(t) the test accuracy at step t; "1.2 times faster" is
+    a factor of 1.2. It is the curve of means that must reach the bar: single curves cross it by
+    chance, and the mean of their steps has no value where one of them never does. The dense network
+    itself usually has a factor above 1, since its curve is flat at the end: that is the bar for
+    tickets. Steps count from initialization, also those of tickets that start at a later step, and
+    are known to within the interval between evaluations.
+
+    Args:
+      table: tidy table with test accuracies during training; all dense seeds end at one step.
+      margin: accuracy that may be lacking, in [0, 1].
+
+    Returns:
+      One row per branch, level and density: seeds, diverged (those whose last accuracy is not
+      finite), dense_mean, step (inf where the bar is never reached), factor (then 0, and inf for
+      step 0), low and high (the least and the greatest factor of single seeds: each with its own
+      curve and the same bar). A step at which a seed is not finite reaches nothing.
+
+    Raises:
+      ValueError: if there is no dense network, none of its seeds is finite, or they end at several
+        steps.
+
+    Reference: KD-LTS, section 5 ("learning efficiency").
+    """
+    checks.at_least("margin", margin, 0)
+    ends = dense(table)
+    if ends["step"].nunique() > 1:
+        raise ValueError(
+            f"`table` has dense networks that end at the steps "
+            f"{sorted(ends['step'].unique().tolist())}; keep those of one length"
+        )
+    mean = _finite_mean(ends["value"])
+    rows = _select(table, "test", "accuracy")
+    last = final(table)
+    # a training has one density at all of its steps
+    rows = rows.drop(columns="density").merge(
+        last[TRAINING].assign(density=_density_of_level(last, np.isfinite(last["value"]))),
+        on=TRAINING,
+    )
+    group = ["branch", "level", "density"]
+    means = over_seeds(rows, by=["step"])
+    all_seeds = means["seeds"] == _by(means, means["seeds"], group).transform("max")
+    bar = mean - margin - GUARD
+    reached = all_seeds & (means["diverged"] == 0) & (means["mean"] >= bar)
+    together = _by(means, means["step"].astype(float).where(reached, np.inf), group).min()
+    alone = rows["step"].astype(float).where(rows["value"] >= bar, np.inf)
+    alone = _by(rows, alone, [*TRAINING, "density"]).min().reset_index(name="step")
+    alone = _by(alone, alone["step"], group).agg(["min", "max"])
+    counts = over_seeds(last.assign(density=_density_of_level(last, np.isfinite(last["value"]))))
+    result = counts[[*group, "seeds", "diverged"]].assign(dense_mean=mean)
+    index = result.set_index(group).index
+    with np.errstate(divide="ignore"):
+        length = float(ends["step"].iloc[0])
+        result["step"] = together.reindex(index).to_numpy()
+        result["factor"] = length / result["step"].to_numpy()
+        result["low"] = length / alone["max"].reindex(index).to_numpy()
+        result["high"] = length / alone["min"].reindex(index).to_numpy()
+    return result
 
 
 def matching(table: Table, *, margin: float = 0.002, test_size: int | None = None) -> Table:
@@ -271,17 +378,47 @@ def over_seeds(rows: Table, column: str = "value", *, by: Sequence[str] = ()) ->
         )
     values = rows[column].astype(float)
     finite = values.where(np.isfinite(values))
-    # the density of a level is that of the seeds that reached it
-    reached = rows["density"].where(finite.notna())
-    level = _by(rows, reached, ["branch", "level"]).transform("median")
-    level = level.fillna(_by(rows, rows["density"], ["branch", "level"]).transform("median"))
-    near = ((rows["density"] - level).abs() <= SAME_DENSITY * level) | finite.isna()
-    rows = rows.assign(density=level.where(near, rows["density"]))
+    rows = rows.assign(density=_density_of_level(rows, finite.notna()))
     groups = _by(rows, finite, ["branch", "level", "density", *by])
     result = groups.agg(["mean", "std", "min", "max", "size", "count"]).reset_index()
     result["std"] = result["std"].mask(result["count"] == 1, 0.0)
     result["count"] = result["size"] - result["count"]
     return result.rename(columns={"size": "seeds", "count": "diverged"})
+
+
+def _density_of_level(rows: Table, finite: Any) -> Any:
+    """The density that each row counts as; see `over_seeds`."""
+    # the density of a level is that of the seeds that reached it
+    reached = rows["density"].where(finite)
+    level = _by(rows, reached, ["branch", "level"]).transform("median")
+    level = level.fillna(_by(rows, rows["density"], ["branch", "level"]).transform("median"))
+    near = ((rows["density"] - level).abs() <= SAME_DENSITY * level) | ~finite
+    return level.where(near, rows["density"])
+
+
+def _need_validation(table: Table, what: str) -> None:
+    """Raises where a choice would have to be made by the test data."""
+    check_table(table)
+    if not (table["split"] == "validation").any():
+        raise ValueError(
+            f"`table` has no validation split, only {sorted(table['split'].unique())}; {what} must "
+            "not be chosen by the test data: hold a tenth of the training data out with "
+            "data.with_validation(0.1) and train again"
+        )
+
+
+def _same_steps(found: Table, wanted: Table, split: str, why: str) -> None:
+    """Raises unless every training of `wanted` is in `found`, where the steps of splits met."""
+    keys = [*TRAINING, "step"]
+    lost = wanted[keys].merge(found[keys], on=keys, how="left", indicator="match")
+    lost = lost[lost["match"] == "left_only"]
+    if not lost.empty:
+        one = lost.iloc[0]
+        raise ValueError(
+            f"`table` has no {split} accuracy at step {one['step']} of seed {one['seed']}, level "
+            f"{one['level']}, branch {one['branch']!r}, {why}; evaluate both splits at the same "
+            "steps"
+        )
 
 
 def check_table(table: Table) -> None:
