@@ -77,7 +77,7 @@ def legend_texts(ax):
 
 def test_accuracy_draws_means_in_percent_against_density():
     ax = plots.accuracy(RUN)
-    line = named(ax, "winning ticket")
+    line = named(ax, "IMP ticket")
     level = np.arange(LEVELS)
     np.testing.assert_allclose(line.get_xdata(), 100 * 0.8**level)
     np.testing.assert_allclose(line.get_ydata(), 98 - 0.01 * level**2)
@@ -147,7 +147,7 @@ def test_accuracy_clips_a_collapsed_branch_and_says_so():
     assert 80 < low < 98 - 0.5 * 21 - 0.1
     assert 98.1 < high <= 100
     texts = legend_texts(ax)
-    assert texts == ["dense", "winning ticket (IMP)", "random reinit", "global random (to 35%)"]
+    assert texts == ["dense", "IMP ticket", "random reinit", "global random (to 35%)"]
     (x,) = lines(ax)["_exit"].get_xdata()
     # random crosses `low` at this level, between two levels and straight on the log axis
     assert x == pytest.approx(100 * 0.8 ** ((98 - low) / 3), rel=1e-6)
@@ -167,7 +167,7 @@ def test_accuracy_takes_limits():
     ax = plots.accuracy(RUN, ylim=(90, 99), branches=["reinit", "ticket"])
     assert ax.get_ylim() == (90, 99)
     # branches in the order asked for
-    assert legend_texts(ax) == ["dense", "random reinit (to 88%)", "winning ticket (IMP)"]
+    assert legend_texts(ax) == ["dense", "random reinit (to 88%)", "IMP ticket"]
     assert plots.accuracy(RUN, legend=False).get_legend() is None
 
 
@@ -221,7 +221,7 @@ def test_curves_take_the_nearest_levels_of_densities():
     ax = plots.curves(RUN, densities=(1.0, 0.21, 0.035), branches=("ticket", "reinit"))
     # reinit has no level 0
     assert set(lines(ax)) == {"_ticket 0", "_ticket 7", "_ticket 15", "_reinit 7", "_reinit 15"}
-    assert legend_texts(ax) == ["100%", "21%", "3.5%", "winning ticket (IMP)", "random reinit"]
+    assert legend_texts(ax) == ["100%", "21%", "3.5%", "IMP ticket", "random reinit"]
     same = [lines(ax)[name] for name in ("_ticket 7", "_reinit 7")]
     assert np.array_equal(same[0].get_color(), same[1].get_color())
     assert same[0].get_linestyle() != same[1].get_linestyle()
@@ -264,12 +264,12 @@ def test_curves_errors(options, message):
 
 def test_early_stop_step_and_accuracy():
     ax = plots.early_stop(RUN)
-    np.testing.assert_array_equal(named(ax, "winning ticket").get_ydata(), [200] * LEVELS)
+    np.testing.assert_array_equal(named(ax, "IMP ticket").get_ydata(), [200] * LEVELS)
     np.testing.assert_array_equal(named(ax, "random reinit").get_ydata(), [400] * (LEVELS - 1))
     np.testing.assert_array_equal(named(ax, "dense").get_ydata(), [200, 200])
     assert ax.get_ylabel() == "Early-stopping step"
     ax = plots.early_stop(RUN, what="accuracy", branches=["ticket"])
-    assert named(ax, "winning ticket").get_ydata()[0] == pytest.approx(98)
+    assert named(ax, "IMP ticket").get_ydata()[0] == pytest.approx(98)
     assert ax.get_ylabel() == "Test accuracy (%)\nat early stopping"
 
 
@@ -288,7 +288,7 @@ def dilations():
 
 def test_dilation_draws_delta_star_and_what_is_not_reached():
     ax = plots.dilation(dilations())
-    np.testing.assert_array_equal(named(ax, "winning ticket").get_ydata(), [0.8, 0.5, NAN])
+    np.testing.assert_array_equal(named(ax, "IMP ticket").get_ydata(), [0.8, 0.5, NAN])
     np.testing.assert_array_equal(named(ax, "dense").get_ydata(), [0.8, 0.8])
     missed = [line for line in ax.lines if line.get_label() == "_not reached"]
     np.testing.assert_allclose(missed[0].get_xdata(), [64])
@@ -299,12 +299,12 @@ def test_dilation_draws_delta_star_and_what_is_not_reached():
     assert 2.0 < heights[1] < heights[0] < top
     assert all(line.get_markerfacecolor() == "white" for line in missed)
     assert max(ax.get_yticks()) <= 2.0
-    assert legend_texts(ax) == ["dense", "winning ticket (IMP)", "random reinit", "not reached"]
+    assert legend_texts(ax) == ["dense", "IMP ticket", "random reinit", "not reached"]
 
 
 def test_dilation_where_everything_is_reached():
     ax = plots.dilation(dilations(), margin=0.2)
-    assert legend_texts(ax) == ["dense", "winning ticket (IMP)", "random reinit"]
+    assert legend_texts(ax) == ["dense", "IMP ticket", "random reinit"]
     np.testing.assert_array_equal(named(ax, "random reinit").get_ydata(), [0.5, 0.5])
 
 

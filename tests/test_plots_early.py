@@ -322,10 +322,10 @@ def test_layer_densities_say_what_diverged():
 def test_accuracy_against_cost_names_the_markers():
     ax = plots.accuracy_against_cost(COSTS)
     np.testing.assert_allclose(named(ax, "SNIP").get_data(), [[0.01], [80]])
-    np.testing.assert_allclose(named(ax, "winning").get_data(), [[10], [88]])
+    np.testing.assert_allclose(named(ax, "IMP ticket").get_data(), [[10], [88]])
     np.testing.assert_allclose(named(ax, "dense").get_ydata(), [90, 90])
     texts = {text.get_text(): text for text in ax.texts}
-    assert set(texts) == {"SNIP", "winning ticket (IMP)", "global random"}
+    assert set(texts) == {"SNIP", "IMP ticket", "global random"}
     assert texts["SNIP"].get_color() == KNOWN["snip"].color
     ax.figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in ax.texts]
@@ -361,7 +361,7 @@ def test_accuracy_against_cost_without_room_and_with_a_legend():
     assert legend_texts(ax)
     ax = plots.accuracy_against_cost(COSTS, legend=True, band="none", ylim=(60, 95))
     assert not ax.texts and not ax.collections and ax.get_ylim() == (60, 95)
-    assert legend_texts(ax)[:3] == ["winning ticket (IMP)", "SNIP", "global random"]
+    assert legend_texts(ax)[:3] == ["IMP ticket", "SNIP", "global random"]
 
 
 def test_accuracy_against_cost_says_what_diverged():
@@ -380,8 +380,8 @@ def test_density_schedule_draws_stairs():
     slow = named(ax, "slow")
     np.testing.assert_allclose(slow.get_data(), [[0, 20, 80, 100], [100, 50, 10, 10]])
     assert slow.get_drawstyle() == "steps-post"
-    ticket = named(ax, "winning")
-    assert ticket.get_label() == "winning ticket (IMP) (found afterwards)"
+    ticket = named(ax, "IMP ticket")
+    assert ticket.get_label() == "IMP ticket (found afterwards)"
     assert ticket.get_linestyle() == "--"
     np.testing.assert_allclose(ticket.get_data(), [[0, 50, 100], [100, 5, 5]])
     assert ax.get_xlabel() == "Share of training (%)" and ax.get_yscale() == "log"
@@ -410,7 +410,7 @@ def test_controls_are_a_matrix():
         (2, 1): "–",
     }
     rows = [tick.get_text() for tick in ax.get_yticklabels()]
-    assert rows == ["winning ticket (IMP)", "SNIP"]
+    assert rows == ["IMP ticket", "SNIP"]
     heads = [tick.get_text() for tick in ax.get_xticklabels()]
     assert heads == ["layerwise\nshuffle", "random\nreinit", "extra\ncontrol"]
     faces = {patch.get_xy(): patch.get_facecolor()[:3] for patch in ax.patches}

@@ -184,7 +184,7 @@ def test_instability_draws_mean_and_standard_deviation():
     ax = plots.instability(TABLE)
     looks = {
         "dense": ("ticket", 0),
-        "winning ticket (IMP), 16.8%": ("ticket", 8),
+        "IMP ticket, 16.8%": ("ticket", 8),
         "global random, 16.8%": ("random", 8),
     }
     for label, state in looks.items():
@@ -195,7 +195,7 @@ def test_instability_draws_mean_and_standard_deviation():
         np.testing.assert_allclose(std, STD)
         np.testing.assert_allclose(band_of(ax, line), [mean - std, mean + std])
     assert named(ax, "dense").get_color() == DENSE
-    assert named(ax, "winning").get_color() == KNOWN["ticket"].color
+    assert named(ax, "IMP ticket").get_color() == KNOWN["ticket"].color
     assert legend_texts(ax) == [*looks, "stable: below 2%"]
     assert ax.get_ylabel() == "Test error barrier (%)"
     assert ax.get_xlabel() == "Step $k$ from which the copies part"
@@ -288,12 +288,12 @@ def test_bands_of_least_and_greatest_sample_and_none():
 
 def test_branches_and_levels():
     ax = plots.instability(TABLE, branches=["ticket", "dense"], level=4)
-    assert legend_texts(ax) == ["winning ticket (IMP), 41%", "dense", "stable: below 2%"]
+    assert legend_texts(ax) == ["IMP ticket, 41%", "dense", "stable: below 2%"]
     np.testing.assert_allclose(named(ax, "win").get_ydata(), expected(barrier, "ticket", 4)[0])
     # random has no level 4
     assert legend_texts(plots.instability(TABLE, level=4))[:-1] == [
         "dense",
-        "winning ticket (IMP), 41%",
+        "IMP ticket, 41%",
     ]
     assert legend_texts(plots.instability(TABLE, level=0))[:-1] == ["dense"]
     # the sparsest in common
@@ -301,7 +301,7 @@ def test_branches_and_levels():
     with pytest.raises(ValueError, match=r"share no level: .*'b': \[4\].*say which `level`"):
         plots.instability(table)
     table = table[table["branch"] != "random"]
-    assert "winning ticket (IMP), 41%" in legend_texts(plots.instability(table))
+    assert "IMP ticket, 41%" in legend_texts(plots.instability(table))
     # a control of the dense network, such as another schedule
     control = TABLE[TABLE["level"] == 0].assign(branch="full_schedule")
     table = pd.concat([TABLE[TABLE["level"] == 0], control])
@@ -321,7 +321,7 @@ def diverged():
 
 def test_diverged_copies_are_marked():
     ax = plots.instability(diverged())
-    line = named(ax, "winning")
+    line = named(ax, "IMP ticket")
     rest = 100 * np.mean([barrier("ticket", 8, 0, i) for i in range(1, N)])
     np.testing.assert_allclose(line.get_ydata()[:2], [rest, NAN])
     np.testing.assert_allclose(lines(ax)["_diverged"].get_data(), [[0], [rest]])
@@ -334,7 +334,7 @@ def test_diverged_copies_are_marked():
 def test_error_draws_copies_and_the_dense_network_across():
     ax = plots.error(COPIES)
     mean, std = expected(final, "ticket", 8)
-    line = named(ax, "winning")
+    line = named(ax, "IMP ticket")
     np.testing.assert_allclose(line.get_ydata(), mean)
     np.testing.assert_allclose(band_of(ax, line), [mean - std, mean + std])
     bar, spread = (value[0] for value in expected(final, "ticket", 0))
@@ -344,7 +344,7 @@ def test_error_draws_copies_and_the_dense_network_across():
     np.testing.assert_allclose(named(ax, "matching").get_ydata(), [bar + 0.2] * 2)
     assert legend_texts(ax) == [
         "dense, mean ± std",
-        "winning ticket (IMP), 16.8%",
+        "IMP ticket, 16.8%",
         "global random, 16.8%",
         "matching: at most 0.2 points above",
     ]
@@ -403,7 +403,7 @@ def test_distances_against_the_step():
 
 def test_distances_at_rewinding_are_three_lines():
     ax = plots.distances_at_rewinding(STATE, COPIES, TABLE, branches=["ticket"])
-    label = "_winning ticket (IMP), 16.8% "
+    label = "_IMP ticket, 16.8% "
     marks = {
         "l2_from_init": ("o", 0.01 * np.array(AT) + 0.1),
         "l2_from_k": ("x", 20.4 - 0.01 * np.array(AT)),
@@ -415,7 +415,7 @@ def test_distances_at_rewinding_are_three_lines():
         assert line.get_markeredgewidth() == (1 if marker == "x" else 0)
         np.testing.assert_allclose(line.get_ydata(), mean)
     assert legend_texts(ax) == ["initialization to $k$", "$k$ to the end", "between the copies"]
-    assert ax.get_legend().get_title().get_text() == "winning ticket (IMP), 16.8%"
+    assert ax.get_legend().get_title().get_text() == "IMP ticket, 16.8%"
     assert ax.get_ylim()[0] == 0
     ax = plots.distances_at_rewinding(STATE, COPIES, TABLE, branches=["dense", "random"])
     assert legend_texts(ax)[3:] == ["dense", "global random, 16.8%"]
@@ -426,7 +426,7 @@ def test_distances_at_rewinding_are_three_lines():
 
 def test_path_draws_error_over_alpha():
     ax = plots.path(PATHS, at=100)
-    line = named(ax, "winning")
+    line = named(ax, "IMP ticket")
     ends = expected(final, "ticket", 8, at=(100,))[0]
     np.testing.assert_allclose(line.get_xdata(), ALPHAS)
     mean = ends + ALPHAS + 20 * 4 * ALPHAS * (1 - ALPHAS)
@@ -444,14 +444,14 @@ def test_path_draws_error_over_alpha():
 def test_path_has_a_colour_per_step():
     ax = plots.path(PATHS, branches=["ticket"], level=4)
     assert legend_texts(ax)[:3] == ["$k$ = 0", "$k$ = 100", "$k$ = 1k"]
-    drawn = [lines(ax)[f"_winning ticket (IMP), 41% {k}"] for k in AT]
+    drawn = [lines(ax)[f"_IMP ticket, 41% {k}"] for k in AT]
     assert len({tuple(line.get_color()) for line in drawn}) == 3
     peak = [line.get_ydata()[2] - line.get_ydata()[0] for line in drawn]
     np.testing.assert_allclose(peak, [40.5, 20.5, 40 / 11 + 0.5], rtol=1e-5)
     ax = plots.path(PATHS, at=[0, 100], branches=["ticket", "random"])
-    styles = [lines(ax)[f"_{n}, 16.8% 0"].get_linestyle() for n in ("winning ticket (IMP)",)]
+    styles = [lines(ax)[f"_{n}, 16.8% 0"].get_linestyle() for n in ("IMP ticket",)]
     assert lines(ax)["_global random, 16.8% 0"].get_linestyle() not in styles
-    assert legend_texts(ax)[2:4] == ["winning ticket (IMP), 16.8%", "global random, 16.8%"]
+    assert legend_texts(ax)[2:4] == ["IMP ticket, 16.8%", "global random, 16.8%"]
 
 
 def test_path_of_ten_steps_marks_two_thresholds_and_one_sample_none():
@@ -549,7 +549,7 @@ def test_against_density_of_errors_and_branches():
     assert legend_texts(ax) == [
         "$k$ = 0",
         "$k$ = 1k",
-        "winning ticket (IMP)",
+        "IMP ticket",
         "global random",
         "dense, mean ± std",
     ]
@@ -704,7 +704,7 @@ def test_first_steps_draw_medians_where_there_is_a_majority():
     assert matching.get_markersize() > stable.get_markersize()
     assert matching.get_markerfacecolor() == "none"
     assert list(ax.get_yticks()) == [0, 500, 1000, 2000, 4000]
-    assert legend_texts(ax) == ["winning ticket (IMP)", "global random", "stable", "matching"]
+    assert legend_texts(ax) == ["IMP ticket", "global random", "stable", "matching"]
     y = ax.collections[0].get_paths()[0].vertices[:, 1]
     # one sample at 16.8% is never stable: its band leaves the axes
     assert (y.min(), y.max()) == (0, ax.get_ylim()[1]) and y.max() > 4000
@@ -749,7 +749,7 @@ def test_stable_and_matching_are_two_panels_over_the_same_steps():
     (legend,) = left.figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [
         "dense",
-        "winning ticket (IMP), 16.8%",
+        "IMP ticket, 16.8%",
         "global random, 16.8%",
         "stable: below 2%",
         "dense, mean ± std",
@@ -770,10 +770,10 @@ def test_stable_and_matching_on_given_axes():
     later = later[(later["metric"] != "barrier") | (later["level"] < 8)]
     left, right = plots.stable_and_matching(later, axes=axes, branches=["dense", "ticket"])
     assert [left, right] == list(axes) and not left.figure.legends
-    assert legend_texts(left) == ["dense", "winning ticket (IMP), 41%", "stable: below 2%"]
+    assert legend_texts(left) == ["dense", "IMP ticket, 41%", "stable: below 2%"]
     assert legend_texts(right) == ["dense, mean ± std", "matching: at most 0.2 points above"]
     # the same level on both sides
-    np.testing.assert_allclose(named(right, "winning ticket (IMP), 41%").get_xdata(), [100, 1000])
+    np.testing.assert_allclose(named(right, "IMP ticket, 41%").get_xdata(), [100, 1000])
     assert left.get_xlim() == right.get_xlim()
     left, _ = plots.stable_and_matching(TABLE, branches=["dense"], legend=False)
     assert not left.figure.legends and left.get_legend() is None

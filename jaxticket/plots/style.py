@@ -77,7 +77,7 @@ class BranchStyle(NamedTuple):
 # Okabe and Ito's colours, which colour-blind readers can tell apart, in the order of legends; the
 # methods of early pruning have others, as far from these and each other as so many can be
 KNOWN = {
-    "ticket": BranchStyle("winning ticket (IMP)", "#0072B2", "o"),
+    "ticket": BranchStyle("IMP ticket", "#0072B2", "o"),
     "lrr": BranchStyle("learning-rate rewinding", "#56B4E9", ">"),
     "one_shot": BranchStyle("one-shot pruning", "#000000", "<"),
     "magnitude_after_training": BranchStyle("magnitude after training", "#1B2A41", "P"),
