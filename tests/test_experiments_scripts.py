@@ -820,6 +820,14 @@ def test_accuracy_of_kd_lts_from_a_file(tmp_path, digits_npz):
     figures = {"figure_3.png", "cost.png", "figure_6.png"}
     assert set(pictures(folder / "figures")) == figures
     assert "98.00 at 20%" in done.stdout
+    training = pd.read_csv(folder / "training.csv").set_index(["branch", "level"])
+    assert set(training.index) == {
+        ("ticket", 0),
+        *((name, n) for name in table.index for n in (1, 2)),
+    }
+    assert {"last", "gap", "factor", "factor_low", "factor_high"} <= set(training)
+    # the best checkpoint is one of those that were evaluated
+    assert training["best"].between(0, 1).all() and training.loc[("ticket", 0), "factor"] >= 1
 
     late = ("--start", "late", "--methods", "kd_lts", "continuous", "kd_lts_at_init")
     run("kd_lts/accuracy.py", *options, *late)

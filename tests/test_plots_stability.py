@@ -289,7 +289,7 @@ def test_bands_of_least_and_greatest_sample_and_none():
 def test_branches_and_levels():
     ax = plots.instability(TABLE, branches=["ticket", "dense"], level=4)
     assert legend_texts(ax) == ["IMP ticket, 41%", "dense", "stable: below 2%"]
-    np.testing.assert_allclose(named(ax, "win").get_ydata(), expected(barrier, "ticket", 4)[0])
+    np.testing.assert_allclose(named(ax, "IMP").get_ydata(), expected(barrier, "ticket", 4)[0])
     # random has no level 4
     assert legend_texts(plots.instability(TABLE, level=4))[:-1] == [
         "dense",
@@ -743,8 +743,8 @@ def test_first_steps_errors(steps, options, message):
 def test_stable_and_matching_are_two_panels_over_the_same_steps():
     left, right = plots.stable_and_matching(TABLE, COPIES)
     assert left.figure is right.figure and left.get_xlim() == right.get_xlim()
-    np.testing.assert_allclose(named(left, "win").get_ydata(), expected(barrier, "ticket", 8)[0])
-    np.testing.assert_allclose(named(right, "win").get_ydata(), expected(final, "ticket", 8)[0])
+    np.testing.assert_allclose(named(left, "IMP").get_ydata(), expected(barrier, "ticket", 8)[0])
+    np.testing.assert_allclose(named(right, "IMP").get_ydata(), expected(final, "ticket", 8)[0])
     assert "dense" in lines(left) and "dense" not in lines(right)
     (legend,) = left.figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [

@@ -2,8 +2,10 @@
 
 At initialization KD-LTS beside GEM-MINER, tickets from step 0 (LTR), SNIP, iterative SNIP, GraSP,
 SynFlow, ProsPr and random pruning; with --start late, from epoch 3 of the schedule, KD-LTS beside
-continuous sparsification, tickets rewound to there, and KD-LTS at initialization. The paper trains
-on with the epoch that is best on a validation split, the numbers here are those of the last one.
+continuous sparsification, tickets rewound to there, and KD-LTS at initialization. The paper reports
+the epoch that is best on a validation split (G.1); figures and tables here are those of the last
+one, and training.csv has both, where the data have such a split, with the generalization gap and
+how many times faster than the dense network tickets learn.
 
 A search's cost counts all before the mask is known: teachers, the search, and of LTR the levels
 before. The paper says that KD-LTS costs 19 times less than LTR: 150 epochs beside 19 levels of 150;
@@ -14,8 +16,8 @@ Command:  python experiments/kd_lts/accuracy.py [--preset NAME] [--start late] [
           [--budget MINUTES]
 Makes:    figure_3 and table_2, or from epoch 3 figure_5 (which is also Figure 23), figure_2 and
           table_3; cost (accuracy by cost; from epoch 3 that is figure_2), figure_6 (accuracy by
-          epoch of KD-LTS's tickets and the dense network), costs.csv, final.csv; accuracies, table
-          and costs in the terminal.
+          epoch of KD-LTS's tickets and the dense network), costs.csv, final.csv, training.csv;
+          accuracies, table and costs in the terminal.
 Cost:     see experiments/README.md.
 Expected: LeNet-300-100 with 20% of its weights reaches the 98% of the dense network, and 98.3% with
           55%; LTH, SNIP and iterative SNIP reach 98% with 80% alone, GraSP does not. ResNet-20 wins
@@ -124,6 +126,28 @@ def table_of(job: Job, rows: Any, costs: Any, level: int, beside: dict[str, Any]
     return jt.results.frame(found)
 
 
+def training_of(table: Any) -> Any:
+    """One row per branch and density: mean test accuracy of the last and the best checkpoint, mean
+    generalization gap, and the learning factor with that of the slowest and fastest seed.
+
+    Args:
+      table: tidy table of the dense network and all tickets; without a validation split there is no
+        best checkpoint.
+    """
+    keys = ["branch", "level", "density"]
+    found = jt.speed.learning_factor(table)
+    found = found.rename(columns={"low": "factor_low", "high": "factor_high"})
+    means = {"last": jt.speed.over_seeds(jt.speed.final(table))}
+    if (table["split"] == "validation").any():
+        means["best"] = jt.speed.over_seeds(jt.speed.best(table))
+    means["gap"] = jt.speed.over_seeds(jt.speed.generalization_gap(table), "gap")
+    for name, own in means.items():
+        found = found.merge(
+            own[[*keys, "mean"]].rename(columns={"mean": name}), on=keys, how="left"
+        )
+    return found
+
+
 def say(job: Job, table: Any) -> None:
     """Prints the table."""
 
@@ -201,6 +225,7 @@ def main(settings: Settings) -> None:
     if "kd_lts" in own:
         figures["figure_6"] = speed_of(job, jt.results.concat([whole, own["kd_lts"]]))
     tables = {"table_3" if late else "table_2": summary, "costs": costs}
+    tables["training"] = training_of(table)
     more = {"methods": names, "start": start}
     save(job, figures, table, tables=tables, more=more, pruning="densities one by one")
 
