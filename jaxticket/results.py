@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pandas as pd
 
@@ -163,8 +164,10 @@ def plain(value: Any) -> Any:
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, range)):
         return [plain(v) for v in value]
-    if isinstance(value, np.generic) or getattr(value, "shape", None) == ():
-        return value.item()  # numbers of NumPy and JAX
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (np.ndarray, jax.Array)) and value.shape == ():
+        return value.item()
     if callable(value):
         return identity.code_of(value).plain
     return value
