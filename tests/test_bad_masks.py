@@ -84,7 +84,12 @@ def test_swapped_arguments_say_their_order():
         Ticket(PARAMS, MASK, {}, np.int32(0), np.int32(0)).save("/nowhere/a.npz")
 
 
-@pytest.mark.parametrize("function", [jt.density, masks.kept, masks.layer_density], ids=str)
+@pytest.mark.parametrize(
+    "function",
+    [jt.density, masks.kept, masks.layer_density],
+    ids=str,
+    ids=lambda function: function.__name__,
+)
 def test_a_density_counts_what_the_network_prunes(function):
     """By dimensions, an embedding would count; by `net.prunable` it does not."""
     mask = {
