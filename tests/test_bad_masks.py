@@ -87,7 +87,6 @@ def test_swapped_arguments_say_their_order():
 @pytest.mark.parametrize(
     "function",
     [jt.density, masks.kept, masks.layer_density],
-    ids=str,
     ids=lambda function: function.__name__,
 )
 def test_a_density_counts_what_the_network_prunes(function):
