@@ -43,6 +43,21 @@ def test_the_index_has_no_problems():
     assert index.check() == []
 
 
+@pytest.mark.parametrize("page", ["README.md", "experiments/README.md"])
+def test_links_of_the_pages_lead_somewhere(page):
+    path = ROOT / page
+    text = path.read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert links
+    for link in links:
+        if link.startswith("#"):
+            assert link[1:] in anchors, link
+        elif "://" not in link:
+            assert (path.parent / link.split("#")[0]).exists(), link
+
+
 @pytest.mark.parametrize("source", EXPECTED)
 def test_no_figure_or_table_is_lost(source):
     items = [row.item for row in index.read() if row.source == source]
