@@ -82,7 +82,7 @@ def main(settings: Settings) -> None:
     summary(runs, rows, settings.margin)
     size = f"{settings.seeds} seeds, {settings.steps} steps"
     note = f"{folder.name}: LeNet-300-100 on {data.name}, {size}"
-    figures(table, folder / "figures", note)
+    figures(table, folder / "figures", note, margin=max(settings.margin, 1 / len(data.test)))
     print(f"results in {folder}")
 
 
@@ -109,8 +109,10 @@ def summary(runs: jt.Runs, rows: Any, margin: float) -> None:
         print(f"\nsparsest winning ticket: level {best}, {100 * density:.2f}% of the weights")
 
 
-def figures(table: Any, folder: Path, note: str) -> None:
-    """Draws the figures of chapter 3 of Frankle's thesis for this run."""
+def figures(table: Any, folder: Path, note: str, *, margin: float) -> None:
+    """Draws the figures of chapter 3 of Frankle's thesis for this run; `margin` is what matching
+    tickets may lose.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -127,7 +129,7 @@ def figures(table: Any, folder: Path, note: str) -> None:
 
         for name, at in (("accuracy", 1.0), ("accuracy_at_a_quarter", 0.25)):
             figure, ax = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
-            jt.plots.accuracy(table, ax, at=at)
+            jt.plots.accuracy(table, ax, at=at, margin=margin)
             keep(figure, name)
         figure, ax = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
         jt.plots.curves(table, ax, branches=("ticket", "reinit"))

@@ -147,7 +147,7 @@ def test_accuracy_clips_a_collapsed_branch_and_says_so():
     assert 80 < low < 98 - 0.5 * 21 - 0.1
     assert 98.1 < high <= 100
     texts = legend_texts(ax)
-    assert texts == ["dense", "IMP ticket", "random reinit", "global random (to 35%)"]
+    assert texts[:4] == ["dense", "IMP ticket", "random reinit", "global random (to 35%)"]
     (x,) = lines(ax)["_exit"].get_xdata()
     # random crosses `low` at this level, between two levels and straight on the log axis
     assert x == pytest.approx(100 * 0.8 ** ((98 - low) / 3), rel=1e-6)
@@ -163,11 +163,28 @@ def test_accuracy_clips_no_more_than_it_need():
     assert plots.accuracy(RUN, branches=["random"]).get_ylim()[0] < 35
 
 
+def test_accuracy_rings_what_is_matching():
+    ax = plots.accuracy(RUN)
+    judged = speed.matching(RUN)
+    judged = judged[judged["matching"] & (judged["level"] > 0)]
+    rings = [line for line in ax.lines if line.get_label() == "_matching"]
+    found = sorted(x for line in rings for x in line.get_xdata())
+    np.testing.assert_allclose(found, sorted(100 * judged["density"]))
+    assert len(found)
+    # one image of 20 is 5 points: more is matching
+    more = [
+        one for one in plots.accuracy(RUN, test_size=20).lines if one.get_label() == "_matching"
+    ]
+    assert sum(len(one.get_xdata()) for one in more) > len(found)
+    assert "_matching" not in lines(plots.accuracy(RUN, at=0.25))
+
+
 def test_accuracy_takes_limits():
     ax = plots.accuracy(RUN, ylim=(90, 99), branches=["reinit", "ticket"])
     assert ax.get_ylim() == (90, 99)
     # branches in the order asked for
-    assert legend_texts(ax) == ["dense", "random reinit (to 88%)", "IMP ticket"]
+    rings = "matching (within 0.2 points)"
+    assert legend_texts(ax) == ["dense", "random reinit (to 88%)", "IMP ticket", rings]
     assert plots.accuracy(RUN, legend=False).get_legend() is None
 
 

@@ -36,6 +36,14 @@ SHOWN = ("ticket", "reinit")
 # points of accuracy below dense that are worth seeing
 BELOW_DENSE = 12.0
 # where all seeds diverged
+RING: dict[str, Any] = {
+    "linestyle": "none",
+    "marker": "o",
+    "markersize": 8,
+    "markerfacecolor": "none",
+    "markeredgewidth": 0.9,
+}
+"""Around means that are as accurate as the dense network."""
 CROSS: dict[str, Any] = {"linestyle": "none", "marker": "x", "markeredgewidth": 1.0, "zorder": 4}
 
 
@@ -49,13 +57,16 @@ def accuracy(
     band: Band = "minmax",
     ylim: tuple[float, float] | None = None,
     legend: bool = True,
+    margin: float = 0.002,
+    test_size: int | None = None,
 ) -> Axes:
     """Accuracy against density: one line per branch, the dense network across.
 
     Lines are means over seeds, bands usually go from the least to the greatest seed. A branch that
     collapses does not squeeze the others: where its line leaves the axes stands a triangle, and
     the legend tells its lowest mean. Points are open where some of the seeds diverged; the mean is
-    then over the others. A cross at the lower edge means that all diverged.
+    then over the others. A cross at the lower edge means that all diverged. At the end of training
+    on the test split, a ring marks where a branch is matching, as `jt.speed.matching` judges it.
 
     Args:
       table: tidy table with one row per value; it must hold the dense network.
@@ -67,6 +78,8 @@ def accuracy(
         deviation, shaded) or "none".
       ylim: limits in percent, or None to show "ticket", "reinit" and 12 points below dense.
       legend: whether to draw one (panels may share one: `ax.get_legend_handles_labels()`).
+      margin: accuracy that a matching branch may lose, as a share; at least one test image, where
+        `test_size`, the number of test examples, is given.
 
     Returns:
       The axes; x is density in percent on a reversed log axis, y accuracy in percent.
@@ -79,6 +92,9 @@ def accuracy(
     checks.flag("legend", legend)
     checks.one_of("band", band, BANDS)
     checks.share("at", at)
+    checks.share("margin", margin, zero=True, one=False)
+    if test_size is not None:
+        margin = max(margin, 1 / checks.whole("test_size", test_size, 1))
     rows = speed.final(table, split=split) if at == 1 else speed.at_share(table, at, split=split)
     return against_density(
         rows.assign(value=100 * rows["value"].astype(float)),
@@ -90,6 +106,7 @@ def accuracy(
         legend=legend,
         ylabel=f"{split.capitalize()} accuracy (%)"
         + ("" if at == 1 else f"\nat {percent(at)}% of training"),
+        matching=100 * margin if at == 1 and split == "test" else None,
     )
 
 
@@ -104,6 +121,7 @@ def against_density(
     legend: bool,
     ylabel: str,
     is_accuracy: bool = True,
+    matching: float | None = None,
 ) -> Axes:
     """Draws a column against density; see `accuracy`.
 
@@ -117,6 +135,7 @@ def against_density(
       legend: whether to draw one.
       ylabel: label of the y axis.
       is_accuracy: whether the y axis is in percent and may be clipped below.
+      matching: points below the dense mean up to which a ring marks a mean; None for no rings.
 
     Returns:
       The axes.
@@ -142,10 +161,15 @@ def against_density(
         for name, look in branch_styles(names).items():
             points = drawn[drawn["branch"] == name].sort_values("density", ascending=False)
             draw_branch(ax, points, look, band, ylim[0], unit="%" if is_accuracy else "")
+            if matching is not None:
+                _ring(ax, points[_matches(points, bar, matching)], look)
         density_axis(ax, drawn["density"])
         ax.set(ylim=ylim, ylabel=ylabel)
         thousands(ax.yaxis, ylim[1])
         handles = ax.get_legend_handles_labels()[0]
+        if matching is not None and any(line.get_label() == "_matching" for line in ax.lines):
+            said = f"matching (within {matching:.2g} points)"
+            handles.append(Line2D([], [], color=DENSE, label=said, **RING))
         if (drawn["diverged"].between(1, drawn["seeds"] - 1)).any():
             handles.append(diverged_marker(drawn["diverged"], drawn["seeds"]))
         if (drawn["diverged"] == drawn["seeds"]).any():
@@ -153,6 +177,20 @@ def against_density(
         if legend:
             place_legend(ax, handles, corner="lower left" if is_accuracy else "upper left")
     return ax
+
+
+def _matches(points: Table, dense: Any, margin: float) -> Any:
+    """Which pruned means are matching; see `jt.speed.matching`. Values are in percent."""
+    # accuracies were float32 on the device
+    enough = points["mean"] >= dense["mean"] - margin - 100 * speed.GUARD
+    whole = (points["diverged"] == 0) & (dense["diverged"] == 0)
+    return enough & whole & (points["level"] > 0)
+
+
+def _ring(ax: Axes, points: Table, look: BranchStyle) -> None:
+    x, y = (points[name].to_numpy(float) for name in ("density", "mean"))
+    if len(x):
+        ax.plot(100 * x, y, color=look.color, label="_matching", zorder=3.2, **RING)
 
 
 def _reaching(means: Table, band: Band) -> Table:
