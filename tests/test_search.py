@@ -378,7 +378,7 @@ def separable():
     x = rng.integers(100, 156, (400, 1, 12))
     for i in range(4):
         x[:, 0, i] += np.where(y == 1, 60, -60)
-    x = np.clip(x, 0, 255).astype(np.uint8)
+    x = np.clip(x, 0, 255).astype(np.uint8)[..., None]
     data = jt.data.from_arrays(x[:300], y[:300], x[300:], y[300:], classes=2)
     signs = jnp.where(jnp.arange(12) % 2 == 0, 1.0, -1.0)
 

@@ -539,7 +539,7 @@ def test_loaded_tickets_train_as_those_of_their_runs(find, net, data, tmp_path):
         ({"training": None}, "`training` is needed"),
         ({"net": None}, "`net` is needed"),
         ({"seeds": (0, 1)}, "`seeds` must be one for each ticket"),
-        ({"net": net.resized(2)}, "`runs` has shape"),
+        ({"net": net.resized(2)}, "`runs` does not fit the network: dense_0/bias"),
     ):
         with pytest.raises(ValueError, match=said):
             jt.transfer(tickets, folder=folder, **usual, **{**given, **options})

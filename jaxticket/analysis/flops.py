@@ -64,7 +64,7 @@ def count(function: Callable[..., Any], *args: Any) -> float:
       ValueError: for products in a `while` loop, whose number of rounds is unknown, and inside
         what cannot be read: kernels of other languages (Pallas, FFI), ragged products, solvers.
 
-    >>> count(lambda a, b: a @ b, jnp.ones((3, 4)), jnp.ones((4, 5)))
+    >>> count(lambda a, b: a @ b, jax.numpy.ones((3, 4)), jax.numpy.ones((4, 5)))
     120.0
     """
     jaxpr = jax.make_jaxpr(function)(*args).jaxpr

@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from jaxticket.checks import example_shape, from_table, several, whole
+from jaxticket.checks import example_shape, from_table, number, several, whole
 from jaxticket.networks.flax import from_linen, no_tap
 from jaxticket.networks.initializers import INITIALIZERS
 from jaxticket.types import Array, Network
@@ -36,8 +36,7 @@ class _Lenet(nn.Module):
 def _resized(
     shape: tuple[int, ...], classes: int, widths: Sequence[int], init: str, width: float
 ) -> Network:
-    if not width > 0:
-        raise ValueError(f"`width` must be above 0, got {width!r}")
+    width = number("width", width, 0, above=True)
     return lenet(shape, classes, [max(1, round(width * w)) for w in widths], init=init)
 
 
