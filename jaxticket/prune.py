@@ -208,7 +208,7 @@ def prune(
       params: the weights to score; each round scores them under the mask so far.
       context: what the score may look at, in the BatchNorm mode that its recipe asks for; its mask
         is where the first round begins. All rounds see its batches, those of a score that wants
-        others in every round (FORCE) too; `jt.prune_at` draws them anew. None for scores that look
+        others in every round (FORCE) too; `jt.prune_at` draws new ones. None for scores that look
         at the weights alone, such as magnitude.
       score: a name in `jt.SCORES` or a function.
       density: share of the prunable weights that the last round keeps.

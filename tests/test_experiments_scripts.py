@@ -780,7 +780,7 @@ def test_layers_of_kd_lts_from_a_file(tmp_path, digits_npz):
 
 @pytest.mark.slow
 def test_learned_masks_beside_rewound_tickets_from_a_file(tmp_path, digits_npz):
-    """Also: a call that is stopped goes on where it was, and settings in two groups run once."""
+    """Also: a call that was stopped resumes, and settings in two groups run once."""
     folder = tmp_path / "run"
     options = ("--data", digits_npz, *KD_RUN, "--at", 1, 2, "--only", "ltr", "cts", "target")
     options = (*options, "kd_lts", "--folder", folder)

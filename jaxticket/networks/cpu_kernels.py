@@ -17,7 +17,7 @@ A kernel uses one thread: XLA runs the devices of a host side by side, and `jt.c
 one device per core. Without llvmlite, or with more than two cores for each device, `supports` is
 False and the compiler's convolutions are used.
 
-Measured on one core of an Intel Xeon at 2.5 GHz: see `experiments/benchmarks/convolution.py`.
+lowering.py has what was measured, and for which shapes these kernels are chosen.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ def input_gradient(g: Array, w: Array, at: Geometry) -> Array:
     """
     # x[i] meets g[(i + pad - a) / stride] for the taps a that leave no remainder
     axes = [
-        _residues(n, k, s, pads[0], m)
-        for n, k, s, pads, m in zip(at.image, at.kernel, at.stride, at.pads, at.output, strict=True)
+        _residues(n, k, s, pads[0])
+        for n, k, s, pads in zip(at.image, at.kernel, at.stride, at.pads, strict=True)
     ]
     before = [max((0, *(-low for residue in axis for low in residue.lows))) for axis in axes]
     after = [
@@ -196,8 +196,7 @@ class _Residue(NamedTuple):
         return [offset + self.count for _, offset in self.taps]
 
 
-def _residues(image: int, kernel: int, stride: int, pad: int, output: int) -> list[_Residue]:
-    del output
+def _residues(image: int, kernel: int, stride: int, pad: int) -> list[_Residue]:
     found = []
     for first in range(min(stride, image)):
         taps = tuple(
