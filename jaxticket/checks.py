@@ -131,11 +131,6 @@ def share(argument: str, value: Any, *, zero: bool = False, one: bool = True) ->
     return found
 
 
-def at_least(argument: str, value: Any, low: float, *, integer: bool = False) -> float:
-    """`whole` or `number` by a flag."""
-    return whole(argument, value, int(low)) if integer else number(argument, value, low)
-
-
 def _scalar(value: Any) -> float:
     """A real scalar of any library as a float; nan, which no bound admits, for what is none."""
     dtype = getattr(value, "dtype", None)

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxticket import files
 from jaxticket.checks import path_or_none, whole
 
 SEED, DATA = "seed", "data"
@@ -111,7 +112,7 @@ def compilation_cache(folder: str | os.PathLike[str] | None = None) -> Path | No
         return Path(there)
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     path = Path(home, "jaxticket", "compiled") if folder is None else Path(folder)
-    path = path.expanduser().absolute()
+    path = files.absolute(path)
     path.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

@@ -62,7 +62,8 @@ def transfer(
       runs: the source's tickets, of `find_tickets`, `prune_at`, `search`, `branch` or `transfer`;
         or a ticket of `Ticket.load`, or several (of each level one per seed, in order). Those need
         `net`, which is then their network, `training` and `seeds`, and take only controls that put
-        masks on new weights.
+        masks on new weights: as they are drawn, without the factor that weights of learned masks or
+        of `rescale` may have.
       to: the target: its data, or its own runs, which say data, network and training and whose
         tickets train beside the others as branch "own", with the same output layer.
       training: how all are trained; if None as the target's own runs were, or as the source's.

@@ -790,6 +790,7 @@ def test_learned_masks_beside_rewound_tickets_from_a_file(tmp_path, digits_npz):
     table = pd.read_csv(folder / "settings.csv")
     assert set(table["group"]) == {"ltr", "cts", "target", "kd_lts"} and set(table["at"]) == {1, 2}
     assert (table["count"] == 2).all() and (table["seconds"] > 0).all()
+    assert table["before"].between(0, 1).all() and table["units"].between(0.1, 1).all()
     means = table.set_index(["group", "setting", "at"])["mean"].sort_index()
     twice = means["cts", "reverse KL"], means["target", "dense at the start"]
     np.testing.assert_array_equal(*twice)
@@ -802,7 +803,7 @@ def test_learned_masks_beside_rewound_tickets_from_a_file(tmp_path, digits_npz):
     for layer in ("dense_0", "dense_1", "dense_2"):
         np.testing.assert_array_equal(kept.params[layer]["kernel"],
                                       2 * bare.params[layer]["kernel"])  # fmt: skip
-    assert "LTR: from step 0" not in done.stdout and "ltr: from step 0" in done.stdout
+    assert "ltr: LTR" in done.stdout and "kd_lts: without the factor" in done.stdout
     assert set(pictures(folder / "figures")) == {"settings.png"}
 
 

@@ -8,7 +8,7 @@ virtual device per core, as the trainer does. `chosen` is what the platform uses
 With --forms ... torch also PyTorch's own on a CPU (one network, all threads, channels-last): what
 is left to gain, layer by layer.
 
-Command:  python experiments/benchmarks/convolution.py [--replicas 2 --forms chosen torch --publish]
+Command:  python experiments/benchmarks/convolution.py [--forms generated parts torch --publish]
           on a GPU: --replicas 1 8 --dtype bfloat16
           --forms chosen separate loop grouped products
 Cost:     about 4 minutes on 2 CPU cores with the defaults; "grouped" and "loop" take hours there
@@ -130,9 +130,13 @@ def measure(
 
         return jax.lax.fori_loop(0, times, again, a.reshape(-1)[0] * 0)[None]
 
+    # generated kernels do not say that their results vary from device to device
     run = jax.jit(
-        jax.shard_map(local, mesh=mesh, in_specs=(P(), P("seed"), P("seed")), out_specs=P("seed"))
-    )
+        jax.shard_map(
+            local, mesh=mesh, in_specs=(P(), P("seed"), P("seed")), out_specs=P("seed"),
+            check_vma=False,
+        )
+    )  # fmt: skip
 
     def seconds(times: int) -> float:
         began = time.perf_counter()

@@ -4,7 +4,9 @@ SGD with momentum, random images of CIFAR-10's shape; images per second of all n
 jaxticket is measured through `jt.find_tickets(..., levels=1)`, masks, evaluations (128 examples per
 split at the end) and all; the others only train, without masks. How it is measured: _workers.py.
 
-* jaxticket with 1, 4 and 8 seeds: as `parallel.py` runs them on the platform.
+* jaxticket with 1, 4 and 8 seeds: as `parallel.py` runs them on the platform; on a CPU also with
+  the compiler's convolutions in place of the kernels that jaxticket generates (--no-compiler leaves
+  that out).
 * Flax: nn.Conv and nn.BatchNorm, a jitted step in a Python loop, for one network and vmapped over
   several; with --loop also one network with the steps in a `lax.fori_loop` (minutes on a CPU).
 * PyTorch, eager, channels-last and default layout (CPU; --no-torch leaves them out).
@@ -31,6 +33,7 @@ from _machine import described, machine, publish
 from _workers import Measure, Round, answer, looped, measured, print_rates, rates
 
 BATCH, RATE, CLASSES = 128, 0.1, 10
+COMPILER = "compiler's convolutions"
 # multiplications and additions of one image, forward and backward
 FLOPS = 3 * 2 * 40_813_184
 
@@ -49,6 +52,8 @@ class Settings:
     """How often every variant is measured."""
     seconds: float = 12.0
     """Length of one measurement."""
+    compiler: bool = True
+    """Whether to measure jaxticket with the compiler's own convolutions, on a CPU."""
     loop: bool = False
     """Whether to measure Flax with the steps inside a loop of the program."""
     torch: bool = True
@@ -59,7 +64,9 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One way to train: kind "jaxticket", "flax" (form "step" or "loop") or "torch"."""
+    """One way to train: kind "jaxticket" (form "" or COMPILER), "flax" (form "step" or "loop") or
+    "torch".
+    """
 
     kind: str
     networks: int = 1
@@ -73,12 +80,16 @@ class Variant:
         if self.kind == "flax":
             vmapped = "vmapped, " if self.networks > 1 else ""
             return f"Flax, {vmapped}{'jitted step' if self.form == 'step' else 'loop'}, {many}"
-        return f"jaxticket, {many}" if self.kind == "jaxticket" else f"PyTorch, {self.form}"
+        if self.kind == "torch":
+            return f"PyTorch, {self.form}"
+        return ", ".join(filter(None, ("jaxticket", self.form, many)))
 
 
 def variants(settings: Settings) -> list[Variant]:
     """What is measured in every round."""
     chosen = [Variant("jaxticket", n) for n in settings.seeds]
+    if settings.compiler and "gpu" not in machine():
+        chosen += [Variant("jaxticket", n, COMPILER) for n in settings.seeds]
     chosen += [Variant("flax", n, "step") for n in (1, *settings.vmapped)]
     chosen += [Variant("flax", 1, "loop")] * settings.loop
     forms = ("channels-last", "default layout") if settings.torch else ()
@@ -99,6 +110,9 @@ def images() -> tuple[np.ndarray, np.ndarray]:
 
 def tickets(variant: Variant, dtype: str, seconds: float) -> tuple[Measure, dict[str, Any]]:
     """jaxticket through its public function."""
+    if variant.form == COMPILER:
+        # as where llvmlite, which generates the kernels, is not installed
+        sys.modules["llvmlite"] = None  # type: ignore[assignment]
     import jaxticket as jt
 
     jt.cpu_devices()
@@ -298,9 +312,11 @@ def main(settings: Settings) -> None:
 def ratios(chosen: list[Variant], rounds: list[Round]) -> dict[str, dict[str, list[float]]]:
     """jaxticket's rates over those of the others in the same round."""
     ours = [v for v in chosen if v.kind == "jaxticket"]
+    compilers = [v for v in ours if v.form == COMPILER]
+    ours = [v for v in ours if v.form != COMPILER]
     single = [v for v in ours if v.networks == 1]
     result: dict[str, dict[str, list[float]]] = {}
-    for other in single + [v for v in chosen if v.kind != "jaxticket"]:
+    for other in single + compilers + [v for v in chosen if v.kind != "jaxticket"]:
         for variant in ours:
             if variant != other:
                 result.setdefault(other.name, {})[variant.name] = [

@@ -4,15 +4,19 @@ Tickets with rewinding (LTR, 20% per level) beside Concrete Ticket Search and KD
 searched to the densities of some of LTR's levels, at the lengths of their papers. CTS is searched
 with one setting changed at a time: its objective, the learning rate and the optimizer of the scores
 (Adam moves all scores alike, SGD in proportion to their weights), the temperature, what the
-divergence compares with, where it starts and how long it is. KD-LTS with and without the factor of
-its soft masks, which is part of the network that it searches, with normalized scores, with a
-selection from which nothing returns, and from epoch 3. Both papers report their tickets above LTR:
-CTS from about 1% of the weights down, KD-LTS at all densities.
+divergence compares with, what the weights are multiplied by (concrete samples, or hard ones), where
+it starts and how long it is. KD-LTS with and without the factor of its soft masks, which is part of
+the network that it searches, with normalized scores, with a selection from which nothing returns,
+and from epoch 3. Both papers report their tickets above LTR: CTS from about 1% of the weights down,
+KD-LTS at all densities.
+
+Beside the accuracy of the trained tickets stand that before their training, which is what a search
+at fixed weights improves, and the share of hidden units that keep an incoming weight.
 
 Command:  python experiments/kd_lts/against_rewinding.py [--only GROUP ...] [--at LEVEL ...]
           [--preset NAME] [--size paper] [--budget MINUTES]
-Makes:    settings (accuracy of each setting at each density), settings.csv; the table of settings,
-          accuracies and seconds in the terminal.
+Makes:    settings (accuracy of each setting at each density), settings.csv, seeds.csv; the table in
+          the terminal.
 Cost:     see experiments/README.md.
 Expected: (papers) CTS beside LTR at 7% and above it at 1% and below; KD-LTS above it at all
           densities. Without the factor KD-LTS is below LTR.
@@ -35,13 +39,28 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
-from jaxticket.search import Method, Schedule
+from jaxticket.search import Bernoulli, Method, Schedule
 
-GROUPS = ("ltr", "kd_lts", "cts", "rate", "optimizer", "temperature", "target", "start", "length")
-AT = (10, 12, 20, 25)
-"""Levels of 20%: 10.7, 6.9, 1.15 and 0.38% of the weights."""
+# where CTS is said to lead, and where KD-LTS
+SPARSE, DENSE = (20, 25), (10, 12)
+GROUPS = {
+    "ltr": DENSE + SPARSE,
+    "kd_lts": DENSE,
+    "cts": (12, *SPARSE),
+    "rate": SPARSE,
+    "optimizer": SPARSE,
+    "temperature": SPARSE,
+    "target": SPARSE,
+    "mask": SPARSE,
+    "start": SPARSE,
+    "length": SPARSE,
+}
+"""What is compared, and at which levels of 20%: the 10th has 10.7% of the weights, the 12th 6.9%,
+the 20th 1.15%, the 25th 0.38%.
+"""
+LAST = max(SPARSE)
 # all of MNIST at the preset's length
-LENET = {"seeds": 3, "levels": max(AT), "fraction": 0.2, "steps": 18_760, "eval_every": 18_760,
+LENET = {"seeds": 3, "levels": LAST, "fraction": 0.2, "steps": 18_760, "eval_every": 18_760,
          "pool": 1, "share": 1.0, "test_examples": None, "eval_train_examples": 2_000}  # fmt: skip
 
 
@@ -52,7 +71,7 @@ class Options(Settings):
     only: tuple[str, ...] | None = None
     """Some of GROUPS; all of them if not given."""
     at: tuple[int, ...] | None = None
-    """Levels of LTR whose densities are compared; AT, or the last, if not given."""
+    """Levels of LTR whose densities are compared; those of GROUPS if not given."""
     start: int | None = None
     """Step k that LTR rewinds to and that CTS searches at; epoch 3 of the preset's schedule."""
 
@@ -85,44 +104,46 @@ def by_sgd(lr: float) -> Method:
 def variants(job: Job, group: str, start: int) -> dict[str, Variant]:
     """What a group compares, by name."""
     if group == "ltr":
-        return {"LTR": Variant(None, start), "from step 0": Variant(None, 0)}
+        return {"LTR": Variant(None, start)}
     if group == "kd_lts":
         return {
             "KD-LTS": Variant(kd_lts(job), 0),
             "without the factor": Variant(kd_lts(job, scaled_tickets=False), 0),
-            "masks start at 1/2": Variant(kd_lts(job, scaled=False), 0),
             "normalized": Variant(kd_lts(job, normalized=True), 0),
             "cumulative": Variant(kd_lts(job, cumulative=True), 0),
             "from epoch 3": Variant(kd_lts(job), start),
         }
     if group == "start":
-        early = {"0": 0, "1 epoch": max(1, start // 3), "3 epochs": start}
-        return {name: Variant(cts(), at, "long") for name, at in early.items()}
+        early = {"0": 0, "1 epoch": max(1, start // 3), "3 epochs": start, "9 epochs": 3 * start}
+        return {name: Variant(cts(), at) for name, at in early.items()}
     if group == "length":
-        lengths = {"1/8": "short", "1/2": "half", "1": "long", "3": 3.0}
+        lengths = {"1/8 of training": None, "1": "long"}
         return {name: Variant(cts(), start, length) for name, length in lengths.items()}
     methods: dict[str, Method] = {
         "cts": {"loss": cts(), "reverse KL": cts("reverse_kl"), "change": cts("change_of_loss")},
-        "rate": {f"{lr:g}": cts(lr=lr) for lr in (0.01, 0.03, 0.1, 0.3)},
-        "optimizer": {"Adam": cts(), **{f"SGD, {lr:g}": by_sgd(lr) for lr in (1.0, 10.0, 100.0)}},
+        "rate": {f"{lr:g}": cts(lr=lr) for lr in (0.03, 0.1, 0.3)},
+        "optimizer": {"Adam": cts(), **{f"SGD, {lr:g}": by_sgd(lr) for lr in (1.0, 10.0)}},
         "temperature": {
             "2/3": cts(),
-            "1/3": cts(temperature=1 / 3),
             "4/3": cts(temperature=4 / 3),
             "2 to 0.3": cts(temperature=Schedule(2.0, 0.3, "exponential")),
         },
         "target": {
             "dense at the start": cts("reverse_kl"),
-            "trained a quarter": cts("reverse_kl", target=0.25),
             "trained": cts("reverse_kl", target=1.0),
         },
+        "mask": {
+            "concrete samples": cts(),
+            "hard samples": dataclasses.replace(cts(), relaxation=Bernoulli(keep=None)),
+        },
     }[group]
-    return {name: Variant(method, start, "long") for name, method in methods.items()}
+    return {name: Variant(method, start) for name, method in methods.items()}
 
 
 def found(job: Job, sub: str, variant: Variant, levels: tuple[int, ...]) -> Any:
-    """Final test accuracy and the seconds that finding the mask took one seed: seed, at (the level
-    of LTR), density, value, seconds.
+    """Test accuracy after training and before, share of hidden units with incoming weights, and
+    the seconds that finding the mask took one seed: seed, at (the level of LTR), density, value,
+    before, units, seconds.
     """
     if variant.method is None:
         runs = search(job, sub=sub, rewind=variant.start)
@@ -133,12 +154,26 @@ def found(job: Job, sub: str, variant: Variant, levels: tuple[int, ...]) -> Any:
                      start=variant.start, steps=variant.steps)  # fmt: skip
         at = dict(enumerate(levels, start=1))
     table = runs.table()
-    rows = jt.speed.final(table[table["branch"] == "ticket"])
+    table = table[(table["branch"] == "ticket") & table["level"].isin(list(at))]
     seconds = jt.costs.finding(runs).set_index("level")["seconds"]
-    rows = rows[rows["level"].isin(list(at))]
+    keys = ["seed", "level"]
+    first = table["step"] == table.groupby(keys)["step"].transform("min")
+    before = jt.speed.final(table[first])[[*keys, "value"]].rename(columns={"value": "before"})
+    rows = jt.speed.final(table).merge(before, on=keys).merge(_units(runs), on=keys)
     return rows.assign(at=rows["level"].map(at), seconds=rows["level"].map(seconds))[
-        ["seed", "at", "density", "value", "seconds"]
+        ["seed", "at", "density", "value", "before", "units", "seconds"]
     ]
+
+
+def _units(runs: jt.Runs) -> Any:
+    """Share of the hidden units that keep an incoming weight: seed, level, units."""
+    report: Any = jt.layers.report(runs)
+    report = report[report["branch"] == "ticket"]
+    hidden = report.groupby(["seed", "level"], sort=False).apply(
+        # the last layer's are the classes
+        lambda own: 1 - own["dead_units"].iloc[:-1].sum() / own["units"].iloc[:-1].sum()
+    )
+    return hidden.rename("units").reset_index()
 
 
 def summary(rows: Any) -> Any:
@@ -148,22 +183,23 @@ def summary(rows: Any) -> Any:
     keys = ["group", "setting", "at"]
     by = rows.groupby(keys, sort=False)
     stats = by["value"].agg(["mean", "std", "min", "max", "count"])
-    return stats.assign(density=by["density"].mean(), seconds=by["seconds"].mean()).reset_index()
+    means = {name: by[name].mean() for name in ("density", "before", "units", "seconds")}
+    return stats.assign(**means).reset_index()
 
 
 def say(job: Job, table: Any, whole: Any) -> None:
-    """Prints the table."""
-    levels = sorted(table["at"].unique())
+    """Prints the table: a line for each setting and density."""
     print(f"\n{job.network_name} on {job.data_name} ({job.preset.name}), {job.size.steps} steps")
-    print(f"final test accuracy in %, mean (min to max) over {seeds(job)}; seconds to the mask of "
-          f"the lowest density")  # fmt: skip
-    print(f"dense {cell(whole.agg(['mean', 'min', 'max']), 2)}\n")
-    shares = "".join(f"{100 * job.densities[level - 1]:24.2f}%" for level in levels)
-    print(f"{'density':34}{shares}{'seconds':>10}")
-    for (group, name), own in table.groupby(["group", "setting"], sort=False):
-        own = own.set_index("at")
-        cells = "".join(f"{cell(own.loc[level], 2):>25}" for level in levels)
-        print(f"{group + ': ' + name:34}{cells}{own.loc[levels[-1], 'seconds']:10.0f}")
+    print(f"test accuracy in %, mean (min to max) over {seeds(job)}; before: before training;")
+    print("units: hidden units with incoming weights; seconds: to find the mask of one seed")
+    print(f"dense {cell(whole.agg(['mean', 'min', 'max']), 2)}")
+    for level, part in table.groupby("at"):
+        print(f"\n{100 * job.densities[level - 1]:.2f}% of the weights")
+        print(f"{'setting':36}{'accuracy':>24}{'before':>9}{'units':>8}{'seconds':>9}")
+        for _, row in part.iterrows():
+            shares = f"{100 * row['before']:9.1f}{100 * row['units']:7.0f}%"
+            name = f"{row['group']}: {row['setting']}"
+            print(f"{name:36}{cell(row, 2):>24}{shares}{row['seconds']:9.0f}")
 
 
 def drawn(job: Job, rows: Any) -> Figure:
@@ -191,13 +227,16 @@ def drawn(job: Job, rows: Any) -> Figure:
 
 def main(settings: Options) -> None:
     """Finds tickets with every setting, trains them, draws and prints."""
-    groups = chosen(settings.only, GROUPS)
+    groups = chosen(settings.only, tuple(GROUPS))
     job = prepare(
         __file__, settings, quick=QUICK, lenet=LENET,
-        paper=paper(settings, levels=max(AT), fraction=0.2),
+        paper=paper(settings, levels=LAST, fraction=0.2),
     )  # fmt: skip
     last = job.size.levels
-    levels = tuple(sorted({min(level, last) for level in settings.at or AT}))
+    levels = {
+        group: tuple(sorted({min(level, last) for level in settings.at or GROUPS[group]}))
+        for group in groups
+    }
     start = third_epoch(job) if settings.start is None else settings.start
     done: dict[Variant, Any] = {}
     parts = []
@@ -205,14 +244,16 @@ def main(settings: Options) -> None:
         whole = jt.speed.final(dense(job).table())["value"]
         for group in groups:
             for name, variant in variants(job, group, start).items():
-                if variant not in done:
+                wanted = set(levels[group])
+                if variant not in done or not wanted <= set(done[variant]["at"]):
                     sub = re.sub(r"[^a-z0-9]+", "_", f"{group} {name}".lower()).strip("_")
-                    done[variant] = found(job, sub, variant, levels)
-                parts.append(done[variant].assign(group=group, setting=name))
-    rows: Any = jt.results.concat(parts)
-    table = summary(rows)
+                    done[variant] = found(job, sub, variant, levels[group])
+                rows = done[variant]
+                parts.append(rows[rows["at"].isin(wanted)].assign(group=group, setting=name))
+    every: Any = jt.results.concat(parts)
+    table = summary(every)
     say(job, table, whole)
-    save(job, {"settings": drawn(job, rows)}, tables={"settings": table, "seeds": rows},
+    save(job, {"settings": drawn(job, every)}, tables={"settings": table, "seeds": every},
          more={"only": groups, "at": levels, "start": start},
          pruning="LTR prunes 20% per level, searches to each density by itself")  # fmt: skip
 

@@ -238,7 +238,7 @@ def learning_factor(table: Table, *, margin: float = 0.0) -> Table:
 
     Reference: KD-LTS, section 5 ("learning efficiency").
     """
-    checks.at_least("margin", margin, 0)
+    checks.number("margin", margin, 0)
     ends = dense(table)
     if ends["step"].nunique() > 1:
         raise ValueError(

@@ -70,7 +70,7 @@ class Data:
     normalize: bool = True
 
     def __post_init__(self) -> None:
-        checks.at_least("classes", self.classes, 1, integer=True)
+        checks.whole("classes", self.classes, 1)
         for name, split in self.splits.items():
             _check_split(name, split, self.train, self.classes)
         for name in ("mean", "std"):

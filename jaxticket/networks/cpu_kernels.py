@@ -272,8 +272,10 @@ _engines: list[Any] = []
 def _call(
     emit: Callable[..., Any], plan: _Plan, operands: tuple[Array, Array], shape: tuple[int, ...]
 ) -> Array:
+    target = _target()
+    assert target is not None, "callers ask `supports` first"
     with _lock:
-        name = _registered(emit, plan)
+        name = _registered(emit, plan, target)
     results = (
         jax.ShapeDtypeStruct(shape, jnp.float32),
         jax.ShapeDtypeStruct((plan.scratch,), jnp.float32),
@@ -282,15 +284,13 @@ def _call(
 
 
 @functools.cache
-def _registered(emit: Callable[..., Any], plan: _Plan) -> str:
+def _registered(emit: Callable[..., Any], plan: _Plan, target: _Target) -> str:
     """Generates a kernel and makes it known to XLA; its name there."""
     import hashlib
 
     import llvmlite.binding as llvm
     import llvmlite.ir as ir
 
-    target = _target()
-    assert target is not None
     digest = hashlib.sha256(repr((VERSION, target, plan)).encode()).hexdigest()[:24]
     name = f"jaxticket{emit.__name__.removeprefix('_emit')}_{digest}"
     module = ir.Module(name)

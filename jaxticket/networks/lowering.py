@@ -3,10 +3,10 @@
 `FORMS` has ways to compute the convolution, its input gradient and its kernel gradient for operands
 with an axis of replicas; `LOWERINGS` chooses one for each platform.
 
-CPU: "parts", measured. Kernels that are generated for the machine (cpu_kernels.py) where there are
-some, the compiler's convolution or matrix products elsewhere. GFLOP/s of one core of an Intel Xeon
-at 2.5 GHz, inside a loop, JAX 0.12.0, by CPU time on a shared machine (only the order counts);
-generated kernel / what the compiler does best:
+CPU: "generated", measured. Kernels that are generated for the machine (cpu_kernels.py) where there
+are some; "parts", the compiler's convolution or matrix products, elsewhere. GFLOP/s of one core of
+an Intel Xeon at 2.5 GHz, inside a loop, JAX 0.12.0, by CPU time on a shared machine (only the order
+counts); generated kernel / what the compiler does best:
 
 | images, channels, batch | forward | input gradient | kernel gradient |
 |---|---|---|---|
@@ -190,28 +190,24 @@ def _held(w: Array) -> bool:
     return w.size * w.dtype.itemsize <= _HELD
 
 
-def _cpu_forward(x: Array, w: Array, at: Geometry) -> Array:
-    if at.kernel == (1, 1) or math.prod(at.output) <= _SMALL:
-        return _product(x, w, at)
-    if _held(w) and cpu_kernels.supports(x.dtype, w.shape[3]):
-        return cpu_kernels.convolution(x, w, at)
-    return _forward(x, w, at)
+def _few(kernel: tuple[int, int], positions: tuple[int, int]) -> bool:
+    """Whether a matrix product is fastest: for kernels of one place and few positions."""
+    return kernel == (1, 1) or math.prod(positions) <= _SMALL
 
 
-def _cpu_input(g: Array, w: Array, at: Geometry) -> Array:
-    if at.kernel == (1, 1) or math.prod(at.image) <= _SMALL:
+def _parts_forward(x: Array, w: Array, at: Geometry) -> Array:
+    return (_product if _few(at.kernel, at.output) else _forward)(x, w, at)
+
+
+def _parts_input(g: Array, w: Array, at: Geometry) -> Array:
+    if _few(at.kernel, at.image):
         return _input_product(g, w, at)
-    if _held(w) and cpu_kernels.supports(g.dtype, w.shape[2]):
-        return cpu_kernels.input_gradient(g, w.transpose(0, 1, 3, 2), at)
     # the usual layout: others are transposed by slow code
     return _convolve(g, _flipped(w), _input_pads(at), at.precision, spread_x=at.stride)
 
 
-def _cpu_kernel(x: Array, g: Array, at: Geometry) -> Array:
-    small = at.kernel == (1, 1) or math.prod(at.output) <= _SMALL
-    if not small and cpu_kernels.supports(x.dtype, g.shape[3]):
-        return cpu_kernels.kernel_gradient(x, g, at)
-    if small or x.shape[3] >= _WIDE:
+def _parts_kernel(x: Array, g: Array, at: Geometry) -> Array:
+    if _few(at.kernel, at.output) or x.shape[3] >= _WIDE:
         return _kernel_product(x, g, at)
 
     def part(x: Array, g: Array) -> Array:
@@ -221,6 +217,24 @@ def _cpu_kernel(x: Array, g: Array, at: Geometry) -> Array:
     size = -(-x.shape[0] // _PARTS)
     parts = [part(x[i : i + size], g[i : i + size]) for i in range(0, x.shape[0], size)]
     return functools.reduce(jnp.add, parts).transpose(1, 2, 0, 3)
+
+
+def _generated_forward(x: Array, w: Array, at: Geometry) -> Array:
+    if _few(at.kernel, at.output) or not (_held(w) and cpu_kernels.supports(x.dtype, w.shape[3])):
+        return _parts_forward(x, w, at)
+    return cpu_kernels.convolution(x, w, at)
+
+
+def _generated_input(g: Array, w: Array, at: Geometry) -> Array:
+    if _few(at.kernel, at.image) or not (_held(w) and cpu_kernels.supports(g.dtype, w.shape[2])):
+        return _parts_input(g, w, at)
+    return cpu_kernels.input_gradient(g, w.transpose(0, 1, 3, 2), at)
+
+
+def _generated_kernel(x: Array, g: Array, at: Geometry) -> Array:
+    if _few(at.kernel, at.output) or not cpu_kernels.supports(x.dtype, g.shape[3]):
+        return _parts_kernel(x, g, at)
+    return cpu_kernels.kernel_gradient(x, g, at)
 
 
 # replicas
@@ -267,13 +281,15 @@ class Lowering(NamedTuple):
 
 _COMPILER = (_forward, _input, _kernel)
 _PRODUCTS = (_product, _input_product, _kernel_product)
-_CPU = (_cpu_forward, _cpu_input, _cpu_kernel)
+_PARTS_OF_BATCH = (_parts_forward, _parts_input, _parts_kernel)
+_GENERATED = (_generated_forward, _generated_input, _generated_kernel)
 FORMS: dict[str, Lowering] = {
     "separate": Lowering(*(_separate(one, _UNROLLED + 1) for one in _COMPILER)),
     "loop": Lowering(*(_separate(one, 2) for one in _COMPILER)),
     "grouped": Lowering(*map(_grouped, _COMPILER)),
     "products": Lowering(*map(_grouped, _PRODUCTS)),
-    "parts": Lowering(*(_separate(_in_float32(one), 2) for one in _CPU)),
+    "parts": Lowering(*(_separate(_in_float32(one), 2) for one in _PARTS_OF_BATCH)),
+    "generated": Lowering(*(_separate(_in_float32(one), 2) for one in _GENERATED)),
 }
-LOWERINGS = {"default": FORMS["separate"], "cpu": FORMS["parts"]}
+LOWERINGS = {"default": FORMS["separate"], "cpu": FORMS["generated"]}
 """By platform, as JAX calls it; "default" is for those that are not named."""
