@@ -6,9 +6,8 @@ with one setting changed at a time: its objective, the learning rate and the opt
 (Adam moves all scores alike, SGD in proportion to their weights), the temperature, what the
 divergence compares with, what the weights are multiplied by (concrete samples, or hard ones), where
 it starts and how long it is. KD-LTS with and without the factor of its soft masks, which is part of
-the network that it searches, with normalized scores, with a selection from which nothing returns,
-and from epoch 3. Both papers report their tickets above LTR: CTS from about 1% of the weights down,
-KD-LTS at all densities.
+the network that it searches. Both papers report their tickets above LTR: CTS from about 1% of the
+weights down, KD-LTS at all densities.
 
 Beside the accuracy of the trained tickets stand that before their training, which is what a search
 at fixed weights improves, and the share of hidden units that keep an incoming weight.
@@ -41,24 +40,22 @@ from matplotlib.figure import Figure
 import jaxticket as jt
 from jaxticket.search import Bernoulli, Method, Schedule
 
-# where CTS is said to lead, and where KD-LTS
-SPARSE, DENSE = (20, 25), (10, 12)
 GROUPS = {
-    "ltr": DENSE + SPARSE,
-    "kd_lts": DENSE,
-    "cts": (12, *SPARSE),
-    "rate": SPARSE,
-    "optimizer": SPARSE,
-    "temperature": SPARSE,
-    "target": SPARSE,
-    "mask": SPARSE,
-    "start": SPARSE,
-    "length": SPARSE,
+    "ltr": (10, 12, 20, 25),
+    "kd_lts": (10, 12),
+    "cts": (12, 20, 25),
+    "rate": (20,),
+    "optimizer": (20,),
+    "temperature": (20,),
+    "target": (20,),
+    "mask": (20,),
+    "start": (20,),
+    "length": (20,),
 }
 """What is compared, and at which levels of 20%: the 10th has 10.7% of the weights, the 12th 6.9%,
 the 20th 1.15%, the 25th 0.38%.
 """
-LAST = max(SPARSE)
+LAST = max(GROUPS["ltr"])
 # all of MNIST at the preset's length
 LENET = {"seeds": 3, "levels": LAST, "fraction": 0.2, "steps": 18_760, "eval_every": 18_760,
          "pool": 1, "share": 1.0, "test_examples": None, "eval_train_examples": 2_000}  # fmt: skip
@@ -109,9 +106,6 @@ def variants(job: Job, group: str, start: int) -> dict[str, Variant]:
         return {
             "KD-LTS": Variant(kd_lts(job), 0),
             "without the factor": Variant(kd_lts(job, scaled_tickets=False), 0),
-            "normalized": Variant(kd_lts(job, normalized=True), 0),
-            "cumulative": Variant(kd_lts(job, cumulative=True), 0),
-            "from epoch 3": Variant(kd_lts(job), start),
         }
     if group == "start":
         early = {"0": 0, "1 epoch": max(1, start // 3), "3 epochs": start, "9 epochs": 3 * start}
