@@ -17,6 +17,7 @@ from jaxticket.rng import stream
 from jaxticket.search import (
     OBJECTIVES,
     Concrete,
+    DenseSized,
     GradBalance,
     Lagrangian,
     Method,
@@ -550,6 +551,48 @@ def test_a_trained_target_is_what_is_compared_with():
         other = view._replace(dense=Outputs())
         assert float(OfTeacher(name)(other)) == float(OBJECTIVES[name](view)) > 0
         assert OfTeacher(name).scale == OBJECTIVES[name].scale
+
+
+def test_an_objective_of_dense_size_does_not_see_how_large_logits_are():
+    """Its value is that of logits multiplied by hand, its gradient that of finite differences."""
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, 4)), jnp.float32)
+    view = View(
+        {"z": logits[0]}, {}, jnp.arange(7) % 4, lambda params: params["z"], None, None,
+        jnp.mean, None, {}, Outputs(logits[1]),
+    )  # fmt: skip
+    own, other = (float(jnp.std(z - z.mean(axis=1, keepdims=True))) for z in logits)
+    right = view._replace(masked={"z": logits[0] * (other / own)})
+    for name in ("loss", "reverse_kl", "forward_kl"):
+        sized = DenseSized(name)
+
+        def of(z, sized=sized):
+            return sized(view._replace(masked={"z": z}))
+
+        np.testing.assert_allclose(of(logits[0]), OBJECTIVES[name](right), rtol=1e-5)
+        np.testing.assert_allclose(of(logits[0]), of(1e-3 * logits[0]), rtol=1e-5)
+        slope = jax.grad(of)(logits[0])
+        assert abs(jnp.vdot(slope, logits[0])) < 1e-5
+        # but it sees which logits are large
+        step = 0.05 * slope / jnp.linalg.norm(slope)
+        difference = (of(logits[0] + step) - of(logits[0] - step)) / 0.1
+        np.testing.assert_allclose(difference, jnp.linalg.norm(slope), rtol=1e-2)
+    assert DenseSized("loss").needs == ("logits",) and DenseSized("loss").passes == (2, 1)
+    assert DenseSized("reverse_kl").passes == (2, 1) and DenseSized("reverse_kl").answers
+    assert DenseSized("feature").needs == ("features", "logits")
+    with pytest.raises(ValueError, match="`objective` 'los' is unknown"):
+        DenseSized("los")
+    with pytest.raises(ValueError, match="`dense_sized` must be True or False"):
+        jt.SEARCHES["concrete"]("loss", dense_sized="yes")
+
+
+def test_searches_of_dense_size_find_other_masks(find):
+    """It finds other masks, and takes a trained target too."""
+    make = jt.SEARCHES["concrete"]
+    options = {"density": 0.1, "train": False, "dense": False, "steps": 40}
+    plain, sized = (find(make("loss", dense_sized=s), **options) for s in (False, True))
+    pairs = zip(*(jax.tree.leaves(r.by_level[1].mask) for r in (plain, sized)), strict=True)
+    assert any((a != b).any() for a, b in pairs)
+    find(make("reverse_kl", dense_sized=True, target=0.5), **options)
 
 
 def test_new_weights_check_tickets_of_a_later_step(find, net):

@@ -44,6 +44,7 @@ GROUPS = {
     "ltr": (10, 12, 20, 25),
     "kd_lts": (10, 12),
     "cts": (12, 20, 25),
+    "objective": (20,),
     "rate": (20,),
     "optimizer": (20,),
     "temperature": (20,),
@@ -114,7 +115,13 @@ def variants(job: Job, group: str, start: int) -> dict[str, Variant]:
         lengths = {"1/8 of training": None, "1": "long"}
         return {name: Variant(cts(), start, length) for name, length in lengths.items()}
     methods: dict[str, Method] = {
-        "cts": {"loss": cts(), "reverse KL": cts("reverse_kl"), "change": cts("change_of_loss")},
+        "cts": {"loss": cts(), "reverse KL": cts("reverse_kl")},
+        "objective": {
+            "loss": cts(),
+            "loss, logits of dense size": cts(dense_sized=True),
+            "reverse KL, logits of dense size": cts("reverse_kl", dense_sized=True),
+            "change of loss": cts("change_of_loss"),
+        },
         "rate": {f"{lr:g}": cts(lr=lr) for lr in (0.03, 0.1, 0.3)},
         "optimizer": {"Adam": cts(), **{f"SGD, {lr:g}": by_sgd(lr) for lr in (1.0, 10.0)}},
         "temperature": {

@@ -13,6 +13,7 @@ from jaxticket.search.distillation import Distillation as Distillation
 from jaxticket.search.measure import objective_values as objective_values
 from jaxticket.search.method import Method as Method
 from jaxticket.search.objectives import OBJECTIVES as OBJECTIVES
+from jaxticket.search.objectives import DenseSized as DenseSized
 from jaxticket.search.objectives import OfTeacher as OfTeacher
 from jaxticket.search.objectives import View as View
 from jaxticket.search.objectives import objective as objective

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from jaxticket.checks import share
+from jaxticket.checks import flag, share
 from jaxticket.search.constraints import Constraint, GradBalance
 from jaxticket.search.method import Method
-from jaxticket.search.objectives import Objective, OfTeacher
+from jaxticket.search.objectives import DenseSized, Objective, OfTeacher
 from jaxticket.search.relaxations import Concrete
 from jaxticket.search.schedules import Schedule, as_schedule
 from jaxticket.search.teachers import Teaching
@@ -20,6 +20,7 @@ def concrete(
     length: float | str = "short",
     scale: float | None = None,
     target: float | None = None,
+    dense_sized: bool = False,
 ) -> Method:
     """Scores a start at the logit of the density; each step draws the mask `sigmoid(logit(u) / T +
     a)`, u uniform, and moves a by Adam on `scale * objective`, with GradBalance holding `sum
@@ -39,12 +40,18 @@ def concrete(
         its answers say nothing, and "reverse_kl" and "forward_kl" warn of that. A share of the
         training, such as 1.0, is a dense network that is trained for so long before the search,
         from the same initial weights in another order of examples.
+      dense_sized: multiply the masked network's logits to be as large as those of the network that
+        it is compared with (`jaxticket.search.DenseSized`): for networks without normalization
+        layers, in which the search is otherwise for large logits first. The paper's networks have
+        BatchNorm.
 
     Reference: Arora and Teuscher 2025 (arXiv 2512.07142) and its published code, which is where the
       numbers come from. Images are not augmented, weights stay as they are.
     """
     if target is not None:
         share("target", target)
+    if flag("dense_sized", dense_sized):
+        objective = DenseSized(objective)
     return Method(
         name="concrete",
         relaxation=Concrete(as_schedule("temperature", temperature)),

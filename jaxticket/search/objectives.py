@@ -319,6 +319,68 @@ class OfTeacher:
         return sum(found, start=jnp.float32(0)) / len(found)
 
 
+@dataclasses.dataclass(frozen=True)
+class DenseSized:
+    """An objective of the masked network whose logits are multiplied to be as large as those of the
+    dense network.
+
+    With z' the logits less their mean over classes, z of the masked network is multiplied by
+    rms(z'_dense) / rms(z'_masked), the root mean squares over the batch and classes; the gradient
+    goes through both. Logits of a network without normalization layers shrink with its density, and
+    a loss, whatever its mask answers, then falls as fast by making logits larger: the search looks
+    for the few strongest paths. Networks with BatchNorm have no such loss to gain but in their last
+    layer.
+
+    Attributes:
+      objective: a name in `OBJECTIVES` or a function of a `View`.
+    """
+
+    objective: str | Objective
+
+    def __post_init__(self) -> None:
+        self._function  # noqa: B018  (raises for what is none)
+
+    @property
+    def _function(self) -> Objective:
+        return from_table("objective", self.objective, OBJECTIVES)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What it needs of the dense network."""
+        return tuple(dict.fromkeys((*needs_of(self._function), "logits")))
+
+    @property
+    def scale(self) -> float:
+        """The objective's."""
+        return scale_of(self._function)
+
+    @property
+    def passes(self) -> tuple[float, float]:
+        """The objective's, and a forward pass of the dense network where it has none."""
+        forward, backward = passes_of(self._function)
+        return forward + (not needs_of(self._function)), backward
+
+    @property
+    def answers(self) -> bool:
+        """Whether the objective learns the dense network's answers."""
+        return learns_answers(self._function)
+
+    def __call__(self, view: View) -> Array:
+        """The objective of a masked network; see `View`."""
+
+        def size(logits: Array) -> Array:
+            logits = logits - jnp.mean(logits, axis=1, keepdims=True)
+            return jnp.sqrt(view.mean(jnp.mean(logits**2, axis=1)) + SMALL**2)
+
+        wanted = size(_given(view.dense.logits))
+
+        def logits(params: Params) -> Array:
+            own = view.logits(params)
+            return own * (wanted / size(own))
+
+        return self._function(view._replace(logits=logits))
+
+
 def _given(value: Any) -> Any:
     assert value is not None, "the objective's `needs` leave this out"
     return value
