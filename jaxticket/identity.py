@@ -1,17 +1,31 @@
 """What functions compute, as a short text: how run folders tell code from other code of its name.
 
-Functions of jaxticket and of installed libraries are known by their names, those of jaxticket also
-by a version. Code of the user's own is known by what it does: its bytecode (without comments,
-docstrings, names of local variables and lines), default arguments, the values in its closure, and
-all that it names: functions, classes with their bases, constants, arrays by their content, in their
-turn. The same code gives the same text in every process.
+Functions of jaxticket and of installed libraries are known by their names and versions. Code of the
+user's own is known by what it does: its bytecode (without comments, docstrings, names of local
+variables and lines), default arguments, the values in its closure, and all that it names:
+functions, classes with their bases, constants, arrays by their content, in their turn. Of modules
+that it imports when it runs, and of those that it passes on, the files count, with those that they
+import. The same code gives the same text in every process.
 
-What is not seen: what a library does differently in another version (`environment.json` records the
-versions of those that jaxticket needs; the version of other libraries counts), files and
-environment variables that a function reads when it runs, attributes that are looked up by a
-computed name, and the state of objects that neither have fields nor can be pickled. Python's
-bytecode differs between its minor versions (3.11, 3.12), so that code of the user's own cannot be
-compared between them; a folder is then refused.
+What is not seen:
+
+- what a library does differently in another version: `environment.json` records the versions of
+  those that jaxticket needs; the versions of others count, and where they were installed from a
+  folder or a repository, their files; edits of installed files are not seen, nor those of jaxticket
+- what code does to libraries: functions put in place of theirs, what is registered with them
+  (pytrees, primitives), their settings
+- files and environment variables that a function reads when it runs
+- attributes that are looked up by a computed name, and code that is made of a text
+- values that are set from outside in a module that a function imports when it runs, and that such a
+  module was loaded before its file was edited
+- the state of objects that neither have fields nor can be pickled, such as iterators, compiled
+  programs and functions of `ctypes`, and arrays that are spread over processes
+
+A folder is refused though results are the same where values change that code names and does not
+use, such as another field of a global object, or a cache that it fills; where other names give
+variables of a closure another order; and between minor versions of Python (3.11, 3.12), whose
+bytecode differs. Code that names some hundred and fifty parts one inside the other is too deep for
+Python's recursion limit.
 """
 
 from __future__ import annotations
@@ -25,6 +39,8 @@ import hashlib
 import importlib.util
 import inspect
 import json
+import os
+import pkgutil
 import site
 import sys
 import sysconfig
@@ -32,7 +48,8 @@ import types
 import weakref
 from collections.abc import Iterable, Mapping
 from importlib import metadata
-from pathlib import Path
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import jax
@@ -59,11 +76,14 @@ _PACKAGE = "jaxticket"
 _FROM_CODE = ("from_linen", "from_nnx", "from_functions")
 # of classes and functions: what they say of themselves, and what others keep in them
 _IGNORED = {
-    "__abstractmethods__", "__annotations__", "__dataclass_fields__", "__dataclass_params__",
-    "__dict__", "__doc__", "__firstlineno__", "__match_args__", "__module__", "__name__",
-    "__orig_bases__", "__parameters__", "__qualname__", "__repr__", "__static_attributes__",
-    "__str__", "__type_params__", "__weakref__", "_abc_impl",
+    "__abstractmethods__", "__annotate__", "__annotate_func__", "__annotations__",
+    "__annotations_cache__", "__dataclass_fields__", "__dataclass_params__", "__dict__", "__doc__",
+    "__firstlineno__", "__match_args__", "__module__", "__name__", "__orig_bases__",
+    "__parameters__", "__qualname__", "__repr__", "__slotnames__", "__static_attributes__",
+    "__str__", "__type_params__", "__weakref__", "_abc_impl", "_value2member_map_",
 }  # fmt: skip
+# in bodies of classes and modules: what the compiler notes of the text
+_ABOUT = {("STORE_NAME", f"__{name}__") for name in ("doc", "firstlineno", "static_attributes")}
 _GLOBALS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -92,13 +112,14 @@ class Code(NamedTuple):
 
 
 def code_of(function: Any) -> Code:
-    """The identity of a function, class, partial function or object that can be called."""
+    """The identity of a function, class, partial function or other object."""
     name = name_of(function)
     walk = _Walk()
     digest = walk.digest(function).hex()[:16]
     if _known(function) is not None and not walk.own:
-        numbers = version(name.removeprefix(f"{_PACKAGE}."))
-        return Code(name, None if numbers == 1 else f"version {numbers}")
+        own = version(name.removeprefix(f"{_PACKAGE}."))
+        told = _version_of(name.partition(".")[0]) or ("" if own == 1 else str(own))
+        return Code(name, f"version {told}" if told else None)
     found = f"python {_PYTHON} {digest}" if walk.own else digest
     _forget_compiled(function, found)
     return Code(name, found)
@@ -147,6 +168,7 @@ def _look_at(value: Any) -> None:
         network(value)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         _look_at([getattr(value, field.name) for field in dataclasses.fields(value)])
+        _look_at(besides_fields(value))
         code_of(type(value))
     elif isinstance(value, Mapping):
         _look_at(list(value.values()))
@@ -158,7 +180,7 @@ def _look_at(value: Any) -> None:
 
 
 def name_of(function: Any) -> str:
-    """Module and qualified name of what can be called; never an address."""
+    """Module and qualified name of a function or of an object's class; never an address."""
     if isinstance(function, functools.partial):
         return f"functools.partial of {name_of(function.func)}"
     if isinstance(function, types.MethodType):
@@ -175,6 +197,20 @@ def of_users_class(value: Any) -> bool:
     return _owner(type(value)) is None
 
 
+def besides_fields(value: Any) -> dict[str, Any]:
+    """The attributes of a dataclass of the user's own that are no fields, such as those that its
+    `__post_init__` sets.
+    """
+    owners = {_owner(kind) for kind in type(value).__mro__}
+    # in modules of Flax and the like they are what those keep for themselves
+    if None not in owners or owners - {None, _PACKAGE} - sys.stdlib_module_names:
+        return {}
+    fields = {field.name for field in dataclasses.fields(value)}
+    return {k: v for k, v in _plain_state(value).items() if k not in fields}
+
+
+# caches, which change with use
+_WEAK = (weakref.WeakKeyDictionary, weakref.WeakValueDictionary, weakref.WeakSet)
 # of functions that jax.jit and functools.lru_cache give
 _WRAPPERS = (type(jax.jit(len)), type(functools.lru_cache(len)))
 _LAST: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
@@ -210,35 +246,60 @@ def _installed(file: str) -> bool:
     if any(folder in path.parents for folder in _libraries()):
         return True
     # `pip install --target` puts packages and what it notes of them side by side
-    return any(any(folder.glob("*.dist-info")) for folder in list(path.parents)[:3])
+    return any(
+        path.relative_to(folder).as_posix() in _recorded(folder)
+        for folder in list(path.parents)[:3]
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _recorded(folder: Path) -> frozenset[str]:
+    """The files that distributions have put into a folder, and the folders of these."""
+    found: set[str] = set()
+    for record in folder.glob("*.dist-info/RECORD"):
+        for line in record.read_text("utf-8").splitlines():
+            file = PurePosixPath(line.partition(",")[0])
+            found |= {str(file), *map(str, file.parents)}
+    return frozenset(found)
 
 
 def _owner_of_module(name: str) -> str | None:
     """The root package of a module of jaxticket or of a library; None for one of the user's."""
     root = name.partition(".")[0]
-    known = root == _PACKAGE or root in _ENVIRONMENT
-    if known or root in sys.builtin_module_names or root in sys.stdlib_module_names:
-        return None if root == "__main__" else root
+    if root == "__main__":
+        return None  # under a profiler, its file is that of the profiler
+    if root == _PACKAGE or root in _ENVIRONMENT or root in sys.builtin_module_names:
+        return root
     module = sys.modules.get(root)
-    if module is not None:
-        file = getattr(module, "__file__", None)
-        if file is None:
-            # made by hand, or built in
-            return None if getattr(module, "__spec__", None) is None else _owner_of_spec(root)
-        return root if _installed(file) else None
-    # the same answer whether or not the module is imported yet
-    return _owner_of_spec(root)
-
-
-def _owner_of_spec(root: str) -> str | None:
-    try:
-        spec = importlib.util.find_spec(root)
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None:
-        return None
-    places = [spec.origin] if spec.has_location else list(spec.submodule_search_locations or ())
+    file = getattr(module, "__file__", None)
+    if file is not None:
+        places = [file]
+    elif module is not None and getattr(module, "__spec__", None) is None:
+        return None  # made by hand
+    else:
+        # the same answer whether or not the module is imported yet
+        spec = _spec(root)
+        if spec is None:
+            return None
+        places = [spec.origin] if spec.has_location else spec.submodule_search_locations or []
+    if root in sys.stdlib_module_names:
+        # a file of the user's own may have the name of one of Python's modules
+        places = [place for place in places if str(place).endswith(".py")]
     return root if all(_installed(place) for place in places if place) else None
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """Where a module is, found without importing the packages that it is in."""
+    package = name.rpartition(".")[0]
+    if package:
+        above = _spec(package)
+        places = () if above is None else above.submodule_search_locations or ()
+        found = (finder.find_spec(name) for finder in map(pkgutil.get_importer, places) if finder)
+        return next((spec for spec in found if spec is not None), None)
+    try:
+        return importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
 
 
 def _owner(value: Any) -> str | None:
@@ -259,10 +320,24 @@ def _version_of(root: str) -> str:
     if root == _PACKAGE or root in _ENVIRONMENT or root in sys.stdlib_module_names:
         return ""
     try:
-        return metadata.version(root)
+        return _release(root)
     except metadata.PackageNotFoundError:
         found = metadata.packages_distributions().get(root, [])
-        return ", ".join(f"{name} {metadata.version(name)}" for name in sorted(found))
+        return ", ".join(f"{name} {_release(name)}" for name in sorted(found))
+
+
+def _release(name: str) -> str:
+    """The version of a distribution; where it was installed from a folder, an archive or a
+    repository, whose code may change under the same version, with a digest of its files.
+    """
+    found = metadata.distribution(name)
+    if found.read_text("direct_url.json") is None:
+        return found.version
+    lines = (found.read_text("RECORD") or "").splitlines()
+    # not its scripts, which name the folder of Python, nor what it notes of itself
+    files = [one for one in lines if ".dist-info/" not in one and not one.startswith("..")]
+    hashed = sorted(one for one in files if "sha256=" in one)
+    return f"{found.version} {_hash(*hashed).hex()[:16]}"
 
 
 def _known(value: Any) -> str | None:
@@ -301,6 +376,7 @@ class _Walk:
     def __init__(self) -> None:
         self.own = False
         self._done: dict[int, bytes] = {}
+        self._texts: dict[Path, bytes] = {}
         self._open: dict[int, int] = {}
         # what lives on keeps its id
         self._held: list[Any] = []
@@ -355,23 +431,29 @@ class _Walk:
         if isinstance(value, jax.Array):
             return self._array(value)
         if isinstance(value, (np.ndarray, np.generic)):
-            return self._host(np.asarray(value))
+            parts = self._host(np.asarray(value))
+            exact = isinstance(value, np.generic) or type(value) in (np.ndarray, np.memmap)
+            return parts if exact else self._beyond(value, parts)
         if isinstance(value, np.dtype):
             return _hash("dtype", str(value))
-        if isinstance(value, (dict, types.MappingProxyType)):
+        if type(value) in (dict, types.MappingProxyType):
             return self._all("dict", [part for pair in value.items() for part in pair])
         if isinstance(value, (set, frozenset)):
-            return _hash("set", *sorted(self.digest(part) for part in value))
+            parts = _hash("set", *sorted(self.digest(part) for part in value))
+            return parts if type(value) in (set, frozenset) else self._beyond(value, parts)
         if isinstance(value, (list, tuple)):
             kind = type(value)
             named = kind.__name__ if kind in (list, tuple) else self.digest(kind).hex()
-            return self._all(named, value)
+            parts = self._all(named, value)
+            return self._beyond(value, parts) if _plain_state(value) else parts
         if isinstance(value, enum.Enum):
-            return _hash("enum", self.digest(type(value)), value.name)
+            return _hash("enum", self.digest(type(value)), value.name, self.digest(value._value_))
         if isinstance(value, (types.BuiltinFunctionType, types.MethodWrapperType)):
             own = value.__self__
             of = own.__name__ if isinstance(own, types.ModuleType) else self.digest(own).hex()
-            return _hash("builtin", of, value.__name__)
+            return _hash("builtin", of, value.__name__, *self._compiled(value))
+        if value is os.environ or isinstance(value, _WEAK):
+            return _hash("opaque", self.digest(type(value)))
         if (known := _known(value)) is not None:
             return self._library(known)
         return self._object(value)
@@ -411,7 +493,10 @@ class _Walk:
             code.co_exceptiontable,
         ]
         used: dict[str, bytes] = {}
-        instructions = list(dis.get_instructions(code))
+        found = [one for one in dis.get_instructions(code) if one.opname != "EXTENDED_ARG"]
+        about = {n for n, one in enumerate(found) if (one.opname, one.argval) in _ABOUT}
+        # nor the constant that is stored there
+        instructions = [one for n, one in enumerate(found) if not {n, n + 1} & about]
         for number, one in enumerate(instructions):
             said: Any = one.arg
             if one.opcode in dis.hasconst:
@@ -424,7 +509,8 @@ class _Walk:
                     path, value = self._looked_up(instructions[number:], names)
                     used[path] = value
                 elif one.opname == "IMPORT_NAME":
-                    used[f"import {said}"] = self._imported(str(said))
+                    level, given = (two.argval for two in instructions[number - 2 : number])
+                    said = (said, self._imported(str(said), level, given, names))
             parts.append((one.opname, said))
         return _hash("code", *parts, *sorted(used.items()))
 
@@ -453,41 +539,98 @@ class _Walk:
             value = getattr(value, str(one.argval))
         return path, self.digest(value)
 
-    def _imported(self, name: str) -> bytes:
-        """A module that a function imports when it runs."""
+    def _imported(
+        self, name: str, level: int, given: tuple[str, ...] | None, names: Mapping[str, Any]
+    ) -> bytes:
+        """What code imports when it runs: a module, and the modules among the names that it takes
+        from it.
+        """
+        if level:
+            package = names.get("__package__") or str(names.get("__name__")).rpartition(".")[0]
+            name = ".".join([*package.split(".")[: 1 - level or None], *([name] if name else [])])
         if _owner_of_module(name) is not None:
-            return self._library(name)
+            return self._of_library(name)
+        if given is None:
+            # `import a.b` names `a`
+            return self._found(name.partition(".")[0], whole=True)
+        inner = [f"{name}.{one}" for one in given if _spec(f"{name}.{one}")]
+        return _hash("import", *(self._found(one, whole=False) for one in (name, *inner)))
+
+    def _found(self, name: str, *, whole: bool) -> bytes:
+        """A module by its name, whether or not it is imported yet."""
+        if (spec := _spec(name)) is not None:
+            return self._files(spec, whole=whole)
         module = sys.modules.get(name)
-        if module is not None:
-            return self.digest(module)
-        try:
-            found = importlib.util.find_spec(name)
-        except (ImportError, ValueError):
-            found = None
-        if found is None or found.origin is None or _installed(found.origin):
-            return _hash("import", name)
-        return self._file(found.origin)
+        return _hash("import", name) if module is None else self._module(module)
 
     def _module(self, module: types.ModuleType) -> bytes:
         if _owner(module) is not None:
-            return self._library(module.__name__)
-        # which of its functions are used is not known: the whole file counts
-        return self._file(getattr(module, "__file__", None) or "")
+            return self._of_library(module.__name__)
+        # which of its functions are used is not known: all of it counts
+        if (spec := getattr(module, "__spec__", None)) is not None:
+            return self._files(spec, whole=True)
+        if file := getattr(module, "__file__", None):
+            return self._text(Path(file), module.__package__ or "")
+        values = {k: v for k, v in vars(module).items() if not k.startswith("__")}
+        return self._named("module", values)
 
-    def _file(self, name: str) -> bytes:
+    def _of_library(self, name: str) -> bytes:
+        """A module of a library; of jaxticket, it is not known what is used of it."""
+        own = sorted(VERSIONS.items()) if name.partition(".")[0] == _PACKAGE else []
+        return _hash("module", self._library(name), *own) if own else self._library(name)
+
+    def _files(self, spec: ModuleSpec, *, whole: bool) -> bytes:
+        """The code of a module of the user's own and of those that it imports, as their files say
+        it; on demand that of all modules in a package.
+        """
+        folders = [Path(place) for place in spec.submodule_search_locations or ()]
+        files = [(file, folder) for folder in folders for file in sorted(folder.rglob("*.py"))]
+        if not (whole and files):
+            files = [(Path(spec.origin), Path(spec.origin).parent)] if spec.origin else []
+        package = spec.name if folders else spec.name.rpartition(".")[0]
+        parts = []
+        for file, folder in files:
+            inner = file.relative_to(folder)
+            parts.append((str(inner), self._text(file, ".".join([package, *inner.parts[:-1]]))))
+        return _hash("module", spec.name, *parts)
+
+    def _text(self, file: Path, package: str) -> bytes:
+        """What a file holds; where it is Python, without comments and the like."""
+        if file in self._texts:
+            return self._texts[file]
+        self._texts[file] = b"again"
         self.own = True
-        path = Path(name)
-        return _hash("file", path.read_bytes() if path.is_file() else path.name)
+        # of a module in an archive, the archive
+        data = next((p.read_bytes() for p in (file, *file.parents) if p.is_file()), b"")
+        try:
+            code = compile(data, file.name, "exec", dont_inherit=True)
+        except (SyntaxError, ValueError):
+            self._texts[file] = _hash("file", data)
+        else:
+            self._texts[file] = self._code(code, {"__package__": package})
+        return self._texts[file]
+
+    def _compiled(self, value: Any) -> list[bytes]:
+        """The file of a compiled module of the user's own that something is from."""
+        module = sys.modules.get(str(getattr(value, "__module__", None)))
+        file = getattr(module, "__file__", None) or ""
+        if module is None or not file.endswith(tuple(EXTENSION_SUFFIXES)) or _owner(module):
+            return []
+        self.own = True
+        return [_hash("file", Path(file).read_bytes())]
 
     def _class(self, kind: type) -> bytes:
-        if _owner(kind) is not None:
+        if _owner(kind) is not None and not _made(kind):
             return self._library(f"{kind.__module__}.{kind.__qualname__}")
-        self.own = True
         parts = []
         for one in kind.__mro__:
-            if _owner(one) is not None:
+            if _owner(one) is None:
+                self.own = True
+                parts += self._compiled(one)
+            else:
                 parts.append(self._library(f"{one.__module__}.{one.__qualname__}"))
-                continue
+                if not _made(one):
+                    continue
             members = {k: v for k, v in vars(one).items() if k not in _IGNORED}
             members = {k: v for k, v in members.items() if not _is_slot(v)}
             parts.append(self._named("class", members))
@@ -502,7 +645,8 @@ class _Walk:
             )
         if not value.is_fully_addressable:
             return _hash("spread", str(value.aval))
-        return self._host(np.asarray(value))
+        found = self._host(np.asarray(value))
+        return _hash("weak", found) if value.weak_type else found
 
     def _host(self, value: np.ndarray) -> bytes:
         if value.dtype == object:
@@ -521,33 +665,42 @@ class _Walk:
                 return _hash("runs", kind, self.digest(own(value.levels)))
         if dataclasses.is_dataclass(value):
             fields = {f.name: getattr(value, f.name, None) for f in dataclasses.fields(value)}
-            return _hash("fields", kind, self._named("fields", fields))
+            return _hash("fields", kind, self._named("fields", fields | besides_fields(value)))
         if type(value) in _WRAPPERS:
-            return _hash("wrapped", kind, self.digest(value.__wrapped__))
-        if of_users_class(value):
-            state = _plain_state(value)
-            cached = {
-                name
-                for one in type(value).__mro__
-                for name, member in vars(one).items()
-                if isinstance(member, functools.cached_property)
-            }
-            state = {k: v for k, v in state.items() if k not in cached}
-            return _hash("object", kind, self._named("state", state))
+            return _hash("wrapped", kind, self.digest(getattr(value, "__wrapped__", None)))
+        own = of_users_class(value)
         try:
             made = value.__reduce_ex__(2)
+        except RecursionError:
+            raise
         except Exception:  # what cannot be pickled says so in many ways
-            return _hash("opaque", kind)
-        if isinstance(made, str):
-            return _hash("global", kind, made)
-        parts: list[Any] = list(made[:2])
-        parts += [None if part is None else list(part) for part in made[3:5]]
-        state = made[2] if len(made) > 2 else None
-        if parts[0] in (copyreg.__newobj__, copyreg.__reduce_ex__):  # type: ignore[attr-defined]
-            parts[0] = None
-        if isinstance(state, dict):
-            state = {k: v for k, v in state.items() if k not in _IGNORED}
+            made = None
+        parts: list[Any] = []
+        state = None
+        if isinstance(made, tuple):
+            parts = [*made[:2], *(None if part is None else list(part) for part in made[3:5])]
+            state = made[2] if len(made) > 2 else None
+            if made[0] in (copyreg.__newobj__, copyreg.__reduce_ex__):  # type: ignore[attr-defined]
+                parts[0] = None
+        elif not own:
+            named = ["opaque", kind] if made is None else ["global", kind, made]
+            return _hash(*named, *self._compiled(value))
+        if own:
+            # what it holds as a float, a dict or another type that its class is made of
+            more = parts and (parts[0] is not None or len(parts[1]) > 1 or any(parts[2:]))
+            of = [self._all("from", parts)] if more else []
+            state = self._named("state", _plain_state(value))
+            return _hash("object", kind, state, *of, *self._compiled(value))
+        if isinstance(state, dict) and all(isinstance(name, str) for name in state):
+            # the order in which attributes were set says nothing
+            state = self._named("state", {k: v for k, v in state.items() if k not in _IGNORED})
         return _hash("made", kind, self.digest(state), self._all("from", parts))
+
+    def _beyond(self, value: Any, held: bytes) -> bytes:
+        """An object of a class made of one of Python's or NumPy's, which holds what they do."""
+        return _hash(
+            "of", self.digest(type(value)), self._named("state", _plain_state(value)), held
+        )
 
 
 def _contents(cell: types.CellType) -> list[Any]:
@@ -557,19 +710,27 @@ def _contents(cell: types.CellType) -> list[Any]:
         return []
 
 
+def _made(kind: type) -> bool:
+    """Whether a library made a class of others when it ran: it knows none of that name."""
+    on_heap = kind.__flags__ & (1 << 9)
+    return bool(on_heap) and _known(kind) is None
+
+
 def _is_slot(value: Any) -> bool:
     return isinstance(value, (types.MemberDescriptorType, types.GetSetDescriptorType))
 
 
 def _plain_state(value: Any) -> dict[str, Any]:
-    """The attributes of an object, in its dict and in slots."""
+    """The attributes of an object, in its dict and in slots, without cached properties."""
     state = dict(getattr(value, "__dict__", {}))
+    cached = set()
     for one in type(value).__mro__:
-        slots = vars(one).get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
+        for name, member in vars(one).items():
+            if isinstance(member, types.MemberDescriptorType) and hasattr(value, name):
                 state[name] = getattr(value, name)
-    return {k: v for k, v in state.items() if k not in _IGNORED}
+            elif isinstance(member, functools.cached_property):
+                cached.add(name)
+    return {k: v for k, v in state.items() if k not in _IGNORED | cached}
 
 
 def _hash(*parts: Any) -> bytes:

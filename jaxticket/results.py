@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
@@ -153,7 +154,7 @@ def plain(value: Any) -> Any:
         named = {} if kind is None else {"kind": kind}
         known = identity.code_of(type(value))
         if known.code is not None:
-            named |= {"class": known.plain}
+            named |= {"class": known.plain, **plain(identity.besides_fields(value))}
         # what came later is left out at its default, so that older runs keep their names
         return named | {
             f.name: plain(getattr(value, f.name))
@@ -164,13 +165,12 @@ def plain(value: Any) -> Any:
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, range)):
         return [plain(v) for v in value]
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, (np.ndarray, jax.Array)) and value.shape == ():
-        return value.item()
-    if callable(value):
-        return identity.code_of(value).plain
-    return value
+    if isinstance(value, (np.generic, np.ndarray, jax.Array)) and value.shape == ():
+        value = value if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) else value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    # functions, and what else JSON does not know: arrays, sets, enumerations
+    return identity.code_of(value).plain
 
 
 def canonical(settings: Mapping[str, Any]) -> str:

@@ -72,7 +72,10 @@ class Network:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Network):
             return NotImplemented
-        return (self.config, self.source) == (other.config, other.source)
+        try:
+            return (self.config, self.source) == (other.config, other.source)
+        except ValueError:  # of modules that hold arrays
+            return self is other
 
     def __hash__(self) -> int:
         return hash(self.config)

@@ -1,7 +1,9 @@
 """Results of other code are never taken for those of this one: identities of functions."""
 
 import dataclasses
+import enum
 import importlib
+import importlib.machinery
 import json
 import os
 import subprocess
@@ -378,6 +380,285 @@ def test_scores_made_of_scores_are_known_by_those():
 def test_numbers_of_numpy_and_jax_are_recorded_as_numbers():
     given = {"a": jnp.float32(0.5), "b": np.int64(3), "c": np.asarray(2.0)}
     assert jt.results.plain(given) == {"a": 0.5, "b": 3, "c": 2.0}
+
+
+HEAD = """
+import collections, dataclasses, enum, functools, os, types
+from os import environ
+import flax.linen as nn, jax, jax.numpy as jnp, numpy as np
+from flax import nnx
+"""
+
+
+def function(text, name="own"):
+    """The identity of `f` in a module of such a text."""
+    made = types.ModuleType(name)
+    exec(compile(HEAD + text, "own.py", "exec", dont_inherit=True), vars(made))
+    return identity.code_of(vars(made)["f"])
+
+
+# `f` of each text computes something else with 2.0 in place of 1.0
+EDITS = {
+    "class that Flax makes of another": """
+class Block(nn.Module):
+    def __call__(self, x): return x * 1.0
+f = nn.vmap(Block, variable_axes={"params": 0}, split_rngs={"params": True})()""",
+    "class that a library makes of functions": """
+f = dataclasses.make_dataclass("C", [], namespace={"__call__": lambda self, x: x * 1.0})()""",
+    "default of a dict": """
+T = collections.defaultdict(lambda: 1.0)
+def f(x): return T[x]""",
+    "method of a dict": """
+class T(dict):
+    def __missing__(self, key): return 1.0
+T = T()
+def f(x): return T[x]""",
+    "items of a dict of one's own": """
+class T(dict): pass
+T = T(a=1.0)
+def f(x): return T["a"]""",
+    "method of a set": """
+class T(set):
+    def factor(self): return 1.0
+T = T()
+def f(x): return x * T.factor()""",
+    "attribute of a list": """
+class T(list): pass
+T = T()
+T.by = 1.0
+def f(x): return x * T.by""",
+    "number of one's own": """
+class T(float): pass
+T = T(1.0)
+def f(x): return x * T""",
+    "arguments of an exception": """
+class T(Exception): pass
+T = T(1.0)
+def f(x): return x * T.args[0]""",
+    "member of an enumeration": """
+class T(enum.Enum): A = 1.0
+def f(x): return x * T.A.value""",
+    "private slot": """
+class T:
+    __slots__ = ("__by",)
+    def __init__(self, by): self.__by = by
+    def __call__(self, x): return x * self.__by
+f = T(1.0)""",
+    "what a dataclass does not call a field": """
+@dataclasses.dataclass
+class T:
+    by: dataclasses.InitVar[float]
+    def __post_init__(self, by): self.kept = by
+T = T(1.0)
+def f(x): return x * T.kept""",
+    "mask of an array": """
+T = np.ma.array([3, 4], mask=np.array([1, 2]) == 1.0)
+def f(x): return x * T.sum()""",
+    "module made by hand": """
+T = types.ModuleType("T")
+T.by = 1.0
+def f(x): return x * getattr(T, "by")""",
+}
+
+
+@pytest.mark.parametrize("text", EDITS.values(), ids=EDITS)
+def test_edits_are_seen(text):
+    assert function(text) == function(text) != function(text.replace("1.0", "2.0"))
+
+
+def test_a_number_whose_type_gives_way_is_another():
+    text = "T = jnp.asarray(1.0)\ndef f(x): return x * T"
+    assert function(text) != function(text.replace("(1.0)", "(1.0, jnp.float32)"))
+
+
+def test_docstrings_of_classes_inside_functions_do_not_count():
+    text = "def f(x):\n    class C:\n        'A docstring.'\n        by = 1.0\n    return x * C.by"
+    assert function(text) == function(text.replace("A docstring", "Another"))
+    assert function(text) != function(text.replace("1.0", "2.0"))
+
+
+USES = {
+    "single dispatch": ("@functools.singledispatch\ndef f(x): return x", "f(1)"),
+    "flags": ("class T(enum.Flag):\n A = 1\n B = 2\n C = 4\ndef f(x): return T.A | T.B", "f(1)"),
+    "object": ("class T:\n def __call__(self, x): return x\nf = T()", "f(1)"),
+    "environment": ("def f(x): return environ.get('A')", "environ['JAXTICKET_USE'] = '1'"),
+    "attributes in another order": (
+        "T = nnx.Linear(2, 2, rngs=nnx.Rngs(0))\ndef f(x): return T(x)",
+        "vars(T)['kernel'] = vars(T).pop('kernel')",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "use"), USES.values(), ids=USES)
+def test_use_changes_nothing(monkeypatch, text, use):
+    monkeypatch.setenv("JAXTICKET_USE", "0")
+    made: dict[str, Any] = {}
+    exec(HEAD + text, made)
+    before = identity.code_of(made["f"])
+    exec(use, made)
+    assert identity.code_of(made["f"]) == before
+
+
+BODY = "def g(x):\n    return x * 1.0\n"
+# file by file; `f` of the first computes something else with 2.0 in place of 1.0
+FOLDERS = {
+    "relative import": {
+        "pk/first.py": "def f(x):\n    from .second import g\n    return g(x)",
+        "pk/__init__.py": "", "pk/second.py": BODY,
+    },
+    "relative imports of modules": {
+        "pk/in/first.py": "def f(x):\n    from .. import second\n    from .. import third\n"
+                          "    return second.g(x)",
+        "pk/__init__.py": "", "pk/in/__init__.py": "", "pk/second.py": BODY, "pk/third.py": "",
+    },
+    "module of a package": {
+        "first.py": "def f(x):\n    from pk import second\n    return second.g(x)",
+        "pk/__init__.py": "", "pk/second.py": BODY,
+    },
+    "dotted name": {
+        "first.py": "def f(x):\n    import pk.sub.second\n    return pk.sub.second.g(x)",
+        "pk/__init__.py": "", "pk/sub/__init__.py": "", "pk/sub/second.py": BODY,
+    },
+    "folder without __init__": {
+        "first.py": "def f(x):\n    from pk.sub.second import g\n    return g(x)",
+        "pk/sub/second.py": BODY,
+    },
+    "import of an import": {
+        "first.py": "def f(x):\n    from second import g\n    return g(x)",
+        "second.py": "import first\nfrom third import g", "third.py": BODY,
+    },
+    "module that is passed on": {
+        "first.py": "import pk.second\ndef f(x):\n    m = pk\n    return m.second.g(x)",
+        "pk/__init__.py": "", "pk/second.py": BODY,
+    },
+    "import after many names": {
+        "first.py": "def f(x):\n" + "".join(f"    x.a{i}\n" for i in range(300))
+                    + "    from second import g\n    return g(x)",
+        "second.py": BODY,
+    },
+    "name of one of Python's modules": {"statistics.py": BODY + "f = g"},
+    "beside a library": {"first.py": BODY + "f = g", "other-1.0.dist-info/RECORD": "other.py,,"},
+}  # fmt: skip
+
+
+def in_folder(folder, files, monkeypatch):
+    """The identity of `f` in the first of some files, the only ones imported of their names."""
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    first = next(iter(files)).removesuffix(".py").replace("/", ".")
+    roots = {name.removesuffix(".py").partition("/")[0] for name in files}
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        for name in [name for name in sys.modules if name.partition(".")[0] in roots]:
+            patch.delitem(sys.modules, name)
+        try:
+            own = importlib.import_module(first)
+            found = identity.code_of(own.f)
+            if "pk" in roots:
+                # also once all that it imports is imported
+                own.f(1.0)
+                assert identity.code_of(own.f) == found
+            return found
+        finally:
+            for name in [name for name in sys.modules if name.partition(".")[0] in roots]:
+                del sys.modules[name]
+
+
+@pytest.mark.parametrize("files", FOLDERS.values(), ids=FOLDERS)
+def test_edits_of_other_files_are_seen(tmp_path, monkeypatch, files):
+    commented = {name: text.replace("1.0", "1.0  # as it was") for name, text in files.items()}
+    edited = {name: text.replace("1.0", "2.0") for name, text in files.items()}
+    edited = {name: edited[name] if name.endswith(".py") else files[name] for name in files}
+    first, again, other = (
+        in_folder(tmp_path / str(i), text, monkeypatch)
+        for i, text in enumerate((files, commented, edited))
+    )
+    assert first == again != other
+
+
+def test_a_program_that_a_profiler_runs_is_the_users_own(monkeypatch):
+    """`python -m cProfile train.py`: the file of the main module is the profiler's."""
+    monkeypatch.setattr(
+        sys.modules["__main__"], "__file__", importlib.import_module("cProfile").__file__
+    )
+    text = "def f(x): return x * 1.0"
+    assert function(text, "__main__") != function(text.replace("1.0", "2.0"), "__main__")
+
+
+def test_functions_of_other_versions_of_a_library_are_others(tmp_path, monkeypatch):
+    """Of what an index gives the version says all; the code of one's own changes without it."""
+
+    def installed(version, digest, local):
+        info = f"library-{version}.dist-info"
+        files = {
+            "library.py": "def f(x):\n    return x",
+            f"{info}/METADATA": f"Metadata-Version: 2.1\nName: library\nVersion: {version}\n",
+            f"{info}/RECORD": f"library.py,sha256={digest},9\n{info}/RECORD,,\n",
+            **({f"{info}/direct_url.json": "{}"} if local else {}),
+        }
+        folder = tmp_path / f"{version} {digest} {local}"
+        identity._version_of.cache_clear()
+        return in_folder(folder, files, monkeypatch).code
+
+    assert installed("1.0", "a", False) == installed("1.0", "b", False) == "version 1.0"
+    seen = [installed("1.0", "a", True), installed("1.0", "b", True), installed("1.1", "a", False)]
+    assert len({"version 1.0", *seen}) == 4
+
+
+def test_settings_that_json_does_not_know_are_known_by_what_they_hold():
+    class T(enum.Enum):
+        A = 1
+        B = 2
+
+    @dataclasses.dataclass(frozen=True)
+    class Part:
+        held: Any
+
+    pairs = [
+        (np.arange(3), np.arange(1, 4)), (jnp.arange(3), jnp.arange(1, 4)), (T.A, T.B),
+        ({"a", "b"}, {"a"}), (1j, 2j), (b"a", b"b"), (jax.random.key(0), jax.random.key(1)),
+    ]  # fmt: skip
+    for one, other in pairs:
+        texts = [jt.results.canonical({"part": Part(held)}) for held in (one, one, other)]
+        assert texts[0] == texts[1] != texts[2]
+
+
+def test_what_a_dataclass_does_not_call_a_field_is_recorded():
+    @dataclasses.dataclass
+    class Part:
+        by: dataclasses.InitVar[float]
+
+        def __post_init__(self, by: float) -> None:
+            self.kept = by
+
+    assert jt.results.plain(Part(0.5))["kept"] == 0.5
+
+
+def test_compiled_modules_of_ones_own_count_by_their_files(tmp_path, monkeypatch):
+    compiled = types.ModuleType("compiled")
+    compiled.__file__ = str(tmp_path / f"compiled{importlib.machinery.EXTENSION_SUFFIXES[0]}")
+    monkeypatch.setitem(sys.modules, "compiled", compiled)
+    kind = type("Kind", (), {"__module__": "compiled"})
+    found = []
+    for data in (b"1", b"1", b"2"):
+        Path(compiled.__file__).write_bytes(data)
+        found.append(identity.code_of(kind))
+    assert found[0] == found[1] != found[2]
+
+
+def test_networks_of_modules_that_hold_arrays_can_be_compared():
+    own = types.ModuleType("own")
+    text = "class Net(nn.Module):\n  by: object\n  @nn.compact\n  def __call__(self, x):\n"
+    text += "    return nn.Dense(2)(x.reshape(len(x), -1) * self.by)"
+    exec(HEAD + text, vars(own))
+    first, second = (
+        jt.from_linen(own.Net(np.ones((1, 9), np.float32)), DATA.shape, name="own")
+        for _ in range(2)
+    )
+    assert first == first and first != second
+    assert identity.network(first) == identity.network(second)
 
 
 def test_modules_that_a_function_imports_when_it_runs_count(tmp_path, monkeypatch):
