@@ -313,22 +313,30 @@ def test_a_matrix_of_sources_and_targets(find, net, data):
     pyplot.close("all")
 
 
+# all residual networks here train for as many replicas, so that one program serves each depth
+SHORT = TRAINING.replace(steps=4, eval_every=2)
+
+
 @pytest.fixture(scope="module")
-def blocks(data):
-    net = resnet(14).adapted(shape=data.shape, classes=data.classes)
-    return jt.prune_at(net, data, TRAINING.replace(steps=4, eval_every=4), score="magnitude",
-                       density=0.3, seeds=range(2), progress=False)  # fmt: skip
+def residual(data):
+    return resnet(14).adapted(shape=data.shape, classes=data.classes)
+
+
+@pytest.fixture(scope="module")
+def blocks(residual, data):
+    return jt.prune_at(residual, data, SHORT, score="magnitude", density=0.3, seeds=range(2),
+                       progress=False)  # fmt: skip
 
 
 def test_tickets_stretch_to_another_depth(blocks):
     to = blocks.net.adapted(depth=20)
-    found = jt.transfer(blocks, to=blocks.data, net=to, progress=False)
-    assert found.net == to
+    found = jt.transfer(blocks, to=blocks.data, net=to, levels=[1], progress=False)
+    assert found.net == to and set(found.table()["branch"]) == {"transferred", "globally_permuted"}
     ours, theirs = found.ticket(1, 1), blocks.ticket(1, 1)
     assert equal(ours.mask["block_3_2"], theirs.mask["block_3_1"])
     assert equal(ours.params["block_3_2"], theirs.params["block_3_1"])
-    moved = jt.transfer(blocks, to=blocks.data, net=to, permute_copies=True, branches=(),
-                        progress=False).ticket(1, 1)  # fmt: skip
+    moved = jt.transfer(blocks, to=blocks.data, net=to, levels=[1], permute_copies=True,
+                        branches=(), progress=False).ticket(1, 1)  # fmt: skip
     for path, mask in leaves_of(moved.mask).items():
         was = leaves_of(ours.mask)[path]
         assert np.count_nonzero(mask) == np.count_nonzero(was)
@@ -572,47 +580,43 @@ def test_files_of_moved_tickets_say_where_they_were_found(runs, data, tmp_path, 
 
 
 @pytest.fixture(scope="module")
-def deep(data):
-    net = resnet(20).adapted(shape=data.shape, classes=data.classes)
-    training = TRAINING.replace(steps=4, eval_every=2)
+def rewound(residual, data):
     pruning = jt.Pruning(levels=1, fraction=0.7, rewind=2)
-    return jt.find_tickets(net, data, training, pruning, seeds=range(2), progress=False)
+    return jt.find_tickets(residual, data, SHORT, pruning, seeds=range(2), progress=False)
 
 
-def test_with_batch_norm_too_a_ticket_trains_as_it_did(deep):
-    found = jt.transfer(deep, to=deep.data, reinit_output=False, start=2, levels=[1], branches=(),
-                        progress=False)  # fmt: skip
-    ours, theirs = values_of(found, "transferred"), values_of(deep, "ticket").loc[[1]]
+def test_with_batch_norm_too_a_ticket_trains_as_it_did(rewound):
+    found = jt.transfer(rewound, to=rewound.data, reinit_output=False, start=2, levels=[1],
+                        branches=(), progress=False)  # fmt: skip
+    ours, theirs = values_of(found, "transferred"), values_of(rewound, "ticket").loc[[1]]
     theirs = theirs[theirs.index.get_level_values("step") > 2]
     np.testing.assert_array_equal(ours.loc[theirs.index], theirs)
-    adam = deep.training.replace(optimizer="adam", lr=1e-3)
-    other = jt.transfer(deep, to=deep.data, training=adam, levels=[1], branches=(), progress=False)
-    back = jt.transfer(other, to=deep.data, training=deep.training, reinit_output=False,
+    slower = rewound.training.replace(lr=1e-3)
+    other = jt.transfer(rewound, to=rewound.data, training=slower, levels=[1], branches=(),
+                        progress=False)  # fmt: skip
+    back = jt.transfer(other, to=rewound.data, training=rewound.training, reinit_output=False,
                        branches=(), progress=False)  # fmt: skip
-    once = jt.transfer(deep, to=deep.data, levels=[1], branches=(), progress=False)
+    once = jt.transfer(rewound, to=rewound.data, levels=[1], branches=(), progress=False)
     np.testing.assert_array_equal(values_of(back, "transferred"), values_of(once, "transferred"))
     assert not np.array_equal(values_of(other, "transferred"), values_of(once, "transferred"))
 
 
-def test_tickets_are_squeezed(deep):
-    to = deep.net.adapted(depth=14)
-    found = jt.transfer(deep, to=deep.data, net=to, reinit_output=False, levels=[1], branches=(),
-                        progress=False)  # fmt: skip
-    want = jt.elastic(deep.ticket(1, 1), net=deep.net, to=to)
+def test_tickets_are_squeezed(rewound):
+    to = rewound.net.adapted(depth=8)
+    found = jt.transfer(rewound, to=rewound.data, net=to, reinit_output=False, levels=[1],
+                        branches=(), progress=False)  # fmt: skip
+    want = jt.elastic(rewound.ticket(1, 1), net=rewound.net, to=to)
     ours = found.ticket(1, 1)
     assert equal(ours.mask, want.mask) and equal(ours.params, want.params)
     assert equal(ours.stats, want.stats)
 
 
-def test_what_was_not_pruned_is_not_at_another_depth(data):
-    small = TRAINING.replace(steps=1, eval_every=1)
-    net = resnet(14).adapted(shape=data.shape, classes=data.classes)
-
-    def moved(depth, exclude, net=net):
-        runs = jt.prune_at(net, data, small, score="magnitude", density=0.3, seeds=[0],
+def test_what_was_not_pruned_is_not_at_another_depth(residual, data):
+    def moved(depth, exclude):
+        runs = jt.prune_at(residual, data, SHORT, score="magnitude", density=0.3, seeds=range(2),
                            exclude=exclude, progress=False)  # fmt: skip
-        return jt.transfer(runs, to=data, net=net.adapted(depth=depth), levels=[1],
-                           reinit_output=False, progress=False)  # fmt: skip
+        return jt.transfer(runs, to=data, net=residual.adapted(depth=depth), levels=[1],
+                           reinit_output=False, branches=(), progress=False)  # fmt: skip
 
     longer = moved(20, ("block_2_1",))
     left = [path for path in longer.pruning.exclude if path.endswith("conv_0/kernel")]
