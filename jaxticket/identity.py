@@ -18,8 +18,8 @@ What is not seen:
 - attributes that are looked up by a computed name, and code that is made of a text
 - values that are set from outside in a module that a function imports when it runs, and that such a
   module was loaded before its file was edited
-- the state of objects that neither have fields nor can be pickled, such as iterators, compiled
-  programs and functions of `ctypes`, and arrays that are spread over processes
+- the state of objects that neither have fields nor can be pickled, such as generators, compiled
+  programs and functions of `ctypes` or `np.frompyfunc`, and arrays spread over processes
 
 A folder is refused though results are the same where values change that code names and does not
 use, such as another field of a global object, or a cache that it fills; where other names give
