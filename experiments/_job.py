@@ -19,7 +19,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -351,7 +351,9 @@ def learn(job: Job, method: Any, *, sub: str = "", **options: Any) -> jt.Runs:
     return jt.search(job.net, job.data, job.training, method, **{**usual, **options})
 
 
-def retrain(job: Job, runs: jt.Runs, change: str, **options: Any) -> jt.Runs:
+def retrain(
+    job: Job, runs: jt.Runs, change: str | Callable[..., jt.Ticket], **options: Any
+) -> jt.Runs:
     """`jt.branch` within the budget."""
     _on_time(job)
     return jt.branch(runs, change, **options)

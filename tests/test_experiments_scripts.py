@@ -795,14 +795,9 @@ def test_learned_masks_beside_rewound_tickets_from_a_file(tmp_path, digits_npz):
     twice = means["cts", "reverse KL"], means["target", "dense at the start"]
     np.testing.assert_array_equal(*twice)
     assert not (folder / "target_dense_at_the_start").exists()
-    # the factor is that of the tickets' weights, under the same masks
-    kept, bare = (
-        jt.Ticket.load(folder / name / "tickets" / "ticket-level-02-seed-0.npz")
-        for name in ("kd_lts_kd_lts", "kd_lts_without_the_factor")
-    )
-    for layer in ("dense_0", "dense_1", "dense_2"):
-        np.testing.assert_array_equal(kept.params[layer]["kernel"],
-                                      2 * bare.params[layer]["kernel"])  # fmt: skip
+    assert not (folder / "kd_lts_without_the_factor").exists()
+    bare = means["kd_lts", "without the factor"] != means["kd_lts", "KD-LTS"]
+    assert bare.any()
     assert "ltr: LTR" in done.stdout and "kd_lts: without the factor" in done.stdout
     assert set(pictures(folder / "figures")) == {"settings.png"}
 

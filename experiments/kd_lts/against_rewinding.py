@@ -26,13 +26,15 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import _path  # noqa: F401
 import flax.linen as nn
+import jax
 import tyro
 from _common import QUICK, Settings, dense, paper, third_epoch
-from _job import Job, budget, learn, prepare, search
+from _job import Job, budget, learn, prepare, retrain, search
 from _learned import kd_lts
 from _methods import chosen
 from _report import cell, save, seeds
@@ -74,6 +76,8 @@ class Options(Settings):
     """Levels of LTR whose densities are compared; those of GROUPS if not given."""
     start: int | None = None
     """Step k that LTR rewinds to and that CTS searches at; epoch 3 of the preset's schedule."""
+    length: Literal["short", "half", "long"] | None = None
+    """Length of the searches of CTS; the paper's, short (1/8 of training), if not given."""
     batch_norm: bool = False
     """LeNet with BatchNorm after its hidden layers, in place of the preset's network."""
 
@@ -112,11 +116,13 @@ class Variant(NamedTuple):
       method: what is learned, and how.
       start: the step whose weights are searched, or rewound to.
       steps: length of the search as `jt.search` takes it; None for the method's own.
+      change: a branch that trains in place of the tickets.
     """
 
     method: Method | None
     start: int
     steps: str | float | None = None
+    change: Callable[..., jt.Ticket] | None = None
 
 
 def cts(objective: str = "loss", **options: Any) -> Method:
@@ -130,21 +136,37 @@ def by_sgd(lr: float) -> Method:
     return dataclasses.replace(cts(), optimizer=optimizer)
 
 
-def variants(job: Job, group: str, start: int) -> dict[str, Variant]:
-    """What a group compares, by name."""
+def without_the_factor(ticket: jt.Ticket, key: Any, *, net: jt.Network) -> jt.Ticket:
+    """The ticket of KD-LTS with the bare weights, half of those that were searched."""
+    del key
+    params: Any = jax.tree.map(
+        lambda w, p: w / 2 if p else w, ticket.params, net.prunable(ticket.params)
+    )
+    return ticket.replace(params=params)
+
+
+def variants(job: Job, group: str, start: int, length: str | None) -> dict[str, Variant]:
+    """What a group compares, by name.
+
+    Args:
+      job: the job.
+      group: a name in GROUPS.
+      start: step k of LTR and CTS.
+      length: of the searches of CTS; the paper's if None.
+    """
     if group == "ltr":
         return {"LTR": Variant(None, start)}
     if group == "kd_lts":
         return {
             "KD-LTS": Variant(kd_lts(job), 0),
-            "without the factor": Variant(kd_lts(job, scaled_tickets=False), 0),
+            "without the factor": Variant(kd_lts(job), 0, change=without_the_factor),
         }
     if group == "start":
-        early = {"0": 0, "1 epoch": max(1, start // 3), "3 epochs": start, "9 epochs": 3 * start}
-        return {name: Variant(cts(), at) for name, at in early.items()}
+        early = (0, max(1, start // 3), start, 3 * start)
+        return {f"step {at}": Variant(cts(), at, length) for at in early}
     if group == "length":
-        lengths = {"1/8 of training": None, "1": "long"}
-        return {name: Variant(cts(), start, length) for name, length in lengths.items()}
+        lengths = {"1/8 of training": "short", "1/2": "half", "1": "long", "3": 3.0}
+        return {name: Variant(cts(), start, steps) for name, steps in lengths.items()}
     methods: dict[str, Method] = {
         "cts": {"loss": cts(), "reverse KL": cts("reverse_kl")},
         "objective": {
@@ -169,7 +191,7 @@ def variants(job: Job, group: str, start: int) -> dict[str, Variant]:
             "hard samples": dataclasses.replace(cts(), relaxation=Bernoulli(keep=None)),
         },
     }[group]
-    return {name: Variant(method, start) for name, method in methods.items()}
+    return {name: Variant(method, start, length) for name, method in methods.items()}
 
 
 def found(job: Job, sub: str, variant: Variant, levels: tuple[int, ...]) -> Any:
@@ -185,8 +207,9 @@ def found(job: Job, sub: str, variant: Variant, levels: tuple[int, ...]) -> Any:
         runs = learn(job, variant.method, sub=sub, density=densities, dense=False,
                      start=variant.start, steps=variant.steps)  # fmt: skip
         at = dict(enumerate(levels, start=1))
-    table = runs.table()
-    table = table[(table["branch"] == "ticket") & table["level"].isin(list(at))]
+    trained = runs if variant.change is None else retrain(job, runs, variant.change)
+    table = trained.table()
+    table = table[(table["branch"] == trained.branch) & table["level"].isin(list(at))]
     seconds = jt.costs.finding(runs).set_index("level")["seconds"]
     keys = ["seed", "level"]
     first = table["step"] == table.groupby(keys)["step"].transform("min")
@@ -273,15 +296,18 @@ def main(settings: Options) -> None:
     }
     start = third_epoch(job) if settings.start is None else settings.start
     done: dict[Variant, Any] = {}
+    subs: dict[tuple[Variant, tuple[int, ...]], str] = {}
     parts = []
     with budget(job):
         whole = jt.speed.final(dense(job).table())["value"]
         for group in groups:
-            for name, variant in variants(job, group, start).items():
-                wanted = set(levels[group])
+            for name, variant in variants(job, group, start, settings.length).items():
+                # a branch has the search of its tickets
+                wanted, place = set(levels[group]), (variant._replace(change=None), levels[group])
                 if variant not in done or not wanted <= set(done[variant]["at"]):
                     sub = re.sub(r"[^a-z0-9]+", "_", f"{group} {name}".lower()).strip("_")
-                    done[variant] = found(job, sub, variant, levels[group])
+                    subs.setdefault(place, sub)
+                    done[variant] = found(job, subs[place], variant, levels[group])
                 rows = done[variant]
                 parts.append(rows[rows["at"].isin(wanted)].assign(group=group, setting=name))
     every: Any = jt.results.concat(parts)
