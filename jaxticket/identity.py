@@ -45,6 +45,7 @@ import site
 import sys
 import sysconfig
 import types
+import warnings
 import weakref
 from collections.abc import Iterable, Mapping
 from importlib import metadata
@@ -603,7 +604,10 @@ class _Walk:
         # of a module in an archive, the archive
         data = next((p.read_bytes() for p in (file, *file.parents) if p.is_file()), b"")
         try:
-            code = compile(data, file.name, "exec", dont_inherit=True)
+            with warnings.catch_warnings():
+                # what Python says of the user's own text is not for here
+                warnings.simplefilter("ignore", SyntaxWarning)
+                code = compile(data, file.name, "exec", dont_inherit=True)
         except (SyntaxError, ValueError):
             self._texts[file] = _hash("file", data)
         else:

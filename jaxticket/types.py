@@ -74,7 +74,8 @@ class Network:
             return NotImplemented
         try:
             return (self.config, self.source) == (other.config, other.source)
-        except ValueError:  # of modules that hold arrays
+        except ValueError:
+            # modules that hold arrays: their fields compare to arrays, which have no truth value
             return self is other
 
     def __hash__(self) -> int:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
 from jaxticket import parallel
+from jaxticket.networks import cpu_kernels
 from jaxticket.networks.convolution import conv
 from jaxticket.networks.lowering import FORMS, Geometry
 
@@ -150,6 +151,26 @@ def test_the_three_functions_of_every_form_are_transposes(form, at, replicas, ch
         back = np.asarray(of.kernel(x, g, geometry=at))
         assert back.shape == w.shape
         np.testing.assert_allclose(np.vdot(back, w), np.vdot(g, y), atol=1e-9)
+
+
+@pytest.mark.parametrize("pads", [((1, 1), (1, 1)), ((0, 1), (0, 1))])
+def test_forms_of_a_cpu_are_equal_in_whole_vectors_of_float32(pads):
+    """For two replicas; "generated" is the only form that calls generated kernels."""
+    at = Geometry((8, 8), (3, 3), (1 + pads[0][0] % 2, 1), pads, "highest")
+    draw = np.random.default_rng(0).normal
+    x, w, g = (
+        jnp.asarray(draw(size=size), jnp.float32)
+        for size in ((2, 3, 8, 8, 16), (2, 3, 3, 16, 32), (2, 3, *at.output, 32))
+    )
+    for part, a, b in (("forward", x, w), ("input", g, w), ("kernel", x, g)):
+        ours, theirs = (
+            jax.jit(functools.partial(getattr(FORMS[form], part), geometry=at))
+            for form in ("generated", "parts")
+        )
+        np.testing.assert_allclose(ours(a, b), theirs(a, b), rtol=1e-4, atol=1e-4)
+        assert "jaxticket_" not in theirs.lower(a, b).as_text()
+        called = "jaxticket_" in ours.lower(a, b).as_text()
+        assert called == cpu_kernels.supports(jnp.float32, 16)
 
 
 def test_on_a_mesh_the_kernels_gradient_is_summed_over_the_batch():

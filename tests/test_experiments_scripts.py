@@ -13,6 +13,7 @@ import sys
 import types
 from pathlib import Path
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -797,6 +798,32 @@ def test_layers_of_kd_lts_from_a_file(tmp_path, digits_npz):
     assert set(layers.groupby(["branch", "seed"])["kept"].sum()) == {round(0.2 * size)}
     assert "20% of the weights" in done.stdout
     assert set(pictures(folder / "figures")) == {"figure_28.png"}
+
+
+def test_settings_of_learned_masks_beside_rewinding():
+    """Searches are as long as asked but where lengths are compared, starts are steps, and LeNet
+    with BatchNorm has the layers of LeNet.
+    """
+    script = imported("against_rewinding")
+    for group in set(script.GROUPS) - {"ltr", "kd_lts", "length"}:
+        for length in (None, "half"):
+            found = script.variants(None, group, 60, length).values()
+            assert found and {variant.steps for variant in found} == {length}
+    found = script.variants(None, "length", 60, "half").values()
+    assert {variant.steps for variant in found} == {"short", "half", "long", 3.0}
+    found = script.variants(None, "start", 60, None)
+    assert {name: v.start for name, v in found.items()} == {
+        f"step {at}": at for at in (0, 20, 60, 180)
+    }
+    net = jt.from_linen(script.BatchNormed((8, 4), 3), (5, 5, 1), name="small")
+    params, stats = net.init(jax.random.key(0))
+    kernels = {name: x["kernel"].shape for name, x in params.items() if "kernel" in x}
+    assert kernels == {"dense_0": (25, 8), "dense_1": (8, 4), "dense_2": (4, 3)}
+    assert set(stats["batch_stats"]) == {"norm_0", "norm_1"} and net.output == "dense_2"
+    ticket = jt.Ticket(jax.tree.map(lambda x: x != 0, params), params, stats, 1, 0)
+    bare = script.without_the_factor(ticket, None, net=net).params
+    np.testing.assert_array_equal(2 * bare["dense_1"]["kernel"], params["dense_1"]["kernel"])
+    np.testing.assert_array_equal(bare["norm_0"]["scale"], params["norm_0"]["scale"])
 
 
 @pytest.mark.slow

@@ -578,8 +578,12 @@ def test_an_objective_of_dense_size_does_not_see_how_large_logits_are():
         np.testing.assert_allclose(difference, jnp.linalg.norm(slope), rtol=1e-2)
     assert DenseSized("loss").needs == ("logits",) and DenseSized("loss").passes == (2, 1)
     assert DenseSized("reverse_kl").passes == (2, 1) and DenseSized("reverse_kl").answers
-    assert DenseSized("feature").needs == ("features", "logits")
-    with pytest.raises(ValueError, match="`objective` 'los' is unknown"):
+    for name in ("feature", "gradient_norm", "gradient_matching", OfTeacher("reverse_kl")):
+        with pytest.raises(ValueError, match="looks at more than logits"):
+            DenseSized(name)
+    with pytest.raises(ValueError, match="'loss' compares with no other network"):
+        jt.SEARCHES["concrete"]("loss", dense_sized=True, target=1.0)
+    with pytest.raises(ValueError, match="`objective` is unknown: 'los'"):
         DenseSized("los")
     with pytest.raises(ValueError, match="`dense_sized` must be True or False"):
         jt.SEARCHES["concrete"]("loss", dense_sized="yes")
@@ -592,7 +596,10 @@ def test_searches_of_dense_size_find_other_masks(find):
     plain, sized = (find(make("loss", dense_sized=s), **options) for s in (False, True))
     pairs = zip(*(jax.tree.leaves(r.by_level[1].mask) for r in (plain, sized)), strict=True)
     assert any((a != b).any() for a, b in pairs)
-    find(make("reverse_kl", dense_sized=True, target=0.5), **options)
+    taught = find(make("reverse_kl", dense_sized=True, target=0.5), **options)
+    assert set(taught.timings()["unit"]) >= {"teachers"}
+    pairs = zip(*(jax.tree.leaves(r.by_level[1].mask) for r in (taught, sized)), strict=True)
+    assert any((a != b).any() for a, b in pairs)
 
 
 def test_new_weights_check_tickets_of_a_later_step(find, net):

@@ -21,7 +21,8 @@ counts); generated kernel / what the compiler does best:
 | 2 x 2, 512, 64 | 43 / 114 | 30 / 45 | 37 / 65 |
 | 56 x 56, 64 to 256, 1 x 1, 4 | 48 / 41 | 50 / 48 | 66 / 85 |
 
-`experiments/results/benchmarks/convolution.csv` has both forms and PyTorch's kernels on two cores.
+`experiments/results/benchmarks/convolution.csv` has both forms and PyTorch's kernels on two cores,
+where the same code differs by up to 1.5 times from one measurement to the next.
 The generated kernels take all but kernels of one place and images of few positions, which are
 matrix products, and, forward, weights that do not stay in a core's second cache.
 

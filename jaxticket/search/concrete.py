@@ -41,15 +41,15 @@ def concrete(
         training, such as 1.0, is a dense network that is trained for so long before the search,
         from the same initial weights in another order of examples.
       dense_sized: multiply the masked network's logits to be as large as those of the network that
-        it is compared with (`jaxticket.search.DenseSized`): for networks without normalization
-        layers, in which the search is otherwise for large logits first. The paper's networks have
-        BatchNorm.
+        it is compared with (`jaxticket.search.DenseSized`), for networks without normalization
+        layers; those of the paper have BatchNorm.
 
     Reference: Arora and Teuscher 2025 (arXiv 2512.07142) and its published code, which is where the
       numbers come from. Images are not augmented, weights stay as they are.
     """
     if target is not None:
         share("target", target)
+        OfTeacher(objective)  # raises for one that compares with no other network
     if flag("dense_sized", dense_sized):
         objective = DenseSized(objective)
     return Method(

@@ -325,29 +325,35 @@ class DenseSized:
     dense network.
 
     With z' the logits less their mean over classes, z of the masked network is multiplied by
-    rms(z'_dense) / rms(z'_masked), the root mean squares over the batch and classes; the gradient
-    goes through both. Logits of a network without normalization layers shrink with its density, and
-    a loss, whatever its mask answers, then falls as fast by making logits larger: the search looks
-    for the few strongest paths. Networks with BatchNorm have no such loss to gain but in their last
-    layer.
+    rms(z'_dense) / rms(z'_masked), the root mean squares over the batch and classes. The gradient
+    goes through the masked network's size; the dense one's is a constant. The value does not change
+    with the size of the masked network's logits, which shrinks with the density where no layer
+    normalizes: there a search for a lower loss otherwise raises it first. In LeNet-300-100 with
+    1.15% of its weights tickets of CTS train to 96.5% with this and 94.0% without
+    (experiments/kd_lts/against_rewinding.py).
 
     Attributes:
-      objective: a name in `OBJECTIVES` or a function of a `View`.
+      objective: of the logits: "loss", "change_of_loss", "reverse_kl", "forward_kl" or a function
+        of a `View` that needs no more of the dense network than its logits, and no teachers.
     """
 
     objective: str | Objective
 
     def __post_init__(self) -> None:
-        self._function  # noqa: B018  (raises for what is none)
+        function = self._function
+        others = {*needs_of(function)} - {"logits"}
+        if others or teacher_needs_of(function) or function is gradient_norm:
+            raise ValueError(
+                f"`objective` {self.objective!r} looks at more than logits, whose size alone is "
+                f"matched; take 'loss', 'change_of_loss', 'reverse_kl' or 'forward_kl', and "
+                f"OfTeacher(DenseSized(...)) for a teacher"
+            )
 
     @property
     def _function(self) -> Objective:
         return from_table("objective", self.objective, OBJECTIVES)
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """What it needs of the dense network."""
-        return tuple(dict.fromkeys((*needs_of(self._function), "logits")))
+    needs: ClassVar[tuple[str, ...]] = ("logits",)
 
     @property
     def scale(self) -> float:
