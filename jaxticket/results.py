@@ -154,7 +154,10 @@ def plain(value: Any) -> Any:
         named = {} if kind is None else {"kind": kind}
         known = identity.code_of(type(value))
         if known.code is not None:
-            named |= {"class": known.plain, **plain(identity.besides_fields(value))}
+            named |= {"class": known.plain}
+            if more := identity.besides_fields(value):
+                # under a name of its own: an attribute may be called "kind" or "class"
+                named |= {"attributes": plain(more)}
         # what came later is left out at its default, so that older runs keep their names
         return named | {
             f.name: plain(getattr(value, f.name))
