@@ -17,7 +17,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
-from jaxticket.branches import changed
+from jaxticket.controls import changed
 from jaxticket.presets import Preset
 
 AT_ONCE = "each density pruned at once"

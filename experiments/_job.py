@@ -28,7 +28,7 @@ import matplotlib
 from _sizes import Size, pooled
 
 import jaxticket as jt
-from jaxticket.files import write_text
+from jaxticket._files import write_text
 from jaxticket.presets import Preset
 
 STARTED = time.monotonic()

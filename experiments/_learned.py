@@ -11,7 +11,7 @@ from _job import Job, learn
 from _job import Settings as Common
 
 import jaxticket as jt
-from jaxticket.search import Method, OfTeacher, Teaching
+from jaxticket.sparsify.learned import Method, OfTeacher, Teaching
 
 CTS = {
     "cts_kl": "reverse_kl",

@@ -20,7 +20,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
-from jaxticket.plots.style import branch_order
+from jaxticket.plots._style import branch_order
 
 PUBLISHED = Path(__file__).resolve().parent / "results"
 

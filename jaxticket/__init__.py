@@ -1,53 +1,63 @@
 """Lottery-ticket experiments in JAX: find, train and judge tickets, many seeds side by side."""
 
-from jaxticket import branches as branches
-from jaxticket import data as data
-from jaxticket import masks as masks
-from jaxticket import networks as networks
-from jaxticket import parallel as parallel
-from jaxticket import plots as plots
-from jaxticket import results as results
-from jaxticket import scores as scores
-from jaxticket import stability as stability
-from jaxticket.analysis import costs as costs
-from jaxticket.analysis import layers as layers
-from jaxticket.analysis import speed as speed
-from jaxticket.analysis.telemetry import telemetry as telemetry
-from jaxticket.analysis.transfers import transfer_matrix as transfer_matrix
-from jaxticket.analysis.verdict import Verdict as Verdict
-from jaxticket.analysis.verdict import overview as overview
-from jaxticket.analysis.verdict import verdict as verdict
-from jaxticket.branches import BRANCHES as BRANCHES
-from jaxticket.data import DATASETS as DATASETS
-from jaxticket.early import prune_at as prune_at
-from jaxticket.elastic import elastic as elastic
-from jaxticket.masks import density as density
-from jaxticket.networks import NETWORKS as NETWORKS
-from jaxticket.networks import from_functions as from_functions
-from jaxticket.networks import from_linen as from_linen
-from jaxticket.networks import from_nnx as from_nnx
-from jaxticket.parallel import compilation_cache as compilation_cache
-from jaxticket.parallel import cpu_devices as cpu_devices
-from jaxticket.presets import PRESETS as PRESETS
-from jaxticket.presets import preset as preset
-from jaxticket.prune import densities as densities
-from jaxticket.prune import keep_top as keep_top
-from jaxticket.prune import prune as prune
-from jaxticket.retrain import branch as branch
-from jaxticket.runs import Runs as Runs
-from jaxticket.scores import LAYOUTS as LAYOUTS
-from jaxticket.scores import SCORES as SCORES
-from jaxticket.search import SEARCHES as SEARCHES
-from jaxticket.search import search as search
-from jaxticket.settings import EarlyPruning as EarlyPruning
-from jaxticket.settings import Pruning as Pruning
-from jaxticket.settings import Training as Training
-from jaxticket.stability import DISTANCES as DISTANCES
-from jaxticket.stability import Instability as Instability
-from jaxticket.stability import instability as instability
-from jaxticket.ticket import Ticket as Ticket
-from jaxticket.tickets import find_tickets as find_tickets
-from jaxticket.transfer import transfer as transfer
-from jaxticket.types import Network as Network
-from jaxticket.types import ScoreContext as ScoreContext
-from jaxticket.types import TrainState as TrainState
+import sys
+
+from jaxticket import connectivity, controls, data, masks, nn, plots, presets, results
+from jaxticket.analysis import costs, layers
+from jaxticket.analysis import stats as speed
+from jaxticket.analysis.telemetry import telemetry
+from jaxticket.analysis.transfer_matrix import transfer_matrix
+from jaxticket.analysis.verdict import Verdict, overview, verdict
+from jaxticket.connectivity import DISTANCES, Instability, instability
+from jaxticket.controls import BRANCHES
+from jaxticket.data import DATASETS
+from jaxticket.engine import parallel
+from jaxticket.engine.parallel import compilation_cache, cpu_devices
+from jaxticket.masks import density
+from jaxticket.nn import NETWORKS, from_functions, from_linen, from_nnx
+from jaxticket.presets import PRESETS, preset
+from jaxticket.pruning import scores
+from jaxticket.pruning.keep import densities, keep_top, prune
+from jaxticket.pruning.scores import LAYOUTS, SCORES
+from jaxticket.runs import Runs
+from jaxticket.settings import EarlyPruning, Pruning, Training
+from jaxticket.sparsify import learned
+from jaxticket.sparsify.iterative import find_tickets
+from jaxticket.sparsify.learned import SEARCHES, search
+from jaxticket.sparsify.prune_once import prune_at
+from jaxticket.sparsify.retraining import branch
+from jaxticket.ticket import Ticket
+from jaxticket.transferring._transfer import transfer
+from jaxticket.transferring.depth import elastic
+from jaxticket.typing import Network, ScoreContext, TrainState
+
+__version__ = "0.2.0"
+
+# names of version 0.1; `from jaxticket.search import Concrete` still works, while the attribute
+# `jaxticket.search` is the function
+branches = controls
+networks = nn
+stability = connectivity
+sys.modules["jaxticket.search"] = learned
+
+# in the order of the documentation
+# fmt: off
+__all__ = [  # noqa: RUF022
+    # data, networks, settings
+    "data", "DATASETS", "nn", "networks", "NETWORKS", "Network",
+    "from_linen", "from_nnx", "from_functions",
+    "Training", "Pruning", "EarlyPruning", "preset", "presets", "PRESETS",
+    # finding tickets
+    "find_tickets", "prune_at", "scores", "SCORES", "LAYOUTS", "ScoreContext",
+    "search", "learned", "SEARCHES",
+    # what a run gives
+    "Runs", "Ticket", "results", "plots", "speed", "layers", "costs", "telemetry",
+    # judging and moving tickets
+    "branch", "branches", "controls", "BRANCHES", "verdict", "Verdict", "overview",
+    "transfer", "elastic", "transfer_matrix",
+    "instability", "Instability", "DISTANCES", "connectivity", "stability",
+    # masks and machines
+    "masks", "density", "densities", "keep_top", "prune", "TrainState",
+    "parallel", "cpu_devices", "compilation_cache", "__version__",
+]
+# fmt: on

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxticket import trees
-from jaxticket.rng import mix, permutation_words, permuted
-from jaxticket.types import Array, Key, Mask, Params
+from jaxticket import _tree
+from jaxticket.random import mix, permutation_words, permuted
+from jaxticket.typing import Array, Key, Mask, Params
 
 _BOOL = np.dtype("bool")
 
@@ -28,7 +28,7 @@ def prunable_leaves(params: Params) -> Any:
 
 def require_bools(argument: str, mask: Mask, call: str = "") -> None:
     """Raises a ValueError that names the first leaf that is no array of bools."""
-    for path, leaf in zip(trees.paths(mask), jax.tree.leaves(mask), strict=True):
+    for path, leaf in zip(_tree.paths(mask), jax.tree.leaves(mask), strict=True):
         kind = getattr(leaf, "dtype", type(leaf).__name__)
         if kind != _BOOL:
             order = f"; the order of the arguments is {call}" if call else ""
@@ -45,10 +45,10 @@ def _chosen(mask: Mask, prunable: Any) -> Any:
         return prunable_leaves(mask)
     if callable(prunable):
         return prunable(mask)
-    if trees.paths(prunable) != trees.paths(mask):
+    if _tree.paths(prunable) != _tree.paths(mask):
         raise ValueError(
-            f"`prunable` must have a bool for each leaf of the mask ({', '.join(trees.paths(mask))}"
-            f"), got {', '.join(trees.paths(prunable))}"
+            f"`prunable` must have a bool for each leaf of the mask ({', '.join(_tree.paths(mask))}"
+            f"), got {', '.join(_tree.paths(prunable))}"
         )
     return prunable
 
@@ -74,7 +74,7 @@ def apply(mask: Mask, tree: Params) -> Params:
         paths or shapes.
     """
     require_bools("mask", mask, "masks.apply(mask, tree)")
-    trees.same_structure("tree", tree, mask, of="mask")
+    _tree.same_structure("tree", tree, mask, of="mask")
     # where and not multiplication: 0 * inf is nan
     return jax.tree.map(lambda m, x: jnp.where(m, x, jnp.zeros_like(x)), mask, tree)
 
@@ -122,7 +122,7 @@ def density(mask: Mask, *, prunable: Any = None) -> Array:
 def layer_density(mask: Mask, *, prunable: Any = None) -> dict[str, Array]:
     """Density of each prunable leaf, by path; `prunable` as for `density`."""
     prunable = _chosen(mask, prunable)
-    leaves = zip(trees.paths(mask), jax.tree.leaves(mask), jax.tree.leaves(prunable), strict=True)
+    leaves = zip(_tree.paths(mask), jax.tree.leaves(mask), jax.tree.leaves(prunable), strict=True)
     return {path: jnp.mean(m, dtype=jnp.float32) for path, m, p in leaves if p}
 
 
@@ -130,7 +130,7 @@ def empty_layers(mask: Mask, prunable: Any) -> dict[str, Any]:
     """The prunable leaves without any weights in some replica, of host masks stacked over
     [replica]: path -> bool [replica].
     """
-    leaves = zip(trees.paths(mask), jax.tree.leaves(mask), jax.tree.leaves(prunable), strict=True)
+    leaves = zip(_tree.paths(mask), jax.tree.leaves(mask), jax.tree.leaves(prunable), strict=True)
     found = {path: ~np.asarray(m).reshape(len(m), -1).any(axis=1) for path, m, p in leaves if p}
     return {path: gone for path, gone in found.items() if gone.any()}
 
@@ -158,7 +158,7 @@ def shuffle(mask: Mask, *, key: Key, prunable: Any = None) -> Mask:
         )
         if p
         else m
-        for path, m, p in zip(trees.paths(mask), leaves, jax.tree.leaves(prunable), strict=True)
+        for path, m, p in zip(_tree.paths(mask), leaves, jax.tree.leaves(prunable), strict=True)
     ]
     return jax.tree.unflatten(tree, shuffled)
 
@@ -184,7 +184,7 @@ def _alike(name: str, mask: Mask, other_name: str, other: Mask) -> None:
     """Raises unless both are masks of one tree."""
     require_bools(name, mask)
     require_bools(other_name, other)
-    trees.same_structure(name, mask, other, of=f"`{other_name}`")
+    _tree.same_structure(name, mask, other, of=f"`{other_name}`")
 
 
 def overlap(a: Mask, b: Mask, *, prunable: Any = None) -> Array:
@@ -208,7 +208,7 @@ def nested(inner: Mask, outer: Mask) -> Array:
 def require_nested(inner: Mask, outer: Mask) -> None:
     """Raises a ValueError that names the layers where `inner` keeps what `outer` has pruned."""
     _alike("inner", inner, "outer", outer)
-    leaves = zip(trees.paths(inner), jax.tree.leaves(inner), jax.tree.leaves(outer), strict=True)
+    leaves = zip(_tree.paths(inner), jax.tree.leaves(inner), jax.tree.leaves(outer), strict=True)
     grown = [path for path, i, o in leaves if np.any(np.asarray(i) & ~np.asarray(o))]
     if grown:
         raise ValueError(

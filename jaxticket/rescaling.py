@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxticket.types import Mask, Params
+from jaxticket.typing import Mask, Params
 
 RESCALE = ("global", "layer")
 """Which density the kept weights of a layer are divided by: that of the network or its own."""

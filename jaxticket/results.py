@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from jaxticket import files, identity
-from jaxticket.types import Network
+from jaxticket import _files, _identity
+from jaxticket.typing import Network
 
 COLUMNS = ("seed", "level", "density", "branch", "step", "split", "metric", "value")
 
@@ -138,24 +138,24 @@ def read(path: str | os.PathLike[str]) -> pd.DataFrame:
 def write(table: pd.DataFrame, folder: Path, name: str) -> None:
     """Writes `name.parquet` and `name.csv`, each complete or not at all."""
     for suffix, save in (("parquet", pd.DataFrame.to_parquet), ("csv", pd.DataFrame.to_csv)):
-        with files.replacing(folder / f"{name}.{suffix}") as temporary:
+        with _files.replacing(folder / f"{name}.{suffix}") as temporary:
             save(table, temporary, index=False)
 
 
 def plain(value: Any) -> Any:
     """Settings as what JSON can hold: dataclasses as dicts; networks and functions by their names
-    and, where a name does not say all, by their code (`jaxticket.identity`).
+    and, where a name does not say all, by their code (`jaxticket._identity`).
     """
     if isinstance(value, Network):
-        return identity.network(value)
+        return _identity.network(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         # of parts that can be exchanged for one another, the settings say which one it is
         kind = getattr(value, "kind", None)
         named = {} if kind is None else {"kind": kind}
-        known = identity.code_of(type(value))
+        known = _identity.code_of(type(value))
         if known.code is not None:
             named |= {"class": known.plain}
-            if more := identity.besides_fields(value):
+            if more := _identity.besides_fields(value):
                 # under a name of its own: an attribute may be called "kind" or "class"
                 named |= {"attributes": plain(more)}
         # what came later is left out at its default, so that older runs keep their names
@@ -173,7 +173,7 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     # functions, and what else JSON does not know: arrays, sets, enumerations
-    return identity.code_of(value).plain
+    return _identity.code_of(value).plain
 
 
 def canonical(settings: Mapping[str, Any]) -> str:

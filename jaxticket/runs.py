@@ -14,18 +14,19 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import files, masks, parallel, rescaling, results
-from jaxticket.checkpoint import explained
-from jaxticket.checks import instance, is_integer, share
+from jaxticket import _files, masks, rescaling, results
+from jaxticket._check import instance, is_integer, share
 from jaxticket.data.arrays import Data
-from jaxticket.data.stream import Stream
-from jaxticket.evaluate import METRICS
+from jaxticket.data.streaming import Stream
+from jaxticket.engine import parallel
+from jaxticket.engine.metrics import METRICS
+from jaxticket.engine.program import split_names
+from jaxticket.engine.store import explained
 from jaxticket.presets import preset_of
-from jaxticket.selection import prunable_of
+from jaxticket.pruning.compiled import prunable_of
 from jaxticket.settings import Loaded, Pruning, PruningAtStep, Training
 from jaxticket.ticket import Ticket, check_ticket, drawn_exactly, shapes
-from jaxticket.train import split_names
-from jaxticket.types import Network, Params
+from jaxticket.typing import Network, Params
 
 Table = Any
 """A pandas DataFrame."""
@@ -307,7 +308,7 @@ class Runs:
         constants at initialization), else the kept weights. Files of tickets that were moved say
         where they train, and under "found_in" where they were found.
         """
-        target = files.absolute(folder) if folder is not None else self.folder
+        target = _files.absolute(folder) if folder is not None else self.folder
         if target is None:
             raise ValueError("`folder` is needed to save a run that has none")
         with explained(target):

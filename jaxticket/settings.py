@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxticket import rescaling
-from jaxticket.checks import (
+from jaxticket._check import (
     flag,
     interval,
     number,
@@ -23,7 +23,7 @@ from jaxticket.checks import (
     texts,
     whole,
 )
-from jaxticket.types import Mask, Params
+from jaxticket.typing import Mask, Params
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 SCHEDULES = ("steps", "cosine", "linear")

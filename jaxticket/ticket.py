@@ -18,9 +18,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxticket import files, masks, trees
-from jaxticket.rng import stream
-from jaxticket.types import Array, Key, Mask, Network, Params, Stats
+from jaxticket import _files, _tree, masks
+from jaxticket.random import stream
+from jaxticket.typing import Array, Key, Mask, Network, Params, Stats
 
 _FORMAT = "jaxticket ticket 1"
 _NUMBERS = "biuf"
@@ -93,7 +93,7 @@ class Ticket:
         host = host.replace(params=host_apply(host.mask, host.params))
         if net is not None:
             like, _ = shapes(net)
-            trees.same_structure("net", like, host.params)
+            _tree.same_structure("net", like, host.params)
         arrays = pack(host)
         if seed is not None:
             if net is None:
@@ -104,11 +104,11 @@ class Ticket:
                 )
             arrays = {name: x for name, x in arrays.items() if not name.startswith("kept/")}
             header["weights_sha256"] = _digest(
-                dict(zip(trees.paths(host.params), jax.tree.leaves(host.params), strict=True))
+                dict(zip(_tree.paths(host.params), jax.tree.leaves(host.params), strict=True))
             )
         header["sha256"] = _digest(arrays)
         arrays["header"] = np.frombuffer(_json(header).encode(), np.uint8)
-        return write_arrays(files.absolute(path), arrays)
+        return _files.write_arrays(_files.absolute(path), arrays)
 
     @staticmethod
     def load(
@@ -127,7 +127,7 @@ class Ticket:
             named, a network that none of the pruned layers fits, and weights that the seed no
             longer gives.
         """
-        header, arrays = _read(files.absolute(path))
+        header, arrays = _read(_files.absolute(path))
         if header["seed"] is not None and net is None:
             raise ValueError(f"{path} stores a seed, not weights: pass `net` to rebuild them")
         if fresh is not None:
@@ -151,7 +151,7 @@ class Ticket:
         assert net is not None
         params = _from_seed(net, header["seed"], ticket.mask)
         if (
-            _digest(dict(zip(trees.paths(params), jax.tree.leaves(params), strict=True)))
+            _digest(dict(zip(_tree.paths(params), jax.tree.leaves(params), strict=True)))
             != header["weights_sha256"]
         ):
             raise ValueError(
@@ -165,7 +165,7 @@ class Ticket:
 
 def about(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a ticket file says of itself: network, settings, seed, checksum, level and step."""
-    header, arrays = _read(files.absolute(path))
+    header, arrays = _read(_files.absolute(path))
     told = {name: value for name, value in header.items() if name != "keys"}
     return {**told, **{name: int(arrays[name]) for name in ("level", "step")}}
 
@@ -173,7 +173,7 @@ def about(path: str | os.PathLike[str]) -> dict[str, Any]:
 def layer_masks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """The masks of a ticket file by layer, without its weights or its network."""
     try:
-        return _masks(_read(files.absolute(path))[1])
+        return _masks(_read(_files.absolute(path))[1])
     except _Malformed as error:
         raise _damaged(Path(path), error) from error
 
@@ -194,8 +194,8 @@ def check_ticket(argument: str, ticket: Ticket, like: tuple[Params, Stats] | Non
         level or step that is no whole number.
     """
     masks.require_bools(argument, ticket.mask, "Ticket(mask, params, stats, level, step)")
-    trees.same_structure(argument, ticket.mask, ticket.params)
-    for path, w in zip(trees.paths(ticket.params), jax.tree.leaves(ticket.params), strict=True):
+    _tree.same_structure(argument, ticket.mask, ticket.params)
+    for path, w in zip(_tree.paths(ticket.params), jax.tree.leaves(ticket.params), strict=True):
         kind = getattr(w, "dtype", type(w).__name__)
         if getattr(kind, "kind", "") != "f":
             raise ValueError(
@@ -213,8 +213,8 @@ def check_ticket(argument: str, ticket: Ticket, like: tuple[Params, Stats] | Non
         return
     lead = np.ndim(ticket.level)
     for own, wanted in ((ticket.params, like[0]), (ticket.stats, like[1])):
-        ours = dict(zip(trees.paths(own), jax.tree.leaves(own), strict=True))
-        theirs = dict(zip(trees.paths(wanted), jax.tree.leaves(wanted), strict=True))
+        ours = dict(zip(_tree.paths(own), jax.tree.leaves(own), strict=True))
+        theirs = dict(zip(_tree.paths(wanted), jax.tree.leaves(wanted), strict=True))
         has = {path: np.shape(x)[lead:] for path, x in ours.items()}
         needs = {path: tuple(x.shape) for path, x in theirs.items()}
         odd = [path for path in dict.fromkeys((*has, *needs)) if has.get(path) != needs.get(path)]
@@ -263,10 +263,10 @@ def _tell_drawn(
       ValueError: where nothing that can be pruned is the ticket's.
     """
     like, lead = shapes(net)[0], np.ndim(arrays["level"])
-    leaves = zip(trees.paths(like), jax.tree.leaves(like), strict=True)
+    leaves = zip(_tree.paths(like), jax.tree.leaves(like), strict=True)
     drawn = [name for name, x in leaves if tuple(arrays.get(f"shape/{name}", ()))[lead:] != x.shape]
     named = f"{', '.join(drawn[:8])}{', ...' if len(drawn) > 8 else ''}"
-    chosen = zip(trees.paths(like), jax.tree.leaves(net.prunable(like)), strict=True)
+    chosen = zip(_tree.paths(like), jax.tree.leaves(net.prunable(like)), strict=True)
     if not any(prunable and name not in drawn for name, prunable in chosen):
         raise ValueError(
             f"`net` {net.config} has no prunable layer of the ticket in {str(path)!r}: all of it "
@@ -349,7 +349,7 @@ def pack(ticket: Ticket) -> dict[str, np.ndarray]:
         "step": np.asarray(ticket.step),
     }
     leaves = zip(
-        trees.paths(ticket.mask),
+        _tree.paths(ticket.mask),
         jax.tree.leaves(ticket.mask),
         jax.tree.leaves(ticket.params),
         strict=True,
@@ -359,7 +359,7 @@ def pack(ticket: Ticket) -> dict[str, np.ndarray]:
         arrays[f"shape/{path}"] = np.asarray(m.shape, np.int64)
         arrays[f"mask/{path}"] = np.packbits(m.reshape(-1))
         arrays[f"kept/{path}"] = w[m]
-    for path, x in zip(trees.paths(ticket.stats), jax.tree.leaves(ticket.stats), strict=True):
+    for path, x in zip(_tree.paths(ticket.stats), jax.tree.leaves(ticket.stats), strict=True):
         arrays[f"stats/{path}"] = np.asarray(x)
     return arrays
 
@@ -445,7 +445,7 @@ def unpack(
 
 
 def _as(what: str, values: dict[str, np.ndarray], like: Any, lead: int, drawn: Any = None) -> Any:
-    names, odd, found = trees.paths(like), [], []
+    names, odd, found = _tree.paths(like), [], []
     others = [None] * len(names) if drawn is None else jax.tree.leaves(drawn)
     for name, x, other in zip(names, jax.tree.leaves(like), others, strict=True):
         own = values.get(name)
@@ -479,16 +479,6 @@ def _nested(
             raise _Malformed(f"{path!r} lies below or above another leaf")
         at[last] = x
     return result
-
-
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
-    """Writes named arrays as .npz: complete or not at all, also when the power fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    np.savez(buffer, **dict(arrays))  # type: ignore[arg-type]
-    with files.replacing(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
-    return path
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -1,6 +1,7 @@
-"""The layout of DESIGN.md, read from the source: who imports what, and what nobody does."""
+"""Directions of imports and rules that hold everywhere, read from the source."""
 
 import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -60,9 +61,9 @@ HOMES = {
     "tensorflow_datasets": ("data.tfds",),
     "tensorflow": ("data.tfds",),
     "grain": ("data.blocks",),
-    "orbax": ("checkpoint",),
-    "flax": ("networks",),
-    "scipy": ("stability",),
+    "orbax": ("engine.store",),
+    "flax": ("nn",),
+    "scipy": ("connectivity",),
     "pandas": ("results",),
     "matplotlib": ("plots",),
 }
@@ -82,75 +83,35 @@ def test_each_library_has_one_home(library):
         assert users, f"nothing imports {library} any more: is it still a dependency?"
 
 
-# the first name that a module has, or lies below, gives its rank
-RANKS = {
-    "types": 0,
-    "rng": 1,
-    "trees": 1,
-    "checks": 1,
-    "files": 1,
-    "identity": 1,
-    "settings": 1,
-    "rescaling": 1,
-    "masks": 2,
-    "ranking": 2,
-    "prune": 2,
-    "scores": 2,
-    "data": 2,
-    "networks": 2,
-    "parallel": 2,
-    "optim": 2,
-    "evaluate": 2,
-    "feed": 3,
-    "attacks": 3,
-    "presets": 3,
-    "ticket": 3,
-    "fit": 3,
-    "elastic": 4,
-    "results": 3,
-    "checkpoint": 3,
-    "train": 4,
-    "selection": 4,
-    "branches": 4,
-    "calls": 5,
-    "jobs": 5,
-    "trunk": 6,
-    "runs": 6,
-    "levels": 7,
-    "tickets": 8,
-    "retrain": 9,
-    "points": 7,
-    "at_step": 9,
-    "step_run": 9,
-    "scored_masks": 9,
-    "early": 9,
-    "search": 10,
-    "stability": 10,
-    "target": 9,
-    "transfer": 10,
-    "analysis": 10,
-    # the order of a network's layers, which pruning asks for
-    "analysis.flops": 2,
-    "plots": 11,
-    "": 12,
-    "__main__": 13,
-}
-
-
-def rank(module):
-    return RANKS.get(module, RANKS[module.split(".")[0]])
-
-
-def test_every_module_has_a_rank():
-    unranked = {module for module in MODULES if module.split(".")[0] not in RANKS}
-    assert not unranked, "give new modules their place in RANKS"
+# packages and top-level modules import from their own layer and those before it
+LAYERS = (
+    ("typing", "_check", "_tree", "_files", "_identity", "random", "rescaling", "settings"),
+    ("masks", "data", "nn"),
+    ("ticket", "results", "engine", "pruning", "presets"),
+    ("runs", "controls"),
+    ("sparsify", "connectivity", "transferring"),
+    ("analysis",),
+    ("plots",),
+    ("",),
+    ("__main__",),
+)
+LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 
 
 @each_source
-def test_imports_point_down(path):
-    own = name_of(path)
-    upwards = {other for other in our_imports(path) if rank(other) > rank(own)}
-    assert not upwards
+def test_imports_point_one_way(path):
+    own = name_of(path).split(".")[0]
+    assert own in LAYER, f"give {own!r} its place in LAYERS"
+    later = {other for other in our_imports(path) if LAYER[other.split(".")[0]] > LAYER[own]}
+    assert not later
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m and m != "__main__"])
+def test_no_function_shares_its_name_with_a_module(module):
+    """`import jaxticket.nn.layers as l` gives the module, whatever the package exports."""
+    parent, _, leaf = f"jaxticket.{module}".rpartition(".")
+    imported = importlib.import_module(f"{parent}.{leaf}")
+    assert getattr(importlib.import_module(parent), leaf) is imported
 
 
 def test_imports_have_no_circle():
@@ -185,30 +146,20 @@ def reached(module):
     return found
 
 
-TRAINING = {
-    "train", "selection", "optim", "evaluate", "feed", "calls", "jobs", "runs", "levels", "tickets",
-    "retrain", "branches", "checkpoint", "parallel",
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("module", [m for m in MODULES if m.split(".")[0] in ("plots", "results")])
 def test_tables_and_figures_know_no_training(module):
-    assert not reached(module) & TRAINING
+    found = {m.split(".")[0] for m in reached(module)}
+    assert not found & {"engine", "pruning", "sparsify", "runs", "controls"}
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if m.split(".")[0] == "scores"])
-def test_scores_know_no_densities(module):
-    assert not reached(module) & {"prune", "ranking", "train", "settings", "masks"}
+def test_the_engine_knows_no_tickets():
+    found = {m.split(".")[0] for m in MODULES if m.startswith("engine") for m in reached(m)}
+    assert not found & {"pruning", "sparsify", "runs", "controls", "ticket"}
 
 
-def test_parallel_knows_no_machine_learning():
-    assert our_imports(MODULES["parallel"]) <= {"checks", "files"}
-    assert not any(name.split(".")[0] in ("optax", "flax") for name in imports(MODULES["parallel"]))
-
-
-@pytest.mark.parametrize("module", ["types", "checks"])
-def test_the_bottom_imports_nothing_of_ours(module):
-    assert our_imports(MODULES[module]) == set()
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("pruning.scores")])
+def test_scores_know_no_training(module):
+    assert not {m.split(".")[0] for m in reached(module)} & {"engine", "settings"}
 
 
 def test_there_is_no_drawer_for_odds_and_ends():
@@ -283,8 +234,8 @@ def test_no_key_of_a_fixed_seed_as_default(path):
 @each_source
 def test_keys_are_keyword_only(path):
     """DESIGN: `key` always keyword-only, in what is public and not of a fixed protocol."""
-    # types, rng and initializers speak of keys first; branches are called `change(ticket, key)`
-    if name_of(path) in ("rng", "branches", "networks.initializers"):
+    # random and initializers speak of keys first; branches are called `change(ticket, key)`
+    if name_of(path) in ("random", "controls", "nn.initializers"):
         pytest.skip("a protocol of its own")
     found = [
         node.name
@@ -320,9 +271,7 @@ def test_nothing_removed_from_jax_and_no_quitting(path):
     assert not found
 
 
-def test_the_public_names_are_exported_explicitly():
-    """`from x import y as y`, which type checkers read as an export."""
-    tree = TREES[PACKAGE / "__init__.py"]
-    assert all(isinstance(node, ast.ImportFrom) for node in tree.body[1:])
-    for node in tree.body[1:]:
-        assert all(alias.asname == alias.name for alias in node.names)
+def test_the_public_names_exist_and_are_listed_once():
+    package = importlib.import_module("jaxticket")
+    assert len(set(package.__all__)) == len(package.__all__)
+    assert all(hasattr(package, name) for name in package.__all__)

@@ -18,11 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxticket as jt
-from jaxticket import checks
+from jaxticket import _check
 from jaxticket.analysis.conditions import Rules
-from jaxticket.attacks import PGD
+from jaxticket.engine.adversarial import PGD
+from jaxticket.pruning.compiled import Examples
 from jaxticket.results import History
-from jaxticket.search import (
+from jaxticket.sparsify.learned import (
     Bernoulli,
     Concrete,
     Distillation,
@@ -38,8 +39,7 @@ from jaxticket.search import (
     TopSigmoid,
     objective_values,
 )
-from jaxticket.search.learned_masks import LearnedPruning
-from jaxticket.selection import Examples
+from jaxticket.sparsify.learned.learned_masks import LearnedPruning
 
 NAN, INF = float("nan"), float("inf")
 SHAPE, STEPS, SEEDS = (4, 4, 1), 8, (0, 1)
@@ -236,7 +236,7 @@ BAD = [
     ("layers", "net", None, "`net` must be a network"),
     ("of_network", "net", None, "`net` must be a network"),
     ("score_flops", "net", None, "`net` must be a network"),
-    ("score_flops", "examples", 3, "`examples` must be jaxticket.selection.Examples"),
+    ("score_flops", "examples", 3, "`examples` must be jaxticket.pruning.compiled.Examples"),
     *(("ticket", "level", value, "`level` must be one of") for value in (7, "1", [1], None, True)),
     *(("ticket", "seed", value, "`seed` must be one of") for value in (7, "1", [1], None, True)),
     *((name, "seed", value, "`seed` ")
@@ -553,8 +553,8 @@ def test_whole_numbers_of_any_library_are_taken(scalar):
     assert all(type(m) is int for m in (training.steps, training.warmup, *training.milestones))
     pruning = jt.Pruning(levels=scalar(2), rewind=scalar(3))
     assert pruning == jt.Pruning(levels=2, rewind=3) and type(pruning.levels) is int
-    assert checks.distinct_seeds([scalar(3), scalar(1)]) == (3, 1)
-    assert checks.chosen("levels", np.asarray([1, 0]), (0, 1, 2)) == (1, 0)
+    assert _check.distinct_seeds([scalar(3), scalar(1)]) == (3, 1)
+    assert _check.chosen("levels", np.asarray([1, 0]), (0, 1, 2)) == (1, 0)
     data = made_data()
     ours, theirs = (data.with_validation(0.2, seed=seed) for seed in (scalar(3), 3))
     assert ours.fingerprint == theirs.fingerprint
@@ -649,24 +649,24 @@ def test_many_levels_are_refused_at_once():
                  st.integers(min_value=2**31), st.lists(st.integers(), max_size=2)))  # fmt: skip
 @settings(max_examples=200, deadline=None)
 def test_whole_takes_nothing_but_whole_numbers(value):
-    refused("`steps` must be a whole number", checks.whole, "steps", value, 1)
+    refused("`steps` must be a whole number", _check.whole, "steps", value, 1)
 
 
 @given(st.one_of(st.text(), st.booleans(), st.none(), st.floats(max_value=0), st.complex_numbers(),
                  st.sampled_from([NAN, INF, -INF, [0.1], (), {}, b"1", object()])))  # fmt: skip
 @settings(max_examples=200, deadline=None)
 def test_number_takes_nothing_but_finite_numbers(value):
-    refused("`lr` must be a finite number above 0", checks.number, "lr", value, 0, above=True)
+    refused("`lr` must be a finite number above 0", _check.number, "lr", value, 0, above=True)
 
 
 @given(st.integers(-(2**31), 2**31 - 1), st.sampled_from([int, np.int64, np.int32, np.asarray]))
 def test_whole_gives_python_integers(value, scalar):
-    found = checks.whole("at", scalar(value), -(2**31))
+    found = _check.whole("at", scalar(value), -(2**31))
     assert found == value and type(found) is int
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False, width=32))
 def test_number_gives_python_floats(value):
     for scalar in (float, np.float32, np.float64, np.asarray):
-        found = checks.number("lr", scalar(value))
+        found = _check.number("lr", scalar(value))
         assert found == value and type(found) is float and math.isfinite(found)

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 import jaxticket as jt
-from jaxticket import identity
-from jaxticket.checkpoint import RunFolderError
-from jaxticket.search.method import Method
-from jaxticket.search.relaxations import Bernoulli
+from jaxticket import _identity
+from jaxticket.engine.store import RunFolderError
+from jaxticket.sparsify.learned.method import Method
+from jaxticket.sparsify.learned.relaxations import Bernoulli
 
 RNG = np.random.default_rng(0)
 Y = RNG.integers(0, 2, 40)
@@ -368,13 +368,13 @@ def test_scores_made_of_scores_are_known_by_those():
     edit = ("jnp.abs(w) * 1.0", "jnp.abs(w) * 2.0")
     for make in (jt.scores.inverted, lambda score: jt.scores.configured(score, rounds=2)):
         first, again, other = (
-            identity.code_of(make(module(*replaced).score)) for replaced in ((), (), (edit,))
+            _identity.code_of(make(module(*replaced).score)) for replaced in ((), (), (edit,))
         )
         assert first == again and first != other
-    built_in = identity.code_of(jt.scores.configured("snip", temperature=2.0))
-    assert built_in == identity.code_of(jt.scores.configured("snip", temperature=2.0))
-    assert built_in != identity.code_of(jt.scores.configured("snip", temperature=3.0))
-    assert identity.code_of(jt.SCORES["snip"]).plain == "jaxticket.scores.snip.snip"
+    built_in = _identity.code_of(jt.scores.configured("snip", temperature=2.0))
+    assert built_in == _identity.code_of(jt.scores.configured("snip", temperature=2.0))
+    assert built_in != _identity.code_of(jt.scores.configured("snip", temperature=3.0))
+    assert _identity.code_of(jt.SCORES["snip"]).plain == "jaxticket.pruning.scores._snip.snip"
 
 
 def test_numbers_of_numpy_and_jax_are_recorded_as_numbers():
@@ -394,7 +394,7 @@ def function(text, name="own"):
     """The identity of `f` in a module of such a text."""
     made = types.ModuleType(name)
     exec(compile(HEAD + text, "own.py", "exec", dont_inherit=True), vars(made))
-    return identity.code_of(vars(made)["f"])
+    return _identity.code_of(vars(made)["f"])
 
 
 # `f` of each text computes something else with 2.0 in place of 1.0
@@ -494,9 +494,9 @@ def test_use_changes_nothing(monkeypatch, text, use):
     monkeypatch.setenv("JAXTICKET_USE", "0")
     made: dict[str, Any] = {}
     exec(HEAD + text, made)
-    before = identity.code_of(made["f"])
+    before = _identity.code_of(made["f"])
     exec(use, made)
-    assert identity.code_of(made["f"]) == before
+    assert _identity.code_of(made["f"]) == before
 
 
 BODY = "def g(x):\n    return x * 1.0\n"
@@ -555,11 +555,11 @@ def in_folder(folder, files, monkeypatch):
             patch.delitem(sys.modules, name)
         try:
             own = importlib.import_module(first)
-            found = identity.code_of(own.f)
+            found = _identity.code_of(own.f)
             if "pk" in roots:
                 # also once all that it imports is imported
                 own.f(1.0)
-                assert identity.code_of(own.f) == found
+                assert _identity.code_of(own.f) == found
             return found
         finally:
             for name in [name for name in sys.modules if name.partition(".")[0] in roots]:
@@ -601,7 +601,7 @@ def test_functions_of_other_versions_of_a_library_are_others(tmp_path, monkeypat
             **({f"{info}/direct_url.json": "{}"} if local else {}),
         }
         folder = tmp_path / f"{version} {digest} {local}"
-        identity._version_of.cache_clear()
+        _identity._version_of.cache_clear()
         return in_folder(folder, files, monkeypatch).code
 
     assert installed("1.0", "a", False) == installed("1.0", "b", False) == "version 1.0"
@@ -649,7 +649,7 @@ def test_compiled_modules_of_ones_own_count_by_their_files(tmp_path, monkeypatch
     found = []
     for data in (b"1", b"1", b"2"):
         Path(compiled.__file__).write_bytes(data)
-        found.append(identity.code_of(kind))
+        found.append(_identity.code_of(kind))
     assert found[0] == found[1] != found[2]
 
 
@@ -663,7 +663,7 @@ def test_networks_of_modules_that_hold_arrays_can_be_compared():
         for _ in range(2)
     )
     assert first == first and first != second
-    assert identity.network(first) == identity.network(second)
+    assert _identity.network(first) == _identity.network(second)
 
 
 def test_modules_that_a_function_imports_when_it_runs_count(tmp_path, monkeypatch):
@@ -674,10 +674,10 @@ def test_modules_that_a_function_imports_when_it_runs_count(tmp_path, monkeypatc
     found = []
     for factor in (1, 2):
         (tmp_path / "beside.py").write_text(f"def moved(ticket):\n    return {factor}\n")
-        before = identity.code_of(own.change)
+        before = _identity.code_of(own.change)
         importlib.invalidate_caches()
         assert importlib.import_module("beside").moved(None) == factor
-        assert identity.code_of(own.change) == before
+        assert _identity.code_of(own.change) == before
         found.append(before)
         sys.modules.pop("beside")
     assert found[0] != found[1]
@@ -690,7 +690,7 @@ def test_data_and_runs_that_a_function_holds_count_by_what_they_are(runs):
     def code(own, other):
         nonlocal held, data
         held, data = own, other
-        return identity.code_of(change)
+        return _identity.code_of(change)
 
     held, data = runs, DATA
     slower = dataclasses.replace(runs, costs=())
@@ -715,9 +715,9 @@ def test_bytecode_of_another_python_is_not_compared(runs, tmp_path):
 
 def test_a_version_that_was_raised_refuses_older_results(runs, tmp_path, monkeypatch):
     jt.branch(runs, "shuffle", folder=tmp_path, progress=False)
-    matches = {"branches.shuffle": "branches.shuffle", "branch": "`version` is 1 there and 2"}
+    matches = {"controls.shuffle": "controls.shuffle", "branch": "`version` is 1 there and 2"}
     for name, match in (matches | {"training": matches["branch"]}).items():
-        monkeypatch.setattr(identity, "VERSIONS", {name: 2})
+        monkeypatch.setattr(_identity, "VERSIONS", {name: 2})
         with pytest.raises(RunFolderError, match=match):
             jt.branch(runs, "shuffle", folder=tmp_path, progress=False)
 
@@ -740,8 +740,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxticket.search.constraints import Constraint
-from jaxticket.search.relaxations import Bernoulli
+from jaxticket.sparsify.learned.constraints import Constraint
+from jaxticket.sparsify.learned.relaxations import Bernoulli
 
 
 class Used(Exception):

@@ -14,7 +14,7 @@ import jaxticket as jt
 from jaxticket import masks
 from jaxticket.__main__ import main
 from jaxticket.presets import preset_of
-from jaxticket.rng import stream
+from jaxticket.random import stream
 from jaxticket.ticket import about, pack, unpack
 
 SHAPE = (2, 4, 1)

@@ -1,4 +1,4 @@
-"""Convolutions of several networks side by side: every form of `networks/lowering.py`, by shape.
+"""Convolutions of several networks side by side: every form of `nn/lowering.py`, by shape.
 
 For each convolution of ResNet-20, VGG-16 and ResNet-50 (one of each shape that stands for many):
 the convolution, its input gradient and its kernel gradient, for some replicas, inside a loop of the
@@ -12,7 +12,7 @@ Command:  python experiments/benchmarks/convolution.py [--forms generated parts 
           on a GPU: --replicas 1 8 --dtype bfloat16
           --forms chosen separate loop grouped products
 Cost:     about 4 minutes on 2 CPU cores with the defaults; "grouped" and "loop" take hours there
-Expected: the tables in jaxticket/networks/lowering.py and experiments/results/benchmarks/
+Expected: the tables in jaxticket/nn/lowering.py and experiments/results/benchmarks/
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
 import jaxticket as jt
-from jaxticket.networks.geometry import Geometry
-from jaxticket.networks.lowering import FORMS, LOWERINGS
+from jaxticket.nn.geometry import Geometry
+from jaxticket.nn.lowering import FORMS, LOWERINGS
 
 PARTS = ("forward", "input", "kernel")
 
@@ -87,7 +87,7 @@ class Settings:
     replicas: tuple[int, ...] = (2,)
     """How many networks at once."""
     forms: tuple[str, ...] = ("chosen", "products")
-    """Names of jaxticket.networks.lowering.FORMS, "chosen", or "torch"."""
+    """Names of jaxticket.nn.lowering.FORMS, "chosen", or "torch"."""
     layers: str = ""
     """Only shapes whose name has this in it."""
     dtype: str = "float32"

@@ -125,7 +125,7 @@ def tickets(
     import jaxticket as jt
 
     jt.cpu_devices(variant.threads)
-    from jaxticket.train import program
+    from jaxticket.engine.program import program
 
     data = images(data_dir)
     net = jt.networks.lenet(data.shape, data.classes)

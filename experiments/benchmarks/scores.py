@@ -24,13 +24,13 @@ from _machine import described, machine, publish
 from tqdm import tqdm
 
 import jaxticket as jt
-from jaxticket.feed import balanced_examples
-from jaxticket.jobs import Jobs, job_plan
-from jaxticket.prune import round_counts
-from jaxticket.rng import root_keys
-from jaxticket.scores.recipe import recipe_of
-from jaxticket.selection import Examples, Selection, Weights, prunable_of, pruner
-from jaxticket.train import program, put_data
+from jaxticket.engine.feeder import balanced_examples
+from jaxticket.engine.loop import Jobs, job_plan
+from jaxticket.engine.program import program, put_data
+from jaxticket.pruning.compiled import Examples, Selection, Weights, prunable_of, pruner
+from jaxticket.pruning.keep import round_counts
+from jaxticket.pruning.scores.spec import recipe_of
+from jaxticket.random import root_keys
 
 EXAMPLES = {"lenet": 60_000, "resnet20": 50_000}
 STEPS = {"lenet": 100, "resnet20": 3}

@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 import jaxticket as jt
-from jaxticket.search import GradBalance, Lagrangian, Method
+from jaxticket.sparsify.learned import GradBalance, Lagrangian, Method
 
 RATES = (0.1, 1.0, 10.0)
 ASCENTS = (0.001, 0.01, 0.1, 1.0)

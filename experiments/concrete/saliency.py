@@ -28,8 +28,8 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
-from jaxticket.plots.density import density_axis
-from jaxticket.search import objective_values
+from jaxticket.plots._density import density_axis
+from jaxticket.sparsify.learned import objective_values
 
 METHODS = ("snip", "grasp", "magnitude", "ltr", "random", "cts")
 OWN = {"change_of_loss": "cts_change_of_loss", "gradient_norm": "cts_gradient_norm"}

@@ -34,8 +34,8 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
-from jaxticket.plots.style import percent
-from jaxticket.search import KNOWLEDGE, Method
+from jaxticket.plots._style import percent
+from jaxticket.sparsify.learned import KNOWLEDGE, Method
 
 SHARES = (0.3, 0.5, 0.7, 1.0)
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")

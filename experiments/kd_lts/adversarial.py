@@ -34,9 +34,9 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
-from jaxticket.attacks import PGD
-from jaxticket.evaluate import Normalization, normalized
-from jaxticket.plots.density import density_axis
+from jaxticket.engine.adversarial import PGD
+from jaxticket.engine.metrics import Normalization, normalized
+from jaxticket.plots._density import density_axis
 
 METHODS = ("kd_lts", "kd_lts_robust", "random")
 # the last radius is that of the teachers' training

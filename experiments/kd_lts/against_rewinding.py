@@ -44,7 +44,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
-from jaxticket.search import Bernoulli, Method, Schedule
+from jaxticket.sparsify.learned import Bernoulli, Method, Schedule
 
 GROUPS = {
     "ltr": (10, 12, 20, 25),

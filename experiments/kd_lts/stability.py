@@ -30,10 +30,10 @@ from accuracy import find
 from matplotlib.figure import Figure
 
 import jaxticket as jt
-from jaxticket.plots.density import density_axis
-from jaxticket.plots.samples import select, spread
-from jaxticket.plots.stability import stable_line
-from jaxticket.plots.steps import Series, draw, from_zero
+from jaxticket.plots._density import density_axis
+from jaxticket.plots._samples import select, spread
+from jaxticket.plots._stability import stable_line
+from jaxticket.plots._steps import Series, draw, from_zero
 
 METHODS = ("kd_lts", "ltr", "random")
 BANDS = "bands are standard deviations over seeds and pairs of copies"

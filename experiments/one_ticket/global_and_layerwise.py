@@ -31,8 +31,8 @@ from matplotlib import pyplot
 from matplotlib.ticker import MaxNLocator
 
 import jaxticket as jt
-from jaxticket.plots.style import percent
-from jaxticket.selection import prunable_of
+from jaxticket.plots._style import percent
+from jaxticket.pruning.compiled import prunable_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,8 +31,8 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
-from jaxticket.plots.density import density_axis
-from jaxticket.plots.style import place_legend
+from jaxticket.plots._density import density_axis
+from jaxticket.plots._style import place_legend
 
 LEARNED = ("edge_popup", "gem_miner", "stochastic", "continuous", "cts_loss", "kd_lts")
 METHODS = (*LEARNED, "ticket", "smart_ratio", "random")

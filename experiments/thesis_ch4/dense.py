@@ -30,7 +30,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
-from jaxticket.rng import stream
+from jaxticket.random import stream
 
 DISTANCES = (
     ("l2", "weights"),

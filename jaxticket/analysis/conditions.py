@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxticket import results
-from jaxticket.checks import number, share
-from jaxticket.stability.verdict import half_width
+from jaxticket._check import number, share
+from jaxticket.connectivity.stability import half_width
 
 Table = Any
 """A pandas DataFrame."""

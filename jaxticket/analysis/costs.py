@@ -9,18 +9,18 @@ import jax
 import numpy as np
 
 from jaxticket import masks, results
-from jaxticket.analysis import flops
+from jaxticket._check import from_table, instance
 from jaxticket.analysis.layers import cost as of_network
-from jaxticket.checks import from_table, instance
-from jaxticket.early import checked_examples
+from jaxticket.nn import flops
+from jaxticket.pruning.compiled import Examples, context_maker, prunable_of
+from jaxticket.pruning.scores import SCORES
+from jaxticket.pruning.scores.spec import passes_of, recipe_of
 from jaxticket.runs import Runs, require_runs
-from jaxticket.scores import SCORES
-from jaxticket.scores.recipe import passes_of, recipe_of
-from jaxticket.search.learned_masks import LearnedPruning
-from jaxticket.search.step import step_flops
-from jaxticket.selection import Examples, context_maker, prunable_of
 from jaxticket.settings import EarlyPruning, Pruning, Training
-from jaxticket.types import Network, Score
+from jaxticket.sparsify.learned.learned_masks import LearnedPruning
+from jaxticket.sparsify.learned.step import step_flops
+from jaxticket.sparsify.prune_once import checked_examples
+from jaxticket.typing import Network, Score
 
 Table = Any
 """A pandas DataFrame."""
@@ -83,7 +83,7 @@ def score_flops(net: Network, score: str | Score, examples: Examples) -> float:
       examples: what it looks at.
     """
     instance("net", net, Network, "a network, such as jt.networks.lenet()")
-    instance("examples", examples, Examples, "jaxticket.selection.Examples")
+    instance("examples", examples, Examples, "jaxticket.pruning.compiled.Examples")
     return _score_flops(net, from_table("score", score, SCORES), examples)
 
 

@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxticket import results, trees
-from jaxticket.analysis import flops
-from jaxticket.checks import flag, instance, several, share, texts
+from jaxticket import _tree, results
+from jaxticket._check import flag, instance, several, share, texts
+from jaxticket.nn import flops
+from jaxticket.pruning.compiled import prunable_of
+from jaxticket.pruning.layouts import layers_of
 from jaxticket.runs import Runs, require_runs
 from jaxticket.runs import density as realised
-from jaxticket.selection import prunable_of
-from jaxticket.types import Mask, Network
+from jaxticket.typing import Mask, Network
 
 Table = Any
 """A pandas DataFrame."""
@@ -204,7 +205,7 @@ def cost(net: Network, mask: Mask | None = None) -> dict[str, Any]:
     Raises:
       ValueError: as `layers`.
 
-    >>> from jaxticket.networks import lenet
+    >>> from jaxticket.nn import lenet
     >>> cost(lenet())["flops"]
     532400.0
     """
@@ -213,7 +214,7 @@ def cost(net: Network, mask: Mask | None = None) -> dict[str, Any]:
     if mask is None:
         return {"params": size, "kept_params": size, "flops": total, "flops_kept": total}
     leaves, stacked = _leaves(net, mask)
-    by_path = dict(zip(trees.paths(params), leaves, strict=True))
+    by_path = dict(zip(_tree.paths(params), leaves, strict=True))
     pruned = {path: _count(~m) for path, m in by_path.items()}
     kept = size - np.sum(list(pruned.values()), axis=0)
     each = {kernel.path: 2.0 * kernel.positions for kernel in flops.kernels(net)}
@@ -310,14 +311,14 @@ def _leaves(net: Network, mask: Mask) -> tuple[list[np.ndarray], bool]:
     """The leaves of a mask as bools [replica, ...], and whether it is stacked."""
     params = _params(net)
     host = jax.tree.map(np.asarray, mask)
-    ours, theirs = trees.paths(host), trees.paths(params)
+    ours, theirs = _tree.paths(host), _tree.paths(params)
     leaves = jax.tree.leaves(host)
     wanted = [leaf.shape for leaf in jax.tree.leaves(params)]
     stacked = ours == theirs and all(
         leaf.ndim == len(shape) + 1 for leaf, shape in zip(leaves, wanted, strict=True)
     )
     one = jax.tree.map(lambda m: m[0], host) if stacked and len(leaves[0]) else host
-    trees.same_structure("mask", one, params)
+    _tree.same_structure("mask", one, params)
     if stacked and len({len(leaf) for leaf in leaves}) > 1:
         raise ValueError(
             f"`mask` has leaves of {sorted({len(leaf) for leaf in leaves})} replicas; stack whole "
@@ -336,9 +337,9 @@ def _parts(net: Network, mask: Mask, exclude: Sequence[str]) -> tuple[list[_Part
     leaves, stacked = _leaves(net, mask)
     params = _params(net)
     prunable = prunable_of(net, params, texts("exclude", exclude, like='("dense_2",)'))
-    by_path = dict(zip(trees.paths(params), leaves, strict=True))
+    by_path = dict(zip(_tree.paths(params), leaves, strict=True))
     kernels = {kernel.path: kernel for kernel in flops.kernels(net)}
-    ordered = sorted(flops.layers_of(net, prunable), key=lambda layer: layer.place)
+    ordered = sorted(layers_of(net, prunable), key=lambda layer: layer.place)
     return [
         _Part(kernels[layer.path], layer.output, by_path[layer.path]) for layer in ordered
     ], stacked

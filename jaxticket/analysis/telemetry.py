@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import identity, parallel, results, trees
-from jaxticket.branches import BRANCHES, Change
-from jaxticket.checks import chosen, from_table, run_options, whole
-from jaxticket.data.stream import Stream
-from jaxticket.jobs import (
+from jaxticket import _identity, _tree, results
+from jaxticket._check import chosen, from_table, run_options, whole
+from jaxticket.controls import BRANCHES, Change
+from jaxticket.data.streaming import Stream
+from jaxticket.engine import parallel
+from jaxticket.engine.loop import (
     Arrays,
     Bench,
     Jobs,
@@ -26,14 +27,8 @@ from jaxticket.jobs import (
     take,
     train_jobs,
 )
-from jaxticket.optim import optimizer
-from jaxticket.retrain import branch_jobs
-from jaxticket.rng import permutation_words, stream
-from jaxticket.runs import Runs, density, require_runs
-from jaxticket.selection import prunable_of
-from jaxticket.settings import Training
-from jaxticket.ticket import host_apply
-from jaxticket.train import (
+from jaxticket.engine.optim import optimizer
+from jaxticket.engine.program import (
     DeviceData,
     Plan,
     gathered,
@@ -42,7 +37,13 @@ from jaxticket.train import (
     static_part,
     train_step,
 )
-from jaxticket.types import Array, Network, Params, TrainState
+from jaxticket.pruning.compiled import prunable_of
+from jaxticket.random import permutation_words, stream
+from jaxticket.runs import Runs, density, require_runs
+from jaxticket.settings import Training
+from jaxticket.sparsify.retraining import branch_jobs
+from jaxticket.ticket import host_apply
+from jaxticket.typing import Array, Network, Params, TrainState
 
 # a pandas DataFrame; only `jaxticket.results` imports pandas
 Table = Any
@@ -122,7 +123,7 @@ def telemetry(
         raise ValueError(
             f"`runs` were trained with the dilations {factors}; pass those of one dilation"
         )
-    settings = identity.run(
+    settings = _identity.run(
         "telemetry",
         runs.net,
         runs.data,
@@ -334,14 +335,14 @@ def measured(params: Params, start: Params, gradient: Params, mask: Any, prunabl
         total = total + jnp.sum(jnp.abs(w))
     moved = [w - b for w, b in zip(now, before, strict=True)]
     # 1 - |u - v|^2 / 2 of unit vectors: exactly 1 for equal ones, and accurate next to it
-    ends = trees.norm(now), trees.norm(before)
+    ends = _tree.norm(now), _tree.norm(before)
     apart = [w / ends[0] - b / ends[1] for w, b in zip(now, before, strict=True)]
-    cosine = jnp.maximum(1 - trees.dot(apart, apart) / 2, -1)
+    cosine = jnp.maximum(1 - _tree.dot(apart, apart) / 2, -1)
     values = (
         total / survivors.astype(jnp.float32),
         flipped.astype(jnp.float32) / signed.astype(jnp.float32),
-        trees.norm(moved),
+        _tree.norm(moved),
         cosine,
-        trees.norm(slope),
+        _tree.norm(slope),
     )
     return jnp.where(survivors > 0, jnp.stack(values), jnp.nan)

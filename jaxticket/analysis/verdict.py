@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxticket import files, identity, results
+from jaxticket import _files, _identity, results
+from jaxticket._check import distinct_seeds, instance, number, run_options, several, text, whole
 from jaxticket.analysis import costs
 from jaxticket.analysis.conditions import CONTROLS, Rules, conditions
-from jaxticket.analysis.contest import (
+from jaxticket.analysis.trainings import (
     CHANGES,
     COPY,
     DENSE,
@@ -23,25 +24,16 @@ from jaxticket.analysis.contest import (
     hold,
     small_network,
 )
-from jaxticket.branches import BRANCHES
-from jaxticket.checkpoint import explained
-from jaxticket.checks import (
-    distinct_seeds,
-    instance,
-    number,
-    run_options,
-    several,
-    text,
-    whole,
-)
+from jaxticket.controls import BRANCHES
 from jaxticket.data.arrays import Data
-from jaxticket.data.stream import Stream
-from jaxticket.evaluate import METRICS
+from jaxticket.data.streaming import Stream
+from jaxticket.engine.metrics import METRICS
+from jaxticket.engine.program import check_fit, split_names
+from jaxticket.engine.store import explained
 from jaxticket.runs import Runs, require_runs
-from jaxticket.search.learned_masks import LearnedPruning
 from jaxticket.settings import EarlyPruning, Pruning, Training
-from jaxticket.train import check_fit, split_names
-from jaxticket.types import Network
+from jaxticket.sparsify.learned.learned_masks import LearnedPruning
+from jaxticket.typing import Network
 
 Table = Any
 """A pandas DataFrame."""
@@ -184,14 +176,14 @@ class Verdict:
 
     def save(self, folder: str | os.PathLike[str] | None = None) -> Path:
         """Writes both tables (Parquet and CSV) and the text."""
-        target = self.folder if folder is None else files.absolute(folder)
+        target = self.folder if folder is None else _files.absolute(folder)
         if target is None:
             raise ValueError("`folder` is needed to save a verdict that has none")
         with explained(target):
             target.mkdir(parents=True, exist_ok=True)
             results.write(self._conditions, target, "conditions")
             results.write(self._networks, target, "networks")
-            files.write_text(target / "verdict.txt", f"{self}\n")
+            _files.write_text(target / "verdict.txt", f"{self}\n")
         return target
 
 
@@ -303,7 +295,7 @@ def verdict(
     if small is not None:
         check_fit(small, data, training, runs.mesh)
         contest = contest._replace(small=small)
-    settings = identity.run(
+    settings = _identity.run(
         "verdict",
         net,
         data,

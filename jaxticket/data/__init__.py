@@ -12,20 +12,20 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from jaxticket import checks
+from jaxticket import _check
+from jaxticket.data._digits import digits as digits
+from jaxticket.data._tiny_imagenet import tiny_imagenet as tiny_imagenet
 from jaxticket.data.arrays import Data as Data
 from jaxticket.data.arrays import Split as Split
 from jaxticket.data.arrays import from_arrays as from_arrays
 from jaxticket.data.arrays import from_npz as from_npz
-from jaxticket.data.digits import digits as digits
 from jaxticket.data.folder import load_folder as load_folder
 from jaxticket.data.memory import gigabytes
 from jaxticket.data.records import StreamError as StreamError
-from jaxticket.data.stream import Stream as Stream
-from jaxticket.data.stream import stream as stream
+from jaxticket.data.streaming import Stream as Stream
+from jaxticket.data.streaming import stream as stream
 from jaxticket.data.tfds import MissingDataError as MissingDataError
 from jaxticket.data.tfds import load_tfds as load_tfds
-from jaxticket.data.tiny_imagenet import tiny_imagenet as tiny_imagenet
 
 
 def _too_large(name: str, images: int, *, data_dir: object = None, download: bool = False) -> Data:
@@ -89,9 +89,9 @@ def load(
     >>> load("digits", validation=0.1).splits.keys()
     dict_keys(['train', 'validation', 'test'])
     """
-    validation = checks.share("validation", validation, zero=True, one=False)
-    checks.flag("download", download)
-    seed = checks.seed("seed", seed)
+    validation = _check.share("validation", validation, zero=True, one=False)
+    _check.flag("download", download)
+    seed = _check.seed("seed", seed)
     make = _loader(name)
     parameters = inspect.signature(make).parameters
     takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
@@ -141,6 +141,6 @@ def _loader(name: str | os.PathLike[str] | Callable[..., Data]) -> Callable[...,
         if path.is_file() and path.suffix == ".npz":
             return lambda: from_npz(path)
     raise ValueError(
-        f"`name` is unknown: {name!r}; {checks.nearest(str(name), DATASETS)}, "
+        f"`name` is unknown: {name!r}; {_check.nearest(str(name), DATASETS)}, "
         "or pass 'tfds:NAME', the path of an existing .npz file or image folder, or a function"
     )

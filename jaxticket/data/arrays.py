@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxticket import checks
+from jaxticket import _check
 from jaxticket.data.divide import balanced, permutation
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test", "x_validation", "y_validation")
@@ -70,7 +70,7 @@ class Data:
     normalize: bool = True
 
     def __post_init__(self) -> None:
-        checks.whole("classes", self.classes, 1)
+        _check.whole("classes", self.classes, 1)
         for name, split in self.splits.items():
             _check_split(name, split, self.train, self.classes)
         for name in ("mean", "std"):
@@ -142,7 +142,7 @@ class Data:
         Reference: Frankle, thesis (2023), section 3.3.6: one tenth of the training examples,
         sampled at random.
         """
-        share, seed = checks.share("share", share, one=False), checks.seed("seed", seed)
+        share, seed = _check.share("share", share, one=False), _check.seed("seed", seed)
         if self.validation is not None:
             raise ValueError(
                 f"`share`={share!r} asks for a second validation split: {self.name!r} has one of "
@@ -157,7 +157,7 @@ class Data:
             )
         order = permutation(n, seed=seed, stream="validation")
         held_out, rest = np.sort(order[:count]), np.sort(order[count:])
-        step = {"step": "with_validation", "share": share, "seed": checks.seed("seed", seed)}
+        step = {"step": "with_validation", "share": share, "seed": _check.seed("seed", seed)}
         return _with_train(self, rest, step=step, validation=_take(self.train, held_out))
 
     def halves(self, *, seed: int = 0) -> tuple[Data, Data]:
@@ -185,7 +185,7 @@ class Data:
         second = np.setdiff1d(np.arange(n), first)
 
         def half(letter: str, indices: np.ndarray) -> Data:
-            step = {"step": "halves", "half": letter, "seed": checks.seed("seed", seed)}
+            step = {"step": "halves", "half": letter, "seed": _check.seed("seed", seed)}
             return _with_train(self, indices, step=step, name=f"{self.name}-{letter}")
 
         return half("a", first), half("b", second)
@@ -203,7 +203,7 @@ class Data:
         Raises:
           ValueError: if no example would remain.
         """
-        share, seed = checks.share("share", share), checks.seed("seed", seed)
+        share, seed = _check.share("share", share), _check.seed("seed", seed)
         n = len(self.train)
         count = round(share * n)
         if count == 0:
@@ -211,7 +211,7 @@ class Data:
                 f"`share`={share!r} of {n} training examples keeps none; pass at least {1 / n:g}"
             )
         indices = balanced(self.train.y, count, seed=seed, stream="fraction")
-        step = {"step": "fraction", "share": share, "seed": checks.seed("seed", seed)}
+        step = {"step": "fraction", "share": share, "seed": _check.seed("seed", seed)}
         return _with_train(self, indices, step=step, name=f"{self.name}-{share:g}")
 
 
@@ -289,7 +289,7 @@ def from_arrays(
     if classes is None:
         classes = _counted(splits)
     else:
-        classes = checks.whole("classes", classes, 2)
+        classes = _check.whole("classes", classes, 2)
     for split, part in splits.items():
         low, high = int(part.y.min()), int(part.y.max())
         if low < 0 or high >= classes:

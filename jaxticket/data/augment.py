@@ -15,9 +15,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxticket.rng import stream
+from jaxticket.random import stream
 from jaxticket.settings import Training
-from jaxticket.types import Array, Key
+from jaxticket.typing import Array, Key
 
 _ATTEMPTS = 10
 

@@ -13,8 +13,8 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from jaxticket.rng import mix, permuted
-from jaxticket.types import Array
+from jaxticket.random import mix, permuted
+from jaxticket.typing import Array
 
 
 def steps_per_epoch(examples: int, batch_size: int, last_batch: str = "wrap") -> int:
@@ -43,7 +43,8 @@ def batch_indices(
     its last n mod batch_size places are left out.
 
     Args:
-      words: the order's `rng.permutation_words`, drawn once; each epoch mixes its number into them.
+      words: the order's `random.permutation_words`, drawn once; each epoch mixes its number into
+        them.
       step: int32 scalar, the absolute step.
       examples: n.
       batch_size: examples of the whole batch.

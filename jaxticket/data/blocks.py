@@ -18,7 +18,7 @@ from PIL import Image
 
 from jaxticket.data import crops
 from jaxticket.data.records import StreamError
-from jaxticket.data.stream import Stream
+from jaxticket.data.streaming import Stream
 
 _PIECE = 32
 

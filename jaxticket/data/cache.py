@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxticket import files
+from jaxticket import _files
 from jaxticket.data.arrays import Data, from_arrays, handed_over
 
 # a cache file of another layout counts as stale
@@ -90,7 +90,7 @@ def write_cache(folder: Path, data: Data, state: dict[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # by an open file, since np.savez adds ".npz" to other names
-        with files.replacing(path) as temporary, temporary.open("wb") as file:
+        with _files.replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, note=np.array(json.dumps(note)), **arrays)
     except OSError as error:
         warnings.warn(

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 
-from jaxticket import checks
+from jaxticket import _check
 
 
 def permutation(n: int, *, seed: int, stream: str) -> np.ndarray:
@@ -15,7 +15,7 @@ def permutation(n: int, *, seed: int, stream: str) -> np.ndarray:
     It ranks raw output of the Philox counter generator. Numpy promises that this output never
     changes, which it does not promise of `Generator.permutation`.
     """
-    seed = checks.seed("seed", seed)
+    seed = _check.seed("seed", seed)
     key = np.array([seed, zlib.crc32(stream.encode())], dtype=np.uint64)
     return np.argsort(np.random.Philox(key=key).random_raw(n), kind="stable")
 

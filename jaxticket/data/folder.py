@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from jaxticket import checks
+from jaxticket import _check
 from jaxticket.data.arrays import Data, from_arrays, handed_over
 from jaxticket.data.divide import balanced
 
@@ -62,10 +62,10 @@ def load_folder(
         if not (isinstance(size, tuple | list) and len(size) == 2):
             raise ValueError(f"`size` must be (height, width), got {size!r}")
         for length in size:
-            checks.whole("size", length, 1)
+            _check.whole("size", length, 1)
 
-    checks.one_of("corrupt", corrupt, _CORRUPT)
-    seed = checks.seed("seed", seed)
+    _check.one_of("corrupt", corrupt, _CORRUPT)
+    seed = _check.seed("seed", seed)
     about: dict[str, Any] = {"source": "image folder"}
     if size is not None:
         about["resized_to"] = list(size)
@@ -80,11 +80,11 @@ def load_folder(
                 "jt.data.load_folder(path, test_share=0.2), or put the class folders into train/ "
                 "and test/"
             )
-        checks.share("test_share", test_share, one=False)
+        _check.share("test_share", test_share, one=False)
         names, files = _undivided(path, folders)
         arrays, skipped = read_images(path, files, names, size=size, corrupt=corrupt)
         arrays = _divide(arrays, test_share, seed)
-        about |= {"test_share": test_share, "seed": checks.seed("seed", seed)}
+        about |= {"test_share": test_share, "seed": _check.seed("seed", seed)}
     data = from_arrays(**handed_over(arrays), classes=len(names), name=path.resolve().name)
     return dataclasses.replace(data, about={**about, **skipped, "classes": names})
 
@@ -176,7 +176,7 @@ def _divided(
         if extra:
             raise ValueError(
                 f"`path`: class {extra[0]!r} is in {split}/ and not in train/; "
-                f"{checks.nearest(extra[0], names)}"
+                f"{_check.nearest(extra[0], names)}"
             )
     return names, {
         split: [(file, names.index(name)) for name in files for file in files[name]]

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from jaxticket import checks
+from jaxticket import _check
 from jaxticket.data.arrays import Data, from_arrays, handed_over
 from jaxticket.data.cache import folder_state, read_cache, write_cache
-from jaxticket.data.licences import licensed
+from jaxticket.data.licenses import licensed
 from jaxticket.data.memory import check_memory, gigabytes
 from jaxticket.data.records import Opened, Records, TableRecords
 
@@ -68,8 +68,8 @@ def load_tfds(
       MissingDataError: if the set is not prepared, or only as tfrecord files.
       ValueError: if it is no image classification set with images of one size.
     """
-    checks.flag("download", download)
-    checks.flag("cache", cache)
+    _check.flag("download", download)
+    _check.flag("cache", cache)
     label, folder = find_folder(name, data_dir=data_dir, download=download)
     data = read_cache(folder, label) if cache else None
     if data is None:
@@ -192,7 +192,7 @@ def _missing(name: str, base: Path, roots: dict[Path, str]) -> MissingDataError:
         "/".join(p.parts[-4:-2]) for root in roots for p in root.glob("*/*/*/dataset_info.json")
     }
     others |= {f"{base}:{folder.name}" for folder in _versions(roots, base, None)}
-    there = f"Of what is prepared there: {checks.nearest(name, others)}\n" if others else ""
+    there = f"Of what is prepared there: {_check.nearest(name, others)}\n" if others else ""
     return MissingDataError(
         f"`name`={name!r} is not prepared. Looked in\n" + "\n".join(looked) + f"\n{there}"
         "Preparing it needs TensorFlow and the network, once; reading it needs neither:\n"

@@ -1,20 +1,20 @@
 """Figures of lottery-ticket experiments: functions (table, ax=None) -> ax. Nothing is saved."""
 
-from jaxticket.plots.controls import controls
-from jaxticket.plots.costs import accuracy_against_cost
-from jaxticket.plots.curves import curves
-from jaxticket.plots.density import accuracy
-from jaxticket.plots.distances import distance, distances_at_rewinding
-from jaxticket.plots.early import accuracy_at_step, density_schedule
-from jaxticket.plots.layers import layer_densities, unit_collapse
-from jaxticket.plots.paths import path, throughout
-from jaxticket.plots.speed import dilation, early_stop
-from jaxticket.plots.stability import error, instability
-from jaxticket.plots.stability_grid import against_density, heat_map, plane
-from jaxticket.plots.style import branch_styles, caption, style
-from jaxticket.plots.telemetry import telemetry
-from jaxticket.plots.transfers import transfer_matrix
-from jaxticket.plots.verdicts import first_steps, stable_and_matching
+from jaxticket.plots._controls import controls
+from jaxticket.plots._costs import accuracy_against_cost
+from jaxticket.plots._curves import curves
+from jaxticket.plots._density import accuracy
+from jaxticket.plots._distances import distance, distances_at_rewinding
+from jaxticket.plots._early import accuracy_at_step, density_schedule
+from jaxticket.plots._layers import layer_densities, unit_collapse
+from jaxticket.plots._paths import path, throughout
+from jaxticket.plots._speed import dilation, early_stop
+from jaxticket.plots._stability import error, instability
+from jaxticket.plots._stability_grid import against_density, heat_map, plane
+from jaxticket.plots._style import branch_styles, caption, style
+from jaxticket.plots._telemetry import telemetry
+from jaxticket.plots._transfers import transfer_matrix
+from jaxticket.plots._verdicts import first_steps, stable_and_matching
 
 __all__ = [
     "accuracy",

@@ -16,11 +16,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from jaxticket import checks
+from jaxticket import _check
 from jaxticket.presets import at_init, cts, kd_lts, lth, one_ticket, thesis
 from jaxticket.presets.schema import Preset as Preset
 from jaxticket.settings import Training
-from jaxticket.types import Network
+from jaxticket.typing import Network
 
 PRESETS: dict[str, Preset] = {
     **thesis.PRESETS,
@@ -77,5 +77,5 @@ def preset(name: str, **changes: Any) -> Preset:
     Pruning(levels=13, fraction=0.2, one_shot=False, score='magnitude', ...rewind=100, ...)
     """
     if not isinstance(name, str) or name not in PRESETS:
-        raise ValueError(f"`name` is no preset: {name!r}; {checks.nearest(name, PRESETS)}")
+        raise ValueError(f"`name` is no preset: {name!r}; {_check.nearest(name, PRESETS)}")
     return PRESETS[name].replace(**changes)

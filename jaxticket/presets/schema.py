@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from jaxticket import checks
+from jaxticket import _check
 from jaxticket import data as data_sets
-from jaxticket.networks import NETWORKS
+from jaxticket.nn import NETWORKS
 from jaxticket.settings import Pruning, Training
-from jaxticket.types import Network
+from jaxticket.typing import Network
 
 
 class Facts(NamedTuple):
@@ -97,13 +97,13 @@ class Preset:
         object.__setattr__(self, "search", dict(self.search))
         notes = (self.notes,) if isinstance(self.notes, str) else self.notes
         object.__setattr__(self, "notes", tuple(notes))
-        checks.instance("training", self.training, Training, "a jt.Training")
-        checks.instance("pruning", self.pruning, Pruning, "a jt.Pruning")
-        checks.settle(self, checks.text, "name", "data", "source", "method")
-        checks.settle(self, checks.share, "validation", zero=True, one=False)
+        _check.instance("training", self.training, Training, "a jt.Training")
+        _check.instance("pruning", self.pruning, Pruning, "a jt.Pruning")
+        _check.settle(self, _check.text, "name", "data", "source", "method")
+        _check.settle(self, _check.share, "validation", zero=True, one=False)
         shares = ("dense_accuracy", "dense_spread", "matching_density")
-        checks.settle(self, checks.or_none(checks.share), *shares)
-        checks.settle(self, checks.or_none(checks.whole), "image_size", "replicates", low=1)
+        _check.settle(self, _check.or_none(_check.share), *shares)
+        _check.settle(self, _check.or_none(_check.whole), "image_size", "replicates", low=1)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -142,7 +142,7 @@ class Preset:
         Raises:
           ValueError: if the network is unknown or does not take the options.
         """
-        make = checks.from_table("network", self.network, NETWORKS)
+        make = _check.from_table("network", self.network, NETWORKS)
         if unknown := sorted(set(self.options) - set(options_of(make))):
             raise ValueError(
                 f"`options` {', '.join(map(repr, unknown))} are not taken by network "
@@ -190,7 +190,7 @@ class Preset:
         """
         own = {name: changes[name] for name in changes if name in _FIELDS}
         base = dataclasses.replace(self, **own)
-        make = checks.from_table("network", base.network, NETWORKS)
+        make = _check.from_table("network", base.network, NETWORKS)
         names = {
             "preset": _FIELDS,
             "training": _names(Training),
@@ -204,7 +204,7 @@ class Preset:
                 known = {n for part in names.values() for n in part}
                 raise ValueError(
                     f"`{name}` is no field of Preset, Training or Pruning and no option of network "
-                    f"{base.network!r}; {checks.nearest(name, known)}"
+                    f"{base.network!r}; {_check.nearest(name, known)}"
                 )
             if len(homes) > 1:
                 raise ValueError(

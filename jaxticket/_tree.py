@@ -1,0 +1,102 @@
+"""Trees of arrays: paths, sizes, sums and lines between them."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxticket.typing import Array
+
+
+def _name(entry: Any) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(entry, attribute):
+            return str(getattr(entry, attribute))
+    return str(entry)
+
+
+def paths(tree: Any) -> list[str]:
+    """The path of every leaf, "/"-joined, in the order of `jax.tree.leaves`.
+
+    >>> paths({"dense_0": {"kernel": 1, "bias": 2}})
+    ['dense_0/bias', 'dense_0/kernel']
+    """
+    return ["/".join(map(_name, path)) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def matches(path: str, patterns: Sequence[str]) -> bool:
+    """Whether a path matches a pattern, or lies below a layer of that name.
+
+    >>> matches("dense_2/kernel", ["dense_2"]), matches("dense_2/kernel", ["*/bias"])
+    (True, False)
+    """
+    return any(fnmatch.fnmatchcase(path, p) or path.startswith(f"{p}/") for p in patterns)
+
+
+def size(tree: Any) -> int:
+    """Number of entries of all leaves."""
+    return sum(int(leaf.size) for leaf in jax.tree.leaves(tree))
+
+
+def dot(a: Any, b: Any) -> Array:
+    """Inner product of two trees, summed in float32."""
+    products = jax.tree.map(
+        lambda x, y: jnp.sum(x.astype(jnp.float32) * y.astype(jnp.float32)), a, b
+    )
+    return jax.tree.reduce(jnp.add, products, jnp.float32(0))
+
+
+def norm(tree: Any) -> Array:
+    """Euclidean norm of a tree."""
+    return jnp.sqrt(dot(tree, tree))
+
+
+def lerp(a: Any, b: Any, alpha: Array | float) -> Any:
+    """The point `a + alpha * (b - a)` of the line from a to b; exactly a at 0 and exactly b at
+    1.
+    """
+
+    def between(x: Array, y: Array) -> Array:
+        weight = jnp.asarray(alpha, x.dtype)
+        return jnp.where(weight == 1, y, x + weight * (y - x))
+
+    return jax.tree.map(between, a, b)
+
+
+def finite(tree: Any) -> Array:
+    """Whether every entry of every floating leaf is finite, a bool scalar."""
+    flags = [
+        jnp.all(jnp.isfinite(x))
+        for x in jax.tree.leaves(tree)
+        if jnp.issubdtype(x.dtype, jnp.floating)
+    ]
+    return jnp.all(jnp.stack(flags)) if flags else jnp.bool_(True)
+
+
+def same_structure(argument: str, tree: Any, like: Any, *, of: str = "params") -> None:
+    """Raises unless `tree` has the paths, containers and shapes of `like` (called `of` in the
+    message), naming the first that differs.
+    """
+    ours, theirs = paths(tree), paths(like)
+    if ours != theirs:
+        odd = sorted(set(ours) ^ set(theirs)) or ["the order of leaves"]
+        raise ValueError(
+            f"`{argument}` must have the same tree as the {of}; they differ in {odd[:3]}; "
+            f"build it with jax.tree.map over the {of}"
+        )
+    if jax.tree.structure(tree) != jax.tree.structure(like):
+        raise ValueError(
+            f"`{argument}` has the paths of the {of} in other containers, such as a dict for a "
+            f"list, or the key '0' for 0; build it with jax.tree.map over the {of}, and load "
+            f"tickets with their `net`"
+        )
+    for path, x, y in zip(ours, jax.tree.leaves(tree), jax.tree.leaves(like), strict=True):
+        if tuple(jnp.shape(x)) != tuple(jnp.shape(y)):
+            raise ValueError(
+                f"`{argument}` has shape {tuple(jnp.shape(x))} at {path!r} where the {of} have "
+                f"{tuple(jnp.shape(y))}"
+            )

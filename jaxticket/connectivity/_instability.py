@@ -1,0 +1,275 @@
+"""Instability analysis: does the outcome of training from a state depend on SGD noise?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxticket import _identity
+from jaxticket._check import flag, one_of, run_options, whole
+from jaxticket.connectivity.arguments import (
+    block_of,
+    checked_levels,
+    checked_noise,
+    checked_seeds,
+    checked_steps,
+    named_distances,
+    runs_by_step,
+)
+from jaxticket.connectivity.copies import Atom, Design, train_and_compare
+from jaxticket.connectivity.distances import OF_WEIGHTS, Distance
+from jaxticket.connectivity.evaluator import Evaluator, Networks
+from jaxticket.connectivity.origins import Starts, kinds_of
+from jaxticket.connectivity.result import Instability
+from jaxticket.controls import Change
+from jaxticket.data.arrays import Data
+from jaxticket.data.streaming import Stream
+from jaxticket.engine import parallel
+from jaxticket.engine.dense import initial_networks, train_trunk
+from jaxticket.engine.loop import Arrays, Bench, report_diverged, running
+from jaxticket.engine.program import check_fit, program, put_data
+from jaxticket.random import root_keys
+from jaxticket.runs import Runs
+from jaxticket.settings import Training
+from jaxticket.sparsify.iterative import named_changes
+from jaxticket.typing import Network
+
+
+def instability(
+    net: Network,
+    data: Data | Stream,
+    training: Training,
+    *,
+    at: int | Iterable[int] | None = None,
+    tickets: Runs | Sequence[Runs] | None = None,
+    levels: Sequence[int] | None = None,
+    branches: Sequence[str | Change] = (),
+    copies: int = 2,
+    points: int = 30,
+    noise: Sequence[str] = ("order", "augment"),
+    length: str = "remaining",
+    statistics: str = "interpolated",
+    throughout: int = 0,
+    distances: Sequence[str | Distance] | None = None,
+    keep: bool = True,
+    seeds: Iterable[int] | None = None,
+    mesh: Mesh | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    at_once: int | None = None,
+    points_at_once: int | None = None,
+    save_every: float = 60.0,
+    progress: bool = True,
+) -> Instability:
+    """Trains copies of a network under different SGD noise and measures how far apart they end.
+
+    For every seed the dense network (the trunk) is trained once and its state kept at every step k
+    of `at`. From each state, dense or with a mask, copies are trained on to step T that see
+    different batches (and augmentation) from step k on, with a fresh optimizer. For each pair of
+    copies the error is taken at points of the line between them:
+    `barrier = max E(alpha) - (E(0) + E(1)) / 2`; below 2 points the state is called stable.
+
+    Args:
+      net, data, training: as for `find_tickets`.
+      at: steps k, each in [0, T]. None with `tickets`: the step that each of them rewinds to.
+      tickets: None for dense networks. One run with `at`: its masks on the dense weights of every k
+        (of seeds it has). Without `at`, one or several runs (of other rewind steps or branches):
+        their own tickets, mask and weights.
+      levels: of the tickets; all if None. Level 0 is the dense network.
+      branches: controls made of the tickets, of level 1 on: names in `jt.BRANCHES` or change
+        functions. "reinit_at_k" puts new weights in the place of those of step k and trains them
+        for the remaining steps (thesis, Fig. 4-24); "reinit" and the like start at step 0 and train
+        for all steps, whatever k the mask belongs to.
+      copies: of every state; all pairs of them are compared.
+      points: evenly spaced places on each line, both ends included.
+      noise: what differs between copies: "order" of examples, "augment"; () for nothing, which
+        gives equal copies and barriers of exactly 0.
+      length: "remaining" trains copies from k to T; "full" for T steps with the schedule from its
+        beginning.
+      statistics: "interpolated": BatchNorm statistics on the line are those between the copies', as
+        the weights are; "both": also with statistics re-estimated at each point (metrics
+        "barrier_recomputed" ...), see `connectivity.line`.
+      throughout: places on the lines that are drawn at every evaluation of the copies, for
+        `throughout()`; 0 for none.
+      distances: names in `jt.DISTANCES` or functions of two `Outcome`, which are called for every
+        split; all if None.
+      keep: whether to keep the trained weights of all copies (in memory and in the folder).
+      seeds: one trunk each; those of the tickets, or range(3), if None.
+      mesh, folder, save_every, progress: as for `find_tickets`.
+      at_once: copies that one device holds at most; None for as many as have 1 GiB of weights and
+        optimizer state.
+      points_at_once: points of lines that one device holds at most where they run vmapped; 32 if
+        None.
+
+    Returns:
+      The analysis: tables of barriers, lines, distances and states.
+
+    Raises:
+      ValueError: for settings that do not fit together.
+
+    Reference: Frankle's thesis, Algorithm 3 and sections 4.1 to 4.3 (there 3 seeds, 3 copies).
+    """
+    mesh = parallel.check_mesh(mesh)
+    check_fit(net, data, training, mesh)
+    run_options(folder, at_once, save_every, progress)
+    copies = whole("copies", copies, 2)
+    points = whole("points", points, 3)
+    throughout = whole("throughout", throughout)
+    if throughout:
+        whole("throughout", throughout, 3)
+    one_of("length", length, ("remaining", "full"))
+    one_of("statistics", statistics, ("interpolated", "both"))
+    flag("keep", keep)
+    if points_at_once is not None:
+        whole("points_at_once", points_at_once, 1)
+    noise = checked_noise(noise, training, data)
+    runs = runs_by_step(tickets, net, data)
+    steps = checked_steps(at, runs, training, full=length == "full")
+    trunk = not runs or at is not None
+    seeds = checked_seeds(seeds, runs)
+    chosen_levels = checked_levels(levels, runs)
+    changes = named_changes(branches)
+    if changes and not any(branch == "ticket" for branch, _ in runs):
+        raise ValueError(
+            f"`branches` {tuple(changes)} change tickets; pass `tickets` of find_tickets"
+        )
+    repeated = sorted({branch for branch, _ in runs} & set(changes))
+    if repeated:
+        raise ValueError(
+            f"`branches` {repeated} are in `tickets` too; leave them out of one of the two"
+        )
+    named = named_distances(distances)
+    kinds = kinds_of(runs, list(changes), chosen_levels, steps, trunk=trunk)
+    if statistics == "both" and not jax.tree.leaves(jax.eval_shape(net.init, jax.random.key(0))[1]):
+        raise ValueError("`statistics`='both' needs a network with BatchNorm; use 'interpolated'")
+    design = Design(
+        training,
+        copies,
+        noise,
+        length == "full",
+        np.linspace(0, 1, points),
+        statistics == "both",
+        throughout,
+        named,
+        keep,
+    )
+    settings = _identity.run(
+        "instability",
+        net,
+        data,
+        training=training,
+        seeds=seeds,
+        of=[own.identity(chosen_levels) for own in runs.values()],
+        starts=[tuple(kind) for kind in kinds],
+        trunk=trunk,
+        changes=changes,
+        copies=copies,
+        points=points,
+        noise=noise,
+        length=length,
+        statistics=statistics,
+        throughout=throughout,
+        distances=named,
+        keep=keep,
+    )
+    atoms = [Atom(kind, replica) for kind in kinds for replica in range(len(seeds))]
+    size, room = block_of(net, training, len(atoms), copies, mesh, at_once)
+    last = max(steps) if trunk else 0
+    total = last * len(seeds) + copies * len(seeds) * sum(
+        training.steps - (0 if design.full else kind.at) for kind in kinds
+    )
+    with running(folder, settings, every=save_every, steps=total, progress=progress) as (
+        store,
+        interrupt,
+        bar,
+    ):
+        put = put_data(data, training, mesh)
+        bench = Bench(
+            program(net, training, mesh, len(data.splits)),
+            put,
+            mesh,
+            size,
+            len(data.splits),
+            training.evaluation_interval,
+            store,
+            interrupt,
+            bar,
+        )
+        evaluator = Evaluator(net, data, training, mesh, at_once=points_at_once, put=put)
+        keys = np.asarray(jax.random.key_data(root_keys(seeds)))
+        initial = initial_networks(bench, keys)
+        states: dict[int, Networks] = {}
+        diverged = np.full(len(seeds), -1)
+        costs: list[dict[str, Any]] = []
+        if trunk:
+            bar.set_description("trunk")
+            trained = train_trunk(bench, training, keys, initial, steps, ends_only=True)
+            states, diverged = trained.states, trained.diverged
+            report_diverged(bar, "trunk", seeds, diverged)
+            if trained.steps:
+                took = {"training_steps": trained.steps, "train_seconds": trained.seconds}
+                costs.append({"unit": "trunk", **took})
+        starts = Starts(net, mesh, seeds, kinds, initial, states, diverged, runs, changes)
+        # seed after seed, so that every device has early and late steps k
+        order = sorted(range(len(atoms)), key=lambda i: (atoms[i].replica, i))
+        blocks = []
+        for first in range(0, len(atoms), room):
+            own = [atoms[i] for i in order[first : first + room]]
+            bar.set_description(_description(own))
+            blocks.append(train_and_compare(bench, evaluator, starts, design, own, first, room))
+            costs.append(_cost(f"copies of {len(own)} states from {first} on", blocks[-1]))
+        result = Instability(
+            net=net,
+            data=data,
+            training=training,
+            seeds=seeds,
+            kinds=kinds,
+            copies_of_each=copies,
+            alphas=design.alphas,
+            length=length,
+            splits=evaluator.splits,
+            distances=tuple(named),
+            of_weights=tuple(name for name, f in named.items() if f in OF_WEIGHTS),
+            arrays={name: x[np.argsort(order)] for name, x in _joined(blocks).items()},
+            costs_of_units=tuple(costs),
+            folder=None if store is None else store.path,
+            mesh=mesh,
+        )
+        if store is not None:
+            result.save()
+            store.forget_state()
+    return result
+
+
+def _description(atoms: list[Atom]) -> str:
+    low, high = (choose(atom.kind.at for atom in atoms) for choose in (min, max))
+    return f"copies from k = {low}" + (f" to {high}" if high > low else "")
+
+
+def _cost(unit: str, arrays: Arrays) -> dict[str, Any]:
+    own = {k.removeprefix("cost_"): v.item() for k, v in arrays.items() if k.startswith("cost_")}
+    return {"unit": unit, **own}
+
+
+def _joined(blocks: list[Arrays]) -> Arrays:
+    """The arrays of all blocks along their axis of atoms; blocks may have made different calls."""
+    joined = {}
+    for name in blocks[0]:
+        if name.startswith("cost_"):
+            continue
+        parts = [block[name] for block in blocks]
+        if name in ("steps", "throughout"):
+            calls = max(part.shape[1] for part in parts)
+            fill = -1 if name == "steps" else np.nan
+            parts = [
+                np.concatenate(
+                    [p, np.full((len(p), calls - p.shape[1], *p.shape[2:]), fill, p.dtype)], axis=1
+                )
+                for p in parts
+            ]
+        joined[name] = np.concatenate(parts)
+    return joined

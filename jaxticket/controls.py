@@ -1,0 +1,254 @@
+"""Branches: retrain a ticket changed in one way.
+
+A change is `change(ticket, key, *, net) -> ticket` for one replica, pure, vmappable. The ticket it
+receives holds the weights of the rewind step at every position, also where the mask is False, so
+that a moved mask finds its weights; what it returns is masked afterwards. Its `step` says where
+training goes on.
+
+Where tickets start from weights times a factor (the height of a learned mask, `rescale`), the
+weights that a change receives are multiplied already, at every position, and so are those of the
+prunable leaves that it draws with `net.init`: a control differs from its ticket in one way, and not
+in the scale of its weights too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.sharding import Mesh
+
+from jaxticket import _tree, masks
+from jaxticket.engine import parallel
+from jaxticket.pruning.compiled import prunable_of
+from jaxticket.random import root_keys, stream
+from jaxticket.ticket import Ticket
+from jaxticket.typing import Key, Network, Params, Stats
+
+Change = Callable[..., Ticket]
+
+
+def _dense(ticket: Ticket, what: str) -> None:
+    """Raises where the ticket's pruned weights are gone (saved tickets), which a moved mask would
+    then keep as zeros.
+    """
+    leaves = [*jax.tree.leaves(ticket.mask), *jax.tree.leaves(ticket.params)]
+    if any(isinstance(x, Tracer) for x in leaves):
+        return
+    pairs = list(zip(jax.tree.leaves(ticket.mask), jax.tree.leaves(ticket.params), strict=True))
+    if any(bool(jnp.any(~m)) for m, _ in pairs) and not any(
+        bool(jnp.any(jnp.where(m, 0, w))) for m, w in pairs
+    ):
+        raise ValueError(
+            f"`ticket` holds zeros where its mask is False, so `{what}` would move the mask onto "
+            f"zeros; "
+            f"use jt.branch(runs, jt.branches.{what}), which knows the weights before masking"
+        )
+
+
+def _fresh(ticket: Ticket, key: Key, net: Network) -> Ticket:
+    params, stats = net.init(stream(key, "reinit"))
+    return ticket.replace(params=params, stats=stats, step=jnp.zeros_like(ticket.step))
+
+
+def retrain(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
+    """The ticket as it is, for retraining with other settings."""
+    del key, net
+    return ticket
+
+
+def reinit(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
+    """The same mask, weights drawn anew; trained from step 0 with the full schedule.
+
+    Reference: Frankle's thesis, section 3.1.4 (random reinitialization).
+    """
+    return _fresh(ticket, key, net)
+
+
+def reinit_at_k(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
+    """The same mask with new weights in the place of those of step k: trained from step k on, at
+    its learning rate and for the remaining steps, as the ticket is. With k = 0 it is `reinit`.
+
+    Reference: Frankle's thesis, Fig. 4-24 (OpenLTH's randomly_reinitialize starts at the rewind
+      step, too).
+    """
+    return _fresh(ticket, key, net).replace(step=ticket.step)
+
+
+def shuffle(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
+    """The mask permuted within each layer; the weights of the rewind step.
+
+    Reference: Frankle's thesis, section 3.1.4 (layerwise random pruning), Fig. 4-23 and Table 4.2
+      ("Rand Prune": in the layerwise proportions of IMP) and section 5.7.
+    """
+    _dense(ticket, "shuffle")
+    mask = masks.shuffle(
+        ticket.mask, key=stream(key, "shuffle"), prunable=net.prunable(ticket.params)
+    )
+    return ticket.replace(mask=mask)
+
+
+def random(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
+    """The mask permuted over all layers together; the weights of the rewind step.
+
+    Reference: Frankle's thesis, section 3.1.4 (global random pruning).
+    """
+    _dense(ticket, "random")
+    mask = masks.permute(
+        ticket.mask, key=stream(key, "random"), prunable=net.prunable(ticket.params)
+    )
+    return ticket.replace(mask=mask)
+
+
+def layerwise_random(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
+    """A random mask with the layers' densities and weights drawn anew, from step 0.
+
+    Reference: Frankle's thesis, section 3.3.5 (its layerwise random pruning samples new weights,
+      footnote 11).
+    """
+    mask = masks.shuffle(
+        ticket.mask, key=stream(key, "layerwise_random"), prunable=net.prunable(ticket.params)
+    )
+    return _fresh(ticket.replace(mask=mask), key, net)
+
+
+def preserved(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
+    """The exact mask with weights drawn anew, from step 0.
+
+    Reference: Morcos et al. 2019, Fig. A1.
+    """
+    return _fresh(ticket, stream(key, "preserved"), net)
+
+
+def locally_permuted(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
+    """The mask permuted within each layer with weights drawn anew, from step 0.
+
+    Reference: Morcos et al. 2019, Fig. A1.
+    """
+    mask = masks.shuffle(
+        ticket.mask, key=stream(key, "locally_permuted"), prunable=net.prunable(ticket.params)
+    )
+    return _fresh(ticket.replace(mask=mask), stream(key, "locally_permuted"), net)
+
+
+def globally_permuted(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
+    """The mask permuted over all layers with weights drawn anew, from step 0: the random ticket of
+    Morcos et al.
+
+    Reference: Morcos et al. 2019, section 3 and Fig. A1; Frankle's thesis, section 3.3.5, footnote
+      10.
+    """
+    mask = masks.permute(
+        ticket.mask, key=stream(key, "globally_permuted"), prunable=net.prunable(ticket.params)
+    )
+    return _fresh(ticket.replace(mask=mask), stream(key, "globally_permuted"), net)
+
+
+def sign_flip(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
+    """The sign of every surviving prunable weight turned; biases and BatchNorm stay.
+
+    Reference: KD-LTS, Definition 6.2 (there called inversion).
+    """
+    del key
+    flipped: Any = jax.tree.map(
+        lambda w, p: -w if p else w, ticket.params, net.prunable(ticket.params)
+    )
+    return ticket.replace(params=flipped)
+
+
+BRANCHES: dict[str, Change] = {
+    "reinit": reinit,
+    "reinit_at_k": reinit_at_k,
+    "shuffle": shuffle,
+    "random": random,
+    "layerwise_random": layerwise_random,
+    "preserved": preserved,
+    "locally_permuted": locally_permuted,
+    "globally_permuted": globally_permuted,
+    "sign_flip": sign_flip,
+    "retrain": retrain,
+}
+REDRAWN = ("reinit", "reinit_at_k", "layerwise_random", "preserved", "locally_permuted",
+           "globally_permuted")  # fmt: skip
+"""The branches whose weights are not those of the ticket's own training."""
+
+
+def changed(
+    change: Change,
+    ticket: Ticket,
+    seeds: Sequence[int],
+    *,
+    name: str,
+    net: Network,
+    mesh: Mesh,
+    exclude: tuple[str, ...] = (),
+    factors: Params | None = None,
+) -> Ticket:
+    """A change applied to a ticket stacked over [replica], each with its seed's stream for this
+    branch and level. New weights are multiplied by `factors`, as those of the ticket are already.
+
+    Raises:
+      ValueError: where the change returns another tree, and where it puts masks on weights that
+        loaded tickets do not hold (which are nan there).
+    """
+    count = len(seeds)
+    padded = parallel.block_size(count, mesh, None)
+    keys = np.asarray(jax.random.key_data(root_keys(seeds)))
+    drawn = () if factors is None else factors
+    inputs = parallel.put(parallel.pad((ticket, keys, drawn), padded), mesh)
+    result = _changer(change, name, net, mesh, exclude)(np.zeros(padded, np.int32), *inputs)
+    result = jax.tree.map(lambda x: x[:count], parallel.host(result))
+    # a change of one's own may give one seed weights that are not finite, which then diverges; of
+    # loaded tickets, whose pruned weights are nan, that cannot be told from a mask on no weights
+    gone = ~_whole(ticket.replace(mask=jax.tree.map(np.logical_not, ticket.mask)), count)
+    if np.any(gone & _whole(ticket, count) & ~_whole(result, count)):
+        raise ValueError(
+            f"`branches` {name!r} puts masks on weights that loaded tickets do not hold; take "
+            f"controls with new weights, such as 'globally_permuted', or the runs of find_tickets "
+            f"(called again with its folder, it reads them)"
+        )
+    return result
+
+
+def _whole(ticket: Ticket, count: int) -> np.ndarray:
+    """Whether all weights that are kept are finite, bool [replica]."""
+    found = np.ones(count, bool)
+    for m, w in zip(jax.tree.leaves(ticket.mask), jax.tree.leaves(ticket.params), strict=True):
+        odd = np.asarray(m) & ~np.isfinite(np.asarray(w))
+        found &= ~odd.reshape(count, -1).any(axis=1)
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _changer(change: Change, name: str, net: Network, mesh: Mesh, exclude: tuple[str, ...]) -> Any:
+    # a change may only move what is pruned
+    limited = dataclasses.replace(net, prunable=lambda params: prunable_of(net, params, exclude))
+
+    def one(limit: jax.Array, ticket: Ticket, key_data: jax.Array, factors: Any) -> Ticket:
+        del limit
+        key = stream(jax.random.wrap_key_data(key_data), f"branch {name}", ticket.level)
+        result = change(ticket, key, net=_drawing(limited, factors))
+        masks.require_bools("change", result.mask)
+        _tree.same_structure("change", result.mask, ticket.mask)
+        _tree.same_structure("change", result.params, ticket.params)
+        return result
+
+    return parallel.over_replicas(one, mesh)
+
+
+def _drawing(net: Network, factors: Any) -> Network:
+    """The network whose initial weights are multiplied by these factors; () for none."""
+    if not jax.tree.leaves(factors):
+        return net
+
+    def init(key: Key) -> tuple[Params, Stats]:
+        params, stats = net.init(key)
+        return jax.tree.map(jnp.multiply, params, factors), stats
+
+    return dataclasses.replace(net, init=init)

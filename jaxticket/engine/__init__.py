@@ -1,0 +1,1 @@
+"""The engine: compiles what learns for many replicas and runs it; it knows no tickets."""

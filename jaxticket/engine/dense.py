@@ -1,0 +1,107 @@
+"""The trunk: dense networks trained once from initialization, their states kept at some steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxticket import _tree
+from jaxticket.engine import parallel
+from jaxticket.engine.loop import Arrays, Bench, Jobs, history_arrays, job_plan, take, train_jobs
+from jaxticket.settings import Training
+from jaxticket.typing import Params, Stats
+
+Networks = tuple[Params, Stats]
+"""Params and statistics of several networks, each leaf with a leading axis [network]."""
+
+
+class Trunk(NamedTuple):
+    """Dense networks of several seeds.
+
+    Attributes:
+      states: params and statistics at each step asked for, stacked over [replica].
+      history: steps, wanted, values and diverged of the evaluations, as of `history_arrays`; empty
+        where nothing was trained.
+      diverged: int [replica], at which step the loss was not finite, or -1.
+      steps: steps of all replicas that were trained.
+      seconds: what they took.
+    """
+
+    states: dict[int, Networks]
+    history: Arrays
+    diverged: np.ndarray
+    steps: int
+    seconds: float
+
+
+def initial_networks(bench: Bench, keys: np.ndarray) -> Networks:
+    """The networks at initialization of root keys (key data [replica, ...])."""
+    padded = parallel.pad(keys, parallel.block_size(len(keys), bench.mesh, None))
+    typed = jax.random.wrap_key_data(parallel.put(padded, bench.mesh))
+    drawn = bench.program.init(np.zeros(len(padded), np.int32), typed)
+    return take(parallel.host(drawn), 0, len(keys))
+
+
+def train_trunk(
+    bench: Bench,
+    training: Training,
+    keys: np.ndarray,
+    initial: Networks,
+    steps: Sequence[int],
+    *,
+    ends_only: bool = False,
+    name: str = "trunk",
+) -> Trunk:
+    """Trains the dense networks to the last of some steps, with their states at each.
+
+    Args:
+      bench: where to run; units that its folder holds are read.
+      training: the settings; the schedule is that of the whole training.
+      keys: key data of each replica's root key.
+      initial: where they begin.
+      steps: which states to keep.
+      ends_only: evaluate at the start and the end only.
+      name: of the units in the folder.
+    """
+    states = {0: initial} if 0 in steps else {}
+    later = sorted({k for k in steps if k > 0})
+    if not later:
+        return Trunk(states, {}, np.full(len(keys), -1), 0, 0.0)
+    # no more places than replicas, so that all devices have some
+    size = parallel.block_size(len(keys), bench.mesh, None)
+    bench = bench._replace(size=min(bench.size, size))
+    params, stats = initial
+    mask = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
+    plan = job_plan(training, len(keys))
+    stop = np.full(len(keys), later[-1], np.int32)
+    plan = plan._replace(schedule=plan.schedule._replace(stop=stop))  # type: ignore[arg-type]
+    jobs = Jobs(
+        params, stats, mask, keys, np.zeros(len(keys), np.int32), plan, np.zeros(len(keys), bool)
+    )
+    parts = []
+    for first in range(0, len(keys), bench.size):
+        own = take(jobs, first, first + bench.size)
+        unit = f"{name}-{first:05d}-{first + len(own.start):05d}"
+        parts.append(_unit(bench, own, unit, later, ends_only))
+    for k in later:
+        names = _tree.paths(initial)
+        leaves = [np.concatenate([part[f"state-{k}/{name}"] for part in parts]) for name in names]
+        states[k] = jax.tree.unflatten(jax.tree.structure(initial), leaves)
+    history = history_arrays(parts)
+    seconds = sum(float(part["seconds"]) for part in parts)
+    return Trunk(states, history, history["diverged"], later[-1] * len(keys), seconds)
+
+
+def _unit(bench: Bench, jobs: Jobs, name: str, steps: list[int], ends_only: bool) -> Arrays:
+    def make() -> Arrays:
+        trained = train_jobs(bench, jobs, name, snapshots_at=steps, ends_only=ends_only)
+        arrays = trained.evaluations | {"seconds": np.asarray(trained.seconds)}
+        for k, snapshot in zip(steps, trained.snapshots, strict=True):
+            leaves = zip(_tree.paths(snapshot), jax.tree.leaves(snapshot), strict=True)
+            arrays |= {f"state-{k}/{path}": leaf for path, leaf in leaves}
+        return arrays
+
+    return bench.unit(name, jobs.steps, make)

@@ -1,0 +1,497 @@
+"""Training many replicas from host to host: calls of the compiled program, evaluations, saves,
+progress.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from tqdm.auto import tqdm
+
+from jaxticket import _files, masks
+from jaxticket.engine import parallel
+from jaxticket.engine.calls import Call, calling
+from jaxticket.engine.feeder import StreamedData
+from jaxticket.engine.metrics import METRICS
+from jaxticket.engine.optim import schedule
+from jaxticket.engine.program import DeviceData, Plan, Program
+from jaxticket.engine.store import Interrupt, RunFolder
+from jaxticket.settings import Training
+from jaxticket.typing import Mask, Params, Stats, TrainState
+
+Arrays = dict[str, np.ndarray]
+
+
+class Jobs(NamedTuple):
+    """What to train: host arrays, each leaf with a leading job axis.
+
+    Attributes:
+      params, stats, mask: where each job starts; the weights are masked when training begins.
+      keys: uint32 key data of each job's root key.
+      start: int32, the step of `params`.
+      plan: schedule (with the stop step) and data order.
+      lost: bool, which jobs have nothing to train, since the network that their mask should have
+        come from diverged: they stay as they are, and count as diverged from their start on.
+    """
+
+    params: Params
+    stats: Stats
+    mask: Mask
+    keys: np.ndarray
+    start: np.ndarray
+    plan: Plan
+    lost: np.ndarray
+
+    @property
+    def steps(self) -> int:
+        """Those of all jobs together."""
+        return int((np.asarray(self.plan.schedule.stop) - self.start).sum())
+
+
+class Trained(NamedTuple):
+    """Trained jobs.
+
+    Attributes:
+      state: final state on the devices, padded to the block's size.
+      steps: int32 [call, job]; wanted: bool [call, job]; values: float32 [call, job, split,
+        metric], nan from the step of divergence on.
+      diverged: int32 [job], the first step whose own weights gave a loss that was not finite, or
+        -1.
+      snapshots: (params, stats), or what `keeps` gives, of each step asked for, on the host.
+      watched: float32 [call, ...], what the watch saw; nan where nothing was evaluated.
+      seconds: time spent in this process.
+    """
+
+    state: TrainState
+    steps: np.ndarray
+    wanted: np.ndarray
+    values: np.ndarray
+    diverged: np.ndarray
+    snapshots: tuple[Any, ...]
+    watched: np.ndarray
+    seconds: float
+
+    @property
+    def evaluations(self) -> Arrays:
+        """What `history_arrays` joins."""
+        return {
+            "steps": self.steps,
+            "wanted": self.wanted,
+            "values": self.values,
+            "diverged": self.diverged,
+        }
+
+
+class Watch(NamedTuple):
+    """What to compute from the states of all jobs at every evaluation.
+
+    Attributes:
+      shape: of what it gives.
+      look: `look(state, wanted) -> float32 [*shape]`, of device states padded to the block's size;
+        wanted: bool [job], which of them are evaluated now.
+      evaluates: whether the splits are evaluated too whenever it looks ("all"), at the ends alone
+        ("ends"), or not at all ("none").
+    """
+
+    shape: tuple[int, ...]
+    look: Callable[[TrainState, np.ndarray], np.ndarray]
+    evaluates: str = "all"
+
+
+class Bench(NamedTuple):
+    """Where jobs run: the same for all units of a run.
+
+    Attributes:
+      program: the compiled program.
+      data: the data on the devices, or a stream on its way there.
+      mesh: the devices.
+      size: replicas per call.
+      splits: number of evaluated splits.
+      interval: steps between evaluations.
+      folder: where states are saved, or None.
+      interrupt: whether the run was asked to stop.
+      bar: the progress bar; counts steps of all replicas.
+    """
+
+    program: Program
+    data: DeviceData | StreamedData
+    mesh: Mesh
+    size: int
+    splits: int
+    interval: int
+    folder: RunFolder | None
+    interrupt: Interrupt
+    bar: Any
+
+    def unit(self, name: str, steps: int, make: Callable[[], Arrays]) -> Arrays:
+        """The arrays of a piece of work: those that the folder holds, or made now and saved there.
+
+        Args:
+          name: of the unit in the folder.
+          steps: those of all its jobs, for the progress bar.
+          make: does the work.
+        """
+        if self.folder is not None and (found := self.folder.load(name)) is not None:
+            self.bar.update(steps)
+            return found
+        arrays = make()
+        if self.folder is not None:
+            self.folder.save(name, arrays)
+            self.interrupt.follow(self.folder.path)
+        return arrays
+
+
+def progress_bar(total: int, *, shown: bool) -> Any:
+    """A bar over the steps of all replicas, with the time left."""
+    return tqdm(
+        total=total,
+        unit=" steps",
+        unit_scale=True,
+        disable=not shown,
+        dynamic_ncols=True,
+        smoothing=0.05,
+    )
+
+
+@contextlib.contextmanager
+def running(
+    folder: str | os.PathLike[str] | None,
+    settings: dict[str, Any],
+    *,
+    every: float,
+    steps: int,
+    progress: bool,
+) -> Iterator[tuple[RunFolder | None, Interrupt, Any]]:
+    """A run under way: its folder (or None), whether it was asked to stop, and its progress bar.
+
+    Args:
+      folder: where to save, or None.
+      settings: what the folder records, and refuses to mix with others.
+      every: seconds between saves of the training state.
+      steps: those of all replicas, for the bar.
+      progress: whether to show it.
+    """
+    place = None if folder is None else _files.absolute(folder)
+    interrupt = Interrupt()
+    with interrupt.listening(place), progress_bar(steps, shown=progress) as bar:
+        if place is None:
+            yield None, interrupt, bar
+            return
+        store = RunFolder(place, settings, every=every)
+        try:
+            if progress and store.begun:
+                bar.write(f"resumes {store.path}: {store.done} units done")
+            yield store, interrupt, bar
+        finally:
+            store.close()
+
+
+def take(jobs: Any, begin: int, end: int) -> Any:
+    """Some of the jobs (or of any tree with a leading job axis)."""
+    return jax.tree.map(lambda x: x[begin:end], jobs)
+
+
+def join(parts: list[Any]) -> Any:
+    """Trees put one after another along their leading axis."""
+    return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+
+
+def begin_state(bench: Bench, jobs: Jobs) -> TrainState:
+    """The training states of jobs on the devices, padded to the block's size."""
+    padded = parallel.pad(jobs, bench.size)
+    keys = jax.random.wrap_key_data(parallel.put(padded.keys, bench.mesh))
+    params, stats, mask, start = (
+        parallel.put(x, bench.mesh)
+        for x in (padded.params, padded.stats, padded.mask, padded.start)
+    )
+    state = bench.program.start(np.zeros(bench.size, np.int32), params, stats, mask, keys, start)
+    if not jobs.lost.any():
+        return state
+    diverged = np.where(padded.lost, padded.start, -1).astype(np.int32)
+    return state._replace(diverged=parallel.put(diverged, bench.mesh))
+
+
+_called: set[tuple[int, int]] = set()
+
+
+def _first_call(bench: Bench) -> bool:
+    """Whether this process has not yet trained so many replicas with this program, so that its
+    first call compiles it.
+    """
+    place = id(bench.program.chunk), bench.size
+    known = place in _called
+    _called.add(place)
+    return not known
+
+
+def _untils(jobs: Jobs, interval: int, snapshots_at: Sequence[int]) -> list[int]:
+    start, stop = jobs.start, np.asarray(jobs.plan.schedule.stop)
+    low, high = int(start.min()), int(stop.max())
+    points = {low, *stop.tolist(), *range(low - low % interval + interval, high, interval)}
+    points |= set(snapshots_at)
+    return sorted(p for p in points if low <= p <= high)
+
+
+def _saved_tree(
+    state: TrainState, values: np.ndarray, watched: np.ndarray, snapshots: Any, mesh: Mesh
+) -> dict[str, jax.Array]:
+    """What a save holds, as a flat dict of device arrays: Orbax then needs to know none of our
+    types.
+    """
+    plain = state._replace(key=jax.random.key_data(state.key))
+    tree = {f"state-{i:04d}": x for i, x in enumerate(jax.tree.leaves(plain))}
+    tree |= {
+        f"snapshot-{i:04d}": x for i, x in enumerate(jax.tree.leaves(parallel.put(snapshots, mesh)))
+    }
+    seen = {"values": values, "watched": watched}
+    return tree | parallel.put(seen, mesh, replicas=False)
+
+
+def train_jobs(
+    bench: Bench,
+    jobs: Jobs,
+    unit: str,
+    *,
+    snapshots_at: Sequence[int] = (),
+    ends_only: bool = False,
+    watch: Watch | None = None,
+    keeps: Callable[[TrainState], Any] | None = None,
+) -> Trained:
+    """Trains jobs, at most a block of them, to their stop steps, evaluating each at its start, at
+    every multiple of the interval and at its stop.
+
+    With a folder the state is saved from time to time, and training goes on from the newest save of
+    this unit. The result does not depend on where it was saved: calls end at the same absolute
+    steps.
+
+    Args:
+      bench: where to run.
+      jobs: at most `bench.size` of them.
+      unit: name of this piece of work in the folder.
+      snapshots_at: keep the weights and statistics of these steps.
+      ends_only: evaluate at the start and the stop of each job only.
+      watch: what else to compute at every evaluation.
+      keeps: `keeps(state) -> tree`, what a snapshot holds, device arrays [place, ...]; None for the
+        weights and statistics.
+    """
+    began = time.perf_counter()
+    count = len(jobs.start)
+    stop = np.asarray(jobs.plan.schedule.stop)
+    untils = _untils(jobs, bench.interval, snapshots_at)
+    steps = np.stack([np.clip(until, jobs.start, stop) for until in untils])
+    wanted = np.ones(steps.shape, bool)
+    regular = (steps[1:] % bench.interval == 0) & (not ends_only)
+    wanted[1:] = (steps[1:] != steps[:-1]) & (regular | (steps[1:] == stop))
+    evaluated = wanted.copy()
+    if watch is not None and watch.evaluates != "all":
+        evaluated[1:] &= steps[1:] == stop
+        evaluated &= watch.evaluates == "ends"
+    watched = np.full((len(untils), *(watch.shape if watch else ())), np.nan, np.float32)
+    values = np.full((len(untils), count, bench.splits, len(METRICS)), np.nan, np.float32)
+    plan = parallel.pad(jobs.plan, bench.size)
+    state = begin_state(bench, jobs)
+    kept_of = keeps if keeps is not None else lambda state: (state.params, state.stats)
+    # zeros until a snapshot is taken
+    snapshots = []
+    if snapshots_at:
+        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), kept_of(state))
+        snapshots = [zeros for _ in snapshots_at]
+    first = 0
+    if bench.folder is not None:
+        like = _saved_tree(state, values, watched, snapshots, bench.mesh)
+        found = bench.folder.load_state(unit, like)
+        if found is not None:
+            first, tree = found
+            state, snapshots = _restored(state, snapshots, tree)
+            values, watched = parallel.host((tree["values"], tree["watched"]))
+            bench.bar.update(int((steps[first - 1] - jobs.start).sum()))
+
+    def fill(column: np.ndarray, padding: Any) -> np.ndarray:
+        return np.concatenate([column, np.full(bench.size - count, padding, column.dtype)])
+
+    pending: tuple[int, jax.Array] | None = None
+
+    def collect() -> None:
+        nonlocal pending
+        if pending is not None:
+            at, metrics = pending
+            values[at] = parallel.host(metrics)[:count]
+            bench.bar.update(int((steps[at] - (steps[at - 1] if at else jobs.start)).sum()))
+            pending = None
+
+    calls = [
+        Call(
+            fill(steps[i - 1] if i else jobs.start, 0),
+            fill(steps[i], 0),
+            fill(evaluated[i], False),
+        )
+        for i in range(first, len(untils))
+    ]
+    new = _first_call(bench)
+    with calling(
+        bench.program,
+        bench.data,
+        bench.mesh,
+        plan,
+        calls,
+        keys=parallel.pad(jobs.keys, bench.size),
+        splits=bench.splits,
+    ) as call:
+        for i in range(first, len(untils)):
+            if new and i == first:
+                bench.bar.set_postfix_str("compiling")
+            state, metrics = call(i - first, state)
+            if new and i == first:
+                bench.bar.set_postfix_str("")
+            # the numbers of the call before are fetched while this one runs
+            collect()
+            pending = (i, metrics)
+            for place, at in enumerate(snapshots_at):
+                if untils[i] == at:
+                    snapshots[place] = parallel.host(kept_of(state))
+            if watch is not None and wanted[i].any():
+                watched[i] = watch.look(state, wanted[i])
+            leaving = bench.interrupt.signal is not None
+            if bench.folder is not None and (bench.folder.due or leaving):
+                collect()
+                tree = _saved_tree(state, values, watched, snapshots, bench.mesh)
+                bench.folder.save_state(unit, i + 1, tree)
+                bench.interrupt.follow(bench.folder.path)
+    collect()
+    limits = np.zeros(bench.size, np.int32)
+    if parallel.host(bench.program.regrown(limits, state)).any():
+        raise RuntimeError(f"pruned weights came back in training ({unit}): please report this")
+    diverged = parallel.host(state.diverged)
+    # no loss follows the last update: weights, or the last evaluation, tell whether it diverged
+    broken = ~parallel.host(bench.program.finite(limits, state))
+    broken[:count] |= _lost_at_the_end(values, evaluated)
+    diverged = np.where(broken & (diverged < 0), fill(stop, 0), diverged).astype(np.int32)
+    state = state._replace(diverged=parallel.put(diverged, bench.mesh))
+    diverged = diverged[:count]
+    # what diverged predicts one class: its accuracy is a number that means nothing
+    values[(diverged >= 0) & (steps >= diverged)] = np.nan
+    return Trained(
+        state,
+        steps,
+        wanted,
+        values,
+        diverged,
+        tuple(take(snapshot, 0, count) for snapshot in snapshots),
+        watched,
+        time.perf_counter() - began,
+    )
+
+
+def _lost_at_the_end(values: np.ndarray, evaluated: np.ndarray) -> np.ndarray:
+    """Whether the last evaluation of each job has a loss that is not finite, bool [job]; False
+    where nothing was evaluated.
+    """
+    calls, count = evaluated.shape
+    last = calls - 1 - np.argmax(evaluated[::-1], axis=0)
+    losses = values[last, np.arange(count), :, METRICS.index("loss")]
+    return np.logical_and(evaluated.any(axis=0), ~np.isfinite(losses).all(axis=-1))
+
+
+def train_unit(bench: Bench, jobs: Jobs, name: str) -> Arrays:
+    """`Trained.evaluations` of jobs, at most a block of them, as a unit of that name."""
+    return bench.unit(name, jobs.steps, lambda: train_jobs(bench, jobs, name).evaluations)
+
+
+def train_blocks(
+    bench: Bench, jobs: Jobs, *, name: str = "jobs"
+) -> tuple[Arrays, list[dict[str, Any]]]:
+    """Evaluations of any number of jobs, as of `history_arrays`, trained a block at a time in units
+    of this name; rows of the table of seconds.
+    """
+    blocks, costs = [], []
+    for number, begin in enumerate(range(0, len(jobs.start), bench.size)):
+        part = take(jobs, begin, begin + bench.size)
+        began = time.perf_counter()
+        end = begin + len(part.start)
+        blocks.append(train_unit(bench, part, f"{name}-{begin:03d}-{end:03d}"))
+        costs.append({"unit": f"block {number}", "train_seconds": time.perf_counter() - began})
+    return history_arrays(blocks), costs
+
+
+def _restored(
+    state: TrainState, snapshots: Any, tree: dict[str, jax.Array]
+) -> tuple[TrainState, Any]:
+    plain = state._replace(key=jax.random.key_data(state.key))
+    names = sorted(name for name in tree if name.startswith("state-"))
+    plain = jax.tree.unflatten(jax.tree.structure(plain), [tree[name] for name in names])
+    names = sorted(name for name in tree if name.startswith("snapshot-"))
+    leaves = [parallel.host(tree[name]) for name in names]
+    snapshots = jax.tree.unflatten(jax.tree.structure(snapshots), leaves)
+    return plain._replace(key=jax.random.wrap_key_data(plain.key)), snapshots
+
+
+def job_plan(training: Training, count: int, *, order: int = 0, augment: int | None = None) -> Plan:
+    """The same plan for so many jobs, as host arrays; a new order has new augmentation, if nothing
+    else is said.
+    """
+    noise = order if augment is None else augment
+    one = Plan(schedule(training), np.int32(order), np.int32(noise))  # type: ignore[arg-type]
+    return jax.tree.map(lambda x: np.broadcast_to(x, (count, *np.shape(x))).copy(), one)
+
+
+def history_arrays(blocks: list[Arrays]) -> Arrays:
+    """Steps, evaluations and divergence of all jobs of several blocks, which may have made
+    different calls.
+    """
+    calls = max(len(b["steps"]) for b in blocks)
+
+    def longer(x: np.ndarray, fill: Any) -> np.ndarray:
+        missing = np.full((calls - len(x), *x.shape[1:]), fill, x.dtype)
+        return np.concatenate([x, missing])
+
+    result = {"diverged": np.concatenate([b["diverged"] for b in blocks])}
+    for name, fill in (("steps", 0), ("wanted", False), ("values", np.nan)):
+        result[name] = np.concatenate([longer(b[name], fill) for b in blocks], axis=1)
+    return result
+
+
+def report_collapse(
+    bar: Any, where: str, mask: Mask, prunable: Any, seeds: Sequence[int], remedy: str = ""
+) -> None:
+    """Says which prunable layers have no weights left, and in which replicas.
+
+    Args:
+      bar: prints it.
+      where: what found the mask, and when.
+      mask: host arrays [replica, ...].
+      prunable: tree of python bools.
+      seeds: of the replicas.
+      remedy: what the sentence ends with.
+    """
+    empty = [
+        f"{path} (seeds {', '.join(str(s) for s, g in zip(seeds, gone, strict=True) if g)})"
+        for path, gone in masks.empty_layers(mask, prunable).items()
+    ]
+    if empty:
+        bar.write(f"layer collapse: {where} keeps nothing of {', '.join(empty)}{remedy}")
+
+
+def report_diverged(
+    bar: Any,
+    where: str,
+    seeds: Sequence[int],
+    diverged: np.ndarray,
+    lost: np.ndarray | None = None,
+) -> None:
+    """Say which replicas diverged and when, or (`lost`) why they were not trained at all."""
+    for replica in map(int, np.flatnonzero(diverged >= 0)):
+        if lost is not None and lost[replica]:
+            said = "no ticket, since the network that its mask should come from diverged"
+        else:
+            said = (
+                f"the loss was not finite at step {diverged[replica]}; this replica is frozen, the "
+                f"others continue"
+            )
+        bar.write(f"{where}, seed {seeds[replica]}: {said}")

@@ -1,0 +1,182 @@
+"""Loss and accuracy of a network on whole splits, inside a compiled program."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxticket.settings import Training
+from jaxticket.typing import Array, Network, Params, Stats
+
+METRICS = ("loss", "accuracy")
+
+
+class Normalization(NamedTuple):
+    """`(x - mean) / std` per channel, in the raw units of the data; float32 [channels] each: what
+    images become on their way into the network. Tokens stay as they are.
+    """
+
+    mean: Array
+    std: Array
+
+
+def normalized(x: Array, by: Normalization, dtype: str) -> Array:
+    """Raw images as the network's input; tokens (whole numbers other than uint8) as they are."""
+    if jnp.issubdtype(x.dtype, jnp.integer) and x.dtype != jnp.uint8:
+        return x
+    return ((x.astype(jnp.float32) - by.mean[None, None, None]) / by.std[None, None, None]).astype(
+        dtype
+    )
+
+
+class Batched(NamedTuple):
+    """All splits cut into equal batches.
+
+    Attributes:
+      x: raw examples [batches, size, ...].
+      y: int32 [batches, size], -1 where a batch is filled up.
+      split: int32 [batches], which split a batch is of.
+    """
+
+    x: Array
+    y: Array
+    split: Array
+
+
+def cut(
+    splits: dict[str, tuple[np.ndarray, np.ndarray]],
+    size: int,
+    *,
+    most: dict[str, int | None],
+    multiple: int = 1,
+) -> Batched:
+    """Cuts splits into batches on the host, filled up at the end of each split.
+
+    Args:
+      splits: name -> (x, y), in the order of the metrics.
+      size: examples per batch at most; rounded up to a multiple of `multiple`.
+      most: take at most so many examples of a split, spread evenly over it.
+    """
+    chosen = {}
+    for name, (x, y) in splits.items():
+        limit = most.get(name)
+        if limit is not None and limit < len(y):
+            # evenly spread, since some data sets are sorted by class
+            index = (np.arange(limit, dtype=np.int64) * len(y)) // limit
+            x, y = x[index], y[index]
+        chosen[name] = (x, y)
+    # batches of one size for all splits; small data gets small batches, so that little is filled up
+    size = min(size, max(len(y) for _, y in chosen.values()))
+    if min(len(y) for _, y in chosen.values()) < size:
+        size = min(size, max(100, min(len(y) for _, y in chosen.values())))
+    size = -(-size // multiple) * multiple
+    xs, ys, of = [], [], []
+    for number, (x, y) in enumerate(chosen.values()):
+        missing = -len(y) % size
+        xs.append(
+            np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)]).reshape(
+                -1, size, *x.shape[1:]
+            )
+        )
+        ys.append(np.concatenate([y, np.full(missing, -1, y.dtype)]).reshape(-1, size))
+        of.append(np.full(len(ys[-1]), number, np.int32))
+    return Batched(np.concatenate(xs), np.concatenate(ys), np.concatenate(of))  # type: ignore[arg-type]
+
+
+def cross_entropy(logits: Array, labels: Array, smoothing: float = 0.0) -> Array:
+    """Cross-entropy of each example in float32: `-sum_c q_c log p_c`, q = (1 - s) onehot + s /
+    classes.
+    """
+    classes = logits.shape[-1]
+    target = jax.nn.one_hot(labels, classes, dtype=jnp.float32)
+    if smoothing:
+        target = target * jnp.float32(1 - smoothing) + jnp.float32(smoothing / classes)
+    return optax.losses.softmax_cross_entropy(logits.astype(jnp.float32), target)
+
+
+def cast(tree: Params, dtype: str) -> Params:
+    """Floating leaves in the compute dtype."""
+    return jax.tree.map(
+        lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+    )
+
+
+def evaluate(
+    net: Network,
+    params: Params,
+    stats: Stats,
+    batched: Batched,
+    by: Normalization,
+    training: Training,
+    *,
+    splits: int,
+    axis: tuple[str, int] | None = None,
+) -> Array:
+    """Mean loss (without label smoothing) and accuracy on each split, float32 [split, 2] in the
+    order of `METRICS`.
+
+    Args:
+      splits: number of splits.
+      axis: (name, size) of a mesh axis over which each batch is split; the result is the same on
+        all of it.
+    """
+    # a zero that varies over the same mesh axes as the sums
+    zero = jnp.zeros((splits, 3), jnp.float32) + jnp.where(
+        jnp.isnan(jax.tree.leaves(params)[0].reshape(-1)[0]), 0, 0
+    )
+    return means(tally(net, params, stats, zero, batched, by, training, splits=splits, axis=axis))
+
+
+def own_part(batch: Batched, axis: tuple[str, int] | None) -> Batched:
+    """This device's part of one batch (without the leading axis) that is split over a mesh axis."""
+    if axis is None:
+        return batch
+    part = batch.y.shape[0] // axis[1]
+    begin = jax.lax.axis_index(axis[0]) * part
+    x = jax.lax.dynamic_slice_in_dim(batch.x, begin, part)
+    return Batched(x, jax.lax.dynamic_slice_in_dim(batch.y, begin, part), batch.split)
+
+
+def means(sums: Array) -> Array:
+    """Loss and accuracy of each split from the sums of `tally`, float32 [split, 2]."""
+    return sums[:, :2] / sums[:, 2:]
+
+
+def tally(
+    net: Network,
+    params: Params,
+    stats: Stats,
+    sums: Array,
+    batched: Batched,
+    by: Normalization,
+    training: Training,
+    *,
+    splits: int,
+    axis: tuple[str, int] | None = None,
+) -> Array:
+    """Adds batches to each split's sums, float32 [split, 3]: losses, right answers, examples."""
+    weights = cast(params, training.compute_dtype)
+
+    def batch(totals: Array, inputs: Batched) -> tuple[Array, None]:
+        x, y, split = own_part(inputs, axis)
+        logits, _ = net.apply(
+            weights, stats, normalized(x, by, training.compute_dtype), train=False
+        )
+        there = y >= 0
+        # nan losses of a diverged replica must show, those of fillers must not
+        losses = jnp.where(there, cross_entropy(logits, y), 0)
+        right = jnp.logical_and(jnp.argmax(logits, axis=-1) == y, there)
+        sums = jnp.stack(
+            [jnp.sum(losses), jnp.sum(right, dtype=jnp.float32), jnp.sum(there, dtype=jnp.float32)]
+        )
+        own = (jax.lax.iota(jnp.int32, splits) == split)[:, None]
+        return totals + jnp.where(own, sums[None], 0), None
+
+    if axis is None:
+        return jax.lax.scan(batch, sums, batched)[0]
+    zero = jax.lax.pcast(0 * sums, axis[0], to="varying")
+    return sums + jax.lax.psum(jax.lax.scan(batch, zero, batched)[0], axis[0])

@@ -1,0 +1,224 @@
+"""Replicas on devices: a mesh, where arrays go, and how replicas of one device run. No machine
+learning here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxticket import _files
+from jaxticket._check import path_or_none, whole
+
+SEED, DATA = "seed", "data"
+
+
+def mesh(seeds: int | None = None, data: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh of devices with axes ("seed", "data").
+
+    Replicas are spread over `seed`; the batch of each replica is split over `data`.
+
+    Args:
+      seeds: devices along the seed axis; None for all that are left.
+      data: devices that share the batches of a replica.
+      devices: None for all devices.
+
+    Raises:
+      ValueError: where the product is not the number of devices.
+    """
+    if devices is not None and not isinstance(devices, (Sequence, np.ndarray)):
+        raise ValueError(f"`devices` must be several, such as jax.devices()[:2], got {devices!r}")
+    devices = list(devices) if devices is not None else jax.devices()
+    data = whole("data", data, 1)
+    if len(devices) % data:
+        raise ValueError(f"`data` must divide the number of devices, {len(devices)}, got {data}")
+    seeds = len(devices) // data if seeds is None else whole("seeds", seeds, 1)
+    if seeds * data != len(devices):
+        raise ValueError(
+            f"`mesh` of {seeds} x {data} does not fit {len(devices)} devices; "
+            f"pass `devices=jax.devices()[:{seeds * data}]` to use only some"
+        )
+    # the default of newer versions is Explicit, under which vmapped convolutions fail
+    return jax.make_mesh(
+        (seeds, data), (SEED, DATA), axis_types=(AxisType.Auto,) * 2, devices=devices
+    )
+
+
+def check_mesh(value: Any) -> Mesh:
+    """The mesh to use: all devices along "seed" if None."""
+    if value is None:
+        return mesh()
+    if not isinstance(value, Mesh) or tuple(value.axis_names) != (SEED, DATA):
+        raise ValueError(
+            f"`mesh` must have the axes ('seed', 'data'), got {value!r}; make it with "
+            f"jt.parallel.mesh"
+        )
+    return value
+
+
+def cpu_devices(count: int | None = None) -> None:
+    """Makes one virtual CPU device per core; call it before anything else touches JAX.
+
+    On a CPU, replicas on devices of their own train about 1.5 times as fast as on one. Does nothing
+    on other platforms, nor where the number was set before.
+
+    Args:
+      count: devices; one per core that this process may use if None.
+
+    Raises:
+      RuntimeError: where JAX has started already: its devices cannot be changed any more.
+    """
+    if count is not None:
+        count = whole("count", count, 1)
+    try:
+        if getattr(jax.config, "jax_num_cpu_devices") == -1:  # noqa: B009
+            jax.config.update("jax_num_cpu_devices", count or cores())
+    except RuntimeError as error:
+        raise RuntimeError(
+            "JAX has started already, with devices that cannot be changed any more: restart the "
+            "notebook's kernel (or the program) and call jt.cpu_devices() first, right after the "
+            "imports and before anything else uses JAX"
+        ) from error
+
+
+def compilation_cache(folder: str | os.PathLike[str] | None = None) -> Path | None:
+    """Keep compiled programs on disk, so that later runs of the same shapes start at once.
+
+    This is JAX's persistent compilation cache. A setting that is there already, of
+    `JAX_COMPILATION_CACHE_DIR` or `jax.config`, stays as it is unless a folder is given; an empty
+    `JAX_COMPILATION_CACHE_DIR` switches the cache off.
+
+    Args:
+      folder: where programs are kept; `$XDG_CACHE_HOME/jaxticket/compiled` or
+        `~/.cache/jaxticket/compiled` if None.
+
+    Returns:
+      The folder in use, None where the cache is switched off.
+    """
+    path_or_none("folder", folder)
+    if folder is None and "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        there = os.environ["JAX_COMPILATION_CACHE_DIR"]
+        return Path(there) if there else None
+    there = getattr(jax.config, "jax_compilation_cache_dir")  # noqa: B009
+    if folder is None and there:
+        return Path(there)
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    path = Path(home, "jaxticket", "compiled") if folder is None else Path(folder)
+    path = _files.absolute(path)
+    path.mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    return path
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def block_size(jobs: int, mesh: Mesh, at_once: int | None) -> int:
+    """Replicas per call: a multiple of the seed axis; `at_once` limits how many one device
+    holds.
+    """
+    devices = mesh.shape[SEED]
+    per_device = -(-jobs // devices)
+    if at_once is not None:
+        per_device = min(per_device, at_once)
+    return per_device * devices
+
+
+def sharding(mesh: Mesh, *, replicas: bool) -> NamedSharding:
+    """Spread over the seed axis, or the same on every device."""
+    return NamedSharding(mesh, P(SEED) if replicas else P())
+
+
+def put(tree: Any, mesh: Mesh, *, replicas: bool = True) -> Any:
+    """Host arrays onto the devices, their leading replica axis spread over the seed axis (or copied
+    to all).
+    """
+    return jax.device_put(tree, sharding(mesh, replicas=replicas))
+
+
+def host(tree: Any) -> Any:
+    """Device arrays as NumPy arrays; on several hosts, every process gets all of them."""
+
+    def one(x: Any) -> np.ndarray:
+        if jax.process_count() > 1 and not x.is_fully_addressable:
+            from jax.experimental import multihost_utils
+
+            return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+        # a copy: a view of a CPU buffer would change when the buffer is donated, and is read-only
+        return np.array(x)
+
+    return jax.tree.map(one, tree)
+
+
+def pad(tree: Any, size: int) -> Any:
+    """Host arrays with their first entry repeated until the leading axis has `size` entries."""
+
+    def one(x: np.ndarray) -> np.ndarray:
+        missing = size - x.shape[0]
+        return np.concatenate([x, np.repeat(x[:1], missing, axis=0)]) if missing else x
+
+    return jax.tree.map(one, tree)
+
+
+def maps(mesh: Mesh) -> bool:
+    """Whether the replicas of one device run one after another (CPU) instead of vmapped (GPU, TPU).
+
+    On a CPU `vmap` gains nothing for dense layers and turns convolutions into slow grouped ones.
+    """
+    return mesh.devices.flat[0].platform == "cpu"
+
+
+def over_replicas(
+    fn: Callable[..., Any],
+    mesh: Mesh,
+    *,
+    donate: tuple[int, ...] = (),
+    shared: int = 0,
+    parted: tuple[int, ...] = (),
+) -> Callable[..., Any]:
+    """Compiles `fn` for many replicas.
+
+    Args:
+      fn: `fn(limit, *replica, *shared)` of one replica, pure. `limit` is an int32 scalar that
+        replicas which run
+        vmapped together share: the largest of theirs. Collectives over the axis "data" are allowed.
+      mesh: as `mesh` makes it.
+      donate: which arguments, counted without `limit`, give up their memory.
+      shared: how many of the last arguments are the same for all replicas.
+      parted: which arguments, counted likewise, have their third axis ([replica, step, batch, ...])
+        split over the data axis of the mesh.
+
+    Returns:
+      `run(limits, *replicas, *shared)`: limits int32 [replica], the other arguments but the last
+      `shared` with a leading replica axis that the seed axis of the mesh divides. Jitted.
+    """
+    one_by_one = maps(mesh)
+    # an axis of one device counts as varying too, where nothing averages over it
+    split = P(SEED, None, DATA) if mesh.shape[DATA] > 1 else P(SEED)
+
+    def local(limits: jax.Array, *args: Any) -> Any:
+        own, common = args[: len(args) - shared], args[len(args) - shared :]
+        if one_by_one:
+            return jax.lax.map(lambda a: fn(a[0], *a[1], *common), (limits, own))
+        return jax.vmap(lambda *a: fn(jnp.max(limits), *a, *common))(*own)
+
+    def run(limits: jax.Array, *args: Any) -> Any:
+        own = (split if i in parted else P(SEED) for i in range(len(args) - shared))
+        specs = (P(SEED), *own, *(P(),) * shared)
+        mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P(SEED))
+        return mapped(limits, *args)
+
+    return jax.jit(run, donate_argnums=tuple(i + 1 for i in donate))

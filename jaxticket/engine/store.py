@@ -1,0 +1,481 @@
+"""Run folders: what is finished stays, what is under way is resumed; the only module that knows
+Orbax.
+
+A run is a sequence of units (one level, one block of replicas). A finished unit is one .npz file
+that appears at once. Inside a unit, the training state is saved by Orbax from time to time; only
+the newest save is kept, with a checksum. One process at a time uses a folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import platform
+import shutil
+import signal
+import socket
+import threading
+import time
+import warnings
+import zlib
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from jaxticket import _files, results
+from jaxticket.engine import parallel
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where two processes are not kept apart
+    fcntl = None
+
+_SETTINGS = "settings.json"
+_ENVIRONMENT = "environment.json"
+
+
+class RunFolderError(ValueError):
+    """A run folder cannot be used: other settings or code, another process, no room, no
+    permission.
+    """
+
+
+_FULL = "the disk is full; free some space"
+_REMEDIES = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: "files may not grow so large there; raise the limit (`ulimit -f`) or the quota",
+    **dict.fromkeys(
+        (errno.EROFS, errno.EACCES, errno.EPERM),
+        "it cannot be written; choose another `folder` or correct its permissions",
+    ),
+}
+
+
+def _number_of(error: BaseException) -> int | None:
+    """The operating system's number of an error, also where a library tells it in words only."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno is not None:
+            return seen.errno
+        for number in _REMEDIES:
+            if os.strerror(number) in str(seen):
+                return number
+        seen = seen.__cause__ or seen.__context__
+    # what TensorStore makes of a full disk
+    return errno.ENOSPC if "RESOURCE_EXHAUSTED" in str(error) else None
+
+
+def _explanation(folder: Path, error: BaseException) -> RunFolderError:
+    number = _number_of(error)
+    said = str(error) if number is None else os.strerror(number)
+    remedy = _REMEDIES.get(-1 if number is None else number, str(error))
+    return RunFolderError(
+        f"`folder` {str(folder)!r}: {remedy} ({said}). What was saved before is intact: run the "
+        f"same command again to continue"
+    )
+
+
+@contextlib.contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Turns the operating system's errors into ones that say what to do; what was saved before
+    stays.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _explanation(folder, error) from error
+
+
+class Interrupt:
+    """Whether SIGTERM or SIGINT has asked the run to stop; it does so after the chunk or the unit
+    under way is saved.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    @contextlib.contextmanager
+    def listening(self, folder: Path | None) -> Iterator[Interrupt]:
+        """Catches the signals inside the block, if the run saves into a folder; only the main
+        thread can. One that nobody has followed by the end of the block is followed there.
+        """
+        if folder is None or threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+
+        def note(number: int, _: Any) -> None:
+            if self.signal is not None and number == signal.SIGINT:
+                raise KeyboardInterrupt  # asked twice: stop at once
+            self.signal = number
+
+        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        self.follow(folder)
+
+    def follow(self, folder: Path) -> None:
+        """Ends the program with a message, if a signal has asked for it."""
+        if self.signal is None:
+            return
+        print(
+            f"\nstopped by {signal.Signals(self.signal).name}; saved in {folder}: "
+            "run the same command to continue"
+        )
+        raise SystemExit(128 + self.signal)
+
+
+class RunFolder:
+    """The folder of one run, which this process has for itself until `close`.
+
+    Args:
+      path: the folder; made if it is not there.
+      settings: what the run is; a folder with other settings is refused.
+      every: seconds between saves of the training state inside a unit.
+
+    Raises:
+      RunFolderError: for a folder with other settings or code, naming the first field, one that
+        another process uses, and one that cannot be read or written.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], settings: dict[str, Any], *, every: float = 60.0
+    ) -> None:
+        self.path = _files.absolute(path)
+        self.every = every
+        self._last = time.monotonic()
+        self._noted = False
+        self._lock: int | None = None
+        ours = json.loads(results.canonical(settings))
+        with explained(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            there = self.path / _SETTINGS
+            if not there.exists() and any(
+                p for p in self.path.iterdir() if not p.name.startswith(".")
+            ):
+                raise RunFolderError(
+                    f"`folder` {str(self.path)!r} holds other files and no {_SETTINGS}; choose an "
+                    f"empty folder"
+                )
+            self._take()
+            try:
+                if there.exists():
+                    self._compare(ours, there)
+                else:
+                    _files.write_text(there, results.canonical(settings) + "\n")
+                    self._note_environment()
+                (self.path / "units").mkdir(exist_ok=True)
+            except BaseException:
+                self.close()
+                raise
+
+    def _take(self) -> None:
+        """Takes the folder for this process; the system gives it back when the process ends.
+
+        Locks hold between processes of one machine, and on network file systems that know them.
+        """
+        if fcntl is None or jax.process_index() != 0:
+            return
+        path = self.path / ".lock"
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            user = os.read(lock, 1000).decode(errors="replace").strip()
+            os.close(lock)
+            raise RunFolderError(
+                f"`folder` {str(self.path)!r} is in use by {user or 'another process'}; wait until "
+                f"it is done, or choose another folder"
+            ) from None
+        except OSError:
+            # a file system without locks
+            os.close(lock)
+            return
+        os.ftruncate(lock, 0)
+        os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        self._lock = lock
+
+    def close(self) -> None:
+        """Lets other processes use the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _compare(self, ours: dict[str, Any], there: Path) -> None:
+        """Raises where the folder is of another run."""
+        theirs = _read_json(there, dict, "restore it from a copy, or choose another folder")
+        if "version" in ours and "version" not in theirs:
+            raise RunFolderError(
+                f"`folder` {str(self.path)!r} is of an older jaxticket, which did not record the "
+                f"code of networks and functions, so that its results may be those of other code; "
+                f"choose another folder"
+            )
+        difference = results.first_difference(ours, theirs)
+        if difference:
+            raise RunFolderError(
+                f"`folder` {str(self.path)!r} holds a run with other settings: {difference}; "
+                f"choose another folder, or the settings of {there}"
+            )
+
+    def _note_environment(self) -> None:
+        """Adds this machine to those on which the run was computed, and says where they differ."""
+        self._noted = True
+        if jax.process_index() != 0:
+            return
+        path, ours = self.path / _ENVIRONMENT, environment()
+        known: list[Any] = []
+        if path.exists():
+            known = _read_json(path, list, "delete it to go on, as if on the same machine")
+        if ours not in known:
+            known.append(ours)
+            _files.write_text(path, json.dumps(known, indent=1) + "\n")
+        if len(known) > 1:
+            names = [
+                f"{name} ({' | '.join(str(one.get(name)) for one in known)})"
+                for name in sorted({name for one in known for name in one})
+                if any(one.get(name) != known[0].get(name) for one in known)
+            ]
+            warnings.warn(
+                f"{self.path} is computed in several environments, which differ in "
+                f"{', '.join(names)}: it continues, but not bit for bit",
+                stacklevel=4,
+            )
+
+    # finished units
+
+    @property
+    def done(self) -> int:
+        """How many units are finished."""
+        return len(list((self.path / "units").glob("*.npz")))
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything was computed before."""
+        return self.done > 0 or (self.path / "state").exists()
+
+    def _unit(self, name: str) -> Path:
+        return self.path / "units" / f"{name}.npz"
+
+    def load(self, name: str) -> dict[str, np.ndarray] | None:
+        """A finished unit, None where there is none or its file is damaged (with a warning)."""
+        path = self._unit(name)
+        found = None
+        if path.exists():
+            try:
+                # opened here, since NumPy leaves the files of damaged archives open
+                with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+                    found = {key: file[key] for key in file.files}
+            except MemoryError:
+                raise
+            except Exception as error:  # numpy and zipfile raise many kinds for damaged files
+                warnings.warn(f"{path} is damaged ({error}) and is computed again", stacklevel=2)
+        if found is None and not self._noted:
+            with explained(self.path):
+                self._note_environment()
+        return found
+
+    def save(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+        """Marks a unit as finished, at once, and forgets the state inside it."""
+        if jax.process_index() == 0:
+            with explained(self.path):
+                _files.write_arrays(self._unit(name), arrays)
+        self._last = time.monotonic()
+
+    # the state inside a unit
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to save the training state again."""
+        return time.monotonic() - self._last >= self.every
+
+    @contextlib.contextmanager
+    def _checkpointer(self) -> Iterator[Any]:
+        policy: Any = ocp.training.preservation_policies.LatestN(1)
+        with ocp.training.Checkpointer(
+            str(self.path / "state"), preservation_policy=policy
+        ) as saver:
+            yield saver
+
+    def _set_aside(self) -> None:
+        """Moves saved states that cannot be used out of the way."""
+        if jax.process_index() == 0:
+            shutil.rmtree(self.path / "damaged", ignore_errors=True)
+            with explained(self.path), contextlib.suppress(FileNotFoundError):
+                (self.path / "state").rename(self.path / "damaged")
+
+    def save_state(self, unit: str, call: int, tree: dict[str, jax.Array]) -> None:
+        """Saves the state after so many calls of a unit: a flat dict of device arrays."""
+        about = {"unit": unit, "call": call, "layout": _layout(tree)}
+        about["checksum"] = _checksum(about, tree)
+
+        def write() -> None:
+            with self._checkpointer() as saver:
+                latest = saver.latest
+                step = 0 if latest is None else latest.step + 1
+                saver.save(step, tree, custom_metadata=about)
+
+        try:
+            try:
+                write()
+            except Exception as error:  # Orbax raises many kinds
+                if _number_of(error) in _REMEDIES:
+                    raise
+                # over what a damaged save left: without it
+                self._set_aside()
+                write()
+        except Exception as error:
+            # half a save would keep the room that is missing
+            for half in (self.path / "state").glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(half, ignore_errors=True)
+            raise _explanation(self.path, error) from error
+        self._last = time.monotonic()
+
+    def load_state(
+        self, unit: str, like: dict[str, jax.Array]
+    ) -> tuple[int, dict[str, jax.Array]] | None:
+        """The newest state of a unit as (call, tree), None where there is none, and, with a
+        warning, where it is damaged.
+
+        Args:
+          unit: the unit's name; states of other units do not count.
+          like: tree of arrays (or shape structs with sharding) as they were saved.
+        """
+        if not (self.path / "state").exists():
+            return None
+        try:
+            return self._loaded_state(unit, like)
+        except MemoryError:
+            raise
+        except Exception as error:  # Orbax raises many kinds for what is damaged or missing
+            if isinstance(error, PermissionError):
+                raise _explanation(self.path, error) from error
+            if isinstance(error, jax.errors.JaxRuntimeError) and "memory" in str(error):
+                raise
+            why = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+            warnings.warn(
+                f"the state saved in {self.path / 'state'} cannot be used ({why}): {unit} is begun "
+                f"again",
+                stacklevel=2,
+            )
+            self._set_aside()
+            return None
+
+    def _loaded_state(
+        self, unit: str, like: dict[str, jax.Array]
+    ) -> tuple[int, dict[str, jax.Array]] | None:
+        """As `load_state`, but raises for what is damaged."""
+        if jax.process_index() == 0:
+            self._discard_half_written()
+        with self._checkpointer() as saver:
+            latest = saver.latest
+            if latest is None:
+                return None
+            about = dict(saver.metadata().custom_metadata or {})
+            if about.get("unit") != unit:
+                return None
+            if about.get("layout") != _layout(like):
+                raise ValueError("it is of another version or number of devices")
+            abstract = {
+                name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+                for name, x in like.items()
+            }
+            tree = saver.load(abstract_state=abstract)
+        checksum = about.pop("checksum", None)
+        if checksum != _checksum(about, tree):
+            raise ValueError("its checksum does not fit")
+        return int(about["call"]), tree
+
+    def _discard_half_written(self) -> None:
+        """Removes saves without readable metadata: Orbax would stumble over them."""
+        for step in (self.path / "state").glob("[0-9]*"):
+            try:
+                json.loads((step / "_CHECKPOINT_METADATA").read_text())
+            except (OSError, ValueError):
+                warnings.warn(f"{step} is half written and is skipped", stacklevel=4)
+                shutil.rmtree(step)
+
+    def forget_state(self) -> None:
+        """Removes what is only needed while a run is under way."""
+        if jax.process_index() == 0:
+            for name in ("state", "damaged"):
+                shutil.rmtree(self.path / name, ignore_errors=True)
+
+
+def environment() -> dict[str, Any]:
+    """What the bits of a result depend on beside the settings: versions, flags and devices, and
+    where the CPU computes, which one it is.
+    """
+    names = ("jaxticket", "jax", "jaxlib", "flax", "optax", "numpy", "llvmlite")
+    versions = {name: _version(name) for name in names}
+    told: dict[str, Any] = {
+        "python": platform.python_version(),
+        **versions,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "backend": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+    }
+    if jax.default_backend() == "cpu":
+        return told | _cpu()
+    return told | {"platform": str(jax.devices()[0].client.platform_version)}
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _cpu() -> dict[str, str]:
+    """The CPU's model and its vector instructions, by which XLA chooses code."""
+    told: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            name, _, value = line.partition(":")
+            told.setdefault(name.strip().lower(), value.strip())
+    flags = told.get("flags", told.get("features", "")).split()
+    vector = ("sse", "ssse", "avx", "fma", "amx", "f16c", "asimd", "sve", "bf16", "i8mm")
+    return {
+        "cpu": told.get("model name", platform.processor() or platform.machine()),
+        "cores": str(parallel.cores()),
+        "instructions": " ".join(sorted(flag for flag in flags if flag.startswith(vector))),
+    }
+
+
+def _read_json(path: Path, kind: type, remedy: str) -> Any:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, kind):
+            raise ValueError(f"it holds a {type(found).__name__}")
+    except ValueError as error:
+        raise RunFolderError(f"`folder`: {path} is damaged ({error}); {remedy}") from error
+    return found
+
+
+def _layout(tree: dict[str, Any]) -> str:
+    """Names, shapes and types of a flat tree as a short text."""
+    about = [(name, str(tree[name].dtype), list(tree[name].shape)) for name in sorted(tree)]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+
+
+def _checksum(about: dict[str, Any], tree: dict[str, jax.Array]) -> str:
+    """Of what a save says of itself and of the bytes of its arrays."""
+    sums = {
+        name: zlib.crc32(
+            np.ascontiguousarray(parallel.host(tree[name])).reshape(-1).view(np.uint8).data
+        )
+        for name in sorted(tree)
+    }
+    return hashlib.sha256(json.dumps([about, sums], sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,257 @@
+"""The compiled selection: replicas are scored and pruned, in one round or many."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jaxticket import _tree
+from jaxticket._check import or_none, settle, whole
+from jaxticket.engine import parallel
+from jaxticket.engine.feeder import score_indices
+from jaxticket.engine.metrics import Normalization, cast, cross_entropy, normalized
+from jaxticket.nn.adapters import no_tap
+from jaxticket.nn.linearity import curved
+from jaxticket.pruning.keep import prune_in_rounds
+from jaxticket.pruning.scores.spec import Recipe, name_of, recipe_of
+from jaxticket.random import stream
+from jaxticket.typing import Array, Key, Mask, Network, Params, Score, ScoreContext, Stats, Tap
+
+
+class Weights(NamedTuple):
+    """What is pruned: one replica's weights as they are (fields as of `TrainState`)."""
+
+    params: Params
+    stats: Stats
+    mask: Mask
+    key: Key
+    diverged: Array
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The training examples that a score looks at.
+
+    Attributes:
+      batches, size: how many batches, and examples of each.
+      per_class: take so many of each class (batches * size is that times the classes), evenly
+        spread over the batches; None to draw without looking at labels.
+    """
+
+    batches: int = 1
+    size: int = 100
+    per_class: int | None = None
+
+    def __post_init__(self) -> None:
+        settle(self, whole, "batches", "size", low=1)
+        settle(self, or_none(whole), "per_class", low=1)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a compiled selection does; numbers of weights and of rounds come with each call.
+
+    Attributes:
+      score: scores the weights, as its recipe says.
+      scope, floor: as of `jt.prune`.
+      exclude: patterns of paths that are not pruned.
+      examples: what the score looks at.
+    """
+
+    score: Score
+    scope: str = "global"
+    floor: int = 0
+    exclude: tuple[str, ...] = ()
+    examples: Examples = Examples()
+
+
+@functools.lru_cache(maxsize=64)
+def pruner(
+    net: Network, mesh: Mesh, selection: Selection, fed: bool = False
+) -> Callable[..., tuple[Mask, Array]]:
+    """The compiled program that scores replicas and prunes them.
+
+    Args:
+      net, mesh: as in training.
+      selection: what it does.
+      fed: the batches come with the call, from a stream, instead of data on the device.
+
+    Returns:
+      `select(limits, weights, params_at_init, keeps, number, index, data) -> (mask, fault)`, or
+      with `(block, by)` in the place of `data`; keeps int32 [replica, round, ...]; number int32
+      [replica], which of the draws of its key a replica sees; index None, or from
+      `feeder.balanced_examples`. Replicas with limit 0 keep their
+      mask, and so do diverged ones. `fault`: scores of living weights are not finite though the
+      weights are.
+    """
+    recipe, wanted = recipe_of(selection.score), selection.examples
+    if recipe.flow and (bent := curved(net)):
+        warnings.warn(
+            f"`score` {name_of(selection.score)!r} sums paths through a network, and this one "
+            "has none: it bends, normalizes or multiplies what depends on its input "
+            f"({', '.join(bent)}). The masks mean little; take a network with ReLU and without "
+            "normalization (or with BatchNorm), or another score",
+            stacklevel=3,
+        )
+
+    def examples(key: Key, source: tuple[Any, ...], index: Array | None) -> tuple[Array, Array]:
+        if not recipe.data:
+            # for its shape alone
+            x = net.example(1, 1)
+            return jnp.zeros(x.shape, x.dtype), jnp.zeros((1, 1), jnp.int32)
+        if fed:
+            (x, y), by = source
+            x = x.reshape(-1, *x.shape[2:])
+        else:
+            (data,) = source
+            if index is None:
+                chosen = score_indices(
+                    key=key, examples=data.y.shape[0], batches=wanted.batches, size=wanted.size
+                )
+            else:
+                chosen = index.reshape(wanted.batches, wanted.size)
+            x, by = jnp.take(data.x, chosen.reshape(-1), axis=0), data.by
+            y = jnp.take(data.y, chosen, axis=0)
+        if not jnp.issubdtype(x.dtype, jnp.integer):
+            x = normalized(x, by, str(jnp.result_type(float)))
+        # whole numbers are normalised where they are used: many batches then take little memory
+        return x.reshape(*y.shape, *x.shape[1:]), y
+
+    def scored(
+        weights: Weights,
+        params_at_init: Params,
+        keeps: Array,
+        number: Array,
+        index: Array | None,
+        *source: Any,
+    ) -> tuple[Mask, Array]:
+        # float64 where it is enabled: what overflows in float32 may be finite then
+        params, params_at_init, stats = (
+            cast(tree, str(jnp.result_type(float)))
+            for tree in (weights.params, params_at_init, weights.stats)
+        )
+        prunable = prunable_of(net, params, selection.exclude)
+        key = stream(weights.key, "prune", number)
+        by = source[1] if fed else source[0].by
+        look = context_maker(net, stats, recipe, key=weights.key, by=by)
+        if not recipe.fresh:
+            batches = examples(key, source, None if index is None else index[0])
+
+        def context_of(number: Array, mask: Mask) -> ScoreContext:
+            seen = batches if not recipe.fresh else examples(
+                jax.random.fold_in(key, number), source, None if index is None else index[number]
+            )  # fmt: skip
+            return look(params_at_init, mask, seen, prunable)
+
+        mask, fault = prune_in_rounds(
+            params,
+            weights.mask,
+            keeps,
+            context_of,
+            score=selection.score,
+            prunable=prunable,
+            scope=selection.scope,
+            floor=selection.floor,
+            key=stream(key, "score"),
+        )
+        # a diverged replica keeps its mask
+        mask = jax.tree.map(
+            lambda new, old: jnp.where(weights.diverged < 0, new, old), mask, weights.mask
+        )
+        return mask, jnp.logical_and(fault, weights.diverged < 0)
+
+    def select(limit: Array, weights: Weights, *rest: Any) -> tuple[Mask, Array]:
+        return jax.lax.cond(
+            limit > 0,
+            lambda w, *rest: scored(w, *rest),
+            lambda w, *rest: (w.mask, w.diverged > jnp.iinfo(jnp.int32).max - 1),
+            *(weights, *rest),
+        )
+
+    return parallel.over_replicas(select, mesh, shared=1)
+
+
+def context_maker(
+    net: Network, stats: Stats, recipe: Recipe, *, key: Key, by: Normalization | None = None
+) -> Callable[[Params, Mask, tuple[Array, Array], Any], ScoreContext]:
+    """Makes contexts of one replica: (params_at_init, mask, batches, prunable) -> context.
+
+    Args:
+      net: the network.
+      stats: its statistics as they are.
+      recipe: which statistics normalise, and what the loss is.
+      key: the replica's root key: where dropout draws, and the statistics of initialization.
+      by: how images of whole numbers are normalised; other inputs are taken as they are.
+    """
+    if recipe.batch_norm == "initial":
+        stats = net.init(stream(key, "init"))[1]
+
+    def tapped(params: Params, x: Array, tap: Tap | None) -> Array:
+        if by is not None and jnp.issubdtype(jnp.asarray(x).dtype, jnp.integer):
+            x = normalized(x, by, jax.tree.leaves(params)[0].dtype)
+        if recipe.batch_norm == "train":
+            noise = stream(key, "noise", 0)
+            return net.apply(params, stats, x, train=True, key=noise, tap=tap)[0]
+        return net.apply(params, stats, x, train=False, tap=tap)[0]
+
+    def logits(params: Params, x: Array) -> Array:
+        return tapped(params, x, None)
+
+    def loss(params: Params, batch: tuple[Array, Array]) -> Array:
+        z, y = logits(params, batch[0]) / recipe.temperature, batch[1]
+        if recipe.loss == "negative_logit":
+            return -jnp.mean(jnp.take_along_axis(z, y[:, None], axis=1))
+        return jnp.mean(cross_entropy(z, y))
+
+    known = tapped if has_taps(net) else None
+
+    def make(
+        params_at_init: Params, mask: Mask, batches: tuple[Array, Array], prunable: Any
+    ) -> ScoreContext:
+        return ScoreContext(loss, logits, params_at_init, mask, batches, prunable, known)
+
+    return make
+
+
+@functools.lru_cache(maxsize=64)
+def has_taps(net: Network) -> bool:
+    """Whether a network can be called with a tap."""
+    params, stats = jax.eval_shape(net.init, jax.random.key(0))
+    x = net.example(1)
+    try:
+        jax.eval_shape(
+            lambda p, s, x: net.apply(p, s, x, train=False, tap=no_tap), params, stats, x
+        )
+    except ValueError as error:
+        if "`tap`" not in str(error):
+            raise
+        return False
+    return True
+
+
+def prunable_of(net: Network, params: Params, exclude: tuple[str, ...] = ()) -> Any:
+    """Which leaves are pruned: those of the network that no pattern of `exclude` matches.
+
+    Raises:
+      ValueError: where a pattern matches nothing, or nothing is left.
+    """
+    names = _tree.paths(params)
+    for pattern in exclude:
+        if not any(_tree.matches(name, [pattern]) for name in names):
+            raise ValueError(
+                f"`exclude` pattern {pattern!r} matches no weight; the paths are {', '.join(names)}"
+            )
+    leaves, tree = jax.tree.flatten(net.prunable(params))
+    kept = [
+        bool(p) and not _tree.matches(name, exclude) for name, p in zip(names, leaves, strict=True)
+    ]
+    if not any(kept):
+        raise ValueError(f"`exclude` leaves nothing to prune; the paths are {', '.join(names)}")
+    return jax.tree.unflatten(tree, kept)

@@ -1,0 +1,400 @@
+"""From scores to masks: exactly so many weights kept, ties broken by index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from jaxticket import _tree, masks
+from jaxticket._check import from_table, instance, one_of, share, whole
+from jaxticket.pruning.layouts import Layer, Layout
+from jaxticket.pruning.scores import SCORES
+from jaxticket.pruning.scores.spec import name_of, recipe_of
+from jaxticket.pruning.topk import top_scores
+from jaxticket.typing import Array, Key, Mask, Params, Score, ScoreContext
+
+
+def densities(levels: int, fraction: float = 0.2) -> np.ndarray:
+    """The ladder `(1 - fraction) ** n` for n = 0 .. levels, float64 [levels + 1].
+
+    >>> densities(3).round(3).tolist()
+    [1.0, 0.8, 0.64, 0.512]
+    """
+    levels = whole("levels", levels, high=1_000_000)
+    fraction = share("fraction", fraction, one=False)
+    return (1 - fraction) ** np.arange(levels + 1, dtype=np.float64)
+
+
+def count(density: float, size: int) -> int:
+    """Entries that a density keeps of `size`: `round(density * size)`, half to even.
+
+    >>> count(0.8, 266_200), count(1.0, 5)
+    (212960, 5)
+    """
+    density = share("density", density)
+    return round(density * size)
+
+
+def keep_top(
+    scores: Params,
+    mask: Mask,
+    keep: Array | int | Sequence[int],
+    *,
+    prunable: Any = None,
+    scope: str = "global",
+) -> Mask:
+    """Keeps exactly `keep` of the weights that are still there: those with the highest scores.
+
+    Ranks, never thresholds: among equal scores the lower flat index stays (leaves in the order of
+    `jax.tree.leaves`). Weights that `mask` has pruned never return, whatever their scores. +inf and
+    -inf are ranked; nan is an error, and inside `jax.jit`, where values are unknown, ranks below
+    everything. Scores in float64 are divided by the largest one and ranked in float32; whole
+    numbers of up to 32 bits are ranked exactly.
+
+    Args:
+      scores: tree like the params, of numbers, all floating or all whole; higher is kept.
+      mask: the mask so far, a tree of bools.
+      keep: number of prunable entries to keep, an int or a traced int32 scalar; with scope "layer"
+        one number per prunable leaf, in the order of `jax.tree.leaves`, as a sequence or an int32
+        vector.
+      prunable: tree of python bools, or a function that gives it, such as `net.prunable`; None for
+        leaves of two or more dimensions. Other leaves keep their mask.
+      scope: "global" ranks all layers together, "layer" each by itself.
+
+    Returns:
+      The new mask. Where fewer than `keep` are left, all of them stay.
+
+    Raises:
+      ValueError: for a tree of another structure, a mask that is not of bools, scores that are nan
+        where the mask is True, an unknown scope, a negative `keep`, or nothing that may be pruned.
+
+    >>> scores = {"w": jnp.array([[1.0, 3.0, 3.0, 2.0]])}
+    >>> keep_top(scores, masks.ones(scores), 1)["w"].tolist()
+    [[False, True, False, False]]
+    """
+    one_of("scope", scope, ("global", "layer"))
+    masks.require_bools("mask", mask, "keep_top(scores, mask, keep)")
+    _tree.same_structure("scores", scores, mask, of="mask")
+    if prunable is None or callable(prunable):
+        prunable = (prunable or masks.prunable_leaves)(mask)
+    chosen = jax.tree.leaves(prunable)
+    leaves, tree = jax.tree.flatten(mask)
+    if len(chosen) != len(leaves):
+        raise ValueError(f"`prunable` has {len(chosen)} leaves where the mask has {len(leaves)}")
+    if not isinstance(keep, jax.Array) and np.size(keep) and np.min(keep) < 0:
+        raise ValueError(f"`keep` must be at least 0, got {keep}")
+    picked = [i for i, p in enumerate(chosen) if p]
+    if not picked:
+        raise ValueError("`prunable` is False for every leaf; mark at least one as prunable")
+    values = [jnp.asarray(s).reshape(-1) for s in jax.tree.leaves(scores)]
+    _check_scores(values, leaves, picked, _tree.paths(mask))
+    values = _ranked(values, picked)
+    result = list(leaves)
+    if scope == "layer":
+        amounts = jnp.asarray(keep, jnp.int32)
+        if amounts.shape != (len(picked),):
+            raise ValueError(
+                f"`keep` must hold one number per prunable layer ({len(picked)}) with "
+                f"scope='layer', "
+                f"got shape {amounts.shape}"
+            )
+        for amount, i in zip(amounts, picked, strict=True):
+            result[i] = top_scores(values[i], leaves[i].reshape(-1), amount).reshape(
+                leaves[i].shape
+            )
+        return jax.tree.unflatten(tree, result)
+    flat = top_scores(
+        jnp.concatenate([values[i] for i in picked]),
+        jnp.concatenate([leaves[i].reshape(-1) for i in picked]),
+        jnp.asarray(keep, jnp.int32),
+    )
+    start = 0
+    for i in picked:
+        result[i] = flat[start : start + leaves[i].size].reshape(leaves[i].shape)
+        start += leaves[i].size
+    return jax.tree.unflatten(tree, result)
+
+
+def _check_scores(
+    values: list[Array], alive: list[Array], picked: list[int], paths: list[str]
+) -> None:
+    """Raises for scores that cannot be ranked: of mixed types, or nan where weights compete."""
+    kinds = {jnp.dtype(values[i].dtype) for i in picked}
+    if _whole(kinds):
+        return
+    if not all(jnp.issubdtype(kind, jnp.floating) for kind in kinds):
+        raise ValueError(
+            f"`scores` must be all floating, all of int32 and smaller types, or all of uint32, got "
+            f"{', '.join(sorted(map(str, kinds)))}; convert them with astype('float32')"
+        )
+    for i in picked:
+        if isinstance(values[i], Tracer) or isinstance(alive[i], Tracer):
+            continue
+        bad = int(np.sum(np.isnan(values[i]) & np.asarray(alive[i]).reshape(-1)))
+        if bad:
+            raise ValueError(
+                f"`scores` are nan at {bad} weights of {paths[i]!r}; make every score a number, "
+                f"such as -inf for what is to be pruned first"
+            )
+
+
+def _ranked(values: list[Array], picked: list[int]) -> list[Array]:
+    """Scores in a type that `top_scores` ranks: float32, int32 or uint32, the same for all."""
+    whole = _whole({jnp.dtype(values[i].dtype) for i in picked})
+    return [v.astype(whole) for v in values] if whole else _single(values, picked)
+
+
+def _whole(kinds: set[Any]) -> str | None:
+    """The type of whole numbers that holds all of these exactly; None where there is none."""
+    return next((t for t in ("int32", "uint32") if all(np.can_cast(k, t) for k in kinds)), None)
+
+
+def _single(values: list[Array], picked: list[int]) -> list[Array]:
+    """Scores in float32, those of float64 brought into its range together."""
+    if all(values[i].dtype != jnp.float64 for i in picked):
+        return [v.astype(jnp.float32) for v in values]
+    tops = [jnp.max(jnp.where(jnp.isfinite(values[i]), jnp.abs(values[i]), 0)) for i in picked]
+    most = jnp.max(jnp.stack([t.astype(jnp.float64) for t in tops]))
+    most = jnp.where(most > 0, most, 1)
+    return [(v / most.astype(v.dtype)).astype(jnp.float32) for v in values]
+
+
+def layer_counts(
+    like: Any,
+    density: float,
+    *,
+    prunable: Any = None,
+    level: int | None = None,
+    fraction: float = 0.2,
+    rates: Sequence[tuple[str, float]] = (),
+) -> np.ndarray:
+    """Entries that each prunable leaf keeps under scope "layer", int32 [prunable leaves].
+
+    `round(density * size)` each; a leaf whose path matches a pattern of `rates` keeps
+    `round((1 - rate) ** level * size)` instead.
+    """
+    prunable = masks.prunable_leaves(like) if prunable is None else prunable
+    result = []
+    for path, x, p in zip(
+        _tree.paths(like), jax.tree.leaves(like), jax.tree.leaves(prunable), strict=True
+    ):
+        if p:
+            rate = next((r for pattern, r in rates if _tree.matches(path, [pattern])), None)
+            share_kept = density if rate is None or level is None else (1 - rate) ** level
+            result.append(round(share_kept * int(np.prod(x.shape))))
+    return np.asarray(result, np.int32)
+
+
+def prune(
+    params: Params,
+    context: ScoreContext | None = None,
+    *,
+    score: str | Score,
+    density: float,
+    rounds: int | None = None,
+    scope: str = "global",
+    floor: int = 0,
+    key: Key,
+) -> Mask:
+    """Scores and selects, in one round or several: round i of R keeps `round(density ** (i / R) *
+    P)`.
+
+    Args:
+      params: the weights to score; each round scores them under the mask so far.
+      context: what the score may look at, in the BatchNorm mode that its recipe asks for; its mask
+        is where the first round begins. All rounds see its batches, those of a score that wants
+        others in every round (FORCE) too; `jt.prune_at` draws new ones. None for scores that look
+        at the weights alone, such as magnitude.
+      score: a name in `jt.SCORES` or a function.
+      density: share of the prunable weights that the last round keeps.
+      rounds: number of rounds, the densities between fall exponentially; that of the score's recipe
+        if None (100 for SynFlow, 1 for most).
+      scope: "global" ranks all layers together, "layer" each by itself.
+      floor: weights that every layer keeps at least, whatever their scores; with scope "global".
+      key: for scores that draw random numbers.
+
+    Returns:
+      A mask with exactly `round(density * P)` ones among the prunable leaves (per leaf with scope
+      "layer").
+
+    Raises:
+      ValueError: for settings out of range, and for scores that are not finite though the weights
+        are (not inside `jax.jit`, where values are unknown).
+
+    Reference: Frankle's thesis, section 5.2; Tanaka et al. 2020, Algorithm 1, for the densities of
+      rounds.
+    """
+    function: Score = from_table("score", score, SCORES)
+    density = share("density", density)
+    rounds = whole("rounds", recipe_of(function).rounds if rounds is None else rounds, 1)
+    floor = whole("floor", floor)
+    if context is None:
+        context = cast(ScoreContext, _NoContext(name_of(function), masks.ones(params)))
+    else:
+        instance("context", context, ScoreContext, "a jt.ScoreContext, or None")
+        masks.require_bools("context.mask", context.mask)
+        _tree.same_structure("context.mask", context.mask, params)
+    prunable = context.prunable if context.prunable is not None else masks.prunable_leaves(params)
+    keeps = round_counts(params, density, rounds, prunable=prunable, scope=scope, floor=floor)
+    mask, fault = prune_in_rounds(
+        params,
+        context.mask,
+        keeps,
+        lambda number, mask: context._replace(mask=mask),
+        score=function,
+        prunable=prunable,
+        scope=scope,
+        floor=floor,
+        key=key,
+    )
+    if not isinstance(fault, Tracer) and bool(fault):
+        raise ValueError(not_finite(name_of(function)))
+    return mask
+
+
+class _NoContext:
+    """Stands for the context of scores that look at the weights alone; says so to all others."""
+
+    prunable = None
+
+    def __init__(self, score: str, mask: Mask) -> None:
+        self.score, self.mask = score, mask
+
+    def _replace(self, mask: Mask) -> _NoContext:
+        return _NoContext(self.score, mask)
+
+    def __getattr__(self, name: str) -> Any:
+        raise ValueError(
+            f"`context` is needed: score {self.score!r} looks at its `{name}`; pass a "
+            f"jt.ScoreContext, or let jt.prune_at make it"
+        )
+
+
+def not_finite(score: str, where: str = "") -> str:
+    """What is said of scores that are not finite for finite weights."""
+    return (
+        f"`score` {score!r} gives numbers that are not finite for finite weights{where}; mend the "
+        f"score, or compute it in float64 (jax_enable_x64)"
+    )
+
+
+def round_counts(
+    like: Any,
+    density: float,
+    rounds: int,
+    *,
+    prunable: Any,
+    scope: str = "global",
+    floor: int = 0,
+) -> np.ndarray:
+    """Entries that each of R rounds keeps on the way to a density, int32 [R], or [R, prunable
+    leaves] with scope "layer".
+
+    Raises:
+      ValueError: for a floor that does not fit the density.
+    """
+    rounds, floor = whole("rounds", rounds, 1), whole("floor", floor)
+    steps = [density ** ((i + 1) / rounds) for i in range(rounds)]
+    # the last one is the density itself, to the last bit
+    steps[-1] = density
+    if scope == "layer":
+        if floor:
+            raise ValueError(f"`floor` needs scope='global', got {floor} with scope='layer'")
+        return np.stack([layer_counts(like, d, prunable=prunable) for d in steps])
+    size = masks.prunable_size(like, prunable=prunable)
+    layers = sum(bool(p) for p in jax.tree.leaves(prunable))
+    if floor * layers > count(density, size):
+        raise ValueError(
+            f"`floor` of {floor} in {layers} layers is more than density {density:g} keeps of "
+            f"{size:,} weights; use a lower floor or a higher density"
+        )
+    return np.asarray([count(d, size) for d in steps], np.int32)
+
+
+def layout_counts(
+    layout: Layout, layers: Sequence[Layer], density: float, rounds: int
+) -> np.ndarray:
+    """Entries that each of R rounds keeps of each layer on the way to a layout's, int32 [R, layer]:
+    each layer by the same share from round to round.
+    """
+    rounds = whole("rounds", rounds, 1)
+    last = np.asarray(layout(layers, density), np.int32)
+    if last.shape != (len(layers),):
+        raise ValueError(
+            f"`scope` must give one number for each of {len(layers)} layers, got shape {last.shape}"
+        )
+    sizes = np.asarray([layer.size for layer in layers], np.float64)
+    share_of = np.maximum(last, 1) / sizes
+    before = [np.rint(sizes * share_of ** ((i + 1) / rounds)) for i in range(rounds - 1)]
+    return np.stack([*before, last]).astype(np.int32)
+
+
+def prune_in_rounds(
+    params: Params,
+    mask: Mask,
+    keeps: Array,
+    context_of: Callable[[Array, Mask], ScoreContext],
+    *,
+    score: Score,
+    prunable: Any,
+    scope: str,
+    floor: int,
+    key: Key,
+) -> tuple[Mask, Array]:
+    """Rounds of scoring and selecting, as one loop; what `prune` and the compiled selections share.
+
+    Args:
+      params: dense weights.
+      mask: where the first round begins.
+      keeps: int32 [round] or [round, layer], from `round_counts`; traced or not.
+      context_of: `context_of(number, mask) -> context` of a round.
+      score, prunable, scope, floor, key: as in `prune`.
+
+    Returns:
+      The mask, and a bool: whether scores of weights that compete were not finite though the
+      weights are.
+    """
+    regrow = recipe_of(score).regrow
+
+    def one_round(carry: tuple[Mask, Array], inputs: tuple[Array, Array]) -> Any:
+        now, fault = carry
+        keep, number = inputs
+        weights = params if regrow else masks.apply(now, params)
+        # weights near the cut decide, and the few bits of a fast product would decide them wrongly
+        with jax.default_matmul_precision("highest"):
+            scores = score(weights, context_of(number, now), key=jax.random.fold_in(key, number))
+        _tree.same_structure("score", scores, params)
+        rivals = mask if regrow else now
+        scores = jax.tree.map(
+            lambda s, m, p: jnp.where(m, s, jnp.zeros_like(s)) if p else jnp.zeros_like(s),
+            scores,
+            rivals,
+            prunable,
+        )
+        fault = jnp.logical_or(fault, ~_tree.finite(scores))
+        if floor:
+            scores = _floored(scores, rivals, floor, prunable)
+        return (keep_top(scores, rivals, keep, prunable=prunable, scope=scope), fault), None
+
+    # varies over the same mesh axes as the mask does
+    no = jnp.any(jax.tree.leaves(mask)[0]) & False
+    numbers = jnp.arange(keeps.shape[0], dtype=jnp.int32)
+    (chosen, fault), _ = jax.lax.scan(one_round, (mask, no), (jnp.asarray(keeps), numbers))
+    return chosen, jnp.logical_and(fault, _tree.finite(params))
+
+
+def _floored(scores: Params, mask: Mask, floor: int, prunable: Any) -> Params:
+    """Scores in which the `floor` best of each layer come before everything else."""
+
+    def one(s: Array, m: Array, p: bool) -> Array:
+        if not p:
+            return s
+        best = top_scores(s.reshape(-1).astype(jnp.float32), m.reshape(-1), jnp.int32(floor))
+        return jnp.where(best.reshape(s.shape), jnp.asarray(jnp.inf, s.dtype), s)
+
+    return jax.tree.map(one, scores, mask, prunable)

@@ -1,0 +1,1 @@
+"""Ways to find masks: iterative pruning, pruning once at a step, and learned masks."""

@@ -1,0 +1,116 @@
+"""The value of an objective at masks, whatever found them."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxticket import rescaling, results
+from jaxticket._check import whole
+from jaxticket.data.streaming import Stream
+from jaxticket.engine import parallel
+from jaxticket.engine.feeder import StreamedData, score_indices
+from jaxticket.engine.loop import take
+from jaxticket.engine.metrics import normalized
+from jaxticket.engine.program import put_data, static_part
+from jaxticket.pruning.compiled import prunable_of
+from jaxticket.random import root_keys, stream
+from jaxticket.runs import Runs, require_runs
+from jaxticket.settings import Training
+from jaxticket.sparsify.learned.method import Method
+from jaxticket.sparsify.learned.objectives import Objective
+from jaxticket.sparsify.learned.relaxations import Bernoulli
+from jaxticket.sparsify.learned.views import of_dense, viewer
+from jaxticket.typing import Array, Key, Network, Params, Stats
+
+Table = Any
+"""A pandas DataFrame."""
+
+
+def objective_values(runs: Runs, objective: str | Objective, *, examples: int = 500) -> Table:
+    """The value of an objective, without its factor, at the masks of runs and the weights that they
+    were found at, times what their tickets multiply them by (`Runs.factors`); level 0 is the dense
+    network.
+
+    Columns: seed, level, density (as asked for), value. All levels and methods of a seed see the
+    same training examples, in one batch.
+
+    Args:
+      runs: from any of `find_tickets`, `prune_at`, `search`.
+      objective: a name in `jaxticket.sparsify.learned.OBJECTIVES` or a function of a `View`.
+      examples: training examples to look at, drawn per seed.
+
+    Raises:
+      ValueError: for an unknown objective, and more examples than there are.
+    """
+    require_runs("runs", runs)
+    examples = whole("examples", examples, 1)
+    if examples > len(runs.data.train):
+        raise ValueError(
+            f"`examples` {examples} is more than the {len(runs.data.train)} training examples of "
+            f"{runs.data.name!r}; use fewer"
+        )
+    method = Method("value", Bernoulli(), objective=objective, augment=False)
+    training, mesh = static_part(runs.training.replace(augment=())), runs.mesh
+    count = len(runs.seeds)
+    size = parallel.block_size(count, mesh, None)
+    keys = parallel.pad(np.asarray(jax.random.key_data(root_keys(runs.seeds))), size)
+    data = put_data(runs.data, runs.training, mesh)
+    if isinstance(data, StreamedData):
+        source: tuple[Any, ...] = (data.score_batches(keys, 0, 1, examples), data.by)
+    else:
+        source = (data,)
+    value = _program(runs.net, method, training, mesh, examples, isinstance(runs.data, Stream))
+    typed = jax.random.wrap_key_data(parallel.put(keys, mesh))
+    origin = (runs.origin.params, runs.origin.stats)
+    weights = parallel.put(parallel.pad(jax.tree.map(np.asarray, origin), size), mesh)
+    rows = []
+    for level in runs.levels:
+        mask = jax.tree.map(np.asarray, runs.by_level[level].mask)
+        soft = jax.tree.map(lambda m: m.astype(np.float32), mask)
+        placed = parallel.put(parallel.pad(rescaling.scaled(soft, runs.factors(level)), size), mesh)
+        block, *rest = source
+        inputs = (typed, *weights, placed, block, *rest)
+        found = take(parallel.host(value(np.zeros(size, np.int32), *inputs)), 0, count)
+        rows += [
+            {"seed": seed, "level": level, "density": runs.densities[runs.levels.index(level)],
+             "value": float(v)}
+            for seed, v in zip(runs.seeds, found, strict=True)
+        ]  # fmt: skip
+    return results.frame(rows)
+
+
+@functools.lru_cache(maxsize=32)
+def _program(
+    net: Network, method: Method, training: Training, mesh: Mesh, examples: int, fed: bool
+) -> Any:
+    prunable = prunable_of(net, jax.eval_shape(net.init, jax.random.key(0))[0])
+
+    def one(
+        limit: Array, key: Key, params: Params, stats: Stats, soft: Params, source: Any, *by: Any
+    ) -> Array:
+        del limit
+        if fed:
+            x, y, by_of = source.x[0], source.y[0], by[0]
+        else:
+            (index,) = score_indices(
+                key=stream(key, "objective"), examples=source.y.shape[0], batches=1, size=examples
+            )
+            x, y = jnp.take(source.x, index, axis=0), jnp.take(source.y, index, axis=0)
+            by_of = source.by
+        view_of = viewer(
+            net, training, stats, normalized(x, by_of, training.compute_dtype), y, prunable,
+            key=stream(key, "noise", 0),
+        )  # fmt: skip
+        with jax.default_matmul_precision("highest"):
+            dense = of_dense(method, view_of, params)
+            masked = jax.tree.map(jnp.multiply, soft, params)
+            return method.function(view_of(masked, soft, dense))
+
+    # data on the devices are shared, a block of a stream belongs to its replica
+    return parallel.over_replicas(one, mesh, shared=1)

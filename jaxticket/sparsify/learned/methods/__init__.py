@@ -1,0 +1,1 @@
+"""The methods of the papers: each a choice of relaxation, objective, constraint and schedules."""

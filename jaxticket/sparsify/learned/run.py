@@ -1,0 +1,200 @@
+"""`jt.search`: masks learned at fixed weights, then trained."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+
+from jax.sharding import Mesh
+
+from jaxticket import _identity
+from jaxticket._check import (
+    distinct_seeds,
+    flag,
+    nearest,
+    one_or_several,
+    run_options,
+    share,
+    texts,
+    whole,
+)
+from jaxticket.controls import Change
+from jaxticket.data.arrays import Data
+from jaxticket.data.streaming import Stream
+from jaxticket.engine import parallel
+from jaxticket.engine.program import check_fit
+from jaxticket.runs import Runs
+from jaxticket.settings import Training
+from jaxticket.sparsify.at_step import StepPlan
+from jaxticket.sparsify.iterative import named_changes
+from jaxticket.sparsify.learned.learned_masks import LearnedMasks, LearnedPruning
+from jaxticket.sparsify.learned.method import Method, MethodMaker
+from jaxticket.sparsify.learned.methods.concrete import concrete
+from jaxticket.sparsify.learned.methods.continuous import continuous
+from jaxticket.sparsify.learned.methods.edge_popup import edge_popup
+from jaxticket.sparsify.learned.methods.gem_miner import gem_miner
+from jaxticket.sparsify.learned.methods.kd_lts import kd_lts
+from jaxticket.sparsify.learned.methods.stochastic import stochastic
+from jaxticket.sparsify.learned.objectives import learns_answers
+from jaxticket.sparsify.step_run import run_at_step
+from jaxticket.typing import Network
+
+SEARCHES: dict[str, MethodMaker] = {
+    "concrete": concrete,
+    "continuous": continuous,
+    "edge_popup": edge_popup,
+    "gem_miner": gem_miner,
+    "kd_lts": kd_lts,
+    "stochastic": stochastic,
+}
+"""Makers of methods by name; each takes the options of its paper."""
+
+
+def search(
+    net: Network,
+    data: Data | Stream,
+    training: Training,
+    method: str | Method = "concrete",
+    *,
+    density: float | Sequence[float],
+    start: int = 0,
+    steps: int | float | str | None = None,
+    train: bool = True,
+    schedule: str = "remaining",
+    dense: bool = True,
+    exclude: Sequence[str] = (),
+    rescale: str | None = None,
+    seeds: Iterable[int] = range(5),
+    branches: Sequence[str | Change] = (),
+    mesh: Mesh | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    at_once: int | None = None,
+    save_every: float = 60.0,
+    progress: bool = True,
+    watch_masks: int = 0,
+) -> Runs:
+    """Learns masks of the network as it is at a step of its training, and trains what they leave:
+    seeds and densities side by side.
+
+    A score for every prunable weight becomes a soft mask, which gradients move; at the end each
+    density keeps exactly its `round(density * P)` entries of highest score. The weights under the
+    mask are those of step `start`, whatever the search did to them; where soft masks become a step
+    of another height than 1 (`scaled=True`), times that height, in tickets, supermasks and controls
+    alike (`Method.scaled_tickets`).
+
+    Args:
+      net: a network; `init="signed_constant"` gives the weights of which supermasks are best.
+      data: a data set, or a stream.
+      training: how networks are trained; searches use its batch size, and its learning rate where
+        their method has none of its own.
+      method: a name in `jt.SEARCHES`, or a `Method`: `jt.SEARCHES["concrete"]("loss",
+        length="long")` has other options.
+      density: share of prunable weights to keep, or several: level n of the runs is the n-th, and
+        each is searched for by itself.
+      start: 0 searches at initialization, k at step k of dense training. Objectives that learn the
+        dense network's answers ("reverse_kl", "forward_kl") warn where it is untrained.
+      steps: length of the search: a number of steps, a share of the training's (0.5), or "short",
+        "half", "long"; the method's own if None. Rounded up to whole parts.
+      train: whether tickets and branches are trained; without, there are the supermasks alone.
+      schedule: "remaining" trains tickets with what is left of the schedule after `start`, "full"
+        with all of it.
+      dense: also train the dense networks to the end, as level 0.
+      exclude, rescale, seeds, branches, mesh, folder, save_every, progress: as of `prune_at`.
+      at_once: replicas that one device holds at most.
+      watch_masks: N > 0 compares the masks (of exactly K ones) that the search would give at its
+        start and after each of N equal parts: the trace then has a column `hamming`, the share of
+        prunable entries that changed since the moment before, nan at the first and between them
+        (KD-LTS, Figure 4). 0 leaves that out.
+
+    Returns:
+      Runs. Their table has a branch "supermask": the accuracy of each ticket before its training
+      (BatchNorm statistics re-estimated on training examples), and the tickets and branches trained
+      on from there. `Runs.trace()` tells how the search went.
+
+    Raises:
+      ValueError: for settings that do not fit together, an objective that the network does not
+        allow, and a folder with other settings or code.
+
+    Reference: KD-LTS, section 2 (supermasks and tickets); each method names its paper.
+    """
+    seeds = distinct_seeds(seeds)
+    mesh = parallel.check_mesh(mesh)
+    check_fit(net, data, training, mesh)
+    run_options(folder, at_once, save_every, progress)
+    flag("train", train)
+    flag("dense", dense)
+    method = named_method(method)
+    step = whole("start", start)
+    if step > training.steps:
+        raise ValueError(
+            f"`start` must be a step from 0 to {training.steps}, where training ends, got {step}"
+        )
+    if step == training.steps and schedule == "remaining":
+        raise ValueError(
+            f"`schedule`='remaining' leaves nothing to train after step {step}; use 'full'"
+        )
+    if not train and schedule != "remaining":
+        raise ValueError(f"`schedule` {schedule!r} has no effect with train=False; leave it out")
+    length = method.steps(training, steps)
+    densities = one_or_several("density", density, share, like="(0.3, 0.1)", distinct=True)
+    excluded = texts("exclude", exclude, like='("dense_2",)')
+    pruning = LearnedPruning(
+        densities, step, schedule, excluded, method, length, watch_masks, rescale=rescale
+    )
+    changes = named_changes(branches)
+    if changes and not train:
+        raise ValueError(f"`branches` {list(changes)} are trained: they need train=True")
+    plan = StepPlan(
+        net, data, training, (pruning,), seeds, changes, dense, supermask=True, train=train
+    )
+    plan.check()
+    if step == 0 and learns_answers(method.function):
+        warnings.warn(
+            f"{method.objective!r} learns what the dense network answers, and at step 0 that is "
+            f"untrained: pass `start`, a step of its training, or a method with a trained target, "
+            f"such as jt.SEARCHES['concrete'](target=1.0)",
+            UserWarning,
+            stacklevel=2,
+        )
+    settings = _identity.run(
+        "search",
+        net,
+        data,
+        training=training,
+        pruning=pruning,
+        objective=method.function,
+        seeds=seeds,
+        branches=list(changes.items()),
+        dense=dense,
+        train=train,
+    )
+    found = run_at_step(
+        plan,
+        LearnedMasks(plan, method, length),
+        settings,
+        mesh=mesh,
+        folder=folder,
+        at_once=at_once,
+        save_every=save_every,
+        progress=progress,
+    )
+    return found[step]
+
+
+def named_method(method: str | Method) -> Method:
+    """The method, made with its defaults where it is a name.
+
+    Raises:
+      ValueError: for an unknown name, and for what is no method.
+    """
+    if isinstance(method, Method):
+        return method
+    if isinstance(method, str) and method in SEARCHES:
+        return SEARCHES[method]()
+    if isinstance(method, str):
+        raise ValueError(f"`method` {method!r} is unknown; {nearest(method, SEARCHES)}")
+    raise ValueError(
+        f"`method` must be a name in jt.SEARCHES or a Method, such as "
+        f"jt.SEARCHES['concrete']('loss'), got {method!r}"
+    )

@@ -1,0 +1,198 @@
+"""Teachers: dense networks that a search learns from, trained before it, side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxticket import masks
+from jaxticket._check import flag, settle, share, whole
+from jaxticket.engine.adversarial import PGD
+from jaxticket.engine.dense import Networks, initial_networks, train_trunk
+from jaxticket.engine.loop import Bench, report_diverged
+from jaxticket.engine.metrics import Normalization
+from jaxticket.engine.optim import Schedule, optimizer
+from jaxticket.engine.program import Plan, program, train_step
+from jaxticket.random import root_keys, stream
+from jaxticket.settings import LATER, Training
+from jaxticket.typing import Array, Key, Network, Params, Stats, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Teaching:
+    """Which teachers a student has. Every seed has teachers of its own, with other initial weights
+    and another order of examples than its own and than one another's.
+
+    Attributes:
+      count: teachers of a student.
+      stage: how far they are trained, as a share of the training's steps, whose schedule they
+        follow: 0.25 is epoch 10 of 40, the best for LeNet in KD-LTS. 0 is for `online` alone.
+      same_init: let them start from the student's initial weights, so that their gradients by
+        weights can be compared.
+      one: each step of the search asks one of them, drawn anew, instead of all: as good in KD-LTS,
+        and cheaper.
+      attack: trains them on adversarial examples, as `Training.attack`; None for the attack of the
+        training, if it has one.
+      online: train them along with the student: before each step of the search every teacher takes
+        a step of training (without distillation) on the student's batch, under the training's own
+        settings, until its training is over. They start from `stage`, with a fresh optimizer. One
+        whose loss is no longer finite stays as it was, and is named; answers of it that are not
+        finite end the student's search there.
+
+    Reference: KD-LTS, section 4.1 and appendix B; Madry et al. 2018 for `attack`.
+    """
+
+    count: int = 2
+    stage: float = 0.25
+    same_init: bool = False
+    one: bool = False
+    attack: PGD | None = dataclasses.field(default=None, metadata=LATER)
+    online: bool = dataclasses.field(default=False, metadata=LATER)
+
+    def __post_init__(self) -> None:
+        settle(self, whole, "count", low=1)
+        settle(self, flag, "same_init", "one", "online")
+        settle(self, share, "stage", zero=self.online)
+        # refuses what no training takes
+        self.training(Training())
+
+    @property
+    def asked(self) -> int:
+        """Teachers that a step of the search asks."""
+        return 1 if self.one else self.count
+
+    def steps(self, training: Training) -> int:
+        """Steps of a teacher's training before the search."""
+        return max(1, round(self.stage * training.steps)) if self.stage else 0
+
+    def online_steps(self, training: Training, search_steps: int) -> int:
+        """Steps of a teacher's training during the search."""
+        return min(search_steps, training.steps - self.steps(training)) if self.online else 0
+
+    def training(self, training: Training) -> Training:
+        """The settings of the teachers' training, from the student's."""
+        return training if self.attack is None else training.replace(attack=self.attack)
+
+
+def train_teachers(
+    net: Network,
+    bench: Bench,
+    teaching: Teaching,
+    training: Training,
+    seeds: tuple[int, ...],
+    initial: Networks,
+) -> tuple[Networks, float]:
+    """Params and statistics of the teachers, host arrays [replica, teacher, ...], and the seconds
+    that their training took.
+
+    Args:
+      net: the network.
+      bench: where to run; units that its folder holds are read.
+      teaching: which teachers.
+      training: of the student.
+      seeds: of the students.
+      initial: the students at initialization, [replica, ...].
+    """
+    steps, count = teaching.steps(training), teaching.count
+    keys = np.asarray(
+        [
+            jax.random.key_data(stream(key, "teacher", number))
+            for key in root_keys(seeds)
+            for number in range(count)
+        ]
+    )
+    if teaching.same_init:
+        begun = jax.tree.map(lambda x: np.repeat(np.asarray(x), count, axis=0), initial)
+    else:
+        begun = initial_networks(bench, keys)
+    training = teaching.training(training)
+    bench = bench._replace(program=program(net, training, bench.mesh, bench.splits))
+    found, seconds = begun, 0.0
+    if steps:
+        trained = train_trunk(
+            bench, training, keys, begun, [steps], ends_only=True, name="teachers"
+        )
+        found, seconds = trained.states[steps], trained.seconds
+        for number in range(count):
+            report_diverged(bench.bar, f"teacher {number}", seeds, trained.diverged[number::count])
+    return jax.tree.map(lambda x: x.reshape(len(seeds), count, *x.shape[1:]), found), seconds
+
+
+class Tutors(NamedTuple):
+    """Teachers that are trained along with their student; [teacher, ...] each.
+
+    Attributes:
+      step: int32, of their training.
+      params, stats, opt_state: of theirs.
+      diverged: int32, the step of the first loss that was not finite, or -1.
+    """
+
+    step: Array
+    params: Params
+    stats: Stats
+    opt_state: object
+    diverged: Array
+
+
+def begin_tutors(training: Training, teachers: Networks, step: Array) -> Tutors:
+    """Teachers at the start of a search, with fresh optimizers.
+
+    Args:
+      training: of the teachers.
+      teachers: params and statistics [teacher, ...].
+      step: int32, of their training.
+    """
+    params, stats = teachers
+    count = jax.tree.leaves(params)[0].shape[0]
+    # constants vary from replica to replica once a zero of the step is added
+    zeros = jnp.zeros(count, jnp.int32) + 0 * step
+    fresh = jax.tree.map(
+        lambda x: x + (0 * step).astype(x.dtype), jax.vmap(optimizer(training).init)(params)
+    )
+    return Tutors(zeros + step, params, stats, fresh, zeros - 1)
+
+
+def tutored(
+    net: Network,
+    training: Training,
+    tutors: Tutors,
+    schedule: Schedule,
+    batch: tuple[Array, Array],
+    by: Normalization,
+    active: Array,
+    *,
+    key: Key,
+    axis: tuple[str, int] | None = None,
+) -> Tutors:
+    """Every teacher after one step of training; one that diverges stays as it was.
+
+    Args:
+      net, training: what is trained, and how, but for augmentation.
+      tutors: the teachers.
+      schedule: of their training.
+      batch: this device's part of the student's: raw images, augmented, and labels.
+      by: how images are normalised.
+      active: whether the student takes a step.
+      key: the student's root key; each teacher has streams of its own below it.
+      axis: as of `train_step`.
+    """
+    count = tutors.step.shape[0]
+    zero = jnp.int32(0)
+
+    def one(inputs: tuple[Array, Tutors]) -> Tutors:
+        number, own = inputs
+        state = TrainState(
+            own.step, own.params, own.stats, own.opt_state, masks.ones(own.params),
+            stream(key, "teacher", number), own.diverged,
+        )  # fmt: skip
+        state = train_step(
+            net, training, state, Plan(schedule, zero, zero), batch, by,
+            active & (own.step < schedule.stop), axis=axis,
+        )  # fmt: skip
+        return Tutors(state.step, state.params, state.stats, state.opt_state, state.diverged)
+
+    return jax.lax.map(one, (jnp.arange(count, dtype=jnp.int32), tutors))

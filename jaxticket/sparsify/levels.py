@@ -1,0 +1,361 @@
+"""Level after level: train, prune, rewind, with every finished piece of work saved."""
+
+from __future__ import annotations
+
+import functools
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxticket import _tree, masks, rescaling, results
+from jaxticket._check import from_table
+from jaxticket.controls import Change, changed
+from jaxticket.data.arrays import Data
+from jaxticket.data.streaming import Stream
+from jaxticket.engine import parallel
+from jaxticket.engine.dense import initial_networks
+from jaxticket.engine.feeder import StreamedData
+from jaxticket.engine.loop import (
+    Arrays,
+    Bench,
+    Jobs,
+    Trained,
+    history_arrays,
+    job_plan,
+    join,
+    report_collapse,
+    report_diverged,
+    take,
+    train_jobs,
+)
+from jaxticket.pruning.compiled import Weights, prunable_of
+from jaxticket.pruning.keep import layer_counts, not_finite
+from jaxticket.pruning.scores import SCORES
+from jaxticket.pruning.scores.spec import name_of
+from jaxticket.random import root_keys
+from jaxticket.runs import density
+from jaxticket.settings import Pruning, Training, order_of
+from jaxticket.ticket import Ticket, host_apply
+from jaxticket.typing import Mask, Network, Params, Stats
+
+
+@dataclass(frozen=True, eq=False)
+class SearchPlan:
+    """What a search for tickets does, before anything runs."""
+
+    net: Network
+    data: Data | Stream
+    training: Training
+    pruning: Pruning
+    seeds: tuple[int, ...]
+    changes: dict[str, Change]
+
+    @functools.cached_property
+    def like(self) -> tuple[Params, Stats]:
+        """Shapes of params and statistics."""
+        return jax.eval_shape(self.net.init, jax.random.key(0))
+
+    @functools.cached_property
+    def prunable(self) -> Any:
+        """Which leaves are pruned."""
+        return prunable_of(self.net, self.like[0], self.pruning.exclude)
+
+    @functools.cached_property
+    def densities(self) -> np.ndarray:
+        """The nominal density of each level."""
+        return (1 - self.pruning.fraction) ** np.arange(self.pruning.levels + 1, dtype=np.float64)
+
+    def keep(self, level: int) -> np.ndarray:
+        """Weights that a level keeps, int32: one number, or one per layer."""
+        params, p = self.like[0], self.pruning
+        if p.scope == "layer":
+            return layer_counts(
+                params,
+                float(self.densities[level]),
+                prunable=self.prunable,
+                level=level,
+                rates=p.rates,
+            )
+        size = masks.prunable_size(params, prunable=self.prunable)
+        return np.asarray(round(float(self.densities[level]) * size), np.int32)
+
+    def check(self) -> None:
+        """Raises for patterns that match no layer, and for levels that keep no weight."""
+        paths, chosen = _tree.paths(self.like[0]), jax.tree.leaves(self.prunable)
+        pruned = [path for path, p in zip(paths, chosen, strict=True) if p]
+        for pattern, _ in self.pruning.rates:
+            if not any(_tree.matches(path, [pattern]) for path in pruned):
+                raise ValueError(
+                    f"`rates` pattern {pattern!r} matches no layer that is pruned; these are "
+                    f"{', '.join(pruned)}"
+                )
+        for level in range(self.pruning.levels + 1):
+            if not self.keep(level).sum():
+                size = masks.prunable_size(self.like[0], prunable=self.prunable)
+                raise ValueError(
+                    f"`levels` {self.pruning.levels} with fraction={self.pruning.fraction:g}: "
+                    f"level {level} keeps none of the {size:,} weights; use at most {level - 1} "
+                    f"levels"
+                )
+
+    def level_steps(self, level: int) -> int:
+        """Steps of all replicas of a level, if every ticket starts where the run rewinds to."""
+        start = self.pruning.start if level > 0 else 0
+        return (self.training.steps - start) * len(self.seeds) * (1 + len(self.changes))
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all replicas and levels."""
+        return sum(self.level_steps(level) for level in range(self.pruning.levels + 1))
+
+
+class Search:
+    """A search under way: what the levels done so far have given."""
+
+    def __init__(self, plan: SearchPlan, bench: Bench, select: Any) -> None:
+        self.plan, self.bench, self.select = plan, bench, select
+        self.tickets: dict[int, Ticket] = {}
+        self.histories: list[results.History] = []
+        self.costs: list[dict[str, Any]] = []
+        replicas = len(plan.seeds)
+        self.keys = np.asarray(jax.random.key_data(root_keys(plan.seeds)))
+        params, stats = initial_networks(bench, self.keys)
+        self.initial: tuple[Params, Stats] = (params, stats)
+        ones = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
+        zeros = np.zeros(replicas, np.int32)
+        # the dense weights that tickets rewind to; of a rewind step above 0 they are known after
+        # level 0
+        self.origin = Ticket(ones, params, stats, zeros, zeros)  # type: ignore[arg-type]
+        self.next_masks: dict[int, Mask] = {0: ones}
+        # statistics of the last trained network, for learning-rate rewinding
+        self.stats = stats
+        # which replicas have no ticket at a level, since one that its mask comes from diverged
+        self.lost: dict[int, np.ndarray] = {0: np.zeros(replicas, bool)}
+
+    def _start(self, level: int) -> Ticket:
+        """The ticket of a level with weights at every position, as `Runs.whole` gives it later."""
+        number = np.full(len(self.plan.seeds), level, np.int32)
+        ticket = self.origin.replace(mask=self.next_masks[level], level=number)
+        if self.plan.pruning.rewind == "learning_rate":
+            return ticket.replace(stats=self.stats)
+        return ticket.replace(params=rescaling.scaled(ticket.params, self._factors(level)))
+
+    def _factors(self, level: int) -> Params | None:
+        """What the rewound weights of a level are multiplied by."""
+        if level == 0:
+            return None
+        return self.plan.pruning.factors(self.next_masks[level], self.plan.prunable)
+
+    def level(self, level: int) -> None:
+        """Trains the tickets of a level and its branches, block by block, and prunes."""
+        plan = self.plan
+        began = time.perf_counter()
+        whole = self._start(level)
+        groups = {"ticket": whole}
+        for name, change in plan.changes.items():
+            groups[name] = changed(
+                change,
+                whole,
+                plan.seeds,
+                name=name,
+                net=plan.net,
+                mesh=self.bench.mesh,
+                exclude=plan.pruning.exclude,
+                factors=self._factors(level),
+            )
+        everything = join(list(groups.values()))
+        count = len(everything.step)
+        jobs = Jobs(
+            everything.params,
+            everything.stats,
+            everything.mask,
+            np.concatenate([self.keys] * len(groups)),
+            np.asarray(everything.step, np.int32),
+            job_plan(plan.training, count, order=order_of(plan.pruning, level)),
+            np.concatenate([self.lost[level]] * len(groups)),
+        )
+        # a change may start elsewhere than the tickets (reinit: at step 0)
+        self.bench.bar.total += jobs.steps - plan.level_steps(level)
+        prepared = time.perf_counter() - began
+        blocks = []
+        for begin in range(0, count, self.bench.size):
+            end = min(begin + self.bench.size, count)
+            # a run that continues with other blocks must not take these for its own
+            name = f"level-{level:03d}-jobs-{begin:03d}-{end:03d}"
+            blocks.append(
+                self._unit(name, level, take(jobs, begin, begin + self.bench.size), begin)
+            )
+        self._finish(level, list(groups), jobs, blocks, prepared)
+
+    def _unit(self, name: str, level: int, jobs: Jobs, begin: int) -> Arrays:
+        return self.bench.unit(name, jobs.steps, lambda: self._trained(name, level, jobs, begin))
+
+    def _trained(self, name: str, level: int, jobs: Jobs, begin: int) -> Arrays:
+        """Evaluations of jobs, the masks that come from them and what later levels start from."""
+        plan = self.plan
+        # the tickets come first, then the branches, which are not pruned
+        own = max(0, min(len(plan.seeds) - begin, len(jobs.start)))
+        k = plan.pruning.rewind_step
+        trained = train_jobs(
+            self.bench, jobs, name, snapshots_at=(k,) if level == 0 and k > 0 else ()
+        )
+        arrays = trained.evaluations | {
+            "seconds": np.asarray(trained.seconds),
+            "tickets": np.asarray(own),
+        }
+        began = time.perf_counter()
+        if own:
+            for target in self._targets(level):
+                mask = self._pruned(trained, jobs, own, begin, target)
+                arrays |= {f"mask-{target:03d}/{p}": x for p, x in _leaves(masks.pack(mask))}
+            if plan.pruning.rewind == "learning_rate":
+                final = take(parallel.host((trained.state.params, trained.state.stats)), 0, own)
+                arrays |= {f"trained/{p}": x for p, x in _leaves(final)}
+            for snapshot in trained.snapshots:
+                arrays |= {f"origin/{p}": x for p, x in _leaves(take(snapshot, 0, own))}
+        arrays["prune_seconds"] = np.asarray(time.perf_counter() - began)
+        return arrays
+
+    def _targets(self, level: int) -> list[int]:
+        """The levels whose masks come from the weights of this one."""
+        last = self.plan.pruning.levels
+        if self.plan.pruning.one_shot:
+            return list(range(1, last + 1)) if level == 0 else []
+        return [level + 1] if level < last else []
+
+    def _pruned(self, trained: Trained, jobs: Jobs, own: int, begin: int, target: int) -> Mask:
+        bench, size = self.bench, self.bench.size
+        keep = self.plan.keep(target)
+        # replicas of branches are not pruned: their limit of 0 says so
+        limits = (np.arange(size) < own).astype(np.int32)
+        initial = parallel.pad(take(self.initial[0], begin, begin + own), size)
+        source: tuple[Any, ...] = (bench.data,)
+        if isinstance(bench.data, StreamedData):
+            p = self.plan.pruning
+            keys = parallel.pad(jobs.keys, size)
+            batch_size = min(p.score_batch_size, len(self.plan.data.train))
+            batches = bench.data.score_batches(keys, target, p.score_batches, batch_size)
+            source = (batches, bench.data.by)
+        state = trained.state
+        mask, fault = self.select(
+            limits,
+            Weights(state.params, state.stats, state.mask, state.key, state.diverged),
+            parallel.put(initial, bench.mesh),
+            # one round
+            parallel.put(np.broadcast_to(keep, (size, 1, *keep.shape)).copy(), bench.mesh),
+            parallel.put(np.full(size, target, np.int32), bench.mesh),
+            None,
+            *source,
+        )
+        mask, fault = take(parallel.host((mask, fault)), 0, own)
+        if fault.any():
+            seed = self.plan.seeds[begin + int(np.argmax(fault))]
+            name = name_of(from_table("score", self.plan.pruning.score, SCORES))
+            raise ValueError(not_finite(name, f" (level {target}, seed {seed})"))
+        masks.require_nested(mask, take(jobs.mask, 0, own))
+        return mask
+
+    def _finish(
+        self, level: int, names: list[str], jobs: Jobs, blocks: list[Arrays], prepared: float
+    ) -> None:
+        plan, replicas = self.plan, len(self.plan.seeds)
+        history = history_arrays(blocks)
+        for target in self._targets(level):
+            mask = _unpacked(blocks, f"mask-{target:03d}/", plan.like[0])
+            self.next_masks[target] = mask
+            where = f"pruning to level {target}"
+            report_collapse(self.bench.bar, where, mask, plan.prunable, plan.seeds)
+        if plan.pruning.rewind == "learning_rate" and not (plan.pruning.one_shot and level > 0):
+            self._keep_trained(_rebuilt(blocks, "trained/", plan.like), jobs)
+        diverged = history["diverged"]
+        for target in self._targets(level):
+            self.lost[target] = self.lost[level] | (diverged[:replicas] >= 0)
+        if level == 0 and plan.pruning.rewind_step > 0:
+            params, stats = _rebuilt(blocks, "origin/", plan.like)
+            steps = np.full(replicas, plan.pruning.start, np.int32)
+            self.origin = self.origin.replace(params=params, stats=stats, step=steps)
+        for i, name in enumerate(names):
+            mine = slice(i * replicas, (i + 1) * replicas)
+            start = take(jobs, mine.start, mine.stop)
+            number = np.full(replicas, level, np.int32)
+            ticket = Ticket(
+                start.mask, host_apply(start.mask, start.params), start.stats, number, start.start
+            )
+            if name == "ticket":
+                # the dense ticket of a run that rewinds to k is the network at step k
+                rewound = level == 0 and plan.pruning.rewind_step > 0
+                self.tickets[level] = self.origin if rewound else ticket
+            self.histories.append(
+                results.History(
+                    np.asarray(plan.seeds),
+                    level,
+                    density(plan.net, plan.pruning, ticket, self.lost[level]),
+                    name,
+                    history["steps"][:, mine],
+                    history["wanted"][:, mine],
+                    history["values"][:, mine],
+                    diverged[mine],
+                    np.ones(replicas),
+                )
+            )
+            report_diverged(
+                self.bench.bar,
+                f"level {level}, {name}",
+                plan.seeds,
+                diverged[mine],
+                self.lost[level],
+            )
+        if level > 0 and not plan.pruning.one_shot:
+            self.next_masks.pop(level)
+        self.costs.append(
+            {
+                "unit": f"level {level}",
+                "train_seconds": sum(float(b["seconds"]) for b in blocks),
+                "prune_seconds": sum(float(b["prune_seconds"]) for b in blocks),
+                "prepare_seconds": prepared,
+            }
+        )
+
+    def _keep_trained(self, trained: tuple[Params, Stats], jobs: Jobs) -> None:
+        """Takes trained weights as those that the next tickets start from.
+
+        A weight that is pruned keeps, for masks that are moved onto it, the value that it had when
+        it was pruned: at all positions stand weights that were trained, as after one-shot pruning.
+        """
+        params, self.stats = trained
+        alive = take(jobs.mask, 0, len(self.plan.seeds))
+        kept = jax.tree.map(lambda m, w, o: np.where(m, w, o), alive, params, self.origin.params)
+        self.origin = self.origin.replace(params=kept)
+
+
+def _leaves(tree: Any) -> list[tuple[str, np.ndarray]]:
+    return [
+        (p, np.asarray(x)) for p, x in zip(_tree.paths(tree), jax.tree.leaves(tree), strict=True)
+    ]
+
+
+def _unpacked(blocks: list[Arrays], prefix: str, like: Params) -> Mask:
+    """Masks stacked over [replica] from the bits that blocks hold; `like` has the shapes of one
+    replica.
+    """
+    parts = []
+    for block in blocks:
+        count = int(block["tickets"])
+        if count:
+            shapes = jax.tree.map(
+                lambda x, n=count: jax.ShapeDtypeStruct((n, *x.shape), bool), like
+            )
+            bits = [block[prefix + name] for name in _tree.paths(like)]
+            parts.append(masks.unpack(jax.tree.unflatten(jax.tree.structure(like), bits), shapes))
+    return join(parts)
+
+
+def _rebuilt(blocks: list[Arrays], prefix: str, like: Any) -> Any:
+    names = _tree.paths(like)
+    leaves = [
+        np.concatenate([b[prefix + name] for b in blocks if prefix + name in b]) for name in names
+    ]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)

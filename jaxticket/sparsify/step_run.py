@@ -1,0 +1,381 @@
+"""Dense training to a step, masks found there, and the training of what they leave: under way."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxticket import _tree, rescaling, results
+from jaxticket.connectivity.evaluator import Evaluator
+from jaxticket.controls import changed
+from jaxticket.engine import parallel
+from jaxticket.engine.dense import Networks, initial_networks, train_trunk
+from jaxticket.engine.loop import (
+    Arrays,
+    Bench,
+    Jobs,
+    history_arrays,
+    job_plan,
+    join,
+    report_collapse,
+    report_diverged,
+    running,
+    take,
+    train_unit,
+)
+from jaxticket.engine.metrics import METRICS
+from jaxticket.engine.program import program, put_data
+from jaxticket.random import root_keys
+from jaxticket.runs import Runs, density
+from jaxticket.settings import PruningAtStep, order_of
+from jaxticket.sparsify.at_step import Finder, StepPlan, Wanted
+from jaxticket.ticket import Ticket, host_apply
+from jaxticket.typing import Mask
+
+
+class Piece(NamedTuple):
+    """The replicas of one step, density and branch: one for each seed."""
+
+    pruning: PruningAtStep
+    level: int
+    branch: str
+
+
+class StepRun:
+    """Dense training, masks and pruned training under way; everything by the step of pruning."""
+
+    def __init__(self, plan: StepPlan, bench: Bench, finder: Finder) -> None:
+        self.plan, self.bench, self.finder = plan, bench, finder
+        steps = [p.step for p in plan.prunings]
+        self.tickets: dict[int, dict[int, Ticket]] = {k: {} for k in steps}
+        self.origins: dict[int, Ticket] = {}
+        self.histories: dict[int, list[results.History]] = {k: [] for k in steps}
+        self.costs: dict[int, list[dict[str, Any]]] = {k: [] for k in steps}
+        self.masks: dict[tuple[int, int], Mask] = {}
+        # which replicas had diverged before masks were to be found: bool [replica]
+        self.lost: dict[int, np.ndarray] = {}
+        self.traces: dict[int, list[dict[str, Any]]] = {k: [] for k in steps}
+        self.keys = np.asarray(jax.random.key_data(root_keys(plan.seeds)))
+        self.initial: Networks = (None, None)
+
+    def run(self) -> None:
+        """All of it, unit after unit; units that the folder holds are read."""
+        plan, bench = self.plan, self.bench
+        self.finder.check(bench, self.keys)
+        bench.bar.set_description("dense")
+        initial = initial_networks(bench, self.keys)
+        trunk = train_trunk(bench, plan.training, self.keys, initial, plan.trunk_steps)
+        report_diverged(bench.bar, "dense", plan.seeds, trunk.diverged)
+        self.initial = initial
+        count = len(plan.seeds)
+        seconds = self.finder.prepare(bench, initial)
+        if self.finder.before:
+            steps = self.finder.before
+            unit = {"unit": "teachers", "train_seconds": seconds, "training_steps": steps}
+            for costs in self.costs.values():
+                costs.append(unit)
+        zeros = np.zeros(count, np.int32)
+        ones = jax.tree.map(lambda x: np.ones(x.shape, bool), initial[0])
+        for pruning in plan.prunings:
+            params, stats = trunk.states[pruning.step]
+            step = np.full(count, pruning.start, np.int32)
+            origin = Ticket(ones, params, stats, zeros, step)  # type: ignore[arg-type]
+            self.origins[pruning.step] = origin
+            if trunk.steps:
+                steps = trunk.steps // count
+                row = {"unit": "dense", "train_seconds": trunk.seconds, "training_steps": steps}
+                self.costs[pruning.step].append(row)
+            if plan.dense:
+                self.tickets[pruning.step][0] = origin
+                self._note(pruning, 0, "ticket", origin, trunk.history, slice(0, count))
+            bench.bar.set_description(f"{self.finder.name} at step {pruning.step}")
+            self._find(pruning, origin, trunk.diverged)
+            if plan.supermask:
+                self._supermasks(pruning)
+        if plan.train:
+            self._train()
+
+    def _find(self, pruning: PruningAtStep, origin: Ticket, diverged: np.ndarray) -> None:
+        """The masks of all densities at one step."""
+        plan, bench = self.plan, self.bench
+        # a network that diverges later is whole at this step
+        lost = np.where((diverged >= 0) & (diverged <= pruning.step), diverged, -1)
+        self.lost[pruning.step] = lost >= 0
+        seeds = len(plan.seeds)
+        levels = np.repeat(np.arange(1, len(pruning.densities) + 1), seeds)
+        replicas = np.tile(np.arange(seeds), len(pruning.densities))
+        # places that no replica needs would be worked on too where they run vmapped
+        size = min(parallel.block_size(len(levels), bench.mesh, None), bench.size)
+        blocks, began = [], time.perf_counter()
+        for first in range(0, len(levels), size):
+            own = slice(first, first + size)
+            unit = f"masks-{pruning.step:07d}-{first:04d}-{first + len(levels[own]):04d}"
+            wanted = Wanted(
+                levels[own], replicas[own], size, lost.astype(np.int32), self.keys, self.initial,
+                unit,
+            )  # fmt: skip
+            blocks.append(self._mask_unit(pruning, origin, wanted))
+            self.traces[pruning.step] += self.finder.trace(pruning, wanted, blocks[-1])
+            if bench.folder is not None:
+                bench.interrupt.follow(bench.folder.path)
+        for level in range(1, len(pruning.densities) + 1):
+            parts = []
+            for block, first in zip(blocks, range(0, len(levels), size), strict=True):
+                rows = np.flatnonzero(levels[first : first + size] == level)
+                if len(rows):
+                    parts.append(_rows(block, rows, plan.like[0]))
+            self.masks[pruning.step, level] = join(parts)
+            share = pruning.densities[level - 1]
+            report_collapse(
+                bench.bar, f"{self.finder.name} at step {pruning.step}, density {share:g},",
+                self.masks[pruning.step, level], plan.prunable, plan.seeds, self.finder.remedy,
+            )  # fmt: skip
+        seconds = sum(float(b["seconds"]) for b in blocks)
+        self.costs[pruning.step].append(
+            {
+                "unit": f"masks at step {pruning.step}",
+                "prune_seconds": seconds,
+                "prepare_seconds": max(0.0, time.perf_counter() - began - seconds),
+            }
+        )
+
+    def _mask_unit(self, pruning: PruningAtStep, origin: Ticket, wanted: Wanted) -> Arrays:
+        count = len(wanted.levels)
+
+        def make() -> Arrays:
+            began = time.perf_counter()
+            mask, arrays = self.finder.find(self.bench, pruning, origin, wanted)
+            bits = zip(_tree.paths(mask), jax.tree.leaves(mask), strict=True)
+            arrays = arrays | {
+                path: np.packbits(np.asarray(m).reshape(count, -1), axis=1) for path, m in bits
+            }
+            arrays.setdefault("seconds", np.asarray(time.perf_counter() - began))
+            return arrays
+
+        return self.bench.unit(wanted.unit, self.finder.steps * count, make)
+
+    def _supermasks(self, pruning: PruningAtStep) -> None:
+        """Evaluates pruned networks before their training, with statistics of their own."""
+        plan, bench, count = self.plan, self.bench, len(self.plan.seeds)
+        evaluator = Evaluator(plan.net, plan.data, plan.training, bench.mesh, put=bench.data)
+        recomputed = bool(jax.tree.leaves(plan.like[1]))
+        for level in range(1, len(pruning.densities) + 1):
+            ticket = self._ticket(Piece(pruning, level, "ticket"))
+            networks = (host_apply(ticket.mask, ticket.params), ticket.stats)
+            places = np.arange(count)[:, None]
+            values = evaluator.points(
+                networks, places, np.ones(places.shape), recomputed=recomputed, pad_to=bench.size
+            )
+            # nothing is trained: a network without a mask, or of a loss that is not finite, counts
+            # as diverged where it stands
+            start = pruning.start
+            finite = np.isfinite(values[..., METRICS.index("loss")]).all(axis=-1)
+            bad = self.lost[pruning.step] | ~finite
+            history = {
+                "steps": np.full((1, count), start, np.int32),
+                "wanted": np.ones((1, count), bool),
+                "values": np.where(bad[:, None, None], np.nan, values)[None],
+                "diverged": np.where(bad, start, -1).astype(np.int32),
+            }
+            self._note(pruning, level, "supermask", ticket, history, slice(0, count))
+            if not plan.train:
+                self.tickets[pruning.step][level] = ticket.replace(params=networks[0])
+
+    def _train(self) -> None:
+        plan, bench, seeds = self.plan, self.bench, len(self.plan.seeds)
+        pieces = [
+            Piece(pruning, level, branch)
+            for pruning in plan.prunings
+            for level in range(1, len(pruning.densities) + 1)
+            for branch in ("ticket", *plan.changes)
+        ]
+        blocks = []
+        for first in range(0, len(pieces) * seeds, bench.size):
+            end = min(first + bench.size, len(pieces) * seeds)
+            began = time.perf_counter()
+            # only the weights of this block are held at once
+            own = pieces[first // seeds : -(-end // seeds)]
+            bench.bar.set_description(_described(own, self.finder.name))
+            jobs = join([self._jobs(piece) for piece in own])
+            jobs = take(jobs, first % seeds, first % seeds + end - first)
+            self._count(jobs, own)
+            blocks.append(train_unit(bench, jobs, f"jobs-{first:05d}-{end:05d}"))
+            seconds = time.perf_counter() - began
+            for k in {piece.pruning.step for piece in own}:
+                unit = {"unit": f"jobs {first} to {end}", "train_seconds": seconds}
+                self.costs[k].append(unit)
+        history = history_arrays(blocks)
+        for number, piece in enumerate(pieces):
+            ticket = self._ticket(piece)
+            ticket = ticket.replace(params=host_apply(ticket.mask, ticket.params))
+            mine = slice(number * seeds, (number + 1) * seeds)
+            self._note(piece.pruning, piece.level, piece.branch, ticket, history, mine)
+            if piece.branch == "ticket":
+                self.tickets[piece.pruning.step][piece.level] = ticket
+            where = f"density {piece.pruning.densities[piece.level - 1]:g}, {piece.branch}"
+            lost = self.lost[piece.pruning.step]
+            report_diverged(bench.bar, where, plan.seeds, history["diverged"][mine], lost)
+
+    def _ticket(self, piece: Piece) -> Ticket:
+        """Mask and weights of a piece, also where the mask is False."""
+        plan, pruning = self.plan, piece.pruning
+        mask, origin = self.masks[pruning.step, piece.level], self.origins[pruning.step]
+        level = np.full(len(plan.seeds), piece.level, np.int32)
+        factors = pruning.factors(mask, plan.prunable)
+        params = rescaling.scaled(origin.params, factors)
+        whole = origin.replace(mask=mask, params=params, level=level)
+        if piece.branch == "ticket":
+            return whole
+        return changed(
+            plan.changes[piece.branch],
+            whole,
+            plan.seeds,
+            name=piece.branch,
+            net=plan.net,
+            mesh=self.bench.mesh,
+            exclude=piece.pruning.exclude,
+            factors=factors,
+        )
+
+    def _jobs(self, piece: Piece) -> Jobs:
+        ticket, plan = self._ticket(piece), self.plan
+        start = np.asarray(ticket.step, np.int32)
+        order = order_of(piece.pruning, piece.level)
+        own = job_plan(plan.training, len(plan.seeds), order=order)
+        lost = self.lost[piece.pruning.step]
+        return Jobs(ticket.params, ticket.stats, ticket.mask, self.keys, start, own, lost)
+
+    def _count(self, jobs: Jobs, pieces: list[Piece]) -> None:
+        """Lets the progress bar know of changes that start elsewhere than the pruned networks, as
+        reinit does at step 0.
+        """
+        bench, plan = self.bench, self.plan
+        if len(pieces) * len(plan.seeds) == len(jobs.start):
+            planned = sum(plan.training.steps - p.pruning.start for p in pieces)
+            bench.bar.total += jobs.steps - planned * len(plan.seeds)
+
+    def _note(
+        self,
+        pruning: PruningAtStep,
+        level: int,
+        branch: str,
+        ticket: Ticket,
+        history: Arrays,
+        mine: slice,
+    ) -> None:
+        seeds = np.asarray(self.plan.seeds)
+        lost = self.lost.get(pruning.step) if level else None
+        self.histories[pruning.step].append(
+            results.History(
+                seeds,
+                level,
+                density(self.plan.net, pruning, ticket, lost),
+                branch,
+                history["steps"][:, mine],
+                history["wanted"][:, mine],
+                history["values"][:, mine],
+                history["diverged"][mine],
+                np.ones(len(seeds)),
+            )
+        )
+
+
+def _rows(block: Arrays, rows: np.ndarray, like: Any) -> Mask:
+    """Some of the masks that a unit holds, stacked over [replica]."""
+    leaves = []
+    for path, x in zip(_tree.paths(like), jax.tree.leaves(like), strict=True):
+        count = int(np.prod(x.shape))
+        bits = np.unpackbits(block[path][rows], axis=1, count=count)
+        leaves.append(bits.astype(bool).reshape(len(rows), *x.shape))
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _described(pieces: list[Piece], score: str) -> str:
+    first = pieces[0]
+    share = 100 * first.pruning.densities[first.level - 1]
+    return f"{score} at step {first.pruning.step}, {share:.3g}% of weights"
+
+
+def run_at_step(
+    plan: StepPlan,
+    finder: Finder,
+    settings: dict[str, Any],
+    *,
+    mesh: Mesh,
+    folder: str | os.PathLike[str] | None,
+    at_once: int | None,
+    save_every: float,
+    progress: bool,
+) -> dict[int, Runs]:
+    """Runs a plan, in a folder or without one; Runs by the step of pruning.
+
+    Args:
+      plan: what to do.
+      finder: finds the masks.
+      settings: what the folder records, and refuses to mix with others.
+      mesh, folder, at_once, save_every, progress: as of `prune_at`.
+    """
+    if at_once is not None and at_once < 1:
+        raise ValueError(f"`at_once` must be at least 1, got {at_once}")
+    net, data, training, prunings = plan.net, plan.data, plan.training, plan.prunings
+    if any(pruning.order == "fresh" for pruning in prunings):
+        # a folder from before pruned networks had noise of their own must not go on
+        settings = {**settings, "order": "fresh"}
+    count = len(plan.seeds) * (1 + len(plan.changes))
+    # a CPU gains nothing from more than one density at once; where replicas are vmapped, it does
+    together = 1 if parallel.maps(mesh) else len(prunings[0].densities) * len(prunings)
+    size = parallel.block_size(count * together, mesh, at_once)
+    searching = finder.steps * sum(len(p.densities) for p in prunings) + finder.before
+    searching *= len(plan.seeds)
+    found = {}
+    total = plan.total_steps + searching
+    with running(folder, settings, every=save_every, steps=total, progress=progress) as (
+        store,
+        interrupt,
+        bar,
+    ):
+        bench = Bench(
+            program(net, training, mesh, len(data.splits)),
+            put_data(data, training, mesh),
+            mesh,
+            size,
+            len(data.splits),
+            training.evaluation_interval,
+            store,
+            interrupt,
+            bar,
+        )
+        run = StepRun(plan, bench, finder)
+        run.run()
+        for pruning in prunings:
+            place = None if store is None else store.path
+            if place is not None and len(prunings) > 1:
+                place = place / f"step-{pruning.step}"
+            runs = Runs(
+                net,
+                data,
+                training,
+                pruning,
+                plan.seeds,
+                "ticket",
+                tuple(run.histories[pruning.step]),
+                run.tickets[pruning.step],
+                run.origins[pruning.step],
+                tuple(run.costs[pruning.step]),
+                place,
+                mesh,
+                size,
+                tuple(run.traces[pruning.step]),
+                lost={n: run.lost[pruning.step] for n in range(1, len(pruning.densities) + 1)},
+            )
+            if store is not None:
+                runs.save()
+            found[pruning.step] = runs
+        if store is not None:
+            store.forget_state()
+    return found

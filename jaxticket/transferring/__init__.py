@@ -1,0 +1,1 @@
+"""Transfer: tickets trained in another setting, on other data, at another depth."""

@@ -1,0 +1,274 @@
+"""Transfer: tickets found in one setting, trained in another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import jax
+import numpy as np
+
+from jaxticket import _identity, results
+from jaxticket._check import chosen, distinct_seeds, flag, instance, run_options, whole
+from jaxticket.controls import Change, changed
+from jaxticket.data.arrays import Data
+from jaxticket.data.streaming import Stream
+from jaxticket.engine import parallel
+from jaxticket.engine.loop import (
+    Bench,
+    Jobs,
+    job_plan,
+    join,
+    report_diverged,
+    running,
+    train_blocks,
+)
+from jaxticket.engine.program import check_fit, program, put_data
+from jaxticket.pruning.compiled import prunable_of
+from jaxticket.random import root_keys
+from jaxticket.runs import Runs, density
+from jaxticket.settings import Loaded, Training, order_of
+from jaxticket.sparsify.iterative import named_changes
+from jaxticket.ticket import Ticket, host_apply
+from jaxticket.transferring.depth import Blocks
+from jaxticket.transferring.target import Bringing, place_of, runs_of
+from jaxticket.typing import Network
+
+TRANSFERRED, OWN = "transferred", "own"
+RANDOM = "globally_permuted"
+
+
+def transfer(
+    runs: Runs | Ticket | Sequence[Ticket],
+    *,
+    to: Data | Stream | Runs,
+    training: Training | None = None,
+    net: Network | None = None,
+    reinit_output: bool = True,
+    start: int = 0,
+    seeds: Iterable[int] | None = None,
+    levels: Sequence[int] | None = None,
+    branches: Sequence[str | Change] = (RANDOM,),
+    blocks: Blocks = None,
+    permute_copies: bool = False,
+    folder: str | os.PathLike[str] | None = None,
+    at_once: int | None = None,
+    save_every: float = 60.0,
+    progress: bool = True,
+) -> Runs:
+    """Trains tickets in another setting: on other data, with another optimizer, at another depth.
+    At every level they train side by side with random tickets and with the target's own.
+
+    Masks, weights and BatchNorm statistics carry over. The output layer is drawn anew, the same for
+    all tickets of a seed, and is not pruned, also where the classes agree; its entries then do not
+    count in densities. Where images have one channel here and several there, the first kernel is
+    adapted (`jaxticket.fit`), and its mask with it; all other masks keep their counts. Between
+    depths of a residual family, blocks are stretched or squeezed (`jaxticket.elastic`; there the
+    source keeps the output layer, `reinit_output=False`).
+
+    Args:
+      runs: the source's tickets, of `find_tickets`, `prune_at`, `search`, `branch` or `transfer`;
+        or a ticket of `Ticket.load`, or several (of each level one per seed, in order). Those need
+        `net`, which is then their network, `training` and `seeds`, and take only controls that put
+        masks on new weights: as they are drawn, without the factor that weights of learned masks or
+        of `rescale` may have.
+      to: the target: its data, or its own runs, which say data, network and training and whose
+        tickets train beside the others as branch "own", with the same output layer.
+      training: how all are trained; if None as the target's own runs were, or as the source's.
+      net: the target's network; that of the target's runs if None, or the source's for the shape
+        and classes of the data.
+      reinit_output: False keeps the output layer with its mask; shapes have to agree.
+      start: step of the schedule at which tickets begin, transferred and own; weights of a later
+        step begin at 0 too, unless `start=runs.pruning.rewind_step` says otherwise. Controls with
+        new weights begin at 0.
+      seeds: some of those of `runs` (and of the target's); all if None.
+      levels: some of the levels that both have; all if None. Level 0 is the dense network.
+      branches: controls, changes of the transferred tickets: names of `jt.BRANCHES` or functions.
+        Usually masks permuted over all layers with new weights: at level 0 a dense network from
+        initialization.
+      blocks: which block goes where between depths, such as "0:0;1:1,2".
+      permute_copies: shuffle the masks of blocks that are further copies of one, in each layer.
+      folder: where to save; a folder below that of `runs` if None, where it has one.
+      at_once: replicas that one device holds at most; those of a level train together.
+      save_every, progress: as for `find_tickets`.
+
+    Returns:
+      Runs of branch "transferred"; its table has "own" and the controls too.
+
+    Raises:
+      ValueError: for layers that do not fit, which are named, levels and seeds that are not there,
+        a start beyond the training, controls that need weights which loaded tickets do not hold,
+        and what training refuses.
+
+    Reference: Morcos et al. 2019, section 3.3 and appendix A.1; Chen et al. 2021 (depths).
+    """
+    run_options(folder, at_once, save_every, progress)
+    flag("reinit_output", reinit_output)
+    flag("permute_copies", permute_copies)
+    start = whole("start", start)
+    if net is not None:
+        instance("net", net, Network, "a network, or None")
+    if training is not None:
+        instance("training", training, Training, "a jt.Training, or None")
+    if not isinstance(runs, Runs):
+        runs, net = runs_of(runs, to, net, training, seeds), None
+        seeds = runs.seeds
+    place = place_of(
+        runs, to, net, training, reinit_output=reinit_output, blocks=blocks, permute=permute_copies
+    )
+    target, data = place.net, place.data
+    check_fit(target, data, place.training, runs.mesh)
+    if start >= place.training.steps:
+        raise ValueError(
+            f"`start` {start} leaves nothing of a `training` of {place.training.steps} steps; "
+            f"start earlier or train for longer"
+        )
+    seeds = _seeds(runs, place.own, seeds)
+    levels = _levels(runs, place.own, levels)
+    changes = named_changes(branches)
+    if odd := sorted({TRANSFERRED, OWN} & set(changes)):
+        raise ValueError(f"`branches` may not be called {odd}, which are the tickets themselves")
+    loaded = isinstance(runs.pruning, Loaded)
+    if loaded:
+        # raises before anything is trained
+        for name, change in changes.items():
+            changed(
+                change, runs.whole(max(levels)), runs.seeds, name=name, net=runs.net,
+                mesh=runs.mesh, exclude=runs.pruning.exclude,
+            )  # fmt: skip
+    exclude = tuple(dict.fromkeys((*place.exclude, *place.reinit)))
+    pruning = replace(runs.pruning, exclude=exclude)
+    settings = _identity.run(
+        "transfer",
+        target,
+        data,
+        of=runs.identity(levels),
+        own=None if place.own is None else place.own.identity(levels),
+        training=place.training,
+        reinit_output=reinit_output,
+        start=start,
+        seeds=seeds,
+        levels=levels,
+        # jobs lie in this order
+        branches=list(changes.items()),
+        blocks=blocks,
+        permute_copies=permute_copies,
+    )
+    if folder is None and runs.folder is not None:
+        folder = runs.folder / "transfers" / results.run_name(f"to-{data.name}", settings)
+    keys = np.asarray(jax.random.key_data(root_keys(seeds)))
+    histories, by_level, costs = [], {}, []
+    with running(folder, settings, every=save_every, steps=0, progress=progress) as (
+        store,
+        interrupt,
+        bar,
+    ):
+        put = put_data(data, place.training, runs.mesh)
+        count = len(seeds) * (1 + (place.own is not None) + len(changes))
+        # as many at a time as the run has had reuses its program where nothing else changed
+        size = runs.size
+        if at_once is not None or not parallel.maps(runs.mesh):
+            size = parallel.block_size(count, runs.mesh, at_once)
+        bench = Bench(
+            program(target, place.training, runs.mesh, len(data.splits)), put, runs.mesh, size,
+            len(data.splits), place.training.evaluation_interval, store, interrupt, bar,
+        )  # fmt: skip
+        bring = Bringing(runs, place, seeds, bench)
+        bar.set_description(f"transfer to {data.name}")
+        # a level at a time: only its tickets are held in full
+        for level in levels:
+            groups = _groups(bring, changes, level, exclude, start)
+            plan = job_plan(place.training, len(seeds), order=order_of(runs.pruning, level))
+            jobs = join(
+                [
+                    Jobs(
+                        ticket.params,
+                        ticket.stats,
+                        ticket.mask,
+                        keys,
+                        np.asarray(ticket.step, np.int32),
+                        plan,
+                        bring.lost(level, own=name == OWN),
+                    )
+                    for name, ticket in groups.items()
+                ]
+            )
+            bar.total = bar.n + jobs.steps * (len(levels) - levels.index(level))
+            arrays, spent = train_blocks(bench, jobs, name=f"level-{level:02d}-jobs")
+            costs += [{**row, "unit": f"level {level}, {row['unit']}"} for row in spent]
+            for number, (name, ticket) in enumerate(groups.items()):
+                mine = slice(number * len(seeds), (number + 1) * len(seeds))
+                diverged, lost = arrays["diverged"][mine], jobs.lost[mine]
+                histories.append(
+                    results.History(
+                        np.asarray(seeds), level, density(target, pruning, ticket, lost), name,
+                        arrays["steps"][:, mine], arrays["wanted"][:, mine],
+                        arrays["values"][:, mine], diverged, np.ones(len(seeds)),
+                    )
+                )  # fmt: skip
+                report_diverged(bar, f"level {level}, {name}", seeds, diverged, lost)
+            ticket = groups[TRANSFERRED]
+            by_level[level] = ticket.replace(params=host_apply(ticket.mask, ticket.params))
+        result = Runs(
+            target, data, place.training, pruning, seeds, TRANSFERRED, tuple(histories), by_level,
+            bring.ticket(runs.origin), tuple(costs), None if store is None else store.path,
+            runs.mesh, size, found_in=None if loaded else runs.found_in or runs,
+            moved={"start": start, "reinit_output": reinit_output},
+            lost={level: bring.lost(level) for level in levels},
+        )  # fmt: skip
+        if store is not None:
+            result.save()
+            store.forget_state()
+    return result
+
+
+def _groups(
+    bring: Bringing,
+    changes: Mapping[str, Change],
+    level: int,
+    exclude: tuple[str, ...],
+    start: int,
+) -> dict[str, Ticket]:
+    """All that is trained of a level, by branch."""
+    here = np.full(len(bring.seeds), start, np.int32)
+    ticket = bring.ticket(bring.runs.whole(level)).replace(step=here)
+    groups = {TRANSFERRED: ticket}
+    pruning = replace(bring.runs.pruning, exclude=exclude)
+    one = jax.tree.map(lambda x: x[0], ticket.params)
+    prunable = prunable_of(bring.place.net, one, exclude)
+    factors = pruning.factors(ticket.mask, prunable) if level else None
+    if bring.place.own is not None:
+        groups[OWN] = bring.own(level).replace(step=here)
+    for name, change in changes.items():
+        other = changed(
+            change, ticket, bring.seeds, name=name, net=bring.place.net, mesh=bring.runs.mesh,
+            exclude=exclude, factors=factors,
+        )  # fmt: skip
+        groups[name] = bring.with_output(other)
+    return groups
+
+
+def _seeds(runs: Runs, own: Runs | None, asked: Iterable[int] | None) -> tuple[int, ...]:
+    known = tuple(s for s in runs.seeds if own is None or s in own.seeds)
+    if own is not None and not known:
+        raise ValueError(
+            f"`to` has the seeds {own.seeds} and `runs` {runs.seeds}, none in common; find both "
+            f"with the same seeds, or pass data as `to`"
+        )
+    seeds = known if asked is None else distinct_seeds(asked)
+    if not set(seeds) <= set(known):
+        raise ValueError(
+            f"`seeds` must be some of {known}, which source and target have, got {seeds}"
+        )
+    return seeds
+
+
+def _levels(runs: Runs, own: Runs | None, asked: Sequence[int] | None) -> tuple[int, ...]:
+    known = tuple(n for n in runs.levels if own is None or n in own.levels)
+    if own is not None and not known:
+        raise ValueError(
+            f"`to` has the levels {own.levels} and `runs` {runs.levels}, none in common; find both "
+            f"in the same way, or pass data as `to`"
+        )
+    return chosen("levels", asked, known, ", which source and target have")

@@ -1,0 +1,174 @@
+"""Projected gradient descent: its box, its direction, and a network whose worst case is known."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from patterns import noisy_patterns
+
+import jaxticket as jt
+from jaxticket.engine import parallel
+from jaxticket.engine.adversarial import PGD
+from jaxticket.engine.metrics import Normalization, cross_entropy, normalized
+from jaxticket.results import plain
+
+SHAPE = (4, 4, 1)
+BY = Normalization(jnp.array([100.0]), jnp.array([50.0]))
+KEY = jax.random.key(1)
+X = jax.random.randint(jax.random.key(2), (20, *SHAPE), 0, 256).astype(jnp.uint8)
+Y = jnp.arange(20, dtype=jnp.int32) % 2
+
+
+@pytest.fixture(scope="module")
+def linear():
+    net = jt.networks.lenet(SHAPE, 2, ())
+    return net, *net.init(jax.random.key(0))
+
+
+def losses(network, x, labels=Y):
+    net, params, stats = network
+    return cross_entropy(net.apply(params, stats, normalized(x, BY, "float32"), train=False)[0],
+                         labels)  # fmt: skip
+
+
+@pytest.mark.parametrize("radius", [0.0, 0.05, 0.6])
+@pytest.mark.parametrize("random", [True, False])
+def test_pixels_stay_in_the_box_and_in_their_range(linear, radius, random):
+    attack = PGD(radius=radius, step=0.02, steps=7, random=random)
+    moved = attack(*linear, X, Y, by=BY, key=KEY)
+    assert moved.dtype == jnp.float32 and moved.shape == X.shape
+    assert float(jnp.abs(moved - X.astype(jnp.float32)).max()) <= radius * 255 + 1e-3
+    assert 0 <= float(moved.min()) and float(moved.max()) <= 255
+
+
+def test_of_a_linear_network_the_worst_corner_is_found(linear):
+    """Two classes: the loss grows with `(w_other - w_true) x` alone, so every pixel goes to the end
+    of its box that this vector points to.
+    """
+    net, params, stats = linear
+    attack = PGD(radius=0.1, step=0.02, steps=30)
+    moved = attack(net, params, stats, X, Y, by=BY, key=KEY)
+    kernel = np.asarray(params["dense_0"]["kernel"])
+    uphill = np.where(np.asarray(Y)[:, None] == 0, *(np.sign(kernel[:, 1 - c] - kernel[:, c])
+                                                     for c in (0, 1)))  # fmt: skip
+    worst = np.clip(np.asarray(X, float).reshape(20, -1) + 25.5 * uphill, 0, 255)
+    np.testing.assert_allclose(np.asarray(moved).reshape(20, -1), worst, atol=1e-3)
+
+
+def test_no_steps_change_nothing(linear):
+    np.testing.assert_array_equal(PGD(steps=0)(*linear, X, Y, by=BY, key=KEY), X)
+
+
+def test_the_loss_grows_with_the_radius_and_that_of_a_target_falls(linear):
+    clean = losses(linear, X)
+    last = clean
+    for radius in (0.02, 0.05, 0.1):
+        attack = PGD(radius=radius, step=radius / 4, steps=10)
+        worse = losses(linear, attack(*linear, X, Y, by=BY, key=KEY))
+        assert (worse >= last - 1e-5).all()
+        last = worse
+    target = 1 - Y
+    towards = dataclasses.replace(attack, targeted=True)
+    found = losses(linear, towards(*linear, X, target, by=BY, key=KEY), target)
+    assert (found <= losses(linear, X, target) + 1e-5).all()
+
+
+def test_an_image_is_attacked_alone_as_among_others(linear):
+    attack = PGD(steps=5, random=False)
+    together = attack(*linear, X, Y, by=BY, key=KEY)
+    alone = attack(*linear, X[3:4], Y[3:4], by=BY, key=KEY)
+    np.testing.assert_array_equal(together[3:4], alone)
+
+
+def test_devices_that_share_a_batch_start_where_one_alone_does(linear):
+    attack = PGD(steps=2)
+    whole = attack(*linear, X, Y, by=BY, key=KEY)
+    part = attack(*linear, X[12:], Y[12:], by=BY, key=KEY, first=12)
+    np.testing.assert_allclose(part, whole[12:], atol=1e-3)
+    assert np.abs(np.diff(np.asarray(whole - X.astype(jnp.float32)), axis=0)).max() > 1
+
+
+# ---- adversarial training
+
+
+@pytest.fixture(scope="module")
+def train():
+    data = noisy_patterns()
+    net = jt.networks.lenet(data.shape, 3, (12,))
+
+    def run(attack, mesh, seeds=(3, 5)):
+        training = jt.Training(steps=20, batch_size=16, lr=0.01, eval_every=20, attack=attack)
+        runs = jt.find_tickets(net, data, training, jt.Pruning(levels=0), seeds=seeds, mesh=mesh,
+                               progress=False)  # fmt: skip
+        return runs
+
+    return run
+
+
+def final(runs):
+    table = runs.table()
+    return table[table["step"] == table["step"].max()]["value"].to_numpy()
+
+
+def test_training_on_examples_that_are_not_moved_is_training(train):
+    mesh = parallel.mesh(devices=jax.devices()[:2])
+    clean = train(None, mesh)
+    for attack in (PGD(steps=0), PGD(radius=0.0, steps=1)):
+        np.testing.assert_allclose(final(train(attack, mesh)), final(clean), rtol=1e-5)
+
+
+def test_adversarial_training_is_the_same_alone_vmapped_and_on_a_data_axis(train, monkeypatch):
+    attack = PGD(radius=0.1, step=0.05, steps=2)
+    mapped = final(train(attack, parallel.mesh(devices=jax.devices()[:2])))
+    clean = final(train(None, parallel.mesh(devices=jax.devices()[:2])))
+    assert np.abs(mapped - clean).max() > 1e-3
+    split = train(attack, parallel.mesh(seeds=1, data=2, devices=jax.devices()[:2]))
+    np.testing.assert_allclose(final(split), mapped, rtol=2e-3, atol=2e-3)
+    alone = train(attack, parallel.mesh(devices=jax.devices()[:1]), seeds=(5,))
+    np.testing.assert_allclose(final(alone), mapped[len(mapped) // 2 :], rtol=1e-5)
+    monkeypatch.setattr(parallel, "maps", lambda mesh: False)
+    vmapped = train(attack, parallel.mesh(seeds=1, devices=jax.devices()[3:]))
+    np.testing.assert_allclose(final(vmapped), mapped, rtol=2e-3, atol=2e-3)
+
+
+def test_adversarially_trained_networks_withstand_more():
+    data = jt.data.load("digits")
+    net = jt.networks.lenet(data.shape, data.classes, (32,))
+    attack = PGD(radius=0.15, step=0.05, steps=5, high=16.0)
+    found = {}
+    for name, own in (("plain", None), ("hardened", attack)):
+        training = jt.Training(steps=400, batch_size=64, lr=0.003, eval_every=400, attack=own)
+        runs = jt.find_tickets(net, data, training, jt.Pruning(levels=1, fraction=0.5, rewind=399),
+                               seeds=(0,), progress=False)  # fmt: skip
+        # rewound to the last step, the origin is the trained network
+        network = jax.tree.map(lambda x: jnp.asarray(x[0]), (runs.origin.params, runs.origin.stats))
+        by = Normalization(jnp.asarray(data.mean), jnp.asarray(data.std))
+        x, y = jnp.asarray(data.test.x), jnp.asarray(data.test.y)
+        moved = attack(net, *network, x, y, by=by, key=KEY)
+        logits, _ = net.apply(*network, normalized(moved, by, "float32"), train=False)
+        found[name] = float(jnp.mean(jnp.argmax(logits, axis=1) == y))
+    assert found["hardened"] > found["plain"] + 0.15
+
+
+def test_settings_name_an_attack_only_where_there_is_one(train):
+    assert "attack" not in plain(jt.Training())
+    assert plain(jt.Training(attack=PGD()))["attack"]["kind"] == "pgd"
+    for wrong in ("pgd", PGD(targeted=True)):
+        with pytest.raises(ValueError, match="`attack` must be None or an untargeted attack"):
+            jt.Training(attack=wrong)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"radius": -0.1}, "`radius`"),
+        ({"step": float("nan")}, "`step`"),
+        ({"steps": 2.5}, "`steps`"),
+        ({"low": 1.0, "high": 1.0}, "`low` must be below"),
+    ],
+)
+def test_wrong_settings_are_named(options, words):
+    with pytest.raises(ValueError, match=words):
+        PGD(**options)

@@ -1,0 +1,109 @@
+"""Replicas on devices: the strategies agree, padding and blocks are right."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_find_tickets import DATA, NET, TRAINING, values
+
+import jaxticket as jt
+from jaxticket.engine import parallel
+
+
+def test_vmapped_replicas_equal_replicas_one_by_one(monkeypatch):
+    """What GPUs and TPUs do, on this CPU."""
+    # a program of its own: compiled ones are kept by their settings
+    training = TRAINING.replace(momentum=0.9 - 3e-8)
+    options = {"seeds": (3, 5, 6), "branches": ("reinit", "random"), "progress": False}
+    mapped = jt.find_tickets(NET, DATA, TRAINING, jt.Pruning(levels=1), **options).table()
+    monkeypatch.setattr(parallel, "maps", lambda mesh: False)
+    # another name, so that no compiled change is reused
+    net = jt.networks.lenet(DATA.shape, DATA.classes, widths=(12, 8))
+    mesh = parallel.mesh(devices=jax.devices()[1:])
+    vmapped = jt.find_tickets(net, DATA, training, jt.Pruning(levels=1), mesh=mesh, **options)
+    np.testing.assert_allclose(values(vmapped.table()), values(mapped), atol=2e-5, rtol=2e-5)
+    again = jt.branch(vmapped, "retrain", dilation=(0.5, 1.0), levels=[1], progress=False).table()
+    np.testing.assert_allclose(
+        values(again[again.dilation == 1.0]),
+        values(vmapped.table(), branch="ticket", level=1),
+        atol=2e-5,
+        rtol=2e-5,
+    )
+    assert again[again.dilation == 0.5].step.max() == TRAINING.steps // 2
+
+
+@pytest.mark.parametrize("one_by_one", [True, False], ids=["map", "vmap"])
+def test_over_replicas_gives_each_its_own_and_all_the_shared(monkeypatch, one_by_one):
+    monkeypatch.setattr(parallel, "maps", lambda mesh: one_by_one)
+    mesh = parallel.mesh()
+    run = parallel.over_replicas(lambda limit, x, s: x * s + limit, mesh, shared=1)
+    x = np.arange(8.0, dtype=np.float32)
+    limits = np.zeros(8, np.float32)
+    result = run(limits, parallel.put(x, mesh), np.float32(3))
+    np.testing.assert_array_equal(result, 3 * x)
+
+
+def test_blocks_are_multiples_of_the_seed_axis():
+    mesh = parallel.mesh(seeds=2, data=2)
+    assert [parallel.block_size(n, mesh, None) for n in (1, 2, 3, 8)] == [2, 2, 4, 8]
+    assert parallel.block_size(9, mesh, 2) == 4
+
+
+def test_padding_repeats_the_first_entry():
+    padded = parallel.pad({"a": np.array([[1, 2], [3, 4]])}, 4)
+    np.testing.assert_array_equal(padded["a"], [[1, 2], [3, 4], [1, 2], [1, 2]])
+
+
+def test_host_copies_survive_donation():
+    mesh = parallel.mesh(devices=jax.devices()[:1])
+    x = parallel.put(np.ones(1000, np.float32), mesh)
+    kept = parallel.host(x)
+    jax.jit(lambda a: a * jnp.float32(7), donate_argnums=0)(x).block_until_ready()
+    np.testing.assert_array_equal(kept, 1)
+    kept[0] = 2  # writable
+
+
+CACHED = """
+import sys, jax, jax.numpy as jnp, jaxticket as jt
+from pathlib import Path
+print(jt.compilation_cache())
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((8, 8))).block_until_ready()
+"""
+
+
+@pytest.mark.parametrize("given", ["environment", "off", "default"])
+def test_compiled_programs_are_kept_where_it_is_asked_for(given, tmp_path):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path / "home"), "JAX_PLATFORMS": "cpu"}
+    place = tmp_path / "there"
+    if given == "environment":
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(place)
+    elif given == "off":
+        environment["JAX_COMPILATION_CACHE_DIR"] = ""
+    else:
+        place = tmp_path / "home" / "jaxticket" / "compiled"
+    done = subprocess.run(
+        [sys.executable, "-c", CACHED],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    said = done.stdout.strip()
+    if given == "off":
+        assert said == "None" and not (tmp_path / "home" / "jaxticket").exists()
+    else:
+        assert said == str(place) and any(place.iterdir())
+
+
+def test_devices_that_cannot_be_changed_any_more():
+    code = "import jax, jaxticket as jt; jax.devices(); jt.cpu_devices()"
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    environment |= {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 1 and "restart the notebook's kernel" in done.stderr
+    assert "call jt.cpu_devices() first" in done.stderr

@@ -1,0 +1,240 @@
+"""The reproduction queue: resumes, skips what is done, keeps to its time, survives failures."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import jaxticket as jt
+
+ROOT = Path(__file__).resolve().parents[2]
+EXPERIMENTS = ROOT / "experiments"
+
+
+def load(name, path):
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+queue = load("experiments_queue", EXPERIMENTS / "queue.py")
+runs = load("experiments_runs", EXPERIMENTS / "_runs.py")
+
+# does one piece of work per call (or as many as it is told), and is done after the third
+PIECES = """
+import argparse, pathlib, sys
+options = argparse.ArgumentParser()
+options.add_argument("--folder", type=pathlib.Path)
+options.add_argument("--budget", type=float)
+options.add_argument("--at-once", type=int, default=1)
+given = options.parse_args()
+given.folder.mkdir(parents=True, exist_ok=True)
+path = given.folder / "pieces"
+done = int(path.read_text()) if path.exists() else 0
+done += given.at_once
+path.write_text(str(done))
+with open(given.folder / "budgets", "a") as file:
+    file.write(f"{given.budget}\\n")
+sys.exit(0 if done >= 3 else 75)
+"""
+FAILS = "import sys; print('one line'); sys.exit('no such luck')"
+# says that it is there, saves when it is told to stop, and would otherwise go on for long
+SLOW = """
+import pathlib, signal, sys, time
+folder = pathlib.Path(sys.argv[sys.argv.index("--folder") + 1])
+folder.mkdir(parents=True, exist_ok=True)
+def leave(*_):
+    (folder / "saved").touch()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, leave)
+(folder / "there").touch()
+time.sleep(60)
+"""
+PLAIN = "import sys; open(sys.argv[1], 'a').write('x')"
+
+
+@pytest.fixture
+def make(tmp_path):
+    def one(name, text, *options, **fields):
+        script = tmp_path / f"{name}.py"
+        script.write_text(text)
+        return runs.Run(name, str(script), tuple(map(str, options)), "a figure", **fields)
+
+    return one
+
+
+@pytest.fixture
+def results(tmp_path):
+    return tmp_path / "results"
+
+
+def states(some, results):
+    known = queue.read(results)
+    return [queue.state_of(run, known) for run in some]
+
+
+def work(some, results, minutes=1.0, **options):
+    return queue.work(some, results, minutes, **{"least": 0.0, **options})
+
+
+def test_a_run_goes_on_until_it_is_done_and_is_then_skipped(make, results, capsys):
+    some = [make("long", PIECES), make("short", PIECES, "--at-once", 3)]
+    assert states(some, results) == ["open", "open"]
+    assert work(some, results) == {"long": "part", "short": "done"}
+    assert "saved; the next call goes on with it" in capsys.readouterr().out
+    assert work(some, results) == {"long": "part"}
+    assert work(some, results) == {"long": "done"}
+    assert work(some, results) == {}
+    assert states(some, results) == ["done", "done"]
+    pieces = [(results / run.key / "pieces").read_text() for run in some]
+    assert pieces == ["3", "3"]
+    assert queue.read(results)[some[0].key]["calls"] == 3
+    assert "done after" in capsys.readouterr().out
+
+
+def test_a_run_gets_the_time_that_is_left(make, results):
+    some = [make("first", PIECES), make("second", PIECES)]
+    work(some, results, minutes=2.0)
+    first, second = (float((results / r.key / "budgets").read_text()) for r in some)
+    assert 0 < second < first <= 2.0
+
+
+def test_nothing_starts_with_too_little_time(make, results, capsys):
+    some = [make("long", PIECES), make("plain", PLAIN, results / "x", minutes=5.0)]
+    assert work(some, results, minutes=0.5, least=1.0) == {}
+    assert not results.exists()
+    # a run without a budget is passed over, what takes one uses the time
+    assert work(some[::-1], results, minutes=2.0, least=1.0) == {"long": "part"}
+    assert "plain: needs 5 minutes" in capsys.readouterr().out
+    assert work(some[1:], results, minutes=6.0) == {"plain": "done"}
+    assert (results / "x").read_text() == "x"
+
+
+def test_a_failing_run_is_reported_and_tried_again_at_the_end(make, results, capsys):
+    some = [make("broken", FAILS), make("long", PIECES)]
+    assert list(work(some, results).items()) == [("broken", "failed"), ("long", "part")]
+    printed = capsys.readouterr().out
+    assert "broken: failed with exit code 1" in printed and "no such luck" in printed
+    assert list(work(some, results)) == ["long", "broken"]
+    missing = runs.Run("missing", "no/such/script.py", (), "a figure")
+    assert work([missing], results) == {"missing": "failed"}
+    # an exit code of 75 means something for runs that take a budget only
+    odd = make("odd", "import sys; sys.exit(75)", minutes=0.0)
+    assert work([odd], results) == {"odd": "failed"}
+
+
+def test_a_run_that_overstays_saves_and_goes_on_next_time(make, results, monkeypatch):
+    monkeypatch.setattr(queue, "GRACE", 0.04)
+    some = [make("slow", SLOW)]
+    assert work(some, results, minutes=0.04) == {"slow": "part"}
+    assert (results / some[0].key / "saved").exists()
+
+
+def test_the_state_survives_a_kill_of_the_queue(make, results, tmp_path):
+    """SIGTERM ends the run first, which saves, and the run counts as begun."""
+    run = make("slow", SLOW)
+    code = (
+        "import importlib.util, pathlib, sys\n"
+        f"sys.path.append({str(EXPERIMENTS)!r})\n"
+        f"spec = importlib.util.spec_from_file_location('q', {str(EXPERIMENTS / 'queue.py')!r})\n"
+        "q = importlib.util.module_from_spec(spec); spec.loader.exec_module(q)\n"
+        "import _runs\n"
+        f"run = _runs.Run('slow', {run.script!r}, (), 'a figure')\n"
+        f"q.work([run], pathlib.Path({str(results)!r}), 1.0, least=0.0)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
+    folder = results / run.key
+    end = time.monotonic() + 60
+    while not (folder / "there").exists():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert (folder / "saved").exists()
+    assert states([run], results) == ["part"]
+
+
+def test_another_command_is_another_run(make, results):
+    run = make("long", PIECES, "--at-once", 3)
+    other = make("long", PIECES, "--at-once", 4)
+    assert work([run], results) == {"long": "done"}
+    assert states([run, other], results) == ["done", "open"]
+
+
+def test_options_by_device(make, tmp_path):
+    run = make("bench", PLAIN, "--publish", accelerator=("--dtype", "bfloat16"), minutes=3.0)
+    here = queue.command(run, tmp_path, 5.0, accelerated=False, more=("--data-note", "a note"))
+    assert here[1:] == [run.script, "--publish"]
+    there = queue.command(run, tmp_path, 5.0, accelerated=True)
+    assert there[1:] == [run.script, "--publish", "--dtype", "bfloat16"]
+    budgeted = queue.command(
+        make("long", PIECES), tmp_path, 5.0, accelerated=True, more=("--data-note", "a note")
+    )
+    assert budgeted[2:] == ["--data-note", "a note", "--folder", str(tmp_path), "--budget", "5"]
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"a": {"state": "lost"}}', '{"a": {}}'])
+def test_a_state_that_is_not_ours_is_refused(results, text):
+    results.mkdir()
+    (results / queue.STATE).write_text(text)
+    with pytest.raises(ValueError, match=r"`results`: .* cannot be read"):
+        queue.read(results)
+
+
+@pytest.mark.parametrize("minutes", [0, -1, float("nan")])
+def test_minutes_must_be_above_zero(results, minutes):
+    with pytest.raises(ValueError, match="`minutes` must be above 0"):
+        queue.work([], results, minutes)
+
+
+def test_every_run_of_the_list_is_one_that_exists():
+    names = [run.name for run in runs.RUNS]
+    assert len(set(names)) == len(names)
+    assert len({run.key for run in runs.RUNS}) == len(names)
+    for run in runs.RUNS:
+        if not run.script.startswith("benchmarks/"):
+            assert (EXPERIMENTS / run.script).is_file(), run.script
+            options = dict(zip(run.options, run.options[1:], strict=False))
+            preset = options.get("--preset", f"{options.get('--network')}-cifar10-one_ticket")
+            assert preset in jt.PRESETS
+            assert options["--size"] == "paper"
+            assert run.minutes is None
+    # the order that was asked for
+    assert names[:3] == ["convolution", "resnet20", "table_4_2-resnet20-cifar10"]
+
+
+def test_the_command_lists(tmp_path):
+    script = EXPERIMENTS / "queue.py"
+    listing = [sys.executable, str(script), "--list", "--results", str(tmp_path)]
+    (tmp_path / queue.STATE).write_text(
+        json.dumps({runs.RUNS[2].key: {"state": "part", "minutes": 12.3, "calls": 1}})
+    )
+    done = subprocess.run(listing, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[3].split()[:3] == ["part", "12.3", "table_4_2-resnet20-cifar10"]
+    assert (
+        lines[-1] == f"{len(runs.RUNS)} runs: 0 done, 1 part, 0 failed, {len(runs.RUNS) - 1} open"
+    )
+    done = subprocess.run([*listing, "--only", "nothing"], capture_output=True, text=True)
+    assert done.returncode and "`only`: no run has 'nothing' in its name" in done.stderr
+
+
+def test_scripts_beside_it_still_find_the_standard_library():
+    """Their folder is first on their path, and it has a file of the same name."""
+    code = (
+        "import sys; sys.path.insert(0, 'experiments')\n"
+        "import queue, concurrent.futures.thread as thread\n"
+        "assert thread.queue is queue and queue.Queue().empty() and not hasattr(queue, 'work')\n"
+        "assert 'experiments' not in queue.__file__\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": ""}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, env=environment)
