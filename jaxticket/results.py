@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,19 +21,19 @@ from jaxticket.typing import Network
 COLUMNS = ("seed", "level", "density", "branch", "step", "split", "metric", "value")
 
 
-class History(NamedTuple):
+class EvaluationLog(NamedTuple):
     """The evaluations of the replicas of one level and branch.
 
     Attributes:
       seeds: int [replica].
-      level: which level.
-      density: realised density, [replica].
+      level: number of times the networks were trained, pruned and rewound.
+      density: realized density, float64 [replica].
       branch: "ticket", "reinit", ...
       steps: int [call, replica], the step of each evaluation.
-      wanted: bool [call, replica], which of them count.
+      wanted: bool [call, replica], which evaluations count.
       values: float32 [call, replica, split, metric].
       diverged: int [replica], step of the first loss that was not finite, or -1.
-      dilation: factor of the schedule's times, [replica].
+      dilation: factor of the schedule's times, float64 [replica].
     """
 
     seeds: np.ndarray
@@ -46,16 +46,50 @@ class History(NamedTuple):
     diverged: np.ndarray
     dilation: np.ndarray
 
+    @classmethod
+    def of_group(
+        cls,
+        arrays: Mapping[str, np.ndarray],
+        group: int,
+        *,
+        seeds: Sequence[int],
+        level: int,
+        density: np.ndarray,
+        branch: str,
+        dilation: float = 1.0,
+    ) -> EvaluationLog:
+        """Take the log of one group out of arrays that hold groups of all seeds in a row.
 
-def last(history: History) -> np.ndarray:
-    """The final evaluation of each replica, [replica, split, metric]."""
-    calls = history.wanted.shape[0]
-    at = calls - 1 - np.argmax(history.wanted[::-1], axis=0)
-    return history.values[at, np.arange(len(at))]
+        Args:
+          arrays: "steps", "wanted", "values" [call, group * replica, ...] and "diverged"
+            [group * replica].
+          group: number of the group.
+          seeds: one per replica.
+          level, density, branch: what the group trained.
+          dilation: factor of its schedule's times.
+        """
+        mine = slice(group * len(seeds), (group + 1) * len(seeds))
+        return cls(
+            seeds=np.asarray(seeds),
+            level=level,
+            density=density,
+            branch=branch,
+            steps=arrays["steps"][:, mine],
+            wanted=arrays["wanted"][:, mine],
+            values=arrays["values"][:, mine],
+            diverged=arrays["diverged"][mine],
+            dilation=np.full(len(seeds), dilation),
+        )
+
+    def final(self) -> np.ndarray:
+        """The last evaluation of each replica, float32 [replica, split, metric]."""
+        calls = self.wanted.shape[0]
+        at = calls - 1 - np.argmax(self.wanted[::-1], axis=0)
+        return self.values[at, np.arange(len(at))]
 
 
 def tidy(
-    histories: Iterable[History],
+    logs: Iterable[EvaluationLog],
     *,
     splits: tuple[str, ...],
     metrics: tuple[str, ...],
@@ -65,7 +99,7 @@ def tidy(
     `precision`.
     """
     parts = []
-    for h in histories:
+    for h in logs:
         call, replica = np.nonzero(h.wanted)
         shape = (len(call), len(splits), len(metrics))
 

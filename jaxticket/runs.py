@@ -66,7 +66,7 @@ class Runs:
     pruning: Pruning | PruningAtStep
     seeds: tuple[int, ...]
     branch: str
-    histories: tuple[results.History, ...]
+    histories: tuple[results.EvaluationLog, ...]
     by_level: Mapping[int, Ticket]
     origin: Ticket
     costs: tuple[Mapping[str, Any], ...]
@@ -227,7 +227,7 @@ class Runs:
         """
         test, accuracy = split_names(self.data).index("test"), METRICS.index("accuracy")
         return {
-            h.level: results.last(h)[:, test, accuracy].astype(np.float64)
+            h.level: h.final()[:, test, accuracy].astype(np.float64)
             for h in self.histories
             if h.branch == self.branch and (h.dilation == 1).all()
         }

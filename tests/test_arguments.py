@@ -22,7 +22,7 @@ from jaxticket import _check
 from jaxticket.analysis.conditions import Rules
 from jaxticket.engine.adversarial import PGD
 from jaxticket.pruning.compiled import Examples
-from jaxticket.results import History
+from jaxticket.results import EvaluationLog
 from jaxticket.sparsify.learned import (
     Bernoulli,
     Concrete,
@@ -76,7 +76,7 @@ def made():
     mask = jax.tree.map(lambda x: np.arange(x.size).reshape(x.shape) % 2 == 0, params)
     tickets = {0: dense, 1: dense.replace(mask=mask, level=zeros + 1)}
     histories = tuple(
-        History(
+        EvaluationLog(
             np.asarray(SEEDS), level, np.full(2, 1 / (1 + level)), "ticket",
             np.asarray([[0, 0], [STEPS, STEPS]]), np.ones((2, 2), bool),
             np.full((2, 2, 2, 2), 0.5, np.float32), np.full(2, -1), np.ones(2),

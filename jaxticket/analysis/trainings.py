@@ -96,7 +96,7 @@ class Outcome(NamedTuple):
       folder: where the results lie, or None.
     """
 
-    histories: dict[str, results.History]
+    histories: dict[str, results.EvaluationLog]
     barrier: np.ndarray
     dense_lr: float
     folder: Path | None
@@ -298,28 +298,29 @@ def _histories(
     densities: Sequence[np.ndarray],
     arrays: Arrays,
     bar: Any,
-) -> dict[str, results.History]:
-    found, count = {}, len(seeds)
+) -> dict[str, results.EvaluationLog]:
+    found = {}
     for number, (name, share) in enumerate(zip(names, densities, strict=True)):
-        own = slice(number * count, (number + 1) * count)
-        diverged = arrays["diverged"][own]
-        found[name] = results.History(
-            np.asarray(seeds), 0 if name.startswith(DENSE) else level, share, name,
-            arrays["steps"][:, own], arrays["wanted"][:, own], arrays["values"][:, own],
-            diverged, np.ones(count),
-        )  # fmt: skip
-        report_diverged(bar, name, seeds, diverged)
+        found[name] = results.EvaluationLog.of_group(
+            arrays,
+            number,
+            seeds=seeds,
+            level=0 if name.startswith(DENSE) else level,
+            density=share,
+            branch=name,
+        )
+        report_diverged(bar, name, seeds, found[name].diverged)
     return found
 
 
 def _best_dense(
-    histories: dict[str, results.History], rates: tuple[float, ...], splits: tuple[str, ...]
-) -> tuple[dict[str, results.History], float]:
+    histories: dict[str, results.EvaluationLog], rates: tuple[float, ...], splits: tuple[str, ...]
+) -> tuple[dict[str, results.EvaluationLog], float]:
     """The histories, with that of the dense network's best learning rate called "dense"."""
     best = rates[0]
     if len(rates) > 1:
         held, accuracy = splits.index("validation"), METRICS.index("accuracy")
-        final = [results.last(histories[_dense_name(rate)])[:, held, accuracy] for rate in rates]
+        final = [histories[_dense_name(rate)].final()[:, held, accuracy] for rate in rates]
         # first the rates at which fewest seeds diverged, then the most accurate of them
         whole = [int(np.isfinite(x).sum()) for x in final]
         means = [float(np.nanmean(x)) if n else 0.0 for x, n in zip(final, whole, strict=True)]

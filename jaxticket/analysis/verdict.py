@@ -369,7 +369,7 @@ def _judged(outcome: Outcome, splits: tuple[str, ...], rules: Rules) -> tuple[in
     """
     test, accuracy = splits.index("test"), METRICS.index("accuracy")
     final = {
-        name: results.last(history)[:, test, accuracy].astype(float)
+        name: history.final()[:, test, accuracy].astype(float)
         for name, history in outcome.histories.items()
         if name != COPY
     }
@@ -378,7 +378,7 @@ def _judged(outcome: Outcome, splits: tuple[str, ...], rules: Rules) -> tuple[in
     reached = np.asarray([], int)
     if "validation" in splits:
         held = splits.index("validation")
-        dense = results.last(outcome.histories[DENSE])[:, held, accuracy].astype(float)
+        dense = outcome.histories[DENSE].final()[:, held, accuracy].astype(float)
         means = own.values[:, :, held, accuracy].astype(float).mean(axis=1)
         reached = np.flatnonzero((means >= dense.mean()) & own.wanted.all(axis=1))
     if len(reached) and (step := int(own.steps[reached[0]].max())) < last:

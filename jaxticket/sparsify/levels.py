@@ -118,7 +118,7 @@ class Search:
     def __init__(self, plan: SearchPlan, bench: Bench, select: Any) -> None:
         self.plan, self.bench, self.select = plan, bench, select
         self.tickets: dict[int, Ticket] = {}
-        self.histories: list[results.History] = []
+        self.histories: list[results.EvaluationLog] = []
         self.costs: list[dict[str, Any]] = []
         replicas = len(plan.seeds)
         self.keys = np.asarray(jax.random.key_data(root_keys(plan.seeds)))
@@ -289,16 +289,13 @@ class Search:
                 rewound = level == 0 and plan.pruning.rewind_step > 0
                 self.tickets[level] = self.origin if rewound else ticket
             self.histories.append(
-                results.History(
-                    np.asarray(plan.seeds),
-                    level,
-                    density(plan.net, plan.pruning, ticket, self.lost[level]),
-                    name,
-                    history["steps"][:, mine],
-                    history["wanted"][:, mine],
-                    history["values"][:, mine],
-                    diverged[mine],
-                    np.ones(replicas),
+                results.EvaluationLog.of_group(
+                    history,
+                    i,
+                    seeds=plan.seeds,
+                    level=level,
+                    density=density(plan.net, plan.pruning, ticket, self.lost[level]),
+                    branch=name,
                 )
             )
             report_diverged(

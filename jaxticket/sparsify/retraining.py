@@ -197,27 +197,22 @@ def _histories(
     factor_of: np.ndarray,
     name: str,
     bar: Any,
-) -> tuple[results.History, ...]:
-    replicas = len(runs.seeds)
+) -> tuple[results.EvaluationLog, ...]:
     result = []
     for group, factor in enumerate(factor_of):
         level = levels[group % len(levels)]
-        mine = slice(group * replicas, (group + 1) * replicas)
-        diverged = history["diverged"][mine]
         result.append(
-            results.History(
-                np.asarray(runs.seeds),
-                level,
-                density(runs.net, runs.pruning, tickets[level], runs.lost_at(level)),
-                name,
-                history["steps"][:, mine],
-                history["wanted"][:, mine],
-                history["values"][:, mine],
-                diverged,
-                np.full(replicas, factor),
+            results.EvaluationLog.of_group(
+                history,
+                group,
+                seeds=runs.seeds,
+                level=level,
+                density=density(runs.net, runs.pruning, tickets[level], runs.lost_at(level)),
+                branch=name,
+                dilation=factor,
             )
         )
         of = f", dilation {factor:g}" if len(factors) > 1 else ""
         lost = runs.lost_at(level)
-        report_diverged(bar, f"level {level}, {name}{of}", runs.seeds, diverged, lost)
+        report_diverged(bar, f"level {level}, {name}{of}", runs.seeds, result[-1].diverged, lost)
     return tuple(result)

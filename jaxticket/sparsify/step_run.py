@@ -54,7 +54,7 @@ class StepRun:
         steps = [p.step for p in plan.prunings]
         self.tickets: dict[int, dict[int, Ticket]] = {k: {} for k in steps}
         self.origins: dict[int, Ticket] = {}
-        self.histories: dict[int, list[results.History]] = {k: [] for k in steps}
+        self.histories: dict[int, list[results.EvaluationLog]] = {k: [] for k in steps}
         self.costs: dict[int, list[dict[str, Any]]] = {k: [] for k in steps}
         self.masks: dict[tuple[int, int], Mask] = {}
         # which replicas had diverged before masks were to be found: bool [replica]
@@ -92,7 +92,7 @@ class StepRun:
                 self.costs[pruning.step].append(row)
             if plan.dense:
                 self.tickets[pruning.step][0] = origin
-                self._note(pruning, 0, "ticket", origin, trunk.history, slice(0, count))
+                self._note(pruning, 0, "ticket", origin, trunk.history)
             bench.bar.set_description(f"{self.finder.name} at step {pruning.step}")
             self._find(pruning, origin, trunk.diverged)
             if plan.supermask:
@@ -182,7 +182,7 @@ class StepRun:
                 "values": np.where(bad[:, None, None], np.nan, values)[None],
                 "diverged": np.where(bad, start, -1).astype(np.int32),
             }
-            self._note(pruning, level, "supermask", ticket, history, slice(0, count))
+            self._note(pruning, level, "supermask", ticket, history)
             if not plan.train:
                 self.tickets[pruning.step][level] = ticket.replace(params=networks[0])
 
@@ -214,7 +214,7 @@ class StepRun:
             ticket = self._ticket(piece)
             ticket = ticket.replace(params=host_apply(ticket.mask, ticket.params))
             mine = slice(number * seeds, (number + 1) * seeds)
-            self._note(piece.pruning, piece.level, piece.branch, ticket, history, mine)
+            self._note(piece.pruning, piece.level, piece.branch, ticket, history, number)
             if piece.branch == "ticket":
                 self.tickets[piece.pruning.step][piece.level] = ticket
             where = f"density {piece.pruning.densities[piece.level - 1]:g}, {piece.branch}"
@@ -266,21 +266,17 @@ class StepRun:
         branch: str,
         ticket: Ticket,
         history: Arrays,
-        mine: slice,
+        group: int = 0,
     ) -> None:
-        seeds = np.asarray(self.plan.seeds)
         lost = self.lost.get(pruning.step) if level else None
         self.histories[pruning.step].append(
-            results.History(
-                seeds,
-                level,
-                density(self.plan.net, pruning, ticket, lost),
-                branch,
-                history["steps"][:, mine],
-                history["wanted"][:, mine],
-                history["values"][:, mine],
-                history["diverged"][mine],
-                np.ones(len(seeds)),
+            results.EvaluationLog.of_group(
+                history,
+                group,
+                seeds=self.plan.seeds,
+                level=level,
+                density=density(self.plan.net, pruning, ticket, lost),
+                branch=branch,
             )
         )
 

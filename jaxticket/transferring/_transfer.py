@@ -199,15 +199,17 @@ def transfer(
             costs += [{**row, "unit": f"level {level}, {row['unit']}"} for row in spent]
             for number, (name, ticket) in enumerate(groups.items()):
                 mine = slice(number * len(seeds), (number + 1) * len(seeds))
-                diverged, lost = arrays["diverged"][mine], jobs.lost[mine]
-                histories.append(
-                    results.History(
-                        np.asarray(seeds), level, density(target, pruning, ticket, lost), name,
-                        arrays["steps"][:, mine], arrays["wanted"][:, mine],
-                        arrays["values"][:, mine], diverged, np.ones(len(seeds)),
-                    )
-                )  # fmt: skip
-                report_diverged(bar, f"level {level}, {name}", seeds, diverged, lost)
+                lost = jobs.lost[mine]
+                log = results.EvaluationLog.of_group(
+                    arrays,
+                    number,
+                    seeds=seeds,
+                    level=level,
+                    density=density(target, pruning, ticket, lost),
+                    branch=name,
+                )
+                histories.append(log)
+                report_diverged(bar, f"level {level}, {name}", seeds, log.diverged, lost)
             ticket = groups[TRANSFERRED]
             by_level[level] = ticket.replace(params=host_apply(ticket.mask, ticket.params))
         result = Runs(

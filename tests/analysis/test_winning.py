@@ -12,7 +12,7 @@ from jaxticket.analysis.verdict import Verdict, _judged
 from jaxticket.engine.metrics import METRICS
 from jaxticket.engine.program import program
 from jaxticket.nn import narrowed, parameters
-from jaxticket.results import History
+from jaxticket.results import EvaluationLog
 
 NAMES = ("nontrivial", "matching", *CONTROLS, "stable")
 ACCURACY = {
@@ -127,7 +127,7 @@ def outcome(held, shown, dense_held=0.95):
             accuracy[:, :, 1] = np.asarray(held)[:, None]
             accuracy[:, :, 2] = np.asarray(shown)[:, None] + np.asarray([0, 1e-3, -1e-3])
         steps = np.repeat(10 * np.arange(calls)[:, None], 3, axis=1)
-        histories[name] = History(
+        histories[name] = EvaluationLog(
             np.arange(3), 1, np.full(3, 0.2), name, steps, np.ones((calls, 3), bool), values,
             np.full(3, -1), np.ones(3),
         )  # fmt: skip
