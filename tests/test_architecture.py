@@ -85,7 +85,17 @@ def test_each_library_has_one_home(library):
 
 # packages and top-level modules import from their own layer and those before it
 LAYERS = (
-    ("typing", "_check", "_tree", "_files", "_identity", "random", "rescaling", "settings"),
+    (
+        "typing",
+        "_check",
+        "_extras",
+        "_tree",
+        "_files",
+        "_identity",
+        "random",
+        "rescaling",
+        "settings",
+    ),
     ("masks", "data", "nn"),
     ("ticket", "results", "engine", "pruning", "presets"),
     ("runs", "controls"),

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from jaxticket import _extras
 from jaxticket.data import crops
 from jaxticket.data.records import StreamError
 from jaxticket.data.streaming import Stream
@@ -146,6 +147,7 @@ def blocks(
       StreamError: from the iterator, for a record that cannot be read or decoded.
     """
     # imported here because it takes a second, which data in memory need not pay
+    _extras.require("grain", "stream")
     import grain
     import grain.experimental
 

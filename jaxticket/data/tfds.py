@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from jaxticket import _check
+from jaxticket import _check, _extras
 from jaxticket.data.arrays import Data, from_arrays, handed_over
 from jaxticket.data.cache import folder_state, read_cache, write_cache
 from jaxticket.data.licenses import licensed
@@ -223,6 +223,7 @@ def _prepare(name: str, root: Path) -> None:
             f"  {_INSTALL}\nand call again, or run\n  {_command(name, root)}\n"
             "on any machine with TensorFlow and copy the folder"
         )
+    _extras.require("tensorflow_datasets", "data")
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.registered import DatasetNotFoundError
 
@@ -260,6 +261,7 @@ def used_splits(name: str, info: dict[str, Any]) -> dict[str, str]:
 def _features(name: str, folder: Path) -> dict[str, Any]:
     """The features of a prepared set, "image" and "label" among them."""
     # imported here because it takes half a second, which a cached set need not pay
+    _extras.require("tensorflow_datasets", "data")
     import tensorflow_datasets as tfds
 
     with _reading(folder, "the features"):
@@ -300,6 +302,7 @@ def open_records(
         raise ValueError(
             f"`name`={name!r} has images of {channels} channels; only 1 and 3 can be streamed"
         )
+    _extras.require("tensorflow_datasets", "data")
     import tensorflow_datasets as tfds
 
     sizes = {split["name"]: list(map(int, split["shardLengths"])) for split in info["splits"]}
@@ -345,6 +348,7 @@ def _about(
 
 
 def _decode_split(name: str, folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    _extras.require("tensorflow_datasets", "data")
     import tensorflow_datasets as tfds
 
     with _reading(folder, f"split {split!r}"):
