@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from jaxticket.data.batches import batch_indices, steps_per_epoch
+from jaxticket.data.sampling import batch_indices, steps_per_epoch
 from jaxticket.random import mix, permutation_words, permuted, root_keys, stream, uniform
 
 SIZES = (1, 2, 3, 4, 5, 16, 25, 97, 101, 1000, 1021)

@@ -24,7 +24,7 @@ from _machine import described, machine, publish
 from tqdm import tqdm
 
 import jaxticket as jt
-from jaxticket.engine.feeder import balanced_examples
+from jaxticket.data.sampling import balanced_examples
 from jaxticket.engine.loop import Jobs, job_plan
 from jaxticket.engine.program import program, put_data
 from jaxticket.pruning.compiled import Examples, Selection, Weights, prunable_of, pruner

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxticket._check import seed as seed_of
 from jaxticket.data.arrays import Data, from_arrays
-from jaxticket.data.divide import permutation
+from jaxticket.data.sampling import permutation
 
 
 def digits(*, seed: int = 0) -> Data:

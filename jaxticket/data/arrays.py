@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxticket import _check
-from jaxticket.data.divide import balanced, permutation
+from jaxticket.data.sampling import permutation, stratified
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test", "x_validation", "y_validation")
 
@@ -181,7 +181,7 @@ class Data:
         n = len(self.train)
         if n < 2:
             raise ValueError(f"`halves` needs at least 2 training examples, {self.name!r} has {n}")
-        first = balanced(self.train.y, n // 2, seed=seed, stream="halves")
+        first = stratified(self.train.y, n // 2, seed=seed, stream="halves")
         second = np.setdiff1d(np.arange(n), first)
 
         def half(letter: str, indices: np.ndarray) -> Data:
@@ -210,7 +210,7 @@ class Data:
             raise ValueError(
                 f"`share`={share!r} of {n} training examples keeps none; pass at least {1 / n:g}"
             )
-        indices = balanced(self.train.y, count, seed=seed, stream="fraction")
+        indices = stratified(self.train.y, count, seed=seed, stream="fraction")
         step = {"step": "fraction", "share": share, "seed": _check.seed("seed", seed)}
         return _with_train(self, indices, step=step, name=f"{self.name}-{share:g}")
 

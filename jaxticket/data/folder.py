@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from jaxticket import _check
 from jaxticket.data.arrays import Data, from_arrays, handed_over
-from jaxticket.data.divide import balanced
+from jaxticket.data.sampling import stratified
 
 _ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _SPLITS = ("train", "validation", "test")
@@ -199,7 +199,7 @@ def _divide(arrays: dict[str, np.ndarray], test_share: float, seed: int) -> dict
     """Moves a class-balanced share of the training images to a test split."""
     x, y = arrays["x_train"], arrays["y_train"]
     count = round(test_share * len(y))
-    test = balanced(y, count, seed=seed, stream="test")
+    test = stratified(y, count, seed=seed, stream="test")
     train = np.setdiff1d(np.arange(len(y)), test)
     if count == 0 or len(np.unique(y[train])) < len(np.unique(y)):
         raise ValueError(

@@ -21,9 +21,9 @@ import numpy as np
 from jaxticket import _check
 from jaxticket.data import crops
 from jaxticket.data.arrays import mean_and_std
-from jaxticket.data.divide import permutation
 from jaxticket.data.folder import divided
 from jaxticket.data.records import Records, Rows, open_files
+from jaxticket.data.sampling import permutation
 from jaxticket.data.tfds import open_records
 
 STREAMS = {"imagenet": "imagenet2012", "places365": "places365_small"}

@@ -18,15 +18,15 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 
-from jaxticket.data.batches import balanced, batch_indices
 from jaxticket.data.blocks import Request, blocks
 from jaxticket.data.crops import DRAWS
+from jaxticket.data.sampling import batch_indices, on_host, score_indices
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.metrics import Batched, Normalization, cut
 from jaxticket.random import permutation_words, stream
 from jaxticket.settings import Training
-from jaxticket.typing import Array, Key
+from jaxticket.typing import Array
 
 
 class Block(NamedTuple):
@@ -298,7 +298,7 @@ def _host_order(
 
         return jax.vmap(of)(first + jnp.arange(steps, dtype=jnp.int32))
 
-    return _on_host(jax.vmap(one))
+    return on_host(jax.vmap(one))
 
 
 @functools.lru_cache(maxsize=16)
@@ -309,66 +309,5 @@ def _host_score_order(examples: int, batches: int, size: int) -> Callable[..., n
         key = stream(jax.random.wrap_key_data(data), "prune", number)
         return score_indices(key=key, examples=examples, batches=batches, size=size)
 
-    run = _on_host(jax.vmap(one, in_axes=(0, None)))
+    run = on_host(jax.vmap(one, in_axes=(0, None)))
     return lambda keys, number: run(keys, np.int32(number))
-
-
-def score_indices(*, key: Key, examples: int, batches: int, size: int) -> Array:
-    """The examples that a score looks at, int32 [batch, place], from the stream "prune"."""
-    words = permutation_words(stream(key, "batches"))
-    return jax.vmap(lambda i: batch_indices(words, i, examples=examples, batch_size=size))(
-        jnp.arange(batches, dtype=jnp.int32)
-    )
-
-
-def balanced_examples(
-    labels: np.ndarray, keys: np.ndarray, *, per_class: int, rounds: int | None = None
-) -> np.ndarray:
-    """The examples that a score looks at where every class is to be there equally often, int32
-    [replica, round, per_class * classes], in the orders that `score_indices` begins.
-
-    Args:
-      labels: of the training split.
-      keys: key data of each replica's root key; equal ones are worked out once.
-      per_class: examples of each class.
-      rounds: number of rounds with examples of their own; None for one draw that all share.
-    """
-    draw = _host_whole_order(len(labels), rounds)
-    unique, place = np.unique(keys, axis=0, return_inverse=True)
-    found = [[balanced(labels, order, per_class) for order in draw(key)] for key in unique]
-    return np.asarray(found, np.int32)[place.reshape(-1)]
-
-
-@functools.lru_cache(maxsize=16)
-def _host_whole_order(examples: int, rounds: int | None) -> Callable[..., np.ndarray]:
-    """key data -> all examples in each round's order, int32 [round, example]."""
-
-    def one(data: Array) -> Array:
-        key = stream(jax.random.wrap_key_data(data), "prune", 0)
-        if rounds is None:
-            return score_indices(key=key, examples=examples, batches=1, size=examples)
-        return jax.lax.map(
-            lambda i: score_indices(
-                key=jax.random.fold_in(key, i), examples=examples, batches=1, size=examples
-            )[0],
-            jnp.arange(rounds, dtype=jnp.int32),
-        )
-
-    return _on_host(one)
-
-
-def _on_host(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled for the CPU, whatever the devices: a GPU would answer only after the chunk that it
-    is busy with, and the next block could not be prepared meanwhile.
-    """
-    compiled = jax.jit(fn)
-
-    def run(*args: Any) -> Any:
-        try:
-            device = jax.local_devices(backend="cpu")[0]
-        except RuntimeError:  # a process that was told to use the GPU alone
-            device = None
-        with jax.default_device(device):
-            return jax.tree.map(np.asarray, compiled(*args))
-
-    return run

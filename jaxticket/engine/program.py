@@ -15,7 +15,7 @@ from jaxticket import _tree, masks
 from jaxticket._check import instance
 from jaxticket.data.arrays import Data
 from jaxticket.data.augment import augmented
-from jaxticket.data.batches import batch_indices
+from jaxticket.data.sampling import batch_indices
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.feeder import Block, StreamedData

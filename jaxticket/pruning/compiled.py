@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 
 from jaxticket import _tree
 from jaxticket._check import or_none, settle, whole
+from jaxticket.data.sampling import score_indices
 from jaxticket.engine import parallel
-from jaxticket.engine.feeder import score_indices
 from jaxticket.engine.metrics import Normalization, cast, cross_entropy, normalized
 from jaxticket.nn.adapters import no_tap
 from jaxticket.nn.linearity import curved
@@ -87,7 +87,7 @@ def pruner(
       `select(limits, weights, params_at_init, keeps, number, index, data) -> (mask, fault)`, or
       with `(block, by)` in the place of `data`; keeps int32 [replica, round, ...]; number int32
       [replica], which of the draws of its key a replica sees; index None, or from
-      `feeder.balanced_examples`. Replicas with limit 0 keep their
+      `balanced_examples`. Replicas with limit 0 keep their
       mask, and so do diverged ones. `fault`: scores of living weights are not finite though the
       weights are.
     """

@@ -9,10 +9,11 @@ import jax
 import numpy as np
 
 from jaxticket._check import from_table
+from jaxticket.data.sampling import balanced_examples
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.dense import Networks
-from jaxticket.engine.feeder import StreamedData, balanced_examples
+from jaxticket.engine.feeder import StreamedData
 from jaxticket.engine.loop import Arrays, Bench, take
 from jaxticket.pruning.compiled import Examples, Selection, Weights, pruner
 from jaxticket.pruning.keep import layout_counts, not_finite, round_counts

@@ -11,7 +11,7 @@ import pytest
 
 import jaxticket as jt
 from jaxticket.analysis import telemetry as module
-from jaxticket.data.batches import batch_indices
+from jaxticket.data.sampling import batch_indices
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import program as train
 from jaxticket.engine.loop import job_plan

@@ -11,7 +11,7 @@ import pytest
 
 import jaxticket as jt
 from jaxticket.connectivity import copies as copies_module
-from jaxticket.data.batches import batch_indices
+from jaxticket.data.sampling import batch_indices
 from jaxticket.engine import parallel
 from jaxticket.engine.program import program
 from jaxticket.engine.store import RunFolder

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxticket.data as jd
-from jaxticket.data.divide import balanced, permutation
+from jaxticket.data.sampling import permutation, stratified
 
 
 def arrays(n=20, classes=4, shape=(3, 2, 1), dtype=np.uint8, seed=0):
@@ -189,7 +189,7 @@ def test_fingerprint_is_the_same_everywhere():
     assert other.stdout.strip() == data.fingerprint
 
 
-# --- permutation and balanced
+# --- permutation and stratified
 
 
 def test_permutation_is_pinned_and_named():
@@ -215,10 +215,10 @@ LABELS = st.lists(st.integers(0, 4), min_size=2, max_size=60)
 
 
 @given(LABELS, st.data())
-def test_balanced_is_exact_in_total_and_within_one_per_class(labels, draw):
+def test_stratified_is_exact_in_total_and_within_one_per_class(labels, draw):
     y = np.array(labels)
     count = draw.draw(st.integers(0, len(y)))
-    chosen = balanced(y, count, seed=draw.draw(st.integers(0, 9)), stream="a")
+    chosen = stratified(y, count, seed=draw.draw(st.integers(0, 9)), stream="a")
     assert len(set(chosen.tolist())) == len(chosen) == count
     assert np.array_equal(chosen, np.sort(chosen))
     exact = count * np.bincount(y) / len(y)

@@ -16,7 +16,7 @@ from PIL import Image
 import jaxticket as jt
 from jaxticket.data import blocks as pipeline
 from jaxticket.data import crops
-from jaxticket.data.batches import batch_indices
+from jaxticket.data.sampling import batch_indices
 from jaxticket.engine.feeder import StreamedData, local_box
 from jaxticket.engine.program import program
 from jaxticket.random import permutation_words, root_keys, stream

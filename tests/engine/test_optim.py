@@ -12,7 +12,7 @@ import pytest
 
 import jaxticket as jt
 from jaxticket import _tree, masks
-from jaxticket.data.batches import batch_indices
+from jaxticket.data.sampling import batch_indices
 from jaxticket.engine import parallel
 from jaxticket.engine.optim import learning_rate, optimizer, schedule
 from jaxticket.engine.program import Plan, gathered, put_data, static_part, train_step

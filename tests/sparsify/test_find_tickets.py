@@ -101,7 +101,7 @@ def test_the_smallest_trained_weights_are_pruned(runs):
 
 def reference_training(params, mask, seed, start, stop, order=0, lr=0.05, decay=1e-3):
     """Momentum, weight decay and a milestone, masked in the forward pass, written independently."""
-    from jaxticket.data.batches import batch_indices
+    from jaxticket.data.sampling import batch_indices
     from jaxticket.random import permutation_words
 
     words = permutation_words(stream(jax.random.key(seed), "order", order))

@@ -10,8 +10,8 @@ import pytest
 
 import jaxticket as jt
 from jaxticket import masks
+from jaxticket.data.sampling import balanced_examples, score_indices
 from jaxticket.engine import parallel
-from jaxticket.engine.feeder import balanced_examples, score_indices
 from jaxticket.engine.store import RunFolder
 from jaxticket.pruning.compiled import Examples, Selection, context_maker, pruner
 from jaxticket.pruning.scores.spec import recipe_of

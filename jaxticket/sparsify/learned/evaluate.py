@@ -12,9 +12,10 @@ from jax.sharding import Mesh
 
 from jaxticket import rescaling, results
 from jaxticket._check import whole
+from jaxticket.data.sampling import score_indices
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
-from jaxticket.engine.feeder import StreamedData, score_indices
+from jaxticket.engine.feeder import StreamedData
 from jaxticket.engine.loop import take
 from jaxticket.engine.metrics import normalized
 from jaxticket.engine.program import put_data, static_part
