@@ -1,8 +1,10 @@
 """Lottery-ticket experiments in JAX: find, train and judge tickets, many seeds side by side."""
 
+import importlib
 import sys
+from typing import TYPE_CHECKING, Any
 
-from jaxticket import connectivity, controls, data, masks, nn, plots, presets, results
+from jaxticket import connectivity, controls, data, masks, nn, presets, results
 from jaxticket.analysis import costs, layers
 from jaxticket.analysis import stats as speed
 from jaxticket.analysis.telemetry import telemetry
@@ -30,6 +32,9 @@ from jaxticket.ticket import Ticket
 from jaxticket.transferring._transfer import transfer
 from jaxticket.transferring.depth import elastic
 from jaxticket.typing import Network, ScoreContext, TrainState
+
+if TYPE_CHECKING:
+    from jaxticket import plots
 
 __version__ = "0.2.0"
 
@@ -61,3 +66,10 @@ __all__ = [  # noqa: RUF022
     "parallel", "cpu_devices", "compilation_cache", "__version__",
 ]
 # fmt: on
+
+
+def __getattr__(name: str) -> Any:
+    """Import figures when they are used: matplotlib takes a second."""
+    if name == "plots":
+        return importlib.import_module("jaxticket.plots")
+    raise AttributeError(f"module 'jaxticket' has no attribute {name!r}")

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from jaxticket import _tree
 from jaxticket._check import instance, whole
@@ -156,6 +155,9 @@ def _climb(
     max_rounds: int,
 ) -> tuple[Permutations, list[float], bool]:
     """Coordinate ascent: the permutations, the objective after every round, whether it ended."""
+    # takes half a second, which only alignment needs
+    from scipy.optimize import linear_sum_assignment
+
     b = {path: perms.moved(x, full[path], start) for path, x in b.items()}
     permutations = dict(start)
     carriers = {
