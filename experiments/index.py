@@ -4,8 +4,8 @@ The index is kept in `index.csv` (one row per figure or table). This script turn
 markdown tables of `README.md` and finds what is wrong with them. It trains nothing and takes a
 second:
 
-    python experiments/index.py            # print the tables, then the problems
-    python experiments/index.py --write    # rewrite them inside README.md, then the problems
+    python -m experiments.index            # print the tables, then the problems
+    python -m experiments.index --write    # rewrite them inside README.md, then the problems
 
 The column `script` holds a path from the top of the repository, `not yet`, or `diagram` for what
 no run can make (a drawing, a list of settings).
@@ -207,7 +207,7 @@ def check(root: Path = ROOT) -> list[str]:
     if between != f"\n{markdown(rows)}":
         problems.append(
             "the index in experiments/README.md differs from index.csv:"
-            " run `python experiments/index.py --write`"
+            " run `python -m experiments.index --write`"
         )
     return problems
 

@@ -12,7 +12,7 @@ destroys (KD-LTS, definitions 6.2 and 6.3, which ask for a clear gap and print n
 that fails them has found how much of each layer to keep, and not which weights. What is not judged
 (one seed, or a network that diverged) passes nothing and fails nothing.
 
-Command:  python experiments/leaderboard.py [--preset NAME] [--size paper] [--budget MINUTES]
+Command:  python -m experiments.leaderboard [--preset NAME] [--size paper] [--budget MINUTES]
 Makes:    accuracy.png, cost.png, controls.png, final.csv, costs.csv, controls.csv; all three tables
           in the terminal. A cost of 1 is the operations of training one dense network.
 Cost:     see experiments/README.md.
@@ -29,17 +29,23 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from _cli import launch
-from _controls import differences, named, said
-from _job import Job, budget, early, prepare, retrain, search
-from _job import Settings as Common
-from _learned import late_step, learned
-from _methods import chosen
-from _report import cell, save, seeds
-from _sizes import LENET
 from matplotlib import pyplot
 
 import jaxticket as jt
+from experiments.common.job import (
+    LENET,
+    Job,
+    budget,
+    chosen,
+    early,
+    launch,
+    prepare,
+    retrain,
+    search,
+)
+from experiments.common.job import Settings as Common
+from experiments.common.learned import late_step, learned
+from experiments.common.report import cell, differences, named, said, save, seeds
 
 CONTROLS = ("shuffle", "reinit", "inverted")
 Find = Callable[[Job, str], jt.Runs]

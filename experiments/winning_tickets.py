@@ -1,6 +1,6 @@
 """Winning tickets, end to end: LeNet-300-100, pruned by magnitude, with controls at every level.
 
-Command:  python experiments/winning_tickets.py [--folder FOLDER]
+Command:  python -m experiments.winning_tickets [--folder FOLDER]
           [--data mnist --steps 24000 --eval-every 1200]
 Makes:    a table in the terminal; in the folder: table, summary and timings (Parquet, CSV),
           settings.json, tickets/*.npz and figures/*.png (accuracy against density at the end and at
@@ -18,10 +18,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from _cli import launch
 from tqdm import tqdm
 
 import jaxticket as jt
+from experiments.common.job import launch
 
 BRANCHES = ("reinit", "shuffle", "random")
 

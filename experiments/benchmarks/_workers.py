@@ -36,12 +36,12 @@ def answer(prepare: Callable[[], tuple[Measure, dict[str, Any]]]) -> None:
 class _Workers:
     """The processes of one variant."""
 
-    def __init__(self, script: str, variant: Any, *more: Any) -> None:
+    def __init__(self, module: str, variant: Any, *more: Any) -> None:
         task = json.dumps([dataclasses.asdict(variant), *more])
         self.name = variant.name
         self.processes = [
             subprocess.Popen(
-                [sys.executable, script, "worker", task],
+                [sys.executable, "-m", module, "worker", task],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             )
             for _ in range(variant.processes)
@@ -71,12 +71,12 @@ class _Workers:
 
 
 def measured(
-    script: str, variants: Sequence[Any], *more: Any, rounds: int
+    module: str, variants: Sequence[Any], *more: Any, rounds: int
 ) -> tuple[list[Round], Round]:
     """Measures every variant in every round.
 
     Args:
-      script: the benchmark's file; run as `script worker TASK`, with TASK the JSON text of the
+      module: the benchmark; run as `python -m MODULE worker TASK`, with TASK the JSON text of the
         variant's fields and `more`.
       variants: what to measure: frozen dataclasses with a `name` and a number of `processes`.
       *more: given to every worker.
@@ -88,7 +88,7 @@ def measured(
     with contextlib.ExitStack() as stack:
         pool = []
         for variant in tqdm(variants, desc="starting workers", unit=""):
-            pool.append(_Workers(script, variant, *more))
+            pool.append(_Workers(module, variant, *more))
             stack.callback(pool[-1].close)
         result: list[Round] = [{} for _ in range(rounds)]
         with tqdm(total=rounds * len(variants), desc="measuring", unit="") as bar:

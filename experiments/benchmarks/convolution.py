@@ -8,7 +8,7 @@ virtual device per core, as the trainer does. `chosen` is what the platform uses
 With --forms ... torch also PyTorch's own on a CPU (one network, all threads, channels-last): what
 is left to gain, layer by layer.
 
-Command:  python experiments/benchmarks/convolution.py [--forms generated parts torch --publish]
+Command:  python -m experiments.benchmarks.convolution [--forms generated parts torch --publish]
           on a GPU: --replicas 1 8 --dtype bfloat16
           --forms chosen separate loop grouped products
 Cost:     about 4 minutes on 2 CPU cores with the defaults; "grouped" and "loop" take hours there
@@ -24,11 +24,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import tyro
-from _machine import machine, publish
 from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
 import jaxticket as jt
+from experiments.benchmarks._machine import machine, publish
 from jaxticket.nn.geometry import Geometry
 from jaxticket.nn.lowering import FORMS, LOWERINGS
 

@@ -6,7 +6,7 @@ comparison costs: 30 points on the line of each of the 9 pairs, on the test set 
 images, against the matrix products of that evaluation alone (LeNet); and nine copies with all
 distances at 10 steps k (--ten). How it is measured: _workers.py.
 
-Command:  python experiments/benchmarks/instability.py [--rounds 3 --ten --publish]
+Command:  python -m experiments.benchmarks.instability [--rounds 3 --ten --publish]
           on a GPU: --resnet-steps 2000
 Cost:     10 minutes on 2 CPU cores, 6 of them for --ten
 Expected: copies together are never slower than alone, the comparison takes at most 1.5 times its
@@ -25,8 +25,11 @@ from typing import Any
 
 import numpy as np
 import tyro
-from _machine import described, machine, publish
-from _workers import Measure, answer, measured, print_rates, rates
+
+from experiments.benchmarks._machine import described, machine, publish
+from experiments.benchmarks._workers import Measure, answer, measured, print_rates, rates
+
+MODULE = "experiments.benchmarks.instability"
 
 SEEDS = COPIES = 3
 WIDTHS = (784, 300, 100, 10)
@@ -207,7 +210,9 @@ def main(settings: Settings) -> None:
     steps = {"lenet": settings.lenet_steps, "resnet20": settings.resnet_steps}
     chosen = [Variant(net, form, n) for net, n in steps.items() for form in ("together", "alone")]
     matrix = Variant("lenet", "products", 0)
-    rounds, reports = measured(__file__, [*chosen, matrix], rounds=settings.rounds)
+    rounds, reports = measured(
+        "experiments.benchmarks.instability", [*chosen, matrix], rounds=settings.rounds
+    )
     of = rates(chosen, rounds)
     print(f"\n{here}\n")
     print_rates("training steps per second of all networks", of)

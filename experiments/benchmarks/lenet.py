@@ -7,7 +7,7 @@ jaxticket is measured through `jt.find_tickets(..., levels=1, folder=...)`: trai
 seeds over the training seconds of level 1, evaluations included. The first call of each worker
 compiles and is not counted. The loops only train, they neither evaluate nor save.
 
-Command:  python experiments/benchmarks/lenet.py [--rounds 5 --seconds 6 --publish]
+Command:  python -m experiments.benchmarks.lenet [--rounds 5 --seconds 6 --publish]
 Needs:    pip install "jaxticket[benchmark]" for the PyTorch loops (--no-torch leaves them out)
 Cost:     8 minutes on 2 CPU cores with --rounds 2 --seconds 3
 Expected: 10 seeds train 2.9 times as fast as the best PyTorch loop in one process, 1.75 times as
@@ -26,8 +26,19 @@ from typing import Any
 
 import numpy as np
 import tyro
-from _machine import described, machine, publish
-from _workers import Measure, Round, answer, looped, measured, print_rates, rates
+
+from experiments.benchmarks._machine import described, machine, publish
+from experiments.benchmarks._workers import (
+    Measure,
+    Round,
+    answer,
+    looped,
+    measured,
+    print_rates,
+    rates,
+)
+
+MODULE = "experiments.benchmarks.lenet"
 
 BATCH, RATE, DENSITY, BLOCK = 60, 1.2e-3, 0.5, 50
 INTERVAL = 1200  # the thesis' 24,000 steps and 20 evaluations
@@ -288,7 +299,11 @@ def main(settings: Settings) -> None:
     here = machine(*packages)
     chosen = variants(settings, here["cores"])
     rounds, reports = measured(
-        __file__, chosen, settings.data_dir, settings.seconds, rounds=settings.rounds
+        "experiments.benchmarks.lenet",
+        chosen,
+        settings.data_dir,
+        settings.seconds,
+        rounds=settings.rounds,
     )
     summary = summarised(chosen, rounds, reports)
     print(f"\n{here}\n")

@@ -5,7 +5,7 @@ the mask and breaks ties. All variants are measured in turn, and ratios are of t
 results are compared before anything is measured. numpy.partition runs on the host and cannot be
 part of a compiled program; outside of one, `keep_top` uses it on a CPU.
 
-Command:  python experiments/benchmarks/pruning.py [--sizes 266200 14700000 25500000 --publish]
+Command:  python -m experiments.benchmarks.pruning [--sizes 266200 14700000 25500000 --publish]
 Cost:     minutes on 2 CPU cores, most of it sorting
 Expected: on a busy 2-core CPU keep_top is 20 to 40 times as fast as jnp.sort; of 25.5 million
           scores less than 0.3 seconds on the host, about that in jit
@@ -22,10 +22,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from _machine import described, machine, publish
 from tqdm import tqdm
 
 import jaxticket as jt
+from experiments.benchmarks._machine import described, machine, publish
 
 DENSITY = 0.8
 

@@ -11,7 +11,7 @@ split at the end) and all; the others only train, without masks. How it is measu
   several; with --loop also one network with the steps in a `lax.fori_loop` (minutes on a CPU).
 * PyTorch, eager, channels-last and default layout (CPU; --no-torch leaves them out).
 
-Command:  python experiments/benchmarks/resnet20.py [--rounds 3 --seconds 12 --publish]
+Command:  python -m experiments.benchmarks.resnet20 [--rounds 3 --seconds 12 --publish]
           on a GPU: --seeds 1 8 --dtype bfloat16 --no-torch
 Cost:     12 minutes on 2 CPU cores with --seconds 8
 Expected: on 2 cores of an Intel Xeon with AVX-512 4 networks make 460 images per second, 1.8 times
@@ -30,8 +30,19 @@ from typing import Any
 
 import numpy as np
 import tyro
-from _machine import described, machine, publish
-from _workers import Measure, Round, answer, looped, measured, print_rates, rates
+
+from experiments.benchmarks._machine import described, machine, publish
+from experiments.benchmarks._workers import (
+    Measure,
+    Round,
+    answer,
+    looped,
+    measured,
+    print_rates,
+    rates,
+)
+
+MODULE = "experiments.benchmarks.resnet20"
 
 BATCH, RATE, CLASSES = 128, 0.1, 10
 COMPILER = "compiler's convolutions"
@@ -280,7 +291,11 @@ def main(settings: Settings) -> None:
     here = machine(*packages)
     chosen = variants(settings)
     rounds, reports = measured(
-        __file__, chosen, settings.dtype, settings.seconds, rounds=settings.rounds
+        "experiments.benchmarks.resnet20",
+        chosen,
+        settings.dtype,
+        settings.seconds,
+        rounds=settings.rounds,
     )
     of = rates(chosen, rounds)
     between = ratios(chosen, rounds)

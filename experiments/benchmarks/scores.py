@@ -5,7 +5,7 @@ weights, by the compiled program that `jt.prune_at` uses, one seed per device. A
 training program's (batch 60 for LeNet, 128 for ResNet-20), an epoch 60,000 and 50,000 examples of
 it. Compilation is not counted. Data are random, of the shape of MNIST and CIFAR-10.
 
-Command:  python experiments/benchmarks/scores.py [--networks lenet resnet20 --rounds 3 --publish]
+Command:  python -m experiments.benchmarks.scores [--networks lenet resnet20 --rounds 3 --publish]
 Cost:     6 minutes on 2 CPU cores, most of it for ResNet-20
 Expected: one-shot scores cost less than 5 steps (but for ProsPr, which trains 3 steps and goes back
           through them), scores of 100 rounds less than 3 epochs
@@ -20,10 +20,10 @@ from typing import Any
 import jax
 import numpy as np
 import tyro
-from _machine import described, machine, publish
 from tqdm import tqdm
 
 import jaxticket as jt
+from experiments.benchmarks._machine import described, machine, publish
 from jaxticket.data.sampling import balanced_examples
 from jaxticket.engine.loop import Jobs, job_plan
 from jaxticket.engine.program import program, put_data

@@ -6,7 +6,7 @@ rate by the clock, images per second of CPU time say what one core gives that do
 on a shared machine the rate by the clock tells more of the neighbours. The stages of one image are
 measured alone, in one thread.
 
-Command:  python experiments/benchmarks/stream.py [--images 400 --rounds 3 --publish]
+Command:  python -m experiments.benchmarks.stream [--images 400 --rounds 3 --publish]
 Cost:     1 minute on 2 CPU cores
 Expected: about 265 images per second of CPU time on a 2.5 GHz Xeon core. An image takes 3.5 ms, of
           which decoding takes 2.1, the crop 1.0 and reading 0.3; the pipeline around them adds
@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 import tyro
-from _machine import machine, publish
 from PIL import Image
 
 import jaxticket as jt
+from experiments.benchmarks._machine import machine, publish
 from jaxticket.data import crops
 from jaxticket.data.blocks import Request, blocks
 

@@ -6,7 +6,7 @@ step 0 with --start 0), the others prune at initialization. The time to a ticket
 weights of step k to the mask, compilation included, on one machine and in one run: for LTR the
 training of all levels before.
 
-Command:  python experiments/concrete/accuracy.py [--preset NAME] [--size paper] [--budget MINUTES]
+Command:  python -m experiments.concrete.accuracy [--preset NAME] [--size paper] [--budget MINUTES]
 Makes:    figure_2, time (accuracy against seconds at the lowest density), final.csv, times.csv;
           accuracies by density and the times in the terminal.
 Cost:     see experiments/README.md.
@@ -20,18 +20,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import _path  # noqa: F401
-from _cli import launch
-from _controls import named
-from _early import figure_of, report
-from _job import Job, budget, early, prepare, search
-from _learned import Settings as Common
-from _learned import late_step, learned, length_of
-from _methods import chosen
-from _report import save, seeds
 from matplotlib import pyplot
 
 import jaxticket as jt
+from experiments.common.job import Job, budget, chosen, early, launch, prepare, search
+from experiments.common.learned import Settings as Common
+from experiments.common.learned import late_step, learned, length_of
+from experiments.common.report import named, save, seeds
+from experiments.common.scored import figure_of, report
 
 METHODS = ("cts_kl", "cts_loss", "ltr", "snip", "grasp", "synflow", "random")
 QUICK = {"seeds": 2, "levels": 4, "fraction": 0.68, "steps": 200, "eval_every": 200, "pool": 2,

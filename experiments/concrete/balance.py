@@ -4,7 +4,7 @@ The same search (loss) with either, for learning rates from a tenth to ten times
 for the multiplier, step sizes of the ascent from a tenth to a hundred times. What matters: where
 the expected density ends, in units of the wanted one, and what the tickets reach.
 
-Command:  python experiments/concrete/balance.py [--preset NAME] [--size paper] [--budget MINUTES]
+Command:  python -m experiments.concrete.balance [--preset NAME] [--size paper] [--budget MINUTES]
 Makes:    balance (expected density over the search, and accuracies), balance.csv, trace.csv; the
           table in the terminal.
 Cost:     see experiments/README.md.
@@ -17,18 +17,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import _path  # noqa: F401
-from _cli import launch
-from _job import Settings as Common
-from _job import budget, learn, prepare, retrain
-from _learned import late_step
-from _report import save, seeds
-from accuracy import LENET, PAPER, QUICK
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 import jaxticket as jt
+from experiments.common.job import Settings as Common
+from experiments.common.job import budget, launch, learn, prepare, retrain
+from experiments.common.learned import late_step
+from experiments.common.report import save, seeds
+from experiments.concrete.accuracy import LENET, PAPER, QUICK
 from jaxticket.sparsify.learned import GradBalance, Lagrangian, Method
 
 RATES = (0.1, 1.0, 10.0)

@@ -3,7 +3,7 @@
 The six objectives of the paper, and the forward divergence beside the reverse one, at one length of
 search.
 
-Command:  python experiments/concrete/objectives.py [--preset NAME] [--size paper]
+Command:  python -m experiments.concrete.objectives [--preset NAME] [--size paper]
           [--budget MINUTES]
 Makes:    figure_3, final.csv; accuracies by density in the terminal.
 Cost:     see experiments/README.md.
@@ -15,18 +15,13 @@ from __future__ import annotations
 
 import dataclasses
 
-import _path  # noqa: F401
-from _cli import launch
-from _controls import named
-from _early import figure_of, report
-from _job import budget, prepare
-from _learned import CTS, late_step, learned, length_of
-from _learned import Settings as Common
-from _methods import chosen
-from _report import save
-from accuracy import LENET, PAPER, QUICK
-
 import jaxticket as jt
+from experiments.common.job import budget, chosen, launch, prepare
+from experiments.common.learned import CTS, late_step, learned, length_of
+from experiments.common.learned import Settings as Common
+from experiments.common.report import named, save
+from experiments.common.scored import figure_of, report
+from experiments.concrete.accuracy import LENET, PAPER, QUICK
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ SNIP is the linearisation of the change of loss, GraSP that of the gradient's no
 both objectives at initialization, at the masks of SNIP, GraSP, magnitude at initialization, tickets
 (IMP from step 0), random pruning, and of a concrete search for that very objective.
 
-Command:  python experiments/concrete/saliency.py [--preset NAME] [--size paper] [--budget MINUTES]
+Command:  python -m experiments.concrete.saliency [--preset NAME] [--size paper] [--budget MINUTES]
 Makes:    figure_1, values.csv; the values in the terminal.
 Cost:     see experiments/README.md.
 Expected: at paper size (vgg16-cifar10-cts) saliency pruning is rarely ahead of the others, even on
@@ -16,18 +16,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import _path  # noqa: F401
-from _cli import launch
-from _job import Job, budget, early, prepare, search
-from _learned import Settings as Common
-from _learned import learned, length_of
-from _methods import chosen
-from _report import save, seeds, shared_legend
-from accuracy import LENET, PAPER, QUICK
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
+from experiments.common.job import Job, budget, chosen, early, launch, prepare, search
+from experiments.common.learned import Settings as Common
+from experiments.common.learned import learned, length_of
+from experiments.common.report import save, seeds, shared_legend
+from experiments.concrete.accuracy import LENET, PAPER, QUICK
 from jaxticket.plots._density import density_axis
 from jaxticket.sparsify.learned import objective_values
 

@@ -9,7 +9,7 @@ from step 0 with the whole schedule, so that they have as many steps as the tick
 before the search included; the published code checks new weights for tickets at initialization
 alone. `--preset` chooses the network: Figure 4 is resnet20-cifar10-cts, Figure 5 vgg16-cifar10-cts.
 
-Command:  python experiments/concrete/sanity.py [--preset NAME] [--size paper] [--budget MINUTES]
+Command:  python -m experiments.concrete.sanity [--preset NAME] [--size paper] [--budget MINUTES]
 Makes:    figure_4 (or 5), final.csv, controls.csv; accuracies by density and what each control
           changes in the terminal.
 Cost:     see experiments/README.md.
@@ -20,18 +20,13 @@ from __future__ import annotations
 
 import dataclasses
 
-import _path  # noqa: F401
-from _cli import launch
-from _controls import named
-from _early import panels, report, report_controls
-from _job import budget, prepare
-from _learned import Settings as Common
-from _learned import late_step, learned, length_of
-from _methods import chosen
-from _report import save
-from accuracy import LENET, PAPER, QUICK
-
 import jaxticket as jt
+from experiments.common.job import budget, chosen, launch, prepare
+from experiments.common.learned import Settings as Common
+from experiments.common.learned import late_step, learned, length_of
+from experiments.common.report import named, save
+from experiments.common.scored import panels, report, report_controls
+from experiments.concrete.accuracy import LENET, PAPER, QUICK
 
 METHODS = ("cts_kl", "cts_loss")
 

@@ -7,11 +7,10 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from _job import Job, early, search
-from _job import Settings as Common
-from _learned import LEARNED, late_step, learned
-
 import jaxticket as jt
+from experiments.common.job import Job, early, search
+from experiments.common.job import Settings as Common
+from experiments.common.learned import LEARNED, late_step, learned
 
 PRESET = "lenet-mnist-kd_lts"
 # thirds of the way to 20% of the weights, where the paper says that LeNet's tickets still win

@@ -7,7 +7,7 @@ whether soft masks start at 1 or at 1/2 and tickets keep that factor, and whethe
 normalized and the selection is cumulative. Everything else is as the preset says, tickets are
 trained on all data with the whole schedule.
 
-Command:  python experiments/kd_lts/ablations.py [--only GROUP ...] [--preset NAME] [--size paper]
+Command:  python -m experiments.kd_lts.ablations [--only GROUP ...] [--preset NAME] [--size paper]
           [--budget MINUTES]
 Makes:    figure_15 (a panel for each group), ablations.csv; accuracies in the terminal.
 Cost:     see experiments/README.md.
@@ -23,17 +23,14 @@ import dataclasses
 import re
 from typing import Any, NamedTuple
 
-import _path  # noqa: F401
-from _cli import launch
-from _common import LENET, QUICK, Settings, dense, epochs, paper
-from _job import Job, budget, learn, prepare, retrain
-from _learned import kd_lts
-from _methods import chosen
-from _report import cell, save, seeds
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
+from experiments.common.job import Job, budget, chosen, launch, learn, prepare, retrain
+from experiments.common.learned import kd_lts
+from experiments.common.report import cell, save, seeds
+from experiments.kd_lts._common import LENET, QUICK, Settings, dense, epochs, paper
 from jaxticket.plots._style import percent
 from jaxticket.sparsify.learned import KNOWLEDGE, Method
 

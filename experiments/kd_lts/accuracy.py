@@ -12,7 +12,7 @@ before. The paper says that KD-LTS costs 19 times less than LTR: 150 epochs besi
 its teachers are not in that number. Continuous sparsification searches in three rounds, each as
 long as a training, as the paper runs it, and costs three of them.
 
-Command:  python experiments/kd_lts/accuracy.py [--preset NAME] [--start late] [--size paper]
+Command:  python -m experiments.kd_lts.accuracy [--preset NAME] [--start late] [--size paper]
           [--budget MINUTES]
 Makes:    figure_3 and table_2, or from epoch 3 figure_5 (which is also Figure 23), figure_2 and
           table_3; cost (accuracy by cost; from epoch 3 that is figure_2), figure_6 (accuracy by
@@ -31,20 +31,27 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-import _path  # noqa: F401
-from _cli import launch
-from _common import AT_START, LATE, LENET, QUICK, Place, dense, epochs, paper, third_epoch, trained
-from _common import Settings as Common
-from _controls import named
-from _early import figure_of, level_of, report
-from _job import Job, budget, early, prepare, search
-from _learned import learned
-from _methods import chosen
-from _report import save, seeds
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
+from experiments.common.job import Job, budget, chosen, early, launch, prepare, search
+from experiments.common.learned import learned
+from experiments.common.report import named, save, seeds
+from experiments.common.scored import figure_of, level_of, report
+from experiments.kd_lts._common import (
+    AT_START,
+    LATE,
+    LENET,
+    QUICK,
+    Place,
+    dense,
+    epochs,
+    paper,
+    third_epoch,
+    trained,
+)
+from experiments.kd_lts._common import Settings as Common
 
 METHODS = {
     "initialization": ("kd_lts", "gem_miner", "ltr", "snip", "iterative_snip", "grasp", "synflow",

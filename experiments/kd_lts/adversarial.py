@@ -4,7 +4,7 @@ Tickets of KD-LTS with standard teachers and with teachers that were trained on 
 examples, and random pruning, all trained on clean images as the dense network is. The attack is
 projected gradient descent (PGD) within a box: the paper prints neither its radius nor its steps.
 
-Command:  python experiments/kd_lts/adversarial.py [--radii R ...] [--preset NAME] [--size paper]
+Command:  python -m experiments.kd_lts.adversarial [--radii R ...] [--preset NAME] [--size paper]
           [--budget MINUTES]
 Makes:    figure_13 (adversarial accuracy at the smallest radius, and clean accuracy, by density),
           radii (adversarial accuracy by radius at the lowest density), adversarial.csv; the
@@ -20,20 +20,17 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import _path  # noqa: F401
 import jax
 import numpy as np
-from _cli import launch
-from _common import LENET, QUICK, dense, paper
-from _common import Settings as Common
-from _job import Job, analyse, budget, early, learn, prepare
-from _learned import kd_lts
-from _methods import chosen
-from _report import cell, pair, save, seeds, shared_legend
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
+from experiments.common.job import Job, analyse, budget, chosen, early, launch, learn, prepare
+from experiments.common.learned import kd_lts
+from experiments.common.report import cell, pair, save, seeds, shared_legend
+from experiments.kd_lts._common import LENET, QUICK, dense, paper
+from experiments.kd_lts._common import Settings as Common
 from jaxticket.engine.adversarial import PGD
 from jaxticket.engine.metrics import Normalization, normalized
 from jaxticket.plots._density import density_axis

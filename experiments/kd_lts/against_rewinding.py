@@ -12,7 +12,7 @@ weights down, KD-LTS at all densities.
 Beside the accuracy of the trained tickets stand that before their training, which is what a search
 at fixed weights improves, and the share of hidden units that keep an incoming weight.
 
-Command:  python experiments/kd_lts/against_rewinding.py [--only GROUP ...] [--at LEVEL ...]
+Command:  python -m experiments.kd_lts.against_rewinding [--only GROUP ...] [--at LEVEL ...]
           [--preset NAME] [--start STEP] [--length long] [--size paper] [--batch-norm]
           [--budget MINUTES]
 Makes:    settings (accuracy of each setting at each density), settings.csv, seeds.csv; the table in
@@ -31,19 +31,17 @@ import re
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-import _path  # noqa: F401
 import flax.linen as nn
 import jax
 import tyro
-from _common import QUICK, Settings, dense, paper, third_epoch
-from _job import Job, budget, learn, prepare, retrain, search
-from _learned import kd_lts
-from _methods import chosen
-from _report import cell, save, seeds
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
+from experiments.common.job import Job, budget, chosen, learn, prepare, retrain, search
+from experiments.common.learned import kd_lts
+from experiments.common.report import cell, save, seeds
+from experiments.kd_lts._common import QUICK, Settings, dense, paper, third_epoch
 from jaxticket.sparsify.learned import Bernoulli, Method, Schedule
 
 GROUPS = {

@@ -3,7 +3,7 @@
 The share of prunable weights that the masks after two consecutive epochs of a search do not have in
 common. Two random masks of density d, independent of each other, differ in 2 d (1 - d).
 
-Command:  python experiments/kd_lts/hamming.py [--at-density SHARE] [--preset NAME] [--size paper]
+Command:  python -m experiments.kd_lts.hamming [--at-density SHARE] [--preset NAME] [--size paper]
           [--budget MINUTES]
 Makes:    figure_4, hamming.csv; the distances of some epochs in the terminal.
 Cost:     see experiments/README.md.
@@ -17,19 +17,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import _path  # noqa: F401
 import numpy as np
-from _cli import launch
-from _common import LENET, QUICK, dense, paper
-from _common import Settings as Common
-from _job import Job, budget, learn, prepare
-from _learned import kd_lts
-from _methods import chosen
-from _report import save, seeds
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
+from experiments.common.job import Job, budget, chosen, launch, learn, prepare
+from experiments.common.learned import kd_lts
+from experiments.common.report import save, seeds
+from experiments.kd_lts._common import LENET, QUICK, dense, paper
+from experiments.kd_lts._common import Settings as Common
 
 METHODS = {"kd_lts": False, "kd_lts_normalized": True}
 

@@ -4,7 +4,7 @@ Masks at initialization of the same overall density: KD-LTS, GEM-MINER, tickets 
 SNIP, iterative SNIP, GraSP, SynFlow, ProsPr and random pruning. Nothing that is pruned is trained,
 but for the levels before of LTR.
 
-Command:  python experiments/kd_lts/layers.py [--at-density SHARE] [--preset NAME] [--size paper]
+Command:  python -m experiments.kd_lts.layers [--at-density SHARE] [--preset NAME] [--size paper]
           [--budget MINUTES]
 Makes:    figure_28, layers.csv; the density of each layer in the terminal.
 Cost:     see experiments/README.md.
@@ -17,16 +17,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import _path  # noqa: F401
-from _cli import launch
-from _common import LENET, QUICK, dense, ladder, masks, paper
-from _common import Settings as Common
-from _job import Job, budget, prepare
-from _methods import chosen
-from _report import save, seeds
 from matplotlib import pyplot
 
 import jaxticket as jt
+from experiments.common.job import Job, budget, chosen, launch, prepare
+from experiments.common.report import save, seeds
+from experiments.kd_lts._common import LENET, QUICK, dense, ladder, masks, paper
+from experiments.kd_lts._common import Settings as Common
 
 METHODS = ("kd_lts", "gem_miner", "ltr", "snip", "iterative_snip", "grasp", "synflow", "prospr",
            "random")  # fmt: skip

@@ -4,7 +4,7 @@ Copies of each ticket are trained from initialization under different orders of 
 error is taken on the line between them: tickets of KD-LTS, of iterative magnitude pruning from step
 0 (LTH), and random pruning, beside the dense network. The tickets are those of accuracy.py.
 
-Command:  python experiments/kd_lts/stability.py [--preset NAME] [--size paper] [--budget MINUTES]
+Command:  python -m experiments.kd_lts.stability [--preset NAME] [--size paper] [--budget MINUTES]
 Makes:    figure_10 (of VGG-16 figure_27): the error barrier by density, and the error on the line
           at the lowest density; barriers.csv; barriers and errors in the terminal.
 Cost:     see experiments/README.md.
@@ -18,18 +18,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import _path  # noqa: F401
 import numpy as np
-from _cli import launch
-from _common import LENET, QUICK, beside, dense, paper
-from _common import Settings as Common
-from _job import analyse, budget, prepare
-from _methods import chosen
-from _report import pair, save, seeds, shared_legend
-from accuracy import find
 from matplotlib.figure import Figure
 
 import jaxticket as jt
+from experiments.common.job import analyse, budget, chosen, launch, prepare
+from experiments.common.report import pair, save, seeds, shared_legend
+from experiments.kd_lts._common import LENET, QUICK, beside, dense, paper
+from experiments.kd_lts._common import Settings as Common
+from experiments.kd_lts.accuracy import find
 from jaxticket.plots._density import density_axis
 from jaxticket.plots._samples import select, spread
 from jaxticket.plots._stability import stable_line

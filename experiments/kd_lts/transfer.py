@@ -6,7 +6,7 @@ Settings: between the halves of the data (or to other data, as the paper's CIFAR
 and from SGD to Adam, both with a new output layer, and of residual networks from ResNet-20 to
 ResNet-14, which keeps the output layer.
 
-Command:  python experiments/kd_lts/transfer.py [--kinds data optimizer depth] [--to-data NAME]
+Command:  python -m experiments.kd_lts.transfer [--kinds data optimizer depth] [--to-data NAME]
           [--preset NAME] [--size paper] [--budget MINUTES]
 Makes:    figure_21 (accuracy by density, a panel for each kind), gaps.csv; accuracies and the gaps
           in the terminal.
@@ -22,18 +22,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import _path  # noqa: F401
-from _cli import launch
-from _common import LENET, QUICK, dense, paper, third_epoch
-from _common import Settings as Common
-from _job import Job, budget, move, prepare, search
-from _learned import learned
-from _methods import chosen
-from _report import cell, save, seeds, shared_legend
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
+from experiments.common.job import Job, budget, chosen, launch, move, prepare, search
+from experiments.common.learned import learned
+from experiments.common.report import cell, save, seeds, shared_legend
+from experiments.kd_lts._common import LENET, QUICK, dense, paper, third_epoch
+from experiments.kd_lts._common import Settings as Common
 
 # gaps of the paper, in points
 KINDS = {"data": 0.6, "optimizer": 0.7, "depth": 0.42}

@@ -5,7 +5,7 @@ noise, and what it has to beat: weights drawn anew, signs turned, masks shuffled
 over all, and a small dense network of as many parameters; and the dense network at three learning
 rates, of which the best on a validation split counts.
 
-Command:  python experiments/kd_lts/verdicts.py [--preset NAME] [--size paper] [--budget MINUTES]
+Command:  python -m experiments.kd_lts.verdicts [--preset NAME] [--size paper] [--budget MINUTES]
 Makes:    figure_11 (accuracy of tickets and controls), table_1.csv, conditions.csv; each verdict in
           the terminal, then Table 1.
 Cost:     see experiments/README.md.
@@ -19,18 +19,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import _path  # noqa: F401
 import numpy as np
-from _cli import launch
-from _common import LENET, QUICK, dense, ladder, masks, paper, third_epoch
-from _common import Settings as Common
-from _job import Job, budget, judge, prepare
-from _methods import chosen
-from _report import save, seeds, shared_legend
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
+from experiments.common.job import Job, budget, chosen, judge, launch, prepare
+from experiments.common.report import save, seeds, shared_legend
+from experiments.kd_lts._common import LENET, QUICK, dense, ladder, masks, paper, third_epoch
+from experiments.kd_lts._common import Settings as Common
 
 START = ("ltr", "snip", "grasp", "synflow", "prospr", "gem_miner", "kd_lts")
 LATE = {"ltr_late": "ltr", "continuous_late": "continuous"}

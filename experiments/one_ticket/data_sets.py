@@ -4,7 +4,7 @@ Tickets are found on every data set and trained on each of the others, with a ne
 beside the target's own tickets (whose output layer is new too) and random ones: new weights and a
 mask permuted over all layers. Halves of a data set are called cifar10a and cifar10b (Figure 2).
 
-Command:  python experiments/one_ticket/data_sets.py [--network vgg19] [--among NAME ...]
+Command:  python -m experiments.one_ticket.data_sets [--network vgg19] [--among NAME ...]
           [--size paper] [--budget MINUTES]; ResNet-50 and streamed data (imagenet, places365) at
           paper size alone: --network resnet50 --size paper
 Makes:    figure_3 (figure_2 where all are halves, figure_4 of ResNet-50): accuracy by density, a
@@ -22,14 +22,11 @@ from __future__ import annotations
 import dataclasses
 import re
 
-import _path  # noqa: F401
-from _cli import launch
-from _job import Job, budget, prepare
-from _job import Settings as Common
-from _report import DEVIATION, save
-from _transfer import by_density, heat_map, pairs, say, tickets
-
 import jaxticket as jt
+from experiments.common.job import Job, budget, launch, prepare
+from experiments.common.job import Settings as Common
+from experiments.common.report import DEVIATION, save
+from experiments.common.transfer import by_density, heat_map, pairs, say, tickets
 
 USUAL = {
     "lenet": ("mnista", "mnistb"),

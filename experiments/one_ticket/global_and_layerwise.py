@@ -6,7 +6,7 @@ over all layers, new weights). (b) What global pruning does to each convolution:
 weights that is pruned, divided by the share pruned overall, which is layerwise pruning's in every
 layer. `--preset` takes another network or data set than the paper's VGG-19 on CIFAR-10.
 
-Command:  python experiments/one_ticket/global_and_layerwise.py [--size paper] [--budget MINUTES]
+Command:  python -m experiments.one_ticket.global_and_layerwise [--size paper] [--budget MINUTES]
 Makes:    figure_1, layers.csv (density of each layer, level and seed), final.csv; both panels'
           numbers in the terminal.
 Cost:     see experiments/README.md.
@@ -20,17 +20,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import _path  # noqa: F401
 import matplotlib
 import numpy as np
-from _cli import launch
-from _job import Settings as Common
-from _job import budget, prepare, search
-from _report import DEVIATION, renamed, report, save
 from matplotlib import pyplot
 from matplotlib.ticker import MaxNLocator
 
 import jaxticket as jt
+from experiments.common.job import Settings as Common
+from experiments.common.job import budget, launch, prepare, search
+from experiments.common.report import DEVIATION, renamed, report, save
 from jaxticket.plots._style import percent
 from jaxticket.pruning.compiled import prunable_of
 

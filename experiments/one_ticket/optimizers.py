@@ -3,7 +3,7 @@
 Tickets are found with either optimizer, and trained with the other on the same data, beside the
 tickets that were found with it and random ones: new weights and a mask permuted over all layers.
 
-Command:  python experiments/one_ticket/optimizers.py [--preset NAME] [--size paper]
+Command:  python -m experiments.one_ticket.optimizers [--preset NAME] [--size paper]
           [--budget MINUTES]
 Makes:    figure_5 (accuracy by density, a panel for each optimizer), matrix (accuracy relative to
           the tickets of the optimizer itself), matrix.csv; accuracies in the terminal.
@@ -16,13 +16,11 @@ from __future__ import annotations
 
 import dataclasses
 
-import _path  # noqa: F401
-from _cli import launch
-from _job import Job, budget, prepare
-from _job import Settings as Common
-from _report import DEVIATION, save
-from _transfer import by_density, heat_map, pairs, say, tickets
-from data_sets import LENET, QUICK
+from experiments.common.job import Job, budget, launch, prepare
+from experiments.common.job import Settings as Common
+from experiments.common.report import DEVIATION, save
+from experiments.common.transfer import by_density, heat_map, pairs, say, tickets
+from experiments.one_ticket.data_sets import LENET, QUICK
 
 # appendix A.1
 OPTIMIZERS = {

@@ -4,7 +4,7 @@ Tickets beside three controls, all with new weights: the ticket's own mask (pres
 permuted within each layer (locally permuted), and permuted over all layers (globally permuted).
 `--preset` takes another network or data set than the paper's VGG-19 on CIFAR-10.
 
-Command:  python experiments/one_ticket/random_masks.py [--size paper] [--budget MINUTES]
+Command:  python -m experiments.one_ticket.random_masks [--size paper] [--budget MINUTES]
 Makes:    figure_A1, final.csv; final accuracies by density in the terminal.
 Cost:     see experiments/README.md.
 Expected: tickets above preserved masks, those above locally permuted ones by little, and globally
@@ -15,13 +15,10 @@ from __future__ import annotations
 
 import dataclasses
 
-import _path  # noqa: F401
-from _cli import launch
-from _job import Settings as Common
-from _job import budget, prepare, search
-from _report import DEVIATION, report, save, single
-
 import jaxticket as jt
+from experiments.common.job import Settings as Common
+from experiments.common.job import budget, launch, prepare, search
+from experiments.common.report import DEVIATION, report, save, single
 
 BRANCHES = ("preserved", "locally_permuted", "globally_permuted")
 

@@ -5,7 +5,7 @@ sparsification, edge-popup, GEM-MINER, continuous sparsification, Concrete Ticke
 beside those of iterative magnitude pruning (LTH), random masks with the layout of smart ratio, and
 random ones.
 
-Command:  python experiments/supermasks/accuracy.py [--preset NAME] [--size paper]
+Command:  python -m experiments.supermasks.accuracy [--preset NAME] [--size paper]
           [--budget MINUTES]
 Makes:    figure_22, supermasks.csv; accuracies by density in the terminal.
 Cost:     see experiments/README.md.
@@ -20,17 +20,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import _path  # noqa: F401
-from _cli import launch
-from _job import Job, budget, early, prepare, search
-from _learned import Settings as Common
-from _learned import learned
-from _methods import chosen
-from _report import cell, save, seeds
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
+from experiments.common.job import Job, budget, chosen, early, launch, prepare, search
+from experiments.common.learned import Settings as Common
+from experiments.common.learned import learned
+from experiments.common.report import cell, save, seeds
 from jaxticket.plots._density import density_axis
 from jaxticket.plots._style import place_legend
 

@@ -5,7 +5,7 @@ Tickets beside the same masks with new weights (random reinit), masks permuted w
 in chapter 3. `--preset` chooses the panel: lenet-mnist, conv4-cifar10, conv6-cifar10,
 conv8-cifar10, and resnet20-cifar10 and vgg16-cifar10, each also with -low and -warmup.
 
-Command:  python experiments/thesis_ch3/ablations.py [--preset NAME] [--size paper]
+Command:  python -m experiments.thesis_ch3.ablations [--preset NAME] [--size paper]
           [--budget MINUTES]
 Makes:    figure 3-7, final.csv; final accuracies by density in the terminal.
 Cost:     see experiments/README.md.
@@ -18,12 +18,9 @@ Expected: at paper size, 98.3% dense (Table 4.1); with 3.5% of the weights 98.2%
 
 from __future__ import annotations
 
-import _path  # noqa: F401
-from _cli import launch
-from _job import Settings, budget, prepare, search
-from _report import renamed, report, save, single
-
 import jaxticket as jt
+from experiments.common.job import Settings, budget, launch, prepare, search
+from experiments.common.report import renamed, report, save, single
 
 BRANCHES = ("reinit", "globally_permuted", "layerwise_random")
 

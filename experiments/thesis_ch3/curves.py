@@ -3,7 +3,7 @@
 Figure 3-1 draws the tickets alone, Figure 3-2 a few of them beside the same masks with new
 initial weights. The thesis shows LeNet-300-100 on MNIST; `--preset` draws other settings.
 
-Command:  python experiments/thesis_ch3/curves.py [--preset NAME] [--size paper]
+Command:  python -m experiments.thesis_ch3.curves [--preset NAME] [--size paper]
           [--budget MINUTES]
 Makes:    figures 3-1 and 3-2, final.csv; final accuracies by density in the terminal.
 Cost:     see experiments/README.md.
@@ -17,12 +17,9 @@ from __future__ import annotations
 
 import math
 
-import _path  # noqa: F401
-from _cli import launch
-from _job import Settings, budget, prepare, search
-from _report import report, save, single
-
 import jaxticket as jt
+from experiments.common.job import Settings, budget, launch, prepare, search
+from experiments.common.report import report, save, single
 
 # the densities of the figures, as near as the levels come
 ALONE = (1.0, 0.51, 0.21, 0.07, 0.035, 0.019)

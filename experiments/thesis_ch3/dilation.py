@@ -5,7 +5,7 @@ usual number of steps. For each density the figure shows the smallest dilation a
 test accuracy reaches that of the dense network at dilation 1. `--preset` chooses the panel:
 lenet-mnist, conv4-cifar10, resnet20-cifar10, vgg16-cifar10 and the others of chapter 3.
 
-Command:  python experiments/thesis_ch3/dilation.py [--preset NAME] [--size paper]
+Command:  python -m experiments.thesis_ch3.dilation [--preset NAME] [--size paper]
           [--budget MINUTES]
 Makes:    figure 3-9, dilation.csv (smallest dilations), trained.csv (accuracy at each dilation),
           final.csv; the smallest dilations by density in the terminal.
@@ -22,13 +22,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import _path  # noqa: F401
-from _cli import launch
-from _job import Settings as Common
-from _job import budget, prepare, retrain, search
-from _report import report, save, single
-
 import jaxticket as jt
+from experiments.common.job import Settings as Common
+from experiments.common.job import budget, launch, prepare, retrain, search
+from experiments.common.report import report, save, single
 
 BRANCHES = {"ticket": "retrain", "reinit": "reinit", "layerwise_random": "layerwise_random"}
 QUICK_FACTORS = (0.25, 0.5, 0.75, 1.0)

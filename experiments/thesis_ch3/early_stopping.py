@@ -5,7 +5,7 @@ them is least, on the right the test accuracy at that step, for tickets, random 
 random and layerwise random pruning (both with new weights). `--preset` chooses the panels:
 lenet-mnist, conv4-cifar10, conv6-cifar10 or conv8-cifar10, those with a constant rate.
 
-Command:  python experiments/thesis_ch3/early_stopping.py [--preset NAME] [--size paper]
+Command:  python -m experiments.thesis_ch3.early_stopping [--preset NAME] [--size paper]
           [--budget MINUTES]
 Makes:    figure 3-8, early_stop.csv, final.csv; both measures by density in the terminal.
 Cost:     see experiments/README.md.
@@ -20,12 +20,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import _path  # noqa: F401
-from _cli import launch
-from _job import Settings, budget, prepare, search
-from _report import pair, renamed, report, save, shared_legend
-
 import jaxticket as jt
+from experiments.common.job import Settings, budget, launch, prepare, search
+from experiments.common.report import pair, renamed, report, save, shared_legend
 
 BRANCHES = ("reinit", "globally_permuted", "layerwise_random")
 

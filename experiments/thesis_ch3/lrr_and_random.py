@@ -6,7 +6,7 @@ accuracy stands on the left, train accuracy on the right. `--preset` chooses the
 lenet-mnist, conv4-cifar10, conv6-cifar10, conv8-cifar10, and resnet20-cifar10 and vgg16-cifar10,
 each also with -low and -warmup.
 
-Command:  python experiments/thesis_ch3/lrr_and_random.py [--preset NAME] [--size paper]
+Command:  python -m experiments.thesis_ch3.lrr_and_random [--preset NAME] [--size paper]
           [--budget MINUTES]
 Makes:    figure 3-5, final.csv; final accuracies by density in the terminal.
 Cost:     see experiments/README.md.
@@ -19,12 +19,9 @@ Expected: at paper size and 3.5% of the weights, tickets reach 98.2% against 98.
 
 from __future__ import annotations
 
-import _path  # noqa: F401
-from _cli import launch
-from _job import Settings, budget, prepare, search
-from _report import renamed, report, save, test_and_train
-
 import jaxticket as jt
+from experiments.common.job import Settings, budget, launch, prepare, search
+from experiments.common.report import renamed, report, save, test_and_train
 
 
 def main(settings: Settings) -> None:

@@ -5,7 +5,7 @@ trained dense network straight to each density. Final test accuracy stands on th
 accuracy on the right. `--preset` chooses the panels: lenet-mnist, conv4-cifar10, conv6-cifar10,
 conv8-cifar10, and resnet20-cifar10 and vgg16-cifar10, each also with -low and -warmup.
 
-Command:  python experiments/thesis_ch3/one_shot.py [--preset NAME] [--size paper]
+Command:  python -m experiments.thesis_ch3.one_shot [--preset NAME] [--size paper]
           [--budget MINUTES]
 Makes:    figure 3-3, final.csv; final accuracies by density in the terminal.
 Cost:     see experiments/README.md.
@@ -16,12 +16,9 @@ Expected: at paper size, 98.3% dense and 98.2% for iterative tickets with 3.5% o
 
 from __future__ import annotations
 
-import _path  # noqa: F401
-from _cli import launch
-from _job import Settings, budget, prepare, search
-from _report import renamed, report, save, test_and_train
-
 import jaxticket as jt
+from experiments.common.job import Settings, budget, launch, prepare, search
+from experiments.common.report import renamed, report, save, test_and_train
 
 
 def main(settings: Settings) -> None:

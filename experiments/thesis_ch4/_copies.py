@@ -6,11 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from _job import Job
-from _job import Settings as Common
-from _sizes import LENET
-
 import jaxticket as jt
+from experiments.common.job import LENET, Job
+from experiments.common.job import Settings as Common
 
 BANDS = "bands are standard deviations over seeds and pairs of copies"
 # steps of the source's training; at quick size shares of the shorter one, which has few steps

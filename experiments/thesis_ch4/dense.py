@@ -4,7 +4,7 @@ From the state of the dense network at every step k, copies are trained on under
 examples (and augmentation), and the networks they end at are compared: error along the line between
 them, other distances, and how far the state at k has come.
 
-Command:  python experiments/thesis_ch4/dense.py --preset resnet20-cifar10 [--size paper]
+Command:  python -m experiments.thesis_ch4.dense --preset resnet20-cifar10 [--size paper]
           [--budget MINUTES]
 Makes:    figures 4-2 to 4-12, 4-31 and 4-32, verdicts.csv, first_steps.csv; the verdict of every
           step in the terminal. Beyond the thesis: averages.csv (model soups), across_seeds.csv
@@ -20,16 +20,23 @@ from __future__ import annotations
 
 from typing import Any
 
-import _path  # noqa: F401
 import jax
-from _cli import launch
-from _copies import BANDS, DENSE, SMALL, USUAL, Settings, comparison, report, verdicts
-from _job import analyse, budget, prepare
-from _report import pair, save, shared_legend, single
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
+from experiments.common.job import analyse, budget, launch, prepare
+from experiments.common.report import pair, save, shared_legend, single
+from experiments.thesis_ch4._copies import (
+    BANDS,
+    DENSE,
+    SMALL,
+    USUAL,
+    Settings,
+    comparison,
+    report,
+    verdicts,
+)
 from jaxticket.random import stream
 
 DISTANCES = (

@@ -6,7 +6,7 @@ density of Table 4.1; and tickets rewound to later steps k, where the setting ne
 4.2.3). `--preset` chooses the rows:
 lenet-mnist, and resnet20-cifar10 and vgg16-cifar10, each also with -low and -warmup.
 
-Command:  python experiments/thesis_ch4/table_4_2.py --preset resnet20-cifar10 [--size paper]
+Command:  python -m experiments.thesis_ch4.table_4_2 --preset resnet20-cifar10 [--size paper]
           [--budget MINUTES]
 Makes:    table_4_2.csv, final.csv, a figure of accuracy by density; the rows in the terminal,
           beside those of the thesis.
@@ -14,7 +14,7 @@ Cost:     see experiments/README.md.
 Expected: at paper size, ResNet-20 on CIFAR-10 91.7% dense; with 16.8% of the weights 88.5% for
           tickets from step 0, 88.6% random, 88.8% reinitialized, and matching tickets from step
           500 on. With "-low" or "-warmup" tickets from step 0 are matching at 8.6%, 89.0 and 89.6%,
-          where the controls reach 85 to 86%. All rows are in experiments/_thesis.py.
+          where the controls reach 85 to 86%. All rows are in experiments/common/report.py.
 """
 
 from __future__ import annotations
@@ -22,13 +22,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import _path  # noqa: F401
-from _cli import launch
-from _job import Job, budget, prepare, retrain, search
-from _job import Settings as Common
-from _report import cell, report, save, single
-
 import jaxticket as jt
+from experiments.common.job import Job, budget, launch, prepare, retrain, search
+from experiments.common.job import Settings as Common
+from experiments.common.report import cell, report, save, single
 
 CONTROLS = ("shuffle", "reinit")
 # Figure 4-18 finds ResNet-20 tickets matching from 500 on; 1,000 tells a plateau from a slope

@@ -6,7 +6,7 @@ each ticket, of its mask shuffled within layers (random pruning) and of its mask
 trained under different orders of examples and compared. When do tickets become stable, and when as
 accurate as the dense network?
 
-Command:  python experiments/thesis_ch4/tickets.py --preset resnet20-cifar10 [--size paper]
+Command:  python -m experiments.thesis_ch4.tickets --preset resnet20-cifar10 [--size paper]
           [--budget MINUTES]
 Makes:    figures 4-13 to 4-30 and 4-33, verdicts.csv, first_steps.csv, ranges.csv; the verdict of
           every step in the terminal.
@@ -22,15 +22,20 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-import _path  # noqa: F401
-from _cli import launch
-from _copies import BANDS, SMALL, TICKETS, USUAL, comparison, report, verdicts
-from _copies import Settings as Common
-from _job import analyse, budget, prepare, search
-from _report import pair, save, single
-from dense import both, grid
-
 import jaxticket as jt
+from experiments.common.job import analyse, budget, launch, prepare, search
+from experiments.common.report import pair, save, single
+from experiments.thesis_ch4._copies import (
+    BANDS,
+    SMALL,
+    TICKETS,
+    USUAL,
+    comparison,
+    report,
+    verdicts,
+)
+from experiments.thesis_ch4._copies import Settings as Common
+from experiments.thesis_ch4.dense import both, grid
 
 REINIT = {"k": "reinit_at_k", "0": "reinit"}
 

@@ -7,7 +7,7 @@ the two panels of SNIP and iterative SNIP, which score in one BatchNorm mode (--
 magnitude pruning after training is there for comparison. `--preset` chooses the network:
 lenet-mnist, resnet20-cifar10, vgg16-cifar10.
 
-Command:  python experiments/thesis_ch5/ablations.py [--preset NAME] [--size paper]
+Command:  python -m experiments.thesis_ch5.ablations [--preset NAME] [--size paper]
           [--budget MINUTES]
 Makes:    figures 5-5 and 5-8, final.csv, controls.csv; accuracies by density and what each control
           changes in the terminal.
@@ -22,9 +22,10 @@ Expected: at paper size methods at initialization are as accurate when shuffled 
 
 from __future__ import annotations
 
-import _path  # noqa: F401
-from _cli import launch
-from _early import (
+import jaxticket as jt
+from experiments.common.job import budget, chosen, launch, prepare
+from experiments.common.report import save
+from experiments.common.scored import (
     AT_ONCE,
     KNOWN,
     PAPER,
@@ -37,11 +38,6 @@ from _early import (
     report_controls,
     seeds_of,
 )
-from _job import budget, prepare
-from _methods import chosen
-from _report import save
-
-import jaxticket as jt
 
 AFTER = "magnitude_after_training"
 VARIANCE_1 = "standardized_magnitude"

@@ -4,7 +4,7 @@ As Figure 5-5, but every method prunes the trained network: each beside its mask
 layers, its masks with new weights, and its ranking turned round. `--preset` chooses the panels:
 lenet-mnist, resnet20-cifar10, vgg16-cifar10.
 
-Command:  python experiments/thesis_ch5/after_training.py [--preset NAME] [--size paper]
+Command:  python -m experiments.thesis_ch5.after_training [--preset NAME] [--size paper]
           [--budget MINUTES]
 Makes:    figure 5-13, final.csv, controls.csv; accuracies by density and what each control changes
           in the terminal.
@@ -16,9 +16,10 @@ Expected: at paper size magnitude pruning is sensitive to both shuffling and rei
 
 from __future__ import annotations
 
-import _path  # noqa: F401
-from _cli import launch
-from _early import (
+import jaxticket as jt
+from experiments.common.job import budget, chosen, launch, prepare
+from experiments.common.report import save
+from experiments.common.scored import (
     AT_ONCE,
     KNOWN,
     PAPER,
@@ -31,11 +32,6 @@ from _early import (
     report_controls,
     seeds_of,
 )
-from _job import budget, prepare
-from _methods import chosen
-from _report import save
-
-import jaxticket as jt
 
 METHODS = ("magnitude", "snip", "grasp", "synflow")
 CONTROLS = ("shuffle", "reinit", "inverted")

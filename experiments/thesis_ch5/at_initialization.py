@@ -8,7 +8,7 @@ within layers instead. `--preset` chooses the panel: lenet-mnist, resnet20-cifar
 Figure 5-3 is the same at SynFlow's settings: --preset vgg11-cifar10-synflow (or vgg16-, resnet18-)
 --fraction 0.5.
 
-Command:  python experiments/thesis_ch5/at_initialization.py [--preset NAME] [--size paper]
+Command:  python -m experiments.thesis_ch5.at_initialization [--preset NAME] [--size paper]
           [--budget MINUTES]
 Makes:    figures 5-4 (5-3), 5-6, 5-10 and 5-11, final.csv, units.csv, layers.csv; accuracies by
           density, gaps between methods and dead units in the terminal.
@@ -25,11 +25,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import _path  # noqa: F401
 import numpy as np
-from _cli import launch
-from _controls import named
-from _early import (
+from matplotlib import pyplot
+
+import jaxticket as jt
+from experiments.common.job import Job, budget, chosen, launch, prepare
+from experiments.common.report import NEURONS, named, save
+from experiments.common.scored import (
     AT_ONCE,
     KNOWN,
     PAPER,
@@ -44,14 +46,7 @@ from _early import (
     run,
     seeds_of,
 )
-from _early import Settings as Common
-from _job import Job, budget, prepare
-from _methods import chosen
-from _report import save
-from _thesis import NEURONS
-from matplotlib import pyplot
-
-import jaxticket as jt
+from experiments.common.scored import Settings as Common
 
 AFTER = "magnitude_after_training"
 METHODS = (AFTER, "random", "magnitude", "snip", "grasp", "synflow", "grasp_absolute")

@@ -7,7 +7,7 @@ training on the weights of step k, trained with the whole schedule too (section 
 controls of every method. `--preset` chooses the panels: lenet-mnist, resnet20-cifar10,
 vgg16-cifar10.
 
-Command:  python experiments/thesis_ch5/by_step.py [--preset NAME] [--size paper]
+Command:  python -m experiments.thesis_ch5.by_step [--preset NAME] [--size paper]
           [--budget MINUTES]
 Makes:    figures 5-12 and 5-14, steps.csv, controls.csv; accuracies by step and what each control
           changes in the terminal.
@@ -24,17 +24,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-import _path  # noqa: F401
-from _cli import launch
-from _controls import differences, named, order, said
-from _early import KNOWN, SMALL, USUAL, density_of, panels, run, seeds_of
-from _early import Settings as Common
-from _job import Job, budget, prepare, search
-from _methods import chosen
-from _report import save, seeds
 from matplotlib import pyplot
 
 import jaxticket as jt
+from experiments.common.job import Job, budget, chosen, launch, prepare, search
+from experiments.common.report import differences, named, order, said, save, seeds
+from experiments.common.scored import KNOWN, SMALL, USUAL, density_of, panels, run, seeds_of
+from experiments.common.scored import Settings as Common
 
 METHODS = ("random", "magnitude", "snip", "grasp", "synflow")
 LTR = "LTR"

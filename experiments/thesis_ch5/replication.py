@@ -7,7 +7,7 @@ resnet50-imagenet-grasp (SNIP and GraSP at three densities), vgg11-cifar10-synfl
 resnet18-), resnet18-cifar10-synflow_tuned and resnet18-tiny_imagenet-synflow. Of SynFlow the thesis
 prints dense accuracies alone.
 
-Command:  python experiments/thesis_ch5/replication.py [--preset NAME] [--size paper]
+Command:  python -m experiments.thesis_ch5.replication [--preset NAME] [--size paper]
           [--budget MINUTES]
 Makes:    replication.csv, final.csv, accuracy.png; the table in the terminal.
 Cost:     see experiments/README.md.
@@ -21,15 +21,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import _path  # noqa: F401
-from _cli import launch
-from _controls import named
-from _early import AT_ONCE, figure_of
-from _job import Job, budget, early, prepare
-from _job import Settings as Common
-from _report import at_full_size, cell, save, seeds
-
 import jaxticket as jt
+from experiments.common.job import Job, budget, early, launch, prepare
+from experiments.common.job import Settings as Common
+from experiments.common.report import at_full_size, cell, named, save, seeds
+from experiments.common.scored import AT_ONCE, figure_of
 
 NAN = float("nan")
 # in percent, (paper, thesis): of the dense network, then of scores by density

@@ -7,7 +7,7 @@ were found by training to the end and only then applied early (tickets with rewi
 `--preset` chooses the network: resnet50-imagenet (that of the figure), resnet20-cifar10,
 vgg16-cifar10.
 
-Command:  python experiments/thesis_ch5/schedules.py [--preset NAME] [--final FINAL.csv] [--publish]
+Command:  python -m experiments.thesis_ch5.schedules [--preset NAME] [--final FINAL.csv] [--publish]
 Makes:    figure 5-1, schedules.csv; densities and steps in the terminal.
 Cost:     seconds on a CPU.
 Expected: tickets with rewinding keep 30% of ResNet-50 from 5.5% of training on (16.8% of ResNet-20
@@ -23,13 +23,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import _path  # noqa: F401
 import matplotlib
-from _cli import launch
-from _report import PUBLISHED, single
-from _thesis import MATCHING
 
 import jaxticket as jt
+from experiments.common.job import launch
+from experiments.common.report import MATCHING, PUBLISHED, single
 from jaxticket.presets import Preset
 
 TICKET, AFTER = "ticket", "magnitude_after_training"

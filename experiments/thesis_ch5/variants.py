@@ -6,7 +6,7 @@ as published (the weights with the highest scores are removed), inverted (the lo
 the smallest |score|. Figure 5-10 is made by at_initialization.py. `--preset` chooses the panels:
 lenet-mnist, resnet20-cifar10, vgg16-cifar10.
 
-Command:  python experiments/thesis_ch5/variants.py [--preset NAME] [--size paper]
+Command:  python -m experiments.thesis_ch5.variants [--preset NAME] [--size paper]
           [--budget MINUTES]
 Makes:    figures 5-7 and 5-9, final.csv; accuracies by density in the terminal.
 Cost:     see experiments/README.md.
@@ -17,10 +17,10 @@ Expected: at paper size 100 rounds make no difference to SNIP at the densities o
 
 from __future__ import annotations
 
-import _path  # noqa: F401
-from _cli import launch
-from _controls import named
-from _early import (
+import jaxticket as jt
+from experiments.common.job import budget, chosen, launch, prepare
+from experiments.common.report import named, save
+from experiments.common.scored import (
     AT_ONCE,
     KNOWN,
     PAPER,
@@ -32,11 +32,6 @@ from _early import (
     run,
     seeds_of,
 )
-from _job import budget, prepare
-from _methods import chosen
-from _report import save
-
-import jaxticket as jt
 
 ROUNDS = ("snip", "iterative_snip", "force")
 REMOVED = ("grasp", "grasp_inverted", "grasp_absolute")

@@ -1,6 +1,5 @@
 """The index of figures and tables is complete, and `check` finds what is wrong with one."""
 
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -9,13 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from experiments import index
+
 ROOT = Path(__file__).resolve().parents[2]
-_spec = importlib.util.spec_from_file_location(
-    "experiments_index", ROOT / "experiments" / "index.py"
-)
-assert _spec is not None and _spec.loader is not None
-index = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(index)
 
 
 def _numbered(kind, numbers, prefix=""):

@@ -12,22 +12,10 @@ from pathlib import Path
 import pytest
 
 import jaxticket as jt
+from experiments import run_queue as queue
 
 ROOT = Path(__file__).resolve().parents[2]
-EXPERIMENTS = ROOT / "experiments"
 
-
-def load(name, path):
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-queue = load("experiments_queue", EXPERIMENTS / "queue.py")
-runs = load("experiments_runs", EXPERIMENTS / "_runs.py")
 
 # does one piece of work per call (or as many as it is told), and is done after the third
 PIECES = """
@@ -63,11 +51,15 @@ PLAIN = "import sys; open(sys.argv[1], 'a').write('x')"
 
 
 @pytest.fixture
-def make(tmp_path):
+def make(tmp_path, monkeypatch):
+    """Writes a script that `python -m` finds, and gives the run of it."""
+    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
     def one(name, text, *options, **fields):
-        script = tmp_path / f"{name}.py"
-        script.write_text(text)
-        return runs.Run(name, str(script), tuple(map(str, options)), "a figure", **fields)
+        (tmp_path / f"{name}_script.py").write_text(text)
+        words = tuple(map(str, options))
+        return queue.Run(name, f"{name}_script", words, "a figure", **fields)
 
     return one
 
@@ -125,7 +117,7 @@ def test_a_failing_run_is_reported_and_tried_again_at_the_end(make, results, cap
     printed = capsys.readouterr().out
     assert "broken: failed with exit code 1" in printed and "no such luck" in printed
     assert list(work(some, results)) == ["long", "broken"]
-    missing = runs.Run("missing", "no/such/script.py", (), "a figure")
+    missing = queue.Run("missing", "experiments.no_such_script", (), "a figure")
     assert work([missing], results) == {"missing": "failed"}
     # an exit code of 75 means something for runs that take a budget only
     odd = make("odd", "import sys; sys.exit(75)", minutes=0.0)
@@ -143,15 +135,12 @@ def test_the_state_survives_a_kill_of_the_queue(make, results, tmp_path):
     """SIGTERM ends the run first, which saves, and the run counts as begun."""
     run = make("slow", SLOW)
     code = (
-        "import importlib.util, pathlib, sys\n"
-        f"sys.path.append({str(EXPERIMENTS)!r})\n"
-        f"spec = importlib.util.spec_from_file_location('q', {str(EXPERIMENTS / 'queue.py')!r})\n"
-        "q = importlib.util.module_from_spec(spec); spec.loader.exec_module(q)\n"
-        "import _runs\n"
-        f"run = _runs.Run('slow', {run.script!r}, (), 'a figure')\n"
+        "import pathlib\n"
+        "from experiments import run_queue as q\n"
+        f"run = q.Run('slow', {run.module!r}, (), 'a figure')\n"
         f"q.work([run], pathlib.Path({str(results)!r}), 1.0, least=0.0)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL)
     folder = results / run.key
     end = time.monotonic() + 60
     while not (folder / "there").exists():
@@ -173,13 +162,13 @@ def test_another_command_is_another_run(make, results):
 def test_options_by_device(make, tmp_path):
     run = make("bench", PLAIN, "--publish", accelerator=("--dtype", "bfloat16"), minutes=3.0)
     here = queue.command(run, tmp_path, 5.0, accelerated=False, more=("--data-note", "a note"))
-    assert here[1:] == [run.script, "--publish"]
+    assert here[1:] == ["-m", run.module, "--publish"]
     there = queue.command(run, tmp_path, 5.0, accelerated=True)
-    assert there[1:] == [run.script, "--publish", "--dtype", "bfloat16"]
+    assert there[1:] == ["-m", run.module, "--publish", "--dtype", "bfloat16"]
     budgeted = queue.command(
         make("long", PIECES), tmp_path, 5.0, accelerated=True, more=("--data-note", "a note")
     )
-    assert budgeted[2:] == ["--data-note", "a note", "--folder", str(tmp_path), "--budget", "5"]
+    assert budgeted[3:] == ["--data-note", "a note", "--folder", str(tmp_path), "--budget", "5"]
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"a": {"state": "lost"}}', '{"a": {}}'])
@@ -197,12 +186,12 @@ def test_minutes_must_be_above_zero(results, minutes):
 
 
 def test_every_run_of_the_list_is_one_that_exists():
-    names = [run.name for run in runs.RUNS]
+    names = [run.name for run in queue.RUNS]
     assert len(set(names)) == len(names)
-    assert len({run.key for run in runs.RUNS}) == len(names)
-    for run in runs.RUNS:
-        if not run.script.startswith("benchmarks/"):
-            assert (EXPERIMENTS / run.script).is_file(), run.script
+    assert len({run.key for run in queue.RUNS}) == len(names)
+    for run in queue.RUNS:
+        assert importlib.util.find_spec(run.module), run.module
+        if not run.module.startswith("experiments.benchmarks."):
             options = dict(zip(run.options, run.options[1:], strict=False))
             preset = options.get("--preset", f"{options.get('--network')}-cifar10-one_ticket")
             assert preset in jt.PRESETS
@@ -213,28 +202,21 @@ def test_every_run_of_the_list_is_one_that_exists():
 
 
 def test_the_command_lists(tmp_path):
-    script = EXPERIMENTS / "queue.py"
-    listing = [sys.executable, str(script), "--list", "--results", str(tmp_path)]
+    listing = [sys.executable, "-m", "experiments.run_queue", "--list", "--results", str(tmp_path)]
     (tmp_path / queue.STATE).write_text(
-        json.dumps({runs.RUNS[2].key: {"state": "part", "minutes": 12.3, "calls": 1}})
+        json.dumps({queue.RUNS[2].key: {"state": "part", "minutes": 12.3, "calls": 1}})
     )
-    done = subprocess.run(listing, capture_output=True, text=True, check=True)
+    done = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
     assert lines[3].split()[:3] == ["part", "12.3", "table_4_2-resnet20-cifar10"]
     assert (
-        lines[-1] == f"{len(runs.RUNS)} runs: 0 done, 1 part, 0 failed, {len(runs.RUNS) - 1} open"
+        lines[-1] == f"{len(queue.RUNS)} runs: 0 done, 1 part, 0 failed, {len(queue.RUNS) - 1} open"
     )
-    done = subprocess.run([*listing, "--only", "nothing"], capture_output=True, text=True)
+    done = subprocess.run([*listing, "--only", "nothing"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode and "`only`: no run has 'nothing' in its name" in done.stderr
 
 
-def test_scripts_beside_it_still_find_the_standard_library():
-    """Their folder is first on their path, and it has a file of the same name."""
-    code = (
-        "import sys; sys.path.insert(0, 'experiments')\n"
-        "import queue, concurrent.futures.thread as thread\n"
-        "assert thread.queue is queue and queue.Queue().empty() and not hasattr(queue, 'work')\n"
-        "assert 'experiments' not in queue.__file__\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": ""}
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, env=environment)
+def test_no_script_hides_a_module_of_the_standard_library():
+    """`python experiments/NAME.py` puts the folder first on the path; `queue` was such a name."""
+    scripts = {path.stem for path in (ROOT / "experiments").rglob("*.py")}
+    assert not scripts & set(sys.stdlib_module_names)

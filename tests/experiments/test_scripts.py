@@ -1,9 +1,7 @@
 """The scripts of `experiments/` explain themselves, run, and leave the files they promise."""
 
 import ast
-import contextlib
 import dataclasses
-import importlib.util
 import json
 import os
 import re
@@ -21,6 +19,11 @@ from matplotlib.pyplot import imsave
 from sklearn.datasets import load_digits
 
 import jaxticket as jt
+from experiments.common import report, scored
+from experiments.common.job import Settings, count_seconds, launch, pooled, prepare
+from experiments.kd_lts import accuracy, against_rewinding
+from experiments.one_ticket import data_sets
+from experiments.thesis_ch5 import ablations, by_step
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = ROOT / "experiments"
@@ -28,8 +31,8 @@ SCRIPTS = sorted(
     path.relative_to(EXPERIMENTS).as_posix()
     for path in (*EXPERIMENTS.glob("*.py"), *EXPERIMENTS.glob("*/*.py"))
     if not path.name.startswith("_")
-    and path.name not in ("index.py", "queue.py")
-    and path.parent.name != "benchmarks"
+    and path.name not in ("index.py", "run_queue.py")
+    and path.parent.name not in ("benchmarks", "common")
 )
 CHAPTER_3 = {"curves", "one_shot", "lrr_and_random", "ablations", "early_stopping", "dilation"}
 
@@ -37,7 +40,7 @@ CHAPTER_3 = {"curves", "one_shot", "lrr_and_random", "ablations", "early_stoppin
 def run(script, *options, check=True):
     """Runs a script as a user does, and returns the finished process."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, str(EXPERIMENTS / script), *map(str, options)]
+    command = [sys.executable, "-m", module_of(script), *map(str, options)]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500
     )
@@ -45,19 +48,9 @@ def run(script, *options, check=True):
     return done
 
 
-@contextlib.contextmanager
-def searched(folder):
-    """Inside, modules are found as a script in `folder` finds them; they are forgotten after."""
-    before, path = set(sys.modules), sys.path[:]
-    sys.path[:0] = [str(folder), str(EXPERIMENTS)]
-    try:
-        yield
-    finally:
-        sys.path[:] = path
-        for added in set(sys.modules) - before:
-            file = getattr(sys.modules[added], "__file__", None)
-            if file and Path(file).parent in (folder, EXPERIMENTS):
-                del sys.modules[added]
+def module_of(script):
+    """ "thesis_ch3/curves.py" -> "experiments.thesis_ch3.curves"."""
+    return f"experiments.{script.removesuffix('.py').replace('/', '.')}"
 
 
 @pytest.fixture
@@ -65,10 +58,11 @@ def refused(capsys, monkeypatch):
     """Runs a script that ends with an error, in this process: its exit code and what it says."""
 
     def run(script, *options):
-        path = EXPERIMENTS / script
-        monkeypatch.setattr(sys, "argv", [str(path), *map(str, options)])
-        with searched(path.parent), pytest.raises(SystemExit) as caught:
-            runpy.run_path(str(path), run_name="__main__")
+        monkeypatch.setattr(sys, "argv", [script, *map(str, options)])
+        # a module that another test imported runs once more, as a script
+        monkeypatch.delitem(sys.modules, module_of(script), raising=False)
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_module(module_of(script), run_name="__main__", alter_sys=True)
         return caught.value.code, capsys.readouterr().err
 
     return run
@@ -105,7 +99,25 @@ def test_a_script_says_how_to_run_it_and_what_to_expect(script):
     lines = text.splitlines()
     for word in ("Command:", "Cost:", "Expected:"):
         assert [line for line in lines if line.startswith(word)], f"{script}: no line {word}"
-    assert f"python experiments/{script}" in text
+    assert f"python -m {module_of(script)}" in text
+
+
+COMMANDS = sorted(
+    path.relative_to(EXPERIMENTS).as_posix()
+    for path in EXPERIMENTS.rglob("*.py")
+    if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize("script", COMMANDS)
+def test_every_script_starts(script, capsys, monkeypatch):
+    """Found as `python -m` finds it, with all that it imports, and it names that command."""
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    monkeypatch.delitem(sys.modules, module_of(script), raising=False)
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module(module_of(script), run_name="__main__", alter_sys=True)
+    assert caught.value.code in (0, None) and "usage: " in capsys.readouterr().out
+    assert set(SCRIPTS) < set(COMMANDS)
 
 
 def test_winning_tickets(tmp_path):
@@ -242,38 +254,26 @@ def test_random_masks_from_a_file(tmp_path, digits_npz):
     assert set(pictures(folder / "figures")) == {"figure_A1.png"}
 
 
-@pytest.fixture
-def helpers(monkeypatch):
-    """The modules that scripts have in common, as a script imports them."""
-    monkeypatch.syspath_prepend(str(EXPERIMENTS / "thesis_ch3"))
-    monkeypatch.setattr(sys, "path", [*sys.path, str(EXPERIMENTS)])
-    names = ("_cli", "_job", "_report", "_sizes")
-    found = types.SimpleNamespace(**{n[1:]: importlib.import_module(n) for n in names})
-    yield found
-    for name in names:
-        sys.modules.pop(name, None)
-
-
-def test_what_was_computed_on_several_machines_is_published_so(helpers, tmp_path):
+def test_what_was_computed_on_several_machines_is_published_so(tmp_path):
     (tmp_path / "branches").mkdir()
     one, other = {"jax": "1", "cpu": "a"}, {"jax": "1", "cpu": "b"}
     for folder, known in ((tmp_path, [one]), (tmp_path / "branches", [one])):
         (folder / "environment.json").write_text(json.dumps(known))
-    assert helpers.report._mixture(tmp_path) == {}
+    assert report._mixture(tmp_path) == {}
     (tmp_path / "branches" / "environment.json").write_text(json.dumps([one, other]))
-    assert helpers.report._mixture(tmp_path) == {"computed_in": [one, other]}
+    assert report._mixture(tmp_path) == {"computed_in": [one, other]}
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"seconds": null}', '{"calls": 3}'])
-def test_damaged_seconds_are_counted_from_here_on(helpers, tmp_path, content):
+def test_damaged_seconds_are_counted_from_here_on(tmp_path, content):
     (tmp_path / "settings.json").write_text("{}")
     path = tmp_path / "seconds.json"
     path.write_text(content)
     with pytest.warns(UserWarning, match=r"seconds\.json is damaged"):
-        told = helpers.job.count_seconds(tmp_path)
+        told = count_seconds(tmp_path)
     assert told["calls"] == 1 and json.loads(path.read_text())["calls"] == 1
-    assert helpers.job.count_seconds(tmp_path, finished=True)["calls"] == 2
-    assert helpers.job.count_seconds(tmp_path)["calls"] == 2
+    assert count_seconds(tmp_path, finished=True)["calls"] == 2
+    assert count_seconds(tmp_path)["calls"] == 2
     assert {p.name for p in tmp_path.iterdir()} == {"settings.json", "seconds.json"}
 
 
@@ -288,10 +288,10 @@ def small_color(tmp_path):
     return path
 
 
-def test_pooled_images_keep_what_is_known_of_the_data(helpers):
+def test_pooled_images_keep_what_is_known_of_the_data():
     data = jt.data.load("digits")
     data = data.with_validation(0.1)
-    small = helpers.sizes.pooled(data, 2)
+    small = pooled(data, 2)
     assert small.about["licence"] == data.about["licence"]
     assert small.about["source"] == data.about["source"]
     steps = small.about["steps"]
@@ -309,19 +309,10 @@ def test_pooled_images_keep_what_is_known_of_the_data(helpers):
         ({"network": "lenet", "among": ("imagenet", "mnist")}, "not for `network` lenet"),
     ],
 )
-def test_data_sets_refuses_what_cannot_be(helpers, monkeypatch, options, said):
-    monkeypatch.syspath_prepend(str(EXPERIMENTS / "one_ticket"))
-    own = ("data_sets", "_path", "_transfer", "_learned")
-    before = {name: sys.modules.pop(name, None) for name in own}
-    try:
-        script = importlib.import_module("data_sets")
-        with pytest.raises(ValueError, match=said):
-            script.main(script.Settings(**options))
-        assert set(script.USUAL) < set(script.PAPER)
-    finally:
-        for name in own:
-            sys.modules.pop(name, None)
-        sys.modules.update({name: m for name, m in before.items() if m is not None})
+def test_data_sets_refuses_what_cannot_be(options, said):
+    with pytest.raises(ValueError, match=said):
+        data_sets.main(data_sets.Settings(**options))
+    assert set(data_sets.USUAL) < set(data_sets.PAPER)
 
 
 SETTINGS_OF_CHAPTER_3 = (
@@ -332,10 +323,10 @@ SETTINGS_OF_CHAPTER_3 = (
 
 
 @pytest.mark.parametrize("name", SETTINGS_OF_CHAPTER_3)
-def test_a_preset_is_shrunk_in_proportion(helpers, small_color, name):
+def test_a_preset_is_shrunk_in_proportion(small_color, name):
     usual = jt.preset(name)
-    settings = helpers.job.Settings(preset=name, data=str(small_color), share=1.0)
-    job = helpers.job.prepare(str(EXPERIMENTS / "thesis_ch3" / "one_shot.py"), settings)
+    settings = Settings(preset=name, data=str(small_color), share=1.0)
+    job = prepare(str(EXPERIMENTS / "thesis_ch3" / "one_shot.py"), settings)
     assert (job.name, job.paper) == ("one_shot", "thesis_ch3")
     assert job.training.steps == job.size.steps < usual.training.steps
     for mine, whole in zip(job.training.milestones, usual.training.milestones, strict=True):
@@ -347,7 +338,7 @@ def test_a_preset_is_shrunk_in_proportion(helpers, small_color, name):
         assert job.about["network"]["width"] == job.size.width < 1
         assert job.about["network"]["shape"] == [32, 32, 3]
     whole = dataclasses.replace(settings, size="paper")
-    job = helpers.job.prepare("thesis_ch3/one_shot.py", whole, paper={"seeds": 5})
+    job = prepare("thesis_ch3/one_shot.py", whole, paper={"seeds": 5})
     evaluations = ("eval_every", "eval_train_examples")
     assert job.training == usual.training.replace(
         **{field: getattr(job.training, field) for field in evaluations}
@@ -357,10 +348,10 @@ def test_a_preset_is_shrunk_in_proportion(helpers, small_color, name):
     assert job.size.levels >= usual.pruning.levels
 
 
-def test_other_sizes_have_other_folders(helpers, small_color):
-    settings = helpers.job.Settings(preset="conv4-cifar10", data=str(small_color), share=1.0)
+def test_other_sizes_have_other_folders(small_color):
+    settings = Settings(preset="conv4-cifar10", data=str(small_color), share=1.0)
     folders = {
-        helpers.job.prepare("one_shot.py", dataclasses.replace(settings, **change)).folder
+        prepare("one_shot.py", dataclasses.replace(settings, **change)).folder
         for change in (
             *({}, {"width": 0.5}, {"steps": 7}, {"batch_size": 7}, {"test_examples": 7}),
             *({"compute_dtype": "bfloat16"}, {"precision": "default"}, {"lr": 0.5}),
@@ -368,13 +359,13 @@ def test_other_sizes_have_other_folders(helpers, small_color):
     }
     assert len(folders) == 8
     fast = dataclasses.replace(settings, lr=0.5)
-    assert helpers.job.prepare("one_shot.py", fast).training.lr == 0.5
-    few = helpers.job.prepare("one_shot.py", dataclasses.replace(settings, test_examples=7))
+    assert prepare("one_shot.py", fast).training.lr == 0.5
+    few = prepare("one_shot.py", dataclasses.replace(settings, test_examples=7))
     assert len(few.data.test) == 7
-    assert (few.data.test.x == helpers.job.prepare("a.py", settings).data.test.x[:7]).all()
+    assert (few.data.test.x == prepare("a.py", settings).data.test.x[:7]).all()
     # a note says what the data are, it changes nothing
     noted = dataclasses.replace(settings, data_note="JPEG re-encoded")
-    job = helpers.job.prepare("one_shot.py", noted)
+    job = prepare("one_shot.py", noted)
     assert job.folder in folders
     assert job.data_name.endswith(", JPEG re-encoded")
 
@@ -392,18 +383,18 @@ def test_other_sizes_have_other_folders(helpers, small_color):
         ({"budget": 0.0}, "`budget` must be above 0 minutes, got 0.0"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(helpers, change, words):
+def test_settings_that_do_not_fit_are_refused(change, words):
     with pytest.raises(ValueError, match=re.escape(words)):
-        helpers.job.prepare("one_shot.py", helpers.job.Settings(**change))
+        prepare("one_shot.py", Settings(**change))
 
 
-def test_streamed_images_come_whole(helpers, tmp_path):
+def test_streamed_images_come_whole(tmp_path):
     for i in range(40):
         place = tmp_path / ("train" if i < 30 else "test") / f"class {i % 3}" / f"{i}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
         imsave(place, np.random.default_rng(i).random((9, 8, 3)))
-    settings = helpers.job.Settings(preset="resnet50-imagenet", size="paper", data=str(tmp_path))
-    job = helpers.job.prepare("a.py", settings, held_out=0.2)
+    settings = Settings(preset="resnet50-imagenet", size="paper", data=str(tmp_path))
+    job = prepare("a.py", settings, held_out=0.2)
     assert isinstance(job.data, jt.data.Stream)
     assert {name: len(split) for name, split in job.data.splits.items()} == {
         "train": 24, "validation": 6, "test": 10,
@@ -419,7 +410,7 @@ def test_two_optimizers_have_their_own_rates(refused):
     assert "error: `lr` must be left out: each optimizer has its own, got 0.5" in said
 
 
-def test_wrong_options_are_said_without_a_traceback(helpers, capsys, monkeypatch):
+def test_wrong_options_are_said_without_a_traceback(capsys, monkeypatch):
     """Others, which no option is to blame for, keep theirs."""
     monkeypatch.setattr(sys, "argv", ["script.py"])
     for error in (ValueError("`lr` must be above 0, got -1"), jt.data.MissingDataError("no mnist")):
@@ -428,7 +419,7 @@ def test_wrong_options_are_said_without_a_traceback(helpers, capsys, monkeypatch
             raise error
 
         with pytest.raises(SystemExit) as caught:
-            helpers.cli.launch(main, helpers.job.Settings, "What it does.")
+            launch(main, Settings, "What it does.")
         assert caught.value.code == 2
         assert capsys.readouterr().err == f"error: {error}\n"
 
@@ -436,13 +427,13 @@ def test_wrong_options_are_said_without_a_traceback(helpers, capsys, monkeypatch
         raise ValueError("operands could not be broadcast together")
 
     with pytest.raises(ValueError, match="operands"):
-        helpers.cli.launch(broken, helpers.job.Settings)
+        launch(broken, Settings)
 
 
 @pytest.mark.parametrize("name", ["seeds", "batch_size", "test_examples", "pool"])
-def test_sizes_are_at_least_one(helpers, name):
+def test_sizes_are_at_least_one(name):
     with pytest.raises(ValueError, match=f"`{name}` must be at least 1, got -5"):
-        helpers.job.prepare("one_shot.py", helpers.job.Settings(**{name: -5}))
+        prepare("one_shot.py", Settings(**{name: -5}))
 
 
 def test_early_stopping_refuses_a_schedule(small_color):
@@ -454,19 +445,15 @@ def test_early_stopping_refuses_a_schedule(small_color):
 
 
 def test_numbers_of_the_thesis_belong_to_presets():
-    thesis = importlib.util.spec_from_file_location("_thesis", EXPERIMENTS / "_thesis.py")
-    assert thesis is not None and thesis.loader is not None
-    module = importlib.util.module_from_spec(thesis)
-    thesis.loader.exec_module(module)
-    assert set(module.TABLE_4_2) <= set(jt.PRESETS)
-    for name, beside in module.TABLE_4_2.items():
-        numbers = module.reported(jt.preset(name))
+    assert set(report.TABLE_4_2) <= set(jt.PRESETS)
+    for name, beside in report.TABLE_4_2.items():
+        numbers = report.reported(jt.preset(name))
         assert numbers["dense"] == pytest.approx(100 * jt.preset(name).dense_accuracy)
         assert {**numbers, **beside} == numbers
         # tickets from step 0 that are matching are those of the settings that say so
         matching = beside["ticket"] >= numbers["dense"] - 0.25
         assert matching == (jt.preset(name).matching_rewind == 0)
-    assert module.reported(jt.preset("conv4-cifar10")) == {}
+    assert report.reported(jt.preset("conv4-cifar10")) == {}
 
 
 @pytest.mark.slow
@@ -549,74 +536,62 @@ def tidy(values, level=1):
     )
 
 
-def test_a_control_is_passed_by_a_clear_gap(helpers):
-    controls = importlib.import_module("_controls")
-    try:
-        # by hand: gaps of 2, 0.4 and 2 points; pooled deviations of 0.1, 0 and 2 points
-        table = tidy(
-            {
-                "dense": [0.9, 0.9],
-                "snip": [0.800, 0.800],
-                "snip_shuffle": [0.781, 0.779],
-                "snip_reinit": [0.796, 0.796],
-                "snip_inverted": [0.80, 0.76],
-                "erk": [0.7, float("nan")],
-                "erk_shuffle": [0.5, 0.5],
-            }
-        )
-        rows = controls.differences(table).set_index(["method", "control"])
-        assert list(rows.index) == [
-            *(("snip", name) for name in ("shuffle", "reinit", "inverted")),
-            ("erk", "shuffle"),
-        ]
-        assert rows["difference"].iloc[:3].tolist() == pytest.approx([-2.0, -0.4, -2.0])
-        assert rows["std"].iloc[:3].tolist() == pytest.approx([0.1, 0.0, 2.0], abs=1e-6)
-        assert rows["passes"].tolist() == [True, False, False, None]
-        assert controls.said(rows.iloc[0]) == "-2.0 +- 0.1 *"
-        assert controls.said(rows.iloc[3]) == "-20.0 (1 of 4 diverged)"
-        # without a spread nothing is judged
-        rows = controls.differences(table[table["seed"] == 0])
-        assert rows["passes"].isna().all()
-        named = controls.named(tidy({"dense": [0.9], "ticket": [0.8], "shuffle": [0.7]}), "grasp")
-        assert named["branch"].tolist() == ["ticket", "grasp", "grasp_shuffle"]
-        panel = controls.in_one_panel(table, "snip")
-        assert set(panel["branch"]) == {"ticket", "unmodified", "shuffle", "reinit", "inverted"}
-        assert controls.base("magnitude_after_training") == ("magnitude_after_training", "")
-        assert controls.order(["erk_reinit", "snip", "erk", "erk_shuffle"]) == [
-            *("erk", "erk_shuffle", "erk_reinit", "snip")
-        ]
-    finally:
-        sys.modules.pop("_controls", None)
+def test_a_control_is_passed_by_a_clear_gap():
+    # by hand: gaps of 2, 0.4 and 2 points; pooled deviations of 0.1, 0 and 2 points
+    table = tidy(
+        {
+            "dense": [0.9, 0.9],
+            "snip": [0.800, 0.800],
+            "snip_shuffle": [0.781, 0.779],
+            "snip_reinit": [0.796, 0.796],
+            "snip_inverted": [0.80, 0.76],
+            "erk": [0.7, float("nan")],
+            "erk_shuffle": [0.5, 0.5],
+        }
+    )
+    rows = report.differences(table).set_index(["method", "control"])
+    assert list(rows.index) == [
+        *(("snip", name) for name in ("shuffle", "reinit", "inverted")),
+        ("erk", "shuffle"),
+    ]
+    assert rows["difference"].iloc[:3].tolist() == pytest.approx([-2.0, -0.4, -2.0])
+    assert rows["std"].iloc[:3].tolist() == pytest.approx([0.1, 0.0, 2.0], abs=1e-6)
+    assert rows["passes"].tolist() == [True, False, False, None]
+    assert report.said(rows.iloc[0]) == "-2.0 +- 0.1 *"
+    assert report.said(rows.iloc[3]) == "-20.0 (1 of 4 diverged)"
+    # without a spread nothing is judged
+    rows = report.differences(table[table["seed"] == 0])
+    assert rows["passes"].isna().all()
+    named = report.named(tidy({"dense": [0.9], "ticket": [0.8], "shuffle": [0.7]}), "grasp")
+    assert named["branch"].tolist() == ["ticket", "grasp", "grasp_shuffle"]
+    panel = report.in_one_panel(table, "snip")
+    assert set(panel["branch"]) == {"ticket", "unmodified", "shuffle", "reinit", "inverted"}
+    assert report.base("magnitude_after_training") == ("magnitude_after_training", "")
+    assert report.order(["erk_reinit", "snip", "erk", "erk_shuffle"]) == [
+        *("erk", "erk_shuffle", "erk_reinit", "snip")
+    ]
 
 
-def test_methods_of_chapter_5_are_those_of_the_thesis(helpers, monkeypatch):
+def test_methods_of_chapter_5_are_those_of_the_thesis(monkeypatch):
     """SNIP and SNIP in rounds score in one BatchNorm mode, magnitude has its line of variance 1."""
-    early = importlib.import_module("_early")
-    monkeypatch.syspath_prepend(str(EXPERIMENTS / "thesis_ch5"))
-    try:
-        asked = {}
-        monkeypatch.setattr(early, "early", lambda job, score, **_: asked.update({job: score}))
-        modes = {}
-        for mode in ("eval", "train"):
-            for name in ("snip", "iterative_snip", "iterative_snip_inverted", "force"):
-                early.run(name, name, batch_norm=mode)
-                modes[name, mode] = jt.scores.recipe_of(asked[name]).batch_norm
-        assert all(found == mode for (_, mode), found in modes.items()), modes
-        assert jt.scores.recipe_of(asked["iterative_snip"]).rounds == 100
-        # others are asked as they are
-        early.run("grasp", "grasp", batch_norm="eval")
-        assert asked["grasp"] == "grasp"
-        ablations = importlib.import_module("ablations")
-        usual = ablations.SnipSettings()
-        assert usual.batch_norm == "eval" and "standardized_magnitude" in ablations.METHODS
-        table = tidy({"dense": [0.9], "magnitude": [0.8], "standardized_magnitude": [0.7]})
-        panel = early.in_one_panel(table, "magnitude", ["standardized_magnitude"])
-        assert list(panel["branch"]) == ["ticket", "unmodified", "standardized_magnitude"]
-        by_step = importlib.import_module("by_step")
-        assert by_step.Settings().ltr_schedule == "full"
-    finally:
-        for name in ("_early", "_controls", "_methods", "ablations", "by_step"):
-            sys.modules.pop(name, None)
+    asked = {}
+    monkeypatch.setattr(scored, "early", lambda job, score, **_: asked.update({job: score}))
+    modes = {}
+    for mode in ("eval", "train"):
+        for name in ("snip", "iterative_snip", "iterative_snip_inverted", "force"):
+            scored.run(name, name, batch_norm=mode)
+            modes[name, mode] = jt.scores.recipe_of(asked[name]).batch_norm
+    assert all(found == mode for (_, mode), found in modes.items()), modes
+    assert jt.scores.recipe_of(asked["iterative_snip"]).rounds == 100
+    # others are asked as they are
+    scored.run("grasp", "grasp", batch_norm="eval")
+    assert asked["grasp"] == "grasp"
+    usual = ablations.SnipSettings()
+    assert usual.batch_norm == "eval" and "standardized_magnitude" in ablations.METHODS
+    table = tidy({"dense": [0.9], "magnitude": [0.8], "standardized_magnitude": [0.7]})
+    panel = report.in_one_panel(table, "magnitude", ["standardized_magnitude"])
+    assert list(panel["branch"]) == ["ticket", "unmodified", "standardized_magnitude"]
+    assert by_step.Settings().ltr_schedule == "full"
 
 
 SMALL_RUN = ("--share", 1.0, "--steps", 10, "--seeds", 2, "--levels", 2, "--fraction", 0.7)
@@ -753,14 +728,7 @@ def test_saliency_balance_and_supermasks_from_a_file(tmp_path, digits_npz):
 KD_RUN = ("--share", 1.0, "--steps", 16, "--seeds", 2, "--levels", 2, "--fraction", 0.6)
 
 
-def imported(name):
-    """A module of experiments/kd_lts, found as its script finds the helpers."""
-    with searched(EXPERIMENTS / "kd_lts"):
-        return importlib.import_module(name)
-
-
 def test_the_table_of_winning_tickets_of_kd_lts():
-    script = imported("accuracy")
     # by hand: 79% counts, 90% does not; what is sparsest and matches need not be best
     rows = pd.DataFrame(
         [("kd_lts", 0.5, 0.95, True), ("kd_lts", 0.2, 0.94, True), ("kd_lts", 0.1, 0.9, False),
@@ -772,8 +740,8 @@ def test_the_table_of_winning_tickets_of_kd_lts():
         [{"branch": name, "level": 2, "epochs": n, "seconds": n} for name, n in spent.items()]
     )
     job = types.SimpleNamespace(densities=(0.5, 0.2))
-    beside = script.AT_START["lenet"]
-    found = script.table_of(job, rows, costs, 2, beside).set_index("method")
+    beside = accuracy.AT_START["lenet"]
+    found = accuracy.table_of(job, rows, costs, 2, beside).set_index("method")
     own = found.loc["kd_lts"]
     assert own[["sparsest_accuracy", "sparsest_density"]].tolist() == pytest.approx([94, 20])
     assert own[["best_accuracy", "best_density"]].tolist() == pytest.approx([95, 50])
@@ -783,7 +751,7 @@ def test_the_table_of_winning_tickets_of_kd_lts():
     # what presets say is in the tables too
     for network, data in (("lenet", "mnist"), ("resnet20", "cifar10"), ("vgg16", "cifar10")):
         preset = jt.preset(f"{network}-{data}-kd_lts")
-        printed = script.AT_START[network]["kd_lts"][0]
+        printed = accuracy.AT_START[network]["kd_lts"][0]
         reported = (100 * preset.dense_accuracy, 100 * preset.matching_density)
         assert tuple(printed) == pytest.approx(reported)
 
@@ -804,24 +772,23 @@ def test_settings_of_learned_masks_beside_rewinding():
     """Searches are as long as asked but where lengths are compared, starts are steps, and LeNet
     with BatchNorm has the layers of LeNet.
     """
-    script = imported("against_rewinding")
-    for group in set(script.GROUPS) - {"ltr", "kd_lts", "length"}:
+    for group in set(against_rewinding.GROUPS) - {"ltr", "kd_lts", "length"}:
         for length in (None, "half"):
-            found = script.variants(None, group, 60, length).values()
+            found = against_rewinding.variants(None, group, 60, length).values()
             assert found and {variant.steps for variant in found} == {length}
-    found = script.variants(None, "length", 60, "half").values()
+    found = against_rewinding.variants(None, "length", 60, "half").values()
     assert {variant.steps for variant in found} == {"short", "half", "long", 3.0}
-    found = script.variants(None, "start", 60, None)
+    found = against_rewinding.variants(None, "start", 60, None)
     assert {name: v.start for name, v in found.items()} == {
         f"step {at}": at for at in (0, 20, 60, 180)
     }
-    net = jt.from_linen(script.BatchNormed((8, 4), 3), (5, 5, 1), name="small")
+    net = jt.from_linen(against_rewinding.BatchNormed((8, 4), 3), (5, 5, 1), name="small")
     params, stats = net.init(jax.random.key(0))
     kernels = {name: x["kernel"].shape for name, x in params.items() if "kernel" in x}
     assert kernels == {"dense_0": (25, 8), "dense_1": (8, 4), "dense_2": (4, 3)}
     assert set(stats["batch_stats"]) == {"norm_0", "norm_1"} and net.output == "dense_2"
     ticket = jt.Ticket(jax.tree.map(lambda x: x != 0, params), params, stats, 1, 0)
-    bare = script.without_the_factor(ticket, None, net=net).params
+    bare = against_rewinding.without_the_factor(ticket, None, net=net).params
     np.testing.assert_array_equal(2 * bare["dense_1"]["kernel"], params["dense_1"]["kernel"])
     np.testing.assert_array_equal(bare["norm_0"]["scale"], params["norm_0"]["scale"])
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from _job import Job, learn
-from _job import Settings as Common
 
 import jaxticket as jt
+from experiments.common.job import Job, learn
+from experiments.common.job import Settings as Common
 from jaxticket.sparsify.learned import Method, OfTeacher, Teaching
 
 CTS = {

@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from _job import Job, move, search
-from _learned import late_step
-from _report import seeds, shared_legend
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
+from experiments.common.job import Job, move, search
+from experiments.common.learned import late_step
+from experiments.common.report import seeds, shared_legend
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,16 +7,24 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from _controls import base, differences, in_one_panel, named, order, said
-from _job import Job, early
-from _job import Settings as Common
-from _report import cell, seeds, shared_legend
-from _sizes import LENET
-from _thesis import MATCHING
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
+from experiments.common.job import LENET, Job, early
+from experiments.common.job import Settings as Common
+from experiments.common.report import (
+    MATCHING,
+    base,
+    cell,
+    differences,
+    in_one_panel,
+    named,
+    order,
+    said,
+    seeds,
+    shared_legend,
+)
 from jaxticket.controls import changed
 from jaxticket.presets import Preset
 

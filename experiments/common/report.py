@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from _job import Job, count_seconds
-from _sizes import paper
-from _thesis import reported
+import numpy as np
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
+from experiments.common.job import Job, count_seconds, paper_size
+from jaxticket.analysis.conditions import clear_gap
 from jaxticket.plots._style import branch_order
+from jaxticket.presets import Preset
 
-PUBLISHED = Path(__file__).resolve().parent / "results"
+PUBLISHED = Path(__file__).resolve().parents[1] / "results"
 
 # fields of a size that make its numbers other than the source's
 PART = ("steps", "share", "width", "batch_size", "test_examples")
@@ -78,7 +79,7 @@ def report(job: Job, table: Any) -> None:
 
 def at_full_size(job: Job) -> bool:
     """Whether networks, data and training are those of the source."""
-    mine, whole = job.size, paper(job.preset, {})
+    mine, whole = job.size, paper_size(job.preset, {})
     same = all(getattr(mine, f) == getattr(whole, f) for f in PART)
     own = job.settings
     return same and own.data is None and own.lr is None and not own.data_note
@@ -254,3 +255,151 @@ def _machine() -> dict[str, Any]:
         "jax": jax.__version__,
         "python": platform.python_version(),
     }
+
+
+CONTROLS = ("shuffle", "reinit", "inverted", "sign_flip")
+
+
+def named(table: Any, method: str) -> Any:
+    """The table of a method's runs with its branches called METHOD and METHOD_CONTROL.
+
+    The dense network stays level 0 of branch "ticket".
+    """
+    pruned = table["level"] > 0
+    own = table["branch"].replace("ticket", method)
+    controls = f"{method}_" + table["branch"]
+    own = own.where(table["branch"] == "ticket", controls)
+    return table.assign(branch=own.where(pruned, table["branch"]))
+
+
+def differences(table: Any) -> Any:
+    """What each control changes of each method's final test accuracy.
+
+    A method passes a control, that is, it is sensitive to it, where its mean accuracy is above the
+    control's by a clear gap (`clear_gap`). Whoever does not pass has found how much of each layer
+    to keep, or nothing at all, but not which weights.
+
+    Args:
+      table: tidy table of runs.
+
+    Returns:
+      One row per method, control and level: method, control, level, density, difference (of the
+      means over the seeds that did not diverge, control minus method, in points), std (pooled, in
+      points; nan for one seed), seeds and diverged (trainings of the two, and how many of them
+      diverged) and passes (None where there is no difference or no spread to judge by, or where a
+      seed of the method diverged).
+
+    Reference: KD-LTS, definitions 6.2 and 6.3.
+    """
+    final = jt.speed.final(table)
+    values = {
+        place: rows["value"].to_numpy(float) for place, rows in final.groupby(["branch", "level"])
+    }
+    densities = final.groupby(["branch", "level"])["density"].median()
+    names, rows = order(final["branch"]), []
+    for branch, level in sorted(values, key=lambda place: (names.index(place[0]), place[1])):
+        control = values[branch, level]
+        method, name = base(branch)
+        if not name or (method, level) not in values:
+            continue
+        own = values[method, level]
+        gap, pooled, clear = clear_gap(own, control)
+        # a method's mean that leaves a seed out proves nothing in its favor
+        whole = bool(np.isfinite(own).all())
+        judged = bool(whole and np.isfinite(gap) and np.isfinite(pooled))
+        rows.append(
+            {
+                "method": method,
+                "control": name,
+                "level": int(level),
+                "density": float(densities[method, level]),
+                "difference": -100 * gap if np.isfinite(gap) else np.nan,
+                "std": 100 * pooled,
+                "seeds": len(own) + len(control),
+                "diverged": int((~np.isfinite([*own, *control])).sum()),
+                "passes": clear if judged else None,
+            }
+        )
+    return jt.results.frame(rows)
+
+
+def base(branch: str) -> tuple[str, str]:
+    """The method and the control that a branch's name stands for; no control for a method.
+
+    >>> base("erk_shuffle"), base("grasp_absolute"), base("magnitude_after_training")
+    (('erk', 'shuffle'), ('grasp_absolute', ''), ('magnitude_after_training', ''))
+    """
+    for control in CONTROLS:
+        if branch.endswith(f"_{control}"):
+            return branch.removesuffix(f"_{control}"), control
+    return branch, ""
+
+
+def in_one_panel(table: Any, method: str, beside: Sequence[str] = ()) -> Any:
+    """A method's rows, called "unmodified", and those of its controls, "shuffle" and so on: between
+    panels of several methods colours tell controls apart. The dense network stays, and methods that
+    are `beside` it keep their names.
+    """
+    parts = table["branch"].map(base)
+    guests = table["branch"].isin(beside)
+    own = parts.map(lambda part: part[0] == method) | guests | (table["level"] == 0)
+    names = parts.map(lambda part: part[1] or "unmodified").where(~guests, table["branch"])
+    return table.assign(branch=names.where(table["level"] > 0, table["branch"]))[own]
+
+
+def order(names: Any) -> list[str]:
+    """Methods in the order of figures, each with its controls behind it."""
+    names = list(dict.fromkeys(names))
+    places = {name: i for i, name in enumerate(dict.fromkeys(base(name)[0] for name in names))}
+    return sorted(
+        names,
+        key=lambda name: (places[base(name)[0]], ("", *CONTROLS).index(base(name)[1])),
+    )
+
+
+def said(row: Any) -> str:
+    """A difference in words: "-3.1 +- 0.4 *", where the star says that the method passes."""
+    lost = f"{row['diverged']} of {row['seeds']} diverged"
+    if not np.isfinite(row["difference"]):
+        return lost
+    spread = f" +- {row['std']:.1f}" if np.isfinite(row["std"]) else ""
+    words = f"{row['difference']:+.1f}{spread}" + (" *" if row["passes"] else "")
+    return f"{words} ({lost})" if row["diverged"] else words
+
+
+# Table 4.2, in percent: tickets rewound to step 0, the same masks permuted within each layer
+# (chapter 4 prunes randomly "in the same layerwise proportions as IMP", Figure 4-23, and so does
+# OpenLTH by default), and the same masks with new weights, at the density of Table 4.1
+# (`Preset.matching_density`)
+TABLE_4_2: dict[str, dict[str, float]] = {
+    "lenet-mnist": {"ticket": 98.2, "shuffle": 96.7, "reinit": 97.5},
+    "resnet20-cifar10": {"ticket": 88.5, "shuffle": 88.6, "reinit": 88.8},
+    "resnet20-cifar10-low": {"ticket": 89.0, "shuffle": 85.7, "reinit": 84.7},
+    "resnet20-cifar10-warmup": {"ticket": 89.6, "shuffle": 85.7, "reinit": 85.6},
+    "vgg16-cifar10": {"ticket": 90.9, "shuffle": 89.4, "reinit": 91.0},
+    "vgg16-cifar10-low": {"ticket": 91.6, "shuffle": 90.1, "reinit": 90.2},
+    "vgg16-cifar10-warmup": {"ticket": 93.2, "shuffle": 90.1, "reinit": 90.7},
+}
+
+# footnote 8 of chapter 5: the least density at which one-shot magnitude pruning after training
+# matches the dense network ("highest matching sparsity"), by network; of LeNet that of Table 4.1
+MATCHING = {
+    "resnet20": 0.262,
+    "vgg16": 0.069,
+    "resnet18": 0.035,
+    "resnet50": 0.328,
+    "lenet": 0.035,
+}
+# section 5.7.1: percentage of convolutional channels with nothing left at that density
+NEURONS: dict[str, dict[str, float]] = {
+    "resnet20": {"magnitude": 0, "snip": 5, "grasp": 1, "synflow": 31, "synflow_shuffle": 1},
+    "vgg16": {"magnitude": 0, "snip": 11, "grasp": 6, "synflow": 52, "synflow_shuffle": 0},
+    "resnet18": {"snip": 32, "grasp": 14, "synflow": 69, "synflow_shuffle": 3.5},
+    "resnet50": {"magnitude": 0, "snip": 7, "grasp": 1, "synflow": 29, "synflow_shuffle": 13},
+}
+
+
+def reported(preset: Preset) -> dict[str, float]:
+    """What the source prints for a setting, in percent by branch: "dense" first."""
+    dense = preset.dense_accuracy
+    return ({} if dense is None else {"dense": 100 * dense}) | TABLE_4_2.get(preset.name, {})

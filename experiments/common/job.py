@@ -1,6 +1,6 @@
 """What the scripts have in common: settings, sizes, data, the time budget, training.
 
-A script prepares a job, trains inside `budget(job)`, then prints, draws and saves (`_report.py`).
+A script prepares a job, trains inside `budget(job)`, then prints, draws and saves (`report.py`).
 `--preset` names a setting of `jt.PRESETS`, `--size` says how large: "quick" (minutes on two CPU
 cores) or "paper" (that of the source).
 
@@ -16,16 +16,17 @@ import dataclasses
 import json
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-import _sizes
 import matplotlib
-from _sizes import Size, pooled
+import numpy as np
+import tyro
 
 import jaxticket as jt
 from jaxticket._files import write_text
@@ -33,6 +34,9 @@ from jaxticket.presets import Preset
 
 STARTED = time.monotonic()
 BUDGET_OVER = 75
+Options = TypeVar("Options")
+USAGE = 2
+"""Exit code after a wrong option, as that of unknown ones."""
 
 NETWORKS = {
     "lenet": "LeNet-300-100",
@@ -54,6 +58,112 @@ NETWORKS = {
     "vgg19_one_ticket": "VGG-19",
 }
 DATA = {"mnist": "MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How large an experiment is; `Settings` describes the fields."""
+
+    seeds: int
+    levels: int
+    fraction: float
+    steps: int
+    eval_every: int
+    share: float = 1.0
+    width: float = 1.0
+    eval_train_examples: int = 10_000
+    batch_size: int | None = None
+    test_examples: int | None = None
+    pool: int = 1
+
+
+# 36% is two steps of 20% at once, 48.8% three, 59% four
+LENET = Size(3, 10, 0.36, 600, 150, share=0.1, eval_train_examples=2_000)
+_CONV = Size(
+    2, 4, 0.59, 350, 350, share=0.2, width=0.25, eval_train_examples=1_000, test_examples=2_000
+)
+# small batches, so that there are steps enough to learn something; 74% is six steps of 20%
+_DEEP = dataclasses.replace(
+    _CONV, levels=2, fraction=0.74, steps=160, eval_every=160, batch_size=64
+)
+QUICK: dict[str, Size] = {
+    "lenet": LENET,
+    "conv2": _CONV,
+    "conv4": _CONV,
+    "conv6": _CONV,
+    "conv8": _CONV,
+    # narrower is hardly faster: many small operations
+    "resnet20": dataclasses.replace(_DEEP, width=0.5),
+    "vgg16": dataclasses.replace(_DEEP, width=0.125),
+    **{
+        name: dataclasses.replace(_DEEP, width=0.125)
+        for name in ("vgg19_one_ticket", "vgg11", "vgg19", "vgg2_16", "resnet18")
+    },
+    **{
+        name: dataclasses.replace(_DEEP, width=0.125) for name in ("wrn14_8", "wrn14_10", "wrn20_8")
+    },
+    "wrn32_2": dataclasses.replace(_DEEP, width=0.5),
+}
+"""Quick sizes by network: narrow, on part of the data, with the schedule shrunk in proportion."""
+
+
+def quick_size(preset: Preset, changes: Mapping[str, Any], lenet: Mapping[str, Any]) -> Size:
+    """The quick size of a setting.
+
+    Args:
+      preset: the setting.
+      changes: what a script changes about all quick sizes.
+      lenet: what it changes beyond that about the one of LeNet, which has time for more.
+
+    Raises:
+      ValueError: if there is none for the network.
+    """
+    if preset.network not in QUICK:
+        raise ValueError(
+            f"`size`='quick' is not known for {preset.name!r} (network {preset.network!r}), only "
+            f"for {', '.join(QUICK)}; use --size paper, with --steps, --share and --width as needed"
+        )
+    every = {**changes, **(lenet if preset.network == "lenet" else {})}
+    return dataclasses.replace(QUICK[str(preset.network)], **every)
+
+
+def paper_size(preset: Preset, changes: Mapping[str, Any]) -> Size:
+    """The size of the source: all data, the whole schedule; at least 20 levels, to about 1%."""
+    size = Size(
+        seeds=preset.replicates or 5,
+        levels=max(20, preset.pruning.levels),
+        fraction=preset.pruning.fraction,
+        steps=preset.training.steps,
+        eval_every=max(1, preset.training.steps // 10),
+    )
+    return dataclasses.replace(size, **changes)
+
+
+def pooled(data: jt.data.Data, pool: int) -> jt.data.Data:
+    """Images averaged over squares of pixels.
+
+    Raises:
+      ValueError: where squares do not fit the images.
+    """
+    height, width = data.shape[:2]
+    if pool < 1 or height % pool or width % pool:
+        raise ValueError(f"`pool` must divide images of {height} x {width}, got {pool}")
+
+    def small(x: Any) -> Any:
+        squares = x.reshape(len(x), height // pool, pool, width // pool, pool, -1)
+        means = squares.mean(axis=(2, 4))
+        whole = np.issubdtype(x.dtype, np.integer)
+        return (np.rint(means) if whole else means).astype(x.dtype)
+
+    arrays = (small(data.train.x), data.train.y, small(data.test.x), data.test.y)
+    made = jt.data.from_arrays(*arrays, name=f"{data.name} pooled {pool}", classes=data.classes,
+                                 normalize=data.normalize)  # fmt: skip
+    steps = [*data.about.get("steps", []), {"step": "pooled", "pool": pool}]
+    made = dataclasses.replace(made, about={**data.about, "steps": steps})
+    if data.validation is None:
+        return made
+    held = dataclasses.replace(data.validation, x=small(data.validation.x))
+    return dataclasses.replace(made, validation=held)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,9 +330,9 @@ def prepare(
     if settings.lr is not None:
         preset = dataclasses.replace(preset, training=preset.training.replace(lr=settings.lr))
     size = (
-        _sizes.quick(preset, quick or {}, lenet or {})
+        quick_size(preset, quick or {}, lenet or {})
         if settings.size == "quick"
-        else _sizes.paper(preset, paper or {})
+        else paper_size(preset, paper or {})
     )
     given = {f.name: getattr(settings, f.name) for f in dataclasses.fields(Size)}
     size = dataclasses.replace(size, **{k: v for k, v in given.items() if v is not None})
@@ -402,3 +512,52 @@ def count_seconds(folder: Path, *, finished: bool = False) -> dict[str, Any]:
     if (folder / "settings.json").exists():
         write_text(path, json.dumps(total) + "\n")
     return {"seconds": total["seconds"], "calls": total["calls"]}
+
+
+def chosen(
+    asked: Sequence[str] | None, usual: Iterable[str], known: Iterable[str] | None = None
+) -> tuple[str, ...]:
+    """The methods to run: those that `--methods` asks for, or the usual ones.
+
+    Args:
+      asked: what the user gave, or None.
+      usual: what the script runs if nothing is said.
+      known: what it can run; the usual ones if None.
+
+    Raises:
+      ValueError: for a name that is not known, and for none.
+    """
+    usual = tuple(usual)
+    known = usual if known is None else tuple(known)
+    names = tuple(dict.fromkeys(usual if asked is None else asked))
+    if unknown := [name for name in names if name not in known] or not names:
+        raise ValueError(f"`methods` must be some of {', '.join(known)}, got {unknown or 'none'}")
+    return names
+
+
+def launch(
+    main: Callable[[Options], None], settings: type[Options], doc: str | None = None
+) -> None:
+    """Calls `main` with the options of the command line. Compiled programs are kept on disk.
+
+    Errors of jaxticket's own kinds and those that begin with an argument in backticks are for the
+    user: the message alone is printed. All others keep their traceback.
+
+    Args:
+      main: what the script does.
+      settings: the dataclass of its options.
+      doc: the script's docstring, of which `--help` shows what stands before "Command:".
+    """
+    jt.compilation_cache()
+    description = None if doc is None else doc.split("Command:")[0]
+    # "python -m experiments.thesis_ch3.curves" in `--help`, where it was started so
+    spec = sys.modules["__main__"].__spec__
+    prog = None if spec is None else f"python -m {spec.name}"
+    try:
+        main(tyro.cli(settings, prog=prog, description=description))
+    except ValueError as error:
+        ours = type(error).__module__.startswith("jaxticket.")
+        if not ours and not str(error).startswith("`"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(USAGE) from None

@@ -1,0 +1,1 @@
+"""What the scripts share: jobs and sizes, reports, methods by their names, transfer."""

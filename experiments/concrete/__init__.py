@@ -1,0 +1,1 @@
+"""Arora and Teuscher, "Concrete Ticket Search" (2025)."""

@@ -1,0 +1,1 @@
+"""KD-LTS: masks learned by distillation from dense teachers."""

@@ -1,0 +1,1 @@
+"""Morcos et al., "One ticket to win them all" (2019)."""

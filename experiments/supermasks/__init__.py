@@ -1,0 +1,1 @@
+"""Networks that are accurate without training their weights."""
