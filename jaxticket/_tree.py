@@ -100,3 +100,27 @@ def same_structure(argument: str, tree: Any, like: Any, *, of: str = "params") -
                 f"`{argument}` has shape {tuple(jnp.shape(x))} at {path!r} where the {of} have "
                 f"{tuple(jnp.shape(y))}"
             )
+
+
+def varying_like(tree: Any, like: Any) -> Any:
+    """The tree, whose leaves vary over all mesh axes over which some leaf of `like` varies.
+
+    Inside `shard_map`, constants are the same on all devices, and loops, conditions and some
+    primitives take no such value in the place of one that varies. The transpose is a sum over
+    devices. Elsewhere this changes nothing.
+    """
+    axes = frozenset().union(*map(_varying, jax.tree.leaves(like)))
+
+    def one(x: Array) -> Array:
+        missing = tuple(axes - _varying(x))
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(one, tree)
+
+
+def _varying(x: Array) -> frozenset[str]:
+    """The mesh axes over which a value differs from device to device."""
+    aval = jax.typeof(x)
+    # the attribute moved between JAX 0.10 and 0.12
+    kind = getattr(aval, "manual_axis_type", None)
+    return aval.vma if kind is None else kind.varying  # type: ignore[attr-defined]

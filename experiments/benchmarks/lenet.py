@@ -137,6 +137,7 @@ def tickets(
 
     jt.cpu_devices(variant.threads)
     from jaxticket.engine.program import program
+    from jaxticket.engine.supervised import Supervised
 
     data = images(data_dir)
     net = jt.networks.lenet(data.shape, data.classes)
@@ -145,7 +146,7 @@ def tickets(
     def call(steps: int, branches: tuple[str, ...] = ()) -> dict[str, float]:
         training = jt.Training(steps=steps, batch_size=BATCH, lr=RATE, eval_every=INTERVAL)
         seeds = range(variant.seeds)
-        built = program(net, training, mesh, len(data.splits))
+        built = program(Supervised(net, training), mesh)
         traces = built.traces()
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()

@@ -25,8 +25,10 @@ from tqdm import tqdm
 import jaxticket as jt
 from experiments.benchmarks._machine import described, machine, publish
 from jaxticket.data.sampling import balanced_examples
-from jaxticket.engine.loop import Jobs, job_plan
+from jaxticket.engine.dense import initial_networks
+from jaxticket.engine.loop import job_plan
 from jaxticket.engine.program import program, put_data
+from jaxticket.engine.supervised import Origin, Supervised
 from jaxticket.pruning.compiled import Examples, Selection, Weights, prunable_of, pruner
 from jaxticket.pruning.keep import round_counts
 from jaxticket.pruning.scores.spec import recipe_of
@@ -88,14 +90,13 @@ def measured(name: str, settings: Settings) -> list[dict[str, Any]]:
     )
     mesh = jt.parallel.mesh()
     count = mesh.shape[jt.parallel.SEED]
-    run, placed = program(net, training, mesh, len(data.splits)), put_data(data, training, mesh)
+    run, placed = program(Supervised(net, training), mesh), put_data(data, training, mesh)
     words = np.asarray(jax.random.key_data(root_keys(range(count))))
     keys = jt.parallel.put(words, mesh)
     typed, zeros = jax.random.wrap_key_data(keys), np.zeros(count, np.int32)
-    params, stats = run.init(zeros, typed)
+    params, stats = jt.parallel.put(initial_networks(net, mesh, words), mesh)
     mask = jt.masks.ones(params)
-    jobs = Jobs(params, stats, mask, words, zeros, job_plan(training, count), zeros > 0)
-    plan = jt.parallel.put(jobs.plan, mesh)
+    plan = jt.parallel.put(job_plan(training, count), mesh)
     steps = STEPS[name]
 
     def train(state: Any) -> Any:
@@ -129,7 +130,7 @@ def measured(name: str, settings: Settings) -> list[dict[str, Any]]:
 
     def fresh() -> Any:
         # the state gives up its memory to every call
-        return jax.block_until_ready(run.start(zeros, params, stats, mask, typed, zeros))
+        return jax.block_until_ready(run.start(zeros, Origin(params, stats, mask), typed, zeros))
 
     jax.block_until_ready(train(fresh()))
     rows = []

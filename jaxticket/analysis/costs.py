@@ -18,7 +18,7 @@ from jaxticket.pruning.scores.spec import passes_of, recipe_of
 from jaxticket.runs import Runs, require_runs
 from jaxticket.settings import EarlyPruning, Pruning, Training
 from jaxticket.sparsify.learned.learned_masks import LearnedPruning
-from jaxticket.sparsify.learned.step import step_flops
+from jaxticket.sparsify.learned.learner import step_flops
 from jaxticket.sparsify.prune_once import checked_examples
 from jaxticket.typing import Network, Score
 

@@ -17,6 +17,7 @@ from jaxticket._check import chosen, from_table, run_options, whole
 from jaxticket.controls import BRANCHES, Change
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
+from jaxticket.engine.learner import Plan
 from jaxticket.engine.loop import (
     Arrays,
     Bench,
@@ -27,16 +28,8 @@ from jaxticket.engine.loop import (
     take,
     train_jobs,
 )
-from jaxticket.engine.optim import optimizer
-from jaxticket.engine.program import (
-    DeviceData,
-    Plan,
-    gathered,
-    program,
-    put_data,
-    static_part,
-    train_step,
-)
+from jaxticket.engine.program import DeviceData, gathered, program, put_data
+from jaxticket.engine.supervised import Supervised
 from jaxticket.pruning.compiled import prunable_of
 from jaxticket.random import permutation_words, stream
 from jaxticket.runs import Runs, density, require_runs
@@ -161,7 +154,7 @@ def telemetry(
     ):
         bar.set_description(f"telemetry of {label}")
         bench = Bench(
-            program(runs.net, runs.training, runs.mesh, len(runs.data.splits)),
+            program(Supervised(runs.net, runs.training), runs.mesh),
             put_data(runs.data, runs.training, runs.mesh),
             runs.mesh,
             size,
@@ -221,7 +214,7 @@ def _unit(bench: Bench, jobs: Jobs, look: Callable[..., Array], name: str) -> Ar
 
 
 def _watch(bench: Bench, jobs: Jobs, look: Callable[..., Array]) -> Watch:
-    padded = parallel.pad((host_apply(jobs.mask, jobs.params), jobs.plan), bench.size)
+    padded = parallel.pad((host_apply(jobs.origin.mask, jobs.origin.params), jobs.plan), bench.size)
     start, plan = parallel.put(padded, bench.mesh)
     limits, shape = np.zeros(bench.size, np.int32), (len(jobs.start), len(METRICS))
 
@@ -253,59 +246,28 @@ def observer(
       `look(limits, state, start, plan, data) -> float32 [replica, metric]`, in the order of
       `METRICS`; `start` are the masked weights that training began with.
     """
-    return _observer(net, static_part(training), mesh, exclude)
+    return _observer(Supervised(net, training), mesh, exclude)
 
 
 @functools.lru_cache(maxsize=64)
-def _observer(
-    net: Network, training: Training, mesh: Mesh, exclude: tuple[str, ...]
-) -> Callable[..., Array]:
-    parts = mesh.shape[parallel.DATA]
-    axis = (parallel.DATA, parts) if parts > 1 else None
+def _observer(learner: Supervised, mesh: Mesh, exclude: tuple[str, ...]) -> Callable[..., Array]:
+    placement, training = parallel.placement(mesh), learner.training
 
     def look(limit: Array, state: TrainState, start: Params, plan: Plan, data: DeviceData) -> Array:
         del limit
-        prunable = prunable_of(net, state.params, exclude)
-        gradient, finite = _gradient(net, training, state, plan, data, axis)
+        prunable = prunable_of(learner.net, state.params, exclude)
+        with jax.default_matmul_precision(training.precision):
+            words = permutation_words(stream(state.key, "order", plan.order))
+            batch = gathered(data, training, words, state.step, placement)
+            loss, gradient, _ = learner.gradient(state, batch, plan, placement)
         values = measured(state.params, start, gradient, state.mask, prunable)
         # a loss that is not finite shows only at the next step; what was seen is then forgotten
-        values = values.at[METRICS.index("gradient_norm")].mul(jnp.where(finite, 1.0, jnp.nan))
+        values = values.at[METRICS.index("gradient_norm")].mul(
+            jnp.where(jnp.isfinite(loss), 1.0, jnp.nan)
+        )
         return jnp.where(state.diverged < 0, values, jnp.nan)
 
     return parallel.over_replicas(look, mesh, shared=1)
-
-
-def _gradient(
-    net: Network,
-    training: Training,
-    state: TrainState,
-    plan: Plan,
-    data: DeviceData,
-    axis: tuple[str, int] | None,
-) -> tuple[Params, Array]:
-    """The masked gradient of the update that comes next, and whether its loss is finite.
-
-    Momentum 0 from a fresh start makes the buffer `0 * 0 + g + 0 * w`: what training itself
-    computes, without another copy of how it does so.
-    """
-    plain = training.replace(optimizer="momentum", momentum=0.0, nesterov=False, clip_norm=None)
-    still = plan.schedule._replace(weight_decay=jnp.float32(0))
-    with jax.default_matmul_precision(training.precision):
-        words = permutation_words(stream(state.key, "order", plan.order))
-        batch = gathered(data, training, words, state.step, axis=axis)
-        after = train_step(
-            net,
-            plain,
-            state._replace(opt_state=optimizer(plain).init(state.params)),
-            plan._replace(schedule=still),
-            batch,
-            data.by,
-            jnp.bool_(True),
-            axis=axis,
-        )
-    # one buffer per weight is all that the state holds
-    buffers = jax.tree.unflatten(jax.tree.structure(state.params), jax.tree.leaves(after.opt_state))
-    return buffers, after.diverged < 0
 
 
 def measured(params: Params, start: Params, gradient: Params, mask: Any, prunable: Any) -> Array:

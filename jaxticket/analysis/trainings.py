@@ -33,6 +33,7 @@ from jaxticket.engine.loop import (
 )
 from jaxticket.engine.metrics import METRICS
 from jaxticket.engine.program import program, put_data, split_names
+from jaxticket.engine.supervised import Origin, Supervised
 from jaxticket.nn.resize import narrowed, parameters
 from jaxticket.random import root_keys
 from jaxticket.runs import Runs, density
@@ -167,7 +168,7 @@ def hold(
     ):
         put = put_data(data, training, mesh)
         bench = Bench(
-            program(net, training, mesh, len(splits)), put, mesh, size, len(splits),
+            program(Supervised(net, training), mesh), put, mesh, size, len(splits),
             training.evaluation_interval, store, interrupt, bar,
         )  # fmt: skip
         names, jobs, densities = _jobs(contest, bench, keys)
@@ -202,7 +203,7 @@ def _jobs(
     """
     runs, training, seeds = contest.runs, contest.training, contest.seeds
     whole = contest.ticket()
-    initial, stats = initial_networks(bench, keys)
+    initial, stats = initial_networks(runs.net, bench.mesh, keys)
     ones = jax.tree.map(lambda x: np.ones(x.shape, bool), initial)
     zero = np.zeros_like(whole.step)
     tickets = {
@@ -227,7 +228,8 @@ def _jobs(
         plan = job_plan(own, len(seeds), order=FIRST_NOISE + (name == COPY))
         start = np.asarray(ticket.step, np.int32)
         gone = lost & (name not in rates)
-        parts.append(Jobs(ticket.params, ticket.stats, ticket.mask, keys, start, plan, gone))
+        origin = Origin(ticket.params, ticket.stats, ticket.mask)
+        parts.append(Jobs(origin, keys, start, plan, gone))
     densities = [
         density(runs.net, runs.pruning, ticket, None if name in rates else lost)
         for name, ticket in tickets.items()
@@ -240,14 +242,14 @@ def _small(contest: Contest, bench: Bench, keys: np.ndarray) -> tuple[Bench, Job
     assert contest.small is not None
     count = len(contest.seeds)
     bench = bench._replace(
-        program=program(contest.small, contest.training, bench.mesh, bench.splits),
+        program=program(Supervised(contest.small, contest.training), bench.mesh),
         size=parallel.block_size(count, bench.mesh, None),
     )
-    params, stats = initial_networks(bench, keys)
+    params, stats = initial_networks(contest.small, bench.mesh, keys)
     mask = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
     plan = job_plan(contest.training, count, order=FIRST_NOISE)
     start, lost = np.zeros(count, np.int32), np.zeros(count, bool)
-    return bench, Jobs(params, stats, mask, keys, start, plan, lost)
+    return bench, Jobs(Origin(params, stats, mask), keys, start, plan, lost)
 
 
 def _block(bench: Bench, jobs: Jobs, first: int, kept: int) -> Arrays:

@@ -33,6 +33,7 @@ from jaxticket.engine import parallel
 from jaxticket.engine.dense import initial_networks, train_trunk
 from jaxticket.engine.loop import Arrays, Bench, report_diverged, running
 from jaxticket.engine.program import check_fit, program, put_data
+from jaxticket.engine.supervised import Supervised
 from jaxticket.random import root_keys
 from jaxticket.runs import Runs
 from jaxticket.settings import Training
@@ -189,7 +190,7 @@ def instability(
     ):
         put = put_data(data, training, mesh)
         bench = Bench(
-            program(net, training, mesh, len(data.splits)),
+            program(Supervised(net, training), mesh),
             put,
             mesh,
             size,
@@ -201,7 +202,7 @@ def instability(
         )
         evaluator = Evaluator(net, data, training, mesh, at_once=points_at_once, put=put)
         keys = np.asarray(jax.random.key_data(root_keys(seeds)))
-        initial = initial_networks(bench, keys)
+        initial = initial_networks(net, mesh, keys)
         states: dict[int, Networks] = {}
         diverged = np.full(len(seeds), -1)
         costs: list[dict[str, Any]] = []

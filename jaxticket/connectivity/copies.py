@@ -33,6 +33,7 @@ from jaxticket.engine.loop import (
     take,
     train_jobs,
 )
+from jaxticket.engine.supervised import Origin
 from jaxticket.random import root_keys
 from jaxticket.settings import Training
 from jaxticket.ticket import Ticket
@@ -168,7 +169,8 @@ def _jobs(
     number = np.tile(FIRST_NOISE + np.arange(design.copies, dtype=np.int32), len(atoms))
     plan = plan._replace(**{name: number for name in design.noise})
     lost = np.repeat([starts.lost(atom) for atom in atoms], design.copies)
-    return Jobs(each.params, each.stats, each.mask, keys, start, plan, lost), tickets
+    origin = Origin(each.params, each.stats, each.mask)
+    return Jobs(origin, keys, start, plan, lost), tickets
 
 
 def _ends(design: Design, atoms: int, alphas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -29,7 +29,8 @@ from jaxticket.engine.metrics import (
     own_part,
     tally,
 )
-from jaxticket.engine.program import DeviceData, check_fit, put_data, split_names, static_part
+from jaxticket.engine.program import DeviceData, check_fit, put_data, split_names
+from jaxticket.engine.supervised import static_part
 from jaxticket.settings import Training
 from jaxticket.typing import Array, Network, Params, Stats
 

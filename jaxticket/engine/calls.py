@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 
 from jaxticket.engine import parallel
 from jaxticket.engine.feeder import StreamedData
-from jaxticket.engine.program import DeviceData, Plan, Program
-from jaxticket.typing import Array, TrainState
+from jaxticket.engine.program import DeviceData, Program
+from jaxticket.typing import Array
 
 
 class Call(NamedTuple):
@@ -29,12 +29,12 @@ def calling(
     program: Program,
     data: DeviceData | StreamedData,
     mesh: Mesh,
-    plan: Plan,
+    plan: Any,
     calls: Sequence[Call],
     *,
     keys: np.ndarray,
     splits: int,
-) -> Iterator[Callable[[int, TrainState], tuple[TrainState, Array]]]:
+) -> Iterator[Callable[[int, Any], tuple[Any, Array]]]:
     """Gives `call(i, state) -> (state, metrics)`, to be made for each of `calls` in order.
 
     Blocks of a stream are prepared ahead, beyond the call that runs, by threads that end with the
@@ -51,7 +51,7 @@ def calling(
     """
     put_plan = parallel.put(plan, mesh)
 
-    def chunk(i: int, state: TrainState) -> tuple[TrainState, Array]:
+    def chunk(i: int, state: Any) -> tuple[Any, Array]:
         begin, end, wanted = calls[i]
         limits, target, on = (parallel.put(x, mesh) for x in (end - begin, end, wanted))
         return program.chunk(limits, state, put_plan, target, on, data)
@@ -63,7 +63,7 @@ def calling(
     orders, augments = np.asarray(plan.order), np.asarray(plan.augment)
     with data.training_blocks(keys, orders, augments, stretches) as blocks:
 
-        def feed(i: int, state: TrainState) -> tuple[TrainState, Array]:
+        def feed(i: int, state: Any) -> tuple[Any, Array]:
             target = parallel.put(calls[i].end, mesh)
             for stretch in stretches:
                 if stretch.call == i:
@@ -83,7 +83,7 @@ def _evaluated(
     program: Program,
     data: StreamedData,
     mesh: Mesh,
-    state: TrainState,
+    state: Any,
     wanted: np.ndarray,
     zeros: np.ndarray,
 ) -> Array:
@@ -92,5 +92,5 @@ def _evaluated(
         with data.evaluation_blocks() as blocks:
             for batched in blocks:
                 jax.block_until_ready(sums)
-                sums = program.tallied(limits, state.params, state.stats, sums, batched, data.by)
+                sums = program.tallied(limits, state, sums, batched, data.by)
     return program.averaged(limits, sums)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxticket import _tree
 from jaxticket.engine import parallel
+from jaxticket.engine.learner import Networks as Networks
 from jaxticket.engine.loop import Arrays, Bench, Jobs, history_arrays, job_plan, take, train_jobs
+from jaxticket.engine.supervised import Origin
+from jaxticket.random import stream
 from jaxticket.settings import Training
-from jaxticket.typing import Params, Stats
-
-Networks = tuple[Params, Stats]
-"""Params and statistics of several networks, each leaf with a leading axis [network]."""
+from jaxticket.typing import Network
 
 
 class Trunk(NamedTuple):
@@ -37,12 +39,17 @@ class Trunk(NamedTuple):
     seconds: float
 
 
-def initial_networks(bench: Bench, keys: np.ndarray) -> Networks:
-    """The networks at initialization of root keys (key data [replica, ...])."""
-    padded = parallel.pad(keys, parallel.block_size(len(keys), bench.mesh, None))
-    typed = jax.random.wrap_key_data(parallel.put(padded, bench.mesh))
-    drawn = bench.program.init(np.zeros(len(padded), np.int32), typed)
+def initial_networks(net: Network, mesh: Mesh, keys: np.ndarray) -> Networks:
+    """The network at initialization of each root key (key data [replica, ...]), on the host."""
+    padded = parallel.pad(keys, parallel.block_size(len(keys), mesh, None))
+    typed = jax.random.wrap_key_data(parallel.put(padded, mesh))
+    drawn = _initializer(net, mesh)(np.zeros(len(padded), np.int32), typed)
     return take(parallel.host(drawn), 0, len(keys))
+
+
+@functools.lru_cache(maxsize=64)
+def _initializer(net: Network, mesh: Mesh) -> Callable[..., Networks]:
+    return parallel.over_replicas(lambda limit, key: net.init(stream(key, "init")), mesh)
 
 
 def train_trunk(
@@ -79,8 +86,9 @@ def train_trunk(
     stop = np.full(len(keys), later[-1], np.int32)
     plan = plan._replace(schedule=plan.schedule._replace(stop=stop))  # type: ignore[arg-type]
     jobs = Jobs(
-        params, stats, mask, keys, np.zeros(len(keys), np.int32), plan, np.zeros(len(keys), bool)
-    )
+        Origin(params, stats, mask), keys, np.zeros(len(keys), np.int32), plan,
+        np.zeros(len(keys), bool),
+    )  # fmt: skip
     parts = []
     for first in range(0, len(keys), bench.size):
         own = take(jobs, first, first + bench.size)

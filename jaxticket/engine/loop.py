@@ -19,12 +19,13 @@ from jaxticket import _files, masks
 from jaxticket.engine import parallel
 from jaxticket.engine.calls import Call, calling
 from jaxticket.engine.feeder import StreamedData
+from jaxticket.engine.learner import Plan
 from jaxticket.engine.metrics import METRICS
 from jaxticket.engine.optim import schedule
-from jaxticket.engine.program import DeviceData, Plan, Program
+from jaxticket.engine.program import DeviceData, Program
 from jaxticket.engine.store import Interrupt, RunFolder
 from jaxticket.settings import Training
-from jaxticket.typing import Mask, Params, Stats, TrainState
+from jaxticket.typing import Mask
 
 Arrays = dict[str, np.ndarray]
 
@@ -33,20 +34,18 @@ class Jobs(NamedTuple):
     """What to train: host arrays, each leaf with a leading job axis.
 
     Attributes:
-      params, stats, mask: where each job starts; the weights are masked when training begins.
+      origin: what each job starts from, as the learner takes it.
       keys: uint32 key data of each job's root key.
       start: int32, the step of `params`.
-      plan: schedule (with the stop step) and data order.
+      plan: schedule (with the stop step), data order, and what else the learner needs.
       lost: bool, which jobs have nothing to train, since the network that their mask should have
         come from diverged: they stay as they are, and count as diverged from their start on.
     """
 
-    params: Params
-    stats: Stats
-    mask: Mask
+    origin: Any
     keys: np.ndarray
     start: np.ndarray
-    plan: Plan
+    plan: Any
     lost: np.ndarray
 
     @property
@@ -69,7 +68,7 @@ class Trained(NamedTuple):
       seconds: time spent in this process.
     """
 
-    state: TrainState
+    state: Any
     steps: np.ndarray
     wanted: np.ndarray
     values: np.ndarray
@@ -101,7 +100,7 @@ class Watch(NamedTuple):
     """
 
     shape: tuple[int, ...]
-    look: Callable[[TrainState, np.ndarray], np.ndarray]
+    look: Callable[[Any, np.ndarray], np.ndarray]
     evaluates: str = "all"
 
 
@@ -203,15 +202,12 @@ def join(parts: list[Any]) -> Any:
     return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
 
 
-def begin_state(bench: Bench, jobs: Jobs) -> TrainState:
+def begin_state(bench: Bench, jobs: Jobs) -> Any:
     """The training states of jobs on the devices, padded to the block's size."""
     padded = parallel.pad(jobs, bench.size)
     keys = jax.random.wrap_key_data(parallel.put(padded.keys, bench.mesh))
-    params, stats, mask, start = (
-        parallel.put(x, bench.mesh)
-        for x in (padded.params, padded.stats, padded.mask, padded.start)
-    )
-    state = bench.program.start(np.zeros(bench.size, np.int32), params, stats, mask, keys, start)
+    origin, start = parallel.put((padded.origin, padded.start), bench.mesh)
+    state = bench.program.start(np.zeros(bench.size, np.int32), origin, keys, start)
     if not jobs.lost.any():
         return state
     diverged = np.where(padded.lost, padded.start, -1).astype(np.int32)
@@ -240,7 +236,7 @@ def _untils(jobs: Jobs, interval: int, snapshots_at: Sequence[int]) -> list[int]
 
 
 def _saved_tree(
-    state: TrainState, values: np.ndarray, watched: np.ndarray, snapshots: Any, mesh: Mesh
+    state: Any, values: np.ndarray, watched: np.ndarray, snapshots: Any, mesh: Mesh
 ) -> dict[str, jax.Array]:
     """What a save holds, as a flat dict of device arrays: Orbax then needs to know none of our
     types.
@@ -262,7 +258,7 @@ def train_jobs(
     snapshots_at: Sequence[int] = (),
     ends_only: bool = False,
     watch: Watch | None = None,
-    keeps: Callable[[TrainState], Any] | None = None,
+    keeps: Callable[[Any], Any] | None = None,
 ) -> Trained:
     """Trains jobs, at most a block of them, to their stop steps, evaluating each at its start, at
     every multiple of the interval and at its stop.
@@ -366,13 +362,16 @@ def train_jobs(
                 bench.interrupt.follow(bench.folder.path)
     collect()
     limits = np.zeros(bench.size, np.int32)
-    if parallel.host(bench.program.regrown(limits, state)).any():
-        raise RuntimeError(f"pruned weights came back in training ({unit}): please report this")
+    broken, finite = parallel.host(bench.program.checked(limits, state))
+    if broken.any():
+        raise RuntimeError(
+            f"pruned weights, or whatever must stay, changed in training ({unit}): please report "
+            f"this"
+        )
     diverged = parallel.host(state.diverged)
     # no loss follows the last update: weights, or the last evaluation, tell whether it diverged
-    broken = ~parallel.host(bench.program.finite(limits, state))
-    broken[:count] |= _lost_at_the_end(values, evaluated)
-    diverged = np.where(broken & (diverged < 0), fill(stop, 0), diverged).astype(np.int32)
+    finite[:count] &= ~_lost_at_the_end(values, evaluated)
+    diverged = np.where(~finite & (diverged < 0), fill(stop, 0), diverged).astype(np.int32)
     state = state._replace(diverged=parallel.put(diverged, bench.mesh))
     diverged = diverged[:count]
     # what diverged predicts one class: its accuracy is a number that means nothing
@@ -420,9 +419,7 @@ def train_blocks(
     return history_arrays(blocks), costs
 
 
-def _restored(
-    state: TrainState, snapshots: Any, tree: dict[str, jax.Array]
-) -> tuple[TrainState, Any]:
+def _restored(state: Any, snapshots: Any, tree: dict[str, jax.Array]) -> tuple[Any, Any]:
     plain = state._replace(key=jax.random.key_data(state.key))
     names = sorted(name for name in tree if name.startswith("state-"))
     plain = jax.tree.unflatten(jax.tree.structure(plain), [tree[name] for name in names])

@@ -4,6 +4,7 @@ learning here.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -179,6 +180,44 @@ def maps(mesh: Mesh) -> bool:
     On a CPU `vmap` gains nothing for dense layers and turns convolutions into slow grouped ones.
     """
     return mesh.devices.flat[0].platform == "cpu"
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """How replicas and batches lie on the devices of a mesh, as compiled programs see it.
+
+    Attributes:
+      axis: name and size of the mesh axis that shares each batch; None where one device has it all.
+      vmapped: whether the replicas of a device run vmapped, so that those that wait or have
+        diverged are computed like the others, instead of one after another.
+    """
+
+    axis: tuple[str, int] | None = None
+    vmapped: bool = True
+
+    @property
+    def axis_name(self) -> str | None:
+        """Name of the axis."""
+        return None if self.axis is None else self.axis[0]
+
+    @property
+    def part(self) -> tuple[jax.Array | int, int]:
+        """Which part of each batch this device has, and of how many."""
+        return (0, 1) if self.axis is None else (jax.lax.axis_index(self.axis[0]), self.axis[1])
+
+    def mean(self, x: jax.Array) -> jax.Array:
+        """The mean over the devices that share a batch."""
+        return x if self.axis is None else jax.lax.pmean(x, self.axis[0])
+
+    def own_key(self, key: jax.Array) -> jax.Array:
+        """A key for each of the devices that share a batch."""
+        return key if self.axis is None else jax.random.fold_in(key, self.part[0])
+
+
+def placement(mesh: Mesh) -> Placement:
+    """How replicas and batches lie on a mesh."""
+    size = mesh.shape[DATA]
+    return Placement((DATA, size) if size > 1 else None, not maps(mesh))
 
 
 def over_replicas(

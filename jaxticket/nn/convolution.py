@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from jaxticket._tree import varying_like
 from jaxticket.nn.geometry import Geometry
 from jaxticket.nn.lowering import LOWERINGS
 from jaxticket.typing import Array
@@ -52,7 +53,8 @@ def conv(
       ValueError: for operands that do not fit, naming `x`, `kernel`, `stride` or `padding`.
     """
     geometry = _geometry(x, kernel, stride, padding)
-    x, kernel = _same_axes(x, kernel)
+    # the transpose is the sum that a kernel's gradient needs when the batch is spread over devices
+    x, kernel = varying_like(x, kernel), varying_like(kernel, x)
     return _forward_p.bind(x[None], kernel[None], geometry=geometry)[0]
 
 
@@ -95,26 +97,6 @@ def _geometry(x: Array, kernel: Array, stride: tuple[int, int], padding: Padding
             f"with padding {pads}; use larger images or a network with fewer strides"
         )
     return geometry
-
-
-def _same_axes(x: Array, kernel: Array) -> tuple[Array, Array]:
-    """Inside `shard_map`: both operands vary over the same mesh axes. The transpose of this is the
-    sum over devices that a kernel's gradient needs when the batch is spread over them.
-    """
-    over_x, over_kernel = _mesh_axes(x), _mesh_axes(kernel)
-    if missing := tuple(over_kernel - over_x):
-        x = jax.lax.pcast(x, missing, to="varying")
-    if missing := tuple(over_x - over_kernel):
-        kernel = jax.lax.pcast(kernel, missing, to="varying")
-    return x, kernel
-
-
-def _mesh_axes(x: Array) -> frozenset[str]:
-    """The mesh axes over which a value differs from device to device."""
-    aval = jax.typeof(x)
-    # the attribute moved between JAX 0.10 and 0.12
-    kind = getattr(aval, "manual_axis_type", None)
-    return aval.vma if kind is None else kind.varying  # type: ignore[attr-defined]
 
 
 class _Axes(NamedTuple):

@@ -15,6 +15,7 @@ from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.loop import Bench, running
 from jaxticket.engine.program import check_fit, program, put_data
+from jaxticket.engine.supervised import Supervised
 from jaxticket.pruning.compiled import Examples, Selection, pruner
 from jaxticket.pruning.scores import SCORES
 from jaxticket.pruning.scores.spec import name_of, recipe_of
@@ -108,7 +109,7 @@ def find_tickets(
         bar,
     ):
         bench = Bench(
-            program(net, training, mesh, len(data.splits)),
+            program(Supervised(net, training), mesh),
             put_data(data, training, mesh),
             mesh,
             size,

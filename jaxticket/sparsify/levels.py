@@ -31,6 +31,7 @@ from jaxticket.engine.loop import (
     take,
     train_jobs,
 )
+from jaxticket.engine.supervised import Origin
 from jaxticket.pruning.compiled import Weights, prunable_of
 from jaxticket.pruning.keep import layer_counts, not_finite
 from jaxticket.pruning.scores import SCORES
@@ -122,7 +123,7 @@ class Search:
         self.costs: list[dict[str, Any]] = []
         replicas = len(plan.seeds)
         self.keys = np.asarray(jax.random.key_data(root_keys(plan.seeds)))
-        params, stats = initial_networks(bench, self.keys)
+        params, stats = initial_networks(plan.net, bench.mesh, self.keys)
         self.initial: tuple[Params, Stats] = (params, stats)
         ones = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
         zeros = np.zeros(replicas, np.int32)
@@ -169,9 +170,7 @@ class Search:
         everything = join(list(groups.values()))
         count = len(everything.step)
         jobs = Jobs(
-            everything.params,
-            everything.stats,
-            everything.mask,
+            Origin(everything.params, everything.stats, everything.mask),
             np.concatenate([self.keys] * len(groups)),
             np.asarray(everything.step, np.int32),
             job_plan(plan.training, count, order=order_of(plan.pruning, level)),
@@ -255,7 +254,7 @@ class Search:
             seed = self.plan.seeds[begin + int(np.argmax(fault))]
             name = name_of(from_table("score", self.plan.pruning.score, SCORES))
             raise ValueError(not_finite(name, f" (level {target}, seed {seed})"))
-        masks.require_nested(mask, take(jobs.mask, 0, own))
+        masks.require_nested(mask, take(jobs.origin.mask, 0, own))
         return mask
 
     def _finish(
@@ -280,9 +279,9 @@ class Search:
         for i, name in enumerate(names):
             mine = slice(i * replicas, (i + 1) * replicas)
             start = take(jobs, mine.start, mine.stop)
-            number = np.full(replicas, level, np.int32)
+            own, number = start.origin, np.full(replicas, level, np.int32)
             ticket = Ticket(
-                start.mask, host_apply(start.mask, start.params), start.stats, number, start.start
+                own.mask, host_apply(own.mask, own.params), own.stats, number, start.start
             )
             if name == "ticket":
                 # the dense ticket of a run that rewinds to k is the network at step k
@@ -323,7 +322,7 @@ class Search:
         it was pruned: at all positions stand weights that were trained, as after one-shot pruning.
         """
         params, self.stats = trained
-        alive = take(jobs.mask, 0, len(self.plan.seeds))
+        alive = take(jobs.origin.mask, 0, len(self.plan.seeds))
         kept = jax.tree.map(lambda m, w, o: np.where(m, w, o), alive, params, self.origin.params)
         self.origin = self.origin.replace(params=kept)
 

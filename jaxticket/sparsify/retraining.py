@@ -24,6 +24,7 @@ from jaxticket.engine.loop import (
     train_blocks,
 )
 from jaxticket.engine.program import check_fit, program, put_data
+from jaxticket.engine.supervised import Origin, Supervised
 from jaxticket.random import root_keys
 from jaxticket.runs import Runs, density, require_runs
 from jaxticket.settings import Training, order_of
@@ -111,7 +112,7 @@ def branch(
     ):
         bar.set_description(f"branch {name}")
         bench = Bench(
-            program(runs.net, training, runs.mesh, len(runs.data.splits)),
+            program(Supervised(runs.net, training), runs.mesh),
             put_data(runs.data, training, runs.mesh),
             runs.mesh,
             size,
@@ -180,7 +181,8 @@ def branch_jobs(
                 )
             plan = job_plan(dilated, len(runs.seeds), order=order_of(runs.pruning, level))
             lost = runs.lost_at(level)
-            parts.append(Jobs(ticket.params, ticket.stats, ticket.mask, keys, start, plan, lost))
+            origin = Origin(ticket.params, ticket.stats, ticket.mask)
+            parts.append(Jobs(origin, keys, start, plan, lost))
             factor_of.append(factor)
     tickets = {
         level: t.replace(params=host_apply(t.mask, t.params)) for level, t in tickets.items()

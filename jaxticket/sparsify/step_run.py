@@ -30,6 +30,7 @@ from jaxticket.engine.loop import (
 )
 from jaxticket.engine.metrics import METRICS
 from jaxticket.engine.program import program, put_data
+from jaxticket.engine.supervised import Origin, Supervised
 from jaxticket.random import root_keys
 from jaxticket.runs import Runs, density
 from jaxticket.settings import PruningAtStep, order_of
@@ -68,7 +69,7 @@ class StepRun:
         plan, bench = self.plan, self.bench
         self.finder.check(bench, self.keys)
         bench.bar.set_description("dense")
-        initial = initial_networks(bench, self.keys)
+        initial = initial_networks(plan.net, bench.mesh, self.keys)
         trunk = train_trunk(bench, plan.training, self.keys, initial, plan.trunk_steps)
         report_diverged(bench.bar, "dense", plan.seeds, trunk.diverged)
         self.initial = initial
@@ -248,7 +249,8 @@ class StepRun:
         order = order_of(piece.pruning, piece.level)
         own = job_plan(plan.training, len(plan.seeds), order=order)
         lost = self.lost[piece.pruning.step]
-        return Jobs(ticket.params, ticket.stats, ticket.mask, self.keys, start, own, lost)
+        origin = Origin(ticket.params, ticket.stats, ticket.mask)
+        return Jobs(origin, self.keys, start, own, lost)
 
     def _count(self, jobs: Jobs, pieces: list[Piece]) -> None:
         """Lets the progress bar know of changes that start elsewhere than the pruned networks, as
@@ -336,7 +338,7 @@ def run_at_step(
         bar,
     ):
         bench = Bench(
-            program(net, training, mesh, len(data.splits)),
+            program(Supervised(net, training), mesh),
             put_data(data, training, mesh),
             mesh,
             size,

@@ -25,6 +25,7 @@ from jaxticket.engine.loop import (
     train_blocks,
 )
 from jaxticket.engine.program import check_fit, program, put_data
+from jaxticket.engine.supervised import Origin, Supervised
 from jaxticket.pruning.compiled import prunable_of
 from jaxticket.random import root_keys
 from jaxticket.runs import Runs, density
@@ -171,7 +172,7 @@ def transfer(
         if at_once is not None or not parallel.maps(runs.mesh):
             size = parallel.block_size(count, runs.mesh, at_once)
         bench = Bench(
-            program(target, place.training, runs.mesh, len(data.splits)), put, runs.mesh, size,
+            program(Supervised(target, place.training), runs.mesh), put, runs.mesh, size,
             len(data.splits), place.training.evaluation_interval, store, interrupt, bar,
         )  # fmt: skip
         bring = Bringing(runs, place, seeds, bench)
@@ -183,9 +184,7 @@ def transfer(
             jobs = join(
                 [
                     Jobs(
-                        ticket.params,
-                        ticket.stats,
-                        ticket.mask,
+                        Origin(ticket.params, ticket.stats, ticket.mask),
                         keys,
                         np.asarray(ticket.step, np.int32),
                         plan,

@@ -232,7 +232,7 @@ class Bringing:
         self.runs, self.place, self.seeds = runs, place, seeds
         streams = [stream(jax.random.key(seed), "transfer") for seed in seeds]
         keys = np.stack([np.asarray(jax.random.key_data(key)) for key in streams])
-        self.fresh: Networks = initial_networks(bench, keys)
+        self.fresh: Networks = initial_networks(place.net, bench.mesh, keys)
 
     def ticket(self, ticket: Ticket) -> Ticket:
         """A ticket of the source, stacked over its seeds, in the target's network."""

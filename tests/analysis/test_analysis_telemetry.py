@@ -16,6 +16,7 @@ from jaxticket.data.streaming import Stream
 from jaxticket.engine import program as train
 from jaxticket.engine.loop import job_plan
 from jaxticket.engine.store import RunFolder
+from jaxticket.engine.supervised import Supervised
 from jaxticket.random import permutation_words, root_keys, stream
 
 STEPS, REWIND, CLIP = 24, 4, 0.4
@@ -251,7 +252,7 @@ def test_watching_changes_nothing(runs, monkeypatch):
     np.testing.assert_array_equal(trained.values[-1], np.moveaxis(expected[0], 0, -1))
     # and between the ends no time is lost with evaluations
     assert np.isnan(trained.values[1:-1]).all() and np.isfinite(trained.values[0]).all()
-    assert train.program(NET, TRAINING, runs.mesh, 2).traces() == 1
+    assert train.program(Supervised(NET, TRAINING), runs.mesh).traces() == 1
 
 
 def test_fewer_steps_are_the_beginning_of_all(runs, table):

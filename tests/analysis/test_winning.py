@@ -11,6 +11,7 @@ from jaxticket.analysis.trainings import CHANGES, Outcome
 from jaxticket.analysis.verdict import Verdict, _judged
 from jaxticket.engine.metrics import METRICS
 from jaxticket.engine.program import program
+from jaxticket.engine.supervised import Supervised
 from jaxticket.nn import narrowed, parameters
 from jaxticket.results import EvaluationLog
 
@@ -294,7 +295,7 @@ def test_controls_are_the_branches_and_stability_is_instability(found, runs, net
 
 
 def test_the_compiled_program_of_the_run_is_used_again(runs, net):
-    compiled = program(net, TRAINING, runs.mesh, 3)
+    compiled = program(Supervised(net, TRAINING), runs.mesh)
     before = compiled.traces()
     jt.verdict(runs, level=1, points=3, small_dense=False, progress=False)
     assert compiled.traces() == before >= 1

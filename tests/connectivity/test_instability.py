@@ -15,6 +15,7 @@ from jaxticket.data.sampling import batch_indices
 from jaxticket.engine import parallel
 from jaxticket.engine.program import program
 from jaxticket.engine.store import RunFolder
+from jaxticket.engine.supervised import Supervised
 from jaxticket.random import permutation_words, stream
 
 STEPS, BATCH = 30, 40
@@ -539,7 +540,7 @@ def middle_stack(params):
 
 def test_one_program_trains_trunk_and_copies(net, data, mesh):
     training = jt.Training(steps=7, batch_size=11)
-    before = program(net, training, mesh, 2).traces()
+    before = program(Supervised(net, training), mesh).traces()
     for at in ((0, 3), (5,)):
         jt.instability(
             net,
@@ -553,7 +554,7 @@ def test_one_program_trains_trunk_and_copies(net, data, mesh):
             mesh=mesh,
             progress=False,
         )
-    assert program(net, training, mesh, 2).traces() - before == 1
+    assert program(Supervised(net, training), mesh).traces() - before == 1
 
 
 @pytest.mark.slow

@@ -14,11 +14,14 @@ import jaxticket as jt
 from jaxticket import settings
 from jaxticket.data import augment
 from jaxticket.data.streaming import Stream
-from jaxticket.engine import parallel
+from jaxticket.engine import parallel, supervised
 from jaxticket.engine import program as train
+from jaxticket.engine.dense import initial_networks
+from jaxticket.engine.learner import Batch
 from jaxticket.engine.loop import job_plan
 from jaxticket.engine.metrics import Normalization
 from jaxticket.engine.optim import optimizer
+from jaxticket.engine.supervised import Origin, Supervised
 from jaxticket.random import root_keys, stream
 from jaxticket.results import plain
 
@@ -205,16 +208,16 @@ SEEDS = (3, 5)
 def started(program, training, mesh, seeds=SEEDS):
     keys = parallel.put(root_keys(seeds), mesh)
     limits = np.zeros(len(seeds), np.int32)
-    params, stats = program.init(limits, keys)
+    params, stats = initial_networks(NET, mesh, jax.random.key_data(root_keys(seeds)))
     mask = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
-    mask = parallel.put(mask, mesh)
-    return program.start(limits, params, stats, mask, keys, np.zeros(len(seeds), np.int32))
+    origin = parallel.put(Origin(params, stats, mask), mesh)
+    return program.start(limits, origin, keys, np.zeros(len(seeds), np.int32))
 
 
 def chunks(steps, training=TRAINING, *, data=DATA, shape=(1, 1), **plan):
     """Weights and metrics of both seeds after chunks of so many steps."""
     mesh = parallel.mesh(*shape, devices=jax.devices()[: shape[0] * shape[1]])
-    program = train.program(NET, training, mesh, 2)
+    program = train.program(Supervised(NET, training), mesh)
     on_device = train.put_data(data, training, mesh)
     state, metrics = started(program, training, mesh), None
     at = 0
@@ -242,7 +245,7 @@ def test_training_in_two_chunks_is_training_in_one():
 
 
 def by_itself(training):
-    """A state at step 3, weights drawn by NumPy, and `train_step` on the first 8 images."""
+    """A state at step 3, weights drawn by NumPy, and a training step on the first 8 images."""
     rng = np.random.default_rng(1)
     key = jax.random.key(9)
     shapes = jax.eval_shape(NET.init, key)[0]
@@ -253,10 +256,11 @@ def by_itself(training):
     )
     state = jt.TrainState(np.int32(3), params, {}, fresh, mask, key, np.int32(-1))
     plan = jax.tree.map(lambda v: v[0], job_plan(training, 1, augment=7))
-    batch, by = (DATA.train.x[:8], DATA.train.y[:8]), Normalization(DATA.mean, DATA.std)
+    batch = Batch(DATA.train.x[:8], DATA.train.y[:8], Normalization(DATA.mean, DATA.std))
 
     def step(state):
-        return train.train_step(NET, training, state, plan, batch, by, jnp.bool_(True))
+        learner = Supervised(NET, training)
+        return learner.step(state, batch, plan, jnp.bool_(True), parallel.Placement())
 
     return state, step
 
@@ -311,7 +315,7 @@ def test_without_augmentation_nothing_is_drawn(monkeypatch):
     def forbidden(*args, **kwargs):
         raise AssertionError("augmented")
 
-    monkeypatch.setattr(train, "augmented", forbidden)
+    monkeypatch.setattr(supervised, "augmented", forbidden)
     state, step = by_itself(TRAINING.replace(augment=()))
     jax.eval_shape(step, state)
     state, step = by_itself(TRAINING)

@@ -19,6 +19,7 @@ from jaxticket.data import crops
 from jaxticket.data.sampling import batch_indices
 from jaxticket.engine.feeder import StreamedData, local_box
 from jaxticket.engine.program import program
+from jaxticket.engine.supervised import Supervised
 from jaxticket.random import permutation_words, root_keys, stream
 
 COUNTS = {"train": 2000, "test": 120}
@@ -341,7 +342,7 @@ def test_a_stream_trains_as_data_in_memory(folder, in_memory):
     runs = searched(data, branches=("reinit",), at_once=2)
     same_runs(in_memory, runs)
     # one program for data in memory and one for blocks, whatever the level and branch
-    assert program(runs.net, TRAINING, runs.mesh, 3).traces() == 2
+    assert program(Supervised(runs.net, TRAINING), runs.mesh).traces() == 2
 
 
 @pytest.mark.slow

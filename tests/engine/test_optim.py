@@ -14,8 +14,10 @@ import jaxticket as jt
 from jaxticket import _tree, masks
 from jaxticket.data.sampling import batch_indices
 from jaxticket.engine import parallel
+from jaxticket.engine.learner import Plan
 from jaxticket.engine.optim import learning_rate, optimizer, schedule
-from jaxticket.engine.program import Plan, gathered, put_data, static_part, train_step
+from jaxticket.engine.program import gathered, put_data
+from jaxticket.engine.supervised import Supervised
 from jaxticket.random import permutation_words
 
 
@@ -78,7 +80,8 @@ def test_linear_dilated_and_per_replica():
     )
     found = jax.vmap(functools.partial(learning_rate, kind="linear"))(at, jnp.asarray([20, 20]))
     np.testing.assert_allclose(found, [0.0175, 0.03], rtol=1e-6)
-    assert static_part(base) == static_part(base.replace(lr=0.1, final_lr=0.01, steps=7))
+    same, net = base.replace(lr=0.1, final_lr=0.01, steps=7), tiny()[1]
+    assert Supervised(net, base) == Supervised(net, same)
 
 
 @pytest.mark.parametrize(
@@ -146,12 +149,12 @@ GRADIENTS = np.asarray([[0.1, 0.2, -0.3], [0.4, -0.1, 0.2], [-0.5, 0.3, 0.1]], n
 
 
 def updated(training, decay=0.0, lr=0.1, w=W, gradients=GRADIENTS):
-    """The weights after each of the gradients, as `train_step` applies the directions."""
+    """The weights after each of the gradients, as training applies the directions."""
     opt = optimizer(training, decay)
     params = {"w": jnp.asarray(w)}
     state = opt.init(params)
     seen = []
-    with jax.numpy_dtype_promotion("standard"):  # as train_step does
+    with jax.numpy_dtype_promotion("standard"):  # as training does
         for g in gradients:
             direction, state = opt.update({"w": jnp.asarray(g)}, state, params)
             params = jax.tree.map(lambda p, d: p - jnp.float32(lr) * d, params, direction)
@@ -284,8 +287,8 @@ def trained(options, steps, *, params=None):
 
     @jax.jit
     def step(s, active):
-        batch = gathered(on_device, training, words, s.step)
-        return train_step(net, training, s, plan, batch, on_device.by, active)
+        batch = gathered(on_device, training, words, s.step, parallel.Placement())
+        return Supervised(net, training).step(s, batch, plan, active, parallel.Placement())
 
     states = [state]
     for _ in range(steps):

@@ -9,6 +9,7 @@ import pytest
 import jaxticket as jt
 from jaxticket import masks
 from jaxticket.engine import program as train
+from jaxticket.engine.supervised import Origin, Supervised
 from jaxticket.random import root_keys, stream
 
 STEPS = 30
@@ -170,7 +171,7 @@ def test_one_compilation_serves_levels_branches_and_later_branching():
     jt.branch(
         found, "retrain", training=training.replace(lr=0.01, weight_decay=0.0), progress=False
     )
-    assert train.program(NET, training, mesh, 3).traces() == 1
+    assert train.program(Supervised(NET, training), mesh).traces() == 1
 
 
 def test_branching_later_equals_branching_beside(runs):
@@ -390,9 +391,9 @@ def test_a_diverging_replica_is_marked_and_harms_nobody():
     plan = loop.job_plan(TRAINING, 2)
     rates = plan._replace(schedule=plan.schedule._replace(lr=np.asarray([1e18, 0.05], np.float32)))
     keys = np.asarray(jax.random.key_data(root_keys((3, 5))))
-    ones = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
+    origin = Origin(params, {}, jax.tree.map(lambda x: np.ones(x.shape, bool), params))
     bench = loop.Bench(
-        train.program(NET, TRAINING, mesh, 3),
+        train.program(Supervised(NET, TRAINING), mesh),
         train.put_data(DATA, TRAINING, mesh),
         mesh,
         2,
@@ -404,12 +405,12 @@ def test_a_diverging_replica_is_marked_and_harms_nobody():
     )
     both = loop.train_jobs(
         bench,
-        loop.Jobs(params, {}, ones, keys, np.zeros(2, np.int32), rates, np.zeros(2, bool)),
+        loop.Jobs(origin, keys, np.zeros(2, np.int32), rates, np.zeros(2, bool)),
         "x",
     )
     calm = loop.train_jobs(
         bench,
-        loop.Jobs(params, {}, ones, keys, np.zeros(2, np.int32), plan, np.zeros(2, bool)),
+        loop.Jobs(origin, keys, np.zeros(2, np.int32), plan, np.zeros(2, bool)),
         "x",
     )
     assert both.diverged[0] >= 0 and both.diverged[1] == -1

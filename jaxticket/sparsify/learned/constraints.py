@@ -41,6 +41,8 @@ class Constraint:
     """None of its own: for relaxations that hold the density themselves."""
 
     kind: ClassVar[str] = "none"
+    weighed = False
+    """Whether `frozen` is given scores of the masked weights' sizes, instead of the scores."""
 
     def __init_subclass__(cls) -> None:
         cls.kind = cls.__name__.lower()

@@ -18,7 +18,8 @@ from jaxticket.engine import parallel
 from jaxticket.engine.feeder import StreamedData
 from jaxticket.engine.loop import take
 from jaxticket.engine.metrics import normalized
-from jaxticket.engine.program import put_data, static_part
+from jaxticket.engine.program import put_data
+from jaxticket.engine.supervised import static_part
 from jaxticket.pruning.compiled import prunable_of
 from jaxticket.random import root_keys, stream
 from jaxticket.runs import Runs, require_runs

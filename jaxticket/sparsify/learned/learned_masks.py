@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from typing import Any
 
@@ -16,15 +17,23 @@ from jaxticket.engine import parallel
 from jaxticket.engine.dense import Networks
 from jaxticket.engine.loop import Arrays, Bench, Jobs, Trained, Watch, take, train_jobs
 from jaxticket.engine.optim import schedule
-from jaxticket.engine.program import put_data
+from jaxticket.engine.program import program, put_data
+from jaxticket.engine.supervised import Supervised
 from jaxticket.settings import LATER, PruningAtStep, Training
 from jaxticket.sparsify.at_step import StepPlan, Wanted
+from jaxticket.sparsify.learned.learner import (
+    ORDER,
+    TRACE,
+    ScoreLearner,
+    ScoreOrigin,
+    ScorePlan,
+    ScoreState,
+    score_programs,
+)
 from jaxticket.sparsify.learned.method import Method
-from jaxticket.sparsify.learned.program import ORDER, TRACE, searcher
-from jaxticket.sparsify.learned.step import Learned, LearningPlan
 from jaxticket.sparsify.learned.teachers import train_teachers
 from jaxticket.ticket import Ticket
-from jaxticket.typing import Mask, Params, TrainState
+from jaxticket.typing import Mask, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +113,20 @@ class LearnedMasks:
         if teaching is not None and teaching.online:
             self.taught = teaching.training(plan.training)
 
+    @functools.cached_property
+    def learner(self) -> ScoreLearner:
+        """What is trained; it raises for a network that the objective cannot look at."""
+        net, tutor = self.plan.net, None
+        if self.taught is not None:
+            # they see the student's batches, which are augmented already
+            tutor = Supervised(net, self.taught.replace(augment=()))
+        exclude = self.plan.prunings[0].exclude
+        return ScoreLearner(net, self.method, self.training, tuple(exclude), tutor)
+
     def check(self, bench: Bench, keys: np.ndarray) -> None:
-        """Builds the program, which raises for a network that the objective cannot look at."""
-        del keys
-        self._program(bench)
+        """Raises for a network that the objective cannot look at."""
+        del bench, keys
+        assert self.learner
 
     def prepare(self, bench: Bench, initial: Networks) -> float:
         """Trains the teachers, or what comes of it before the search."""
@@ -143,9 +162,9 @@ class LearnedMasks:
         """Trains the scores of these masks side by side."""
         began = time.perf_counter()
         count, size = len(wanted.levels), wanted.size
-        method, found = self.method, self._program(bench)
+        method, run = self.method, score_programs(self.learner, bench.mesh)
         bench = bench._replace(
-            program=found.program,
+            program=program(self.learner, bench.mesh),
             data=self._data(bench),
             size=size,
             interval=self.training.evaluation_interval,
@@ -155,25 +174,25 @@ class LearnedMasks:
         limits = np.zeros(size, np.int32)
         placed = parallel.put(parallel.pad(plan, size), bench.mesh)
         typed = jax.random.wrap_key_data(parallel.put(parallel.pad(keys, size), bench.mesh))
-        scores = take(parallel.host(found.drawn(limits, typed, placed.density)), 0, count)
+        scores = take(parallel.host(run.initial_scores(limits, typed, placed.density)), 0, count)
         own = take(jax.tree.map(np.asarray, wanted.own(origin)), 0, count)
-        learned = Learned(scores, own.params)
+        started = ScoreOrigin(scores, own.params, own.stats, own.mask)
         if self.taught is not None and method.teaching is not None:
             begun = np.full(count, method.teaching.steps(self.taught), np.int32)
-            learned = learned._replace(teachers=(self._teachers_of(wanted), begun))  # type: ignore[arg-type]
+            started = started._replace(teachers=(self._teachers_of(wanted), begun))  # type: ignore[arg-type]
         start, lost = np.zeros(count, np.int32), np.zeros(count, bool)
-        jobs = Jobs(learned, own.stats, own.mask, keys, start, plan, lost)  # type: ignore[arg-type]
+        jobs = Jobs(started, keys, start, plan, lost)
 
-        def look(state: TrainState, on: np.ndarray) -> np.ndarray:
+        def look(state: ScoreState, on: np.ndarray) -> np.ndarray:
             del on
-            return parallel.host(found.look(limits, state, placed))[:count]
+            return parallel.host(run.look(limits, state, placed))[:count]
 
         watch = Watch((count, len(TRACE)), look, "none")
         moments = self._moments(pruning)
 
-        def keeps(state: TrainState) -> tuple[Mask, Any]:
+        def keeps(state: ScoreState) -> tuple[Mask, Any]:
             # the mask that the method would give here, and the numbers that a look gives
-            return found.finish(limits, state, placed), found.look(limits, state, placed)
+            return run.chosen(limits, state, placed), run.look(limits, state, placed)
 
         trained = train_jobs(
             bench, jobs, f"{wanted.unit}-search", snapshots_at=moments, watch=watch, keeps=keeps
@@ -186,8 +205,8 @@ class LearnedMasks:
                 "A lower `lr` of the method may help"
             )
         if self.taught is not None:
-            self._report_teachers(bench, parallel.host(trained.state.opt_state[2].diverged), wanted)
-        mask = take(parallel.host(found.finish(limits, trained.state, placed)), 0, count)
+            self._report_teachers(bench, parallel.host(trained.state.tutors.diverged), wanted)
+        mask = take(parallel.host(run.chosen(limits, trained.state, placed)), 0, count)
         # a network that diverged before the search stays dense, as in `prune_at`
         whole = wanted.lost[wanted.replicas] >= 0
         mask = jax.tree.map(
@@ -235,12 +254,6 @@ class LearnedMasks:
             data = dataclasses.replace(data, train_crop="center")
         return put_data(data, self.training, bench.mesh)
 
-    def _program(self, bench: Bench) -> Any:
-        return searcher(
-            self.plan.net, self.method, self.training, bench.mesh, bench.splits,
-            self.plan.prunings[0].exclude, taught=self.taught,
-        )  # fmt: skip
-
     def _teachers_of(self, wanted: Wanted) -> Any:
         return jax.tree.map(lambda x: x[wanted.replicas], self.teachers)
 
@@ -253,7 +266,7 @@ class LearnedMasks:
                 f"before"
             )
 
-    def _plan(self, pruning: PruningAtStep, wanted: Wanted) -> LearningPlan:
+    def _plan(self, pruning: PruningAtStep, wanted: Wanted) -> ScorePlan:
         """A plan for each mask, host arrays."""
         count, m = len(wanted.levels), self.method
         one = schedule(self.training)._replace(stop=np.int32(self.steps))  # type: ignore[arg-type]
@@ -263,7 +276,7 @@ class LearnedMasks:
         def every(value: Any) -> Any:
             return jax.tree.map(lambda x: np.broadcast_to(x, (count, *np.shape(x))).copy(), value)
 
-        return LearningPlan(
+        return ScorePlan(
             schedule=every(one),
             order=every(np.int32(ORDER)),
             augment=every(np.int32(ORDER)),

@@ -9,14 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxticket import masks
+from jaxticket import _tree, masks
 from jaxticket._check import flag, settle, share, whole
 from jaxticket.engine.adversarial import PGD
 from jaxticket.engine.dense import Networks, initial_networks, train_trunk
+from jaxticket.engine.learner import Batch, Plan
 from jaxticket.engine.loop import Bench, report_diverged
-from jaxticket.engine.metrics import Normalization
 from jaxticket.engine.optim import Schedule, optimizer
-from jaxticket.engine.program import Plan, program, train_step
+from jaxticket.engine.parallel import Placement
+from jaxticket.engine.program import program
+from jaxticket.engine.supervised import Supervised
 from jaxticket.random import root_keys, stream
 from jaxticket.settings import LATER, Training
 from jaxticket.typing import Array, Key, Network, Params, Stats, TrainState
@@ -108,9 +110,9 @@ def train_teachers(
     if teaching.same_init:
         begun = jax.tree.map(lambda x: np.repeat(np.asarray(x), count, axis=0), initial)
     else:
-        begun = initial_networks(bench, keys)
+        begun = initial_networks(net, bench.mesh, keys)
     training = teaching.training(training)
-    bench = bench._replace(program=program(net, training, bench.mesh, bench.splits))
+    bench = bench._replace(program=program(Supervised(net, training), bench.mesh))
     found, seconds = begun, 0.0
     if steps:
         trained = train_trunk(
@@ -138,50 +140,47 @@ class Tutors(NamedTuple):
     diverged: Array
 
 
-def begin_tutors(training: Training, teachers: Networks, step: Array) -> Tutors:
+def begin_tutors(learner: Supervised, teachers: Networks, step: Array) -> Tutors:
     """Teachers at the start of a search, with fresh optimizers.
 
     Args:
-      training: of the teachers.
+      learner: how they learn.
       teachers: params and statistics [teacher, ...].
       step: int32, of their training.
     """
     params, stats = teachers
     count = jax.tree.leaves(params)[0].shape[0]
-    # constants vary from replica to replica once a zero of the step is added
-    zeros = jnp.zeros(count, jnp.int32) + 0 * step
-    fresh = jax.tree.map(
-        lambda x: x + (0 * step).astype(x.dtype), jax.vmap(optimizer(training).init)(params)
+    fresh = jax.vmap(optimizer(learner.training).init)(params)
+    fresh, steps, whole = _tree.varying_like(
+        (fresh, jnp.zeros(count, jnp.int32), jnp.full(count, -1, jnp.int32)), step
     )
-    return Tutors(zeros + step, params, stats, fresh, zeros - 1)
+    return Tutors(steps + step, params, stats, fresh, whole)
 
 
 def tutored(
-    net: Network,
-    training: Training,
+    learner: Supervised,
     tutors: Tutors,
     schedule: Schedule,
-    batch: tuple[Array, Array],
-    by: Normalization,
+    batch: Batch,
     active: Array,
     *,
     key: Key,
-    axis: tuple[str, int] | None = None,
+    placement: Placement,
 ) -> Tutors:
     """Every teacher after one step of training; one that diverges stays as it was.
 
     Args:
-      net, training: what is trained, and how, but for augmentation.
+      learner: what is trained, and how, but for augmentation.
       tutors: the teachers.
       schedule: of their training.
       batch: this device's part of the student's: raw images, augmented, and labels.
-      by: how images are normalised.
       active: whether the student takes a step.
       key: the student's root key; each teacher has streams of its own below it.
-      axis: as of `train_step`.
+      placement: of the student. Teachers wait while they are not active, however it lies.
     """
     count = tutors.step.shape[0]
     zero = jnp.int32(0)
+    placement = dataclasses.replace(placement, vmapped=True)
 
     def one(inputs: tuple[Array, Tutors]) -> Tutors:
         number, own = inputs
@@ -189,10 +188,8 @@ def tutored(
             own.step, own.params, own.stats, own.opt_state, masks.ones(own.params),
             stream(key, "teacher", number), own.diverged,
         )  # fmt: skip
-        state = train_step(
-            net, training, state, Plan(schedule, zero, zero), batch, by,
-            active & (own.step < schedule.stop), axis=axis,
-        )  # fmt: skip
+        going = active & (own.step < schedule.stop)
+        state = learner.step(state, batch, Plan(schedule, zero, zero), going, placement)
         return Tutors(state.step, state.params, state.stats, state.opt_state, state.diverged)
 
     return jax.lax.map(one, (jnp.arange(count, dtype=jnp.int32), tutors))

@@ -15,10 +15,12 @@ import jaxticket as jt
 from jaxticket.connectivity.copies import FIRST_NOISE
 from jaxticket.engine import parallel
 from jaxticket.engine.adversarial import PGD
+from jaxticket.engine.learner import Batch, Plan
 from jaxticket.engine.metrics import Normalization
 from jaxticket.engine.optim import optimizer, schedule
-from jaxticket.engine.program import Plan, gathered, put_data, static_part, train_step
+from jaxticket.engine.program import gathered, program, put_data
 from jaxticket.engine.store import RunFolder
+from jaxticket.engine.supervised import Supervised
 from jaxticket.random import permutation_words, root_keys, stream
 from jaxticket.results import plain
 from jaxticket.sparsify.learned import (
@@ -31,11 +33,16 @@ from jaxticket.sparsify.learned import (
     TopSigmoid,
     distillation,
     learned_masks,
-    program,
+)
+from jaxticket.sparsify.learned.learner import (
+    ORDER,
+    ScoreLearner,
+    ScoreOrigin,
+    ScorePlan,
+    of_size_one,
 )
 from jaxticket.sparsify.learned.objectives import Outputs, View
 from jaxticket.sparsify.learned.schedules import Schedule
-from jaxticket.sparsify.learned.step import Learned, LearningPlan, of_size_one, search_step
 from jaxticket.sparsify.learned.views import of_teachers, viewer
 from jaxticket.typing import TrainState
 
@@ -469,9 +476,9 @@ def test_leaving_faded_knowledge_out_changes_nothing(find, monkeypatch):
     split = find({"mesh": parallel.mesh(seeds=1, data=2, devices=jax.devices()[:2])}, **fast)
     assert short.pruning.method.phases[0][0] == pytest.approx(1 / 3)
     monkeypatch.setattr(distillation, "NEGLIGIBLE", 0.0)
-    program._searcher.cache_clear()
+    program.cache_clear()
     whole = find(**fast)
-    program._searcher.cache_clear()
+    program.cache_clear()
     assert (kernels(short) == kernels(whole)).all()
     np.testing.assert_allclose(short.trace()["expected"], whole.trace()["expected"], rtol=1e-5)
     assert np.mean(kernels(split) == kernels(whole)) > 0.98
@@ -495,10 +502,10 @@ def test_nothing_but_scores_moves_in_a_search(find, monkeypatch):
     seen, train = [], learned_masks.train_jobs
 
     def spied(bench, jobs, *args, **options):
-        before = jax.tree.map(np.array, jobs.params.weights)
+        before = jax.tree.map(np.array, jobs.origin.weights)
         ended = train(bench, jobs, *args, **options)
-        seen.append((before, ended.state.params.weights))
-        assert not ended.state.opt_state[2] and not ended.state.params.teachers
+        seen.append((before, ended.state.weights))
+        assert not ended.state.tutors
         return ended
 
     monkeypatch.setattr(learned_masks, "train_jobs", spied)
@@ -513,16 +520,15 @@ def one_step(net, method, live, step=0, carried=None, keep=50):
     """A step of a search on a fixed batch, for one replica: the state after it."""
     params, stats = net.init(jax.random.key(0))
     own = method.training(TRAINING, 60)
-    training = static_part(own)
+    learner = ScoreLearner(net, method, own)
     x = jax.random.normal(jax.random.key(1), (16, *net.shape))
     y = jnp.arange(16, dtype=jnp.int32) % net.classes
     drawn = jax.tree.map(lambda w: 0.1 * jnp.sin(jnp.arange(w.size)).reshape(w.shape), params)
-    state = TrainState(jnp.int32(step), Learned(drawn, params), stats,
-                       (optimizer(training).init((drawn,)), jnp.float32(0), ()), live,
-                       jax.random.key(3), jnp.int32(-1))  # fmt: skip
+    origin = ScoreOrigin(drawn, params, stats, live)
+    state = learner.start(origin, jnp.int32(step), key=jax.random.key(3))
     if carried is not None:
-        state = state._replace(params=carried.params, opt_state=carried.opt_state)
-    plan = LearningPlan(
+        state = carried._replace(step=state.step, live=live)
+    plan = ScorePlan(
         jax.tree.map(jnp.asarray, schedule(own)),
         jnp.int32(0),
         jnp.int32(0),
@@ -534,8 +540,7 @@ def one_step(net, method, live, step=0, carried=None, keep=50):
     if method.teaching is not None:
         plan = plan._replace(teachers=jax.tree.map(lambda x: x[None], (params, stats)))
     by = Normalization(jnp.zeros(net.shape[-1]), jnp.ones(net.shape[-1]))
-    return search_step(net, method, training, state, plan, (x, y), by, jnp.asarray(True),
-                       prunable=net.prunable(params))  # fmt: skip
+    return learner.step(state, Batch(x, y, by), plan, jnp.bool_(True), parallel.Placement())
 
 
 @pytest.mark.parametrize("normalized", [False, True])
@@ -547,7 +552,7 @@ def test_frozen_scores_do_not_move_on_by_momentum(net, normalized):
     first = one_step(net, method, live)
     frozen = jax.tree.map(lambda m: m.at[:3].set(False), live)
     second = one_step(net, method, frozen, 1, first)
-    for before, after in zip(*(jax.tree.leaves(s.params.scores) for s in (first, second)),
+    for before, after in zip(*(jax.tree.leaves(s.scores) for s in (first, second)),
                              strict=True):  # fmt: skip
         if before.ndim > 1:
             assert (before[:3] == after[:3]).all() and (before[3:] != after[3:]).mean() > 0.5
@@ -564,7 +569,7 @@ def test_without_teachers_and_penalty_it_is_continuous_sparsification_of_fixed_w
     plain = Method("plain", Sigmoid(beta), "loss", scale=1.0, **options)
     live = jax.tree.map(lambda w: jnp.ones(w.shape, bool), net.init(jax.random.key(0))[0])
     # of a search for all entries nothing falls out
-    found = [one_step(net, m, live, keep=336).params.scores for m in (own, plain)]
+    found = [one_step(net, m, live, keep=336).scores for m in (own, plain)]
     for a, b in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
     start = 0.1 * jnp.sin(jnp.arange(300.0))
@@ -579,13 +584,12 @@ def test_freezing_ranks_soft_masks_that_have_underflowed(net):
     rng = np.random.default_rng(0)
     drawn = jax.tree.map(lambda w: jnp.float32(rng.uniform(-900, -500, w.shape)), params)
     ones = jax.tree.map(lambda w: jnp.ones(w.shape, bool), params)
-    state = TrainState(jnp.int32(20), Learned(drawn, params), stats, ((), jnp.float32(0), ()),
-                       ones, jax.random.key(3), jnp.int32(-1))  # fmt: skip
-    plan = LearningPlan(schedule(TRAINING), *2 * (jnp.int32(0),), jnp.float32(0.3), jnp.int32(101),
-                        jnp.int32(60), jnp.int32(20))  # fmt: skip
-    prunable = net.prunable(params)
-    after = program.ended(method, TRAINING, state, plan, jnp.int32(1), target=jnp.int32(20),
-                          prunable=prunable).mask  # fmt: skip
+    learner = ScoreLearner(net, method, TRAINING)
+    origin = ScoreOrigin(drawn, params, stats, ones)
+    state = learner.start(origin, jnp.int32(20), key=jax.random.key(3))
+    plan = ScorePlan(schedule(TRAINING), *2 * (jnp.int32(0),), jnp.float32(0.3), jnp.int32(101),
+                     jnp.int32(60), jnp.int32(20))  # fmt: skip
+    after = learner.boundary(state, plan, jnp.bool_(True)).live
     beta, logs, kept = 60 ** (1 / 3), [], []
     for name in ("dense_0", "dense_1"):
         s, w = (np.asarray(t[name]["kernel"], np.float64) for t in (drawn, params))
@@ -626,7 +630,7 @@ def test_with_batch_norm_there_is_nothing_to_learn_from_an_equal(name):
 
 def test_searches_copies_and_trainings_see_examples_in_orders_of_their_own():
     levels, copies = range(1000), range(FIRST_NOISE, FIRST_NOISE + 1000)
-    assert program.ORDER not in copies and program.ORDER not in levels
+    assert ORDER not in copies and ORDER not in levels
     assert not set(levels) & set(copies)
 
 
@@ -635,7 +639,7 @@ def test_teachers_that_learn_along_take_ordinary_steps(find, net, data, states, 
     """Against a loop of steps on the student's batches; their training ends with its schedule."""
     runs = find(teachers=2, stage=stage, online=True)
     # the rest of the places is padding
-    tutors = jax.tree.map(lambda x: x[:2], states[-1].state.opt_state[2])
+    tutors = jax.tree.map(lambda x: x[:2], states[-1].state.tutors)
     begun = round(stage * 40)
     assert (np.asarray(tutors.step) == 40).all() and (np.asarray(tutors.diverged) < 0).all()
     for replica, seed in enumerate((3, 5)):
@@ -647,27 +651,26 @@ def test_teachers_that_learn_along_take_ordinary_steps(find, net, data, states, 
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ticket.params, masked
         )
         # the weights that the search carries are those of initialization
-        weights = states[-1].state.params.weights["dense_0"]["kernel"][replica]
+        weights = states[-1].state.weights["dense_0"]["kernel"][replica]
         np.testing.assert_allclose(weights, drawn["dense_0"]["kernel"], rtol=1e-6)
     if stage:
         return
     on_device = put_data(data, TRAINING, parallel.mesh(devices=jax.devices()[:1]))
-    key, static = jax.random.key(5), static_part(TRAINING)
+    key, learner = jax.random.key(5), Supervised(net, TRAINING)
     plan = Plan(jax.tree.map(jnp.asarray, schedule(TRAINING)), jnp.int32(0), jnp.int32(0))
     own = stream(key, "teacher", 1)
 
     @jax.jit
     def trained():
         params, stats = net.init(stream(own, "init"))
-        words = permutation_words(stream(key, "order", jnp.int32(program.ORDER)))
-        state = TrainState(jnp.int32(0), params, stats, optimizer(static).init(params),
+        words = permutation_words(stream(key, "order", jnp.int32(ORDER)))
+        state = TrainState(jnp.int32(0), params, stats, optimizer(TRAINING).init(params),
                            jax.tree.map(lambda x: jnp.ones(x.shape, bool), params), own,
                            jnp.int32(-1))  # fmt: skip
 
         def step(i, s):
-            batch = gathered(on_device, TRAINING, words, s.step)
-            by = Normalization(*on_device.by)
-            return train_step(net, static, s, plan, batch, by, jnp.asarray(True))
+            batch = gathered(on_device, TRAINING, words, s.step, parallel.Placement())
+            return learner.step(s, batch, plan, jnp.bool_(True), parallel.Placement())
 
         return jax.lax.fori_loop(0, 40 - begun, step, state)
 
@@ -687,7 +690,7 @@ def test_all_of_it_together_is_the_same_vmapped_and_on_a_data_axis(find, states,
     found.append(find({"watch_masks": 2, "mesh": parallel.mesh(1, 2, two)}, **options))
     monkeypatch.setattr(parallel, "maps", lambda mesh: False)
     found.append(find({"watch_masks": 2, "mesh": parallel.mesh(1, 1, two[1:])}, **options))
-    tutors = [seen.state.opt_state[2].params for seen in states]
+    tutors = [seen.state.tutors.params for seen in states]
     for runs, own in zip(found[1:], tutors[1:], strict=True):
         assert np.mean(kernels(runs) == kernels(found[0])) > 0.97
         apart = [trace.trace()["hamming"].dropna() for trace in (runs, found[0])]
@@ -717,7 +720,7 @@ def test_teachers_and_masks_of_a_search_that_died_go_on(find, states, tmp_path, 
     monkeypatch.setattr(RunFolder, "save_state", save)
     again = find(changes, **options)
     assert (kernels(again) == kernels(whole)).all() and again.trace().equals(whole.trace())
-    tutors = [seen.state.opt_state[2] for seen in (states[0], states[-1])]
+    tutors = [seen.state.tutors for seen in (states[0], states[-1])]
     for a, b in zip(*map(jax.tree.leaves, tutors), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -839,19 +842,19 @@ def test_what_has_fallen_out_never_returns_where_that_is_cumulative(net):
     for cumulative in (False, True):
         method = jt.SEARCHES["kd_lts"](**options, cumulative=cumulative)
         state = one_step(net, method, live, keep=34)
-        kept = [int(m.sum()) for m in jax.tree.leaves(state.mask) if m.ndim > 1]
+        kept = [int(m.sum()) for m in jax.tree.leaves(state.live) if m.ndim > 1]
         # the first of six epochs from all 336 entries to 34
         expected = round(336 * (34 / 336) ** (1 / 6)) if cumulative else 336
         assert sum(kept) == expected
         if cumulative:
-            scores = state.params.scores
-            raised = jax.tree.map(lambda s, m: jnp.where(m, s, 9.0), scores, state.mask)
-            lost = state._replace(params=state.params._replace(scores=raised))
-            again = one_step(net, method, state.mask, 1, lost)
-            both = zip(*map(jax.tree.leaves, (again.mask, state.mask)), strict=True)
+            scores = state.scores
+            raised = jax.tree.map(lambda s, m: jnp.where(m, s, 9.0), scores, state.live)
+            lost = state._replace(scores=raised)
+            again = one_step(net, method, state.live, 1, lost)
+            both = zip(*map(jax.tree.leaves, (again.live, state.live)), strict=True)
             assert not any(bool((new & ~old).any()) for new, old in both)
             jax.tree.map(lambda a, r, m: np.testing.assert_array_equal(a[~m], r[~m]),
-                         again.params.scores, raised, state.mask)  # fmt: skip
+                         again.scores, raised, state.live)  # fmt: skip
 
 
 def test_cumulative_searches_end_with_the_wanted_number(find):
@@ -869,7 +872,7 @@ def test_jacobians_of_examples_are_searched_with(find, data, states):
     moved = []
     for mesh, jacobian in ((one, "examples"), (two, "examples"), (one, "mean")):
         find({"mesh": mesh, "seeds": (3,), "steps": 3}, jacobian=jacobian, **options)
-        scores = states[-1].state.params.scores
+        scores = states[-1].state.scores
         moved.append(np.concatenate([np.ravel(scores[f"dense_{i}"]["kernel"]) for i in (0, 1)]))
     size = np.abs(moved[0]).max()
     assert size > 1e-3

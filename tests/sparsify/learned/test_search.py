@@ -13,6 +13,7 @@ from patterns import noisy_patterns
 import jaxticket as jt
 from jaxticket import masks
 from jaxticket.engine import parallel
+from jaxticket.engine.program import program
 from jaxticket.engine.store import RunFolder
 from jaxticket.random import stream
 from jaxticket.sparsify.learned import (
@@ -26,8 +27,8 @@ from jaxticket.sparsify.learned import (
     Schedule,
     View,
 )
+from jaxticket.sparsify.learned.learner import ScoreLearner
 from jaxticket.sparsify.learned.objectives import Outputs
-from jaxticket.sparsify.learned.program import searcher
 
 STEPS, LENGTH = 20, 24
 TRAINING = jt.Training(
@@ -181,11 +182,11 @@ def test_a_data_axis_finds_the_same(runs, find, method):
 def test_one_program_serves_all_densities_and_lengths_of_rounds(find, net, data, mesh):
     method = jt.SEARCHES["concrete"]("loss", temperature=0.5)
     find(method, train=False, dense=False)
-    program = searcher(net, method, method.training(TRAINING, LENGTH), mesh, len(data.splits))
-    before = program.program.traces()
+    built = program(ScoreLearner(net, method, method.training(TRAINING, LENGTH)), mesh)
+    before = built.traces()
     assert before == 1
     find(method, train=False, dense=False, density=(0.3, 0.7), steps=30)
-    assert program.program.traces() == before
+    assert built.traces() == before
 
 
 @pytest.mark.parametrize("objective", ["gradient_norm", "feature"])

@@ -27,8 +27,8 @@ from jaxticket.sparsify.learned import (
     TopK,
 )
 from jaxticket.sparsify.learned.constraints import Pull
+from jaxticket.sparsify.learned.learner import effective
 from jaxticket.sparsify.learned.objectives import Outputs, View, needs_of
-from jaxticket.sparsify.learned.step import effective
 
 KEY = jax.random.key(4)
 PRUNABLE = {"a": True, "b": False, "c": True}

@@ -1,0 +1,159 @@
+"""Supervised training of masked networks, as a learner."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxticket import _tree, masks
+from jaxticket.data.augment import augmented
+from jaxticket.engine.learner import Batch, Learner, Networks, Plan, guarded_update
+from jaxticket.engine.metrics import cast, cross_entropy, normalized
+from jaxticket.engine.optim import learning_rate, optimizer
+from jaxticket.engine.parallel import Placement
+from jaxticket.random import stream
+from jaxticket.settings import Training
+from jaxticket.typing import Array, Key, Mask, Network, Params, Stats, TrainState
+
+
+def static_part(training: Training) -> Training:
+    """The training with everything that a compiled program takes as an array set to one value."""
+    return training.replace(
+        steps=1,
+        lr=0.0,
+        final_lr=0.0,
+        weight_decay=0.0,
+        warmup=0,
+        gamma=0.1,
+        milestones=(0,) * len(training.milestones),
+        eval_every=1,
+    )
+
+
+class Origin(NamedTuple):
+    """The network that training starts from; the weights are masked then."""
+
+    params: Params
+    stats: Stats
+    mask: Mask
+
+
+@dataclasses.dataclass(frozen=True)
+class Supervised(Learner[TrainState, Plan, Origin]):
+    """Trains the weights of a network that are not pruned by the gradient of the mean loss.
+
+    Params stay zero where the mask is False, so the forward pass needs no mask: the gradient is
+    masked before clipping and momentum, and the update is added only where the mask is True.
+
+    Attributes:
+      net: the network.
+      training: the settings; times and rates count for nothing here, since they come with the plan.
+
+    Reference: DESIGN of masked training; invariant 4 of iterative magnitude pruning (pruned weights
+      stay exactly 0).
+    """
+
+    net: Network
+    training: Training
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "training", static_part(self.training))
+
+    def start(self, origin: Origin, step: Array, *, key: Key) -> TrainState:
+        """The masked network with a fresh optimizer."""
+        params = masks.apply(origin.mask, origin.params)
+        opt_state, whole = _tree.varying_like(
+            (optimizer(self.training).init(params), jnp.int32(-1)), step
+        )
+        return TrainState(step, params, origin.stats, opt_state, origin.mask, key, whole)
+
+    def loss(
+        self, params: Params, stats: Stats, x: Array, y: Array, *, key: Key, placement: Placement
+    ) -> tuple[Array, Stats]:
+        """The mean loss of a batch, in training mode, and the statistics after it.
+
+        Args:
+          params, stats: the network.
+          x, y: normalized images and labels, of this device.
+          key: for dropout.
+          placement: the mean is over all devices that share the batch.
+        """
+        weights = cast(params, self.training.compute_dtype)
+        logits, stats = self.net.apply(
+            weights, stats, x, train=True, key=key, axis_name=placement.axis_name
+        )
+        loss = jnp.mean(cross_entropy(logits, y, self.training.label_smoothing))
+        # inside the loss, so that the gradient is averaged too
+        return placement.mean(loss), stats
+
+    def gradient(
+        self, state: TrainState, batch: Batch, plan: Plan, placement: Placement
+    ) -> tuple[Array, Params, Stats]:
+        """Loss, masked gradient and statistics after it, of the update that follows a state.
+
+        Args:
+          state: where the update begins; its step and key decide on augmentation and dropout.
+          batch, plan, placement: as of `step`.
+        """
+        net, training = self.net, self.training
+        first, x = placement.part[0] * batch.y.shape[0], batch.x
+        if training.augment:
+            key = stream(state.key, "augment", plan.augment, state.step)
+            x = augmented(x, training, batch.by.mean, key=key, first=first)
+        if training.attack is not None:
+            key = stream(state.key, "adversary", plan.augment, state.step)
+            x = training.attack(
+                net, state.params, state.stats, x, batch.y, by=batch.by, key=key,
+                compute_dtype=training.compute_dtype, first=first,
+            )  # fmt: skip
+        x = normalized(x, batch.by, training.compute_dtype)
+        # copies under other SGD noise draw other dropout masks too
+        key = placement.own_key(stream(state.key, "noise", plan.augment, state.step))
+
+        def loss_of(params: Params) -> tuple[Array, Stats]:
+            return self.loss(params, state.stats, x, batch.y, key=key, placement=placement)
+
+        (loss, stats), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        return loss, masks.apply(state.mask, gradient), stats
+
+    def step(
+        self, state: TrainState, batch: Batch, plan: Plan, active: Array, placement: Placement
+    ) -> TrainState:
+        """One update."""
+        loss, gradient, stats = self.gradient(state, batch, plan, placement)
+        update = optimizer(self.training, plan.schedule.weight_decay).update
+        # optax mixes python, float32 and int32 numbers, which strict promotion (a user's choice)
+        # forbids
+        with jax.numpy_dtype_promotion("standard"):
+            direction, opt_state = update(gradient, state.opt_state, state.params)
+        rate = learning_rate(plan.schedule, state.step, kind=self.training.schedule)
+        # pruned weights are zero already
+        params = jax.tree.map(
+            lambda m, p, d: jnp.where(m, p - rate * d, p), state.mask, state.params, direction
+        )
+        return guarded_update(
+            state,
+            state._replace(params=params, stats=stats, opt_state=opt_state),
+            finite=jnp.isfinite(loss),
+            active=active,
+            # where replicas run vmapped, those that start late wait through others' steps; where
+            # they do not, nobody looks at the momentum of one that diverged, and to hold Adam's
+            # costs a fifth of a step
+            free=() if placement.vmapped else ("opt_state",),
+        )
+
+    def network(self, state: TrainState) -> Networks:
+        """The network as it is."""
+        return state.params, state.stats
+
+    def finite(self, state: TrainState) -> Array:
+        """Whether weights and statistics are finite."""
+        return _tree.finite((state.params, state.stats))
+
+    def broken(self, state: TrainState) -> Array:
+        """Whether a pruned weight is not zero."""
+        outside = jax.tree.map(lambda m, w: jnp.any(~m & (w != 0)), state.mask, state.params)
+        return jnp.any(jnp.stack(jax.tree.leaves(outside)))
