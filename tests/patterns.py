@@ -1,4 +1,4 @@
-"""A small data set that several test files search and train on."""
+"""Small data, networks and settings that several test files train on."""
 
 import numpy as np
 
@@ -12,3 +12,37 @@ def noisy_patterns():
     y = rng.choice(3, 300)
     x = np.clip(patterns[y] + rng.integers(-60, 60, (300, 5, 5)), 0, 255).astype(np.uint8)
     return jt.data.from_arrays(x[:240], y[:240], x[240:], y[240:], classes=3)
+
+
+STEPS = 30
+
+
+def small_data(examples=240, seed=0):
+    """Three noisy 5x5 patterns with a validation split."""
+    rng = np.random.default_rng(seed)
+    patterns = rng.integers(0, 200, (3, 5, 5))
+    y = rng.integers(0, 3, examples + 60)
+    x = np.clip(patterns[y] + rng.integers(-60, 60, (len(y), 5, 5)), 0, 255).astype(np.uint8)
+    data = jt.data.from_arrays(x[:examples], y[:examples], x[examples:], y[examples:], classes=3)
+    return data.with_validation(0.1)
+
+
+DATA = small_data()
+NET = jt.networks.lenet(DATA.shape, DATA.classes, widths=(12, 8))
+TRAINING = jt.Training(
+    steps=STEPS,
+    batch_size=16,
+    optimizer="momentum",
+    lr=0.05,
+    weight_decay=1e-3,
+    milestones=(20,),
+    eval_every=10,
+)
+
+
+def values(table, **where):
+    """The values of some rows, in the order of level, seed, step, split and metric."""
+    rows = table
+    for column, value in where.items():
+        rows = rows[rows[column] == value]
+    return rows.sort_values(["level", "seed", "step", "split", "metric"])["value"].to_numpy()

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_find_tickets import DATA, NET, TRAINING, values
+from patterns import DATA, NET, TRAINING, values
 
 import jaxticket as jt
 from jaxticket.engine import parallel

@@ -5,6 +5,7 @@ import warnings
 import jax
 import numpy as np
 import pytest
+from patterns import DATA, NET, STEPS, TRAINING, values
 
 import jaxticket as jt
 from jaxticket import masks
@@ -12,30 +13,6 @@ from jaxticket.engine import program as train
 from jaxticket.engine.supervised import Origin, Supervised
 from jaxticket.random import root_keys, stream
 
-STEPS = 30
-
-
-def small_data(examples=240, seed=0):
-    """Three noisy 5x5 patterns with a validation split."""
-    rng = np.random.default_rng(seed)
-    patterns = rng.integers(0, 200, (3, 5, 5))
-    y = rng.integers(0, 3, examples + 60)
-    x = np.clip(patterns[y] + rng.integers(-60, 60, (len(y), 5, 5)), 0, 255).astype(np.uint8)
-    data = jt.data.from_arrays(x[:examples], y[:examples], x[examples:], y[examples:], classes=3)
-    return data.with_validation(0.1)
-
-
-DATA = small_data()
-NET = jt.networks.lenet(DATA.shape, DATA.classes, widths=(12, 8))
-TRAINING = jt.Training(
-    steps=STEPS,
-    batch_size=16,
-    optimizer="momentum",
-    lr=0.05,
-    weight_decay=1e-3,
-    milestones=(20,),
-    eval_every=10,
-)
 SIZE = 25 * 12 + 12 * 8 + 8 * 3
 
 
@@ -59,13 +36,6 @@ def initial(seed):
 def equal(a, b):
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_array_equal(x, y)
-
-
-def values(table, **where):
-    rows = table
-    for column, value in where.items():
-        rows = rows[rows[column] == value]
-    return rows.sort_values(["level", "seed", "step", "split", "metric"])["value"].to_numpy()
 
 
 def test_levels_keep_exact_counts(runs):

@@ -281,7 +281,7 @@ def test_seeds_alone_few_at_once_and_vmapped_give_the_same(prune, runs, net, dat
 
 
 def test_layouts_say_how_many_weights_each_layer_keeps(prune, net):
-    from jaxticket.nn.flops import layers_of
+    from jaxticket.pruning.layouts import layers_of
 
     layers = layers_of(net)
     quick = TRAINING.replace(steps=1)
