@@ -15,6 +15,8 @@ from jaxticket.controls import BRANCHES
 from jaxticket.data import DATASETS
 from jaxticket.engine import parallel
 from jaxticket.engine.parallel import compilation_cache, cpu_devices
+from jaxticket.engine.runtime import RunInterrupted, Runtime
+from jaxticket.engine.store import RunFolderError
 from jaxticket.masks import density
 from jaxticket.nn import NETWORKS, from_functions, from_linen, from_nnx
 from jaxticket.presets import PRESETS, preset
@@ -63,7 +65,8 @@ __all__ = [  # noqa: RUF022
     "instability", "Instability", "DISTANCES", "connectivity", "stability",
     # masks and machines
     "masks", "density", "densities", "keep_top", "prune", "TrainState",
-    "parallel", "cpu_devices", "compilation_cache", "__version__",
+    "Runtime", "RunInterrupted", "RunFolderError", "parallel", "cpu_devices", "compilation_cache",
+    "__version__",
 ]
 # fmt: on
 

@@ -323,19 +323,6 @@ def path_or_none(argument: str, value: Any) -> None:
         raise ValueError(f"`{argument}` must be a path or None, got {shown(value)}")
 
 
-def run_options(folder: Any, at_once: Any, save_every: Any, progress: Any) -> None:
-    """The arguments of every long run: where it is saved, how much runs at once, what it says.
-
-    Raises:
-      ValueError: for a folder that is no path, and numbers out of range.
-    """
-    path_or_none("folder", folder)
-    if at_once is not None:
-        whole("at_once", at_once, 1)
-    number("save_every", save_every, 0)
-    flag("progress", progress)
-
-
 def settle(settings: Any, check: Callable[..., Any], /, *names: str, **bounds: Any) -> None:
     """Puts fields of a frozen dataclass through a check, in its `__post_init__`."""
     for name in names:

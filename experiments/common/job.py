@@ -385,8 +385,8 @@ def _loaded(
 def budget(job: Job) -> Iterator[None]:
     """Ends the training inside the block when the time is over, counted from the script's start.
 
-    SIGTERM makes a run save after the chunk under way and raise SystemExit(143); between runs, the
-    handler set here raises it at once. A later call finds all that was saved.
+    SIGTERM makes a run save after the chunk under way and raise `jt.RunInterrupted`; between runs,
+    the handler set here raises SystemExit(143) at once. A later call finds all that was saved.
     """
     minutes = job.settings.budget
 
@@ -405,9 +405,10 @@ def budget(job: Job) -> Iterator[None]:
             timer.daemon = True
             timer.start()
         yield
-    except SystemExit as error:
+    except (SystemExit, jt.RunInterrupted) as error:
         count_seconds(job.folder)
-        if error.code == 128 + signal.SIGTERM and job.over.is_set():
+        status = error.code if isinstance(error, SystemExit) else error.exit_status
+        if status == 128 + signal.SIGTERM and job.over.is_set():
             print("budget over; saved; run the same command to continue", flush=True)
             raise SystemExit(BUDGET_OVER) from None
         raise
@@ -541,7 +542,8 @@ def launch(
     """Calls `main` with the options of the command line. Compiled programs are kept on disk.
 
     Errors of jaxticket's own kinds and those that begin with an argument in backticks are for the
-    user: the message alone is printed. All others keep their traceback.
+    user: the message alone is printed. All others keep their traceback. A run that a signal stopped
+    ends with the message and the exit status of that signal, 128 + its number.
 
     Args:
       main: what the script does.
@@ -555,6 +557,9 @@ def launch(
     prog = None if spec is None else f"python -m {spec.name}"
     try:
         main(tyro.cli(settings, prog=prog, description=description))
+    except jt.RunInterrupted as stop:
+        print(f"\n{stop}", flush=True)
+        raise SystemExit(stop.exit_status) from None
     except ValueError as error:
         ours = type(error).__module__.startswith("jaxticket.")
         if not ours and not str(error).startswith("`"):

@@ -33,12 +33,20 @@ from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
-import tyro
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
-from experiments.common.job import Job, budget, chosen, learn, prepare, retrain, search
+from experiments.common.job import (
+    Job,
+    budget,
+    chosen,
+    launch,
+    learn,
+    prepare,
+    retrain,
+    search,
+)
 from experiments.common.learned import kd_lts
 from experiments.common.report import cell, save, seeds
 from experiments.kd_lts._common import QUICK, Settings, dense, paper, third_epoch
@@ -324,4 +332,4 @@ def main(settings: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=str(__doc__).split("Command:")[0]))
+    launch(main, Options, __doc__)

@@ -13,22 +13,21 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxticket import _identity, _tree, results
-from jaxticket._check import chosen, from_table, run_options, whole
+from jaxticket._check import chosen, from_table, whole
 from jaxticket.controls import BRANCHES, Change
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.learner import Plan
 from jaxticket.engine.loop import (
     Arrays,
-    Bench,
     Jobs,
     Watch,
     report_diverged,
-    running,
     take,
     train_jobs,
 )
-from jaxticket.engine.program import DeviceData, gathered, program, put_data
+from jaxticket.engine.program import DeviceData, gathered
+from jaxticket.engine.runtime import Run, Runtime, settled
 from jaxticket.engine.supervised import Supervised
 from jaxticket.pruning.compiled import prunable_of
 from jaxticket.random import permutation_words, stream
@@ -51,6 +50,7 @@ def telemetry(
     levels: Sequence[int] | None = None,
     steps: int | None = None,
     every: int | None = None,
+    runtime: Runtime | None = None,
     folder: str | os.PathLike[str] | None = None,
     at_once: int | None = None,
     save_every: float = 60.0,
@@ -83,6 +83,7 @@ def telemetry(
         None.
       every: steps between looks, which are at the start, at every multiple of it and at the end;
         the interval of evaluations if None.
+      runtime: folder and the like in one; leave the arguments that follow out then.
       folder: where to save; a folder below that of `runs` if None, where it has one.
       at_once: replicas that one device holds at most.
       save_every, progress: as for `find_tickets`.
@@ -100,7 +101,9 @@ def telemetry(
       training".
     """
     require_runs("runs", runs)
-    run_options(folder, at_once, save_every, progress)
+    runtime = settled(
+        runtime, folder=folder, at_once=at_once, save_every=save_every, progress=progress
+    ).on(runs.mesh)
     change = from_table("branch", branch, BRANCHES)
     name = branch if isinstance(branch, str) else str(getattr(branch, "__name__", "branch"))
     levels = chosen("levels", levels, runs.levels)
@@ -127,8 +130,7 @@ def telemetry(
         steps=steps,
         every=every,
     )
-    if folder is None and runs.folder is not None:
-        folder = runs.folder / "telemetry" / results.run_name(name, settings)
+    runtime = runtime.in_folder(runs.folder, "telemetry", results.run_name(name, settings))
     tickets, jobs, _ = branch_jobs(runs, change, name, runs.training, factors, levels)
     jobs = _shortened(jobs, steps)
     label = runs.branch if change is BRANCHES["retrain"] else name
@@ -143,42 +145,26 @@ def telemetry(
     ]
     count = len(jobs.start)
     # as for `branch`, with which the compiled program is shared
-    size = runs.size
-    if at_once is not None or not parallel.maps(runs.mesh):
-        size = parallel.block_size(count, runs.mesh, at_once)
+    size = runtime.replicas_per_call(count, runs.size)
     parts = []
-    with running(folder, settings, every=save_every, steps=jobs.steps, progress=progress) as (
-        store,
-        interrupt,
-        bar,
-    ):
-        bar.set_description(f"telemetry of {label}")
-        bench = Bench(
-            program(Supervised(runs.net, runs.training), runs.mesh),
-            put_data(runs.data, runs.training, runs.mesh),
-            runs.mesh,
-            size,
-            len(runs.data.splits),
-            every,
-            store,
-            interrupt,
-            bar,
-        )
+    with runtime.run(
+        runs.net, runs.data, runs.training, settings, size=size, steps=jobs.steps, interval=every
+    ) as run:
+        run.describe(f"telemetry of {label}")
         look = observer(runs.net, runs.training, runs.mesh, runs.pruning.exclude)
         for begin in range(0, count, size):
             part, own = take(jobs, begin, begin + size), about[begin : begin + size]
-            arrays = _unit(bench, part, look, f"jobs-{begin:05d}-{begin + len(own):05d}")
+            arrays = _unit(run, part, look, f"jobs-{begin:05d}-{begin + len(own):05d}")
             for job, columns in enumerate(own):
                 parts.append(_rows(arrays, job, columns))
                 where = f"level {columns['level']}, {label}"
                 place = slice(job, job + 1)
                 report_diverged(
-                    bar, where, [columns["seed"]], arrays["diverged"][place], part.lost[place]
+                    run, where, [columns["seed"]], arrays["diverged"][place], part.lost[place]
                 )
         table = results.concat(parts)
-        if store is not None:
-            results.write(table, store.path, "table")
-            store.forget_state()
+        if run.path is not None:
+            run.finish(functools.partial(results.write, table, run.path, "table"))
     return table
 
 
@@ -197,29 +183,29 @@ def _shortened(jobs: Jobs, steps: int | None) -> Jobs:
     return jobs._replace(plan=jobs.plan._replace(schedule=schedule))
 
 
-def _unit(bench: Bench, jobs: Jobs, look: Callable[..., Array], name: str) -> Arrays:
+def _unit(run: Run, jobs: Jobs, look: Callable[..., Array], name: str) -> Arrays:
     """Steps and looks of some jobs, host arrays: steps int32 and wanted bool [call, job], watched
     float32 [call, job, metric], diverged int32 [job].
     """
 
     def make() -> Arrays:
-        trained = train_jobs(bench, jobs, name, watch=_watch(bench, jobs, look))
+        trained = train_jobs(run, jobs, name, watch=_watch(run, jobs, look))
         watched = trained.watched.copy()
         watched[(trained.diverged >= 0) & (trained.steps >= trained.diverged)] = np.nan
         arrays = trained.evaluations | {"watched": watched}
         del arrays["values"]
         return arrays
 
-    return bench.unit(name, jobs.steps, make)
+    return run.unit(name, jobs.steps, make)
 
 
-def _watch(bench: Bench, jobs: Jobs, look: Callable[..., Array]) -> Watch:
-    padded = parallel.pad((host_apply(jobs.origin.mask, jobs.origin.params), jobs.plan), bench.size)
-    start, plan = parallel.put(padded, bench.mesh)
-    limits, shape = np.zeros(bench.size, np.int32), (len(jobs.start), len(METRICS))
+def _watch(run: Run, jobs: Jobs, look: Callable[..., Array]) -> Watch:
+    padded = parallel.pad((host_apply(jobs.origin.mask, jobs.origin.params), jobs.plan), run.size)
+    start, plan = parallel.put(padded, run.mesh)
+    limits, shape = np.zeros(run.size, np.int32), (len(jobs.start), len(METRICS))
 
     def seen(state: TrainState, wanted: np.ndarray) -> np.ndarray:
-        values = parallel.host(look(limits, state, start, plan, bench.data))
+        values = parallel.host(look(limits, state, start, plan, run.data))
         return np.where(wanted[:, None], values[: shape[0]], np.float32(np.nan))
 
     return Watch(shape, seen, evaluates="ends")

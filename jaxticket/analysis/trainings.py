@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,19 +20,18 @@ from jaxticket.engine import parallel
 from jaxticket.engine.dense import initial_networks
 from jaxticket.engine.loop import (
     Arrays,
-    Bench,
     Jobs,
     history_arrays,
     job_plan,
     join,
     report_diverged,
-    running,
     take,
     train_jobs,
     train_unit,
 )
 from jaxticket.engine.metrics import METRICS
-from jaxticket.engine.program import program, put_data, split_names
+from jaxticket.engine.program import program, split_names
+from jaxticket.engine.runtime import Run, Runtime
 from jaxticket.engine.supervised import Origin, Supervised
 from jaxticket.nn.resize import narrowed, parameters
 from jaxticket.random import root_keys
@@ -139,71 +138,52 @@ def small_network(asked: Network | bool, net: Network, ticket: Ticket) -> Networ
 def hold(
     contest: Contest,
     settings: dict[str, Any],
-    *,
-    folder: str | os.PathLike[str] | None,
-    at_once: int | None,
-    save_every: float,
-    progress: bool,
+    runtime: Runtime,
 ) -> Outcome:
     """Trains all of them; what the folder holds is read.
 
     Args:
       contest: who is trained.
       settings: of the folder.
-      folder, at_once, save_every, progress: as of `jt.verdict`.
+      runtime: where it is done.
     """
     runs, training, data, seeds = contest.runs, contest.training, contest.data, contest.seeds
-    net, mesh, count = runs.net, runs.mesh, len(contest.seeds)
+    net, count = runs.net, len(contest.seeds)
     splits = split_names(data)
     keys = np.asarray(jax.random.key_data(root_keys(seeds)))
     many = (2 + len(CHANGES) + len(contest.rates)) * count
-    # the size of the run's own calls reuses its compiled program
-    size = runs.size
-    if at_once is not None or not parallel.maps(mesh):
-        size = parallel.block_size(many, mesh, at_once)
-    with running(folder, settings, every=save_every, steps=0, progress=progress) as (
-        store,
-        interrupt,
-        bar,
-    ):
-        put = put_data(data, training, mesh)
-        bench = Bench(
-            program(Supervised(net, training), mesh), put, mesh, size, len(splits),
-            training.evaluation_interval, store, interrupt, bar,
-        )  # fmt: skip
-        names, jobs, densities = _jobs(contest, bench, keys)
-        small = None if contest.small is None else _small(contest, bench, keys)
-        bar.total = jobs.steps + (0 if small is None else small[1].steps)
-        bar.set_description("ticket, controls and dense network")
+    size = runtime.replicas_per_call(many, runs.size)
+    with runtime.run(net, data, training, settings, size=size) as run:
+        names, jobs, densities = _jobs(contest, run, keys)
+        small = None if contest.small is None else _small(contest, run, keys)
+        run.expect(jobs.steps + (0 if small is None else small[1].steps))
+        run.describe("ticket, controls and dense network")
         blocks = [
-            _block(bench, take(jobs, first, first + size), first, 2 * count)
+            _block(run, take(jobs, first, first + size), first, 2 * count)
             for first in range(0, many, size)
         ]
-        histories = _histories(seeds, contest.level, names, densities, history_arrays(blocks), bar)
+        histories = _histories(seeds, contest.level, names, densities, history_arrays(blocks), run)
         if small is not None:
-            bar.set_description("small dense network")
+            run.describe("small dense network")
             trained = train_unit(small[0], small[1], SMALL)
             assert contest.small is not None
             share = np.full(count, parameters(contest.small) / parameters(net))
             histories |= _histories(
-                seeds, contest.level, [SMALL], [share], history_arrays([trained]), bar
+                seeds, contest.level, [SMALL], [share], history_arrays([trained]), run
             )
-        barrier = _barrier(contest, bench, blocks)
-        if store is not None:
-            store.forget_state()
+        barrier = _barrier(contest, run, blocks)
+        run.finish()
     histories, rate = _best_dense(histories, contest.rates, splits)
-    return Outcome(histories, barrier, rate, None if store is None else store.path)
+    return Outcome(histories, barrier, rate, run.path)
 
 
-def _jobs(
-    contest: Contest, bench: Bench, keys: np.ndarray
-) -> tuple[list[str], Jobs, list[np.ndarray]]:
+def _jobs(contest: Contest, run: Run, keys: np.ndarray) -> tuple[list[str], Jobs, list[np.ndarray]]:
     """Names and densities of the contestants, and their jobs in the order [contestant, seed]: the
     ticket and its copy come first.
     """
     runs, training, seeds = contest.runs, contest.training, contest.seeds
     whole = contest.ticket()
-    initial, stats = initial_networks(runs.net, bench.mesh, keys)
+    initial, stats = initial_networks(runs.net, run.mesh, keys)
     ones = jax.tree.map(lambda x: np.ones(x.shape, bool), initial)
     zero = np.zeros_like(whole.step)
     tickets = {
@@ -237,36 +217,37 @@ def _jobs(
     return list(tickets), join(parts), densities
 
 
-def _small(contest: Contest, bench: Bench, keys: np.ndarray) -> tuple[Bench, Jobs]:
+def _small(contest: Contest, run: Run, keys: np.ndarray) -> tuple[Run, Jobs]:
     """Where the small dense networks are trained, and their jobs."""
     assert contest.small is not None
     count = len(contest.seeds)
-    bench = bench._replace(
-        program=program(Supervised(contest.small, contest.training), bench.mesh),
-        size=parallel.block_size(count, bench.mesh, None),
+    run = replace(
+        run,
+        program=program(Supervised(contest.small, contest.training), run.mesh),
+        size=parallel.block_size(count, run.mesh, None),
     )
-    params, stats = initial_networks(contest.small, bench.mesh, keys)
+    params, stats = initial_networks(contest.small, run.mesh, keys)
     mask = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
     plan = job_plan(contest.training, count, order=FIRST_NOISE)
     start, lost = np.zeros(count, np.int32), np.zeros(count, bool)
-    return bench, Jobs(Origin(params, stats, mask), keys, start, plan, lost)
+    return run, Jobs(Origin(params, stats, mask), keys, start, plan, lost)
 
 
-def _block(bench: Bench, jobs: Jobs, first: int, kept: int) -> Arrays:
+def _block(run: Run, jobs: Jobs, first: int, kept: int) -> Arrays:
     """Evaluations of some jobs, and the final weights of those among the first `kept` of all."""
     name = f"networks-{first:04d}-{first + len(jobs.start):04d}"
 
     def make() -> Arrays:
-        trained = train_jobs(bench, jobs, name)
+        trained = train_jobs(run, jobs, name)
         final = (trained.state.params, trained.state.stats)
         final = take(parallel.host(final), 0, max(0, min(len(jobs.start), kept - first)))
         leaves = zip(_tree.paths(final), jax.tree.leaves(final), strict=True)
         return trained.evaluations | {f"weights/{path}": leaf for path, leaf in leaves}
 
-    return bench.unit(name, jobs.steps, make)
+    return run.unit(name, jobs.steps, make)
 
 
-def _barrier(contest: Contest, bench: Bench, blocks: list[Arrays]) -> np.ndarray:
+def _barrier(contest: Contest, run: Run, blocks: list[Arrays]) -> np.ndarray:
     """Error barriers on the test split between each ticket and its copy, [seed]."""
     count = len(contest.seeds)
     alphas = np.linspace(0, 1, contest.points)
@@ -282,13 +263,13 @@ def _barrier(contest: Contest, bench: Bench, blocks: list[Arrays]) -> np.ndarray
         index = np.repeat(index, len(alphas), axis=0)
         weight = np.tile(np.stack([1 - alphas, alphas], axis=1), (count, 1))
         evaluator = Evaluator(
-            contest.runs.net, contest.data, contest.training, bench.mesh, put=bench.data
+            contest.runs.net, contest.data, contest.training, run.mesh, put=run.data
         )
         values = evaluator.points(final, index, weight)
-        return {"line": values.reshape(count, len(alphas), bench.splits, len(METRICS))}
+        return {"line": values.reshape(count, len(alphas), run.splits, len(METRICS))}
 
     test = split_names(contest.data).index("test")
-    barrier = heights(bench.unit("line", 0, make)["line"])[:, test, 0]
+    barrier = heights(run.unit("line", 0, make)["line"])[:, test, 0]
     lost = history_arrays(blocks)["diverged"][: 2 * count] >= 0
     return np.where(lost[:count] | lost[count:], np.nan, barrier)
 
@@ -299,7 +280,7 @@ def _histories(
     names: Sequence[str],
     densities: Sequence[np.ndarray],
     arrays: Arrays,
-    bar: Any,
+    run: Run,
 ) -> dict[str, results.EvaluationLog]:
     found = {}
     for number, (name, share) in enumerate(zip(names, densities, strict=True)):
@@ -311,7 +292,7 @@ def _histories(
             density=share,
             branch=name,
         )
-        report_diverged(bar, name, seeds, found[name].diverged)
+        report_diverged(run, name, seeds, found[name].diverged)
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxticket import _files, _identity, results
-from jaxticket._check import distinct_seeds, instance, number, run_options, several, text, whole
+from jaxticket._check import distinct_seeds, instance, number, several, text, whole
 from jaxticket.analysis import costs
 from jaxticket.analysis.conditions import CONTROLS, Rules, conditions
 from jaxticket.analysis.trainings import (
@@ -29,6 +29,7 @@ from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine.metrics import METRICS
 from jaxticket.engine.program import check_fit, split_names
+from jaxticket.engine.runtime import Runtime, settled
 from jaxticket.engine.store import explained
 from jaxticket.runs import Runs, require_runs
 from jaxticket.settings import EarlyPruning, Pruning, Training
@@ -214,6 +215,7 @@ def verdict(
     points: int = 30,
     rules: Rules | None = None,
     method: str | None = None,
+    runtime: Runtime | None = None,
     folder: str | os.PathLike[str] | None = None,
     at_once: int | None = None,
     save_every: float = 60.0,
@@ -245,6 +247,7 @@ def verdict(
       points: places on the line between the copies, both ends included.
       rules: what the definitions leave open.
       method: the method's name in tables; what the runs tell if None.
+      runtime: folder and the like in one; leave the arguments that follow out then.
       folder: where to save; a folder below that of `runs` if None, where it has one.
       at_once: replicas that one device holds at most.
       save_every, progress: as for `find_tickets`.
@@ -259,7 +262,9 @@ def verdict(
     Reference: KD-LTS, Definitions 6.1 to 6.3.
     """
     require_runs("runs", runs)
-    run_options(folder, at_once, save_every, progress)
+    runtime = settled(
+        runtime, folder=folder, at_once=at_once, save_every=save_every, progress=progress
+    ).on(runs.mesh)
     net = runs.net if net is None else net
     data = runs.data if data is None else data
     training = runs.training if training is None else training
@@ -308,11 +313,8 @@ def verdict(
         points=points,
         branches={name: BRANCHES[name] for name in CHANGES},
     )
-    if folder is None and runs.folder is not None:
-        folder = runs.folder / "verdicts" / results.run_name(f"level-{level:02d}", settings)
-    outcome = hold(
-        contest, settings, folder=folder, at_once=at_once, save_every=save_every, progress=progress
-    )
+    name = results.run_name(f"level-{level:02d}", settings)
+    outcome = hold(contest, settings, runtime.in_folder(runs.folder, "verdicts", name))
     splits = split_names(data)
     step, judged = _judged(outcome, splits, rules)
     densities = outcome.histories[TICKET].density

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxticket import _identity
-from jaxticket._check import flag, one_of, run_options, whole
+from jaxticket._check import flag, one_of, whole
 from jaxticket.connectivity.arguments import (
     block_of,
     checked_levels,
@@ -29,11 +29,10 @@ from jaxticket.connectivity.result import Instability
 from jaxticket.controls import Change
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
-from jaxticket.engine import parallel
 from jaxticket.engine.dense import initial_networks, train_trunk
-from jaxticket.engine.loop import Arrays, Bench, report_diverged, running
-from jaxticket.engine.program import check_fit, program, put_data
-from jaxticket.engine.supervised import Supervised
+from jaxticket.engine.loop import Arrays, report_diverged
+from jaxticket.engine.program import check_fit
+from jaxticket.engine.runtime import Runtime, settled
 from jaxticket.random import root_keys
 from jaxticket.runs import Runs
 from jaxticket.settings import Training
@@ -59,6 +58,7 @@ def instability(
     distances: Sequence[str | Distance] | None = None,
     keep: bool = True,
     seeds: Iterable[int] | None = None,
+    runtime: Runtime | None = None,
     mesh: Mesh | None = None,
     folder: str | os.PathLike[str] | None = None,
     at_once: int | None = None,
@@ -100,7 +100,7 @@ def instability(
         split; all if None.
       keep: whether to keep the trained weights of all copies (in memory and in the folder).
       seeds: one trunk each; those of the tickets, or range(3), if None.
-      mesh, folder, save_every, progress: as for `find_tickets`.
+      runtime, mesh, folder, save_every, progress: as for `find_tickets`.
       at_once: copies that one device holds at most; None for as many as have 1 GiB of weights and
         optimizer state.
       points_at_once: points of lines that one device holds at most where they run vmapped; 32 if
@@ -114,9 +114,11 @@ def instability(
 
     Reference: Frankle's thesis, Algorithm 3 and sections 4.1 to 4.3 (there 3 seeds, 3 copies).
     """
-    mesh = parallel.check_mesh(mesh)
+    runtime = settled(
+        runtime, mesh=mesh, folder=folder, at_once=at_once, save_every=save_every, progress=progress
+    )
+    mesh = runtime.devices
     check_fit(net, data, training, mesh)
-    run_options(folder, at_once, save_every, progress)
     copies = whole("copies", copies, 2)
     points = whole("points", points, 3)
     throughout = whole("throughout", throughout)
@@ -178,39 +180,23 @@ def instability(
         keep=keep,
     )
     atoms = [Atom(kind, replica) for kind in kinds for replica in range(len(seeds))]
-    size, room = block_of(net, training, len(atoms), copies, mesh, at_once)
+    size, room = block_of(net, training, len(atoms), copies, mesh, runtime.at_once)
     last = max(steps) if trunk else 0
     total = last * len(seeds) + copies * len(seeds) * sum(
         training.steps - (0 if design.full else kind.at) for kind in kinds
     )
-    with running(folder, settings, every=save_every, steps=total, progress=progress) as (
-        store,
-        interrupt,
-        bar,
-    ):
-        put = put_data(data, training, mesh)
-        bench = Bench(
-            program(Supervised(net, training), mesh),
-            put,
-            mesh,
-            size,
-            len(data.splits),
-            training.evaluation_interval,
-            store,
-            interrupt,
-            bar,
-        )
-        evaluator = Evaluator(net, data, training, mesh, at_once=points_at_once, put=put)
+    with runtime.run(net, data, training, settings, size=size, steps=total) as run:
+        evaluator = Evaluator(net, data, training, mesh, at_once=points_at_once, put=run.data)
         keys = np.asarray(jax.random.key_data(root_keys(seeds)))
         initial = initial_networks(net, mesh, keys)
         states: dict[int, Networks] = {}
         diverged = np.full(len(seeds), -1)
         costs: list[dict[str, Any]] = []
         if trunk:
-            bar.set_description("trunk")
-            trained = train_trunk(bench, training, keys, initial, steps, ends_only=True)
+            run.describe("trunk")
+            trained = train_trunk(run, training, keys, initial, steps, ends_only=True)
             states, diverged = trained.states, trained.diverged
-            report_diverged(bar, "trunk", seeds, diverged)
+            report_diverged(run, "trunk", seeds, diverged)
             if trained.steps:
                 took = {"training_steps": trained.steps, "train_seconds": trained.seconds}
                 costs.append({"unit": "trunk", **took})
@@ -220,8 +206,8 @@ def instability(
         blocks = []
         for first in range(0, len(atoms), room):
             own = [atoms[i] for i in order[first : first + room]]
-            bar.set_description(_description(own))
-            blocks.append(train_and_compare(bench, evaluator, starts, design, own, first, room))
+            run.describe(_description(own))
+            blocks.append(train_and_compare(run, evaluator, starts, design, own, first, room))
             costs.append(_cost(f"copies of {len(own)} states from {first} on", blocks[-1]))
         result = Instability(
             net=net,
@@ -237,12 +223,10 @@ def instability(
             of_weights=tuple(name for name, f in named.items() if f in OF_WEIGHTS),
             arrays={name: x[np.argsort(order)] for name, x in _joined(blocks).items()},
             costs_of_units=tuple(costs),
-            folder=None if store is None else store.path,
+            folder=run.path,
             mesh=mesh,
         )
-        if store is not None:
-            result.save()
-            store.forget_state()
+        run.finish(result.save)
     return result
 
 

@@ -24,7 +24,6 @@ from jaxticket.connectivity.paths import barrier
 from jaxticket.engine import parallel
 from jaxticket.engine.loop import (
     Arrays,
-    Bench,
     Jobs,
     Trained,
     Watch,
@@ -33,6 +32,7 @@ from jaxticket.engine.loop import (
     take,
     train_jobs,
 )
+from jaxticket.engine.runtime import Run
 from jaxticket.engine.supervised import Origin
 from jaxticket.random import root_keys
 from jaxticket.settings import Training
@@ -84,7 +84,7 @@ class Design:
 
 
 def train_and_compare(
-    bench: Bench,
+    run: Run,
     evaluator: Evaluator,
     starts: Starts,
     design: Design,
@@ -96,7 +96,7 @@ def train_and_compare(
     is read.
 
     Args:
-      bench, evaluator, starts, design: what is done.
+      run, evaluator, starts, design: what is done.
       atoms: at most `room` of them.
       first: number of the first in the whole design.
       room: atoms of the largest block.
@@ -113,11 +113,11 @@ def train_and_compare(
     """
     name = f"copies-{first:05d}-{first + len(atoms):05d}"
     jobs, tickets = _jobs(starts, design, atoms)
-    bench.bar.total += jobs.steps - _planned(design, atoms)
+    run.expect(jobs.steps - _planned(design, atoms))
 
     def make() -> Arrays:
         watch = _watch(evaluator, design, len(atoms), room) if design.throughout else None
-        trained = train_jobs(bench, jobs, name, ends_only=watch is None, watch=watch)
+        trained = train_jobs(run, jobs, name, ends_only=watch is None, watch=watch)
         began = time.perf_counter()
         final = take(parallel.host((trained.state.params, trained.state.stats)), 0, len(jobs.start))
         arrays = _compared(evaluator, starts, design, atoms, tickets, final, room)
@@ -132,10 +132,10 @@ def train_and_compare(
                 for path, leaf in zip(_tree.paths(tree), jax.tree.leaves(tree), strict=True):
                     arrays[f"weights/{part}/{path}"] = grouped(leaf, design.copies)
         arrays["cost_evaluate_seconds"] = np.asarray(time.perf_counter() - began)
-        _report(bench, starts, atoms, arrays["diverged"])
+        _report(run, starts, atoms, arrays["diverged"])
         return arrays
 
-    return bench.unit(name, jobs.steps, make)
+    return run.unit(name, jobs.steps, make)
 
 
 def grouped(x: np.ndarray, copies: int) -> np.ndarray:
@@ -330,9 +330,9 @@ def _forget_diverged(arrays: Arrays, design: Design, lost: np.ndarray) -> None:
             arrays["throughout"][:, :, p][late | lost[:, None]] = np.nan
 
 
-def _report(bench: Bench, starts: Starts, atoms: list[Atom], diverged: np.ndarray) -> None:
+def _report(run: Run, starts: Starts, atoms: list[Atom], diverged: np.ndarray) -> None:
     for atom, own in zip(atoms, diverged, strict=True):
         kind, seed = atom.kind, starts.seeds[atom.replica]
         where = f"{kind.branch}, level {kind.level}, k = {kind.at}"
         for copy, step in enumerate(own):
-            report_diverged(bench.bar, f"{where}, copy {copy}", [seed], np.asarray([step]))
+            report_diverged(run, f"{where}, copy {copy}", [seed], np.asarray([step]))

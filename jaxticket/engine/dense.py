@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -13,7 +14,8 @@ from jax.sharding import Mesh
 from jaxticket import _tree
 from jaxticket.engine import parallel
 from jaxticket.engine.learner import Networks as Networks
-from jaxticket.engine.loop import Arrays, Bench, Jobs, history_arrays, job_plan, take, train_jobs
+from jaxticket.engine.loop import Arrays, Jobs, history_arrays, job_plan, take, train_jobs
+from jaxticket.engine.runtime import Run
 from jaxticket.engine.supervised import Origin
 from jaxticket.random import stream
 from jaxticket.settings import Training
@@ -53,7 +55,7 @@ def _initializer(net: Network, mesh: Mesh) -> Callable[..., Networks]:
 
 
 def train_trunk(
-    bench: Bench,
+    run: Run,
     training: Training,
     keys: np.ndarray,
     initial: Networks,
@@ -65,7 +67,7 @@ def train_trunk(
     """Trains the dense networks to the last of some steps, with their states at each.
 
     Args:
-      bench: where to run; units that its folder holds are read.
+      run: where to run; units that its folder holds are read.
       training: the settings; the schedule is that of the whole training.
       keys: key data of each replica's root key.
       initial: where they begin.
@@ -78,8 +80,8 @@ def train_trunk(
     if not later:
         return Trunk(states, {}, np.full(len(keys), -1), 0, 0.0)
     # no more places than replicas, so that all devices have some
-    size = parallel.block_size(len(keys), bench.mesh, None)
-    bench = bench._replace(size=min(bench.size, size))
+    size = parallel.block_size(len(keys), run.mesh, None)
+    run = replace(run, size=min(run.size, size))
     params, stats = initial
     mask = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
     plan = job_plan(training, len(keys))
@@ -90,10 +92,10 @@ def train_trunk(
         np.zeros(len(keys), bool),
     )  # fmt: skip
     parts = []
-    for first in range(0, len(keys), bench.size):
-        own = take(jobs, first, first + bench.size)
+    for first in range(0, len(keys), run.size):
+        own = take(jobs, first, first + run.size)
         unit = f"{name}-{first:05d}-{first + len(own.start):05d}"
-        parts.append(_unit(bench, own, unit, later, ends_only))
+        parts.append(_unit(run, own, unit, later, ends_only))
     for k in later:
         names = _tree.paths(initial)
         leaves = [np.concatenate([part[f"state-{k}/{name}"] for part in parts]) for name in names]
@@ -103,13 +105,13 @@ def train_trunk(
     return Trunk(states, history, history["diverged"], later[-1] * len(keys), seconds)
 
 
-def _unit(bench: Bench, jobs: Jobs, name: str, steps: list[int], ends_only: bool) -> Arrays:
+def _unit(run: Run, jobs: Jobs, name: str, steps: list[int], ends_only: bool) -> Arrays:
     def make() -> Arrays:
-        trained = train_jobs(bench, jobs, name, snapshots_at=steps, ends_only=ends_only)
+        trained = train_jobs(run, jobs, name, snapshots_at=steps, ends_only=ends_only)
         arrays = trained.evaluations | {"seconds": np.asarray(trained.seconds)}
         for k, snapshot in zip(steps, trained.snapshots, strict=True):
             leaves = zip(_tree.paths(snapshot), jax.tree.leaves(snapshot), strict=True)
             arrays |= {f"state-{k}/{path}": leaf for path, leaf in leaves}
         return arrays
 
-    return bench.unit(name, jobs.steps, make)
+    return run.unit(name, jobs.steps, make)

@@ -4,30 +4,23 @@ progress.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from tqdm.auto import tqdm
 
-from jaxticket import _files, masks
+from jaxticket import masks
 from jaxticket.engine import parallel
 from jaxticket.engine.calls import Call, calling
-from jaxticket.engine.feeder import StreamedData
 from jaxticket.engine.learner import Plan
 from jaxticket.engine.metrics import METRICS
 from jaxticket.engine.optim import schedule
-from jaxticket.engine.program import DeviceData, Program
-from jaxticket.engine.store import Interrupt, RunFolder
+from jaxticket.engine.runtime import Arrays, Run
 from jaxticket.settings import Training
 from jaxticket.typing import Mask
-
-Arrays = dict[str, np.ndarray]
 
 
 class Jobs(NamedTuple):
@@ -104,94 +97,6 @@ class Watch(NamedTuple):
     evaluates: str = "all"
 
 
-class Bench(NamedTuple):
-    """Where jobs run: the same for all units of a run.
-
-    Attributes:
-      program: the compiled program.
-      data: the data on the devices, or a stream on its way there.
-      mesh: the devices.
-      size: replicas per call.
-      splits: number of evaluated splits.
-      interval: steps between evaluations.
-      folder: where states are saved, or None.
-      interrupt: whether the run was asked to stop.
-      bar: the progress bar; counts steps of all replicas.
-    """
-
-    program: Program
-    data: DeviceData | StreamedData
-    mesh: Mesh
-    size: int
-    splits: int
-    interval: int
-    folder: RunFolder | None
-    interrupt: Interrupt
-    bar: Any
-
-    def unit(self, name: str, steps: int, make: Callable[[], Arrays]) -> Arrays:
-        """The arrays of a piece of work: those that the folder holds, or made now and saved there.
-
-        Args:
-          name: of the unit in the folder.
-          steps: those of all its jobs, for the progress bar.
-          make: does the work.
-        """
-        if self.folder is not None and (found := self.folder.load(name)) is not None:
-            self.bar.update(steps)
-            return found
-        arrays = make()
-        if self.folder is not None:
-            self.folder.save(name, arrays)
-            self.interrupt.follow(self.folder.path)
-        return arrays
-
-
-def progress_bar(total: int, *, shown: bool) -> Any:
-    """A bar over the steps of all replicas, with the time left."""
-    return tqdm(
-        total=total,
-        unit=" steps",
-        unit_scale=True,
-        disable=not shown,
-        dynamic_ncols=True,
-        smoothing=0.05,
-    )
-
-
-@contextlib.contextmanager
-def running(
-    folder: str | os.PathLike[str] | None,
-    settings: dict[str, Any],
-    *,
-    every: float,
-    steps: int,
-    progress: bool,
-) -> Iterator[tuple[RunFolder | None, Interrupt, Any]]:
-    """A run under way: its folder (or None), whether it was asked to stop, and its progress bar.
-
-    Args:
-      folder: where to save, or None.
-      settings: what the folder records, and refuses to mix with others.
-      every: seconds between saves of the training state.
-      steps: those of all replicas, for the bar.
-      progress: whether to show it.
-    """
-    place = None if folder is None else _files.absolute(folder)
-    interrupt = Interrupt()
-    with interrupt.listening(place), progress_bar(steps, shown=progress) as bar:
-        if place is None:
-            yield None, interrupt, bar
-            return
-        store = RunFolder(place, settings, every=every)
-        try:
-            if progress and store.begun:
-                bar.write(f"resumes {store.path}: {store.done} units done")
-            yield store, interrupt, bar
-        finally:
-            store.close()
-
-
 def take(jobs: Any, begin: int, end: int) -> Any:
     """Some of the jobs (or of any tree with a leading job axis)."""
     return jax.tree.map(lambda x: x[begin:end], jobs)
@@ -202,26 +107,26 @@ def join(parts: list[Any]) -> Any:
     return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
 
 
-def begin_state(bench: Bench, jobs: Jobs) -> Any:
+def begin_state(run: Run, jobs: Jobs) -> Any:
     """The training states of jobs on the devices, padded to the block's size."""
-    padded = parallel.pad(jobs, bench.size)
-    keys = jax.random.wrap_key_data(parallel.put(padded.keys, bench.mesh))
-    origin, start = parallel.put((padded.origin, padded.start), bench.mesh)
-    state = bench.program.start(np.zeros(bench.size, np.int32), origin, keys, start)
+    padded = parallel.pad(jobs, run.size)
+    keys = jax.random.wrap_key_data(parallel.put(padded.keys, run.mesh))
+    origin, start = parallel.put((padded.origin, padded.start), run.mesh)
+    state = run.program.start(np.zeros(run.size, np.int32), origin, keys, start)
     if not jobs.lost.any():
         return state
     diverged = np.where(padded.lost, padded.start, -1).astype(np.int32)
-    return state._replace(diverged=parallel.put(diverged, bench.mesh))
+    return state._replace(diverged=parallel.put(diverged, run.mesh))
 
 
 _called: set[tuple[int, int]] = set()
 
 
-def _first_call(bench: Bench) -> bool:
+def _first_call(run: Run) -> bool:
     """Whether this process has not yet trained so many replicas with this program, so that its
     first call compiles it.
     """
-    place = id(bench.program.chunk), bench.size
+    place = id(run.program.chunk), run.size
     known = place in _called
     _called.add(place)
     return not known
@@ -251,7 +156,7 @@ def _saved_tree(
 
 
 def train_jobs(
-    bench: Bench,
+    run: Run,
     jobs: Jobs,
     unit: str,
     *,
@@ -268,8 +173,8 @@ def train_jobs(
     steps.
 
     Args:
-      bench: where to run.
-      jobs: at most `bench.size` of them.
+      run: where to run.
+      jobs: at most `run.size` of them.
       unit: name of this piece of work in the folder.
       snapshots_at: keep the weights and statistics of these steps.
       ends_only: evaluate at the start and the stop of each job only.
@@ -280,19 +185,19 @@ def train_jobs(
     began = time.perf_counter()
     count = len(jobs.start)
     stop = np.asarray(jobs.plan.schedule.stop)
-    untils = _untils(jobs, bench.interval, snapshots_at)
+    untils = _untils(jobs, run.interval, snapshots_at)
     steps = np.stack([np.clip(until, jobs.start, stop) for until in untils])
     wanted = np.ones(steps.shape, bool)
-    regular = (steps[1:] % bench.interval == 0) & (not ends_only)
+    regular = (steps[1:] % run.interval == 0) & (not ends_only)
     wanted[1:] = (steps[1:] != steps[:-1]) & (regular | (steps[1:] == stop))
     evaluated = wanted.copy()
     if watch is not None and watch.evaluates != "all":
         evaluated[1:] &= steps[1:] == stop
         evaluated &= watch.evaluates == "ends"
     watched = np.full((len(untils), *(watch.shape if watch else ())), np.nan, np.float32)
-    values = np.full((len(untils), count, bench.splits, len(METRICS)), np.nan, np.float32)
-    plan = parallel.pad(jobs.plan, bench.size)
-    state = begin_state(bench, jobs)
+    values = np.full((len(untils), count, run.splits, len(METRICS)), np.nan, np.float32)
+    plan = parallel.pad(jobs.plan, run.size)
+    state = begin_state(run, jobs)
     kept_of = keeps if keeps is not None else lambda state: (state.params, state.stats)
     # zeros until a snapshot is taken
     snapshots = []
@@ -300,17 +205,17 @@ def train_jobs(
         zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), kept_of(state))
         snapshots = [zeros for _ in snapshots_at]
     first = 0
-    if bench.folder is not None:
-        like = _saved_tree(state, values, watched, snapshots, bench.mesh)
-        found = bench.folder.load_state(unit, like)
+    if run.folder is not None:
+        like = _saved_tree(state, values, watched, snapshots, run.mesh)
+        found = run.load_state(unit, like)
         if found is not None:
             first, tree = found
             state, snapshots = _restored(state, snapshots, tree)
             values, watched = parallel.host((tree["values"], tree["watched"]))
-            bench.bar.update(int((steps[first - 1] - jobs.start).sum()))
+            run.advance(int((steps[first - 1] - jobs.start).sum()))
 
     def fill(column: np.ndarray, padding: Any) -> np.ndarray:
-        return np.concatenate([column, np.full(bench.size - count, padding, column.dtype)])
+        return np.concatenate([column, np.full(run.size - count, padding, column.dtype)])
 
     pending: tuple[int, jax.Array] | None = None
 
@@ -319,7 +224,7 @@ def train_jobs(
         if pending is not None:
             at, metrics = pending
             values[at] = parallel.host(metrics)[:count]
-            bench.bar.update(int((steps[at] - (steps[at - 1] if at else jobs.start)).sum()))
+            run.advance(int((steps[at] - (steps[at - 1] if at else jobs.start)).sum()))
             pending = None
 
     calls = [
@@ -330,22 +235,22 @@ def train_jobs(
         )
         for i in range(first, len(untils))
     ]
-    new = _first_call(bench)
+    new = _first_call(run)
     with calling(
-        bench.program,
-        bench.data,
-        bench.mesh,
+        run.program,
+        run.data,
+        run.mesh,
         plan,
         calls,
-        keys=parallel.pad(jobs.keys, bench.size),
-        splits=bench.splits,
+        keys=parallel.pad(jobs.keys, run.size),
+        splits=run.splits,
     ) as call:
         for i in range(first, len(untils)):
             if new and i == first:
-                bench.bar.set_postfix_str("compiling")
+                run.note("compiling")
             state, metrics = call(i - first, state)
             if new and i == first:
-                bench.bar.set_postfix_str("")
+                run.note("")
             # the numbers of the call before are fetched while this one runs
             collect()
             pending = (i, metrics)
@@ -354,15 +259,13 @@ def train_jobs(
                     snapshots[place] = parallel.host(kept_of(state))
             if watch is not None and wanted[i].any():
                 watched[i] = watch.look(state, wanted[i])
-            leaving = bench.interrupt.signal is not None
-            if bench.folder is not None and (bench.folder.due or leaving):
+            if run.due():
                 collect()
-                tree = _saved_tree(state, values, watched, snapshots, bench.mesh)
-                bench.folder.save_state(unit, i + 1, tree)
-                bench.interrupt.follow(bench.folder.path)
+                tree = _saved_tree(state, values, watched, snapshots, run.mesh)
+                run.save_state(unit, i + 1, tree)
     collect()
-    limits = np.zeros(bench.size, np.int32)
-    broken, finite = parallel.host(bench.program.checked(limits, state))
+    limits = np.zeros(run.size, np.int32)
+    broken, finite = parallel.host(run.program.checked(limits, state))
     if broken.any():
         raise RuntimeError(
             f"pruned weights, or whatever must stay, changed in training ({unit}): please report "
@@ -372,7 +275,7 @@ def train_jobs(
     # no loss follows the last update: weights, or the last evaluation, tell whether it diverged
     finite[:count] &= ~_lost_at_the_end(values, evaluated)
     diverged = np.where(~finite & (diverged < 0), fill(stop, 0), diverged).astype(np.int32)
-    state = state._replace(diverged=parallel.put(diverged, bench.mesh))
+    state = state._replace(diverged=parallel.put(diverged, run.mesh))
     diverged = diverged[:count]
     # what diverged predicts one class: its accuracy is a number that means nothing
     values[(diverged >= 0) & (steps >= diverged)] = np.nan
@@ -398,23 +301,23 @@ def _lost_at_the_end(values: np.ndarray, evaluated: np.ndarray) -> np.ndarray:
     return np.logical_and(evaluated.any(axis=0), ~np.isfinite(losses).all(axis=-1))
 
 
-def train_unit(bench: Bench, jobs: Jobs, name: str) -> Arrays:
+def train_unit(run: Run, jobs: Jobs, name: str) -> Arrays:
     """`Trained.evaluations` of jobs, at most a block of them, as a unit of that name."""
-    return bench.unit(name, jobs.steps, lambda: train_jobs(bench, jobs, name).evaluations)
+    return run.unit(name, jobs.steps, lambda: train_jobs(run, jobs, name).evaluations)
 
 
 def train_blocks(
-    bench: Bench, jobs: Jobs, *, name: str = "jobs"
+    run: Run, jobs: Jobs, *, name: str = "jobs"
 ) -> tuple[Arrays, list[dict[str, Any]]]:
     """Evaluations of any number of jobs, as of `history_arrays`, trained a block at a time in units
     of this name; rows of the table of seconds.
     """
     blocks, costs = [], []
-    for number, begin in enumerate(range(0, len(jobs.start), bench.size)):
-        part = take(jobs, begin, begin + bench.size)
+    for number, begin in enumerate(range(0, len(jobs.start), run.size)):
+        part = take(jobs, begin, begin + run.size)
         began = time.perf_counter()
         end = begin + len(part.start)
-        blocks.append(train_unit(bench, part, f"{name}-{begin:03d}-{end:03d}"))
+        blocks.append(train_unit(run, part, f"{name}-{begin:03d}-{end:03d}"))
         costs.append({"unit": f"block {number}", "train_seconds": time.perf_counter() - began})
     return history_arrays(blocks), costs
 
@@ -455,12 +358,12 @@ def history_arrays(blocks: list[Arrays]) -> Arrays:
 
 
 def report_collapse(
-    bar: Any, where: str, mask: Mask, prunable: Any, seeds: Sequence[int], remedy: str = ""
+    run: Run, where: str, mask: Mask, prunable: Any, seeds: Sequence[int], remedy: str = ""
 ) -> None:
     """Says which prunable layers have no weights left, and in which replicas.
 
     Args:
-      bar: prints it.
+      run: says it.
       where: what found the mask, and when.
       mask: host arrays [replica, ...].
       prunable: tree of python bools.
@@ -472,11 +375,11 @@ def report_collapse(
         for path, gone in masks.empty_layers(mask, prunable).items()
     ]
     if empty:
-        bar.write(f"layer collapse: {where} keeps nothing of {', '.join(empty)}{remedy}")
+        run.write(f"layer collapse: {where} keeps nothing of {', '.join(empty)}{remedy}")
 
 
 def report_diverged(
-    bar: Any,
+    run: Run,
     where: str,
     seeds: Sequence[int],
     diverged: np.ndarray,
@@ -491,4 +394,4 @@ def report_diverged(
                 f"the loss was not finite at step {diverged[replica]}; this replica is frozen, the "
                 f"others continue"
             )
-        bar.write(f"{where}, seed {seeds[replica]}: {said}")
+        run.write(f"{where}, seed {seeds[replica]}: {said}")

@@ -15,9 +15,7 @@ import json
 import os
 import platform
 import shutil
-import signal
 import socket
-import threading
 import time
 import warnings
 import zlib
@@ -93,47 +91,6 @@ def explained(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise _explanation(folder, error) from error
-
-
-class Interrupt:
-    """Whether SIGTERM or SIGINT has asked the run to stop; it does so after the chunk or the unit
-    under way is saved.
-    """
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-
-    @contextlib.contextmanager
-    def listening(self, folder: Path | None) -> Iterator[Interrupt]:
-        """Catches the signals inside the block, if the run saves into a folder; only the main
-        thread can. One that nobody has followed by the end of the block is followed there.
-        """
-        if folder is None or threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-
-        def note(number: int, _: Any) -> None:
-            if self.signal is not None and number == signal.SIGINT:
-                raise KeyboardInterrupt  # asked twice: stop at once
-            self.signal = number
-
-        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-        self.follow(folder)
-
-    def follow(self, folder: Path) -> None:
-        """Ends the program with a message, if a signal has asked for it."""
-        if self.signal is None:
-            return
-        print(
-            f"\nstopped by {signal.Signals(self.signal).name}; saved in {folder}: "
-            "run the same command to continue"
-        )
-        raise SystemExit(128 + self.signal)
 
 
 class RunFolder:

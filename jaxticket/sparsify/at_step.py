@@ -18,7 +18,8 @@ from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.dense import Networks
-from jaxticket.engine.loop import Arrays, Bench
+from jaxticket.engine.loop import Arrays
+from jaxticket.engine.runtime import Run
 from jaxticket.pruning.compiled import prunable_of
 from jaxticket.settings import PruningAtStep, Training
 from jaxticket.ticket import Ticket
@@ -121,16 +122,16 @@ class Finder(Protocol):
     remedy: str
     """What a report of layer collapse ends with."""
 
-    def check(self, bench: Bench, keys: np.ndarray) -> None:
+    def check(self, run: Run, keys: np.ndarray) -> None:
         """Raises for what cannot work, before the dense training."""
         ...
 
-    def prepare(self, bench: Bench, initial: Networks) -> float:
+    def prepare(self, run: Run, initial: Networks) -> float:
         """Trains what masks are found with, and gives the seconds that it took."""
         ...
 
     def find(
-        self, bench: Bench, pruning: PruningAtStep, origin: Ticket, wanted: Wanted
+        self, run: Run, pruning: PruningAtStep, origin: Ticket, wanted: Wanted
     ) -> tuple[Mask, Arrays]:
         """Host masks [mask, ...], and what else shall be kept of the work."""
         ...

@@ -8,14 +8,12 @@ from collections.abc import Iterable, Sequence
 from jax.sharding import Mesh
 
 from jaxticket import _identity
-from jaxticket._check import distinct_seeds, from_table, instance, run_options, several
+from jaxticket._check import distinct_seeds, from_table, instance, several
 from jaxticket.controls import BRANCHES, Change
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
-from jaxticket.engine import parallel
-from jaxticket.engine.loop import Bench, running
-from jaxticket.engine.program import check_fit, program, put_data
-from jaxticket.engine.supervised import Supervised
+from jaxticket.engine.program import check_fit
+from jaxticket.engine.runtime import Runtime, settled
 from jaxticket.pruning.compiled import Examples, Selection, pruner
 from jaxticket.pruning.scores import SCORES
 from jaxticket.pruning.scores.spec import name_of, recipe_of
@@ -33,6 +31,7 @@ def find_tickets(
     *,
     seeds: Iterable[int] = range(5),
     branches: Sequence[str | Change] = (),
+    runtime: Runtime | None = None,
     mesh: Mesh | None = None,
     folder: str | os.PathLike[str] | None = None,
     at_once: int | None = None,
@@ -54,6 +53,7 @@ def find_tickets(
       seeds: one replica each; initialization and batches are functions of the seed alone.
       branches: controls to train beside the tickets at every level: names in `jt.BRANCHES` or
         change functions.
+      runtime: mesh, folder and the like in one; leave the arguments that follow out then.
       mesh: devices as `jt.parallel.mesh` makes them; all of them if None.
       folder: where to save; a run that was stopped is resumed from there. Nothing is saved if None.
       at_once: replicas that one device holds at most; None for all of a level.
@@ -73,9 +73,10 @@ def find_tickets(
     pruning = Pruning() if pruning is None else pruning
     instance("pruning", pruning, Pruning, "a jt.Pruning")
     seeds = distinct_seeds(seeds)
-    mesh = parallel.check_mesh(mesh)
-    check_fit(net, data, training, mesh)
-    run_options(folder, at_once, save_every, progress)
+    runtime = settled(
+        runtime, mesh=mesh, folder=folder, at_once=at_once, save_every=save_every, progress=progress
+    )
+    check_fit(net, data, training, runtime.devices)
     if pruning.rewind_step >= training.steps:
         raise ValueError(
             f"`rewind` is step {pruning.rewind_step}, past the end of training at "
@@ -102,23 +103,9 @@ def find_tickets(
         seeds=seeds,
         branches=list(changes.items()),
     )
-    size = parallel.block_size(len(seeds) * (1 + len(changes)), mesh, at_once)
-    with running(folder, settings, every=save_every, steps=plan.total_steps, progress=progress) as (
-        store,
-        interrupt,
-        bar,
-    ):
-        bench = Bench(
-            program(Supervised(net, training), mesh),
-            put_data(data, training, mesh),
-            mesh,
-            size,
-            len(data.splits),
-            training.evaluation_interval,
-            store,
-            interrupt,
-            bar,
-        )
+    size = runtime.replicas_per_call(len(seeds) * (1 + len(changes)))
+    steps = plan.total_steps
+    with runtime.run(net, data, training, settings, size=size, steps=steps) as run:
         size_of = min(pruning.score_batch_size, len(data.train))
         selection = Selection(
             score,
@@ -126,10 +113,10 @@ def find_tickets(
             exclude=pruning.exclude,
             examples=Examples(pruning.score_batches, size_of),
         )
-        select = pruner(net, mesh, selection, isinstance(data, Stream))
-        search = Search(plan, bench, select)
+        select = pruner(net, run.mesh, selection, isinstance(data, Stream))
+        search = Search(plan, run, select)
         for level in range(pruning.levels + 1):
-            bar.set_description(
+            run.describe(
                 f"level {level} of {pruning.levels}, {100 * plan.densities[level]:.3g}% of weights"
             )
             search.level(level)
@@ -144,14 +131,12 @@ def find_tickets(
             search.tickets,
             search.origin,
             tuple(search.costs),
-            None if store is None else store.path,
-            mesh,
+            run.path,
+            run.mesh,
             size,
             lost=search.lost,
         )
-        if store is not None:
-            runs.save()
-            store.forget_state()
+        run.finish(runs.save)
     return runs
 
 

@@ -20,7 +20,6 @@ from jaxticket.engine.dense import initial_networks
 from jaxticket.engine.feeder import StreamedData
 from jaxticket.engine.loop import (
     Arrays,
-    Bench,
     Jobs,
     Trained,
     history_arrays,
@@ -31,6 +30,7 @@ from jaxticket.engine.loop import (
     take,
     train_jobs,
 )
+from jaxticket.engine.runtime import Run
 from jaxticket.engine.supervised import Origin
 from jaxticket.pruning.compiled import Weights, prunable_of
 from jaxticket.pruning.keep import layer_counts, not_finite
@@ -116,14 +116,14 @@ class SearchPlan:
 class Search:
     """A search under way: what the levels done so far have given."""
 
-    def __init__(self, plan: SearchPlan, bench: Bench, select: Any) -> None:
-        self.plan, self.bench, self.select = plan, bench, select
+    def __init__(self, plan: SearchPlan, run: Run, select: Any) -> None:
+        self.plan, self.run, self.select = plan, run, select
         self.tickets: dict[int, Ticket] = {}
         self.histories: list[results.EvaluationLog] = []
         self.costs: list[dict[str, Any]] = []
         replicas = len(plan.seeds)
         self.keys = np.asarray(jax.random.key_data(root_keys(plan.seeds)))
-        params, stats = initial_networks(plan.net, bench.mesh, self.keys)
+        params, stats = initial_networks(plan.net, run.mesh, self.keys)
         self.initial: tuple[Params, Stats] = (params, stats)
         ones = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
         zeros = np.zeros(replicas, np.int32)
@@ -163,7 +163,7 @@ class Search:
                 plan.seeds,
                 name=name,
                 net=plan.net,
-                mesh=self.bench.mesh,
+                mesh=self.run.mesh,
                 exclude=plan.pruning.exclude,
                 factors=self._factors(level),
             )
@@ -177,20 +177,18 @@ class Search:
             np.concatenate([self.lost[level]] * len(groups)),
         )
         # a change may start elsewhere than the tickets (reinit: at step 0)
-        self.bench.bar.total += jobs.steps - plan.level_steps(level)
+        self.run.expect(jobs.steps - plan.level_steps(level))
         prepared = time.perf_counter() - began
         blocks = []
-        for begin in range(0, count, self.bench.size):
-            end = min(begin + self.bench.size, count)
+        for begin in range(0, count, self.run.size):
+            end = min(begin + self.run.size, count)
             # a run that continues with other blocks must not take these for its own
             name = f"level-{level:03d}-jobs-{begin:03d}-{end:03d}"
-            blocks.append(
-                self._unit(name, level, take(jobs, begin, begin + self.bench.size), begin)
-            )
+            blocks.append(self._unit(name, level, take(jobs, begin, begin + self.run.size), begin))
         self._finish(level, list(groups), jobs, blocks, prepared)
 
     def _unit(self, name: str, level: int, jobs: Jobs, begin: int) -> Arrays:
-        return self.bench.unit(name, jobs.steps, lambda: self._trained(name, level, jobs, begin))
+        return self.run.unit(name, jobs.steps, lambda: self._trained(name, level, jobs, begin))
 
     def _trained(self, name: str, level: int, jobs: Jobs, begin: int) -> Arrays:
         """Evaluations of jobs, the masks that come from them and what later levels start from."""
@@ -199,7 +197,7 @@ class Search:
         own = max(0, min(len(plan.seeds) - begin, len(jobs.start)))
         k = plan.pruning.rewind_step
         trained = train_jobs(
-            self.bench, jobs, name, snapshots_at=(k,) if level == 0 and k > 0 else ()
+            self.run, jobs, name, snapshots_at=(k,) if level == 0 and k > 0 else ()
         )
         arrays = trained.evaluations | {
             "seconds": np.asarray(trained.seconds),
@@ -226,26 +224,26 @@ class Search:
         return [level + 1] if level < last else []
 
     def _pruned(self, trained: Trained, jobs: Jobs, own: int, begin: int, target: int) -> Mask:
-        bench, size = self.bench, self.bench.size
+        run, size = self.run, self.run.size
         keep = self.plan.keep(target)
         # replicas of branches are not pruned: their limit of 0 says so
         limits = (np.arange(size) < own).astype(np.int32)
         initial = parallel.pad(take(self.initial[0], begin, begin + own), size)
-        source: tuple[Any, ...] = (bench.data,)
-        if isinstance(bench.data, StreamedData):
+        source: tuple[Any, ...] = (run.data,)
+        if isinstance(run.data, StreamedData):
             p = self.plan.pruning
             keys = parallel.pad(jobs.keys, size)
             batch_size = min(p.score_batch_size, len(self.plan.data.train))
-            batches = bench.data.score_batches(keys, target, p.score_batches, batch_size)
-            source = (batches, bench.data.by)
+            batches = run.data.score_batches(keys, target, p.score_batches, batch_size)
+            source = (batches, run.data.by)
         state = trained.state
         mask, fault = self.select(
             limits,
             Weights(state.params, state.stats, state.mask, state.key, state.diverged),
-            parallel.put(initial, bench.mesh),
+            parallel.put(initial, run.mesh),
             # one round
-            parallel.put(np.broadcast_to(keep, (size, 1, *keep.shape)).copy(), bench.mesh),
-            parallel.put(np.full(size, target, np.int32), bench.mesh),
+            parallel.put(np.broadcast_to(keep, (size, 1, *keep.shape)).copy(), run.mesh),
+            parallel.put(np.full(size, target, np.int32), run.mesh),
             None,
             *source,
         )
@@ -266,7 +264,7 @@ class Search:
             mask = _unpacked(blocks, f"mask-{target:03d}/", plan.like[0])
             self.next_masks[target] = mask
             where = f"pruning to level {target}"
-            report_collapse(self.bench.bar, where, mask, plan.prunable, plan.seeds)
+            report_collapse(self.run, where, mask, plan.prunable, plan.seeds)
         if plan.pruning.rewind == "learning_rate" and not (plan.pruning.one_shot and level > 0):
             self._keep_trained(_rebuilt(blocks, "trained/", plan.like), jobs)
         diverged = history["diverged"]
@@ -298,7 +296,7 @@ class Search:
                 )
             )
             report_diverged(
-                self.bench.bar,
+                self.run,
                 f"level {level}, {name}",
                 plan.seeds,
                 diverged[mine],

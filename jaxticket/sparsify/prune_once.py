@@ -16,7 +16,6 @@ from jaxticket._check import (
     from_table,
     is_one,
     one_or_several,
-    run_options,
     share,
     shown,
     texts,
@@ -25,8 +24,8 @@ from jaxticket._check import (
 from jaxticket.controls import Change
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
-from jaxticket.engine import parallel
 from jaxticket.engine.program import check_fit
+from jaxticket.engine.runtime import Runtime, settled
 from jaxticket.pruning.compiled import Examples
 from jaxticket.pruning.layouts import Layout
 from jaxticket.pruning.scores import LAYOUTS, SCORES
@@ -91,6 +90,7 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
     rescale: str | None = None,
     seeds: Iterable[int] = range(5),
     branches: Sequence[str | Change] = (),
+    runtime: Runtime | None = None,
     mesh: Mesh | None = None,
     folder: str | os.PathLike[str] | None = None,
     at_once: int | None = None,
@@ -136,7 +136,7 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
       seeds: one replica each; initialization and batches are functions of the seed alone.
       branches: controls to train beside the pruned networks at every density: names in
         `jt.BRANCHES` ("shuffle", "reinit", "sign_flip") or change functions.
-      mesh, folder, save_every, progress: as for `find_tickets`.
+      runtime, mesh, folder, save_every, progress: as for `find_tickets`.
       at_once: replicas that one device holds at most; None for all seeds and branches of a density,
         on GPU and TPU of all densities and steps.
 
@@ -152,9 +152,10 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
       initialization: why are we missing the mark?").
     """
     seeds = distinct_seeds(seeds)
-    mesh = parallel.check_mesh(mesh)
-    check_fit(net, data, training, mesh)
-    run_options(folder, at_once, save_every, progress)
+    runtime = settled(
+        runtime, mesh=mesh, folder=folder, at_once=at_once, save_every=save_every, progress=progress
+    )
+    check_fit(net, data, training, runtime.devices)
     flag("dense", dense)
     function: Score = from_table("score", score, SCORES)
     steps = checked_steps(step, training, schedule)
@@ -196,11 +197,7 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
         plan,
         finder,
         settings,
-        mesh=mesh,
-        folder=folder,
-        at_once=at_once,
-        save_every=save_every,
-        progress=progress,
+        runtime,
     )
     return found[steps[0]] if is_one(step) else BySteps(found, training.steps)
 

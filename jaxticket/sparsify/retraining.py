@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
 
 from jaxticket import _identity, results
-from jaxticket._check import chosen, from_table, number, one_or_several, run_options, text
+from jaxticket._check import chosen, from_table, number, one_or_several, text
 from jaxticket.controls import BRANCHES, Change, changed
-from jaxticket.engine import parallel
 from jaxticket.engine.loop import (
     Arrays,
-    Bench,
     Jobs,
     job_plan,
     join,
     report_diverged,
-    running,
     train_blocks,
 )
-from jaxticket.engine.program import check_fit, program, put_data
-from jaxticket.engine.supervised import Origin, Supervised
+from jaxticket.engine.program import check_fit
+from jaxticket.engine.runtime import Run, Runtime, settled
+from jaxticket.engine.supervised import Origin
 from jaxticket.random import root_keys
 from jaxticket.runs import Runs, density, require_runs
 from jaxticket.settings import Training, order_of
@@ -39,6 +36,7 @@ def branch(
     dilation: float | Sequence[float] = 1.0,
     levels: Sequence[int] | None = None,
     name: str | None = None,
+    runtime: Runtime | None = None,
     folder: str | os.PathLike[str] | None = None,
     at_once: int | None = None,
     save_every: float = 60.0,
@@ -56,6 +54,7 @@ def branch(
         column `dilation`.
       levels: which levels; all if None.
       name: the branch's name in tables; the change's name if None.
+      runtime: folder and the like in one; leave the arguments that follow out then.
       folder: where to save; a folder below that of `runs` if None, where it has one.
       at_once: replicas that one device holds at most.
       save_every, progress: as for `find_tickets`.
@@ -70,7 +69,9 @@ def branch(
     Reference: Frankle's thesis, section 3.3.5 (ablations) and 3.3.6 (dilation).
     """
     require_runs("runs", runs)
-    run_options(folder, at_once, save_every, progress)
+    runtime = settled(
+        runtime, folder=folder, at_once=at_once, save_every=save_every, progress=progress
+    ).on(runs.mesh)
     function = from_table("change", change, BRANCHES)
     if name is None:
         name = change if isinstance(change, str) else str(getattr(change, "__name__", "branch"))
@@ -96,34 +97,13 @@ def branch(
         dilation=factors,
         levels=levels,
     )
-    if folder is None and runs.folder is not None:
-        folder = runs.folder / "branches" / results.run_name(name, settings)
+    runtime = runtime.in_folder(runs.folder, "branches", results.run_name(name, settings))
     tickets, jobs, factor_of = branch_jobs(runs, function, name, training, factors, levels)
-    count = len(jobs.start)
-    # the size of the run's own calls reuses its compiled program; where replicas are vmapped, more
-    # at once is faster
-    size = runs.size
-    if at_once is not None or not parallel.maps(runs.mesh):
-        size = parallel.block_size(count, runs.mesh, at_once)
-    with running(folder, settings, every=save_every, steps=jobs.steps, progress=progress) as (
-        store,
-        interrupt,
-        bar,
-    ):
-        bar.set_description(f"branch {name}")
-        bench = Bench(
-            program(Supervised(runs.net, training), runs.mesh),
-            put_data(runs.data, training, runs.mesh),
-            runs.mesh,
-            size,
-            len(runs.data.splits),
-            training.evaluation_interval,
-            store,
-            interrupt,
-            bar,
-        )
-        history, costs = train_blocks(bench, jobs)
-        histories = _histories(runs, tickets, history, levels, factors, factor_of, name, bar)
+    size = runtime.replicas_per_call(len(jobs.start), runs.size)
+    with runtime.run(runs.net, runs.data, training, settings, size=size, steps=jobs.steps) as run:
+        run.describe(f"branch {name}")
+        history, costs = train_blocks(run, jobs)
+        histories = _histories(runs, tickets, history, levels, factors, factor_of, name, run)
         result = Runs(
             runs.net,
             runs.data,
@@ -135,14 +115,12 @@ def branch(
             tickets,
             runs.origin,
             tuple(costs),
-            None if store is None else store.path,
+            run.path,
             runs.mesh,
             size,
             lost=runs.lost,
         )
-        if store is not None:
-            result.save()
-            store.forget_state()
+        run.finish(result.save)
     return result
 
 
@@ -198,7 +176,7 @@ def _histories(
     factors: Sequence[float],
     factor_of: np.ndarray,
     name: str,
-    bar: Any,
+    run: Run,
 ) -> tuple[results.EvaluationLog, ...]:
     result = []
     for group, factor in enumerate(factor_of):
@@ -216,5 +194,5 @@ def _histories(
         )
         of = f", dilation {factor:g}" if len(factors) > 1 else ""
         lost = runs.lost_at(level)
-        report_diverged(bar, f"level {level}, {name}{of}", runs.seeds, result[-1].diverged, lost)
+        report_diverged(run, f"level {level}, {name}{of}", runs.seeds, result[-1].diverged, lost)
     return tuple(result)

@@ -14,7 +14,8 @@ from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.dense import Networks
 from jaxticket.engine.feeder import StreamedData
-from jaxticket.engine.loop import Arrays, Bench, take
+from jaxticket.engine.loop import Arrays, take
+from jaxticket.engine.runtime import Run
 from jaxticket.pruning.compiled import Examples, Selection, Weights, pruner
 from jaxticket.pruning.keep import layout_counts, not_finite, round_counts
 from jaxticket.pruning.layouts import layers_of
@@ -67,16 +68,16 @@ class ScoredMasks:
                 found[level] = layout_counts(layout, layers, share, rounds)
         return found
 
-    def check(self, bench: Bench, keys: np.ndarray) -> None:
+    def check(self, run: Run, keys: np.ndarray) -> None:
         """Raises where a stream has too few examples of a class: here, not after hours of dense
         training.
         """
-        if isinstance(bench.data, StreamedData) and self.examples.per_class is not None:
-            bench.data.balanced(keys[:1], 0, self.examples.per_class)
+        if isinstance(run.data, StreamedData) and self.examples.per_class is not None:
+            run.data.balanced(keys[:1], 0, self.examples.per_class)
 
-    def prepare(self, bench: Bench, initial: Networks) -> float:
+    def prepare(self, run: Run, initial: Networks) -> float:
         """Nothing: scores look at the network alone."""
-        del bench, initial
+        del run, initial
         return 0.0
 
     def trace(self, pruning: Any, wanted: Wanted, arrays: Arrays) -> list[dict[str, Any]]:
@@ -84,38 +85,36 @@ class ScoredMasks:
         del pruning, wanted, arrays
         return []
 
-    def find(
-        self, bench: Bench, pruning: Any, origin: Ticket, wanted: Wanted
-    ) -> tuple[Mask, Arrays]:
+    def find(self, run: Run, pruning: Any, origin: Ticket, wanted: Wanted) -> tuple[Mask, Arrays]:
         """Scores and prunes, in one call of the compiled selection."""
         count, size = len(wanted.levels), wanted.size
         limits = (np.arange(size) < count).astype(np.int32)
         keeps = np.stack([self.keeps[level] for level in wanted.levels.tolist()])
         keys = wanted.own(wanted.keys)
-        source: tuple[Any, ...] = (bench.data,)
-        if isinstance(bench.data, StreamedData):
+        source: tuple[Any, ...] = (run.data,)
+        if isinstance(run.data, StreamedData):
             e = self.examples
-            block = bench.data.score_batches(keys, 0, e.batches, e.size, e.per_class)
-            source = (block, bench.data.by)
+            block = run.data.score_batches(keys, 0, e.batches, e.size, e.per_class)
+            source = (block, run.data.by)
 
         def put(tree: Any) -> Any:
-            return parallel.put(wanted.own(tree), bench.mesh)
+            return parallel.put(wanted.own(tree), run.mesh)
 
         weights = Weights(
             put(origin.params),
             put(origin.stats),
             put(origin.mask),
-            jax.random.wrap_key_data(parallel.put(keys, bench.mesh)),
+            jax.random.wrap_key_data(parallel.put(keys, run.mesh)),
             put(wanted.lost),
         )
-        mask, fault = self._select(bench)(
+        mask, fault = self._select(run)(
             limits,
             weights,
             put(wanted.initial[0]),
-            parallel.put(parallel.pad(keeps, size), bench.mesh),
+            parallel.put(parallel.pad(keeps, size), run.mesh),
             # all densities look at the same examples
-            parallel.put(np.zeros(size, np.int32), bench.mesh),
-            self._index(bench, keys),
+            parallel.put(np.zeros(size, np.int32), run.mesh),
+            self._index(run, keys),
             *source,
         )
         mask, fault = take(parallel.host((mask, fault)), 0, count)
@@ -126,7 +125,7 @@ class ScoredMasks:
             raise ValueError(not_finite(self.name, f" (density {share:g}, seed {seed})"))
         return mask, {}
 
-    def _select(self, bench: Bench) -> Any:
+    def _select(self, run: Run) -> Any:
         p = self.pruning
         selection = Selection(
             self.score,
@@ -135,9 +134,9 @@ class ScoredMasks:
             p.exclude,
             self.examples,
         )
-        return pruner(self.plan.net, bench.mesh, selection, isinstance(self.plan.data, Stream))
+        return pruner(self.plan.net, run.mesh, selection, isinstance(self.plan.data, Stream))
 
-    def _index(self, bench: Bench, keys: np.ndarray) -> Any:
+    def _index(self, run: Run, keys: np.ndarray) -> Any:
         """The balanced examples of each replica, on the devices; None where others are drawn."""
         data, per_class = self.plan.data, self.examples.per_class
         if per_class is None or not self.recipe.data or isinstance(data, Stream):
@@ -146,4 +145,4 @@ class ScoredMasks:
         index = balanced_examples(
             data.train.y, keys, per_class=per_class, rounds=rounds if self.recipe.fresh else None
         )
-        return parallel.put(index, bench.mesh)
+        return parallel.put(index, run.mesh)

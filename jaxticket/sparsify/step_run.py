@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from jaxticket import _tree, rescaling, results
 from jaxticket.connectivity.evaluator import Evaluator
@@ -17,20 +15,18 @@ from jaxticket.engine import parallel
 from jaxticket.engine.dense import Networks, initial_networks, train_trunk
 from jaxticket.engine.loop import (
     Arrays,
-    Bench,
     Jobs,
     history_arrays,
     job_plan,
     join,
     report_collapse,
     report_diverged,
-    running,
     take,
     train_unit,
 )
 from jaxticket.engine.metrics import METRICS
-from jaxticket.engine.program import program, put_data
-from jaxticket.engine.supervised import Origin, Supervised
+from jaxticket.engine.runtime import Run, Runtime
+from jaxticket.engine.supervised import Origin
 from jaxticket.random import root_keys
 from jaxticket.runs import Runs, density
 from jaxticket.settings import PruningAtStep, order_of
@@ -50,8 +46,8 @@ class Piece(NamedTuple):
 class StepRun:
     """Dense training, masks and pruned training under way; everything by the step of pruning."""
 
-    def __init__(self, plan: StepPlan, bench: Bench, finder: Finder) -> None:
-        self.plan, self.bench, self.finder = plan, bench, finder
+    def __init__(self, plan: StepPlan, run: Run, finder: Finder) -> None:
+        self.plan, self.run, self.finder = plan, run, finder
         steps = [p.step for p in plan.prunings]
         self.tickets: dict[int, dict[int, Ticket]] = {k: {} for k in steps}
         self.origins: dict[int, Ticket] = {}
@@ -64,17 +60,17 @@ class StepRun:
         self.keys = np.asarray(jax.random.key_data(root_keys(plan.seeds)))
         self.initial: Networks = (None, None)
 
-    def run(self) -> None:
+    def all(self) -> None:
         """All of it, unit after unit; units that the folder holds are read."""
-        plan, bench = self.plan, self.bench
-        self.finder.check(bench, self.keys)
-        bench.bar.set_description("dense")
-        initial = initial_networks(plan.net, bench.mesh, self.keys)
-        trunk = train_trunk(bench, plan.training, self.keys, initial, plan.trunk_steps)
-        report_diverged(bench.bar, "dense", plan.seeds, trunk.diverged)
+        plan, run = self.plan, self.run
+        self.finder.check(run, self.keys)
+        run.describe("dense")
+        initial = initial_networks(plan.net, run.mesh, self.keys)
+        trunk = train_trunk(run, plan.training, self.keys, initial, plan.trunk_steps)
+        report_diverged(run, "dense", plan.seeds, trunk.diverged)
         self.initial = initial
         count = len(plan.seeds)
-        seconds = self.finder.prepare(bench, initial)
+        seconds = self.finder.prepare(run, initial)
         if self.finder.before:
             steps = self.finder.before
             unit = {"unit": "teachers", "train_seconds": seconds, "training_steps": steps}
@@ -94,7 +90,7 @@ class StepRun:
             if plan.dense:
                 self.tickets[pruning.step][0] = origin
                 self._note(pruning, 0, "ticket", origin, trunk.history)
-            bench.bar.set_description(f"{self.finder.name} at step {pruning.step}")
+            run.describe(f"{self.finder.name} at step {pruning.step}")
             self._find(pruning, origin, trunk.diverged)
             if plan.supermask:
                 self._supermasks(pruning)
@@ -103,7 +99,7 @@ class StepRun:
 
     def _find(self, pruning: PruningAtStep, origin: Ticket, diverged: np.ndarray) -> None:
         """The masks of all densities at one step."""
-        plan, bench = self.plan, self.bench
+        plan, run = self.plan, self.run
         # a network that diverges later is whole at this step
         lost = np.where((diverged >= 0) & (diverged <= pruning.step), diverged, -1)
         self.lost[pruning.step] = lost >= 0
@@ -111,7 +107,7 @@ class StepRun:
         levels = np.repeat(np.arange(1, len(pruning.densities) + 1), seeds)
         replicas = np.tile(np.arange(seeds), len(pruning.densities))
         # places that no replica needs would be worked on too where they run vmapped
-        size = min(parallel.block_size(len(levels), bench.mesh, None), bench.size)
+        size = min(parallel.block_size(len(levels), run.mesh, None), run.size)
         blocks, began = [], time.perf_counter()
         for first in range(0, len(levels), size):
             own = slice(first, first + size)
@@ -122,8 +118,6 @@ class StepRun:
             )  # fmt: skip
             blocks.append(self._mask_unit(pruning, origin, wanted))
             self.traces[pruning.step] += self.finder.trace(pruning, wanted, blocks[-1])
-            if bench.folder is not None:
-                bench.interrupt.follow(bench.folder.path)
         for level in range(1, len(pruning.densities) + 1):
             parts = []
             for block, first in zip(blocks, range(0, len(levels), size), strict=True):
@@ -132,8 +126,7 @@ class StepRun:
                     parts.append(_rows(block, rows, plan.like[0]))
             self.masks[pruning.step, level] = join(parts)
             share = pruning.densities[level - 1]
-            report_collapse(
-                bench.bar, f"{self.finder.name} at step {pruning.step}, density {share:g},",
+            report_collapse(run, f"{self.finder.name} at step {pruning.step}, density {share:g},",
                 self.masks[pruning.step, level], plan.prunable, plan.seeds, self.finder.remedy,
             )  # fmt: skip
         seconds = sum(float(b["seconds"]) for b in blocks)
@@ -150,7 +143,7 @@ class StepRun:
 
         def make() -> Arrays:
             began = time.perf_counter()
-            mask, arrays = self.finder.find(self.bench, pruning, origin, wanted)
+            mask, arrays = self.finder.find(self.run, pruning, origin, wanted)
             bits = zip(_tree.paths(mask), jax.tree.leaves(mask), strict=True)
             arrays = arrays | {
                 path: np.packbits(np.asarray(m).reshape(count, -1), axis=1) for path, m in bits
@@ -158,19 +151,19 @@ class StepRun:
             arrays.setdefault("seconds", np.asarray(time.perf_counter() - began))
             return arrays
 
-        return self.bench.unit(wanted.unit, self.finder.steps * count, make)
+        return self.run.unit(wanted.unit, self.finder.steps * count, make)
 
     def _supermasks(self, pruning: PruningAtStep) -> None:
         """Evaluates pruned networks before their training, with statistics of their own."""
-        plan, bench, count = self.plan, self.bench, len(self.plan.seeds)
-        evaluator = Evaluator(plan.net, plan.data, plan.training, bench.mesh, put=bench.data)
+        plan, run, count = self.plan, self.run, len(self.plan.seeds)
+        evaluator = Evaluator(plan.net, plan.data, plan.training, run.mesh, put=run.data)
         recomputed = bool(jax.tree.leaves(plan.like[1]))
         for level in range(1, len(pruning.densities) + 1):
             ticket = self._ticket(Piece(pruning, level, "ticket"))
             networks = (host_apply(ticket.mask, ticket.params), ticket.stats)
             places = np.arange(count)[:, None]
             values = evaluator.points(
-                networks, places, np.ones(places.shape), recomputed=recomputed, pad_to=bench.size
+                networks, places, np.ones(places.shape), recomputed=recomputed, pad_to=run.size
             )
             # nothing is trained: a network without a mask, or of a loss that is not finite, counts
             # as diverged where it stands
@@ -188,7 +181,7 @@ class StepRun:
                 self.tickets[pruning.step][level] = ticket.replace(params=networks[0])
 
     def _train(self) -> None:
-        plan, bench, seeds = self.plan, self.bench, len(self.plan.seeds)
+        plan, run, seeds = self.plan, self.run, len(self.plan.seeds)
         pieces = [
             Piece(pruning, level, branch)
             for pruning in plan.prunings
@@ -196,16 +189,16 @@ class StepRun:
             for branch in ("ticket", *plan.changes)
         ]
         blocks = []
-        for first in range(0, len(pieces) * seeds, bench.size):
-            end = min(first + bench.size, len(pieces) * seeds)
+        for first in range(0, len(pieces) * seeds, run.size):
+            end = min(first + run.size, len(pieces) * seeds)
             began = time.perf_counter()
             # only the weights of this block are held at once
             own = pieces[first // seeds : -(-end // seeds)]
-            bench.bar.set_description(_described(own, self.finder.name))
+            run.describe(_described(own, self.finder.name))
             jobs = join([self._jobs(piece) for piece in own])
             jobs = take(jobs, first % seeds, first % seeds + end - first)
             self._count(jobs, own)
-            blocks.append(train_unit(bench, jobs, f"jobs-{first:05d}-{end:05d}"))
+            blocks.append(train_unit(run, jobs, f"jobs-{first:05d}-{end:05d}"))
             seconds = time.perf_counter() - began
             for k in {piece.pruning.step for piece in own}:
                 unit = {"unit": f"jobs {first} to {end}", "train_seconds": seconds}
@@ -220,7 +213,7 @@ class StepRun:
                 self.tickets[piece.pruning.step][piece.level] = ticket
             where = f"density {piece.pruning.densities[piece.level - 1]:g}, {piece.branch}"
             lost = self.lost[piece.pruning.step]
-            report_diverged(bench.bar, where, plan.seeds, history["diverged"][mine], lost)
+            report_diverged(run, where, plan.seeds, history["diverged"][mine], lost)
 
     def _ticket(self, piece: Piece) -> Ticket:
         """Mask and weights of a piece, also where the mask is False."""
@@ -238,7 +231,7 @@ class StepRun:
             plan.seeds,
             name=piece.branch,
             net=plan.net,
-            mesh=self.bench.mesh,
+            mesh=self.run.mesh,
             exclude=piece.pruning.exclude,
             factors=factors,
         )
@@ -256,10 +249,10 @@ class StepRun:
         """Lets the progress bar know of changes that start elsewhere than the pruned networks, as
         reinit does at step 0.
         """
-        bench, plan = self.bench, self.plan
+        run, plan = self.run, self.plan
         if len(pieces) * len(plan.seeds) == len(jobs.start):
             planned = sum(plan.training.steps - p.pruning.start for p in pieces)
-            bench.bar.total += jobs.steps - planned * len(plan.seeds)
+            run.expect(jobs.steps - planned * len(plan.seeds))
 
     def _note(
         self,
@@ -303,12 +296,7 @@ def run_at_step(
     plan: StepPlan,
     finder: Finder,
     settings: dict[str, Any],
-    *,
-    mesh: Mesh,
-    folder: str | os.PathLike[str] | None,
-    at_once: int | None,
-    save_every: float,
-    progress: bool,
+    runtime: Runtime,
 ) -> dict[int, Runs]:
     """Runs a plan, in a folder or without one; Runs by the step of pruning.
 
@@ -316,42 +304,25 @@ def run_at_step(
       plan: what to do.
       finder: finds the masks.
       settings: what the folder records, and refuses to mix with others.
-      mesh, folder, at_once, save_every, progress: as of `prune_at`.
+      runtime: where it is done.
     """
-    if at_once is not None and at_once < 1:
-        raise ValueError(f"`at_once` must be at least 1, got {at_once}")
     net, data, training, prunings = plan.net, plan.data, plan.training, plan.prunings
     if any(pruning.order == "fresh" for pruning in prunings):
         # a folder from before pruned networks had noise of their own must not go on
         settings = {**settings, "order": "fresh"}
     count = len(plan.seeds) * (1 + len(plan.changes))
     # a CPU gains nothing from more than one density at once; where replicas are vmapped, it does
-    together = 1 if parallel.maps(mesh) else len(prunings[0].densities) * len(prunings)
-    size = parallel.block_size(count * together, mesh, at_once)
+    together = 1 if parallel.maps(runtime.devices) else len(prunings[0].densities) * len(prunings)
+    size = runtime.replicas_per_call(count * together)
     searching = finder.steps * sum(len(p.densities) for p in prunings) + finder.before
     searching *= len(plan.seeds)
     found = {}
     total = plan.total_steps + searching
-    with running(folder, settings, every=save_every, steps=total, progress=progress) as (
-        store,
-        interrupt,
-        bar,
-    ):
-        bench = Bench(
-            program(Supervised(net, training), mesh),
-            put_data(data, training, mesh),
-            mesh,
-            size,
-            len(data.splits),
-            training.evaluation_interval,
-            store,
-            interrupt,
-            bar,
-        )
-        run = StepRun(plan, bench, finder)
-        run.run()
+    with runtime.run(net, data, training, settings, size=size, steps=total) as run:
+        done = StepRun(plan, run, finder)
+        done.all()
         for pruning in prunings:
-            place = None if store is None else store.path
+            place = run.path
             if place is not None and len(prunings) > 1:
                 place = place / f"step-{pruning.step}"
             runs = Runs(
@@ -361,19 +332,16 @@ def run_at_step(
                 pruning,
                 plan.seeds,
                 "ticket",
-                tuple(run.histories[pruning.step]),
-                run.tickets[pruning.step],
-                run.origins[pruning.step],
-                tuple(run.costs[pruning.step]),
+                tuple(done.histories[pruning.step]),
+                done.tickets[pruning.step],
+                done.origins[pruning.step],
+                tuple(done.costs[pruning.step]),
                 place,
-                mesh,
+                run.mesh,
                 size,
-                tuple(run.traces[pruning.step]),
-                lost={n: run.lost[pruning.step] for n in range(1, len(pruning.densities) + 1)},
+                tuple(done.traces[pruning.step]),
+                lost={n: done.lost[pruning.step] for n in range(1, len(pruning.densities) + 1)},
             )
-            if store is not None:
-                runs.save()
             found[pruning.step] = runs
-        if store is not None:
-            store.forget_state()
+        run.finish(*(runs.save for runs in found.values()))
     return found

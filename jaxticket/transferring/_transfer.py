@@ -10,22 +10,20 @@ import jax
 import numpy as np
 
 from jaxticket import _identity, results
-from jaxticket._check import chosen, distinct_seeds, flag, instance, run_options, whole
+from jaxticket._check import chosen, distinct_seeds, flag, instance, whole
 from jaxticket.controls import Change, changed
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
-from jaxticket.engine import parallel
 from jaxticket.engine.loop import (
-    Bench,
     Jobs,
     job_plan,
     join,
     report_diverged,
-    running,
     train_blocks,
 )
-from jaxticket.engine.program import check_fit, program, put_data
-from jaxticket.engine.supervised import Origin, Supervised
+from jaxticket.engine.program import check_fit
+from jaxticket.engine.runtime import Runtime, settled
+from jaxticket.engine.supervised import Origin
 from jaxticket.pruning.compiled import prunable_of
 from jaxticket.random import root_keys
 from jaxticket.runs import Runs, density
@@ -53,6 +51,7 @@ def transfer(
     branches: Sequence[str | Change] = (RANDOM,),
     blocks: Blocks = None,
     permute_copies: bool = False,
+    runtime: Runtime | None = None,
     folder: str | os.PathLike[str] | None = None,
     at_once: int | None = None,
     save_every: float = 60.0,
@@ -90,6 +89,7 @@ def transfer(
         initialization.
       blocks: which block goes where between depths, such as "0:0;1:1,2".
       permute_copies: shuffle the masks of blocks that are further copies of one, in each layer.
+      runtime: folder and the like in one; leave the arguments that follow out then.
       folder: where to save; a folder below that of `runs` if None, where it has one.
       at_once: replicas that one device holds at most; those of a level train together.
       save_every, progress: as for `find_tickets`.
@@ -104,7 +104,9 @@ def transfer(
 
     Reference: Morcos et al. 2019, section 3.3 and appendix A.1; Chen et al. 2021 (depths).
     """
-    run_options(folder, at_once, save_every, progress)
+    runtime = settled(
+        runtime, folder=folder, at_once=at_once, save_every=save_every, progress=progress
+    )
     flag("reinit_output", reinit_output)
     flag("permute_copies", permute_copies)
     start = whole("start", start)
@@ -115,6 +117,7 @@ def transfer(
     if not isinstance(runs, Runs):
         runs, net = runs_of(runs, to, net, training, seeds), None
         seeds = runs.seeds
+    runtime = runtime.on(runs.mesh)
     place = place_of(
         runs, to, net, training, reinit_output=reinit_output, blocks=blocks, permute=permute_copies
     )
@@ -156,27 +159,15 @@ def transfer(
         blocks=blocks,
         permute_copies=permute_copies,
     )
-    if folder is None and runs.folder is not None:
-        folder = runs.folder / "transfers" / results.run_name(f"to-{data.name}", settings)
+    name = results.run_name(f"to-{data.name}", settings)
+    runtime = runtime.in_folder(runs.folder, "transfers", name)
     keys = np.asarray(jax.random.key_data(root_keys(seeds)))
     histories, by_level, costs = [], {}, []
-    with running(folder, settings, every=save_every, steps=0, progress=progress) as (
-        store,
-        interrupt,
-        bar,
-    ):
-        put = put_data(data, place.training, runs.mesh)
-        count = len(seeds) * (1 + (place.own is not None) + len(changes))
-        # as many at a time as the run has had reuses its program where nothing else changed
-        size = runs.size
-        if at_once is not None or not parallel.maps(runs.mesh):
-            size = parallel.block_size(count, runs.mesh, at_once)
-        bench = Bench(
-            program(Supervised(target, place.training), runs.mesh), put, runs.mesh, size,
-            len(data.splits), place.training.evaluation_interval, store, interrupt, bar,
-        )  # fmt: skip
-        bring = Bringing(runs, place, seeds, bench)
-        bar.set_description(f"transfer to {data.name}")
+    count = len(seeds) * (1 + (place.own is not None) + len(changes))
+    size = runtime.replicas_per_call(count, runs.size)
+    with runtime.run(target, data, place.training, settings, size=size) as run:
+        bring = Bringing(runs, place, seeds, run)
+        run.describe(f"transfer to {data.name}")
         # a level at a time: only its tickets are held in full
         for level in levels:
             groups = _groups(bring, changes, level, exclude, start)
@@ -193,8 +184,8 @@ def transfer(
                     for name, ticket in groups.items()
                 ]
             )
-            bar.total = bar.n + jobs.steps * (len(levels) - levels.index(level))
-            arrays, spent = train_blocks(bench, jobs, name=f"level-{level:02d}-jobs")
+            run.remaining(jobs.steps * (len(levels) - levels.index(level)))
+            arrays, spent = train_blocks(run, jobs, name=f"level-{level:02d}-jobs")
             costs += [{**row, "unit": f"level {level}, {row['unit']}"} for row in spent]
             for number, (name, ticket) in enumerate(groups.items()):
                 mine = slice(number * len(seeds), (number + 1) * len(seeds))
@@ -208,19 +199,17 @@ def transfer(
                     branch=name,
                 )
                 histories.append(log)
-                report_diverged(bar, f"level {level}, {name}", seeds, log.diverged, lost)
+                report_diverged(run, f"level {level}, {name}", seeds, log.diverged, lost)
             ticket = groups[TRANSFERRED]
             by_level[level] = ticket.replace(params=host_apply(ticket.mask, ticket.params))
         result = Runs(
             target, data, place.training, pruning, seeds, TRANSFERRED, tuple(histories), by_level,
-            bring.ticket(runs.origin), tuple(costs), None if store is None else store.path,
+            bring.ticket(runs.origin), tuple(costs), run.path,
             runs.mesh, size, found_in=None if loaded else runs.found_in or runs,
             moved={"start": start, "reinit_output": reinit_output},
             lost={level: bring.lost(level) for level in levels},
         )  # fmt: skip
-        if store is not None:
-            result.save()
-            store.forget_state()
+        run.finish(result.save)
     return result
 
 

@@ -16,7 +16,7 @@ from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.dense import Networks, initial_networks
-from jaxticket.engine.loop import Bench
+from jaxticket.engine.runtime import Run
 from jaxticket.pruning.compiled import prunable_of
 from jaxticket.random import stream
 from jaxticket.runs import Runs, density
@@ -228,11 +228,11 @@ def _of_seeds(ticket: Ticket, have: tuple[int, ...], want: tuple[int, ...]) -> T
 class Bringing:
     """Brings tickets of the source, and the target's own, into the target's network."""
 
-    def __init__(self, runs: Runs, place: Place, seeds: tuple[int, ...], bench: Bench) -> None:
+    def __init__(self, runs: Runs, place: Place, seeds: tuple[int, ...], run: Run) -> None:
         self.runs, self.place, self.seeds = runs, place, seeds
         streams = [stream(jax.random.key(seed), "transfer") for seed in seeds]
         keys = np.stack([np.asarray(jax.random.key_data(key)) for key in streams])
-        self.fresh: Networks = initial_networks(place.net, bench.mesh, keys)
+        self.fresh: Networks = initial_networks(place.net, run.mesh, keys)
 
     def ticket(self, ticket: Ticket) -> Ticket:
         """A ticket of the source, stacked over its seeds, in the target's network."""

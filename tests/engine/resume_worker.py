@@ -41,4 +41,8 @@ def main(folder: str, save_every: float) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]))
+    try:
+        main(sys.argv[1], float(sys.argv[2]))
+    except jt.RunInterrupted as stop:
+        print(stop)
+        sys.exit(stop.exit_status)

@@ -4,6 +4,7 @@ import errno
 import gc
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -477,7 +478,7 @@ def test_a_resumed_run_says_so(stopped, tmp_path, capsys):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_the_last_unit_is_saved_is_followed(tmp_path, monkeypatch, capsys, number):
-    save = RunFolder.save
+    save, before = RunFolder.save, signal.getsignal(number)
 
     def and_signal(self, name, arrays):
         signal.raise_signal(number)
@@ -485,10 +486,13 @@ def test_a_signal_while_the_last_unit_is_saved_is_followed(tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "save", and_signal)
-        with pytest.raises(SystemExit) as stop:
+        with pytest.raises(jt.RunInterrupted) as stop:
             find(tmp_path / "run", pruning=jt.Pruning(levels=0))
-    assert stop.value.code == 128 + number
-    assert f"stopped by {number.name}; saved in {tmp_path / 'run'}" in capsys.readouterr().out
+    assert (stop.value.signal, stop.value.exit_status) == (number, 128 + number)
+    assert stop.value.folder == tmp_path / "run" and not capsys.readouterr().out
+    said = f"stopped by {number.name}; saved in {tmp_path / 'run'}: run the same command to"
+    assert said in str(stop.value) and said in str(pickle.loads(pickle.dumps(stop.value)))
+    assert signal.getsignal(number) is before
     expected = find(None, pruning=jt.Pruning(levels=0))
     assert find(tmp_path / "run", pruning=jt.Pruning(levels=0)).table().equals(expected.table())
 
@@ -501,9 +505,8 @@ def test_a_signal_while_tables_are_written_is_followed(tmp_path, monkeypatch):
         write(*args)
 
     monkeypatch.setattr(results, "write", and_signal)
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(jt.RunInterrupted, match="stopped by SIGTERM"):
         find(tmp_path / "run", pruning=jt.Pruning(levels=0))
-    assert stop.value.code == 128 + signal.SIGTERM
     assert (tmp_path / "run" / "timings.csv").exists()
 
 

@@ -353,7 +353,6 @@ def test_a_diverging_replica_is_marked_and_harms_nobody():
     assert (plain.table().diverged >= 0).all()
     # one replica's rate alone is wild: run the jobs by hand
     from jaxticket.engine import loop, parallel
-    from jaxticket.engine.store import Interrupt
 
     mesh = parallel.mesh(devices=jax.devices()[:2])
     start = [initial(s) for s in (3, 5)]
@@ -362,27 +361,13 @@ def test_a_diverging_replica_is_marked_and_harms_nobody():
     rates = plan._replace(schedule=plan.schedule._replace(lr=np.asarray([1e18, 0.05], np.float32)))
     keys = np.asarray(jax.random.key_data(root_keys((3, 5))))
     origin = Origin(params, {}, jax.tree.map(lambda x: np.ones(x.shape, bool), params))
-    bench = loop.Bench(
-        train.program(Supervised(NET, TRAINING), mesh),
-        train.put_data(DATA, TRAINING, mesh),
-        mesh,
-        2,
-        3,
-        10,
-        None,
-        Interrupt(),
-        loop.progress_bar(0, shown=False),
-    )
-    both = loop.train_jobs(
-        bench,
-        loop.Jobs(origin, keys, np.zeros(2, np.int32), rates, np.zeros(2, bool)),
-        "x",
-    )
-    calm = loop.train_jobs(
-        bench,
-        loop.Jobs(origin, keys, np.zeros(2, np.int32), plan, np.zeros(2, bool)),
-        "x",
-    )
+    zeros, lost = np.zeros(2, np.int32), np.zeros(2, bool)
+    runtime = jt.Runtime(mesh=mesh, progress=False)
+    with runtime.run(NET, DATA, TRAINING, {}, size=2, interval=10) as run:
+        both, calm = (
+            loop.train_jobs(run, loop.Jobs(origin, keys, zeros, own, lost), "x")
+            for own in (rates, plan)
+        )
     assert both.diverged[0] >= 0 and both.diverged[1] == -1
     np.testing.assert_array_equal(both.values[:, 1], calm.values[:, 1])
 

@@ -15,9 +15,10 @@ from jaxticket._check import instance, settle, whole
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.dense import Networks
-from jaxticket.engine.loop import Arrays, Bench, Jobs, Trained, Watch, take, train_jobs
+from jaxticket.engine.loop import Arrays, Jobs, Trained, Watch, take, train_jobs
 from jaxticket.engine.optim import schedule
 from jaxticket.engine.program import program, put_data
+from jaxticket.engine.runtime import Run
 from jaxticket.engine.supervised import Supervised
 from jaxticket.settings import LATER, PruningAtStep, Training
 from jaxticket.sparsify.at_step import StepPlan, Wanted
@@ -123,19 +124,19 @@ class LearnedMasks:
         exclude = self.plan.prunings[0].exclude
         return ScoreLearner(net, self.method, self.training, tuple(exclude), tutor)
 
-    def check(self, bench: Bench, keys: np.ndarray) -> None:
+    def check(self, run: Run, keys: np.ndarray) -> None:
         """Raises for a network that the objective cannot look at."""
-        del bench, keys
+        del run, keys
         assert self.learner
 
-    def prepare(self, bench: Bench, initial: Networks) -> float:
+    def prepare(self, run: Run, initial: Networks) -> float:
         """Trains the teachers, or what comes of it before the search."""
         if self.method.teaching is None:
             return 0.0
         plan = self.plan
-        bench.bar.set_description("teachers")
+        run.describe("teachers")
         self.teachers, seconds = train_teachers(
-            plan.net, bench, self.method.teaching, plan.training, plan.seeds, initial
+            plan.net, run, self.method.teaching, plan.training, plan.seeds, initial
         )
         return seconds
 
@@ -157,24 +158,27 @@ class LearnedMasks:
         ]
 
     def find(
-        self, bench: Bench, pruning: PruningAtStep, origin: Ticket, wanted: Wanted
+        self, run: Run, pruning: PruningAtStep, origin: Ticket, wanted: Wanted
     ) -> tuple[Mask, Arrays]:
         """Trains the scores of these masks side by side."""
         began = time.perf_counter()
         count, size = len(wanted.levels), wanted.size
-        method, run = self.method, score_programs(self.learner, bench.mesh)
-        bench = bench._replace(
-            program=program(self.learner, bench.mesh),
-            data=self._data(bench),
+        method, compiled = self.method, score_programs(self.learner, run.mesh)
+        run = dataclasses.replace(
+            run,
+            program=program(self.learner, run.mesh),
+            data=self._data(run),
             size=size,
             interval=self.training.evaluation_interval,
         )
         keys = np.asarray(wanted.keys)[wanted.replicas]
         plan = self._plan(pruning, wanted)
         limits = np.zeros(size, np.int32)
-        placed = parallel.put(parallel.pad(plan, size), bench.mesh)
-        typed = jax.random.wrap_key_data(parallel.put(parallel.pad(keys, size), bench.mesh))
-        scores = take(parallel.host(run.initial_scores(limits, typed, placed.density)), 0, count)
+        placed = parallel.put(parallel.pad(plan, size), run.mesh)
+        typed = jax.random.wrap_key_data(parallel.put(parallel.pad(keys, size), run.mesh))
+        scores = take(
+            parallel.host(compiled.initial_scores(limits, typed, placed.density)), 0, count
+        )
         own = take(jax.tree.map(np.asarray, wanted.own(origin)), 0, count)
         started = ScoreOrigin(scores, own.params, own.stats, own.mask)
         if self.taught is not None and method.teaching is not None:
@@ -185,28 +189,28 @@ class LearnedMasks:
 
         def look(state: ScoreState, on: np.ndarray) -> np.ndarray:
             del on
-            return parallel.host(run.look(limits, state, placed))[:count]
+            return parallel.host(compiled.look(limits, state, placed))[:count]
 
         watch = Watch((count, len(TRACE)), look, "none")
         moments = self._moments(pruning)
 
         def keeps(state: ScoreState) -> tuple[Mask, Any]:
             # the mask that the method would give here, and the numbers that a look gives
-            return run.chosen(limits, state, placed), run.look(limits, state, placed)
+            return compiled.chosen(limits, state, placed), compiled.look(limits, state, placed)
 
         trained = train_jobs(
-            bench, jobs, f"{wanted.unit}-search", snapshots_at=moments, watch=watch, keeps=keeps
+            run, jobs, f"{wanted.unit}-search", snapshots_at=moments, watch=watch, keeps=keeps
         )
         for place in np.flatnonzero((trained.diverged >= 0) & (wanted.lost[wanted.replicas] < 0)):
-            bench.bar.write(
+            run.write(
                 f"{self.name}, density {pruning.densities[wanted.levels[place] - 1]:g}, seed "
                 f"{self.plan.seeds[wanted.replicas[place]]}: the objective was not finite at step "
                 f"{trained.diverged[place]}; the mask is that of the scores before. "
                 "A lower `lr` of the method may help"
             )
         if self.taught is not None:
-            self._report_teachers(bench, parallel.host(trained.state.tutors.diverged), wanted)
-        mask = take(parallel.host(run.chosen(limits, trained.state, placed)), 0, count)
+            self._report_teachers(run, parallel.host(trained.state.tutors.diverged), wanted)
+        mask = take(parallel.host(compiled.chosen(limits, trained.state, placed)), 0, count)
         # a network that diverged before the search stays dense, as in `prune_at`
         whole = wanted.lost[wanted.replicas] >= 0
         mask = jax.tree.map(
@@ -243,24 +247,24 @@ class LearnedMasks:
             before = mask
         return watched
 
-    def _data(self, bench: Bench) -> Any:
+    def _data(self, run: Run) -> Any:
         """The data as the search sees them: streams without random crops if images are not
         augmented, in blocks of the search's own length.
         """
         data = self.plan.data
         if not isinstance(data, Stream):
-            return bench.data
+            return run.data
         if not self.method.augment:
             data = dataclasses.replace(data, train_crop="center")
-        return put_data(data, self.training, bench.mesh)
+        return put_data(data, self.training, run.mesh)
 
     def _teachers_of(self, wanted: Wanted) -> Any:
         return jax.tree.map(lambda x: x[wanted.replicas], self.teachers)
 
-    def _report_teachers(self, bench: Bench, diverged: np.ndarray, wanted: Wanted) -> None:
+    def _report_teachers(self, run: Run, diverged: np.ndarray, wanted: Wanted) -> None:
         """Says which teachers diverged while they were trained along: int [place, teacher]."""
         for place, number in np.argwhere(diverged[: len(wanted.replicas)] >= 0):
-            bench.bar.write(
+            run.write(
                 f"teacher {number}, seed {self.plan.seeds[wanted.replicas[place]]}: the loss was "
                 f"not finite at step {diverged[place, number]} of its training; it stays as it was "
                 f"before"

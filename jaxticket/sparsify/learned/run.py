@@ -14,7 +14,6 @@ from jaxticket._check import (
     flag,
     nearest,
     one_or_several,
-    run_options,
     share,
     texts,
     whole,
@@ -22,8 +21,8 @@ from jaxticket._check import (
 from jaxticket.controls import Change
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
-from jaxticket.engine import parallel
 from jaxticket.engine.program import check_fit
+from jaxticket.engine.runtime import Runtime, settled
 from jaxticket.runs import Runs
 from jaxticket.settings import Training
 from jaxticket.sparsify.at_step import StepPlan
@@ -67,6 +66,7 @@ def search(
     rescale: str | None = None,
     seeds: Iterable[int] = range(5),
     branches: Sequence[str | Change] = (),
+    runtime: Runtime | None = None,
     mesh: Mesh | None = None,
     folder: str | os.PathLike[str] | None = None,
     at_once: int | None = None,
@@ -100,7 +100,8 @@ def search(
       schedule: "remaining" trains tickets with what is left of the schedule after `start`, "full"
         with all of it.
       dense: also train the dense networks to the end, as level 0.
-      exclude, rescale, seeds, branches, mesh, folder, save_every, progress: as of `prune_at`.
+      exclude, rescale, seeds, branches: as of `prune_at`.
+      runtime, mesh, folder, save_every, progress: as for `find_tickets`.
       at_once: replicas that one device holds at most.
       watch_masks: N > 0 compares the masks (of exactly K ones) that the search would give at its
         start and after each of N equal parts: the trace then has a column `hamming`, the share of
@@ -119,9 +120,10 @@ def search(
     Reference: KD-LTS, section 2 (supermasks and tickets); each method names its paper.
     """
     seeds = distinct_seeds(seeds)
-    mesh = parallel.check_mesh(mesh)
-    check_fit(net, data, training, mesh)
-    run_options(folder, at_once, save_every, progress)
+    runtime = settled(
+        runtime, mesh=mesh, folder=folder, at_once=at_once, save_every=save_every, progress=progress
+    )
+    check_fit(net, data, training, runtime.devices)
     flag("train", train)
     flag("dense", dense)
     method = named_method(method)
@@ -173,11 +175,7 @@ def search(
         plan,
         LearnedMasks(plan, method, length),
         settings,
-        mesh=mesh,
-        folder=folder,
-        at_once=at_once,
-        save_every=save_every,
-        progress=progress,
+        runtime,
     )
     return found[step]
 

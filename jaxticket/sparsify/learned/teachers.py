@@ -14,10 +14,11 @@ from jaxticket._check import flag, settle, share, whole
 from jaxticket.engine.adversarial import PGD
 from jaxticket.engine.dense import Networks, initial_networks, train_trunk
 from jaxticket.engine.learner import Batch, Plan
-from jaxticket.engine.loop import Bench, report_diverged
+from jaxticket.engine.loop import report_diverged
 from jaxticket.engine.optim import Schedule, optimizer
 from jaxticket.engine.parallel import Placement
 from jaxticket.engine.program import program
+from jaxticket.engine.runtime import Run
 from jaxticket.engine.supervised import Supervised
 from jaxticket.random import root_keys, stream
 from jaxticket.settings import LATER, Training
@@ -82,7 +83,7 @@ class Teaching:
 
 def train_teachers(
     net: Network,
-    bench: Bench,
+    run: Run,
     teaching: Teaching,
     training: Training,
     seeds: tuple[int, ...],
@@ -93,7 +94,7 @@ def train_teachers(
 
     Args:
       net: the network.
-      bench: where to run; units that its folder holds are read.
+      run: where to run; units that its folder holds are read.
       teaching: which teachers.
       training: of the student.
       seeds: of the students.
@@ -110,17 +111,15 @@ def train_teachers(
     if teaching.same_init:
         begun = jax.tree.map(lambda x: np.repeat(np.asarray(x), count, axis=0), initial)
     else:
-        begun = initial_networks(net, bench.mesh, keys)
+        begun = initial_networks(net, run.mesh, keys)
     training = teaching.training(training)
-    bench = bench._replace(program=program(Supervised(net, training), bench.mesh))
+    run = dataclasses.replace(run, program=program(Supervised(net, training), run.mesh))
     found, seconds = begun, 0.0
     if steps:
-        trained = train_trunk(
-            bench, training, keys, begun, [steps], ends_only=True, name="teachers"
-        )
+        trained = train_trunk(run, training, keys, begun, [steps], ends_only=True, name="teachers")
         found, seconds = trained.states[steps], trained.seconds
         for number in range(count):
-            report_diverged(bench.bar, f"teacher {number}", seeds, trained.diverged[number::count])
+            report_diverged(run, f"teacher {number}", seeds, trained.diverged[number::count])
     return jax.tree.map(lambda x: x.reshape(len(seeds), count, *x.shape[1:]), found), seconds
 
 

@@ -364,7 +364,7 @@ def test_sigterm_is_heard(find, tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(RunFolder, "save_state", told)
-    with pytest.raises(SystemExit):
+    with pytest.raises(jt.RunInterrupted):
         find(folder=tmp_path / "run", save_every=0)
 
 

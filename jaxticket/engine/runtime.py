@@ -1,0 +1,345 @@
+"""Where and how a run goes on: devices, folder, saves, progress, signals.
+
+`Runtime` is what a user chooses; `Run` is a run under way, which strategies and loops are given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from tqdm.auto import tqdm
+
+from jaxticket._check import flag, instance, number, or_none, path_or_none, settle, whole
+from jaxticket.data.arrays import Data
+from jaxticket.data.streaming import Stream
+from jaxticket.engine import parallel
+from jaxticket.engine.feeder import StreamedData
+from jaxticket.engine.program import DeviceData, Program, program, put_data
+from jaxticket.engine.store import RunFolder
+from jaxticket.engine.supervised import Supervised
+from jaxticket.settings import Training
+from jaxticket.typing import Network
+
+Arrays = dict[str, np.ndarray]
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """A signal stopped a run, which saved its state first: the same call continues it.
+
+    Attributes:
+      folder: where the state is.
+      signal: the number of the signal (SIGTERM or SIGINT).
+    """
+
+    def __init__(self, folder: Path, signal: int) -> None:
+        super().__init__(folder, signal)
+        self.folder, self.signal = folder, signal
+
+    def __str__(self) -> str:
+        return (
+            f"stopped by {signal.Signals(self.signal).name}; saved in {self.folder}: "
+            f"run the same command to continue"
+        )
+
+    @property
+    def exit_status(self) -> int:
+        """The exit status by which a shell knows a process that a signal ended."""
+        return 128 + self.signal
+
+
+class _Signals:
+    """SIGTERM and SIGINT while a run saves into a folder: noted, and followed after a save."""
+
+    def __init__(self) -> None:
+        self.noted = 0
+
+    @contextlib.contextmanager
+    def caught(self) -> Iterator[None]:
+        """Catches the signals inside the block; only the main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(number: int, _: Any) -> None:
+            if self.noted and number == signal.SIGINT:
+                raise KeyboardInterrupt  # asked twice: stop at once
+            self.noted = number
+
+        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run under way: where its networks are trained, saved and reported.
+
+    Attributes:
+      program: the compiled program.
+      data: the data on the devices, or a stream on its way there.
+      mesh: the devices.
+      size: replicas per call of the program.
+      splits: number of evaluated splits.
+      interval: steps between evaluations.
+      folder: where finished units and states are saved, or None.
+    """
+
+    program: Program
+    data: DeviceData | StreamedData
+    mesh: Mesh
+    size: int
+    splits: int
+    interval: int
+    folder: RunFolder | None
+    _bar: Any
+    _signals: _Signals
+
+    @property
+    def path(self) -> Path | None:
+        """The path of the folder."""
+        return None if self.folder is None else self.folder.path
+
+    # units and states
+
+    def unit(self, name: str, steps: int, make: Callable[[], Arrays]) -> Arrays:
+        """The arrays of a piece of work: those that the folder holds, or made now and saved there.
+
+        Args:
+          name: of the unit in the folder.
+          steps: those of all its replicas, for the progress bar.
+          make: does the work.
+        """
+        arrays = None if self.folder is None else self.folder.load(name)
+        if arrays is None:
+            arrays = make()
+            if self.folder is not None:
+                self.folder.save(name, arrays)
+        else:
+            self.advance(steps)
+        if self.folder is not None:
+            self._stop_if_asked(self.folder)
+        return arrays
+
+    def load_state(
+        self, unit: str, like: dict[str, jax.Array]
+    ) -> tuple[int, dict[str, jax.Array]] | None:
+        """The state saved inside a unit as (call, tree), or None; see `RunFolder.load_state`."""
+        return None if self.folder is None else self.folder.load_state(unit, like)
+
+    def due(self) -> bool:
+        """Whether to save the state now: it is time, or a signal asks to stop."""
+        return self.folder is not None and any(self._asked(self.folder))
+
+    def save_state(self, unit: str, call: int, tree: dict[str, jax.Array]) -> None:
+        """Saves the state after so many calls of a unit.
+
+        Raises:
+          RunInterrupted: after the save, if a signal asks to stop.
+        """
+        if self.folder is not None:
+            self.folder.save_state(unit, call, tree)
+            self._stop_if_asked(self.folder)
+
+    def finish(self, *saves: Callable[[], Any]) -> None:
+        """Writes results into the folder, if there is one, and removes the states."""
+        if self.folder is not None:
+            for save in saves:
+                save()
+            self.folder.forget_state()
+
+    def _asked(self, folder: RunFolder) -> tuple[int, bool]:
+        """The signal that asks to stop (0 for none), and whether it is time to save."""
+        return self._signals.noted, folder.due
+
+    def _stop_if_asked(self, folder: RunFolder) -> None:
+        number, _ = self._asked(folder)
+        if number:
+            raise RunInterrupted(folder.path, number)
+
+    # progress
+
+    def describe(self, text: str) -> None:
+        """Says in front of the bar what is being done."""
+        self._bar.set_description(text)
+
+    def note(self, text: str) -> None:
+        """Says something behind the bar, such as "compiling"; nothing with an empty text."""
+        self._bar.set_postfix_str(text)
+
+    def write(self, text: str) -> None:
+        """Says something above the bar."""
+        self._bar.write(text)
+
+    def advance(self, steps: int) -> None:
+        """Counts steps (of all replicas) as done."""
+        self._bar.update(steps)
+
+    def expect(self, more: int) -> None:
+        """Adds to the steps that the whole run is expected to take."""
+        self._bar.total += more
+
+    def remaining(self, steps: int) -> None:
+        """Sets how many steps are expected from here on."""
+        self._bar.total = self._bar.n + steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+    """Where and how runs go on; no result depends on it.
+
+    >>> Runtime(folder="results/mine", at_once=8).save_every
+    60.0
+
+    Attributes:
+      mesh: devices as `jt.parallel.mesh` makes them; all of them if None.
+      folder: where to save; a run that was stopped is resumed from there. Nothing is saved if None.
+      at_once: replicas that one device holds at most; None for no limit.
+      save_every: seconds between saves of the training state (finished units are saved in any
+        case).
+      progress: whether to show a bar with the time left.
+    """
+
+    mesh: Mesh | None = None
+    folder: str | os.PathLike[str] | None = None
+    at_once: int | None = None
+    save_every: float = 60.0
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.mesh is not None:
+            parallel.check_mesh(self.mesh)
+        path_or_none("folder", self.folder)
+        settle(self, or_none(whole), "at_once", low=1)
+        settle(self, number, "save_every", low=0)
+        settle(self, flag, "progress")
+
+    @property
+    def devices(self) -> Mesh:
+        """The mesh to use."""
+        return parallel.check_mesh(self.mesh)
+
+    def on(self, mesh: Mesh) -> Runtime:
+        """The same on the mesh of runs that are continued.
+
+        Raises:
+          ValueError: where another mesh was chosen.
+        """
+        if self.mesh is not None and self.mesh != mesh:
+            raise ValueError(
+                f"`runtime` has the mesh {self.mesh}, and `runs` were trained on {mesh}; leave "
+                f"the `mesh` of jt.Runtime out"
+            )
+        return dataclasses.replace(self, mesh=mesh)
+
+    def in_folder(self, parent: Path | None, *names: str) -> Runtime:
+        """The same, which saves below the folder of another run where no folder was chosen."""
+        if self.folder is not None or parent is None:
+            return self
+        return dataclasses.replace(self, folder=parent.joinpath(*names))
+
+    def replicas_per_call(self, count: int, before: int | None = None) -> int:
+        """How many replicas one call of the program trains.
+
+        Args:
+          count: of all replicas.
+          before: how many it was in an earlier run, whose compiled program is used again where
+            more at once would gain nothing.
+        """
+        if before is not None and self.at_once is None and parallel.maps(self.devices):
+            return before
+        return parallel.block_size(count, self.devices, self.at_once)
+
+    @contextlib.contextmanager
+    def run(
+        self,
+        net: Network,
+        data: Data | Stream,
+        training: Training,
+        settings: dict[str, Any],
+        *,
+        size: int,
+        steps: int = 0,
+        interval: int | None = None,
+    ) -> Iterator[Run]:
+        """A run under way, which leaves its folder, its signals and its progress bar at the end.
+
+        Args:
+          net, data, training: what is trained on what, and how.
+          settings: what the folder records, and refuses to mix with others.
+          size: replicas per call, from `replicas_per_call`.
+          steps: those of all replicas, for the progress bar.
+          interval: steps between evaluations; that of the training if None.
+
+        Raises:
+          RunFolderError: for a folder that cannot be used.
+          RunInterrupted: if a signal asked to stop, after the save that followed.
+        """
+        mesh, signals, folder = self.devices, _Signals(), None
+        with contextlib.ExitStack() as stack:
+            if self.folder is not None:
+                stack.enter_context(signals.caught())
+            bar = tqdm(
+                total=steps,
+                unit=" steps",
+                unit_scale=True,
+                disable=not self.progress,
+                dynamic_ncols=True,
+                smoothing=0.05,
+            )
+            stack.enter_context(bar)
+            if self.folder is not None:
+                folder = RunFolder(self.folder, settings, every=self.save_every)
+                stack.callback(folder.close)
+                if self.progress and folder.begun:
+                    bar.write(f"resumes {folder.path}: {folder.done} units done")
+            run = Run(
+                program(Supervised(net, training), mesh),
+                put_data(data, training, mesh),
+                mesh,
+                size,
+                len(data.splits),
+                training.evaluation_interval if interval is None else interval,
+                folder,
+                bar,
+                signals,
+            )
+            yield run
+        if folder is not None:
+            # a signal that came after the last save
+            run._stop_if_asked(folder)
+
+
+def settled(runtime: Runtime | None, **given: Any) -> Runtime:
+    """The runtime of a call: `runtime`, or one of the call's own keyword arguments.
+
+    Args:
+      runtime: as it was given, or None.
+      **given: the call's own `mesh`, `folder`, `at_once`, `save_every` and `progress`.
+
+    Raises:
+      ValueError: for `runtime` and a keyword argument together.
+    """
+    own = Runtime(**given)
+    if runtime is None:
+        return own
+    instance("runtime", runtime, Runtime, "a jt.Runtime, or None")
+    for name in given:
+        if getattr(own, name) != getattr(Runtime, name):
+            raise ValueError(
+                f"`{name}` is given next to `runtime`, which has a field for it: write "
+                f"jt.Runtime({name}=...) and leave the argument out, got {getattr(own, name)!r}"
+            )
+    return runtime
