@@ -443,6 +443,26 @@ def test_what_means_the_same_everywhere(name):
             assert said.startswith(f"`{argument}`"), said
 
 
+LONG = [name for name in NAMES if "save_every" in parameters(name)]
+
+
+@early
+@pytest.mark.parametrize("name", LONG)
+def test_what_steers_a_run_is_said_once(name):
+    """In a runtime or in the call, never in both."""
+    refused("`runtime` must be a jt.Runtime, or None, got 3", call, name, runtime=3, progress=True)
+    given = {"folder": "a", "at_once": 2, "save_every": 3.0, "progress": False}
+    if "mesh" in parameters(name):
+        given["mesh"] = jt.parallel.mesh(devices=jax.devices()[:2])
+    for argument, value in given.items():
+        options = {"progress": True, argument: value}
+        refused(f"`{argument}` is given next to `runtime`", call, name, runtime=jt.Runtime(),
+                **options)  # fmt: skip
+    if "mesh" not in parameters(name):
+        other = jt.Runtime(mesh=jt.parallel.mesh(devices=jax.devices()[:3]))
+        refused("`runtime` has the mesh", call, name, runtime=other, progress=True)
+
+
 def test_the_generic_test_reaches_everything():
     """Otherwise it would pass without looking at anything."""
     found = {(name, argument) for name in NAMES for argument in mean_the_same(name)}
@@ -483,6 +503,7 @@ SETTINGS = {
     "Training, linear": (jt.Training, {"schedule": "linear"}),
     "Training, augmented": (jt.Training, {"augment": ("resized_crop", "flip")}),
     "Pruning": (jt.Pruning, {}),
+    "Runtime": (jt.Runtime, {}),
     "EarlyPruning": (jt.EarlyPruning, {"densities": (0.5,)}),
     "LearnedPruning": (LearnedPruning, {"densities": (0.5,)}),
     "Method": (Method, {"name": "own", "relaxation": Bernoulli()}),

@@ -722,14 +722,16 @@ def test_a_version_that_was_raised_refuses_older_results(runs, tmp_path, monkeyp
             jt.branch(runs, "shuffle", folder=tmp_path, progress=False)
 
 
-def test_folders_of_before_code_was_recorded_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("written", "said"), [(None, r"older jaxticket \(0\.1\)"), (3, "another jaxticket")]
+)
+def test_folders_of_other_formats_are_refused(tmp_path, written, said):
     find(tmp_path)
     path = tmp_path / "settings.json"
     settings = json.loads(path.read_text())
-    del settings["version"]
-    settings["net"] = json.dumps(settings["net"]["config"])
-    path.write_text(json.dumps(settings))
-    with pytest.raises(RunFolderError, match=r"older jaxticket.*another folder"):
+    assert settings.pop("format") == 2
+    path.write_text(json.dumps(settings if written is None else {"format": written, **settings}))
+    with pytest.raises(RunFolderError, match=f"{said}.*another folder"):
         find(tmp_path)
 
 

@@ -147,7 +147,18 @@ def put(tree: Any, mesh: Mesh, *, replicas: bool = True) -> Any:
     """Host arrays onto the devices, their leading replica axis spread over the seed axis (or copied
     to all).
     """
-    return jax.device_put(tree, sharding(mesh, replicas=replicas))
+    where = sharding(mesh, replicas=replicas)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, where)
+
+    def one(x: Any) -> jax.Array:
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            return jax.device_put(x, where)
+        # `device_put` would compare the hosts' arrays, which fails for nan
+        own = np.asarray(x)
+        return jax.make_array_from_callback(own.shape, where, lambda at: own[at])
+
+    return jax.tree.map(one, tree)
 
 
 def host(tree: Any) -> Any:
@@ -162,6 +173,34 @@ def host(tree: Any) -> Any:
         return np.array(x)
 
     return jax.tree.map(one, tree)
+
+
+def gathered(numbers: Sequence[int]) -> np.ndarray:
+    """A few whole numbers of every process, int32 [process, number], the same on all of them."""
+    own = np.asarray(numbers, np.int32)
+    if jax.process_count() == 1:
+        return own[None]
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(own))
+
+
+def broadcast(message: bytes, part: int = 2**28) -> bytes:
+    """The bytes that process 0 has, on every process; sent in parts of a bounded size."""
+    if jax.process_count() == 1:
+        return message
+    from jax.experimental import multihost_utils
+
+    # in two numbers, since one of 32 bits ends at 2 GiB
+    whole, rest = gathered(divmod(len(message), part))[0].tolist()
+    sent = []
+    for begin in range(0, whole * part + rest, part):
+        own = np.frombuffer(message[begin : begin + part], np.uint8)
+        if jax.process_index() != 0:
+            own = np.zeros(min(part, whole * part + rest - begin), np.uint8)
+        found = multihost_utils.broadcast_one_to_all(own)
+        sent.append(np.asarray(found).astype(np.uint8).tobytes())
+    return b"".join(sent)
 
 
 def pad(tree: Any, size: int) -> Any:

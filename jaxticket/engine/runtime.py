@@ -25,7 +25,7 @@ from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.feeder import StreamedData
 from jaxticket.engine.program import DeviceData, Program, program, put_data
-from jaxticket.engine.store import RunFolder
+from jaxticket.engine.store import RunFolder, agreed, on_first
 from jaxticket.engine.supervised import Supervised
 from jaxticket.settings import Training
 from jaxticket.typing import Network
@@ -156,13 +156,17 @@ class Run:
     def finish(self, *saves: Callable[[], Any]) -> None:
         """Writes results into the folder, if there is one, and removes the states."""
         if self.folder is not None:
-            for save in saves:
-                save()
+            on_first(*saves)
             self.folder.forget_state()
 
     def _asked(self, folder: RunFolder) -> tuple[int, bool]:
-        """The signal that asks to stop (0 for none), and whether it is time to save."""
-        return self._signals.noted, folder.due
+        """The signal that asks to stop (0 for none), and whether it is time to save.
+
+        On several hosts a signal counts wherever it came, and process 0 has the clock: all of them
+        hear the same answer, since a save is written by all together.
+        """
+        told = agreed([self._signals.noted, folder.due])
+        return int(told[:, 0].max()), bool(told[0, 1])
 
     def _stop_if_asked(self, folder: RunFolder) -> None:
         number, _ = self._asked(folder)
@@ -180,8 +184,9 @@ class Run:
         self._bar.set_postfix_str(text)
 
     def write(self, text: str) -> None:
-        """Says something above the bar."""
-        self._bar.write(text)
+        """Says something above the bar, on one of several hosts."""
+        if jax.process_index() == 0:
+            self._bar.write(text)
 
     def advance(self, steps: int) -> None:
         """Counts steps (of all replicas) as done."""
@@ -210,6 +215,7 @@ class Runtime:
       save_every: seconds between saves of the training state (finished units are saved in any
         case).
       progress: whether to show a bar with the time left.
+      wait: seconds to wait for a folder that another process uses; 0 refuses it at once.
     """
 
     mesh: Mesh | None = None
@@ -217,13 +223,14 @@ class Runtime:
     at_once: int | None = None
     save_every: float = 60.0
     progress: bool = True
+    wait: float = 0.0
 
     def __post_init__(self) -> None:
         if self.mesh is not None:
             parallel.check_mesh(self.mesh)
         path_or_none("folder", self.folder)
         settle(self, or_none(whole), "at_once", low=1)
-        settle(self, number, "save_every", low=0)
+        settle(self, number, "save_every", "wait", low=0)
         settle(self, flag, "progress")
 
     @property
@@ -288,6 +295,7 @@ class Runtime:
           RunInterrupted: if a signal asked to stop, after the save that followed.
         """
         mesh, signals, folder = self.devices, _Signals(), None
+        shown = self.progress and jax.process_index() == 0
         with contextlib.ExitStack() as stack:
             if self.folder is not None:
                 stack.enter_context(signals.caught())
@@ -295,15 +303,21 @@ class Runtime:
                 total=steps,
                 unit=" steps",
                 unit_scale=True,
-                disable=not self.progress,
+                disable=not shown,
                 dynamic_ncols=True,
                 smoothing=0.05,
             )
             stack.enter_context(bar)
             if self.folder is not None:
-                folder = RunFolder(self.folder, settings, every=self.save_every)
+                folder = RunFolder(
+                    self.folder,
+                    settings,
+                    every=self.save_every,
+                    wait=self.wait,
+                    asked=lambda: signals.noted > 0,
+                )
                 stack.callback(folder.close)
-                if self.progress and folder.begun:
+                if shown and folder.begun:
                     bar.write(f"resumes {folder.path}: {folder.done} units done")
             run = Run(
                 program(Supervised(net, training), mesh),

@@ -4,6 +4,9 @@ Orbax.
 A run is a sequence of units (one level, one block of replicas). A finished unit is one .npz file
 that appears at once. Inside a unit, the training state is saved by Orbax from time to time; only
 the newest save is kept, with a checksum. One process at a time uses a folder.
+
+On several hosts one run has one folder, on a file system that all of them see. Process 0 reads and
+writes it and tells the others, which wait; only states are written by all together.
 """
 
 from __future__ import annotations
@@ -11,33 +14,33 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
+import itertools
 import json
 import os
 import platform
 import shutil
-import socket
 import time
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from orbax.checkpoint import multihost
 from orbax.checkpoint import v1 as ocp
 
 from jaxticket import _files, results
-from jaxticket.engine import parallel
-
-try:
-    import fcntl
-except ImportError:  # not on Windows, where two processes are not kept apart
-    fcntl = None
+from jaxticket.engine import lock, parallel
 
 _SETTINGS = "settings.json"
 _ENVIRONMENT = "environment.json"
+_FORMAT = 2
+# seconds that processes of several hosts wait for one another: as long as a folder may be in use
+_PATIENCE = 24 * 3600
 
 
 class RunFolderError(ValueError):
@@ -93,6 +96,59 @@ def explained(folder: Path) -> Iterator[None]:
         raise _explanation(folder, error) from error
 
 
+_meetings = itertools.count()
+
+
+def _meet() -> None:
+    """Waits until all processes are here. Collectives on a CPU wait for half a minute only, which
+    is too short where one host compiles, writes or waits for a folder longer than another.
+    """
+    if jax.process_count() > 1:
+        everyone = set(range(jax.process_count()))
+        name = f"jaxticket-{next(_meetings)}"
+        multihost.sync_global_processes(name, timeout=_PATIENCE, processes=everyone)
+
+
+def agreed(numbers: Sequence[int]) -> np.ndarray:
+    """A few whole numbers of every process, int32 [process, number], the same on all of them."""
+    _meet()
+    return parallel.gathered(numbers)
+
+
+def by_first(make: Callable[[], bytes | None]) -> bytes | None:
+    """What a function gives on process 0, on every process: the others wait for it.
+
+    Raises:
+      RunFolderError: on the others, where it raises on process 0.
+    """
+    if jax.process_count() == 1:
+        return make()
+    told, error = b"", None
+    if jax.process_index() == 0:
+        try:
+            made = make()
+            told = b"nothing" if made is None else b"made" + made
+        except BaseException as raised:
+            error, told = raised, b"error" + str(raised).encode()
+    _meet()
+    told = parallel.broadcast(told)
+    if error is not None:
+        raise error
+    if told.startswith(b"error"):
+        raise RunFolderError(told.removeprefix(b"error").decode())
+    return None if told == b"nothing" else told.removeprefix(b"made")
+
+
+def on_first(*todo: Callable[[], object]) -> None:
+    """Calls functions on process 0 alone; the others wait, and raise where one of them raises."""
+
+    def make() -> None:
+        for do in todo:
+            do()
+
+    by_first(make)
+
+
 class RunFolder:
     """The folder of one run, which this process has for itself until `close`.
 
@@ -100,6 +156,8 @@ class RunFolder:
       path: the folder; made if it is not there.
       settings: what the run is; a folder with other settings is refused.
       every: seconds between saves of the training state inside a unit.
+      wait: seconds to wait for a folder that another process uses.
+      asked: whether a signal asks to stop waiting.
 
     Raises:
       RunFolderError: for a folder with other settings or code, naming the first field, one that
@@ -107,14 +165,26 @@ class RunFolder:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], settings: dict[str, Any], *, every: float = 60.0
+        self,
+        path: str | os.PathLike[str],
+        settings: dict[str, Any],
+        *,
+        every: float = 60.0,
+        wait: float = 0.0,
+        asked: Callable[[], bool] = lambda: False,
     ) -> None:
         self.path = _files.absolute(path)
         self.every = every
         self._last = time.monotonic()
-        self._noted = False
-        self._lock: int | None = None
-        ours = json.loads(results.canonical(settings))
+        self._lock: lock.Lock | None = None
+        # whether this machine stands in the list of those that computed the run
+        self._noted = by_first(lambda: self._open(settings, wait, asked)) is not None
+
+    def _open(
+        self, settings: dict[str, Any], wait: float, asked: Callable[[], bool]
+    ) -> bytes | None:
+        """Takes the folder for this process; gives nothing where it was there before."""
+        ours = {"format": _FORMAT, **json.loads(results.canonical(settings))}
         with explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             there = self.path / _SETTINGS
@@ -125,58 +195,48 @@ class RunFolder:
                     f"`folder` {str(self.path)!r} holds other files and no {_SETTINGS}; choose an "
                     f"empty folder"
                 )
-            self._take()
+            self._take(wait, asked)
             try:
-                if there.exists():
+                begun = there.exists()
+                if begun:
                     self._compare(ours, there)
                 else:
-                    _files.write_text(there, results.canonical(settings) + "\n")
+                    _files.write_text(there, results.canonical(ours) + "\n")
                     self._note_environment()
                 (self.path / "units").mkdir(exist_ok=True)
             except BaseException:
                 self.close()
                 raise
+        return None if begun else b""
 
-    def _take(self) -> None:
-        """Takes the folder for this process; the system gives it back when the process ends.
-
-        Locks hold between processes of one machine, and on network file systems that know them.
-        """
-        if fcntl is None or jax.process_index() != 0:
-            return
-        path = self.path / ".lock"
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            user = os.read(lock, 1000).decode(errors="replace").strip()
-            os.close(lock)
-            raise RunFolderError(
-                f"`folder` {str(self.path)!r} is in use by {user or 'another process'}; wait until "
-                f"it is done, or choose another folder"
-            ) from None
-        except OSError:
-            # a file system without locks
-            os.close(lock)
-            return
-        os.ftruncate(lock, 0)
-        os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        self._lock = lock
+    def _take(self, wait: float, asked: Callable[[], bool]) -> None:
+        """Takes the lock; a process that died gives it back."""
+        until = time.monotonic() + wait
+        while isinstance(found := lock.acquire(self.path / ".lock"), str):
+            if asked():
+                raise KeyboardInterrupt(f"stopped while waiting for {self.path}")
+            if time.monotonic() >= until:
+                raise RunFolderError(
+                    f"`folder` {str(self.path)!r} is in use by {found}; wait until it is done, as "
+                    f"jt.Runtime(wait=3600) does for an hour, or choose another folder"
+                )
+            time.sleep(0.2)
+        self._lock = found
 
     def close(self) -> None:
         """Lets other processes use the folder."""
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     def _compare(self, ours: dict[str, Any], there: Path) -> None:
         """Raises where the folder is of another run."""
         theirs = _read_json(there, dict, "restore it from a copy, or choose another folder")
-        if "version" in ours and "version" not in theirs:
+        if theirs.get("format") != _FORMAT:
+            of = "an older jaxticket (0.1)" if "format" not in theirs else "another jaxticket"
             raise RunFolderError(
-                f"`folder` {str(self.path)!r} is of an older jaxticket, which did not record the "
-                f"code of networks and functions, so that its results may be those of other code; "
-                f"choose another folder"
+                f"`folder` {str(self.path)!r} was written by {of}, whose run folders this version "
+                f"cannot continue; choose another folder"
             )
         difference = results.first_difference(ours, theirs)
         if difference:
@@ -187,9 +247,6 @@ class RunFolder:
 
     def _note_environment(self) -> None:
         """Adds this machine to those on which the run was computed, and says where they differ."""
-        self._noted = True
-        if jax.process_index() != 0:
-            return
         path, ours = self.path / _ENVIRONMENT, environment()
         known: list[Any] = []
         if path.exists():
@@ -226,27 +283,37 @@ class RunFolder:
 
     def load(self, name: str) -> dict[str, np.ndarray] | None:
         """A finished unit, None where there is none or its file is damaged (with a warning)."""
-        path = self._unit(name)
-        found = None
-        if path.exists():
+        path, found = self._unit(name), None
+        several = jax.process_count() > 1
+
+        def read() -> bytes | None:
+            if not path.exists():
+                return None
+            return path.read_bytes() if several else b""
+
+        content = by_first(read)
+        if content is not None:
             try:
                 # opened here, since NumPy leaves the files of damaged archives open
-                with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+                with (
+                    io.BytesIO(content) if several else path.open("rb") as raw,
+                    np.load(raw, allow_pickle=False) as file,
+                ):
                     found = {key: file[key] for key in file.files}
             except MemoryError:
                 raise
             except Exception as error:  # numpy and zipfile raise many kinds for damaged files
                 warnings.warn(f"{path} is damaged ({error}) and is computed again", stacklevel=2)
         if found is None and not self._noted:
+            self._noted = True
             with explained(self.path):
-                self._note_environment()
+                on_first(self._note_environment)
         return found
 
     def save(self, name: str, arrays: dict[str, np.ndarray]) -> None:
         """Marks a unit as finished, at once, and forgets the state inside it."""
-        if jax.process_index() == 0:
-            with explained(self.path):
-                _files.write_arrays(self._unit(name), arrays)
+        with explained(self.path):
+            on_first(lambda: _files.write_arrays(self._unit(name), arrays))
         self._last = time.monotonic()
 
     # the state inside a unit
@@ -266,10 +333,14 @@ class RunFolder:
 
     def _set_aside(self) -> None:
         """Moves saved states that cannot be used out of the way."""
-        if jax.process_index() == 0:
+
+        def move() -> None:
             shutil.rmtree(self.path / "damaged", ignore_errors=True)
-            with explained(self.path), contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError):
                 (self.path / "state").rename(self.path / "damaged")
+
+        with explained(self.path):
+            on_first(move)
 
     def save_state(self, unit: str, call: int, tree: dict[str, jax.Array]) -> None:
         """Saves the state after so many calls of a unit: a flat dict of device arrays."""
@@ -286,15 +357,17 @@ class RunFolder:
             try:
                 write()
             except Exception as error:  # Orbax raises many kinds
-                if _number_of(error) in _REMEDIES:
+                # what fails on one of several hosts may not fail on the others
+                if _number_of(error) in _REMEDIES or jax.process_count() > 1:
                     raise
                 # over what a damaged save left: without it
                 self._set_aside()
                 write()
         except Exception as error:
             # half a save would keep the room that is missing
-            for half in (self.path / "state").glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(half, ignore_errors=True)
+            if jax.process_index() == 0:
+                for half in (self.path / "state").glob("*.orbax-checkpoint-tmp*"):
+                    shutil.rmtree(half, ignore_errors=True)
             raise _explanation(self.path, error) from error
         self._last = time.monotonic()
 
@@ -308,10 +381,13 @@ class RunFolder:
           unit: the unit's name; states of other units do not count.
           like: tree of arrays (or shape structs with sharding) as they were saved.
         """
-        if not (self.path / "state").exists():
+        if by_first(lambda: b"" if (self.path / "state").exists() else None) is None:
             return None
+        with explained(self.path):
+            on_first(self._discard_half_written)
+        found, why = None, ""
         try:
-            return self._loaded_state(unit, like)
+            found = self._loaded_state(unit, like)
         except MemoryError:
             raise
         except Exception as error:  # Orbax raises many kinds for what is damaged or missing
@@ -325,15 +401,16 @@ class RunFolder:
                 f"again",
                 stacklevel=2,
             )
-            self._set_aside()
-            return None
+        # damaged for one is damaged for all
+        if not agreed([bool(why)]).any():
+            return found
+        self._set_aside()
+        return None
 
     def _loaded_state(
         self, unit: str, like: dict[str, jax.Array]
     ) -> tuple[int, dict[str, jax.Array]] | None:
         """As `load_state`, but raises for what is damaged."""
-        if jax.process_index() == 0:
-            self._discard_half_written()
         with self._checkpointer() as saver:
             latest = saver.latest
             if latest is None:
@@ -364,9 +441,12 @@ class RunFolder:
 
     def forget_state(self) -> None:
         """Removes what is only needed while a run is under way."""
-        if jax.process_index() == 0:
+
+        def remove() -> None:
             for name in ("state", "damaged"):
                 shutil.rmtree(self.path / name, ignore_errors=True)
+
+        on_first(remove)
 
 
 def environment() -> dict[str, Any]:

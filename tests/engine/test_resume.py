@@ -8,8 +8,10 @@ import pickle
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -398,13 +400,47 @@ def test_a_folder_that_another_process_uses_is_refused_until_it_ends(tmp_path):
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         began = time.monotonic()
-        with pytest.raises(RunFolderError, match=f"in use by process {holder.pid} on"):
+        said = rf"in use by process {holder.pid} on .* since 20\d\d-.* UTC; wait .*another folder"
+        with pytest.raises(RunFolderError, match=said):
             _folder(folder)
         assert time.monotonic() - began < 5
+        with pytest.raises(RunFolderError, match="in use"):
+            RunFolder(folder, {"kind": "test"}, wait=0.5)
+        # one that waits has it when the other is gone, however that ended
+        threading.Timer(0.5, holder.kill).start()
+        RunFolder(folder, {"kind": "test"}, wait=300).close()
+        assert holder.wait(timeout=10) == -signal.SIGKILL
     finally:
         holder.kill()
         holder.communicate()
     _folder(folder).close()
+
+
+@pytest.mark.parametrize(
+    ("host", "silent", "free"),
+    [("elsewhere", 30, False), ("elsewhere", 1000, True), (None, 0, True)],
+    ids=["alive on another host", "dead on another host", "dead here"],
+)
+def test_the_lock_of_a_dead_process_is_taken_over(tmp_path, host, silent, free):
+    """As seen where the system's lock says nothing: on another host, or after the end."""
+    _folder(tmp_path).close()
+    said = {
+        "host": host or socket.gethostname(),
+        "pid": 2**22 + 1,
+        "name": "process 7 on elsewhere",
+    }
+    (tmp_path / ".lock").write_text(json.dumps(said))
+    then = time.time() - silent
+    os.utime(tmp_path / ".lock", (then, then))
+    if free:
+        folder = _folder(tmp_path)
+        assert str(os.getpid()) in (tmp_path / ".lock").read_text()
+        folder.close()
+        # what was given back holds nobody up, on any host
+        assert not (tmp_path / ".lock").read_text()
+    else:
+        with pytest.raises(RunFolderError, match="in use by process 7 on elsewhere"):
+            _folder(tmp_path)
 
 
 def test_a_run_that_fails_or_ends_gives_its_folder_back(tmp_path):
