@@ -154,6 +154,35 @@ def spread(values: np.ndarray, *axes: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame({**columns, "value": values.reshape(-1).astype(np.float64)})
 
 
+def check_table(
+    table: object,
+    columns: Sequence[str] = COLUMNS,
+    *,
+    argument: str = "table",
+    remedy: str = "pass a tidy table such as runs.table()",
+) -> None:
+    """Check that a table is a DataFrame with some columns and at least one row.
+
+    Args:
+      table: what a user passed.
+      columns: names of the columns that it must have; further ones are allowed.
+      argument: the name of the argument.
+      remedy: what to pass instead, for the error.
+
+    Raises:
+      ValueError: for what is no DataFrame, missing columns, which are all named, and no rows.
+    """
+    if not isinstance(table, pd.DataFrame):
+        raise ValueError(f"`{argument}` must be a DataFrame, got {type(table).__name__}; {remedy}")
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        raise ValueError(
+            f"`{argument}` lacks the columns {missing}, it has {list(table.columns)}; {remedy}"
+        )
+    if table.empty:
+        raise ValueError(f"`{argument}` is empty (0 rows); {remedy}")
+
+
 def concat(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     """Tables below one another."""
     return pd.concat(list(tables), ignore_index=True)

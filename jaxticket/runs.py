@@ -8,13 +8,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import _files, masks, rescaling, results
+from jaxticket import _files, _stats, masks, rescaling, results
 from jaxticket._check import instance, is_integer, share
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
@@ -28,8 +28,8 @@ from jaxticket.settings import Loaded, Pruning, PruningAtStep, Training
 from jaxticket.ticket import Ticket, check_ticket, drawn_exactly, shapes
 from jaxticket.typing import Network, Params
 
-Table = Any
-"""A pandas DataFrame."""
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +149,7 @@ class Runs:
         return np.asarray(self.lost.get(level, np.zeros(len(self.seeds), bool)))
 
     @functools.cached_property
-    def _table(self) -> Table:
+    def _table(self) -> pd.DataFrame:
         return results.tidy(
             self.histories,
             splits=split_names(self.data),
@@ -177,7 +177,7 @@ class Runs:
             "branch": self.branch,
         }
 
-    def table(self) -> Table:
+    def table(self) -> pd.DataFrame:
         """Every evaluation, one row per value: seed, level, density, branch, step, split ("train",
         "validation", "test"), metric ("accuracy" in [0, 1], "loss"), value; then dilation (factor
         of the schedule's times), diverged (step of the first loss that was not finite, or -1) and
@@ -185,13 +185,13 @@ class Runs:
         """
         return self._table.copy()
 
-    def timings(self) -> Table:
+    def timings(self) -> pd.DataFrame:
         """Seconds per unit of work: training, pruning and saving; of a resumed unit, those since it
         was resumed.
         """
         return results.frame(self.costs)
 
-    def trace(self) -> Table:
+    def trace(self) -> pd.DataFrame:
         """The progress of `jt.search`: seed, level, density (as asked for), step (of the search),
         expected (the expected density) and multiplier (of what holds the density); with
         `watch_masks` hamming, the share of entries in which the mask differs from the one before.
@@ -260,10 +260,12 @@ class Runs:
         dense = final[0][np.isfinite(final[0])]
         if not len(dense):
             return dict.fromkeys(sorted(final), False)
-        # the guard absorbs the rounding of means of float32 accuracies
-        bar = dense.mean() - max(margin, 1 / len(self.data.test)) - 1e-7
-        # the mean of a level with a seed that diverged is nan, which reaches no bar
-        found = {level: bool(final[level].mean() >= bar) for level in sorted(final)}
+        margin = max(margin, 1 / len(self.data.test))
+        # the mean of a level with a seed that diverged is nan, which matches nothing
+        found = {
+            level: bool(_stats.matching(final[level].mean(), dense.mean(), margin=margin))
+            for level in sorted(final)
+        }
         for level, seeds in self.collapsed().items():
             if found.get(level):
                 seed, layers = next(iter(seeds.items()))

@@ -292,7 +292,7 @@ BAD = [
     *(("speed.matching", "test_size", value, "`test_size` must be") for value in (0, 1.5, "3")),
     ("speed.final", "split", 3, "`split` 3 is not in `table`"),
     ("speed.final", "metric", "loos", "`metric` 'loos' is not in `table`; did you mean 'loss'"),
-    ("speed.over_seeds", "column", "values", r"`rows` lack the columns \['values'\]"),
+    ("speed.over_seeds", "column", "values", r"`rows` lacks the columns \['values'\]"),
     ("speed.over_seeds", "by", 3, "`by` must be several"),
     *(("dilated", "factor", value, "`factor` must be a") for value in (0, -1, NAN, INF, "2")),
     *(("densities", "levels", value, "`levels` must be a whole") for value in (*WHOLE, -1)),

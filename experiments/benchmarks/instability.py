@@ -133,7 +133,8 @@ def worker(variant: Variant) -> tuple[Measure, dict[str, Any]]:
             runs = jt.find_tickets(
                 net, data, training, jt.Pruning(levels=0), seeds=(seed,), progress=False
             )
-            seconds += float(runs.timings()["train_seconds"].sum())
+            timings: Any = runs.timings()
+            seconds += float(timings["train_seconds"].sum())
         return {"rate": 2 * variant.steps / seconds, "memory_mb": memory()}
 
     measure = together if variant.form == "together" else alone
@@ -193,7 +194,7 @@ def ten() -> dict[str, Any]:
         net, data, training, at=(0, 10, 25, 50, 100, 200, 400, 800, 1200, 1600), copies=COPIES,
         seeds=range(SEEDS), keep=False,
     )  # fmt: skip
-    cost = inst.costs().sum(numeric_only=True)
+    cost: Any = inst.costs().sum(numeric_only=True)
     return {
         "seconds": time.perf_counter() - began,
         "train_seconds": float(cost["train_seconds"]),

@@ -40,7 +40,7 @@ def renamed(table: Any, names: Mapping[str, str] = SHOWN_AS) -> Any:
 def report(job: Job, table: Any) -> None:
     """Prints final test accuracies by density, and those of the source beside the nearest level."""
     table = renamed(table)
-    rows = jt.speed.matching(table, margin=job.settings.margin, test_size=len(job.data.test))
+    rows: Any = jt.speed.matching(table, margin=job.settings.margin, test_size=len(job.data.test))
     looks = jt.plots.branch_styles(branch_order(rows["branch"].unique(), None))
     rows = rows.set_index(["level", "branch"]).sort_index()
     print(f"\n{job.network_name} on {job.data_name} ({job.preset.name}, {job.settings.size} size)")
@@ -291,7 +291,7 @@ def differences(table: Any) -> Any:
 
     Reference: KD-LTS, definitions 6.2 and 6.3.
     """
-    final = jt.speed.final(table)
+    final: Any = jt.speed.final(table)
     values = {
         place: rows["value"].to_numpy(float) for place, rows in final.groupby(["branch", "level"])
     }

@@ -51,7 +51,7 @@ def pairs(jobs: Mapping[str, Job], found: Mapping[str, jt.Runs], targets: Sequen
                 levels=evaluated(found[source].levels),
             )  # fmt: skip
             moved[source, target] = runs
-            table = runs.table()
+            table: Any = runs.table()
             names = {"own": "ticket", "globally_permuted": "random"}
             own = table[table["branch"] == "transferred"].assign(branch=f"from {source}")
             # the target's own tickets, and the random ones, are drawn once

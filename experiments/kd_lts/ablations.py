@@ -124,7 +124,7 @@ def found_and_trained(job: Job, name: str, variant: Variant) -> jt.Runs:
 
 def rows_of(runs: jt.Runs) -> Any:
     """Final test accuracy: seed, level, density, value."""
-    table = runs.table()
+    table: Any = runs.table()
     return jt.speed.final(table[table["branch"] != "supermask"])[
         ["seed", "level", "density", "value"]
     ]

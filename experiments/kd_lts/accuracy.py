@@ -142,9 +142,9 @@ def training_of(table: Any) -> Any:
         best checkpoint.
     """
     keys = ["branch", "level", "density"]
-    found = jt.speed.learning_factor(table)
+    found: Any = jt.speed.learning_factor(table)
     found = found.rename(columns={"low": "factor_low", "high": "factor_high"})
-    means = {"last": jt.speed.over_seeds(jt.speed.final(table))}
+    means: dict[str, Any] = {"last": jt.speed.over_seeds(jt.speed.final(table))}
     if (table["split"] == "validation").any():
         means["best"] = jt.speed.over_seeds(jt.speed.best(table))
     means["gap"] = jt.speed.over_seeds(jt.speed.generalization_gap(table), "gap")
@@ -195,7 +195,7 @@ def figures_of(
     job: Job, names: Any, table: Any, costs: Any, level: int, *, late: bool
 ) -> dict[str, Figure]:
     """Accuracy by density, and by the cost of the ticket at one of them."""
-    final = jt.speed.final(table)
+    final: Any = jt.speed.final(table)
     at = costs[costs["level"] == level].set_index("branch")["epochs"]
     own = final[(final["level"] == level) & final["branch"].isin(names)]
     rows = own.assign(accuracy=own["value"], cost=own["branch"].map(at))

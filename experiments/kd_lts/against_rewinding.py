@@ -217,13 +217,14 @@ def found(job: Job, sub: str, variant: Variant, levels: tuple[int, ...]) -> Any:
                      start=variant.start, steps=variant.steps)  # fmt: skip
         at = dict(enumerate(levels, start=1))
     trained = runs if variant.change is None else retrain(job, runs, variant.change)
-    table = trained.table()
+    table: Any = trained.table()
     table = table[(table["branch"] == trained.branch) & table["level"].isin(list(at))]
     seconds = jt.costs.finding(runs).set_index("level")["seconds"]
     keys = ["seed", "level"]
     first = table["step"] == table.groupby(keys)["step"].transform("min")
-    before = jt.speed.final(table[first])[[*keys, "value"]].rename(columns={"value": "before"})
-    rows = jt.speed.final(table).merge(before, on=keys).merge(_units(runs), on=keys)
+    firsts: Any = jt.speed.final(table[first])
+    before = firsts[[*keys, "value"]].rename(columns={"value": "before"})
+    rows: Any = jt.speed.final(table).merge(before, on=keys).merge(_units(runs), on=keys)
     return rows.assign(at=rows["level"].map(at), seconds=rows["level"].map(seconds))[
         ["seed", "at", "density", "value", "before", "units", "seconds"]
     ]

@@ -98,7 +98,7 @@ def moved(kind: Kind, name: str) -> Any:
         # random tickets, and the dense network, are drawn once
         own = {"branches": ("globally_permuted",) if method == "ltr" else ()}
         found = move(job, runs, sub=f"{method}_{name}", **kind.options, **own)
-        table = found.table()
+        table: Any = found.table()
         random = table[table["branch"] == "globally_permuted"]
         whole = random[random["level"] == 0].assign(branch="ticket")
         rows = table[(table["branch"] == "transferred") & (table["level"] > 0)]
@@ -111,7 +111,8 @@ def gaps_of(tables: Mapping[str, Any], beside: Mapping[str, float]) -> Any:
     """How far KD-LTS is above rewound tickets: kind, level, density, gap, and paper, in points."""
     rows = []
     for kind, table in tables.items():
-        means = jt.speed.final(table).groupby(["branch", "level"])[["value", "density"]].mean()
+        final: Any = jt.speed.final(table)
+        means = final.groupby(["branch", "level"])[["value", "density"]].mean()
         for level, own in means.loc["kd_lts"].iterrows():
             gap = 100 * (own["value"] - means.loc[("ltr", level), "value"])
             rows.append({"kind": kind, "level": level, "density": own["density"], "gap": gap,

@@ -54,7 +54,7 @@ def untrained(job: Job, name: str, length: str) -> Any:
         table = learned(job, name, train=False, steps=length).table()
         rows = table[table["branch"] == "supermask"]
     elif name == "ticket":
-        table = search(job, sub=name).table()
+        table: Any = search(job, sub=name).table()
         rows = table[(table["level"] > 0) & (table["step"] == 0)]
     else:
         layout = {} if name == "random" else {"scope": name}

@@ -29,7 +29,7 @@ BRANCHES = ("reinit", "globally_permuted", "layerwise_random")
 
 def by_density(table: Any) -> Any:
     """Prints mean early-stopping step and accuracy there; returns every seed's."""
-    stops = jt.speed.early_stop(table)
+    stops: Any = jt.speed.early_stop(table)
     steps, accuracies = (
         jt.speed.over_seeds(stops, column).pivot(index="level", columns="branch", values="mean")
         for column in ("early_stop_step", "accuracy")

@@ -58,7 +58,7 @@ def later(job: Job, rewind: tuple[int, ...] | None) -> dict[int, int]:
 
 def rows(table: Any) -> Any:
     """Final test accuracy of the dense network and of every branch at the sparsest level."""
-    means = jt.speed.over_seeds(jt.speed.final(table))
+    means: Any = jt.speed.over_seeds(jt.speed.final(table))
     last = means["level"] == means["level"].max()
     dense = (means["level"] == 0) & (means["branch"] == "ticket")
     chosen = means[last | dense].copy()

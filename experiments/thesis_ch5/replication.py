@@ -90,7 +90,7 @@ def options_of(job: Job, score: str) -> dict[str, Any]:
 def beside(job: Job, table: Any) -> Any:
     """Prints and returns what was measured, beside the paper's numbers and the thesis's."""
     preset = job.preset.name
-    rows = jt.speed.over_seeds(jt.speed.final(table)).sort_values(["level", "branch"])
+    rows: Any = jt.speed.over_seeds(jt.speed.final(table)).sort_values(["level", "branch"])
     printed = []
     for _, row in rows.iterrows():
         branch = "dense" if row["level"] == 0 else str(row["branch"])

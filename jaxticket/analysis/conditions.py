@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxticket import results
+from jaxticket import _stats, results
 from jaxticket._check import number, share
-from jaxticket.connectivity.stability import half_width
 
-Table = Any
-"""A pandas DataFrame."""
+if TYPE_CHECKING:
+    import pandas as pd
+
 CONTROLS = ("reinit", "sign_flip", "shuffle", "random", "small_dense")
 """What a winning ticket has to beat by a clear gap."""
-# accuracies were float32 on the device
-GUARD = 1e-7
 
 
 class Rules(NamedTuple):
@@ -69,29 +67,14 @@ def clear_gap(ours: Any, theirs: Any, rules: Rules | None = None) -> tuple[float
     (0.05, 0.0071, True)
     """
     rules = Rules() if rules is None else rules
-    ours, theirs = finite_of(ours), finite_of(theirs)
-    gap = mean_of(ours) - mean_of(theirs)
-    if min(len(ours), len(theirs)) < 2:
-        return gap, np.nan, False
-    pooled = float(np.sqrt((ours.var(ddof=1) + theirs.var(ddof=1)) / 2))
-    needed = max(rules.gap, rules.deviations * pooled)
-    return gap, pooled, bool(gap >= needed - GUARD)
-
-
-def finite_of(values: Any) -> np.ndarray:
-    """The values of the seeds that did not diverge, float64."""
-    values = np.asarray(values, float)
-    return values[np.isfinite(values)]
-
-
-def mean_of(values: np.ndarray) -> float:
-    """The mean, nan where there is no value."""
-    return float(values.mean()) if len(values) else float("nan")
+    return _stats.clear_gap(
+        _stats.finite(ours), _stats.finite(theirs), gap=rules.gap, deviations=rules.deviations
+    )
 
 
 def conditions(
     accuracy: Mapping[str, np.ndarray], barrier: np.ndarray, rules: Rules | None = None
-) -> Table:
+) -> pd.DataFrame:
     """Judges every condition of a winning ticket.
 
     Args:
@@ -117,10 +100,10 @@ def conditions(
     Reference: KD-LTS, Definitions 6.1 to 6.3.
     """
     rules = (Rules() if rules is None else rules).checked()
-    whole = {name: finite_of(values) for name, values in accuracy.items()}
+    whole = {name: _stats.finite(values) for name, values in accuracy.items()}
     gone = {name: len(accuracy[name]) - len(values) for name, values in whole.items()}
-    ticket = mean_of(whole["ticket"])
-    bar = mean_of(whole["dense"]) - rules.margin
+    ticket = _stats.mean(whole["ticket"])
+    bar = _stats.mean(whole["dense"]) - rules.margin
     rows = []
 
     def add(
@@ -134,7 +117,7 @@ def conditions(
         needs: int,
         diverged: int,
     ) -> None:
-        mean, reach = mean_of(values), half_width(values)
+        mean, reach = _stats.mean(values), _stats.half_width(values)
         good = bool(passes and np.isfinite(mean) and np.isfinite(bar) and not needs)
         rows.append(
             {"condition": name, "value": mean, "low": mean - reach, "high": mean + reach,
@@ -142,14 +125,15 @@ def conditions(
         )  # fmt: skip
 
     chance, lost = whole["layerwise_random"], gone["layerwise_random"]
-    short = bar - mean_of(chance)
+    short = bar - _stats.mean(chance)
     add(
-        "nontrivial", chance, bar, short, short > GUARD, "random pruning is worse than dense",
+        "nontrivial", chance, bar, short, _stats.below(-short, 0),
+        "random pruning is worse than dense",
         needs=gone["dense"], diverged=gone["dense"] + lost,
     )  # fmt: skip
     over, both = ticket - bar, gone["dense"] + gone["ticket"]
     add(
-        "matching", whole["ticket"], bar, over, over >= -GUARD,
+        "matching", whole["ticket"], bar, over, _stats.matching(over, 0, margin=0),
         "the ticket is as accurate as dense", needs=both, diverged=both,
     )  # fmt: skip
     for name in CONTROLS:
@@ -165,10 +149,11 @@ def conditions(
             name, whole[name], float(ticket - needed), float(gap - needed), clear, "is beaten",
             needs=gone["ticket"], diverged=gone["ticket"] + gone[name],
         )  # fmt: skip
-    barriers = finite_of(barrier)
-    lost, room = len(barrier) - len(barriers), rules.barrier - mean_of(barriers)
+    barriers = _stats.finite(barrier)
+    lost, room = len(barrier) - len(barriers), rules.barrier - _stats.mean(barriers)
     add(
-        "stable", barriers, rules.barrier, room, room >= -GUARD, "copies are linearly connected",
+        "stable", barriers, rules.barrier, room, _stats.at_least(room, 0),
+        "copies are linearly connected",
         needs=lost, diverged=lost,
     )  # fmt: skip
     return results.frame(rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -22,12 +22,13 @@ from jaxticket.sparsify.learned.learner import step_flops
 from jaxticket.sparsify.prune_once import checked_examples
 from jaxticket.typing import Network, Score
 
-Table = Any
-"""A pandas DataFrame."""
+if TYPE_CHECKING:
+    import pandas as pd
+
 _NAMES = ("training_steps", "examples", "forward_passes", "backward_passes", "flops", "seconds")
 
 
-def finding(runs: Runs) -> Table:
+def finding(runs: Runs) -> pd.DataFrame:
     """What it cost to find the masks of a run, for one seed; training what they leave is not
     counted.
 
@@ -52,7 +53,7 @@ def finding(runs: Runs) -> Table:
     Raises:
       ValueError: for scores whose operations cannot be counted (`jaxticket.analysis.flops.count`).
 
-    Reference: Frankle's thesis, section 5.2 and Figure 5-1; KD-LTS, Table 1 (search cost).
+    Reference: Frankle's thesis, section 5.2 and Figure 5-1; KD-LTS, pd.DataFrame 1 (search cost).
     """
     require_runs("runs", runs)
     runs = runs if runs.found_in is None else runs.found_in

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,8 +24,9 @@ from jaxticket.runs import Runs, require_runs
 from jaxticket.runs import density as realised
 from jaxticket.typing import Mask, Network
 
-Table = Any
-"""A pandas DataFrame."""
+if TYPE_CHECKING:
+    import pandas as pd
+
 _EPSILON = 1e-9
 """Densities of units that differ by less are the same."""
 
@@ -55,7 +56,7 @@ class _Part(NamedTuple):
     mask: np.ndarray
 
 
-def layers(net: Network, mask: Mask, *, exclude: Sequence[str] = ()) -> Table:
+def layers(net: Network, mask: Mask, *, exclude: Sequence[str] = ()) -> pd.DataFrame:
     """The prunable layers, one row each, from the input to the output.
 
     Columns: layer (path of the kernel), index (0 is the first that the input meets), size and kept
@@ -79,7 +80,7 @@ def layers(net: Network, mask: Mask, *, exclude: Sequence[str] = ()) -> Table:
     return results.frame(rows)
 
 
-def report(runs: Runs) -> Table:
+def report(runs: Runs) -> pd.DataFrame:
     """The layers of all tickets of a run.
 
     Returns:
@@ -100,7 +101,9 @@ def report(runs: Runs) -> Table:
     return results.frame(rows)
 
 
-def collapse(runs: Runs, at: Sequence[float] = (0.0,), *, dense: bool | None = None) -> Table:
+def collapse(
+    runs: Runs, at: Sequence[float] = (0.0,), *, dense: bool | None = None
+) -> pd.DataFrame:
     """The neuron collapse of all tickets of a run.
 
     Args:

@@ -15,24 +15,27 @@ Reference: Frankle's thesis, sections 3.3.1 (replicates) and 3.3.6 (training spe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxticket import _check
+from jaxticket import _check, _stats
+from jaxticket._stats import GUARD
+from jaxticket.results import COLUMNS, check_table
 
-# a pandas DataFrame; only `jaxticket.results` imports pandas
-Table = Any
+if TYPE_CHECKING:
+    import pandas as pd
 
-COLUMNS = ("seed", "level", "density", "branch", "step", "split", "metric", "value")
+__all__ = [
+    "COLUMNS", "GUARD", "at_share", "best", "check_table", "dense", "dense_rows", "early_stop",
+    "final", "generalization_gap", "learning_factor", "matching", "over_seeds", "smallest_dilation",
+]  # fmt: skip
 TRAINING = ["seed", "level", "branch"]
-# accuracies that differ by less than this differ by rounding: they were float32 on the device
-GUARD = 1e-7
 # densities of one level that differ by less than this share are one density, realised per seed
 SAME_DENSITY = 0.05
 
 
-def final(table: Table, *, split: str = "test", metric: str = "accuracy") -> Table:
+def final(table: pd.DataFrame, *, split: str = "test", metric: str = "accuracy") -> pd.DataFrame:
     """The rows at each training's last step.
 
     Args:
@@ -51,7 +54,9 @@ def final(table: Table, *, split: str = "test", metric: str = "accuracy") -> Tab
     return _at(rows, _by(rows, rows["step"], TRAINING).transform("max"))
 
 
-def at_share(table: Table, share: float, *, split: str = "test", metric: str = "accuracy") -> Table:
+def at_share(
+    table: pd.DataFrame, share: float, *, split: str = "test", metric: str = "accuracy"
+) -> pd.DataFrame:
     """The rows at a share of the dense network's training.
 
     With the seed's dense run ending at step T, each training gives its first evaluation at a step
@@ -71,7 +76,7 @@ def at_share(table: Table, share: float, *, split: str = "test", metric: str = "
     """
     share = _check.share("share", share)
     rows = _select(table, split, metric)
-    last = dense(table, split=split, metric=metric).set_index("seed")["step"]
+    last: Any = dense(table, split=split, metric=metric).set_index("seed")["step"]
     target = rows["seed"].map(last) * share
     if target.isna().any():
         lost = sorted(rows.loc[target.isna(), "seed"].unique().tolist())
@@ -85,7 +90,7 @@ def at_share(table: Table, share: float, *, split: str = "test", metric: str = "
     return _at(rows, chosen.fillna(_by(rows, step, TRAINING).transform("max")))
 
 
-def dense(table: Table, *, split: str = "test", metric: str = "accuracy") -> Table:
+def dense(table: pd.DataFrame, *, split: str = "test", metric: str = "accuracy") -> pd.DataFrame:
     """The final rows of the dense network: level 0 of branch "ticket".
 
     Args:
@@ -102,13 +107,13 @@ def dense(table: Table, *, split: str = "test", metric: str = "accuracy") -> Tab
     return dense_rows(final(table, split=split, metric=metric))
 
 
-def dense_rows(rows: Table) -> Table:
+def dense_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """Those of `rows` that belong to the dense network.
 
     Raises:
       ValueError: if there are none.
     """
-    found = rows[(rows["branch"] == "ticket") & (rows["level"] == 0)]
+    found: Any = rows[(rows["branch"] == "ticket") & (rows["level"] == 0)]
     if found.empty:
         raise ValueError(
             "`table` has no dense network (branch 'ticket', level 0) to compare with; it has "
@@ -118,7 +123,7 @@ def dense_rows(rows: Table) -> Table:
     return found.reset_index(drop=True)
 
 
-def early_stop(table: Table) -> Table:
+def early_stop(table: pd.DataFrame) -> pd.DataFrame:
     """The step at which each training would have been stopped, and how accurate it was there.
 
     early_stop_step = argmin over t of the validation loss, the earliest t on ties; accuracy is the
@@ -152,7 +157,7 @@ def early_stop(table: Table) -> Table:
     return result[["seed", "level", "density", "branch", "early_stop_step", "accuracy"]]
 
 
-def best(table: Table) -> Table:
+def best(table: pd.DataFrame) -> pd.DataFrame:
     """The test accuracies of each training's best checkpoint instead of its last one.
 
     The best checkpoint is that of the step t with the highest validation accuracy, the earliest t
@@ -184,7 +189,7 @@ def best(table: Table) -> Table:
     return found.assign(value=found["value"].where(found["whole"])).drop(columns="whole")
 
 
-def generalization_gap(table: Table) -> Table:
+def generalization_gap(table: pd.DataFrame) -> pd.DataFrame:
     """How much more accurate each training is on its training data than on the test data.
 
     gap = a(train) - a(test), of the final accuracies a
@@ -203,14 +208,14 @@ def generalization_gap(table: Table) -> Table:
     """
     test = final(table, split="test").rename(columns={"value": "test"})
     train = final(table, split="train").rename(columns={"value": "train"})
-    both = test.merge(train[[*TRAINING, "step", "train"]], on=[*TRAINING, "step"])
+    both: Any = test.merge(train[[*TRAINING, "step", "train"]], on=[*TRAINING, "step"])
     _same_steps(both, test, "train", "the last one of the test split")
     gap = (both["train"] - both["test"]).where(np.isfinite(both["train"] + both["test"]))
     both = both.assign(gap=gap).sort_values(["branch", "level", "seed"], ignore_index=True)
     return both[["seed", "level", "density", "branch", "step", "train", "test", "gap"]]
 
 
-def learning_factor(table: Table, *, margin: float = 0.0) -> Table:
+def learning_factor(table: pd.DataFrame, *, margin: float = 0.0) -> pd.DataFrame:
     """How many times faster each ticket becomes as accurate as the trained dense network.
 
     factor = T / min { t : mean over seeds of a(t) ≥ mean over seeds of a(dense, T) - margin }
@@ -239,7 +244,7 @@ def learning_factor(table: Table, *, margin: float = 0.0) -> Table:
     Reference: KD-LTS, section 5 ("learning efficiency").
     """
     _check.number("margin", margin, 0)
-    ends = dense(table)
+    ends: Any = dense(table)
     if ends["step"].nunique() > 1:
         raise ValueError(
             f"`table` has dense networks that end at the steps "
@@ -256,10 +261,11 @@ def learning_factor(table: Table, *, margin: float = 0.0) -> Table:
     group = ["branch", "level", "density"]
     means = over_seeds(rows, by=["step"])
     all_seeds = means["seeds"] == _by(means, means["seeds"], group).transform("max")
-    bar = mean - margin - GUARD
-    reached = all_seeds & (means["diverged"] == 0) & (means["mean"] >= bar)
+    reached = all_seeds & _stats.matching(
+        means["mean"], mean, margin=margin, diverged=means["diverged"]
+    )
     together = _by(means, means["step"].astype(float).where(reached, np.inf), group).min()
-    alone = rows["step"].astype(float).where(rows["value"] >= bar, np.inf)
+    alone = rows["step"].astype(float).where(_stats.at_least(rows["value"], mean - margin), np.inf)
     alone = _by(rows, alone, [*TRAINING, "density"]).min().reset_index(name="step")
     alone = _by(alone, alone["step"], group).agg(["min", "max"])
     counts = over_seeds(last.assign(density=_density_of_level(last, np.isfinite(last["value"]))))
@@ -274,7 +280,9 @@ def learning_factor(table: Table, *, margin: float = 0.0) -> Table:
     return result
 
 
-def matching(table: Table, *, margin: float = 0.002, test_size: int | None = None) -> Table:
+def matching(
+    table: pd.DataFrame, *, margin: float = 0.002, test_size: int | None = None
+) -> pd.DataFrame:
     """Whether the tickets are as accurate as the dense network, at every density.
 
     matching ⇔ mean over seeds of a(density) ≥ mean over seeds of a(dense) - max(margin, 1 / N)
@@ -303,12 +311,13 @@ def matching(table: Table, *, margin: float = 0.002, test_size: int | None = Non
         margin = max(margin, 1 / test_size)
     result = over_seeds(final(table))
     result["dense_mean"] = _finite_mean(dense(table)["value"])
-    enough = result["mean"] >= result["dense_mean"] - margin - GUARD
-    result["matching"] = enough & (result["diverged"] == 0)
+    result["matching"] = _stats.matching(
+        result["mean"], result["dense_mean"], margin=margin, diverged=result["diverged"]
+    )
     return result
 
 
-def smallest_dilation(table: Table, *, margin: float = 0.0) -> Table:
+def smallest_dilation(table: pd.DataFrame, *, margin: float = 0.0) -> pd.DataFrame:
     """The shortest training at which each ticket is as accurate as the dense network.
 
     δ* = min { δ : mean over seeds of a(δ) ≥ mean over seeds of a(dense, δ = 1) - margin }
@@ -349,13 +358,17 @@ def smallest_dilation(table: Table, *, margin: float = 0.0) -> Table:
             "find_tickets with dilation = 1.0"
         )
     means = over_seeds(rows, by=["dilation"])
-    enough = means["mean"] >= _finite_mean(full["value"]) - margin - GUARD
-    means["delta_star"] = means["dilation"].where(enough & (means["diverged"] == 0), np.inf)
-    groups = means.groupby(["branch", "level", "density"], observed=True)
+    enough = _stats.matching(
+        means["mean"], _finite_mean(full["value"]), margin=margin, diverged=means["diverged"]
+    )
+    means["delta_star"] = means["dilation"].where(enough, np.inf)
+    groups: Any = means.groupby(["branch", "level", "density"], observed=True)
     return groups["delta_star"].min().reset_index()
 
 
-def over_seeds(rows: Table, column: str = "value", *, by: Sequence[str] = ()) -> Table:
+def over_seeds(
+    rows: pd.DataFrame, column: str = "value", *, by: Sequence[str] = ()
+) -> pd.DataFrame:
     """Mean and spread of a column over seeds, for every branch, level and density.
 
     Args:
@@ -371,11 +384,8 @@ def over_seeds(rows: Table, column: str = "value", *, by: Sequence[str] = ()) ->
     """
     by = _check.texts("by", by, like='["dilation"]')
     wanted = ("branch", "level", "density", _check.text("column", column), *by)
-    has = list(getattr(rows, "columns", ()))
-    if missing := [name for name in wanted if name not in has]:
-        raise ValueError(
-            f"`rows` lack the columns {missing}; pass rows such as jt.speed.final(runs.table())"
-        )
+    remedy = "pass rows such as jt.speed.final(runs.table())"
+    check_table(rows, wanted, argument="rows", remedy=remedy)
     values = rows[column].astype(float)
     finite = values.where(np.isfinite(values))
     rows = rows.assign(density=_density_of_level(rows, finite.notna()))
@@ -386,7 +396,7 @@ def over_seeds(rows: Table, column: str = "value", *, by: Sequence[str] = ()) ->
     return result.rename(columns={"size": "seeds", "count": "diverged"})
 
 
-def _density_of_level(rows: Table, finite: Any) -> Any:
+def _density_of_level(rows: Any, finite: Any) -> Any:
     """The density that each row counts as; see `over_seeds`."""
     # the density of a level is that of the seeds that reached it
     reached = rows["density"].where(finite)
@@ -396,7 +406,7 @@ def _density_of_level(rows: Table, finite: Any) -> Any:
     return level.where(near, rows["density"])
 
 
-def _need_validation(table: Table, what: str) -> None:
+def _need_validation(table: Any, what: str) -> None:
     """Raises where a choice would have to be made by the test data."""
     check_table(table)
     if not (table["split"] == "validation").any():
@@ -407,7 +417,7 @@ def _need_validation(table: Table, what: str) -> None:
         )
 
 
-def _same_steps(found: Table, wanted: Table, split: str, why: str) -> None:
+def _same_steps(found: Any, wanted: Any, split: str, why: str) -> None:
     """Raises unless every training of `wanted` is in `found`, where the steps of splits met."""
     keys = [*TRAINING, "step"]
     lost = wanted[keys].merge(found[keys], on=keys, how="left", indicator="match")
@@ -421,22 +431,7 @@ def _same_steps(found: Table, wanted: Table, split: str, why: str) -> None:
         )
 
 
-def check_table(table: Table) -> None:
-    """Raises unless `table` is a DataFrame that has the eight columns and at least one row."""
-    if not hasattr(table, "columns"):
-        kind = type(table).__name__
-        raise ValueError(f"`table` must be a DataFrame such as runs.table(), got {kind}")
-    missing = [column for column in COLUMNS if column not in table.columns]
-    if missing:
-        raise ValueError(
-            f"`table` lacks the columns {missing}, it has {list(table.columns)}; pass a tidy table "
-            "such as runs.table()"
-        )
-    if table.empty:
-        raise ValueError("`table` is empty (0 rows); pass the table of a run that was evaluated")
-
-
-def _select(table: Table, split: str, metric: str, *keys: str) -> Table:
+def _select(table: Any, split: str, metric: str, *keys: str) -> Any:
     """The rows of one split and metric, each training (told apart by `keys` too) once."""
     check_table(table)
     for name, value in (("split", split), ("metric", metric)):
@@ -469,12 +464,12 @@ def _select(table: Table, split: str, metric: str, *keys: str) -> Table:
     return rows
 
 
-def _by(rows: Table, values: Any, keys: Sequence[str]) -> Any:
+def _by(rows: Any, values: Any, keys: Sequence[str]) -> Any:
     """`values`, which belong to `rows`, grouped by columns of `rows`."""
     return values.groupby([rows[key] for key in keys], observed=True)
 
 
-def _at(rows: Table, steps: Any) -> Table:
+def _at(rows: Any, steps: Any) -> Any:
     return rows[rows["step"] == steps].reset_index(drop=True)
 
 

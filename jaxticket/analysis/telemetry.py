@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -37,8 +37,10 @@ from jaxticket.sparsify.retraining import branch_jobs
 from jaxticket.ticket import host_apply
 from jaxticket.typing import Array, Network, Params, TrainState
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 # a pandas DataFrame; only `jaxticket.results` imports pandas
-Table = Any
 
 METRICS = ("magnitude", "sign_flips", "l2", "cosine", "gradient_norm")
 
@@ -55,7 +57,7 @@ def telemetry(
     at_once: int | None = None,
     save_every: float = 60.0,
     progress: bool = True,
-) -> Table:
+) -> pd.DataFrame:
     r"""Trains tickets again from where they start and watches their surviving weights.
 
     Over the surviving prunable weights w (m = 1), at step t of a training that starts at step s:
@@ -211,7 +213,7 @@ def _watch(run: Run, jobs: Jobs, look: Callable[..., Array]) -> Watch:
     return Watch(shape, seen, evaluates="ends")
 
 
-def _rows(arrays: Arrays, job: int, about: dict[str, Any]) -> Table:
+def _rows(arrays: Arrays, job: int, about: dict[str, Any]) -> pd.DataFrame:
     """The looks at one job as a table."""
     calls = np.flatnonzero(arrays["wanted"][:, job])
     columns: dict[str, Any] = {name: [value] * len(calls) for name, value in about.items()}

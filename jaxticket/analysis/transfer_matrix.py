@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -15,14 +15,15 @@ from jaxticket.analysis import stats
 from jaxticket.runs import Runs, density, require_runs
 from jaxticket.transferring._transfer import OWN, TRANSFERRED
 
-Table = Any
-"""A pandas DataFrame."""
+if TYPE_CHECKING:
+    import pandas as pd
+
 SAME = 0.05
 """Densities that differ by less than this share are one level: an output layer that was pruned
 does not count, which leaves other shares."""
 
 
-def transfer_matrix(found: Mapping[tuple[str, str], Runs]) -> Table:
+def transfer_matrix(found: Mapping[tuple[str, str], Runs]) -> pd.DataFrame:
     """Final test accuracy of every source's tickets on every target, beside the target's own.
 
     Args:
@@ -59,7 +60,7 @@ def transfer_matrix(found: Mapping[tuple[str, str], Runs]) -> Table:
                 f"those of {source!r} as the others, with the same `training`, `seeds`, `start` "
                 f"and `reinit_output`"
             )
-        final = stats.final(runs.table())
+        final: Any = stats.final(runs.table())
         groups = final.groupby(["branch", "level"], sort=False)
         values = {key: own["value"].to_numpy(float) for key, own in groups}
         densities = groups["density"].mean()

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,8 +36,9 @@ from jaxticket.settings import EarlyPruning, Pruning, Training
 from jaxticket.sparsify.learned.learned_masks import LearnedPruning
 from jaxticket.typing import Network
 
-Table = Any
-"""A pandas DataFrame."""
+if TYPE_CHECKING:
+    import pandas as pd
+
 TRIED = (1 / 3, 1.0, 3.0)
 """Learning rates of the dense network that are tried, in those of the training."""
 
@@ -73,14 +74,14 @@ class Verdict:
     step: int
     cost: float
     folder: Path | None
-    _conditions: Table = field(repr=False)
-    _networks: Table = field(repr=False)
+    _conditions: pd.DataFrame = field(repr=False)
+    _networks: pd.DataFrame = field(repr=False)
 
-    def conditions(self) -> Table:
+    def conditions(self) -> pd.DataFrame:
         """See `jaxticket.analysis.conditions.conditions`."""
         return self._conditions.copy()
 
-    def networks(self) -> Table:
+    def networks(self) -> pd.DataFrame:
         """Every evaluation of every network that was trained, a tidy table as `Runs.table()`:
         branches "dense", "ticket", its copy under other noise, the controls.
         """
@@ -123,7 +124,7 @@ class Verdict:
         return self.passes_all and self.at_init and self.tuned
 
     def summary(self) -> dict[str, Any]:
-        """One row of the source's Table 1."""
+        """One row of the source's pd.DataFrame 1."""
         return {
             "method": self.method,
             "density": self.density,
@@ -188,11 +189,11 @@ class Verdict:
         return target
 
 
-def overview(verdicts: Iterable[Verdict]) -> Table:
+def overview(verdicts: Iterable[Verdict]) -> pd.DataFrame:
     """Verdicts as the source's Table 1: method, density, stable, sensitive, beats, at_init, tuned,
     wins, cost_epochs.
 
-    Reference: KD-LTS, Table 1.
+    Reference: KD-LTS, pd.DataFrame 1.
     """
     given = several("verdicts", verdicts, _of_verdict, like="[jt.verdict(runs, level=8)]")
     return results.frame([verdict.summary() for verdict in given])
@@ -361,7 +362,7 @@ def _rates(
     return rates
 
 
-def _judged(outcome: Outcome, splits: tuple[str, ...], rules: Rules) -> tuple[int, Table]:
+def _judged(outcome: Outcome, splits: tuple[str, ...], rules: Rules) -> tuple[int, pd.DataFrame]:
     """At which step the ticket is judged, and the conditions there.
 
     The definition asks for some E' <= E. There are two to choose from: the first evaluation at
@@ -410,7 +411,7 @@ def _method(runs: Runs) -> str:
 def _cost(runs: Runs, level: int) -> float:
     """Examples seen for one seed's mask, in epochs of the data that it was found on."""
     try:
-        table = costs.finding(runs)
+        table: Any = costs.finding(runs)
     except ValueError:
         # a score of the user's own whose passes cannot be counted
         return float("nan")

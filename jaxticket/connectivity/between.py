@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -19,11 +19,11 @@ from jaxticket.connectivity.result import Instability
 from jaxticket.random import stream
 from jaxticket.typing import Params, Stats
 
-Table = Any
-"""A pandas DataFrame."""
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-def soup(inst: Instability, *, recomputed: bool = False) -> Table:
+def soup(inst: Instability, *, recomputed: bool = False) -> pd.DataFrame:
     """Error and loss of averages of copies: of the first 1, 2, ... of each state.
 
     `theta = mean_c theta_c`; the average of two copies is the middle of their line. Copies of a
@@ -68,7 +68,7 @@ def across_seeds(
     copy: int = 0,
     restarts: int = 1,
     recomputed: bool = False,
-) -> Table:
+) -> pd.DataFrame:
     """Barriers between networks trained from different seeds, before and after their units are
     aligned.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
@@ -18,10 +18,11 @@ from jaxticket.engine.metrics import METRICS
 from jaxticket.settings import Training
 from jaxticket.typing import Network, Params, Stats
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 STATISTICS = ("interpolated", "recomputed")
 _LOSS, _ACCURACY = METRICS.index("loss"), METRICS.index("accuracy")
-Table = Any
-"""A pandas DataFrame."""
 
 
 class Path(NamedTuple):
@@ -54,7 +55,7 @@ class Path(NamedTuple):
         one_of("metric", metric, ("error", "loss"))
         return float(barrier(self.errors(split) if metric == "error" else self.losses(split)))
 
-    def table(self) -> Table:
+    def table(self) -> pd.DataFrame:
         """Tidy: alpha, split, metric ("error", "loss"), value."""
         rows = []
         for split in self.splits:
@@ -83,7 +84,7 @@ class Plane(NamedTuple):
     splits: tuple[str, ...]
     corners: np.ndarray
 
-    def table(self) -> Table:
+    def table(self) -> pd.DataFrame:
         """Tidy: x, y, split, metric ("error", "loss"), value."""
         parts = []
         for s, split in enumerate(self.splits):

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -26,8 +26,9 @@ from jaxticket.engine.store import explained
 from jaxticket.settings import Training
 from jaxticket.typing import Network
 
-Table = Any
-"""A pandas DataFrame."""
+if TYPE_CHECKING:
+    import pandas as pd
+
 WEIGHTS = "weights"
 """In the column "split": what needs no data."""
 
@@ -178,7 +179,7 @@ class Instability:
         return found
 
     @functools.cached_property
-    def _table(self) -> Table:
+    def _table(self) -> pd.DataFrame:
         parts = []
         pairs, splits = self._pair_names(), {"split": self.splits}
 
@@ -203,7 +204,7 @@ class Instability:
                 add(found[..., :-1], name)
         return results.concat(parts)
 
-    def table(self) -> Table:
+    def table(self) -> pd.DataFrame:
         """What lies between each pair of copies at the end.
 
         Columns pair ("0-1"), split, metric, value. Metrics of each split: "barrier" (of the error),
@@ -214,7 +215,7 @@ class Instability:
         """
         return self._table.copy()
 
-    def paths(self) -> Table:
+    def paths(self) -> pd.DataFrame:
         """The lines themselves: columns pair, alpha, split, metric ("error", "loss", and with
         "_recomputed"), value.
         """
@@ -229,7 +230,7 @@ class Instability:
             for metric, values in self._measures()
         )
 
-    def copies(self) -> Table:
+    def copies(self) -> pd.DataFrame:
         """Each copy at the end: columns copy, split, metric, value.
 
         Metrics "error" and "loss" of each split; with split "weights" the L2 and the cosine
@@ -250,7 +251,7 @@ class Instability:
         parts.append(results.spread(self.arrays["copies"], self._states(), copy, own))
         return results.concat(parts)
 
-    def states(self) -> Table:
+    def states(self) -> pd.DataFrame:
         """Each state at step k, before it is copied: columns split, metric, value.
 
         Metrics "error" and "loss" of each split; with split "weights" "l2_from_init": how far the
@@ -270,7 +271,7 @@ class Instability:
         parts.append(results.spread(self.arrays["moved"][:, None], self._states(), own))
         return results.concat(parts)
 
-    def throughout(self) -> Table:
+    def throughout(self) -> pd.DataFrame:
         """Barriers between the copies at every evaluation: columns pair, step, split, metric
         ("barrier", "loss_barrier", "error", "loss"), value. `step` counts as training does: from k,
         or from 0 with length="full".
@@ -298,7 +299,7 @@ class Instability:
         table = table.assign(step=steps)[steps >= 0]
         return table[[*ordered[:at], "pair", "step", *ordered[at:]]].reset_index(drop=True)
 
-    def costs(self) -> Table:
+    def costs(self) -> pd.DataFrame:
         """What was spent: one row per unit of work with its training steps and seconds, points on
         lines and seconds of their evaluation, and `trainings`: its steps as a multiple of one whole
         training. Of a unit that was resumed, seconds since; lines that are drawn throughout
@@ -307,13 +308,13 @@ class Instability:
         table = results.frame(self.costs_of_units)
         return table.assign(trainings=table["training_steps"] / self.training.steps)
 
-    def stable(self, *, threshold: float = 0.02, split: str = "test") -> Table:
+    def stable(self, *, threshold: float = 0.02, split: str = "test") -> pd.DataFrame:
         """See `jaxticket.connectivity.stability.stable`."""
         return stability.stable(self.table(), threshold=threshold, split=split)
 
     def matching(
         self, *, margin: float = 0.002, split: str = "test", dense: float | None = None
-    ) -> Table:
+    ) -> pd.DataFrame:
         """See `jaxticket.connectivity.stability.matching`."""
         return stability.matching(self.copies(), margin=margin, split=split, dense=dense)
 
@@ -324,7 +325,7 @@ class Instability:
         margin: float = 0.002,
         split: str = "test",
         dense: float | None = None,
-    ) -> Table:
+    ) -> pd.DataFrame:
         """See `jaxticket.connectivity.stability.first_steps`."""
         options = {"threshold": threshold, "margin": margin, "split": split, "dense": dense}
         return stability.first_steps(self.table(), self.copies(), **options)

@@ -7,26 +7,27 @@ below one another.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import stats
 
-from jaxticket import _check, results
+from jaxticket import _check, _stats, results
+from jaxticket._stats import GUARD, half_width
 
-Table = Any
-"""A pandas DataFrame."""
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "GUARD", "RANDOM", "STATE", "dense_error", "first_steps", "half_width", "matching", "ranges",
+    "stable", "summary",
+]  # fmt: skip
 STATE = ("length", "branch", "level", "at")
-# accuracies were float32 on the device
-GUARD = 1e-7
 RANDOM = ("random", "layerwise_random", "shuffle", "globally_permuted", "locally_permuted")
 
 
-def _rows(table: Table, metric: str, split: str) -> Table:
-    needed = {*STATE[1:], "density", "seed", "split", "metric", "value"}
-    missing = sorted(needed - set(getattr(table, "columns", ())))
-    if missing:
-        raise ValueError(f"`table` lacks the columns {missing}; pass a table of jt.instability")
+def _rows(table: Any, metric: str, split: str) -> Any:
+    needed = (*STATE[1:], "density", "seed", "split", "metric", "value")
+    results.check_table(table, needed, remedy="pass a table of jt.instability")
     found = table[(table["metric"] == metric) & (table["split"] == split)]
     if found.empty:
         known = table[["split", "metric"]].drop_duplicates().to_records(index=False).tolist()
@@ -34,19 +35,19 @@ def _rows(table: Table, metric: str, split: str) -> Table:
     return found.reset_index(drop=True)
 
 
-def _states(rows: Table, *names: str) -> list[str]:
+def _states(rows: Any, *names: str) -> list[str]:
     """Columns that tell states apart; tables of one length need not have its column."""
     return [name for name in names if name in rows.columns]
 
 
 def summary(
-    table: Table,
+    table: pd.DataFrame,
     *,
     metric: str = "barrier",
     split: str = "test",
     confidence: float = 0.95,
     unit: str = "pair",
-) -> Table:
+) -> pd.DataFrame:
     """Mean, spread and confidence interval of a metric of every state.
 
     The interval is Student's: `mean +- t(n - 1) * std / sqrt(n)`, nan for one sample. Pairs of one
@@ -73,37 +74,12 @@ def summary(
         if unit == "seed":
             of_seed = own.groupby("seed")["value"]
             values = of_seed.agg(lambda v: v.mean(skipna=False)).to_numpy(float)
-        good = values[np.isfinite(values)]
-        n = len(good)
-        mean = float(good.mean()) if n else np.nan
-        std = float(good.std(ddof=1)) if n > 1 else np.nan
-        reach = half_width(good, confidence)
-        found.append(
-            {
-                **dict(zip(columns, state, strict=True)),
-                "density": own["density"].mean(),
-                "samples": n,
-                "diverged": len(values) - n,
-                "mean": mean,
-                "std": std,
-                "min": good.min() if n else np.nan,
-                "max": good.max() if n else np.nan,
-                "low": mean - reach,
-                "high": mean + reach,
-            }
-        )
+        named = dict(zip(columns, state, strict=True)) | {"density": own["density"].mean()}
+        found.append(named | _stats.described(values, confidence))
     return results.frame(found)
 
 
-def half_width(values: np.ndarray, confidence: float = 0.95) -> float:
-    """Half of Student's interval of a mean, `t(n - 1) * std / sqrt(n)`; nan for one sample."""
-    n = len(values)
-    if n < 2:
-        return float("nan")
-    return float(stats.t.ppf((1 + confidence) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
-
-
-def stable(table: Table, *, threshold: float = 0.02, split: str = "test") -> Table:
+def stable(table: pd.DataFrame, *, threshold: float = 0.02, split: str = "test") -> pd.DataFrame:
     """Whether states are stable: their mean error barrier is below the threshold.
 
     Args:
@@ -118,10 +94,11 @@ def stable(table: Table, *, threshold: float = 0.02, split: str = "test") -> Tab
     """
     threshold = _check.share("threshold", threshold)
     found = summary(table, metric="barrier", split=split)
-    return found.assign(stable=(found["mean"] < threshold - GUARD) & (found["diverged"] == 0))
+    below = _stats.below(found["mean"], threshold)
+    return found.assign(stable=below & (found["diverged"] == 0))
 
 
-def dense_error(copies: Table, *, split: str = "test") -> float:
+def dense_error(copies: pd.DataFrame, *, split: str = "test") -> float:
     """Mean final error of the dense network, over the copies of the earliest step k.
 
     Raises:
@@ -137,7 +114,7 @@ def dense_error(copies: Table, *, split: str = "test") -> float:
     return float(dense[dense["at"] == dense["at"].min()]["value"].mean())
 
 
-def _bar(copies: Table, dense: float | None, split: str) -> float:
+def _bar(copies: pd.DataFrame, dense: float | None, split: str) -> float:
     """The dense error: the given one, or that of the table."""
     if dense is None:
         return dense_error(copies, split=split)
@@ -145,8 +122,8 @@ def _bar(copies: Table, dense: float | None, split: str) -> float:
 
 
 def matching(
-    copies: Table, *, margin: float = 0.002, split: str = "test", dense: float | None = None
-) -> Table:
+    copies: pd.DataFrame, *, margin: float = 0.002, split: str = "test", dense: float | None = None
+) -> pd.DataFrame:
     """Whether states train to the accuracy of the dense network: mean error <= dense + margin.
 
     The sources' margin of 0.2 points is often below what the mean is known to with few seeds and
@@ -166,19 +143,20 @@ def matching(
     margin = _check.share("margin", margin, zero=True, one=False)
     bar = _bar(copies, dense, split)
     found = summary(copies, metric="error", split=split)
-    good = (found["mean"] <= bar + margin + GUARD) & (found["diverged"] == 0)
+    # errors are compared as negative accuracies
+    good = _stats.matching(-found["mean"], -bar, margin=margin, diverged=found["diverged"])
     return found.assign(dense=bar, matching=good)
 
 
 def first_steps(
-    table: Table,
-    copies: Table,
+    table: pd.DataFrame,
+    copies: pd.DataFrame,
     *,
     threshold: float = 0.02,
     margin: float = 0.002,
     split: str = "test",
     dense: float | None = None,
-) -> Table:
+) -> pd.DataFrame:
     """The first of the steps k from which networks are stable, and matching, at every density.
 
     A sample is a pair of copies of a seed (stable), or a copy of a seed (matching); its step is the
@@ -207,8 +185,8 @@ def first_steps(
     barriers, errors = _rows(table, "barrier", split), _rows(copies, "error", split)
     found = []
     for verdict, rows, sample, good in (
-        ("stable", barriers, ["seed", "pair"], barriers["value"] < threshold - GUARD),
-        ("matching", errors, ["seed", "copy"], errors["value"] <= bar + margin + GUARD),
+        ("stable", barriers, ["seed", "pair"], _stats.below(barriers["value"], threshold)),
+        ("matching", errors, ["seed", "copy"], _stats.at_most(errors["value"], bar + margin)),
     ):
         steps = rows["at"].where(good).astype(float)
         columns = _states(rows, "length", "branch", "level")
@@ -232,14 +210,14 @@ def first_steps(
 
 
 def ranges(
-    copies: Table,
+    copies: pd.DataFrame,
     *,
     branch: str = "ticket",
     random: Sequence[str] | None = None,
     margin: float = 0.002,
     split: str = "test",
     dense: float | None = None,
-) -> Table:
+) -> pd.DataFrame:
     """The range of densities that every level is in.
 
     I (trivial): a randomly pruned network matches at some step k. II: the tickets do and no random
@@ -260,7 +238,7 @@ def ranges(
 
     Reference: Frankle's thesis, section 4.2.5.
     """
-    found = matching(copies, margin=margin, split=split, dense=dense)
+    found: Any = matching(copies, margin=margin, split=split, dense=dense)
     present = set(found["branch"])
     controls = [name for name in RANDOM if name in present]
     if random is not None:

@@ -70,11 +70,11 @@ def curves(
     _check.flag("legend", legend)
     check_ylim(ylim)
     # the check of the table, and one density per level
-    ends = stats.final(table, split=split)
+    ends: Any = stats.final(table, split=split)
     names = branch_order(ends["branch"].unique(), branches)
     if len(names) > len(LINES):
         raise ValueError(f"`branches` must be at most {len(LINES)}, got {len(names)}: {names}")
-    means = stats.over_seeds(ends[ends["branch"].isin(names)])
+    means: Any = stats.over_seeds(ends[ends["branch"].isin(names)])
     known = means.groupby("level")["density"].max().to_dict()
     chosen = _levels(known, densities, levels)
     rows = table[(table["split"] == split) & (table["metric"] == "accuracy")]

@@ -108,7 +108,7 @@ def dilation(
     """
     _check.flag("legend", legend)
     check_ylim(ylim)
-    stars = stats.smallest_dilation(table, margin=margin)
+    stars: Any = stats.smallest_dilation(table, margin=margin)
     names = branch_order(stars["branch"].unique(), branches)
     dense = float(stats.dense_rows(stars)["delta_star"].iloc[0])
     stars = stars[stars["branch"].isin(names)]

@@ -283,7 +283,7 @@ def test_several_trainings_under_one_name_are_refused():
     [
         (table(CURVES).iloc[:0], "`table` is empty"),
         (table(CURVES).drop(columns=["seed", "step"]), r"lacks the columns \['seed', 'step'\]"),
-        ([1, 2], "must be a DataFrame such as runs.table.., got list"),
+        ([1, 2], r"must be a DataFrame, got list; pass a tidy table such as runs.table"),
     ],
 )
 @pytest.mark.parametrize(

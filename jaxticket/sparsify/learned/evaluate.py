@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -30,11 +30,13 @@ from jaxticket.sparsify.learned.relaxations import Bernoulli
 from jaxticket.sparsify.learned.views import of_dense, viewer
 from jaxticket.typing import Array, Key, Network, Params, Stats
 
-Table = Any
-"""A pandas DataFrame."""
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-def objective_values(runs: Runs, objective: str | Objective, *, examples: int = 500) -> Table:
+def objective_values(
+    runs: Runs, objective: str | Objective, *, examples: int = 500
+) -> pd.DataFrame:
     """The value of an objective, without its factor, at the masks of runs and the weights that they
     were found at, times what their tickets multiply them by (`Runs.factors`); level 0 is the dense
     network.
