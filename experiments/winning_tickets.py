@@ -3,8 +3,8 @@
 Command:  python -m experiments.winning_tickets [--folder FOLDER]
           [--data mnist --steps 24000 --eval-every 1200]
 Makes:    a table in the terminal; in the folder: table, summary and timings (Parquet, CSV),
-          settings.json, tickets/*.npz and figures/*.png (accuracy against density at the end and at
-          a quarter of training, accuracy during training, early stopping).
+          settings.json, tickets/*.safetensors and figures/*.png (accuracy against density at the
+          end and at a quarter of training, accuracy during training, early stopping).
 Cost:     defaults (digits, 5 seeds, 20 levels, 4 networks each): about a minute on 2 CPU cores;
           see README.md.
 Expected: tickets at about 1% of the weights lose a few points where reinitialized ones lose ten

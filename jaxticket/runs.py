@@ -330,7 +330,9 @@ class Runs:
                 for replica, seed in enumerate(self.seeds):
                     ticket = self.ticket(level, seed)
                     ticket.save(
-                        target / "tickets" / f"{self.branch}-level-{level:02d}-seed-{seed}.npz",
+                        target
+                        / "tickets"
+                        / f"{self.branch}-level-{level:02d}-seed-{seed}.safetensors",
                         net=self.net,
                         seed=seed if drawn_exactly(self.net, seed, ticket) else None,
                         run_seed=seed,

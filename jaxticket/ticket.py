@@ -5,24 +5,26 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import io
 import json
 import math
 import os
 import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save as serialized
 
-from jaxticket import _files, _tree, masks
+from jaxticket import _files, _npz_ticket, _tree, masks
 from jaxticket.random import stream
 from jaxticket.typing import Array, Key, Mask, Network, Params, Stats
 
-_FORMAT = "jaxticket ticket 1"
+_FORMAT = "jaxticket ticket 2"
+_TEXTS = ("format", "sha256", "weights_sha256")
+"""Entries of the metadata that are texts; all others are JSON."""
 _NUMBERS = "biuf"
 """Kinds of NumPy types that ticket files hold."""
 
@@ -61,10 +63,15 @@ class Ticket:
         seed: int | None = None,
         **about: Any,
     ) -> Path:
-        """Writes one small file: mask bits, the kept weights (or a seed), settings and a checksum.
+        """Write one small safetensors file: mask bits, the kept weights (or a seed), settings and a
+        checksum.
+
+        Tensors are "mask/PATH" (bits, as by np.packbits), "shape/PATH", "kept/PATH" (the kept
+        weights in order), "stats/PATH", "level" and "step". The metadata hold "net", "about" and
+        "seed" as JSON.
 
         Args:
-          path: where to; replaced at once or not at all.
+          path: the file, by custom NAME.safetensors; replaced at once or not at all.
           net: the network, whose config is recorded.
           seed: with `net`, and for a ticket at step 0 whose weights are `net.init` of this seed:
             stores the seed instead of the weights. The checksum of the weights is kept, so that
@@ -83,10 +90,10 @@ class Ticket:
                 f"take one with jax.tree.map(lambda x: x[level, replica], tickets)"
             )
         header: dict[str, Any] = {
-            "format": _FORMAT,
             "net": None if net is None else json.loads(net.config),
+            "about": about,
+            "seed": seed,
         }
-        header |= {"about": about, "seed": seed}
         if keys := _whole_keys(self):
             header["keys"] = keys
         host = jax.tree.map(np.asarray, self)
@@ -95,6 +102,7 @@ class Ticket:
             like, _ = shapes(net)
             _tree.same_structure("net", like, host.params)
         arrays = pack(host)
+        texts = {"format": _FORMAT}
         if seed is not None:
             if net is None:
                 raise ValueError("`seed` needs `net`, whose initializer it draws from")
@@ -103,18 +111,19 @@ class Ticket:
                     f"`seed` {seed} does not give this ticket's weights; save it without a seed"
                 )
             arrays = {name: x for name, x in arrays.items() if not name.startswith("kept/")}
-            header["weights_sha256"] = _digest(
+            texts["weights_sha256"] = _digest(
                 dict(zip(_tree.paths(host.params), jax.tree.leaves(host.params), strict=True))
             )
-        header["sha256"] = _digest(arrays)
-        arrays["header"] = np.frombuffer(_json(header).encode(), np.uint8)
-        return _files.write_arrays(_files.absolute(path), arrays)
+        texts |= {name: _json(value) for name, value in header.items()}
+        texts["sha256"] = _digest(arrays, texts)
+        arrays = {name: np.asarray(x, order="C") for name, x in arrays.items()}
+        return _files.write_bytes(_files.absolute(path), serialized(arrays, texts))
 
     @staticmethod
     def load(
         path: str | os.PathLike[str], *, net: Network | None = None, fresh: Key | None = None
     ) -> Ticket:
-        """Reads a ticket file.
+        """Read a ticket file, also one of version 0.1 (.npz).
 
         Args:
           path: the file.
@@ -288,14 +297,14 @@ def host_apply(mask: Mask, tree: Params) -> Params:
     return jax.tree.map(lambda m, x: np.where(m, x, np.zeros_like(x)), mask, tree)
 
 
-def _json(header: dict[str, Any]) -> str:
+def _json(value: Any) -> str:
     def number(value: Any) -> Any:
         if isinstance(value, np.generic):
             return value.item()
         raise TypeError(f"{value!r}")
 
     try:
-        return json.dumps(header, sort_keys=True, default=number)
+        return json.dumps(value, sort_keys=True, default=number)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"`about` must be what JSON can hold, got {error}; turn it into numbers, texts, lists "
@@ -331,8 +340,12 @@ def _same(a: Any, b: Any) -> bool:
     )
 
 
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+def _digest(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str] | None = None) -> str:
+    """Sha256 of named arrays, and of the metadata of a file but for the checksum itself."""
     digest = hashlib.sha256()
+    for name, text in sorted((texts or {}).items()):
+        if name != "sha256":
+            digest.update(f"{name} {len(text)} {text}".encode())
     for name in sorted(arrays):
         x = np.ascontiguousarray(arrays[name])
         digest.update(f"{name} {x.dtype.str} {x.shape}".encode())
@@ -486,56 +499,39 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise ValueError(
             f"`path` {str(path)!r} is no file; tickets lie in the `tickets` folder of a run"
         )
+    old = _npz_ticket.is_npz(path)
     try:
-        arrays = _arrays(path)
-        header = json.loads(arrays.pop("header").tobytes())
-    except Exception as error:  # zipfile and json raise many kinds for files that are damaged
+        header, arrays = _npz_ticket.read(path) if old else _read_safetensors(path)
+    except Exception as error:  # zipfile, json and safetensors raise many kinds
         raise _damaged(path, error) from error
-    if not isinstance(header, dict) or header.get("format") != _FORMAT:
+    wanted = _npz_ticket.FORMAT if old else _FORMAT
+    if not isinstance(header, dict) or header.get("format") != wanted:
         raise ValueError(
-            f"`path` {str(path)!r} is no file of format {_FORMAT!r}; save it with Ticket.save"
+            f"`path` {str(path)!r} is no file of format {wanted!r}; save it with Ticket.save"
         )
-    if header.get("sha256") != _digest(arrays):
-        raise ValueError(
-            f"`path` {str(path)!r} is damaged: its checksum does not fit; save it again"
-        )
+    if old and header.get("sha256") != _digest(arrays):
+        raise _damaged(path, "its checksum does not fit")
     if wrong := _wrong(header, arrays):
         raise _damaged(path, wrong)
     return header, arrays
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file as `write_arrays` writes it, which take no more memory than the
-    file is long: it is not compressed, and no shape is believed before it fits the bytes.
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Read the header and the arrays of a file, whose checksum covers both.
+
+    Safetensors takes no more memory than the file is long: it checks all shapes and offsets against
+    the number of bytes first.
     """
-    found = {}
-    with path.open("rb") as raw, zipfile.ZipFile(raw) as archive:
-        members = archive.infolist()
-        if sum(member.file_size for member in members) > path.stat().st_size:
-            raise _Malformed("its parts are larger than the file")
-        for member in members:
-            name = member.filename.removesuffix(".npy")
-            if name == member.filename or name in found or member.compress_type:
-                raise _Malformed(f"{member.filename!r} is no array, is compressed or comes twice")
-            found[name] = _array(archive.read(member), name)
-    return found
-
-
-def _array(stored: bytes, name: str) -> np.ndarray:
-    """The array of a .npy file of numbers."""
-    file = io.BytesIO(stored)
-    version = np.lib.format.read_magic(file)
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }[version]
-    shape, by_columns, kind = read(file, max_header_size=10_000)
-    if kind.kind not in _NUMBERS or min(shape, default=0) < 0:
-        raise _Malformed(f"{name!r} is of type {kind} and shape {shape}")
-    if file.tell() + math.prod(shape) * kind.itemsize != len(stored):
-        raise _Malformed(f"{name!r} has another number of bytes than its shape {shape}")
-    flat = np.frombuffer(stored, kind, offset=file.tell())
-    return flat.reshape(shape, order="F" if by_columns else "C").copy()
+    with safe_open(path, framework="np") as file:
+        texts = file.metadata() or {}
+        arrays = {name: np.array(file.get_tensor(name)) for name in file.keys()}
+    for name, x in arrays.items():
+        if x.dtype.kind not in _NUMBERS:
+            raise _Malformed(f"{name!r} is of type {x.dtype}")
+    header = {name: x if name in _TEXTS else json.loads(x) for name, x in texts.items()}
+    if header.get("format") == _FORMAT and header.get("sha256") != _digest(arrays, texts):
+        raise _Malformed("its checksum does not fit")
+    return header, arrays
 
 
 def _wrong(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:

@@ -129,7 +129,7 @@ def test_supermasks_files_and_objectives_have_the_factor(net, data, mesh, tmp_pa
         runs = search(own, tmp_path / name)
         table = runs.table().query("branch == 'supermask' and metric == 'loss' and split == 'test'")
         losses[name] = table["value"].item()
-        loaded = jt.Ticket.load(tmp_path / name / "tickets" / "ticket-level-01-seed-3.npz")
+        loaded = jt.Ticket.load(tmp_path / name / "tickets" / "ticket-level-01-seed-3.safetensors")
         jax.tree.map(np.testing.assert_array_equal, loaded.params, runs.ticket(1, 3).params)
         logits = net.apply(loaded.params, {}, x, train=False)[0]
         expected = -jax.nn.log_softmax(logits)[np.arange(len(x)), np.asarray(data.train.y)].mean()

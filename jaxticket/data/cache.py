@@ -88,10 +88,7 @@ def write_cache(folder: Path, data: Data, state: dict[str, Any]) -> None:
         "arrays": {key: [list(a.shape), a.dtype.str] for key, a in arrays.items()},
     }
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # by an open file, since np.savez adds ".npz" to other names
-        with _files.replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, note=np.array(json.dumps(note)), **arrays)
+        _files.write_arrays(path, {"note": np.array(json.dumps(note)), **arrays})
     except OSError as error:
         warnings.warn(
             f"cannot keep the decoded arrays in {path.parent} ({error}): the set is decoded anew "

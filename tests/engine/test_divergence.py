@@ -139,7 +139,7 @@ def test_a_seed_that_diverged_harms_nobody(mixed, two_faced, data):
 
 def test_ticket_files_say_what_diverged(mixed):
     for seed, step in ((0, None), (1, 0)):
-        path = mixed.folder / "tickets" / f"ticket-level-01-seed-{seed}.npz"
+        path = mixed.folder / "tickets" / f"ticket-level-01-seed-{seed}.safetensors"
         about = ticket_about(path)["about"]
         assert about["diverged"] == step
         assert (about["accuracy"] is None) == (step is not None)

@@ -131,7 +131,7 @@ def test_winning_tickets(tmp_path):
     assert len(pd.read_csv(folder / "table.csv")) == len(table)
     assert (folder / "timings.parquet").exists()
     assert (folder / "settings.json").exists()
-    assert len(list((folder / "tickets").glob("*.npz"))) == 3 * 2
+    assert len(list((folder / "tickets").glob("*.safetensors"))) == 3 * 2
     sizes = pictures(folder / "figures")
     assert set(sizes) == {
         "accuracy.png",

@@ -366,7 +366,7 @@ def test_a_transfer_that_was_begun_goes_on(runs, data, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "train_jobs", train)
     again = jt.transfer(runs, to=data, folder=tmp_path / "b", progress=False)
     np.testing.assert_array_equal(whole.table()["value"], again.table()["value"])
-    assert (tmp_path / "b" / "tickets" / "transferred-level-02-seed-1.npz").exists()
+    assert (tmp_path / "b" / "tickets" / "transferred-level-02-seed-1.safetensors").exists()
     with pytest.raises(ValueError, match="start"):
         jt.transfer(runs, to=data, start=10, folder=tmp_path / "a", progress=False)
 
@@ -497,7 +497,7 @@ def test_a_matrix_wants_transfers_of_one_start_and_output_layer(find, data):
 def test_loaded_tickets_train_as_those_of_their_runs(find, net, data, tmp_path):
     runs = find()
     runs.save(tmp_path)
-    files = [tmp_path / "tickets" / f"ticket-level-{level:02d}-seed-{seed}.npz"
+    files = [tmp_path / "tickets" / f"ticket-level-{level:02d}-seed-{seed}.safetensors"
              for level in (0, 2) for seed in runs.seeds]  # fmt: skip
     tickets = [jt.Ticket.load(path, net=net) for path in files]
     half = data.halves()[0]
@@ -519,11 +519,13 @@ def test_loaded_tickets_train_as_those_of_their_runs(find, net, data, tmp_path):
     )  # fmt: skip
     # where they were found is not known
     one.save(tmp_path / "moved")
-    said = about(tmp_path / "moved" / "tickets" / "transferred-level-02-seed-2.npz")["about"]
+    said = about(tmp_path / "moved" / "tickets" / "transferred-level-02-seed-2.safetensors")[
+        "about"
+    ]
     assert "found_in" not in said and "pruning" not in said
     on = jt.transfer(one, to=half, progress=False)
     on.save(tmp_path / "on")
-    said = about(tmp_path / "on" / "tickets" / "transferred-level-02-seed-2.npz")["about"]
+    said = about(tmp_path / "on" / "tickets" / name)["about"]
     assert "found_in" not in said and "pruning" not in said and said["data"] == half.name
     # a control that needs the weights in between is refused wherever it is asked for
     several = jt.transfer(tickets, branches=[], **usual, **given)
@@ -564,7 +566,7 @@ def test_files_of_moved_tickets_say_where_they_were_found(runs, data, tmp_path, 
     again = jt.transfer(moved, to=data, progress=False)
     again.save(tmp_path / "again")
     for folder, own in ((tmp_path, half), (tmp_path / "again", data)):
-        path = folder / "tickets" / "transferred-level-02-seed-1.npz"
+        path = folder / "tickets" / "transferred-level-02-seed-1.safetensors"
         said = about(path)["about"]
         assert (said["data"], said["fingerprint"]) == (own.name, own.fingerprint)
         source = said["found_in"]
@@ -573,7 +575,7 @@ def test_files_of_moved_tickets_say_where_they_were_found(runs, data, tmp_path, 
         assert source["training"]["optimizer"] == "sgd" and source["rewind_step"] == 10
         assert said["training"]["optimizer"] == "adam"
         assert said["licence"] == own.about.get("licence")
-    main(["show", str(tmp_path / "tickets" / "transferred-level-02-seed-1.npz")])
+    main(["show", str(tmp_path / "tickets" / "transferred-level-02-seed-1.safetensors")])
     text = capsys.readouterr().out
     here, there = text.split("found in")
     assert "digits-a" in here and "licence not known" in here and "optimizer=adam" in here

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from patterns import noisy_patterns
+from safetensors.numpy import load_file
 
 import jaxticket as jt
 from jaxticket import masks
@@ -485,9 +486,8 @@ def test_grad_balance_holds_the_density_near_its_target(find, density):
 
 def test_supermasks_of_signed_constants_are_saved_as_bits_and_a_seed(find, net, tmp_path):
     runs = find("edge_popup", density=0.3, dense=False, train=False, folder=tmp_path / "run")
-    path = tmp_path / "run" / "tickets" / "ticket-level-01-seed-5.npz"
-    with np.load(path) as file:
-        assert not [name for name in file.files if name.startswith("kept/")]
+    path = tmp_path / "run" / "tickets" / "ticket-level-01-seed-5.safetensors"
+    assert not [name for name in load_file(path) if name.startswith("kept/")]
     loaded = jt.Ticket.load(path, net=net)
     equal(loaded, runs.ticket(1, 5))
     with pytest.raises(ValueError, match="stores a seed"):
@@ -495,8 +495,8 @@ def test_supermasks_of_signed_constants_are_saved_as_bits_and_a_seed(find, net, 
     # other initializers draw numbers that differ between backends: their weights are kept
     other = jt.networks.lenet(net.shape, 3, (12,))
     find("edge_popup", net=other, density=0.3, dense=False, train=False, folder=tmp_path / "o")
-    with np.load(tmp_path / "o" / "tickets" / "ticket-level-01-seed-5.npz") as file:
-        assert [name for name in file.files if name.startswith("kept/")]
+    path = tmp_path / "o" / "tickets" / "ticket-level-01-seed-5.safetensors"
+    assert [name for name in load_file(path) if name.startswith("kept/")]
 
 
 def test_rescaled_tickets_start_from_rescaled_weights(find, net):
