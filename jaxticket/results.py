@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from jaxticket import _files, _identity
-from jaxticket.typing import Network
+from jaxticket import _files
+from jaxticket._identity import canonical as canonical
+from jaxticket._identity import first_difference as first_difference
+from jaxticket._identity import plain as plain
+from jaxticket._identity import run_name as run_name
 
 COLUMNS = ("seed", "level", "density", "branch", "step", "split", "metric", "value")
 
@@ -203,95 +201,3 @@ def write(table: pd.DataFrame, folder: Path, name: str) -> None:
     for suffix, save in (("parquet", pd.DataFrame.to_parquet), ("csv", pd.DataFrame.to_csv)):
         with _files.replacing(folder / f"{name}.{suffix}") as temporary:
             save(table, temporary, index=False)
-
-
-def plain(value: Any) -> Any:
-    """Settings as what JSON can hold: dataclasses as dicts; networks and functions by their names
-    and, where a name does not say all, by their code (`jaxticket._identity`).
-    """
-    if isinstance(value, Network):
-        return _identity.network(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        # of parts that can be exchanged for one another, the settings say which one it is
-        kind = getattr(value, "kind", None)
-        named = {} if kind is None else {"kind": kind}
-        known = _identity.code_of(type(value))
-        if known.code is not None:
-            named |= {"class": known.plain}
-            if more := _identity.besides_fields(value):
-                # under a name of its own: an attribute may be called "kind" or "class"
-                named |= {"attributes": plain(more)}
-        # what came later is left out at its default, so that older runs keep their names
-        return named | {
-            f.name: plain(getattr(value, f.name))
-            for f in dataclasses.fields(value)
-            if not f.metadata.get("later") or getattr(value, f.name) != f.default
-        }
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, range)):
-        return [plain(v) for v in value]
-    if isinstance(value, (np.generic, np.ndarray, jax.Array)) and value.shape == ():
-        value = value if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) else value.item()
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    # functions, and what else JSON does not know: arrays, sets, enumerations
-    return _identity.code_of(value).plain
-
-
-def canonical(settings: Mapping[str, Any]) -> str:
-    """Settings as one JSON text, the same for equal settings."""
-    return json.dumps(plain(settings), sort_keys=True, indent=1)
-
-
-def run_name(name: str, settings: Mapping[str, Any]) -> str:
-    """A folder name: the given name and the first ten digits of the settings' sha256.
-
-    >>> run_name("tickets", {"seeds": [0]})
-    'tickets-802b2562ea'
-    """
-    return f"{name}-{hashlib.sha256(canonical(settings).encode()).hexdigest()[:10]}"
-
-
-def first_difference(ours: Any, theirs: Any, at: str = "") -> str | None:
-    """The first field in which two plain settings differ, with both values; None where they do
-    not.
-    """
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        names = sorted(set(ours) | set(theirs), key=lambda name: (name == "code", name))
-        for name in names:
-            found = first_difference(
-                ours.get(name, "absent"), theirs.get(name, "absent"), f"{at}.{name}" if at else name
-            )
-            if found and name == "code" and {"code", *ours} == {"code", *theirs}:
-                return _other_code(ours, theirs, at)
-            if found:
-                return found
-        return None
-    if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
-        for place, pair in enumerate(zip(ours, theirs, strict=True)):
-            found = first_difference(*pair, f"{at}[{place}]")
-            if found:
-                # of lists of numbers and names, all of it says more
-                short = not any(isinstance(part, (dict, list)) for part in ours + theirs)
-                return f"`{at}` is {theirs!r} there and {ours!r} here" if short else found
-        return None
-    return None if ours == theirs else f"`{at}` is {theirs!r} there and {ours!r} here"
-
-
-def _other_code(ours: dict[str, Any], theirs: dict[str, Any], at: str) -> str:
-    """Says that something of the same name is other code."""
-    config = ours.get("config", {})
-    name = ours.get("name", config.get("name", config.get("constructor")))
-    here, there = str(ours.get("code")), str(theirs.get("code"))
-    if here.startswith("python") and there.startswith("python"):
-        pythons = [" ".join(code.split()[:2]).capitalize() for code in (there, here)]
-        if pythons[0] != pythons[1]:
-            return (
-                f"`{at}` {name!r} was recorded under {pythons[0]}, and its code cannot be compared "
-                f"under {pythons[1]}"
-            )
-    return (
-        f"the code of `{at}` {name!r} has changed (or the values that it uses): {there} there and "
-        f"{here} here"
-    )

@@ -19,6 +19,7 @@ import pytest
 
 import jaxticket as jt
 from jaxticket import _identity
+from jaxticket._identity.owner import version_of
 from jaxticket.engine.store import RunFolderError
 from jaxticket.sparsify.learned.method import Method
 from jaxticket.sparsify.learned.relaxations import Bernoulli
@@ -601,7 +602,7 @@ def test_functions_of_other_versions_of_a_library_are_others(tmp_path, monkeypat
             **({f"{info}/direct_url.json": "{}"} if local else {}),
         }
         folder = tmp_path / f"{version} {digest} {local}"
-        _identity._version_of.cache_clear()
+        version_of.cache_clear()
         return in_folder(folder, files, monkeypatch).code
 
     assert installed("1.0", "a", False) == installed("1.0", "b", False) == "version 1.0"
@@ -717,8 +718,8 @@ def test_a_version_that_was_raised_refuses_older_results(runs, tmp_path, monkeyp
     jt.branch(runs, "shuffle", folder=tmp_path, progress=False)
     matches = {"controls.shuffle": "controls.shuffle", "branch": "`version` is 1 there and 2"}
     for name, match in (matches | {"training": matches["branch"]}).items():
-        monkeypatch.setattr(_identity, "VERSIONS", {name: 2})
-        with pytest.raises(RunFolderError, match=match):
+        with monkeypatch.context() as patch, pytest.raises(RunFolderError, match=match):
+            patch.setitem(_identity.VERSIONS, name, 2)
             jt.branch(runs, "shuffle", folder=tmp_path, progress=False)
 
 

@@ -1,0 +1,214 @@
+"""The identity of a run: its settings as plain values, and how those of two runs differ."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+import weakref
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxticket._identity.digest import Walk, besides_fields
+from jaxticket._identity.owner import PACKAGE, known_name, name_of, version, version_of
+from jaxticket.typing import Network
+
+_FROM_CODE = ("from_linen", "from_nnx", "from_functions")
+_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+_LAST: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+
+
+class Code(NamedTuple):
+    """Something that can be called, as a run folder records it.
+
+    Attributes:
+      name: module and qualified name.
+      code: what tells it from others of its name, or None where the name says all: a version, or
+        a digest after the Python version whose bytecode it is of.
+    """
+
+    name: str
+    code: str | None
+
+    @property
+    def plain(self) -> str | dict[str, str]:
+        """For JSON."""
+        return self.name if self.code is None else {"name": self.name, "code": self.code}
+
+
+def code_of(function: Any) -> Code:
+    """The identity of a function, class, partial function or other object."""
+    name = name_of(function)
+    walk = Walk()
+    digest = walk.digest(function).hex()[:16]
+    if known_name(function) is not None and not walk.own:
+        own = version(name.removeprefix(f"{PACKAGE}."))
+        told = version_of(name.partition(".")[0]) or ("" if own == 1 else str(own))
+        return Code(name, f"version {told}" if told else None)
+    found = f"python {_PYTHON} {digest}" if walk.own else digest
+    _forget_compiled(function, found)
+    return Code(name, found)
+
+
+def network(net: Network) -> dict[str, Any]:
+    """The identity of a network: its config, the version of its constructor, and, where it was made
+    of code of the user's own, that code.
+    """
+    config = json.loads(net.config)
+    constructor = config.get("constructor")
+    walk = Walk()
+    digest = walk.digest((net.source, net.output)).hex()[:16]
+    if walk.own or constructor in _FROM_CODE:
+        code = f"python {_PYTHON} {digest}" if walk.own else digest
+        _forget_compiled(net, code)
+    else:
+        code = f"version {version(f'nn.{constructor}')}"
+    return {"config": config, "code": code}
+
+
+def run(kind: str, net: Network, data: Any, **settings: Any) -> dict[str, Any]:
+    """The settings of a run, for its folder.
+
+    Args:
+      kind: "find_tickets", "branch", ...
+      net: the network.
+      data: a data set or stream.
+      **settings: all else that the results depend on.
+    """
+    # at once, before compiled programs are used
+    _look_at([net, settings])
+    return {
+        "kind": kind,
+        # every raise of either gives a number that was not there before
+        "version": version(kind) + version("training") - 1,
+        "net": net,
+        "data": {"name": data.name, "fingerprint": data.fingerprint},
+        **settings,
+    }
+
+
+def _look_at(value: Any) -> None:
+    """Notices functions that compute something else than before; see `_forget_compiled`."""
+    if isinstance(value, Network):
+        network(value)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        _look_at([getattr(value, field.name) for field in dataclasses.fields(value)])
+        _look_at(besides_fields(value))
+        code_of(type(value))
+    elif isinstance(value, Mapping):
+        _look_at(list(value.values()))
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            _look_at(part)
+    elif callable(value):
+        code_of(value)
+
+
+def _forget_compiled(function: Any, code: str) -> None:
+    """Forgets compiled programs where a function computes something else than when it was last
+    looked at, such as with another value of a global variable: they hold the old value.
+    """
+    try:
+        before = _LAST.get(function)
+        _LAST[function] = code
+    except TypeError:  # not hashable, or without weak references
+        return
+    if before not in (None, code):
+        jax.clear_caches()
+
+
+def plain(value: Any) -> Any:
+    """Settings as what JSON can hold: dataclasses as dicts; networks and functions by their names
+    and, where a name does not say all, by their code (`code_of`).
+    """
+    if isinstance(value, Network):
+        return network(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        # of parts that can be exchanged for one another, the settings say which one it is
+        kind = getattr(value, "kind", None)
+        named = {} if kind is None else {"kind": kind}
+        known = code_of(type(value))
+        if known.code is not None:
+            named |= {"class": known.plain}
+            if more := besides_fields(value):
+                # under a name of its own: an attribute may be called "kind" or "class"
+                named |= {"attributes": plain(more)}
+        # what came later is left out at its default, so that older runs keep their names
+        return named | {
+            f.name: plain(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if not f.metadata.get("later") or getattr(value, f.name) != f.default
+        }
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, range)):
+        return [plain(v) for v in value]
+    if isinstance(value, (np.generic, np.ndarray, jax.Array)) and value.shape == ():
+        value = value if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) else value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    # functions, and what else JSON does not know: arrays, sets, enumerations
+    return code_of(value).plain
+
+
+def canonical(settings: Mapping[str, Any]) -> str:
+    """Settings as one JSON text, the same for equal settings."""
+    return json.dumps(plain(settings), sort_keys=True, indent=1)
+
+
+def run_name(name: str, settings: Mapping[str, Any]) -> str:
+    """A folder name: the given name and the first ten digits of the settings' sha256.
+
+    >>> run_name("tickets", {"seeds": [0]})
+    'tickets-802b2562ea'
+    """
+    return f"{name}-{hashlib.sha256(canonical(settings).encode()).hexdigest()[:10]}"
+
+
+def first_difference(ours: Any, theirs: Any, at: str = "") -> str | None:
+    """The first field in which two plain settings differ, with both values; None where they do
+    not.
+    """
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        names = sorted(set(ours) | set(theirs), key=lambda name: (name == "code", name))
+        for name in names:
+            found = first_difference(
+                ours.get(name, "absent"), theirs.get(name, "absent"), f"{at}.{name}" if at else name
+            )
+            if found and name == "code" and {"code", *ours} == {"code", *theirs}:
+                return _other_code(ours, theirs, at)
+            if found:
+                return found
+        return None
+    if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        for place, pair in enumerate(zip(ours, theirs, strict=True)):
+            found = first_difference(*pair, f"{at}[{place}]")
+            if found:
+                # of lists of numbers and names, all of it says more
+                short = not any(isinstance(part, (dict, list)) for part in ours + theirs)
+                return f"`{at}` is {theirs!r} there and {ours!r} here" if short else found
+        return None
+    return None if ours == theirs else f"`{at}` is {theirs!r} there and {ours!r} here"
+
+
+def _other_code(ours: dict[str, Any], theirs: dict[str, Any], at: str) -> str:
+    """Says that something of the same name is other code."""
+    config = ours.get("config", {})
+    name = ours.get("name", config.get("name", config.get("constructor")))
+    here, there = str(ours.get("code")), str(theirs.get("code"))
+    if here.startswith("python") and there.startswith("python"):
+        pythons = [" ".join(code.split()[:2]).capitalize() for code in (there, here)]
+        if pythons[0] != pythons[1]:
+            return (
+                f"`{at}` {name!r} was recorded under {pythons[0]}, and its code cannot be compared "
+                f"under {pythons[1]}"
+            )
+    return (
+        f"the code of `{at}` {name!r} has changed (or the values that it uses): {there} there and "
+        f"{here} here"
+    )
