@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -150,6 +151,58 @@ def spread(values: np.ndarray, *axes: Mapping[str, Any]) -> pd.DataFrame:
             column = np.asarray(entries).reshape(shape)
             columns[name] = np.broadcast_to(column, values.shape).reshape(-1)
     return pd.DataFrame({**columns, "value": values.reshape(-1).astype(np.float64)})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Labeled:
+    """An array whose axes have names and labels.
+
+    Attributes:
+      values: [a, b, ...].
+      axes: name of each axis -> its columns in tables, each with one label per place. The first
+        column of an axis names its places.
+
+    >>> axes = {"seed": {"seed": [7]}, "split": {"split": ["test", "train"]}}
+    >>> found = Labeled(np.asarray([[1.0, 2.0]]), axes)
+    >>> found.at(split="train").values, found.reduced("split", lambda x: x.max(axis=-1)).values
+    (array([2.]), array([2.]))
+    """
+
+    values: np.ndarray
+    axes: Mapping[str, Mapping[str, Any]]
+
+    def __post_init__(self) -> None:
+        for size, (axis, columns) in zip(self.values.shape, self.axes.items(), strict=True):
+            if any(len(labels) != size for labels in columns.values()):
+                raise ValueError(f"`axes` has other than {size} labels for the axis {axis!r}")
+
+    def only(self, axis: str, labels: Sequence[Any]) -> Labeled:
+        """The places of an axis that have these labels, in their order."""
+        columns = self.axes[axis]
+        known = list(next(iter(columns.values())))
+        places = [known.index(label) for label in labels]
+        kept = {name: [entries[i] for i in places] for name, entries in columns.items()}
+        values = np.take(self.values, places, axis=list(self.axes).index(axis))
+        return Labeled(values, {**self.axes, axis: kept})
+
+    def at(self, **labels: Any) -> Labeled:
+        """The array at one label of each of some axes, without these axes."""
+        found = self
+        for axis, label in labels.items():
+            found = found.only(axis, [label]).reduced(axis, lambda x: x[..., 0])
+        return found
+
+    def reduced(self, axis: str, function: Callable[[np.ndarray], np.ndarray]) -> Labeled:
+        """The array without an axis; `function` takes an array and reduces its last axis."""
+        moved = np.moveaxis(self.values, list(self.axes).index(axis), -1)
+        rest = {name: columns for name, columns in self.axes.items() if name != axis}
+        return Labeled(function(moved), rest)
+
+    def table(self, **constant: Any) -> pd.DataFrame:
+        """One row per entry: the columns of all axes, those that are constant, and "value"."""
+        shared = {name: np.broadcast_to(x, self.values.shape[-1:]) for name, x in constant.items()}
+        *axes, last = self.axes.values()
+        return spread(self.values, *axes, {**last, **shared})
 
 
 def check_table(

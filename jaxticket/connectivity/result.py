@@ -22,6 +22,7 @@ from jaxticket.connectivity.origins import Start
 from jaxticket.connectivity.paths import barrier
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
+from jaxticket.engine.metrics import METRICS
 from jaxticket.engine.store import explained
 from jaxticket.settings import Training
 from jaxticket.typing import Network
@@ -31,6 +32,18 @@ if TYPE_CHECKING:
 
 WEIGHTS = "weights"
 """In the column "split": what needs no data."""
+BETWEEN = ("barrier", "loss_barrier", "error", "loss")
+AXES = {
+    "line": ("state", "pair", "alpha", "split", "metric"),
+    "line_recomputed": ("state", "pair", "alpha", "split", "metric"),
+    "distances": ("state", "pair", "distance", "seen"),
+    "ended": ("state", "copy", "split", "metric"),
+    "copies": ("state", "copy", "change"),
+    "began": ("state", "split", "metric"),
+    "moved": ("state",),
+    "throughout": ("state", "call", "pair", "split", "between"),
+}
+"""The axes of the arrays of an `Instability`; a state is a branch, level and step k of a seed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +62,7 @@ class Instability:
       length: "remaining" or "full".
       splits: names of the evaluated splits.
       distances: names of the distances; of_weights: those that look at no data.
-      arrays: host arrays with a leading axis [kind * replica].
+      arrays: host arrays with a leading axis [kind * replica]; `labeled` names their axes.
       costs_of_units: rows of the table of costs.
       folder: where it lies, or None.
       mesh: the devices it ran on.
@@ -90,6 +103,40 @@ class Instability:
         replicas = np.arange(len(self.seeds))
         return np.stack([found[k] * len(self.seeds) + replicas for k in sorted(found)], axis=1)
 
+    def labeled(self, name: str) -> results.Labeled:
+        """One of `arrays` with names and labels of its axes, see `AXES`."""
+        if name not in AXES or name not in self.arrays:
+            known = [name for name in AXES if name in self.arrays]
+            raise ValueError(f"`name` must be one of {known}, got {name!r}")
+        values = self.arrays[name]
+        columns: dict[str, Mapping[str, Any]] = {
+            "state": self._states(),
+            # the step of a call is that of each state
+            "call": {},
+            "pair": {"pair": [f"{i}-{j}" for i, j in self.pairs]},
+            "copy": {"copy": np.arange(self.copies_of_each)},
+            "alpha": {"alpha": self.alphas},
+            "split": {"split": self.splits},
+            "seen": {"split": (*self.splits, WEIGHTS)},
+            "metric": {"metric": METRICS},
+            "distance": {"metric": self.distances},
+            "change": {"metric": OF_COPIES, "split": [WEIGHTS] * len(OF_COPIES)},
+            "between": {"metric": BETWEEN},
+        }
+        return results.Labeled(values, {axis: columns[axis] for axis in AXES[name]})
+
+    def _measured(self, name: str) -> dict[str, results.Labeled]:
+        """Error and loss of an array of evaluations, float64, without the axis of metrics."""
+        found = self.labeled(name)
+        loss, accuracy = (
+            found.at(metric=metric).values.astype(np.float64) for metric in ("loss", "accuracy")
+        )
+        axes = found.at(metric="loss").axes
+        return {
+            "error": results.Labeled(1 - accuracy, axes),
+            "loss": results.Labeled(loss, axes),
+        }
+
     def lines(
         self,
         *,
@@ -113,8 +160,7 @@ class Instability:
         name = "line_recomputed" if recomputed else "line"
         if name not in self.arrays:
             raise ValueError("`recomputed` lines need an analysis with statistics='both'")
-        found = self.arrays[name][self._places(branch, level)][..., self.splits.index(split), :]
-        return _metric(found, metric)
+        return self._measured(name)[metric].at(split=split).values[self._places(branch, level)]
 
     def barriers(
         self,
@@ -166,42 +212,29 @@ class Instability:
         first |= {"density": self.arrays["density"], "at": columns["at"]}
         return first | {"seed": np.tile(np.asarray(self.seeds), len(self.kinds))}
 
-    def _pair_names(self) -> dict[str, Any]:
-        return {"pair": [f"{i}-{j}" for i, j in self.pairs]}
-
-    def _measures(self) -> list[tuple[str, np.ndarray]]:
-        """Metrics of the lines: name and values [atom, pair, alpha, split]."""
-        found = []
-        for array, suffix in (("line", ""), ("line_recomputed", "_recomputed")):
-            if array in self.arrays:
-                for metric in ("error", "loss"):
-                    found.append((f"{metric}{suffix}", _metric(self.arrays[array], metric)))
-        return found
-
     @functools.cached_property
     def _table(self) -> pd.DataFrame:
         parts = []
-        pairs, splits = self._pair_names(), {"split": self.splits}
-
-        def add(values: np.ndarray, metric: str, where: Mapping[str, Any] = splits) -> None:
-            own = {"split": where["split"], "metric": [metric] * len(where["split"])}
-            parts.append(results.spread(values, self._states(), pairs, own))
-
-        for metric, values in self._measures():
-            heights = barrier(np.moveaxis(values, 2, -1))
-            base, _, suffix = metric.partition("_")
-            name = "barrier" if base == "error" else "loss_barrier"
-            add(heights, f"{name}_{suffix}" if suffix else name)
-            if not suffix:
-                add((values[:, :, 0] + values[:, :, -1]) / 2, metric)
-                add(values.max(axis=2), f"highest_{metric}")
-                add(values.mean(axis=2), f"path_mean_{metric}")
-        for d, name in enumerate(self.distances):
-            found = self.arrays["distances"][:, :, d]
-            if name in self.of_weights:
-                add(found[..., -1:], name, {"split": (WEIGHTS,)})
-            else:
-                add(found[..., :-1], name)
+        for name, suffix in (("line", ""), ("line_recomputed", "_recomputed")):
+            if name not in self.arrays:
+                continue
+            for metric, line in self._measured(name).items():
+                height = "barrier" if metric == "error" else "loss_barrier"
+                measures = {f"{height}{suffix}": barrier}
+                if not suffix:
+                    measures |= {
+                        metric: _mean_of_ends,
+                        f"highest_{metric}": lambda x: x.max(axis=-1),
+                        f"path_mean_{metric}": lambda x: x.mean(axis=-1),
+                    }
+                parts += [
+                    line.reduced("alpha", measure).table(metric=measured)
+                    for measured, measure in measures.items()
+                ]
+        for name in self.distances:
+            seen = (WEIGHTS,) if name in self.of_weights else self.splits
+            found = self.labeled("distances").at(distance=name).only("seen", seen)
+            parts.append(found.table(metric=name))
         return results.concat(parts)
 
     def table(self) -> pd.DataFrame:
@@ -220,14 +253,10 @@ class Instability:
         "_recomputed"), value.
         """
         return results.concat(
-            results.spread(
-                values,
-                self._states(),
-                self._pair_names(),
-                {"alpha": self.alphas},
-                {"split": self.splits, "metric": [metric] * len(self.splits)},
-            )
-            for metric, values in self._measures()
+            line.table(metric=f"{metric}{suffix}")
+            for name, suffix in (("line", ""), ("line_recomputed", "_recomputed"))
+            if name in self.arrays
+            for metric, line in self._measured(name).items()
         )
 
     def copies(self) -> pd.DataFrame:
@@ -237,19 +266,9 @@ class Instability:
         distance from the state at k ("l2_from_k", "cosine_from_k") and the share of kept weights
         whose sign has changed since ("sign_flips").
         """
-        copy = {"copy": np.arange(self.copies_of_each)}
-        parts = [
-            results.spread(
-                _metric(self.arrays["ended"], metric),
-                self._states(),
-                copy,
-                {"split": self.splits, "metric": [metric] * len(self.splits)},
-            )
-            for metric in ("error", "loss")
-        ]
-        own = {"split": [WEIGHTS] * len(OF_COPIES), "metric": OF_COPIES}
-        parts.append(results.spread(self.arrays["copies"], self._states(), copy, own))
-        return results.concat(parts)
+        parts = [x.table(metric=metric) for metric, x in self._measured("ended").items()]
+        changes: Any = self.labeled("copies").table()
+        return results.concat([*parts, changes[parts[0].columns]])
 
     def states(self) -> pd.DataFrame:
         """Each state at step k, before it is copied: columns split, metric, value.
@@ -259,17 +278,9 @@ class Instability:
 
         Reference: Frankle's thesis, section 4.3.
         """
-        parts = [
-            results.spread(
-                _metric(self.arrays["began"], metric),
-                self._states(),
-                {"split": self.splits, "metric": [metric] * len(self.splits)},
-            )
-            for metric in ("error", "loss")
-        ]
-        own = {"split": [WEIGHTS], "metric": ["l2_from_init"]}
-        parts.append(results.spread(self.arrays["moved"][:, None], self._states(), own))
-        return results.concat(parts)
+        parts = [x.table(metric=metric) for metric, x in self._measured("began").items()]
+        moved = self.labeled("moved").table(split=WEIGHTS, metric="l2_from_init")
+        return results.concat([*parts, moved])
 
     def throughout(self) -> pd.DataFrame:
         """Barriers between the copies at every evaluation: columns pair, step, split, metric
@@ -283,21 +294,11 @@ class Instability:
         """
         if "throughout" not in self.arrays:
             raise ValueError("`throughout` was 0; analyse with throughout=10 (points on each line)")
-        values = self.arrays["throughout"].astype(np.float64)
-        metrics = ("barrier", "loss_barrier", "error", "loss")
-        table: Any = results.spread(
-            values,
-            {**self._states(), "row": np.arange(len(values))},
-            {"call": np.arange(values.shape[1])},
-            self._pair_names(),
-            {"split": self.splits},
-            {"metric": metrics},
-        )
-        steps = self.arrays["steps"][table["row"], table["call"]]
-        ordered = [c for c in table.columns if c not in ("row", "call", "pair")]
-        at = ordered.index("split")
-        table = table.assign(step=steps)[steps >= 0]
-        return table[[*ordered[:at], "pair", "step", *ordered[at:]]].reset_index(drop=True)
+        found = self.labeled("throughout")
+        table: Any = found.table()
+        steps = np.broadcast_to(self.arrays["steps"][:, :, None, None, None], found.values.shape)
+        table.insert(table.columns.get_loc("pair") + 1, "step", steps.reshape(-1))
+        return table[table["step"] >= 0].reset_index(drop=True)
 
     def costs(self) -> pd.DataFrame:
         """What was spent: one row per unit of work with its training steps and seconds, points on
@@ -351,7 +352,5 @@ class Instability:
         return target
 
 
-def _metric(values: np.ndarray, metric: str) -> np.ndarray:
-    """Error or loss out of (loss, accuracy) on the last axis."""
-    values = values.astype(np.float64)
-    return values[..., 0] if metric == "loss" else 1 - values[..., 1]
+def _mean_of_ends(values: np.ndarray) -> np.ndarray:
+    return (values[..., 0] + values[..., -1]) / 2
