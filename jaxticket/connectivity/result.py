@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 WEIGHTS = "weights"
 """In the column "split": what needs no data."""
 BETWEEN = ("barrier", "loss_barrier", "error", "loss")
+"""What is measured between copies at every evaluation."""
 AXES = {
     "line": ("state", "pair", "alpha", "split", "metric"),
     "line_recomputed": ("state", "pair", "alpha", "split", "metric"),
@@ -128,13 +129,10 @@ class Instability:
     def _measured(self, name: str) -> dict[str, results.Labeled]:
         """Error and loss of an array of evaluations, float64, without the axis of metrics."""
         found = self.labeled(name)
-        loss, accuracy = (
-            found.at(metric=metric).values.astype(np.float64) for metric in ("loss", "accuracy")
-        )
-        axes = found.at(metric="loss").axes
+        loss, accuracy = found.at(metric="loss"), found.at(metric="accuracy")
         return {
-            "error": results.Labeled(1 - accuracy, axes),
-            "loss": results.Labeled(loss, axes),
+            "error": results.Labeled(1 - accuracy.values.astype(np.float64), accuracy.axes),
+            "loss": results.Labeled(loss.values.astype(np.float64), loss.axes),
         }
 
     def lines(
