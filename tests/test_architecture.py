@@ -101,6 +101,7 @@ LAYERS = (
         "_files",
         "_identity",
         "_stats",
+        "_npz_ticket",
         "random",
         "rescaling",
         "settings",
