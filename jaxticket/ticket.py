@@ -117,7 +117,7 @@ class Ticket:
         texts |= {name: _json(value) for name, value in header.items()}
         texts["sha256"] = _digest(arrays, texts)
         arrays = {name: np.asarray(x, order="C") for name, x in arrays.items()}
-        return _files.write_bytes(_files.absolute(path), serialized(arrays, texts))
+        return _files.write_bytes(_files.absolute(path), _in_order(serialized(arrays, texts)))
 
     @staticmethod
     def load(
@@ -514,6 +514,19 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if wrong := _wrong(header, arrays):
         raise _damaged(path, wrong)
     return header, arrays
+
+
+def _in_order(file: bytes) -> bytes:
+    """The bytes of a safetensors file with its metadata sorted: safetensors writes them in another
+    order each time, and files of equal tickets are equal.
+    """
+    end = 8 + int.from_bytes(file[:8], "little")
+    header = json.loads(file[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    # tensors begin at a multiple of eight bytes
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + file[end:]
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
