@@ -17,8 +17,8 @@ from jaxticket.data._digits import digits as digits
 from jaxticket.data._tiny_imagenet import tiny_imagenet as tiny_imagenet
 from jaxticket.data.arrays import Data as Data
 from jaxticket.data.arrays import Split as Split
-from jaxticket.data.arrays import from_arrays as from_arrays
-from jaxticket.data.arrays import from_npz as from_npz
+from jaxticket.data.conversion import from_arrays as from_arrays
+from jaxticket.data.conversion import from_npz as from_npz
 from jaxticket.data.folder import load_folder as load_folder
 from jaxticket.data.memory import gigabytes
 from jaxticket.data.records import StreamError as StreamError

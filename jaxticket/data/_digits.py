@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 
 from jaxticket._check import seed as seed_of
-from jaxticket.data.arrays import Data, from_arrays
+from jaxticket.data.arrays import Data
+from jaxticket.data.conversion import from_arrays
 from jaxticket.data.sampling import permutation
 
 

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 from jaxticket import _check
-from jaxticket.data.arrays import Data, from_arrays, handed_over
+from jaxticket.data.arrays import Data
+from jaxticket.data.conversion import from_arrays, handed_over
 from jaxticket.data.folder import read_images
 from jaxticket.data.tfds import MissingDataError
 

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from jaxticket import _files
-from jaxticket.data.arrays import Data, from_arrays, handed_over
+from jaxticket.data.arrays import Data
+from jaxticket.data.conversion import from_arrays, handed_over
 
 # a cache file of another layout counts as stale
 _LAYOUT = 1

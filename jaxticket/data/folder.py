@@ -13,7 +13,8 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from jaxticket import _check
-from jaxticket.data.arrays import Data, from_arrays, handed_over
+from jaxticket.data.arrays import Data
+from jaxticket.data.conversion import from_arrays, handed_over
 from jaxticket.data.sampling import stratified
 
 _ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}

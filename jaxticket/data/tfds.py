@@ -22,8 +22,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from jaxticket import _check, _extras
-from jaxticket.data.arrays import Data, from_arrays, handed_over
+from jaxticket.data.arrays import Data
 from jaxticket.data.cache import folder_state, read_cache, write_cache
+from jaxticket.data.conversion import from_arrays, handed_over
 from jaxticket.data.licenses import licensed
 from jaxticket.data.memory import check_memory, gigabytes
 from jaxticket.data.records import Opened, Records, TableRecords
