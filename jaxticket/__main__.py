@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import os
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.extras import subcommand_cli_from_dict
 
+from jaxticket import _tree
 from jaxticket.presets import PRESETS, Preset, preset
 from jaxticket.ticket import about, layer_masks
 
@@ -115,11 +115,6 @@ def _printable(text: str) -> str:
     )
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Key that puts conv_2 before conv_10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
 def _bar_letter(encoding: str | None) -> str:
     """A full block, or "#" where it cannot be written."""
     try:
@@ -184,7 +179,7 @@ def ticket_text(path: Path, *, letter: str = "█") -> str:
         line("  rewound", f"to step {source.get('rewind_step')}")
     width = max(map(len, masks))
     lines.append("")
-    for name in sorted(masks, key=_natural):
+    for name in sorted(masks, key=_tree.natural):
         mask = masks[name]
         kept, size = int(mask.sum()), mask.size
         name = name.replace("\n", "\\n")

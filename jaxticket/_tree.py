@@ -3,29 +3,48 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxticket.typing import Array
-
-
-def _name(entry: Any) -> str:
-    for attribute in ("key", "name", "idx"):
-        if hasattr(entry, attribute):
-            return str(getattr(entry, attribute))
-    return str(entry)
-
 
 def paths(tree: Any) -> list[str]:
-    """The path of every leaf, "/"-joined, in the order of `jax.tree.leaves`.
+    """Give the path of every leaf, joined by "/", in the order of `jax.tree.leaves`.
 
     >>> paths({"dense_0": {"kernel": 1, "bias": 2}})
     ['dense_0/bias', 'dense_0/kernel']
     """
-    return ["/".join(map(_name, path)) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    return [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+
+
+def leaves(tree: Any) -> dict[str, Any]:
+    """The leaves by their paths.
+
+    >>> leaves({"dense_0": {"kernel": 1, "bias": 2}})
+    {'dense_0/bias': 2, 'dense_0/kernel': 1}
+    """
+    return dict(zip(paths(tree), jax.tree.leaves(tree), strict=True))
+
+
+def unflatten(leaves: Mapping[str, Any], like: Any) -> Any:
+    """The inverse of `leaves`: a tree like `like` of leaves by its paths."""
+    return jax.tree.unflatten(jax.tree.structure(like), [leaves[path] for path in paths(like)])
+
+
+def natural(path: str) -> list[tuple[bool, int, str]]:
+    """Sort key that orders numbers in names by their size.
+
+    >>> sorted(["block_10", "block_2"], key=natural)
+    ['block_2', 'block_10']
+    """
+    pieces = re.findall(r"\d+|\D+", path)
+    return [(p.isdigit(), int(p) if p.isdigit() else 0, p) for p in pieces]
 
 
 def matches(path: str, patterns: Sequence[str]) -> bool:
@@ -42,7 +61,7 @@ def size(tree: Any) -> int:
     return sum(int(leaf.size) for leaf in jax.tree.leaves(tree))
 
 
-def dot(a: Any, b: Any) -> Array:
+def dot(a: Any, b: Any) -> jax.Array:
     """Inner product of two trees, summed in float32."""
     products = jax.tree.map(
         lambda x, y: jnp.sum(x.astype(jnp.float32) * y.astype(jnp.float32)), a, b
@@ -50,24 +69,12 @@ def dot(a: Any, b: Any) -> Array:
     return jax.tree.reduce(jnp.add, products, jnp.float32(0))
 
 
-def norm(tree: Any) -> Array:
+def norm(tree: Any) -> jax.Array:
     """Euclidean norm of a tree."""
     return jnp.sqrt(dot(tree, tree))
 
 
-def lerp(a: Any, b: Any, alpha: Array | float) -> Any:
-    """The point `a + alpha * (b - a)` of the line from a to b; exactly a at 0 and exactly b at
-    1.
-    """
-
-    def between(x: Array, y: Array) -> Array:
-        weight = jnp.asarray(alpha, x.dtype)
-        return jnp.where(weight == 1, y, x + weight * (y - x))
-
-    return jax.tree.map(between, a, b)
-
-
-def finite(tree: Any) -> Array:
+def finite(tree: Any) -> jax.Array:
     """Whether every entry of every floating leaf is finite, a bool scalar."""
     flags = [
         jnp.all(jnp.isfinite(x))
@@ -111,14 +118,14 @@ def varying_like(tree: Any, like: Any) -> Any:
     """
     axes = frozenset().union(*map(_varying, jax.tree.leaves(like)))
 
-    def one(x: Array) -> Array:
+    def one(x: jax.Array) -> jax.Array:
         missing = tuple(axes - _varying(x))
         return jax.lax.pcast(x, missing, to="varying") if missing else x
 
     return jax.tree.map(one, tree)
 
 
-def _varying(x: Array) -> frozenset[str]:
+def _varying(x: jax.Array) -> frozenset[str]:
     """The mesh axes over which a value differs from device to device."""
     aval = jax.typeof(x)
     # the attribute moved between JAX 0.10 and 0.12

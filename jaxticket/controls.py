@@ -26,7 +26,6 @@ from jax.sharding import Mesh
 
 from jaxticket import _tree, masks
 from jaxticket.engine import parallel
-from jaxticket.pruning.compiled import prunable_of
 from jaxticket.random import root_keys, stream
 from jaxticket.ticket import Ticket
 from jaxticket.typing import Key, Network, Params, Stats
@@ -228,7 +227,7 @@ def _whole(ticket: Ticket, count: int) -> np.ndarray:
 @functools.lru_cache(maxsize=64)
 def _changer(change: Change, name: str, net: Network, mesh: Mesh, exclude: tuple[str, ...]) -> Any:
     # a change may only move what is pruned
-    limited = dataclasses.replace(net, prunable=lambda params: prunable_of(net, params, exclude))
+    limited = dataclasses.replace(net, prunable=lambda _: net.prunable_leaves(exclude))
 
     def one(limit: jax.Array, ticket: Ticket, key_data: jax.Array, factors: Any) -> Ticket:
         del limit

@@ -23,9 +23,8 @@ from jaxticket.engine.metrics import METRICS
 from jaxticket.engine.program import split_names
 from jaxticket.engine.store import explained
 from jaxticket.presets import preset_of
-from jaxticket.pruning.compiled import prunable_of
 from jaxticket.settings import Loaded, Pruning, PruningAtStep, Training
-from jaxticket.ticket import Ticket, check_ticket, drawn_exactly, shapes
+from jaxticket.ticket import Ticket, check_ticket, drawn_exactly
 from jaxticket.typing import Network, Params
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ class Runs:
     lost: Mapping[int, np.ndarray] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        like = shapes(self.net)
+        like = self.net.shapes
         for level, ticket in self.by_level.items():
             check_ticket(f"by_level[{level}]", ticket, like)
             if np.shape(ticket.level) != (len(self.seeds),):
@@ -132,8 +131,7 @@ class Runs:
         if level == 0:
             return None
         mask = self.by_level[level].mask
-        one = jax.tree.map(lambda x: x[0], self.origin.params)
-        return self.pruning.factors(mask, prunable_of(self.net, one, self.pruning.exclude))
+        return self.pruning.factors(mask, self.net.prunable_leaves(self.pruning.exclude))
 
     @functools.cached_property
     def densities(self) -> np.ndarray:
@@ -281,8 +279,7 @@ class Runs:
         """The prunable layers without any weights left: level -> seed -> their paths. Levels and
         seeds that keep some of every layer are left out.
         """
-        like = shapes(self.net)[0]
-        prunable = prunable_of(self.net, like, self.pruning.exclude)
+        prunable = self.net.prunable_leaves(self.pruning.exclude)
         found: dict[int, dict[int, tuple[str, ...]]] = {}
         for level in self.levels:
             empty = masks.empty_layers(self.by_level[level].mask, prunable)
@@ -374,8 +371,7 @@ def density(
     A replica that is `lost` (bool [replica]) has no mask of its level, only an older one: it gets
     the density that the others of its level have, or the nominal one if all are lost.
     """
-    one = jax.tree.map(lambda x: x[0], ticket.params)
-    prunable = jax.tree.leaves(prunable_of(net, one, pruning.exclude))
+    prunable = jax.tree.leaves(net.prunable_leaves(pruning.exclude))
     chosen = [
         np.asarray(m) for m, p in zip(jax.tree.leaves(ticket.mask), prunable, strict=True) if p
     ]

@@ -99,7 +99,7 @@ class Ticket:
         host = jax.tree.map(np.asarray, self)
         host = host.replace(params=host_apply(host.mask, host.params))
         if net is not None:
-            like, _ = shapes(net)
+            like, _ = net.shapes
             _tree.same_structure("net", like, host.params)
         arrays = pack(host)
         texts = {"format": _FORMAT}
@@ -147,7 +147,7 @@ class Ticket:
                     f"{path} stores a seed of the network {header['net']}, not weights: load it "
                     f"with that network and save it without a seed first"
                 )
-        like = None if net is None else shapes(net)
+        like = None if net is None else net.shapes
         drawn = None if fresh is None or net is None else _initial(net)(fresh)
         try:
             ticket = unpack(arrays, like=like, drawn=drawn, keys=header.get("keys", {}))
@@ -271,7 +271,7 @@ def _tell_drawn(
     Raises:
       ValueError: where nothing that can be pruned is the ticket's.
     """
-    like, lead = shapes(net)[0], np.ndim(arrays["level"])
+    like, lead = net.shapes[0], np.ndim(arrays["level"])
     leaves = zip(_tree.paths(like), jax.tree.leaves(like), strict=True)
     drawn = [name for name, x in leaves if tuple(arrays.get(f"shape/{name}", ()))[lead:] != x.shape]
     named = f"{', '.join(drawn[:8])}{', ...' if len(drawn) > 8 else ''}"
@@ -284,12 +284,6 @@ def _tell_drawn(
         )
     if drawn:
         warnings.warn(f"{path}: drawn anew and not pruned: {named}", stacklevel=3)
-
-
-@functools.lru_cache(maxsize=16)
-def shapes(net: Network) -> tuple[Params, Stats]:
-    """Shapes of params and statistics; a run saves hundreds of tickets of one network."""
-    return jax.eval_shape(net.init, jax.random.key(0))
 
 
 def host_apply(mask: Mask, tree: Params) -> Params:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import functools
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+
+from jaxticket import _tree
 
 Array = Any
 """A jax or NumPy array; `jax.Array` inside compiled programs."""
@@ -23,10 +26,20 @@ Mask = Any
 """A tree of bool arrays shaped like the params: True where a weight is kept."""
 
 
+Axis = str | Mapping[str, Any] | None
+"""What moves along one axis of a leaf: the units of a permutation, by its name; or where along the
+axis each unit lies, int [units] or [units, copies] by name; or None for nothing.
+"""
+Symmetry = Mapping[str, tuple[Axis, ...]]
+"""What moves along each axis, by the path of the leaf; leaves that are not named stay as they are
+(see `jaxticket.nn.symmetry`).
+"""
+
+
 class Tap(Protocol):
     """What a network calls as `x = tap(name, x)` at its junctions and layer outputs."""
 
-    def __call__(self, name: str, x: Array) -> Array: ...
+    def __call__(self, name: str, x: jax.Array, /) -> jax.Array: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +67,9 @@ class Network:
         statistics).
       dtype: type of the examples: "float32", or "int32" for tokens.
       source: what `init` and `apply` were made from; tells apart two networks of the same name.
+      symmetry: the permutations of hidden units that leave the function as it is, or a function of
+        the network that returns them; None where they are not known.
+      stages: names of the residual blocks of each stage, which can be stretched to other depths.
     """
 
     config: str
@@ -68,6 +84,8 @@ class Network:
     syncs_stats: bool = True
     dtype: str = "float32"
     source: Hashable = field(default=None, repr=False)
+    symmetry: SymmetryOf | None = field(default=None, repr=False)
+    stages: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Network):
@@ -81,6 +99,49 @@ class Network:
     def __hash__(self) -> int:
         return hash(self.config)
 
+    @property
+    def shapes(self) -> tuple[Params, Stats]:
+        """Shapes and types of the params and of the statistics, as `jax.ShapeDtypeStruct`s.
+
+        Equal networks are traced once.
+        """
+        # new containers, so that no caller changes what the next one gets
+        return jax.tree.map(lambda leaf: leaf, _shapes(self, jnp.result_type(float).name))
+
+    @property
+    def tapped(self) -> bool:
+        """Whether `apply` can be called with a tap."""
+        return _tapped(self)
+
+    def prunable_leaves(self, exclude: Sequence[str] = ()) -> Any:
+        """Mark the leaves that are pruned: the prunable ones that no pattern of `exclude` matches.
+
+        Args:
+          exclude: patterns of paths, such as "dense_2" or "*/kernel".
+
+        Returns:
+          A tree of python bools like the params.
+
+        Raises:
+          ValueError: for a pattern that matches no leaf, and where no leaf remains.
+        """
+        params, _ = self.shapes
+        names = _tree.paths(params)
+        for pattern in exclude:
+            if not any(_tree.matches(name, [pattern]) for name in names):
+                raise ValueError(
+                    f"`exclude` pattern {pattern!r} matches no weight; the paths are "
+                    f"{', '.join(names)}"
+                )
+        leaves, tree = jax.tree.flatten(self.prunable(params))
+        kept = [
+            bool(p) and not _tree.matches(name, exclude)
+            for name, p in zip(names, leaves, strict=True)
+        ]
+        if not any(kept):
+            raise ValueError(f"`exclude` leaves nothing to prune; the paths are {', '.join(names)}")
+        return jax.tree.unflatten(tree, kept)
+
     def example(self, *lead: int) -> jax.ShapeDtypeStruct:
         """Shape and type of examples with these leading axes."""
         return jax.ShapeDtypeStruct((*lead, *self.shape), jnp.dtype(self.dtype))
@@ -91,6 +152,31 @@ class Network:
         if self.dtype == "int32":
             return jax.random.bernoulli(key, 0.5, shape).astype(jnp.int32)
         return jax.random.normal(key, shape)
+
+
+SymmetryOf = Symmetry | Callable[[Network], Symmetry]
+"""A symmetry, or a function of the network that returns it."""
+
+
+@functools.lru_cache(maxsize=256)
+def _shapes(net: Network, real: str) -> tuple[Params, Stats]:
+    del real  # the widest type of numbers: part of the key, since x64 can be switched on and off
+    return jax.eval_shape(net.init, jax.random.key(0))
+
+
+@functools.lru_cache(maxsize=256)
+def _tapped(net: Network) -> bool:
+    try:
+        jax.eval_shape(
+            lambda p, s, x: net.apply(p, s, x, train=False, tap=lambda name, x: x),
+            *net.shapes,
+            net.example(1),
+        )
+    except ValueError as error:
+        if "`tap`" not in str(error):
+            raise
+        return False
+    return True
 
 
 class TrainState(NamedTuple):
@@ -139,6 +225,14 @@ class ScoreContext(NamedTuple):
     batches: tuple[Array, Array]
     prunable: Any = None
     tapped: Callable[[Params, Array, Tap], Array] | None = None
+
+    def prunable_leaves(self, params: Params) -> Any:
+        """Mark the leaves that are pruned, in a tree of python bools: `prunable`, or all leaves of
+        two or more dimensions.
+        """
+        if self.prunable is not None:
+            return self.prunable
+        return jax.tree.map(lambda x: jnp.ndim(x) >= 2, params)
 
 
 Score = Callable[..., Params]

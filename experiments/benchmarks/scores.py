@@ -29,7 +29,7 @@ from jaxticket.engine.dense import initial_networks
 from jaxticket.engine.loop import job_plan
 from jaxticket.engine.program import program, put_data
 from jaxticket.engine.supervised import Origin, Supervised
-from jaxticket.pruning.compiled import Examples, Selection, Weights, prunable_of, pruner
+from jaxticket.pruning.compiled import Examples, Selection, Weights, pruner
 from jaxticket.pruning.keep import round_counts
 from jaxticket.pruning.scores.spec import recipe_of
 from jaxticket.random import root_keys
@@ -104,8 +104,8 @@ def measured(name: str, settings: Settings) -> list[dict[str, Any]]:
         return run.chunk(target, state, plan, target, zeros > 0, placed)
 
     calls = {}
-    prunable = prunable_of(net, jax.eval_shape(net.init, jax.random.key(0))[0])
-    like = jax.eval_shape(net.init, jax.random.key(0))[0]
+    prunable = net.prunable_leaves()
+    like = net.shapes[0]
     for score in tqdm(settings.scores, desc=f"{name}: compiling", unit=""):
         function = jt.SCORES[score]
         recipe = recipe_of(function)

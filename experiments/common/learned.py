@@ -106,7 +106,7 @@ def continuous(job: Job) -> Method:
     Beside KD-LTS it is as that paper runs it: three rounds, each as long as a training, in which
     beta grows to 300 (appendix H), so that it costs three trainings; elsewhere one round, to 200.
     """
-    _, stats = jax.eval_shape(job.net.init, jax.random.key(0))
+    _, stats = job.net.shapes
     alone = not jax.tree.leaves(stats) and job.training.optimizer in ("sgd", "momentum")
     rounds = {"rounds": 3, "final_beta": 300.0, "length": 3.0}
     return jt.SEARCHES["continuous"](

@@ -30,7 +30,6 @@ from experiments.common.job import Settings as Common
 from experiments.common.job import budget, launch, prepare, search
 from experiments.common.report import DEVIATION, renamed, report, save
 from jaxticket.plots._style import percent
-from jaxticket.pruning.compiled import prunable_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +49,7 @@ def layers(runs: jt.Runs) -> Any:
     for level, overall in zip(runs.levels, runs.densities, strict=True):
         for seed in runs.seeds:
             ticket = runs.ticket(level, seed)
-            chosen = prunable_of(runs.net, ticket.params, runs.pruning.exclude)
+            chosen = runs.net.prunable_leaves(runs.pruning.exclude)
             found = jt.masks.layer_density(ticket.mask, prunable=chosen)
             for place, (path, density) in enumerate(by_depth(found)):
                 ratio = (1 - float(density)) / (1 - overall) if level else np.nan

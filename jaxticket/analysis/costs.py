@@ -12,7 +12,7 @@ from jaxticket import masks, results
 from jaxticket._check import from_table, instance
 from jaxticket.analysis.layers import cost as of_network
 from jaxticket.nn import flops
-from jaxticket.pruning.compiled import Examples, context_maker, prunable_of
+from jaxticket.pruning.compiled import Examples, context_maker
 from jaxticket.pruning.scores import SCORES
 from jaxticket.pruning.scores.spec import passes_of, recipe_of
 from jaxticket.runs import Runs, require_runs
@@ -91,7 +91,7 @@ def score_flops(net: Network, score: str | Score, examples: Examples) -> float:
 @functools.lru_cache(maxsize=64)
 def _score_flops(net: Network, score: Score, examples: Examples) -> float:
     recipe = recipe_of(score)
-    params, stats = jax.eval_shape(net.init, jax.random.key(0))
+    params, stats = net.shapes
     batches, size = (examples.batches, examples.size) if recipe.data else (1, 1)
     x = net.example(batches, size)
     y = jax.ShapeDtypeStruct((batches, size), np.int32)
@@ -99,7 +99,7 @@ def _score_flops(net: Network, score: Score, examples: Examples) -> float:
 
     def scored(params: Any, stats: Any, x: Any, y: Any, key: Any) -> Any:
         look = context_maker(net, stats, recipe, key=key)
-        context = look(params, masks.ones(params), (x, y), prunable_of(net, params))
+        context = look(params, masks.ones(params), (x, y), net.prunable_leaves())
         return score(params, context, key=key)
 
     return flops.count(scored, params, stats, x, y, key)

@@ -18,7 +18,6 @@ import numpy as np
 from jaxticket import _tree, results
 from jaxticket._check import flag, instance, several, share, texts
 from jaxticket.nn import flops
-from jaxticket.pruning.compiled import prunable_of
 from jaxticket.pruning.layouts import layers_of
 from jaxticket.runs import Runs, require_runs
 from jaxticket.runs import density as realised
@@ -296,16 +295,15 @@ def _size(params: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
-@functools.lru_cache(maxsize=64)
 def _params(net: Network) -> Any:
     """Shapes of the params."""
     instance("net", net, Network, "a network, such as jt.networks.lenet()")
-    return jax.eval_shape(net.init, jax.random.key(0))[0]
+    return net.shapes[0]
 
 
 @functools.lru_cache(maxsize=64)
 def _forward(net: Network) -> float:
-    params, stats = jax.eval_shape(net.init, jax.random.key(0))
+    params, stats = net.shapes
     x = net.example(1)
     return flops.count(lambda p, s, x: net.apply(p, s, x, train=False)[0], params, stats, x)
 
@@ -339,7 +337,7 @@ def _parts(net: Network, mask: Mask, exclude: Sequence[str]) -> tuple[list[_Part
     """The prunable layers from the input to the output."""
     leaves, stacked = _leaves(net, mask)
     params = _params(net)
-    prunable = prunable_of(net, params, texts("exclude", exclude, like='("dense_2",)'))
+    prunable = net.prunable_leaves(texts("exclude", exclude, like='("dense_2",)'))
     by_path = dict(zip(_tree.paths(params), leaves, strict=True))
     kernels = {kernel.path: kernel for kernel in flops.kernels(net)}
     ordered = sorted(layers_of(net, prunable), key=lambda layer: layer.place)

@@ -29,7 +29,6 @@ from jaxticket.engine.loop import (
 from jaxticket.engine.program import DeviceData, gathered
 from jaxticket.engine.runtime import Run, Runtime, settled
 from jaxticket.engine.supervised import Supervised
-from jaxticket.pruning.compiled import prunable_of
 from jaxticket.random import permutation_words, stream
 from jaxticket.runs import Runs, density, require_runs
 from jaxticket.settings import Training
@@ -243,7 +242,7 @@ def _observer(learner: Supervised, mesh: Mesh, exclude: tuple[str, ...]) -> Call
 
     def look(limit: Array, state: TrainState, start: Params, plan: Plan, data: DeviceData) -> Array:
         del limit
-        prunable = prunable_of(learner.net, state.params, exclude)
+        prunable = learner.net.prunable_leaves(exclude)
         with jax.default_matmul_precision(training.precision):
             words = permutation_words(stream(state.key, "order", plan.order))
             batch = gathered(data, training, words, state.step, placement)

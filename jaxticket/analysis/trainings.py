@@ -253,7 +253,7 @@ def _barrier(contest: Contest, run: Run, blocks: list[Arrays]) -> np.ndarray:
     alphas = np.linspace(0, 1, contest.points)
 
     def make() -> Arrays:
-        like = jax.eval_shape(contest.runs.net.init, jax.random.key(0))
+        like = contest.runs.net.shapes
         leaves = [
             np.concatenate([block[f"weights/{path}"] for block in blocks])
             for path in _tree.paths(like)

@@ -6,6 +6,7 @@ places. The barrier between them tells of that before alignment, and of what is 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import jax
@@ -101,7 +102,8 @@ def align(
     for argument, (params, stats) in (("a", a), ("b", b)):
         perms.require_form(net, argument, params)
         perms.require_form(net, argument, stats)
-    if symmetry is not None:
+    if symmetry is not None or json.loads(net.config)["constructor"].startswith("from_"):
+        # written by hand
         _try_out(net, b, symmetry)
     ours, theirs = _weights("a", a[0]), _weights("b", b[0])
     best = None
@@ -207,7 +209,7 @@ def _similarity(
     )
 
 
-def _try_out(net: Network, b: tuple[Params, Stats], symmetry: Symmetry) -> None:
+def _try_out(net: Network, b: tuple[Params, Stats], symmetry: Symmetry | None) -> None:
     """Raises if random permutations change the logits: the symmetry was written by hand."""
     x = net.noise(jax.random.key(0), 4)
     drawn = perms.random_permutations(net, key=jax.random.key(0), symmetry=symmetry)

@@ -147,7 +147,7 @@ def instability(
         )
     named = named_distances(distances)
     kinds = kinds_of(runs, list(changes), chosen_levels, steps, trunk=trunk)
-    if statistics == "both" and not jax.tree.leaves(jax.eval_shape(net.init, jax.random.key(0))[1]):
+    if statistics == "both" and not jax.tree.leaves(net.shapes[1]):
         raise ValueError("`statistics`='both' needs a network with BatchNorm; use 'interpolated'")
     design = Design(
         training,

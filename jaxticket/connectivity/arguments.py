@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -154,7 +153,7 @@ def block_of(
     """Replicas per call of the program, and atoms of a block."""
     devices = mesh.shape[parallel.SEED]
     if at_once is None:
-        params = _tree.size(jax.eval_shape(net.init, jax.random.key(0))[0])
+        params = _tree.size(net.shapes[0])
         # weights, gradient and at most two moments
         moments = {"sgd": 0, "momentum": 1}.get(training.optimizer, 2)
         fitting = max(BYTES // (4 * params * (2 + moments)), -(-copies // devices))

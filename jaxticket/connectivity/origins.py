@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 from jaxticket import rescaling
 from jaxticket.connectivity.evaluator import Networks
 from jaxticket.controls import REDRAWN, Change, changed
-from jaxticket.pruning.compiled import prunable_of
 from jaxticket.runs import Runs, density
 from jaxticket.settings import Pruning, PruningAtStep
 from jaxticket.ticket import Ticket, host_apply
@@ -118,8 +117,7 @@ class Starts:
 
     def prunable(self, kind: Start) -> Any:
         """Which leaves are pruned."""
-        one = jax.tree.map(lambda x: x[0], self.initial[0])
-        return prunable_of(self.net, one, self._pruning(kind).exclude)
+        return self.net.prunable_leaves(self._pruning(kind).exclude)
 
     def density(self, kind: Start, ticket: Ticket) -> np.ndarray:
         """Realised density of each replica."""

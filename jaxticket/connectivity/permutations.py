@@ -1,24 +1,13 @@
-"""Which units of a network can change places without changing its function, and moving them.
+"""Moving the hidden units of a network, by the symmetry that it states (`jaxticket.nn.symmetry`).
 
-A symmetry says for every axis of every leaf what moves along it. It is a plain dict from the path
-of a leaf (of the params or of the statistics) to one entry per axis:
-
-- None: nothing moves;
-- a name: the axis is the units of the permutation of that name, in their order;
-- a dict from names to whole numbers [units] or [units, copies]: where along the axis each unit
-  lies, for axes that are several copies of the units (`blocks`) or hold the units of more than one
-  permutation.
-
-Axes of the same name move together. A permutation is an int array in which entry i says which old
-unit comes to place i.
+A permutation is an int array in which entry i says which old unit comes to place i.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,116 +15,39 @@ import numpy as np
 
 from jaxticket import _tree
 from jaxticket._check import nearest
+from jaxticket.nn.symmetry import blocks as blocks
 from jaxticket.random import stream
-from jaxticket.typing import Array, Key, Network
+from jaxticket.typing import Axis, Key, Network, Symmetry
 
-Axis = str | Mapping[str, Array] | None
-"""What moves along one axis."""
-Symmetry = Mapping[str, tuple[Axis, ...]]
-"""One entry per axis, by path; leaves that are not named stay as they are."""
 Permutations = dict[str, np.ndarray]
 """By name: which old unit comes to each place."""
 Places = dict[str, np.ndarray]
 """Of one axis: int [units, copies] by name."""
-
-CHAINS = ("lenet", "conv", "vgg")
-RESIDUAL = ("resnet_cifar", "resnet", "wide_resnet")
-
-
-def blocks(name: str, units: int, copies: int) -> dict[str, np.ndarray]:
-    """The axis of a flattened map: `copies` pixels, each with all the units of `name`.
-
-    >>> blocks("conv_1", 2, 3)["conv_1"].tolist()
-    [[0, 2, 4], [1, 3, 5]]
-    """
-    return {name: np.arange(units * copies).reshape(copies, units).T}
 
 
 @functools.lru_cache(maxsize=16)
 def _shapes(net: Network) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
     """Shapes by path, of the params and of the statistics."""
     params, stats = (
-        dict(zip(_tree.paths(tree), (x.shape for x in jax.tree.leaves(tree)), strict=True))
-        for tree in jax.eval_shape(net.init, jax.random.key(0))
+        {path: leaf.shape for path, leaf in _tree.leaves(tree).items()} for tree in net.shapes
     )
     return params, stats
 
 
-def _natural(path: str) -> list[tuple[bool, int, str]]:
-    pieces = re.findall(r"\d+|\D+", path)
-    return [(p.isdigit(), int(p) if p.isdigit() else 0, p) for p in pieces]
-
-
-Layers = dict[str, tuple[Axis, Axis]]
-"""By path of a layer: what moves along its inputs and along its outputs."""
-
-
-def _chain(kernels: dict[str, tuple[int, ...]], output: str) -> Layers:
-    """Layers one after the other, each with a permutation of its own."""
-    layers: Layers = {}
-    name, units = None, 0
-    for layer, shape in kernels.items():
-        inputs: Axis = name
-        if name is not None and shape[-2] != units:
-            # flattened to [height, width, channels]: the channels move alike in every pixel
-            inputs = blocks(name, units, shape[-2] // units)
-        name, units = None if layer == output else layer, shape[-1]
-        layers[layer] = (inputs, name)
-    return layers
-
-
-def _padded(channels: Axis, old: int, new: int, name: str) -> Axis:
-    """The sum of what has `new` channels and `old` of them between zeros: the old ones move as
-    before, and those beside them, to which the shortcut adds nothing, among themselves.
-    """
-    left = (new - old) // 2
-    inner = {channels: np.arange(old)} if isinstance(channels, str) else dict(channels or {})
-    outer = np.concatenate([np.arange(left), np.arange(left + old, new)])
-    return {**{key: np.asarray(at) + left for key, at in inner.items()}, name: outer}
-
-
-def _residual(kernels: dict[str, tuple[int, ...]], output: str) -> Layers:
-    """Blocks with shortcuts: all that is added up shares the permutation of the stream."""
-    first, *rest = sorted({layer.split("/")[0] for layer in kernels} - {output}, key=_natural)
-    channels: Axis = first
-    layers: Layers = {first: (None, channels)}
-    width = kernels[first][-1]
-    for block in rest:
-        *inner, last = (layer for layer in kernels if layer.startswith(f"{block}/conv_"))
-        before, new = channels, kernels[last][-1]
-        if f"{block}/shortcut" in kernels:
-            channels = block
-            layers[f"{block}/shortcut"] = (before, channels)
-        elif new != width:
-            channels = _padded(channels, width, new, block)
-        width = new
-        # normalisation before the convolutions; other networks have no such layers
-        layers[f"{block}/norm_0"] = (None, before)
-        layers[f"{block}/norm_1"] = (None, inner[0])
-        for layer in inner:
-            layers[layer] = (before, layer)
-            before = layer
-        layers[last] = (before, channels)
-    layers["norm"] = (None, channels)
-    layers[output] = (channels, None)
-    return layers
-
-
-@functools.lru_cache(maxsize=16)
 def symmetry(net: Network) -> Symmetry:
-    """The permutations of hidden units that leave a built-in network's function as it is.
+    """The permutations of hidden units that leave a network's function as it is.
 
-    Every convolution and hidden dense layer has a permutation, named by its path. What an identity
-    shortcut adds shares one, named by the block it comes from; a projection starts a new one, and
-    so do the channels that a padded shortcut fills with zeros (they move among themselves). Biases,
-    normalisation and running statistics move with their layer; input and logits never move.
+    Networks of this library know theirs (`jaxticket.nn.symmetry`), others state it when they are
+    made: `jt.from_linen(..., symmetry=...)`. Biases, normalization and running statistics move with
+    their layer; input and logits never move.
 
     Args:
-      net: a network of `lenet`, `conv`, `vgg`, `resnet_cifar`, `resnet` or `wide_resnet`.
+      net: a network of `lenet`, `conv`, `vgg`, `resnet_cifar`, `resnet` or `wide_resnet`, or one
+        that was made with its `symmetry`.
 
     Raises:
-      ValueError: for other networks, and for norm="group", where most permutations would move
-        channels from one group to another, which changes the function.
+      ValueError: for networks without a known symmetry, and for norm="group", where most
+        permutations would move channels from one group to another, which changes the function.
 
     Reference: Ainsworth, Hayase and Srinivasa 2023 ("Git Re-Basin"), section 2.
 
@@ -143,39 +55,19 @@ def symmetry(net: Network) -> Symmetry:
     >>> symmetry(lenet())["dense_1/kernel"]
     ('dense_0', 'dense_1')
     """
-    config = json.loads(net.config)
-    if config["constructor"] not in CHAINS + RESIDUAL:
+    if net.symmetry is None:
+        constructor = json.loads(net.config)["constructor"]
         raise ValueError(
-            f"`net`: the permutations of {config['constructor']!r} networks are not known, only "
-            f"those of {', '.join(CHAINS + RESIDUAL)}; pass `symmetry`, a dict from the path of "
-            f"each leaf to the name of the permutation of each axis (None where nothing moves)"
+            f"`net`: the permutations of this {constructor!r} network are not known; make it with "
+            f"`symmetry`, or pass `symmetry` here: a dict from the path of each leaf to the name "
+            f"of the permutation of each axis (None where nothing moves)"
         )
-    if config.get("norm") == "group":
-        raise ValueError(
-            "`net` has norm='group': a permutation across groups changes its function; use "
-            "norm='batch' or 'none', or pass a `symmetry` that moves whole groups or stays in them"
-        )
-    params, stats = _shapes(net)
-    kernels = {
-        path.rpartition("/")[0]: params[path]
-        for path in sorted(params, key=_natural)
-        if path.endswith("/kernel")
-    }
-    family = _chain if config["constructor"] in CHAINS else _residual
-    layers = family(kernels, net.output)
+    return _computed(net.symmetry, net) if callable(net.symmetry) else net.symmetry
 
-    def axes(path: str, shape: tuple[int, ...]) -> tuple[Axis, ...]:
-        layer, _, leaf = path.rpartition("/")
-        while layer not in layers:
-            layer = layer.rpartition("/")[0]
-        inputs, outputs = layers[layer]
-        return (*(None,) * (len(shape) - 2), inputs, outputs) if leaf == "kernel" else (outputs,)
 
-    found = {path: axes(path, shape) for path, shape in params.items()}
-    for path, shape in stats.items():
-        # below the name of their collection, statistics have the paths of the params
-        found[path] = axes(path.partition("/")[2], shape)
-    return found
+@functools.lru_cache(maxsize=16)
+def _computed(function: Callable[[Network], Symmetry], net: Network) -> Symmetry:
+    return function(net)
 
 
 def places(

@@ -191,9 +191,7 @@ class Instability:
             raise ValueError("`networks` were not kept; analyse with keep=True")
         row = self.kinds.index(kind) * len(self.seeds) + self.seeds.index(seed)
         parts = []
-        for part, like in zip(
-            ("params", "stats"), jax.eval_shape(self.net.init, jax.random.key(0)), strict=True
-        ):
+        for part, like in zip(("params", "stats"), self.net.shapes, strict=True):
             leaves = [self.arrays[f"weights/{part}/{path}"][row] for path in _tree.paths(like)]
             parts.append(jax.tree.unflatten(jax.tree.structure(like), leaves))
         return parts[0], parts[1]

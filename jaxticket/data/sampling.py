@@ -17,10 +17,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from jaxticket import _check
 from jaxticket.random import mix, permutation_words, permuted, stream
-from jaxticket.typing import Array, Key
+from jaxticket.typing import Key
 
 
 def permutation(n: int, *, seed: int, stream: str) -> np.ndarray:

@@ -34,14 +34,14 @@ from jaxticket.nn._vgg import vgg19 as vgg19
 from jaxticket.nn._vgg import vgg19_one_ticket as vgg19_one_ticket
 from jaxticket.nn._wide_resnet import wide_resnet as wide_resnet
 from jaxticket.nn._wide_resnet import wrn16_4 as wrn16_4
-from jaxticket.nn.adapters import from_functions as from_functions
-from jaxticket.nn.adapters import from_linen as from_linen
-from jaxticket.nn.adapters import from_nnx as from_nnx
+from jaxticket.nn.functions import from_functions as from_functions
 from jaxticket.nn.initializers import INITIALIZERS as INITIALIZERS
 from jaxticket.nn.layers import NORMS as NORMS
 from jaxticket.nn.layers import SCALES as SCALES
 from jaxticket.nn.layers import SHORTCUTS as SHORTCUTS
 from jaxticket.nn.layers import is_junction as is_junction
+from jaxticket.nn.linen import from_linen as from_linen
+from jaxticket.nn.nnx import from_nnx as from_nnx
 from jaxticket.nn.resize import narrowed as narrowed
 from jaxticket.nn.resize import parameters as parameters
 from jaxticket.typing import Network

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 import flax.linen as nn
-import jax
+from jax import Array
 
 from jaxticket._check import one_of
-from jaxticket.nn.adapters import no_tap
+from jaxticket.nn import layers
+from jaxticket.nn.family import family_network
 from jaxticket.nn.initializers import Initializer
-from jaxticket.nn.layers import (
-    Conv,
-    Style,
-    channels,
-    checked_shape,
-    checked_style,
-    dense,
-    max_pool,
-    network,
-)
-from jaxticket.typing import Array, Network
+from jaxticket.nn.layers import Conv, Style
+from jaxticket.nn.network import no_tap
+from jaxticket.nn.symmetry import chain
+from jaxticket.typing import Network, Tap
 
 DEPTHS = (2, 4, 6, 8)
 
@@ -34,19 +27,14 @@ class _ConvNet(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(
-        self, x: Array, *, train: bool, tap: Callable[[str, Array], Array] = no_tap
-    ) -> Array:
+    def __call__(self, x: Array, *, train: bool, tap: Tap = no_tap) -> Array:
         for i, features in enumerate(self.pairs):
             for name in (f"conv_{2 * i}", f"conv_{2 * i + 1}"):
                 layer = Conv(features, self.style, axis_name=self.axis_name, name=name)
                 x = tap(name, layer(x, train=train))
-            x = max_pool(x, 2, 2)
+            x = layers.max_pool(x, 2, 2)
         x = x.reshape(x.shape[0], -1)
-        for i, units in enumerate(self.hidden):
-            x = tap(f"dense_{i}", jax.nn.relu(dense(x, units, self.style, name=f"dense_{i}")))
-        last = f"dense_{len(self.hidden)}"
-        return tap(last, dense(x, self.classes, self.style, name=last))
+        return layers.head(x, self.hidden, self.classes, self.style, tap=tap)
 
 
 def conv(
@@ -85,15 +73,15 @@ def conv(
     'dense_2'
     """
     depth = one_of("depth", depth, DEPTHS)
-    shape = checked_shape(shape, 2 ** (depth // 2), f"conv of depth {depth}")
-    style = checked_style(init, norm, scale, bias=norm == "none")
+    shape = layers.checked_shape(shape, 2 ** (depth // 2), f"conv of depth {depth}")
+    style = layers.checked_style(init, norm, scale, bias=norm == "none")
 
     def module(width: float) -> nn.Module:
-        pairs = tuple(channels(64 * 2**i, width) for i in range(depth // 2))
-        return _ConvNet(pairs, (channels(256, width),) * 2, classes, style)
+        pairs = tuple(layers.channels(64 * 2**i, width) for i in range(depth // 2))
+        return _ConvNet(pairs, (layers.channels(256, width),) * 2, classes, style)
 
-    return network(
-        conv, module, shape, classes, width=width, output="dense_2",
+    return family_network(
+        conv, module, shape, classes, output="dense_2", symmetry=chain, width=width,
         depth=depth, norm=norm, init=init, scale=scale,
     )  # fmt: skip
 

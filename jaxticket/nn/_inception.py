@@ -7,25 +7,15 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax import Array
 
 from jaxticket._check import flag
-from jaxticket.nn.adapters import no_tap
+from jaxticket.nn import layers
+from jaxticket.nn.family import family_network
 from jaxticket.nn.initializers import Initializer
-from jaxticket.nn.layers import (
-    Conv,
-    Style,
-    average_pool,
-    channels,
-    checked_shape,
-    checked_style,
-    dense,
-    global_average,
-    max_pool,
-    network,
-)
-from jaxticket.typing import Array, Network
-
-Tap = Callable[[str, Array], Array]
+from jaxticket.nn.layers import Conv, Style
+from jaxticket.nn.network import no_tap
+from jaxticket.typing import Network, Tap
 
 
 class _C(NamedTuple):
@@ -136,7 +126,7 @@ class _Block(nn.Module):
         def conv(x: Array, step: _C) -> Array:
             nonlocal count
             layer = self.layer(
-                channels(step.features, self.width),
+                layers.channels(step.features, self.width),
                 kernel=(step.rows, step.columns),
                 stride=step.stride,
                 padding=(0, 0) if step.bare or step.stride == 2 else None,
@@ -148,9 +138,9 @@ class _Block(nn.Module):
 
         for step in steps:
             if step == "max":
-                x = max_pool(x, 3, 2)
+                x = layers.max_pool(x, 3, 2)
             elif step == "average":
-                x = average_pool(x, 3, 1, 1)
+                x = layers.average_pool(x, 3, 1, 1)
             elif isinstance(step, _Fork):
                 sides = _C(step.features, 1, 3), _C(step.features, 3, 1)
                 x = jnp.concatenate([conv(x, side) for side in sides], axis=-1)
@@ -167,16 +157,16 @@ class _Auxiliary(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool, tap: Tap) -> Array:
-        x = average_pool(x, 5, 3)
+        x = layers.average_pool(x, 5, 3)
         for i, (features, size) in enumerate(((128, 1), (768, 5))):
             layer = self.layer(
-                channels(features, self.width),
+                layers.channels(features, self.width),
                 kernel=(size, size),
                 padding=(0, 0),
                 name=f"conv_{i}",
             )
             x = tap(f"{self.name}/conv_{i}", layer(x, train=train))
-        logits = dense(global_average(x), self.classes, self.style, name="dense")
+        logits = layers.dense(layers.global_average(x), self.classes, self.style, name="dense")
         return tap(f"{self.name}/dense", logits)
 
 
@@ -199,7 +189,9 @@ class _Inception(nn.Module):
                 _Auxiliary(layer, self.width, self.classes, self.style, name="auxiliary")(
                     x, train=train, tap=tap
                 )
-        return tap("dense", dense(global_average(x), self.classes, self.style, name="dense"))
+        return tap(
+            "dense", layers.dense(layers.global_average(x), self.classes, self.style, name="dense")
+        )
 
 
 def inception_v3(
@@ -243,13 +235,13 @@ def inception_v3(
     flag("auxiliary", auxiliary)
     least = _least(auxiliary=auxiliary)
     with_head = " with the auxiliary head" if auxiliary else ""
-    shape = checked_shape(shape, least, f"inception_v3{with_head}")
-    style = checked_style(init, norm, scale, bias=norm == "none", epsilon=1e-3)
+    shape = layers.checked_shape(shape, least, f"inception_v3{with_head}")
+    style = layers.checked_style(init, norm, scale, bias=norm == "none", epsilon=1e-3)
 
     def module(width: float) -> nn.Module:
         return _Inception(width, classes, auxiliary, style)
 
-    return network(
-        inception_v3, module, shape, classes, width=width, output="dense",
+    return family_network(
+        inception_v3, module, shape, classes, output="dense", width=width,
         norm=norm, auxiliary=auxiliary, init=init, scale=scale,
     )  # fmt: skip

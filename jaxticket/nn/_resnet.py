@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 import flax.linen as nn
+from jax import Array
 
 from jaxticket._check import one_of
-from jaxticket.nn.adapters import no_tap
+from jaxticket.nn import layers
+from jaxticket.nn.family import family_network
 from jaxticket.nn.initializers import Initializer
-from jaxticket.nn.layers import (
-    SHORTCUTS,
-    Conv,
-    Style,
-    channels,
-    checked_shape,
-    checked_style,
-    dense,
-    global_average,
-    max_pool,
-    network,
-)
+from jaxticket.nn.layers import Conv, Style
+from jaxticket.nn.network import no_tap
 from jaxticket.nn.residual_blocks import Basic, Bottleneck, Residual
-from jaxticket.typing import Array, Network
+from jaxticket.nn.symmetry import residual
+from jaxticket.typing import Network, Tap
 
 BLOCKS: dict[int, tuple[type[Residual], tuple[int, ...]]] = {
     18: (Basic, (2, 2, 2, 2)),
@@ -43,9 +35,7 @@ class _Resnet(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(
-        self, x: Array, *, train: bool, tap: Callable[[str, Array], Array] = no_tap
-    ) -> Array:
+    def __call__(self, x: Array, *, train: bool, tap: Tap = no_tap) -> Array:
         layer = functools.partial(Conv, style=self.style, axis_name=self.axis_name)
         if self.stem == "imagenet":
             stem = layer(self.features[0], kernel=(7, 7), stride=2, name="block_0")
@@ -53,14 +43,14 @@ class _Resnet(nn.Module):
             stem = layer(self.features[0], name="block_0")
         x = tap("block_0", stem(x, train=train))
         if self.stem == "imagenet":
-            x = max_pool(x, 3, 2, 1)
+            x = layers.max_pool(x, 3, 2, 1)
         kind, blocks = BLOCKS[self.depth]
-        for stage, (features, count) in enumerate(zip(self.features, blocks, strict=True), start=1):
-            for i in range(count):
-                stride = 2 if stage > 1 and i == 0 else 1
-                block = kind(layer, features, stride, self.shortcut, name=f"block_{stage}_{i}")
-                x = block(x, train=train, tap=tap)
-        return tap("dense", dense(global_average(x), self.classes, self.style, name="dense"))
+        for features, stride, name in layers.staged(blocks, self.features):
+            block = kind(layer, features, stride, self.shortcut, name=name)
+            x = block(x, train=train, tap=tap)
+        return tap(
+            "dense", layers.dense(layers.global_average(x), self.classes, self.style, name="dense")
+        )
 
 
 def resnet(
@@ -109,17 +99,18 @@ def resnet(
     """
     depth = one_of("depth", depth, tuple(BLOCKS))
     one_of("stem", stem, STEMS)
-    one_of("shortcut", shortcut, SHORTCUTS)
+    one_of("shortcut", shortcut, layers.SHORTCUTS)
     least = 32 if stem == "imagenet" else 8
-    shape = checked_shape(shape, least, f"resnet of depth {depth} with the {stem} stem")
-    style = checked_style(init, norm, scale, bias=norm == "none")
+    shape = layers.checked_shape(shape, least, f"resnet of depth {depth} with the {stem} stem")
+    style = layers.checked_style(init, norm, scale, bias=norm == "none")
 
     def module(width: float) -> nn.Module:
-        features = tuple(channels(base, width) for base in (64, 128, 256, 512))
+        features = tuple(layers.channels(base, width) for base in (64, 128, 256, 512))
         return _Resnet(depth, features, classes, stem, shortcut, style)
 
-    return network(
-        resnet, module, shape, classes, width=width, output="dense",
+    return family_network(
+        resnet, module, shape, classes, output="dense", symmetry=residual,
+        stages=layers.block_names(BLOCKS[depth][1]), width=width,
         depth=depth, stem=stem, norm=norm, shortcut=shortcut, init=init, scale=scale,
     )  # fmt: skip
 

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 import flax.linen as nn
+from jax import Array
 
 from jaxticket._check import is_integer, one_of
-from jaxticket.nn.adapters import no_tap
+from jaxticket.nn import layers
+from jaxticket.nn.family import family_network
 from jaxticket.nn.initializers import Initializer
-from jaxticket.nn.layers import (
-    SHORTCUTS,
-    Conv,
-    Style,
-    channels,
-    checked_shape,
-    checked_style,
-    dense,
-    global_average,
-    network,
-)
+from jaxticket.nn.layers import Conv, Style
+from jaxticket.nn.network import no_tap
 from jaxticket.nn.residual_blocks import Basic
-from jaxticket.typing import Array, Network
+from jaxticket.nn.symmetry import residual
+from jaxticket.typing import Network, Tap
 
 
 class _ResnetCifar(nn.Module):
-    blocks: int
+    blocks: tuple[int, ...]
     features: tuple[int, int, int]
     classes: int
     shortcut: str
@@ -34,17 +27,15 @@ class _ResnetCifar(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(
-        self, x: Array, *, train: bool, tap: Callable[[str, Array], Array] = no_tap
-    ) -> Array:
+    def __call__(self, x: Array, *, train: bool, tap: Tap = no_tap) -> Array:
         layer = functools.partial(Conv, style=self.style, axis_name=self.axis_name)
         x = tap("block_0", layer(self.features[0], name="block_0")(x, train=train))
-        for stage, features in enumerate(self.features, start=1):
-            for i in range(self.blocks):
-                stride = 2 if stage > 1 and i == 0 else 1
-                block = Basic(layer, features, stride, self.shortcut, name=f"block_{stage}_{i}")
-                x = block(x, train=train, tap=tap)
-        return tap("dense", dense(global_average(x), self.classes, self.style, name="dense"))
+        for features, stride, name in layers.staged(self.blocks, self.features):
+            block = Basic(layer, features, stride, self.shortcut, name=name)
+            x = block(x, train=train, tap=tap)
+        return tap(
+            "dense", layers.dense(layers.global_average(x), self.classes, self.style, name="dense")
+        )
 
 
 def resnet_cifar(
@@ -91,17 +82,20 @@ def resnet_cifar(
         raise ValueError(
             f"`depth` must be 6n + 2, such as 8, 14, 20, 32, 44, 56 or 110, got {depth!r}"
         )
-    one_of("shortcut", shortcut, SHORTCUTS)
+    one_of("shortcut", shortcut, layers.SHORTCUTS)
     depth = int(depth)
-    shape = checked_shape(shape, 4, f"resnet_cifar of depth {depth}")
-    style = checked_style(init, norm, scale, bias=norm == "none")
+    shape = layers.checked_shape(shape, 4, f"resnet_cifar of depth {depth}")
+    style = layers.checked_style(init, norm, scale, bias=norm == "none")
+
+    blocks = ((depth - 2) // 6,) * 3
 
     def module(width: float) -> nn.Module:
-        first, second, third = (channels(base, width) for base in (16, 32, 64))
-        return _ResnetCifar((depth - 2) // 6, (first, second, third), classes, shortcut, style)
+        first, second, third = (layers.channels(base, width) for base in (16, 32, 64))
+        return _ResnetCifar(blocks, (first, second, third), classes, shortcut, style)
 
-    return network(
-        resnet_cifar, module, shape, classes, width=width, output="dense",
+    return family_network(
+        resnet_cifar, module, shape, classes, output="dense", symmetry=residual,
+        stages=layers.block_names(blocks), width=width,
         depth=depth, norm=norm, shortcut=shortcut, init=init, scale=scale,
     )  # fmt: skip
 

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 import flax.linen as nn
-import jax
+from jax import Array
 
 from jaxticket._check import flag, one_of, whole
-from jaxticket.nn.adapters import no_tap
+from jaxticket.nn import layers
+from jaxticket.nn.family import family_network
 from jaxticket.nn.initializers import Initializer
-from jaxticket.nn.layers import (
-    Conv,
-    Style,
-    channels,
-    checked_shape,
-    checked_style,
-    dense,
-    global_average,
-    max_pool,
-    network,
-)
-from jaxticket.typing import Array, Network
+from jaxticket.nn.layers import Conv, Style
+from jaxticket.nn.network import no_tap
+from jaxticket.nn.symmetry import chain
+from jaxticket.typing import Network, Tap
 
 BLOCKS = {
     11: (1, 1, 2, 2, 2),
@@ -45,25 +37,20 @@ class _Vgg(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(
-        self, x: Array, *, train: bool, tap: Callable[[str, Array], Array] = no_tap
-    ) -> Array:
-        layers = 0
+    def __call__(self, x: Array, *, train: bool, tap: Tap = no_tap) -> Array:
+        convs = 0
         for i, (convolutions, features) in enumerate(self.blocks):
             if i > 0:
-                x = max_pool(x, 2, 2)
+                x = layers.max_pool(x, 2, 2)
             for _ in range(convolutions):
-                name = f"conv_{layers}"
+                name = f"conv_{convs}"
                 layer = Conv(features, self.style, axis_name=self.axis_name, name=name)
                 x = tap(name, layer(x, train=train))
-                layers += 1
+                convs += 1
         if self.last_pool == "max":
-            x = max_pool(x, 2, 2)
-        x = global_average(x)
-        for i, units in enumerate(self.hidden):
-            x = tap(f"dense_{i}", jax.nn.relu(dense(x, units, self.style, name=f"dense_{i}")))
-        last = f"dense_{len(self.hidden)}"
-        return tap(last, dense(x, self.classes, self.style, name=last))
+            x = layers.max_pool(x, 2, 2)
+        x = layers.global_average(x)
+        return layers.head(x, self.hidden, self.classes, self.style, tap=tap)
 
 
 def vgg(
@@ -115,17 +102,17 @@ def vgg(
     one_of("last_pool", last_pool, POOLS)
     dense = whole("dense", dense)
     flag("bias", bias)
-    shape = checked_shape(shape, 32 if last_pool == "max" else 16, f"vgg of depth {depth}")
-    style = checked_style(init, norm, scale, bias=bias)
+    shape = layers.checked_shape(shape, 32 if last_pool == "max" else 16, f"vgg of depth {depth}")
+    style = layers.checked_style(init, norm, scale, bias=bias)
 
     def module(width: float) -> nn.Module:
-        sizes = [channels(base, width) for base in (64, 128, 256, 512, 512)]
-        hidden = (channels(512, width),) * dense
+        sizes = [layers.channels(base, width) for base in (64, 128, 256, 512, 512)]
+        hidden = (layers.channels(512, width),) * dense
         blocks = tuple(zip(BLOCKS[depth], sizes, strict=True))
         return _Vgg(blocks, hidden, classes, last_pool, style)
 
-    return network(
-        vgg, module, shape, classes, width=width, output=f"dense_{dense}",
+    return family_network(
+        vgg, module, shape, classes, output=f"dense_{dense}", symmetry=chain, width=width,
         depth=depth, norm=norm, dense=dense, bias=bias, last_pool=last_pool, init=init,
         scale=scale,
     )  # fmt: skip

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+from jax import Array
 
 from jaxticket._check import is_integer
 from jaxticket.nn import layers
-from jaxticket.nn.adapters import no_tap
+from jaxticket.nn.family import family_network
 from jaxticket.nn.initializers import Initializer
-from jaxticket.nn.layers import Conv, Style, channels, checked_shape, checked_style, network
-from jaxticket.typing import Array, Network
-
-Tap = Callable[[str, Array], Array]
+from jaxticket.nn.layers import Conv, Style
+from jaxticket.nn.network import no_tap
+from jaxticket.nn.symmetry import residual
+from jaxticket.typing import Network, Tap
 
 
 class _Block(nn.Module):
@@ -46,7 +46,7 @@ class _Block(nn.Module):
 
 
 class _WideResnet(nn.Module):
-    blocks: int
+    blocks: tuple[int, ...]
     features: tuple[int, ...]
     classes: int
     style: Style
@@ -56,12 +56,9 @@ class _WideResnet(nn.Module):
     def __call__(self, x: Array, *, train: bool, tap: Tap = no_tap) -> Array:
         bare = dataclasses.replace(self.style, norm="none")
         x = tap("block_0", Conv(16, bare, relu=False, name="block_0")(x, train=train))
-        for stage, features in enumerate(self.features, start=1):
-            for i in range(self.blocks):
-                stride = 2 if stage > 1 and i == 0 else 1
-                name = f"block_{stage}_{i}"
-                block = _Block(features, stride, self.style, self.axis_name, name=name)
-                x = block(x, train=train, tap=tap)
+        for features, stride, name in layers.staged(self.blocks, self.features):
+            block = _Block(features, stride, self.style, self.axis_name, name=name)
+            x = block(x, train=train, tap=tap)
         x = layers.Norm(self.style, self.axis_name, name="norm")(x, train=train)
         x = layers.global_average(tap("norm", jax.nn.relu(x)))
         return tap("dense", layers.dense(x, self.classes, self.style, name="dense"))
@@ -110,15 +107,18 @@ def wide_resnet(
     if not is_integer(depth) or depth < 10 or depth % 6 != 4:
         raise ValueError(f"`depth` must be 6n + 4, such as 10, 16, 22, 28 or 40, got {depth!r}")
     depth = int(depth)
-    shape = checked_shape(shape, 4, f"wide_resnet of depth {depth}")
-    style = checked_style(init, norm, scale, bias=norm == "none")
+    shape = layers.checked_shape(shape, 4, f"wide_resnet of depth {depth}")
+    style = layers.checked_style(init, norm, scale, bias=norm == "none")
+
+    blocks = ((depth - 4) // 6,) * 3
 
     def module(width: float) -> nn.Module:
-        features = tuple(channels(base, width) for base in (16, 32, 64))
-        return _WideResnet((depth - 4) // 6, features, classes, style)
+        features = tuple(layers.channels(base, width) for base in (16, 32, 64))
+        return _WideResnet(blocks, features, classes, style)
 
-    return network(
-        wide_resnet, module, shape, classes, width=width, output="dense",
+    return family_network(
+        wide_resnet, module, shape, classes, output="dense", symmetry=residual,
+        stages=layers.block_names(blocks), width=width,
         depth=depth, norm=norm, init=init, scale=scale,
     )  # fmt: skip
 

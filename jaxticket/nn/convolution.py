@@ -24,13 +24,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxticket._tree import varying_like
 from jaxticket.nn.geometry import Geometry
 from jaxticket.nn.lowering import LOWERINGS
-from jaxticket.typing import Array
 
 Padding = str | tuple[tuple[int, int], tuple[int, int]]
 

@@ -35,9 +35,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxticket.nn.geometry import Geometry
-from jaxticket.typing import Array
 
 VERSION = 1
 """Part of the kernels' names: programs that are cached on disk refer to kernels by name."""

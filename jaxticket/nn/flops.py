@@ -85,7 +85,7 @@ def kernels(net: Network) -> tuple[Kernel, ...]:
     >>> [(kernel.path, kernel.positions) for kernel in kernels(lenet())][0]
     ('dense_0/kernel', 1.0)
     """
-    params, stats = jax.eval_shape(net.init, jax.random.key(0))
+    params, stats = net.shapes
     names, leaves = _tree.paths(params), jax.tree.leaves(params)
     prunable = [bool(p) for p in jax.tree.leaves(net.prunable(params))]
     x = net.example(1)

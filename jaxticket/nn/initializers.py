@@ -13,8 +13,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
-from jaxticket.typing import Array, Key
+from jaxticket.typing import Key
 
 Initializer = Callable[..., Array]
 

@@ -10,19 +10,19 @@ layers are in the order of the forward pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import Array
 
-from jaxticket._check import example_shape, from_table, number, one_of, whole
-from jaxticket.nn.adapters import from_linen
+from jaxticket._check import example_shape, from_table, one_of
 from jaxticket.nn.convolution import conv
 from jaxticket.nn.initializers import INITIALIZERS, Initializer
-from jaxticket.typing import Array, Network
+from jaxticket.typing import Tap
 
 NORMS = ("batch", "group", "none")
 SCALES = ("ones", "uniform")
@@ -168,6 +168,40 @@ def dense(x: Array, features: int, style: Style, *, name: str) -> Array:
     return nn.Dense(features, kernel_init=style.kernel(), dtype=x.dtype, name=name)(x)
 
 
+def head(x: Array, hidden: Sequence[int], classes: int, style: Style, *, tap: Tap) -> Array:
+    """Dense layers with ReLU between them, called and tapped as dense_0, dense_1, ...; the last
+    one gives the logits. Call it inside a compact module.
+    """
+    for i, units in enumerate(hidden):
+        x = tap(f"dense_{i}", jax.nn.relu(dense(x, units, style, name=f"dense_{i}")))
+    last = f"dense_{len(hidden)}"
+    return tap(last, dense(x, classes, style, name=last))
+
+
+def block_names(counts: Sequence[int]) -> tuple[tuple[str, ...], ...]:
+    """Names of the residual blocks of each stage.
+
+    >>> block_names((2, 1))
+    (('block_1_0', 'block_1_1'), ('block_2_0',))
+    """
+    return tuple(
+        tuple(f"block_{stage}_{i}" for i in range(count))
+        for stage, count in enumerate(counts, start=1)
+    )
+
+
+def staged(counts: Sequence[int], features: Sequence[int]) -> Iterator[tuple[int, int, str]]:
+    """Features, stride and name of each residual block; each stage but the first begins with a
+    stride of 2.
+
+    >>> list(staged((1, 2), (16, 32)))
+    [(16, 1, 'block_1_0'), (32, 2, 'block_2_0'), (32, 1, 'block_2_1')]
+    """
+    for stage, (names, width) in enumerate(zip(block_names(counts), features, strict=True)):
+        for i, name in enumerate(names):
+            yield width, 2 if stage > 0 and i == 0 else 1, name
+
+
 def max_pool(x: Array, size: int, stride: int, padding: int = 0) -> Array:
     """The largest value of every window; windows that do not fit are left out."""
     sides: Any = ((padding, padding), (padding, padding))
@@ -222,72 +256,3 @@ def checked_shape(shape: tuple[int, ...], least: int, network: str) -> tuple[int
             f"take a network of fewer stages or larger images"
         )
     return shape
-
-
-@dataclass(frozen=True, eq=False)
-class _Family:
-    """The constructor of a network and its arguments; a class and no closures, so that networks
-    pickle.
-    """
-
-    constructor: Callable[..., Network]
-    shape: tuple[int, ...]
-    classes: int
-    width: float
-    options: dict[str, Any]
-
-    def resized(self, factor: float) -> Network:
-        """The network `factor` times as wide."""
-        width = self.width * number("width", factor, 0, above=True)
-        return self.constructor(self.shape, self.classes, width=width, **self.options)
-
-    def adapted(
-        self, shape: tuple[int, ...] | None = None, classes: int | None = None, **changes: Any
-    ) -> Network:
-        """The network for other data, or with other options."""
-        return self.constructor(
-            self.shape if shape is None else shape,
-            self.classes if classes is None else classes,
-            **{"width": self.width, **self.options, **changes},
-        )
-
-
-def network(
-    constructor: Callable[..., Network],
-    module: Callable[[float], nn.Module],
-    shape: tuple[int, ...],
-    classes: int,
-    *,
-    width: float,
-    output: str,
-    **options: Any,
-) -> Network:
-    """The network of a module, with its constructor and options recorded.
-
-    Args:
-      constructor: called as `constructor(shape, classes, width=..., **options)` for other widths.
-      module: `module(width)`, a Linen module with the field `axis_name`.
-      shape, classes, width, output: as for the constructor and `from_linen`.
-      **options: all other arguments of the constructor.
-    """
-    classes = whole("classes", classes, 1)
-    width = number("width", width, 0, above=True)
-    name = constructor.__name__
-    init = options["init"]
-    if callable(init):
-        described = f"{init.__module__}.{getattr(init, '__qualname__', repr(init))}"
-    else:
-        described = init
-    config = {"shape": list(shape), "classes": classes, "width": width, **options}
-
-    family = _Family(constructor, shape, classes, width, options)
-    return from_linen(
-        module(width),
-        shape,
-        name=name,
-        constructor=name,
-        output=output,
-        config={**config, "init": described},
-        resized=family.resized,
-        adapted=family.adapted,
-    )

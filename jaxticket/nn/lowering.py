@@ -49,10 +49,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxticket.nn import cpu_kernels
 from jaxticket.nn.geometry import Geometry
-from jaxticket.typing import Array
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _BACKWARD_INPUT = ("NHWC", "HWOI", "NHWC")

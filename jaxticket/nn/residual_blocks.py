@@ -7,12 +7,12 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import Array
 
-from jaxticket.typing import Array
+from jaxticket.typing import Tap
 
 Layer = Callable[..., nn.Module]
 """`Conv` with style and axis name filled in."""
-Tap = Callable[[str, Array], Array]
 
 
 def shorten(x: Array, features: int, stride: int) -> Array:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import jax
-
 from jaxticket import _tree
 from jaxticket._check import whole
 from jaxticket.typing import Network
@@ -20,7 +18,7 @@ def parameters(net: Network) -> int:
     >>> parameters(lenet())
     266610
     """
-    return _tree.size(jax.eval_shape(net.init, jax.random.key(0))[0])
+    return _tree.size(net.shapes[0])
 
 
 def narrowed(net: Network, most: int) -> Network:

@@ -12,12 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jaxticket import _tree
 from jaxticket._check import or_none, settle, whole
 from jaxticket.data.sampling import score_indices
 from jaxticket.engine import parallel
 from jaxticket.engine.metrics import Normalization, cast, cross_entropy, normalized
-from jaxticket.nn.adapters import no_tap
 from jaxticket.nn.linearity import curved
 from jaxticket.pruning.keep import prune_in_rounds
 from jaxticket.pruning.scores.spec import Recipe, name_of, recipe_of
@@ -137,7 +135,7 @@ def pruner(
             cast(tree, str(jnp.result_type(float)))
             for tree in (weights.params, params_at_init, weights.stats)
         )
-        prunable = prunable_of(net, params, selection.exclude)
+        prunable = net.prunable_leaves(selection.exclude)
         key = stream(weights.key, "prune", number)
         by = source[1] if fed else source[0].by
         look = context_maker(net, stats, recipe, key=weights.key, by=by)
@@ -210,7 +208,7 @@ def context_maker(
             return -jnp.mean(jnp.take_along_axis(z, y[:, None], axis=1))
         return jnp.mean(cross_entropy(z, y))
 
-    known = tapped if has_taps(net) else None
+    known = tapped if net.tapped else None
 
     def make(
         params_at_init: Params, mask: Mask, batches: tuple[Array, Array], prunable: Any
@@ -218,40 +216,3 @@ def context_maker(
         return ScoreContext(loss, logits, params_at_init, mask, batches, prunable, known)
 
     return make
-
-
-@functools.lru_cache(maxsize=64)
-def has_taps(net: Network) -> bool:
-    """Whether a network can be called with a tap."""
-    params, stats = jax.eval_shape(net.init, jax.random.key(0))
-    x = net.example(1)
-    try:
-        jax.eval_shape(
-            lambda p, s, x: net.apply(p, s, x, train=False, tap=no_tap), params, stats, x
-        )
-    except ValueError as error:
-        if "`tap`" not in str(error):
-            raise
-        return False
-    return True
-
-
-def prunable_of(net: Network, params: Params, exclude: tuple[str, ...] = ()) -> Any:
-    """Which leaves are pruned: those of the network that no pattern of `exclude` matches.
-
-    Raises:
-      ValueError: where a pattern matches nothing, or nothing is left.
-    """
-    names = _tree.paths(params)
-    for pattern in exclude:
-        if not any(_tree.matches(name, [pattern]) for name in names):
-            raise ValueError(
-                f"`exclude` pattern {pattern!r} matches no weight; the paths are {', '.join(names)}"
-            )
-    leaves, tree = jax.tree.flatten(net.prunable(params))
-    kept = [
-        bool(p) and not _tree.matches(name, exclude) for name, p in zip(names, leaves, strict=True)
-    ]
-    if not any(kept):
-        raise ValueError(f"`exclude` leaves nothing to prune; the paths are {', '.join(names)}")
-    return jax.tree.unflatten(tree, kept)

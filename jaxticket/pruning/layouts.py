@@ -279,7 +279,7 @@ def layers_of(net: Network, prunable: Any = None) -> tuple[Layer, ...]:
     Raises:
       ValueError: for leaves that cannot be followed, as `kernels`.
     """
-    params, _ = jax.eval_shape(net.init, jax.random.key(0))
+    params, _ = net.shapes
     chosen = jax.tree.leaves(net.prunable(params) if prunable is None else prunable)
     place = {kernel.path: i for i, kernel in enumerate(kernels(net))}
     rows = zip(_tree.paths(params), jax.tree.leaves(params), chosen, strict=True)

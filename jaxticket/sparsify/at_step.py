@@ -20,7 +20,6 @@ from jaxticket.engine import parallel
 from jaxticket.engine.dense import Networks
 from jaxticket.engine.loop import Arrays
 from jaxticket.engine.runtime import Run
-from jaxticket.pruning.compiled import prunable_of
 from jaxticket.settings import PruningAtStep, Training
 from jaxticket.ticket import Ticket
 from jaxticket.typing import Mask, Network
@@ -52,12 +51,12 @@ class StepPlan:
     @functools.cached_property
     def like(self) -> Networks:
         """Shapes of params and statistics."""
-        return jax.eval_shape(self.net.init, jax.random.key(0))
+        return self.net.shapes
 
     @functools.cached_property
     def prunable(self) -> Any:
         """Which leaves are pruned."""
-        return prunable_of(self.net, self.like[0], self.prunings[0].exclude)
+        return self.net.prunable_leaves(self.prunings[0].exclude)
 
     def check(self) -> None:
         """Raises for patterns that match no layer, and for densities that keep no weight."""

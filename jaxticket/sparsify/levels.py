@@ -32,7 +32,7 @@ from jaxticket.engine.loop import (
 )
 from jaxticket.engine.runtime import Run
 from jaxticket.engine.supervised import Origin
-from jaxticket.pruning.compiled import Weights, prunable_of
+from jaxticket.pruning.compiled import Weights
 from jaxticket.pruning.keep import layer_counts, not_finite
 from jaxticket.pruning.scores import SCORES
 from jaxticket.pruning.scores.spec import name_of
@@ -57,12 +57,12 @@ class SearchPlan:
     @functools.cached_property
     def like(self) -> tuple[Params, Stats]:
         """Shapes of params and statistics."""
-        return jax.eval_shape(self.net.init, jax.random.key(0))
+        return self.net.shapes
 
     @functools.cached_property
     def prunable(self) -> Any:
         """Which leaves are pruned."""
-        return prunable_of(self.net, self.like[0], self.pruning.exclude)
+        return self.net.prunable_leaves(self.pruning.exclude)
 
     @functools.cached_property
     def densities(self) -> np.ndarray:

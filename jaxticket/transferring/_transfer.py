@@ -24,7 +24,6 @@ from jaxticket.engine.loop import (
 from jaxticket.engine.program import check_fit
 from jaxticket.engine.runtime import Runtime, settled
 from jaxticket.engine.supervised import Origin
-from jaxticket.pruning.compiled import prunable_of
 from jaxticket.random import root_keys
 from jaxticket.runs import Runs, density
 from jaxticket.settings import Loaded, Training, order_of
@@ -225,8 +224,7 @@ def _groups(
     ticket = bring.ticket(bring.runs.whole(level)).replace(step=here)
     groups = {TRANSFERRED: ticket}
     pruning = replace(bring.runs.pruning, exclude=exclude)
-    one = jax.tree.map(lambda x: x[0], ticket.params)
-    prunable = prunable_of(bring.place.net, one, exclude)
+    prunable = bring.place.net.prunable_leaves(exclude)
     factors = pruning.factors(ticket.mask, prunable) if level else None
     if bring.place.own is not None:
         groups[OWN] = bring.own(level).replace(step=here)

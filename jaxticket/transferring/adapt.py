@@ -9,28 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
-import jax
 import numpy as np
 
 from jaxticket import _tree
 from jaxticket.ticket import Ticket
-from jaxticket.typing import Array, Network, Params, Stats
-
-Leaves = dict[str, Array]
-
-
-def leaves_of(tree: Any) -> Leaves:
-    """The leaves of a tree by their paths."""
-    return dict(zip(_tree.paths(tree), jax.tree.leaves(tree), strict=True))
-
-
-def tree_of(leaves: Leaves, like: Any) -> Any:
-    """The inverse of `leaves_of`, for a tree with the paths of `like`."""
-    return jax.tree.unflatten(
-        jax.tree.structure(like), [leaves[path] for path in _tree.paths(like)]
-    )
+from jaxticket.typing import Network, Params, Stats
 
 
 def fit(
@@ -57,9 +41,9 @@ def fit(
       ValueError: for layers that do not fit, which are all named.
     """
     lead = np.ndim(ticket.level)
-    masks, weights = leaves_of(ticket.mask), leaves_of(ticket.params)
+    masks, weights = _tree.leaves(ticket.mask), _tree.leaves(ticket.params)
     found_masks, found_weights, odd = {}, {}, []
-    for path, drawn in leaves_of(fresh[0]).items():
+    for path, drawn in _tree.leaves(fresh[0]).items():
         drawn, own = np.asarray(drawn), weights.get(path)
         pair = None
         if not _tree.matches(path, reinit) and own is not None:
@@ -71,9 +55,9 @@ def fit(
         if pair is None:
             pair = np.ones(drawn.shape, bool), drawn
         found_masks[path], found_weights[path] = pair
-    stats = leaves_of(ticket.stats)
+    stats = _tree.leaves(ticket.stats)
     found_stats = {}
-    for path, drawn in leaves_of(fresh[1]).items():
+    for path, drawn in _tree.leaves(fresh[1]).items():
         own, drawn = stats.get(path), np.asarray(drawn)
         fits = own is not None and np.shape(own) == drawn.shape
         found_stats[path] = np.asarray(own) if fits else drawn
@@ -85,9 +69,9 @@ def fit(
             f"network of the same layers"
         )
     return ticket.replace(
-        mask=tree_of(found_masks, fresh[0]),
-        params=tree_of(found_weights, fresh[0]),
-        stats=tree_of(found_stats, fresh[1]),
+        mask=_tree.unflatten(found_masks, fresh[0]),
+        params=_tree.unflatten(found_weights, fresh[0]),
+        stats=_tree.unflatten(found_stats, fresh[1]),
     )
 
 

@@ -19,27 +19,19 @@ import numpy as np
 from jaxticket import _tree
 from jaxticket._check import instance, several, text
 from jaxticket.ticket import Ticket, check_ticket
-from jaxticket.transferring.adapt import leaves_of
 from jaxticket.typing import Network
 
-_BLOCK = re.compile(r"(?P<stem>(?:.*/)?block_(?P<stage>\d+)_)(?P<block>\d+)(?P<rest>/.*)?")
 Blocks = str | Sequence[str] | None
 
 
 def depths(net: Network) -> dict[int, int]:
-    """Number of blocks of each stage of a residual network; empty for other networks.
+    """Number of blocks of each stage of a residual network, from 1; empty for other networks.
 
     >>> from jaxticket.nn import lenet, resnet14
     >>> depths(resnet14()), depths(lenet())
     ({1: 2, 2: 2, 3: 2}, {})
     """
-    params, _ = jax.eval_shape(net.init, jax.random.key(0))
-    found: dict[int, int] = {}
-    for path in _tree.paths(params):
-        if match := _BLOCK.fullmatch(path):
-            stage = int(match["stage"])
-            found[stage] = max(found.get(stage, 0), int(match["block"]) + 1)
-    return found
+    return {stage: len(blocks) for stage, blocks in enumerate(net.stages, start=1)}
 
 
 def spread(here: int, there: int) -> tuple[int, ...]:
@@ -78,7 +70,8 @@ def sources(net: Network, to: Network, blocks: Blocks = None) -> dict[int, tuple
     if not ours or sorted(ours) != sorted(theirs):
         raise ValueError(
             f"`to` must be a residual network with the stages of the ticket's, "
-            f"{sorted(ours) or 'none'}, got {sorted(theirs) or 'none'}"
+            f"{sorted(ours) or 'none'}, got {sorted(theirs) or 'none'}; networks of your own state "
+            f"`stages` when they are made"
         )
     if blocks is None:
         return {stage: spread(ours[stage], theirs[stage]) for stage in ours}
@@ -133,13 +126,13 @@ def elastic(ticket: Ticket, *, net: Network, to: Network, blocks: Blocks = None)
     for argument, value in (("net", net), ("to", to)):
         instance(argument, value, Network, "a network, such as jt.networks.resnet14()")
     taken, lead = sources(net, to, blocks), np.ndim(ticket.level)
-    params, stats = jax.eval_shape(to.init, jax.random.key(0))
+    params, stats = to.shapes
 
     def moved(tree: Any, like: Any) -> Any:
-        ours = leaves_of(tree)
+        ours = _tree.leaves(tree)
         found = []
-        for path, leaf in leaves_of(like).items():
-            source = path_in(path, taken)
+        for path, leaf in _tree.leaves(like).items():
+            source = path_in(path, taken, net, to)
             own = ours.get(source)
             if own is None or np.shape(own)[lead:] != leaf.shape:
                 shape = "none" if own is None else np.shape(own)[lead:]
@@ -157,19 +150,26 @@ def elastic(ticket: Ticket, *, net: Network, to: Network, blocks: Blocks = None)
     )
 
 
-def path_in(path: str, taken: Mapping[int, Sequence[int]]) -> str:
-    """The path that a path of the other network is taken from."""
-    match = _BLOCK.fullmatch(path)
-    if match is None:
-        return path
-    block = taken[int(match["stage"])][int(match["block"])]
-    return f"{match['stem']}{block}{match['rest'] or ''}"
+def path_in(path: str, taken: Mapping[int, Sequence[int]], net: Network, to: Network) -> str:
+    """The path in `net` that a path of `to` is taken from.
+
+    >>> from jaxticket.nn import resnet14, resnet20
+    >>> path_in("block_1_2/conv_0/kernel", {1: (0, 1, 1)}, resnet14(), resnet20())
+    'block_1_1/conv_0/kernel'
+    """
+    for stage, blocks in taken.items():
+        for name, block in zip(to.stages[stage - 1], blocks, strict=True):
+            # statistics have the name of their collection before that of the block
+            before, found, after = f"/{path}/".partition(f"/{name}/")
+            if found:
+                return f"{before}/{net.stages[stage - 1][block]}/{after}"[1:-1]
+    return path
 
 
-def copies(taken: Mapping[int, Sequence[int]]) -> tuple[str, ...]:
-    """The blocks that are further copies of one, such as "block_1_2"."""
+def copies(taken: Mapping[int, Sequence[int]], to: Network) -> tuple[str, ...]:
+    """The blocks of `to` that are further copies of one, such as "block_1_2"."""
     return tuple(
-        f"block_{stage}_{place}"
+        to.stages[stage - 1][place]
         for stage, own in taken.items()
         for place, block in enumerate(own)
         if block in own[:place]

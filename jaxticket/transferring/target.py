@@ -17,7 +17,6 @@ from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.dense import Networks, initial_networks
 from jaxticket.engine.runtime import Run
-from jaxticket.pruning.compiled import prunable_of
 from jaxticket.random import stream
 from jaxticket.runs import Runs, density
 from jaxticket.settings import Loaded, PruningAtStep, Training
@@ -100,8 +99,8 @@ def place_of(
                 f"`net` {net.config} has blocks of another kind than the tickets' network "
                 f"{runs.net.config}: {error}"
             ) from None
-        exclude = _excluded(exclude, _tree.paths(_zeros(middle)[0]), taken)
-        permuted = copies(taken) if permute else ()
+        exclude = _excluded(exclude, _tree.paths(middle.shapes[0]), taken, runs.net, middle)
+        permuted = copies(taken, middle) if permute else ()
     elif blocks is not None or permute:
         raise ValueError(
             "`blocks` and `permute_copies` are for residual networks of another depth; these have "
@@ -109,7 +108,7 @@ def place_of(
         )
     reinit = (net.output,) if reinit_output else ()
     fit(_blank(middle), net=middle, to=net, fresh=_zeros(net), reinit=reinit)
-    prunable_of(net, _zeros(net)[0], (*exclude, *reinit))
+    net.prunable_leaves((*exclude, *reinit))
     return Place(net, data, training, own, middle, reinit, exclude, blocks, permuted)
 
 
@@ -183,10 +182,14 @@ def runs_of(
 
 
 def _excluded(
-    exclude: tuple[str, ...], paths: Sequence[str], taken: dict[int, tuple[int, ...]]
+    exclude: tuple[str, ...],
+    paths: Sequence[str],
+    taken: dict[int, tuple[int, ...]],
+    net: Network,
+    to: Network,
 ) -> tuple[str, ...]:
     """What is not pruned at another depth: what is taken from blocks that were not."""
-    wanted = [path for path in paths if _tree.matches(path_in(path, taken), exclude)]
+    wanted = [path for path in paths if _tree.matches(path_in(path, taken, net, to), exclude)]
     here = tuple(p for p in exclude if any(_tree.matches(path, [p]) for path in paths))
     # the patterns themselves where they say the same
     same = [path for path in paths if _tree.matches(path, here)] == wanted
@@ -195,8 +198,7 @@ def _excluded(
 
 def _zeros(net: Network) -> Networks:
     # of no size in memory
-    shapes = jax.eval_shape(net.init, jax.random.key(0))
-    return jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), shapes)
+    return jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), net.shapes)
 
 
 def _blank(net: Network) -> Ticket:

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ import jaxticket as jt
 from jaxticket import _tree, masks
 from jaxticket.connectivity import permutations as perms
 from jaxticket.connectivity._align import align
+from jaxticket.nn.symmetry import chain
 
 nets = jt.networks
 SMALL, SMALLER = (8, 8, 3), (4, 4, 3)
@@ -295,7 +297,7 @@ def test_flattened_channels_move_alike_in_every_pixel():
     same(moved["conv_0"], params["conv_0"])
 
 
-def _mlp():
+def _mlp(symmetry=None):
     def init(key):
         first, second = jax.random.split(key)
         return {
@@ -308,7 +310,7 @@ def _mlp():
         hidden = jax.nn.relu(x @ params["in"]["w"] + params["in"]["b"][None])
         return hidden @ params["out"]["w"], stats
 
-    return jt.from_functions(init, apply, name="by-hand", shape=(3,))
+    return jt.from_functions(init, apply, name="by-hand", shape=(3,), symmetry=symmetry)
 
 
 BY_HAND = {"in/w": (None, "units"), "in/b": ("units",), "out/w": ("units", None)}
@@ -336,10 +338,34 @@ def test_a_symmetry_by_hand():
         assert all(np.diff(found.objectives) >= 0)
 
 
+@pytest.mark.parametrize("stated", [BY_HAND, lambda net: BY_HAND], ids=["dict", "function"])
+def test_a_network_states_its_symmetry(stated):
+    net = _mlp(stated)
+    a = net.init(jax.random.key(0))
+    assert perms.symmetry(net) == BY_HAND
+    b = permuted(net, a, random(net, 2))
+    assert not np.array_equal(b[0]["in"]["w"], a[0]["in"]["w"])
+    same(align(net, a, b).params, a[0])
+    with pytest.raises(ValueError, match="random permutations change its logits"):
+        align(_mlp({"in/w": (None, "units")}), a, b)
+
+
+class Chain(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Dense(6, name="dense_0")(x.reshape(len(x), -1)))
+        return nn.Dense(3, name="dense_1")(x)
+
+
+def test_a_module_takes_the_symmetry_of_a_family():
+    net = jt.from_linen(Chain(), (2, 2, 1), name="chain", symmetry=chain)
+    assert perms.symmetry(net) == perms.symmetry(nets.lenet((2, 2, 1), 3, (6,)))
+
+
 def test_errors_of_symmetries():
     net = _mlp()
     a = net.init(jax.random.key(0))
-    with pytest.raises(ValueError, match=r"`net`: .* 'from_functions' .* lenet.* pass `symmetry`"):
+    with pytest.raises(ValueError, match=r"`net`: .* 'from_functions' .* make it with `symmetry`"):
         align(net, a, a)
     with pytest.raises(ValueError, match=r"`net`: .* 'inception_v3'"):
         perms.symmetry(nets.inception_v3((96, 96, 3), 10, width=0.1))

@@ -495,3 +495,45 @@ def test_initializers_have_the_deviation_of_their_formula(name):
     else:
         beyond = (np.abs(scaled) > 2.5).mean()
         assert abs(beyond - 0.0124) < 5 * np.sqrt(0.0124 / kernel.size), "not truncated"
+
+
+def test_equal_networks_are_traced_once_and_share_no_containers():
+    calls = []
+
+    def init(key):
+        calls.append(1)
+        return {"w": jnp.zeros((4, 2))}, {}
+
+    def apply(params, stats, x, *, train):
+        return x.reshape(len(x), -1) @ params["w"], stats
+
+    nets = [jt.from_functions(init, apply, name="counted", shape=(2, 2, 1)) for _ in range(2)]
+    traced = len(calls)
+    first = nets[0].shapes
+    assert len(calls) - traced <= 1, "one trace for the network itself"
+    traced = len(calls)
+    first[0]["w"] = None
+    assert nets[1].shapes[0]["w"].shape == (4, 2), "callers get containers of their own"
+    assert len(calls) == traced
+    assert nets[0].shapes[0]["w"].dtype == jnp.float32
+    with jax.enable_x64(True):
+        assert nets[0].shapes[0]["w"].dtype == jnp.float64
+    assert len(calls) == traced + 1, "64-bit numbers are traced of their own"
+
+
+def test_networks_know_their_taps_and_prunable_leaves():
+    net = jt.networks.lenet((4, 4, 1), 3, (5,))
+    assert net.tapped
+    assert not jt.from_functions(
+        net.init,
+        lambda p, s, x, *, train: net.apply(p, s, x, train=train),
+        name="deaf",
+        shape=(4, 4, 1),
+    ).tapped
+    kernels = {"kernel": True, "bias": False}
+    assert net.prunable_leaves() == {"dense_0": kernels, "dense_1": kernels}
+    assert not net.prunable_leaves(("dense_1",))["dense_1"]["kernel"]
+    with pytest.raises(ValueError, match="matches no weight"):
+        net.prunable_leaves(("dense_7",))
+    with pytest.raises(ValueError, match="leaves nothing"):
+        net.prunable_leaves(("*",))

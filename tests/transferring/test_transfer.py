@@ -11,11 +11,12 @@ from matplotlib import pyplot
 import jaxticket as jt
 from jaxticket import _tree
 from jaxticket.__main__ import main
+from jaxticket._tree import leaves as leaves_of
 from jaxticket.engine import loop
 from jaxticket.nn import NETWORKS
 from jaxticket.plots import style
 from jaxticket.ticket import about
-from jaxticket.transferring.adapt import fit, leaves_of
+from jaxticket.transferring.adapt import fit
 from jaxticket.transferring.depth import depths, sources, spread
 from jaxticket.transferring.target import runs_of
 
@@ -140,6 +141,36 @@ def test_stretching_and_squeezing_gives_the_ticket_back(here, there, lead):
     back = jt.elastic(longer, net=to, to=net)
     assert equal(back.mask, own.mask) and equal(back.params, own.params)
     assert equal(back.stats, own.stats)
+
+
+def test_a_network_of_ones_own_states_its_stages():
+    def own(blocks):
+        names = [f"unit{i}" for i in range(blocks)]
+
+        def init(key):
+            keys = jax.random.split(key, blocks)
+            layers = {
+                n: {"w": jax.random.normal(k, (2, 2))} for n, k in zip(names, keys, strict=True)
+            }
+            return {"stem": layers}, {}
+
+        def apply(params, stats, x, *, train):
+            x = x.reshape(len(x), -1)
+            for layer in params["stem"].values():
+                x = x + x @ layer["w"]
+            return x, stats
+
+        stages = [[f"stem/{n}" for n in names]]
+        return jt.from_functions(init, apply, name=f"own{blocks}", shape=(1, 2, 1), stages=stages)
+
+    net, to = own(2), own(3)
+    assert depths(to) == {1: 3}
+    longer = jt.elastic(ticket_of(net), net=net, to=to)
+    assert equal(longer.params["stem"]["unit2"], ticket_of(net).params["stem"]["unit1"])
+    with pytest.raises(ValueError, match="`stages` names the block 'stem/unit9'"):
+        jt.from_functions(
+            net.init, net.apply, name="wrong", shape=(1, 2, 1), stages=[["stem/unit9"]]
+        )
 
 
 def test_which_block_goes_where():

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxticket._tree import paths
-from jaxticket.pruning.scores.gradients import prunable_of, prunable_part
+from jaxticket.pruning.scores.gradients import prunable_part
 from jaxticket.pruning.scores.spec import recipe
 from jaxticket.typing import Array, Key, Params, ScoreContext
 
@@ -61,7 +61,7 @@ def synflow(params: Params, context: ScoreContext, *, key: Key) -> Params:
 def _positive(params: Params, context: ScoreContext) -> Params:
     """|w|, and 0 for what is added."""
     leaves, tree = jax.tree.flatten(params)
-    chosen = jax.tree.leaves(prunable_of(params, context))
+    chosen = jax.tree.leaves(context.prunable_leaves(params))
     return jax.tree.unflatten(
         tree,
         [

@@ -44,19 +44,10 @@ def mean_gradient(params: Params, context: ScoreContext) -> Params:
     return over_batches(lambda batch: gradient(params, batch), context, params)
 
 
-def prunable_of(params: Params, context: ScoreContext) -> Any:
-    """Which leaves may be pruned, as a tree of python bools: what the context says, or all leaves
-    of two or more dimensions.
-    """
-    if context.prunable is not None:
-        return context.prunable
-    return jax.tree.map(lambda x: jnp.ndim(x) >= 2, params)
-
-
 def prunable_part(tree: Params, params: Params, context: ScoreContext) -> Params:
-    """The tree with zeros for all leaves that are not pruned."""
+    """Replace the leaves that are not pruned by zeros."""
     return jax.tree.map(
-        lambda p, x: x if p else jnp.zeros_like(x), prunable_of(params, context), tree
+        lambda p, x: x if p else jnp.zeros_like(x), context.prunable_leaves(params), tree
     )
 
 

@@ -20,7 +20,6 @@ from jaxticket.engine.loop import take
 from jaxticket.engine.metrics import normalized
 from jaxticket.engine.program import put_data
 from jaxticket.engine.supervised import static_part
-from jaxticket.pruning.compiled import prunable_of
 from jaxticket.random import root_keys, stream
 from jaxticket.runs import Runs, require_runs
 from jaxticket.settings import Training
@@ -93,7 +92,7 @@ def objective_values(
 def _program(
     net: Network, method: Method, training: Training, mesh: Mesh, examples: int, fed: bool
 ) -> Any:
-    prunable = prunable_of(net, jax.eval_shape(net.init, jax.random.key(0))[0])
+    prunable = net.prunable_leaves()
 
     def one(
         limit: Array, key: Key, params: Params, stats: Stats, soft: Params, source: Any, *by: Any

@@ -20,7 +20,6 @@ from jaxticket.engine.optim import Schedule, learning_rate, optimizer, schedule
 from jaxticket.engine.parallel import Placement
 from jaxticket.engine.supervised import Supervised, static_part
 from jaxticket.nn import flops
-from jaxticket.pruning.compiled import has_taps, prunable_of
 from jaxticket.pruning.keep import keep_top
 from jaxticket.random import stream
 from jaxticket.settings import Training
@@ -161,7 +160,7 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
     def __post_init__(self) -> None:
         object.__setattr__(self, "training", static_part(self.training))
         net, method = self.net, self.method
-        if "features" in (*method.needs, *method.teacher_needs) and not has_taps(net):
+        if "features" in (*method.needs, *method.teacher_needs) and not net.tapped:
             raise ValueError(
                 f"`objective` {method.objective!r} compares activations, and this network cannot "
                 f"be tapped; give its module a `tap` argument, or choose another objective"
@@ -175,12 +174,12 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
     @functools.cached_property
     def like(self) -> Networks:
         """Shapes of params and statistics."""
-        return jax.eval_shape(self.net.init, jax.random.key(0))
+        return self.net.shapes
 
     @functools.cached_property
     def prunable(self) -> Any:
         """Which leaves are pruned, a tree of python bools."""
-        return prunable_of(self.net, self.like[0], self.exclude)
+        return self.net.prunable_leaves(self.exclude)
 
     def initial_scores(self, density: Array, *, key: Key) -> Params:
         """The scores that a search starts from; 0 in leaves that are not pruned.

@@ -1,0 +1,340 @@
+"""The part that all adapters share: `init` and `apply` become a checked `Network`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import warnings
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxticket import _tree, masks
+from jaxticket._check import one_of
+from jaxticket.typing import Key, Network, Params, Stats, SymmetryOf, Tap
+
+Prunable = Callable[[Params], Any] | str | Sequence[str]
+"""Selects the leaves that may be pruned: `prunable(params) -> tree of python bools`, or patterns of
+paths."""
+
+Init = Callable[[Key], tuple[Params, Stats]]
+Apply = Callable[..., tuple[Array, Stats]]
+
+DTYPES = ("float32", "int32")
+"""Types of examples: images, and tokens."""
+
+_UNPRUNED = ("bias", "scale", "embedding")
+"""Last words of the paths of leaves of two or more dimensions that are usually not pruned."""
+
+
+def no_tap(name: str, x: Array) -> Array:
+    """The tap that does nothing."""
+    del name
+    return x
+
+
+def accepted(function: Callable[..., Any], *names: str) -> frozenset[str]:
+    """Those of `names` that a function takes as arguments."""
+    parameters = inspect.signature(function).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return frozenset(names)
+    return frozenset(names) & frozenset(parameters)
+
+
+@dataclass(frozen=True, eq=False)
+class WithOptions:
+    """The `apply` of a network: passes those options on that the wrapped function takes.
+
+    A class and no closure, so that networks pickle.
+
+    Attributes:
+      function: `function(params, stats, x, *, train, **options) -> (logits, stats)`.
+      accepted: the options that it takes, of "key", "axis_name" and "tap".
+      name: the network's name, for errors.
+      remedy: how networks of this kind get taps.
+    """
+
+    function: Apply
+    accepted: frozenset[str]
+    name: str
+    remedy: str
+
+    def __call__(
+        self,
+        params: Params,
+        stats: Stats,
+        x: Array,
+        *,
+        train: bool,
+        key: Key | None = None,
+        axis_name: str | None = None,
+        tap: Tap | None = None,
+    ) -> tuple[Array, Stats]:
+        """Compute (logits, stats)."""
+        if tap is not None and "tap" not in self.accepted:
+            raise ValueError(f"`tap`: network {self.name!r} has no taps; {self.remedy}")
+        given = {"key": key, "axis_name": axis_name, "tap": tap}
+        options = {k: v for k, v in given.items() if k in self.accepted}
+        return self.function(params, stats, x, train=train, **options)
+
+
+def kernels(params: Params) -> Any:
+    """Mark the leaves called "kernel" of two or more dimensions; where no leaf is called so, all
+    leaves of two or more dimensions.
+    """
+    named = [path.rsplit("/", 1)[-1] == "kernel" for path in _tree.paths(params)]
+    if not any(named):
+        return masks.prunable_leaves(params)
+    leaves, tree = jax.tree.flatten(params)
+    return jax.tree.unflatten(
+        tree, [k and len(x.shape) >= 2 for k, x in zip(named, leaves, strict=True)]
+    )
+
+
+@dataclass(frozen=True)
+class _Matching:
+    """`prunable` of patterns: the leaves whose paths match one of them."""
+
+    patterns: tuple[str, ...]
+
+    def __call__(self, params: Params) -> Any:
+        found = [_tree.matches(path, self.patterns) for path in _tree.paths(params)]
+        return jax.tree.unflatten(jax.tree.structure(params), found)
+
+
+def _checked_prunable(prunable: Prunable | None, params: Params) -> Callable[[Params], Any]:
+    """Return what may be pruned as a function of the params.
+
+    Raises:
+      ValueError: for patterns that match nothing, and where nothing may be pruned.
+
+    Warns:
+      UserWarning: for leaves that look like kernels but are not selected by default.
+    """
+    paths = _tree.paths(params)
+    if prunable is None:
+        shapes = zip(paths, jax.tree.leaves(params), jax.tree.leaves(kernels(params)), strict=True)
+        passed = [
+            f"{path} {tuple(x.shape)}"
+            for path, x, chosen in shapes
+            if not chosen and len(x.shape) >= 2 and not path.rsplit("/", 1)[-1].endswith(_UNPRUNED)
+        ]
+        if passed:
+            warnings.warn(
+                f"not pruned, since other leaves are called 'kernel' and these are not: "
+                f"{', '.join(passed[:8])}{', ...' if len(passed) > 8 else ''}; say what is pruned "
+                f"with `prunable`, such as prunable=['*/kernel', {passed[0].split(' ')[0]!r}]",
+                stacklevel=4,
+            )
+        return kernels
+    if not callable(prunable):
+        patterns = (prunable,) if isinstance(prunable, str) else tuple(prunable)
+        for pattern in patterns:
+            if not isinstance(pattern, str) or not any(_tree.matches(p, [pattern]) for p in paths):
+                raise ValueError(
+                    f"`prunable` pattern {pattern!r} matches no weight; the paths are "
+                    f"{', '.join(paths)}"
+                )
+        prunable = _Matching(patterns)
+    chosen = prunable(params)
+    if jax.tree.structure(chosen) != jax.tree.structure(params) or not any(jax.tree.leaves(chosen)):
+        raise ValueError(
+            f"`prunable` must give a bool for each of the params, at least one of them True; the "
+            f"paths are {', '.join(paths)}"
+        )
+    return prunable
+
+
+def _last_layer(params: Params, classes: int) -> str:
+    """The path of the last layer whose kernel ends in `classes`, in the natural order of names."""
+    leaves = zip(
+        _tree.paths(params), jax.tree.leaves(params), jax.tree.leaves(kernels(params)), strict=True
+    )
+    found = [path.rsplit("/", 1)[0] for path, x, p in leaves if p and x.shape[-1] == classes]
+    return max(found, key=_tree.natural) if found else ""
+
+
+def checked_example(shape: Sequence[int], dtype: str) -> tuple[int, ...]:
+    """Check shape and type of one example, and return the shape."""
+    one_of("dtype", dtype, DTYPES)
+    shape = tuple(int(s) for s in shape)
+    if not shape or min(shape) < 1:
+        raise ValueError(
+            f"`shape` must be the shape of one example, such as data.shape, got {shape}"
+        )
+    return shape
+
+
+def _no_width(width: float) -> Network:
+    raise ValueError(f"`resized({width})`: this network has no width; build the other size by hand")
+
+
+def _fixed(**changes: Any) -> Network:
+    raise ValueError(
+        f"`adapted({', '.join(f'{k}={v!r}' for k, v in changes.items())})`: this network was made "
+        f"of a module or functions, which are for one shape; build the other one by hand"
+    )
+
+
+def _check_params(params: Params, name: str) -> None:
+    """Raise for weights of a type that training does not keep."""
+    for path, x in _tree.leaves(params).items():
+        if x.dtype not in (jnp.float32, jnp.float64):
+            raise ValueError(
+                f"`init` of network {name!r} gives params of type {x.dtype}, at {path!r}; they "
+                f"must be float32: leave out `param_dtype`, and compute in another type with "
+                f"Training(compute_dtype='bfloat16')"
+            )
+    if not jax.tree.leaves(params):
+        raise ValueError(f"`init` of network {name!r} gives no params: there is nothing to train")
+
+
+def _checked_logits(out: object, name: str) -> jax.ShapeDtypeStruct:
+    """The logits' shape in the output of `apply` for a batch of 2."""
+    remedy = "if the module returns more than the logits, wrap it in one that returns them alone"
+    if not (isinstance(out, tuple) and len(out) == 2):
+        raise ValueError(
+            f"`apply` of network {name!r} must give (logits, stats), got {_described(out)}; stats "
+            f"may be {{}}"
+        )
+    logits = out[0]
+    if not hasattr(logits, "shape"):
+        raise ValueError(
+            f"`apply` of network {name!r} must give logits of shape [batch, classes], got "
+            f"{_described(logits)}; {remedy}"
+        )
+    if len(logits.shape) != 2 or logits.shape[0] != 2:
+        raise ValueError(
+            f"`apply` of network {name!r} must give logits of shape [batch, classes], got "
+            f"{logits.shape} for a batch of 2; {remedy}"
+        )
+    return logits
+
+
+def _described(value: object) -> str:
+    """Name a type, and of a container the number of its entries."""
+    inner = f" of {len(value)}" if isinstance(value, (tuple, list, dict)) else ""
+    return f"a {type(value).__name__}{inner}"
+
+
+def _check_stats(old: Stats, new: Stats, name: str) -> None:
+    """Raise where training would change the tree, shapes or types of the statistics."""
+    before, after = (
+        {path: (x.shape, x.dtype) for path, x in _tree.leaves(s).items()} for s in (old, new)
+    )
+    odd = sorted(path for path in {*before, *after} if before.get(path) != after.get(path))
+    if odd or jax.tree.structure(old) != jax.tree.structure(new):
+        raise ValueError(
+            f"`apply` of network {name!r} must give statistics like those of `init`; after a "
+            f"training step they differ in {', '.join(map(repr, odd[:4])) or 'their containers'}"
+        )
+
+
+@functools.lru_cache(maxsize=256)
+def _outputs(net: Network, train: bool, real: str) -> tuple[Any, Any]:
+    """Shapes of what `apply` returns for a batch of 2; equal networks are traced once."""
+    del real  # as for the network's own shapes
+    key = jax.eval_shape(lambda: jax.random.key(0)) if train else None
+
+    def run(params: Params, stats: Stats, x: Array, key: Key | None) -> tuple[Array, Stats]:
+        if key is None:
+            return net.apply(params, stats, x, train=False)
+        return net.apply(params, stats, x, train=True, key=key)
+
+    return jax.eval_shape(run, *net.shapes, net.example(2), key)
+
+
+def make_network(
+    init: Init,
+    apply: Apply,
+    shape: Sequence[int],
+    *,
+    constructor: str,
+    name: str,
+    source: Hashable,
+    syncs_stats: bool,
+    prunable: Prunable | None = None,
+    output: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    resized: Callable[[float], Network] | None = None,
+    adapted: Callable[..., Network] | None = None,
+    dtype: str = "float32",
+    symmetry: SymmetryOf | None = None,
+    stages: Sequence[Sequence[str]] = (),
+) -> Network:
+    """Check `init` and `apply` by tracing them, and make the network.
+
+    Args:
+      init, apply, shape: as the attributes of `Network`.
+      constructor: the constructor's name, which is recorded.
+      name: the network's name, for errors and the record.
+      source: what `init` and `apply` were made from.
+      syncs_stats: whether `apply` averages batch statistics over `axis_name`.
+      prunable, output, dtype, symmetry, stages: as for `from_linen`.
+      config: the arguments of a constructor of this library, recorded instead of name and shapes;
+        such networks are known to keep the form of their statistics.
+      resized, adapted: as the attributes of `Network`; None where there is no such network.
+
+    Raises, Warns: as `from_linen`.
+    """
+    shape = checked_example(shape, dtype)
+    own = config is None
+    if own:
+        config = {"name": name, "shape": list(shape)}
+    if dtype != "float32":
+        config = {**(config or {}), "dtype": dtype}
+    net = Network(
+        config=_recorded(constructor, config),
+        init=init,
+        apply=apply,
+        prunable=kernels,
+        output=output or "",
+        shape=shape,
+        classes=0,
+        resized=resized or _no_width,
+        adapted=adapted or _fixed,
+        syncs_stats=syncs_stats,
+        dtype=dtype,
+        source=source,
+        symmetry=symmetry,
+        stages=tuple(map(tuple, stages)),
+    )
+    params, stats = net.shapes
+    _check_params(params, name)
+    real = jnp.result_type(float).name
+    logits = _checked_logits(_outputs(net, False, real), name)
+    if own:
+        _check_stats(stats, _outputs(net, True, real)[1], name)
+    prunable = _checked_prunable(prunable, params)
+    shapes = {path: list(leaf.shape) for path, leaf in _tree.leaves(params).items()}
+    if output and not any(_tree.matches(path, [output]) for path in shapes):
+        raise ValueError(f"`output` {output!r} is no layer; the paths are {', '.join(shapes)}")
+    for block in (block for stage in net.stages for block in stage):
+        if not any(_tree.matches(path, [block]) for path in shapes):
+            raise ValueError(
+                f"`stages` names the block {block!r}, which is no layer; the paths are "
+                f"{', '.join(shapes)}"
+            )
+    if own:
+        config = {**(config or {}), "params": shapes}
+    if prunable is not kernels:
+        # part of what a network is: programs, run folders and tickets tell such networks apart
+        marked = zip(shapes, jax.tree.leaves(prunable(params)), strict=True)
+        config = {**(config or {}), "prunable": [path for path, p in marked if p]}
+    return replace(
+        net,
+        config=_recorded(constructor, config),
+        prunable=prunable,
+        output=output if output is not None else _last_layer(params, logits.shape[-1]),
+        classes=logits.shape[-1],
+        syncs_stats=syncs_stats or not jax.tree.leaves(stats),
+    )
+
+
+def _recorded(constructor: str, config: Mapping[str, Any] | None) -> str:
+    return json.dumps({"constructor": constructor, **(config or {})}, sort_keys=True)

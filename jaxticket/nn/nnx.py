@@ -1,0 +1,116 @@
+"""Networks from Flax NNX modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+from jax import Array
+
+from jaxticket.nn.network import Prunable, WithOptions, make_network
+from jaxticket.random import stream
+from jaxticket.typing import Key, Network, Params, Stats, SymmetryOf
+
+# Flax imports NNX when it is first used, and so does this module
+if TYPE_CHECKING:
+    from flax import nnx
+
+
+def _within(tree: Any, like: Any) -> Any:
+    """The part of nested dicts that `like` has too."""
+    if not isinstance(like, dict):
+        return tree
+    return {name: _within(tree[name], inner) for name, inner in like.items() if name in tree}
+
+
+@dataclass(frozen=True, eq=False)
+class Nnx:
+    """An NNX module as `init` and `apply` of a network; a class, so that networks pickle.
+
+    Attributes:
+      make: `make(rngs) -> module`.
+    """
+
+    make: Callable[[nnx.Rngs], nnx.Module]
+
+    @staticmethod
+    def split(model: nnx.Module) -> tuple[Params, Stats]:
+        """Weights and statistics, without random states and sown values."""
+        from flax import nnx
+
+        _, params, _, rest = nnx.split(model, nnx.Param, (nnx.RngState, nnx.Intermediate), ...)
+        return nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
+
+    def init(self, key: Key) -> tuple[Params, Stats]:
+        """Initialize params and statistics."""
+        from flax import nnx
+
+        rngs = nnx.Rngs(
+            default=stream(key, "default"),
+            params=stream(key, "params"),
+            dropout=stream(key, "dropout"),
+        )
+        return self.split(self.make(rngs))
+
+    def apply(
+        self, params: Params, stats: Stats, x: Array, *, train: bool, key: Key | None = None
+    ) -> tuple[Array, Stats]:
+        """Compute (logits, stats)."""
+        from flax import nnx
+
+        # the values drawn here are all overwritten, so that the compiler drops their computation
+        drawn: Any = 0 if key is None else key
+        other: Any = 0 if key is None else stream(key, "default")
+        model: Any = self.make(nnx.Rngs(default=other, params=0, dropout=drawn))
+        nnx.update(model, params)
+        if jax.tree.leaves(stats):
+            nnx.update(model, stats)
+        (model.train if train else model.eval)()
+        logits = model(x)
+        return logits, _within(self.split(model)[1], stats) if train else stats
+
+
+def from_nnx(
+    make: Callable[[nnx.Rngs], nnx.Module],
+    shape: Sequence[int],
+    *,
+    name: str,
+    prunable: Prunable | None = None,
+    output: str | None = None,
+    dtype: str = "float32",
+    symmetry: SymmetryOf | None = None,
+    stages: Sequence[Sequence[str]] = (),
+) -> Network:
+    """Make a network of a Flax NNX module.
+
+    Args:
+      make: `make(rngs) -> flax.nnx.Module`, called with `nnx.Rngs(...)`; the module maps x to
+        logits.
+      shape: shape of one example.
+      name: the network's name in run folders; networks are told apart by their code too.
+      prunable, output, dtype, symmetry, stages: as for `from_linen`.
+
+    The module's train and eval modes are set by `train()` and `eval()`. In training every rng
+    stream draws from the replica's key of the step. What the module sows is ignored. Its BatchNorm
+    cannot be told the mesh axis from outside: with statistics it is refused on a mesh with a data
+    axis above 1.
+
+    Raises, Warns: as `from_linen`.
+    """
+    nnx_of = Nnx(make)
+    return make_network(
+        nnx_of.init,
+        WithOptions(nnx_of.apply, frozenset({"key"}), name, "NNX modules cannot be tapped"),
+        shape,
+        constructor="from_nnx",
+        name=name,
+        source=make,
+        syncs_stats=False,
+        prunable=prunable,
+        output=output,
+        dtype=dtype,
+        symmetry=symmetry,
+        stages=stages,
+    )
