@@ -20,7 +20,7 @@ from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.metrics import METRICS
-from jaxticket.engine.program import split_names
+from jaxticket.engine.source import split_names
 from jaxticket.engine.store import explained
 from jaxticket.presets import preset_of
 from jaxticket.settings import Loaded, Pruning, PruningAtStep, Training

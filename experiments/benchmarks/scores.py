@@ -24,10 +24,10 @@ from tqdm import tqdm
 
 import jaxticket as jt
 from experiments.benchmarks._machine import described, machine, publish
-from jaxticket.data.sampling import balanced_examples
 from jaxticket.engine.dense import initial_networks
 from jaxticket.engine.loop import job_plan
-from jaxticket.engine.program import program, put_data
+from jaxticket.engine.program import program
+from jaxticket.engine.source import put_data
 from jaxticket.engine.supervised import Origin, Supervised
 from jaxticket.pruning.compiled import Examples, Selection, Weights, pruner
 from jaxticket.pruning.keep import round_counts
@@ -101,7 +101,7 @@ def measured(name: str, settings: Settings) -> list[dict[str, Any]]:
 
     def train(state: Any) -> Any:
         target = np.full(count, steps, np.int32)
-        return run.chunk(target, state, plan, target, zeros > 0, placed)
+        return run.chunk(target, state, plan, target, zeros > 0, None, placed.arrays)
 
     calls = {}
     prunable = net.prunable_leaves()
@@ -109,12 +109,12 @@ def measured(name: str, settings: Settings) -> list[dict[str, Any]]:
     for score in tqdm(settings.scores, desc=f"{name}: compiling", unit=""):
         function = jt.SCORES[score]
         recipe = recipe_of(function)
-        examples, index = Examples(1, 1), None
+        examples, own = Examples(1, 1), None
         if recipe.data:
             examples = Examples(1, 100, 10)
             draws = recipe.rounds if recipe.fresh else None
-            index = jt.parallel.put(balanced_examples(y, words, per_class=10, rounds=draws), mesh)
-        select = pruner(net, mesh, Selection(function, examples=examples), False)
+            own = placed.score_batches(words, 0, 1, 100, per_class=10, rounds=draws)
+        select = pruner(net, mesh, Selection(function, examples=examples))
         keeps = round_counts(like, 0.1, recipe.rounds, prunable=prunable)
         arguments = (
             np.ones(count, np.int32),
@@ -122,8 +122,8 @@ def measured(name: str, settings: Settings) -> list[dict[str, Any]]:
             params,
             jt.parallel.put(np.broadcast_to(keeps, (count, *keeps.shape)).copy(), mesh),
             zeros,
-            index,
-            placed,
+            own,
+            placed.arrays,
         )
         calls[score] = (recipe.rounds, lambda s=select, a=arguments: jax.block_until_ready(s(*a)))
         calls[score][1]()

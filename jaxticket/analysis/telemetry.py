@@ -15,7 +15,6 @@ from jax.sharding import Mesh
 from jaxticket import _identity, _tree, results
 from jaxticket._check import chosen, from_table, whole
 from jaxticket.controls import BRANCHES, Change
-from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.learner import Plan
 from jaxticket.engine.loop import (
@@ -26,7 +25,6 @@ from jaxticket.engine.loop import (
     take,
     train_jobs,
 )
-from jaxticket.engine.program import DeviceData, gathered
 from jaxticket.engine.runtime import Run, Runtime, settled
 from jaxticket.engine.supervised import Supervised
 from jaxticket.random import permutation_words, stream
@@ -95,8 +93,8 @@ def telemetry(
       no weight is left to look at.
 
     Raises:
-      ValueError: for a level that `runs` does not have, more steps than training has, runs of
-        several dilations, and streams, whose batches are not on the devices.
+      ValueError: for a level that `runs` does not have, more steps than training has, and runs of
+        several dilations.
 
     Reference: KD-LTS, figure 7; Frankle, Schwab and Morcos 2020, "The early phase of neural network
       training".
@@ -110,11 +108,6 @@ def telemetry(
     levels = chosen("levels", levels, runs.levels)
     every = whole("every", runs.training.evaluation_interval if every is None else every, 1)
     steps = None if steps is None else whole("steps", steps, 1)
-    if isinstance(runs.data, Stream):
-        raise ValueError(
-            f"`runs` were trained on the stream {runs.data.name!r}, whose batches are not on the "
-            f"devices to be looked at; use runs on data that fits there, as jt.data.load gives it"
-        )
     factors = sorted({float(factor) for h in runs.histories for factor in h.dilation})
     if len(factors) != 1:
         raise ValueError(
@@ -201,12 +194,14 @@ def _unit(run: Run, jobs: Jobs, look: Callable[..., Array], name: str) -> Arrays
 
 
 def _watch(run: Run, jobs: Jobs, look: Callable[..., Array]) -> Watch:
-    padded = parallel.pad((host_apply(jobs.origin.mask, jobs.origin.params), jobs.plan), run.size)
-    start, plan = parallel.put(padded, run.mesh)
+    masked = host_apply(jobs.origin.mask, jobs.origin.params)
+    keys, own, masked = parallel.pad((jobs.keys, jobs.plan, masked), run.size)
+    start, plan = parallel.put((masked, own), run.mesh)
     limits, shape = np.zeros(run.size, np.int32), (len(jobs.start), len(METRICS))
 
     def seen(state: TrainState, wanted: np.ndarray) -> np.ndarray:
-        values = parallel.host(look(limits, state, start, plan, run.data))
+        block = run.data.at_step(keys, own, parallel.host(state.step))
+        values = parallel.host(look(limits, state, start, plan, block, run.data.arrays))
         return np.where(wanted[:, None], values[: shape[0]], np.float32(np.nan))
 
     return Watch(shape, seen, evaluates="ends")
@@ -230,8 +225,9 @@ def observer(
       exclude: patterns of paths that are not pruned.
 
     Returns:
-      `look(limits, state, start, plan, data) -> float32 [replica, metric]`, in the order of
-      `METRICS`; `start` are the masked weights that training began with.
+      `look(limits, state, start, plan, block, arrays) -> float32 [replica, metric]`, in the order
+      of `METRICS`; `start` are the masked weights that training began with, `block` and `arrays`
+      those of the data.
     """
     return _observer(Supervised(net, training), mesh, exclude)
 
@@ -240,12 +236,14 @@ def observer(
 def _observer(learner: Supervised, mesh: Mesh, exclude: tuple[str, ...]) -> Callable[..., Array]:
     placement, training = parallel.placement(mesh), learner.training
 
-    def look(limit: Array, state: TrainState, start: Params, plan: Plan, data: DeviceData) -> Array:
+    def look(
+        limit: Array, state: TrainState, start: Params, plan: Plan, block: Any, arrays: Any
+    ) -> Array:
         del limit
         prunable = learner.net.prunable_leaves(exclude)
         with jax.default_matmul_precision(training.precision):
             words = permutation_words(stream(state.key, "order", plan.order))
-            batch = gathered(data, training, words, state.step, placement)
+            batch = arrays.batches(training, words, block, placement)(jnp.int32(0), state.step)
             loss, gradient, _ = learner.gradient(state, batch, plan, placement)
         values = measured(state.params, start, gradient, state.mask, prunable)
         # a loss that is not finite shows only at the next step; what was seen is then forgotten
@@ -254,7 +252,7 @@ def _observer(learner: Supervised, mesh: Mesh, exclude: tuple[str, ...]) -> Call
         )
         return jnp.where(state.diverged < 0, values, jnp.nan)
 
-    return parallel.over_replicas(look, mesh, shared=1)
+    return parallel.over_replicas(look, mesh, shared=1, parted=(3,))
 
 
 def measured(params: Params, start: Params, gradient: Params, mask: Any, prunable: Any) -> Array:

@@ -30,8 +30,9 @@ from jaxticket.engine.loop import (
     train_unit,
 )
 from jaxticket.engine.metrics import METRICS
-from jaxticket.engine.program import program, split_names
+from jaxticket.engine.program import program
 from jaxticket.engine.runtime import Run, Runtime
+from jaxticket.engine.source import split_names
 from jaxticket.engine.supervised import Origin, Supervised
 from jaxticket.nn.resize import narrowed, parameters
 from jaxticket.random import root_keys

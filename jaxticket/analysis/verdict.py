@@ -28,8 +28,9 @@ from jaxticket.controls import BRANCHES
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine.metrics import METRICS
-from jaxticket.engine.program import check_fit, split_names
+from jaxticket.engine.program import check_fit
 from jaxticket.engine.runtime import Runtime, settled
+from jaxticket.engine.source import split_names
 from jaxticket.engine.store import explained
 from jaxticket.runs import Runs, require_runs
 from jaxticket.settings import EarlyPruning, Pruning, Training

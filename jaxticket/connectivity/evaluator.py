@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,7 +17,6 @@ from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.dense import Networks as Networks
-from jaxticket.engine.feeder import StreamedData
 from jaxticket.engine.metrics import (
     Batched,
     Normalization,
@@ -29,7 +27,8 @@ from jaxticket.engine.metrics import (
     own_part,
     tally,
 )
-from jaxticket.engine.program import DeviceData, check_fit, put_data, split_names
+from jaxticket.engine.program import check_fit
+from jaxticket.engine.source import Source, put_data, split_names
 from jaxticket.engine.supervised import static_part
 from jaxticket.settings import Training
 from jaxticket.typing import Array, Network, Params, Stats
@@ -107,7 +106,7 @@ class Evaluator:
         mesh: Mesh | None = None,
         *,
         at_once: int | None = None,
-        put: DeviceData | StreamedData | None = None,
+        put: Source | None = None,
     ) -> None:
         self.mesh = parallel.check_mesh(mesh)
         check_fit(net, data, training, self.mesh)
@@ -170,19 +169,16 @@ class Evaluator:
         flat = means(jnp.asarray(sums.reshape(-1, 3)))
         return np.array(flat).reshape(*sums.shape[:2], -1)
 
-    def _blocks(self) -> Any:
-        if isinstance(self.data, StreamedData):
-            return self.data.evaluation_blocks()
-        return contextlib.nullcontext((self.data.batched,))
-
     def _sums(self, limits: np.ndarray, points: Any, stack: Any, momenta: Any) -> Array:
         at = parallel.put(limits, self.mesh)
         if momenta is not None:
             like = jax.tree.map(lambda x: np.zeros((len(limits), *x.shape[1:]), x.dtype), stack[1])
             total = parallel.put((like, np.zeros(len(limits), np.float32)), self.mesh)
-            with self._blocks() as blocks:
+            with self.data.evaluation() as blocks:
                 for batched in blocks:
-                    total = self._run.gather(at, *points, total, stack, batched, self.data.by)
+                    total = self._run.gather(
+                        at, *points, total, stack, batched, self.data.arrays.by
+                    )
             if parallel.host(total[1])[0] == 0:
                 raise ValueError(
                     f"`statistics` cannot be recomputed: the training examples fill no batch of "
@@ -191,10 +187,10 @@ class Evaluator:
             points = (*points, self._run.average(at, total, momenta))
         sums = parallel.put(np.zeros((len(limits), len(self.splits), 3), np.float32), self.mesh)
         run = self._run.given if momenta is not None else self._run.between
-        with self._blocks() as blocks:
+        with self.data.evaluation() as blocks:
             for batched in blocks:
                 jax.block_until_ready(sums)
-                sums = run(at, *points, sums, stack, batched, self.data.by)
+                sums = run(at, *points, sums, stack, batched, self.data.arrays.by)
         return sums
 
     def _momenta(self, networks: Networks) -> Stats:
@@ -218,9 +214,9 @@ class Evaluator:
         limits = parallel.put((np.arange(size) < count).astype(np.int32), self.mesh)
         params, stats = parallel.put(parallel.pad(networks, size), self.mesh)
         parts, labels, splits = [], [], []
-        with self._blocks() as blocks:
+        with self.data.evaluation() as blocks:
             for batched in blocks:
-                made = self._run.examples(limits, params, stats, batched, self.data.by)
+                made = self._run.examples(limits, params, stats, batched, self.data.arrays.by)
                 parts.append(jax.tree.map(lambda x: x[:count], parallel.host(made)))
                 labels.append(parallel.host(batched.y))
                 of = parallel.host(batched.split)[:, None]

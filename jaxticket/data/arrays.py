@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -54,6 +54,9 @@ class Data:
         labels outside of [0, classes), numbers that are not finite.
     """
 
+    streamed: ClassVar[bool] = False
+    """Whether examples are read from files while they are used."""
+
     name: str
     classes: int
     train: Split
@@ -84,6 +87,10 @@ class Data:
                 f"`train` holds whole numbers ({self.train.x.dtype}), which are not standardized; "
                 f"leave `mean` at 0, `std` at 1 and `normalize` at False"
             )
+
+    def class_counts(self) -> np.ndarray | None:
+        """Training examples of each class, int [classes]; None where labels are in files."""
+        return np.bincount(self.train.y, minlength=self.classes)
 
     @property
     def tokens(self) -> bool:

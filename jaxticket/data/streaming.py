@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -54,6 +54,8 @@ class Stream:
         devices; more are decoded at every evaluation.
     """
 
+    streamed: ClassVar[bool] = True
+
     name: str
     classes: int
     channels: int
@@ -72,6 +74,9 @@ class Stream:
     threads: int
     block_bytes: int
     hold_bytes: int
+
+    def class_counts(self) -> None:
+        """Nothing: labels are read as they are needed."""
 
     @property
     def shape(self) -> tuple[int, int, int]:

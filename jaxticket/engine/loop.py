@@ -4,8 +4,9 @@ progress.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,6 @@ from jax.sharding import Mesh
 
 from jaxticket import masks
 from jaxticket.engine import parallel
-from jaxticket.engine.calls import Call, calling
 from jaxticket.engine.learner import Plan
 from jaxticket.engine.metrics import METRICS
 from jaxticket.engine.optim import schedule
@@ -132,27 +132,60 @@ def _first_call(run: Run) -> bool:
     return not known
 
 
-def _untils(jobs: Jobs, interval: int, snapshots_at: Sequence[int]) -> list[int]:
+class Calls(NamedTuple):
+    """The calls of the program by which jobs are trained: each job is trained as far as `until`,
+    but neither before its start nor beyond its stop.
+
+    Attributes:
+      until: int [call].
+      begin, end: int32 [call, job], the steps that a call takes each job from and to.
+      wanted: bool [call, job], where a job is looked at after the call.
+      evaluated: bool [call, job], where its splits are evaluated.
+    """
+
+    until: list[int]
+    begin: np.ndarray
+    end: np.ndarray
+    wanted: np.ndarray
+    evaluated: np.ndarray
+
+    def steps(self, call: int) -> int:
+        """Steps of all jobs of a call."""
+        return int((self.end[call] - self.begin[call]).sum())
+
+
+def _planned(
+    jobs: Jobs, interval: int, snapshots_at: Sequence[int], ends_only: bool, watch: Watch | None
+) -> Calls:
+    """The calls of a training: they end where some job is evaluated, kept or stops."""
     start, stop = jobs.start, np.asarray(jobs.plan.schedule.stop)
     low, high = int(start.min()), int(stop.max())
     points = {low, *stop.tolist(), *range(low - low % interval + interval, high, interval)}
-    points |= set(snapshots_at)
-    return sorted(p for p in points if low <= p <= high)
+    until = sorted(p for p in points | set(snapshots_at) if low <= p <= high)
+    end = np.stack([np.clip(point, start, stop) for point in until])
+    begin = np.concatenate([start[None], end[:-1]])
+    wanted = np.ones(end.shape, bool)
+    regular = (end[1:] % interval == 0) & (not ends_only)
+    wanted[1:] = (end[1:] != begin[1:]) & (regular | (end[1:] == stop))
+    evaluated = wanted.copy()
+    if watch is not None and watch.evaluates != "all":
+        evaluated[1:] &= end[1:] == stop
+        evaluated &= watch.evaluates == "ends"
+    return Calls(until, begin, end, wanted, evaluated)
 
 
-def _saved_tree(
-    state: Any, values: np.ndarray, watched: np.ndarray, snapshots: Any, mesh: Mesh
-) -> dict[str, jax.Array]:
-    """What a save holds, as a flat dict of device arrays: Orbax then needs to know none of our
-    types.
+class Record(NamedTuple):
+    """What a training has given so far, host arrays that are filled while it runs.
+
+    Attributes:
+      values: float32 [call, job, split, metric], nan where nothing is evaluated.
+      watched: float32 [call, ...], what the watch saw.
+      snapshots: what is kept of each step asked for; zeros until it is there.
     """
-    plain = state._replace(key=jax.random.key_data(state.key))
-    tree = {f"state-{i:04d}": x for i, x in enumerate(jax.tree.leaves(plain))}
-    tree |= {
-        f"snapshot-{i:04d}": x for i, x in enumerate(jax.tree.leaves(parallel.put(snapshots, mesh)))
-    }
-    seen = {"values": values, "watched": watched}
-    return tree | parallel.put(seen, mesh, replicas=False)
+
+    values: np.ndarray
+    watched: np.ndarray
+    snapshots: list[Any]
 
 
 def train_jobs(
@@ -182,90 +215,139 @@ def train_jobs(
       keeps: `keeps(state) -> tree`, what a snapshot holds, device arrays [place, ...]; None for the
         weights and statistics.
     """
-    began = time.perf_counter()
-    count = len(jobs.start)
-    stop = np.asarray(jobs.plan.schedule.stop)
-    untils = _untils(jobs, run.interval, snapshots_at)
-    steps = np.stack([np.clip(until, jobs.start, stop) for until in untils])
-    wanted = np.ones(steps.shape, bool)
-    regular = (steps[1:] % run.interval == 0) & (not ends_only)
-    wanted[1:] = (steps[1:] != steps[:-1]) & (regular | (steps[1:] == stop))
-    evaluated = wanted.copy()
-    if watch is not None and watch.evaluates != "all":
-        evaluated[1:] &= steps[1:] == stop
-        evaluated &= watch.evaluates == "ends"
-    watched = np.full((len(untils), *(watch.shape if watch else ())), np.nan, np.float32)
-    values = np.full((len(untils), count, run.splits, len(METRICS)), np.nan, np.float32)
-    plan = parallel.pad(jobs.plan, run.size)
+    began, count = time.perf_counter(), len(jobs.start)
+    calls = _planned(jobs, run.interval, snapshots_at, ends_only, watch)
+    keeps = keeps if keeps is not None else lambda state: (state.params, state.stats)
     state = begin_state(run, jobs)
-    kept_of = keeps if keeps is not None else lambda state: (state.params, state.stats)
-    # zeros until a snapshot is taken
-    snapshots = []
-    if snapshots_at:
-        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), kept_of(state))
-        snapshots = [zeros for _ in snapshots_at]
-    first = 0
-    if run.folder is not None:
-        like = _saved_tree(state, values, watched, snapshots, run.mesh)
-        found = run.load_state(unit, like)
-        if found is not None:
-            first, tree = found
-            state, snapshots = _restored(state, snapshots, tree)
-            values, watched = parallel.host((tree["values"], tree["watched"]))
-            run.advance(int((steps[first - 1] - jobs.start).sum()))
+    looks, shape = len(calls.until), () if watch is None else watch.shape
+    zeros = [jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), keeps(state)) for _ in snapshots_at]
+    record = Record(
+        np.full((looks, count, run.splits, len(METRICS)), np.nan, np.float32),
+        np.full((looks, *shape), np.nan, np.float32),
+        zeros,
+    )
+    first, state, record = _resumed(run, unit, state, record)
+    run.advance(sum(calls.steps(i) for i in range(first)))
 
-    def fill(column: np.ndarray, padding: Any) -> np.ndarray:
-        return np.concatenate([column, np.full(run.size - count, padding, column.dtype)])
+    def after(call: int, state: Any) -> None:
+        for place, step in enumerate(snapshots_at):
+            if calls.until[call] == step:
+                record.snapshots[place] = parallel.host(keeps(state))
+        if watch is not None and calls.wanted[call].any():
+            record.watched[call] = watch.look(state, calls.wanted[call])
+
+    state = _advanced(run, jobs, unit, calls, state, record, first, after)
+    state, diverged = _checked(run, jobs, unit, calls, state, record)
+    # what diverged predicts one class: its accuracy is a number that means nothing
+    record.values[(diverged >= 0) & (calls.end >= diverged)] = np.nan
+    return Trained(
+        state,
+        calls.end,
+        calls.wanted,
+        record.values,
+        diverged,
+        tuple(take(snapshot, 0, count) for snapshot in record.snapshots),
+        record.watched,
+        time.perf_counter() - began,
+    )
+
+
+def _advanced(
+    run: Run,
+    jobs: Jobs,
+    unit: str,
+    calls: Calls,
+    state: Any,
+    record: Record,
+    first: int,
+    after: Callable[[int, Any], None],
+) -> Any:
+    """The state after the calls from `first` on, which is saved when it is time; `after(call,
+    state)` is called after each.
+    """
+    count, new = len(jobs.start), _first_call(run)
+
+    def collect(call: int, metrics: jax.Array) -> None:
+        record.values[call] = parallel.host(metrics)[:count]
+        run.advance(calls.steps(call))
 
     pending: tuple[int, jax.Array] | None = None
-
-    def collect() -> None:
-        nonlocal pending
-        if pending is not None:
-            at, metrics = pending
-            values[at] = parallel.host(metrics)[:count]
-            run.advance(int((steps[at] - (steps[at - 1] if at else jobs.start)).sum()))
-            pending = None
-
-    calls = [
-        Call(
-            fill(steps[i - 1] if i else jobs.start, 0),
-            fill(steps[i], 0),
-            fill(evaluated[i], False),
-        )
-        for i in range(first, len(untils))
-    ]
-    new = _first_call(run)
-    with calling(
-        run.program,
-        run.data,
-        run.mesh,
-        plan,
-        calls,
-        keys=parallel.pad(jobs.keys, run.size),
-        splits=run.splits,
-    ) as call:
-        for i in range(first, len(untils)):
+    with _calling(run, jobs, calls, first) as call:
+        for i in range(first, len(calls.until)):
             if new and i == first:
                 run.note("compiling")
-            state, metrics = call(i - first, state)
+            state, metrics = call(i, state)
             if new and i == first:
                 run.note("")
             # the numbers of the call before are fetched while this one runs
-            collect()
-            pending = (i, metrics)
-            for place, at in enumerate(snapshots_at):
-                if untils[i] == at:
-                    snapshots[place] = parallel.host(kept_of(state))
-            if watch is not None and wanted[i].any():
-                watched[i] = watch.look(state, wanted[i])
+            if pending is not None:
+                collect(*pending)
+            pending = i, metrics
+            after(i, state)
             if run.due():
-                collect()
-                tree = _saved_tree(state, values, watched, snapshots, run.mesh)
-                run.save_state(unit, i + 1, tree)
-    collect()
-    limits = np.zeros(run.size, np.int32)
-    broken, finite = parallel.host(run.program.checked(limits, state))
+                collect(*pending)
+                pending = None
+                run.save_state(unit, i + 1, _saved(state, record, run.mesh))
+    if pending is not None:
+        collect(*pending)
+    return state
+
+
+@contextlib.contextmanager
+def _calling(
+    run: Run, jobs: Jobs, calls: Calls, first: int
+) -> Iterator[Callable[[int, Any], tuple[Any, jax.Array]]]:
+    """Gives `call(i, state) -> (state, metrics)`, to be made for the calls from `first` on, in
+    order.
+    """
+    program, data, mesh = run.program, run.data, run.mesh
+    keys, plan = parallel.pad((jobs.keys, jobs.plan), run.size)
+    placed, empty = parallel.put(plan, mesh), run.size - len(jobs.start)
+
+    def padded(column: np.ndarray) -> np.ndarray:
+        return np.pad(column, (0, empty))
+
+    begin, end = (list(map(padded, rows[first:])) for rows in (calls.begin, calls.end))
+    with data.pieces(keys, plan, begin, end) as pieces:
+
+        def call(i: int, state: Any) -> tuple[Any, jax.Array]:
+            wanted, metrics = padded(calls.evaluated[i]), None
+            target, on = parallel.put((end[i - first], wanted), mesh)
+            for piece in pieces(i - first):
+                if piece.block is not None:
+                    # else blocks would pile up on a device that is slower than the host
+                    jax.block_until_ready(state.step)
+                limits = parallel.put(piece.count, mesh)
+                state, metrics = program.chunk(
+                    limits, state, placed, target, on, piece.block, data.arrays
+                )
+            return state, _evaluated(run, state, wanted) if metrics is None else metrics
+
+        yield call
+
+
+def _evaluated(run: Run, state: Any, wanted: np.ndarray) -> jax.Array:
+    """Metrics of states by evaluation batches that come in blocks."""
+    zeros = np.zeros((len(wanted), run.splits, 3), np.float32)
+    limits, sums = parallel.put((wanted.astype(np.int32), zeros), run.mesh)
+    if wanted.any():
+        with run.data.evaluation() as blocks:
+            for batched in blocks:
+                jax.block_until_ready(sums)
+                sums = run.program.tallied(limits, state, sums, batched, run.data.arrays.by)
+    return run.program.averaged(limits, sums)
+
+
+def _checked(
+    run: Run, jobs: Jobs, unit: str, calls: Calls, state: Any, record: Record
+) -> tuple[Any, np.ndarray]:
+    """The final state, and the step at which each job diverged, or -1.
+
+    Raises:
+      RuntimeError: where an invariant of the learner is broken.
+    """
+    count = len(jobs.start)
+    broken, finite = parallel.host(run.program.checked(np.zeros(run.size, np.int32), state))
     if broken.any():
         raise RuntimeError(
             f"pruned weights, or whatever must stay, changed in training ({unit}): please report "
@@ -273,22 +355,43 @@ def train_jobs(
         )
     diverged = parallel.host(state.diverged)
     # no loss follows the last update: weights, or the last evaluation, tell whether it diverged
-    finite[:count] &= ~_lost_at_the_end(values, evaluated)
-    diverged = np.where(~finite & (diverged < 0), fill(stop, 0), diverged).astype(np.int32)
-    state = state._replace(diverged=parallel.put(diverged, run.mesh))
-    diverged = diverged[:count]
-    # what diverged predicts one class: its accuracy is a number that means nothing
-    values[(diverged >= 0) & (steps >= diverged)] = np.nan
-    return Trained(
-        state,
-        steps,
-        wanted,
-        values,
-        diverged,
-        tuple(take(snapshot, 0, count) for snapshot in snapshots),
-        watched,
-        time.perf_counter() - began,
-    )
+    finite[:count] &= ~_lost_at_the_end(record.values, calls.evaluated)
+    stop = np.pad(calls.end[-1], (0, run.size - count))
+    diverged = np.where(~finite & (diverged < 0), stop, diverged).astype(np.int32)
+    return state._replace(diverged=parallel.put(diverged, run.mesh)), diverged[:count]
+
+
+def _saved(state: Any, record: Record, mesh: Mesh) -> dict[str, jax.Array]:
+    """What a save holds, as a flat dict of device arrays: Orbax then needs to know none of our
+    types.
+    """
+    plain = state._replace(key=jax.random.key_data(state.key))
+    tree = {f"state-{i:04d}": x for i, x in enumerate(jax.tree.leaves(plain))}
+    kept = jax.tree.leaves(parallel.put(record.snapshots, mesh))
+    tree |= {f"snapshot-{i:04d}": x for i, x in enumerate(kept)}
+    seen = {"values": record.values, "watched": record.watched}
+    return tree | parallel.put(seen, mesh, replicas=False)
+
+
+def _resumed(run: Run, unit: str, state: Any, record: Record) -> tuple[int, Any, Record]:
+    """The first call to make, state and record: those of the newest save, if the folder has one."""
+    found = None
+    if run.folder is not None:
+        found = run.load_state(unit, _saved(state, record, run.mesh))
+    if found is None:
+        return 0, state, record
+    first, tree = found
+
+    def leaves(kind: str) -> list[jax.Array]:
+        return [tree[name] for name in sorted(tree) if name.startswith(f"{kind}-")]
+
+    plain = state._replace(key=jax.random.key_data(state.key))
+    plain = jax.tree.unflatten(jax.tree.structure(plain), leaves("state"))
+    structure = jax.tree.structure(record.snapshots)
+    snapshots = jax.tree.unflatten(structure, parallel.host(leaves("snapshot")))
+    values, watched = parallel.host((tree["values"], tree["watched"]))
+    state = plain._replace(key=jax.random.wrap_key_data(plain.key))
+    return first, state, Record(values, watched, snapshots)
 
 
 def _lost_at_the_end(values: np.ndarray, evaluated: np.ndarray) -> np.ndarray:
@@ -320,16 +423,6 @@ def train_blocks(
         blocks.append(train_unit(run, part, f"{name}-{begin:03d}-{end:03d}"))
         costs.append({"unit": f"block {number}", "train_seconds": time.perf_counter() - began})
     return history_arrays(blocks), costs
-
-
-def _restored(state: Any, snapshots: Any, tree: dict[str, jax.Array]) -> tuple[Any, Any]:
-    plain = state._replace(key=jax.random.key_data(state.key))
-    names = sorted(name for name in tree if name.startswith("state-"))
-    plain = jax.tree.unflatten(jax.tree.structure(plain), [tree[name] for name in names])
-    names = sorted(name for name in tree if name.startswith("snapshot-"))
-    leaves = [parallel.host(tree[name]) for name in names]
-    snapshots = jax.tree.unflatten(jax.tree.structure(snapshots), leaves)
-    return plain._replace(key=jax.random.wrap_key_data(plain.key)), snapshots
 
 
 def job_plan(training: Training, count: int, *, order: int = 0, augment: int | None = None) -> Plan:

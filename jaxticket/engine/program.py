@@ -2,70 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from jaxticket import _tree
 from jaxticket._check import instance
 from jaxticket.data.arrays import Data
-from jaxticket.data.sampling import batch_indices
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
-from jaxticket.engine.feeder import Block, StreamedData
-from jaxticket.engine.learner import Batch, Learner
+from jaxticket.engine.learner import Learner
 from jaxticket.engine.metrics import (
     METRICS,
     Batched,
     Normalization,
-    cut,
     evaluate,
     means,
     tally,
 )
-from jaxticket.engine.parallel import Placement
 from jaxticket.random import permutation_words, stream
 from jaxticket.settings import Training
 from jaxticket.typing import Array, Key, Network
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class DeviceData:
-    """A data set on the devices.
-
-    Attributes:
-      x, y: the training split.
-      batched: all splits cut for evaluation.
-      by: normalization.
-      splits: names of the splits, in the order of the metrics' split axis.
-    """
-
-    x: Array
-    y: Array
-    batched: Batched
-    by: Normalization
-    splits: tuple[str, ...] = dataclasses.field(metadata={"static": True})
-
-
-def put_data(data: Data | Stream, training: Training, mesh: Mesh) -> DeviceData | StreamedData:
-    """Copies a data set to every device, or makes a stream ready to be fed to them."""
-    if isinstance(data, Stream):
-        return StreamedData(data, training, mesh)
-    multiple = mesh.shape[parallel.DATA]
-    splits = {name: (data.splits[name].x, data.splits[name].y) for name in split_names(data)}
-    most = {"train": training.eval_train_examples}
-    batched = cut(splits, training.eval_batch_size, most=most, multiple=multiple)
-    by = Normalization(np.asarray(data.mean), np.asarray(data.std))  # type: ignore[arg-type]
-    names = split_names(data)
-    tree = DeviceData(data.train.x, data.train.y, batched, by, names)  # type: ignore[arg-type]
-    return parallel.put(tree, mesh, replicas=False)
 
 
 class Program(NamedTuple):
@@ -74,22 +35,21 @@ class Program(NamedTuple):
     Attributes:
       learner: what is compiled.
       start: `(limits, origin, keys, step) -> state`, as `Learner.start`.
-      chunk: `(limits, state, plan, target, wanted, data) -> (state, metrics)`: trains each replica
-        to its step `target` and evaluates where `wanted`; metrics float32 [replica, split, metric],
-        nan where nothing is evaluated. Donates the state.
-      fed: `(limits, state, plan, target, block, by) -> state`: trains on the steps of a block of a
-        stream, no further than to `target`. Donates the state.
+      chunk: `(limits, state, plan, target, wanted, block, arrays) -> (state, metrics)`: trains each
+        replica for `limits` steps, no further than to `target`, and evaluates where `wanted`;
+        metrics float32 [replica, split, metric], nan where nothing is evaluated, None where the
+        examples are not on the devices. Donates the state. Block and arrays are those of a
+        `Source`.
       tallied: `(limits, state, sums, batched, by) -> sums`: adds evaluation batches to float32
         [replica, split, 3], where the limit is not 0.
       averaged: `(limits, sums) -> metrics`, as of `chunk`; nan where the limit is 0.
       checked: `(limits, state) -> (broken, finite)`, bool [replica], as of the learner.
-      traces: `() -> int`, how often `chunk` or `fed` was traced (and compiled) so far.
+      traces: `() -> int`, how often `chunk` was traced (and compiled) so far.
     """
 
     learner: Learner[Any, Any, Any]
     start: Callable[..., Any]
-    chunk: Callable[..., tuple[Any, Array]]
-    fed: Callable[..., Any]
+    chunk: Callable[..., tuple[Any, Array | None]]
     tallied: Callable[..., Array]
     averaged: Callable[..., Array]
     checked: Callable[..., tuple[Array, Array]]
@@ -157,21 +117,6 @@ def check_fit(net: Network, data: Data | Stream, training: Training, mesh: Mesh)
         )
 
 
-def gathered(
-    data: DeviceData, training: Training, order_words: Array, step: Array, placement: Placement
-) -> Batch:
-    """This device's part of the batch of a step, from data on the device."""
-    index = batch_indices(
-        order_words,
-        step,
-        examples=data.y.shape[0],
-        batch_size=training.batch_size,
-        last_batch=training.last_batch,
-        part=placement.part,
-    )
-    return Batch(jnp.take(data.x, index, axis=0), jnp.take(data.y, index, axis=0), data.by)
-
-
 @functools.lru_cache(maxsize=64)
 def program(learner: Learner[Any, Any, Any], mesh: Mesh) -> Program:
     """The compiled functions of a learner on a mesh; equal arguments give the same ones."""
@@ -181,30 +126,25 @@ def program(learner: Learner[Any, Any, Any], mesh: Mesh) -> Program:
         del limit
         return learner.start(origin, step, key=key)
 
-    def advanced(
-        limit: Array, state: Any, plan: Any, target: Array, batch_of: Callable[..., Batch]
-    ) -> Any:
+    def chunk(
+        limit: Array, state: Any, plan: Any, target: Array, wanted: Array, block: Any, arrays: Any
+    ) -> tuple[Any, Array | None]:
         nonlocal traced
         traced += 1
 
-        def body(i: Array, s: Any) -> Any:
-            return learner.step(s, batch_of(i, s), plan, s.step < target, placement)
-
-        state = jax.lax.fori_loop(0, limit, body, state)
-        here = (limit > 0) & (state.step == target) & (state.diverged < 0)
-        return learner.boundary(state, plan, here)
-
-    def chunk(
-        limit: Array, state: Any, plan: Any, target: Array, wanted: Array, data: DeviceData
-    ) -> tuple[Any, Array]:
         with jax.default_matmul_precision(training.precision):
             words = permutation_words(stream(state.key, "order", plan.order))
+            batch = arrays.batches(training, words, block, placement)
 
-            def batch_of(_: Array, s: Any) -> Batch:
-                return gathered(data, training, words, s.step, placement)
+            def body(i: Array, s: Any) -> Any:
+                return learner.step(s, batch(i, s.step), plan, s.step < target, placement)
 
-            state = advanced(limit, state, plan, target, batch_of)
-            nothing = jnp.full((len(data.splits), len(METRICS)), jnp.nan, jnp.float32)
+            state = jax.lax.fori_loop(0, limit, body, state)
+            here = (limit > 0) & (state.step == target) & (state.diverged < 0)
+            state = learner.boundary(state, plan, here)
+            if arrays.batched is None:
+                return state, None
+            nothing = jnp.full((len(arrays.splits), len(METRICS)), jnp.nan, jnp.float32)
             skipped = _tree.varying_like(nothing, state.step)
             if learner.network(state) is None:
                 return state, skipped
@@ -212,19 +152,11 @@ def program(learner: Learner[Any, Any, Any], mesh: Mesh) -> Program:
             def measure(s: Any) -> Array:
                 params, stats = learner.network(s)  # type: ignore[misc]
                 return evaluate(
-                    learner.net, params, stats, data.batched, data.by, training,
-                    splits=len(data.splits), axis=placement.axis,
+                    learner.net, params, stats, arrays.batched, arrays.by, training,
+                    splits=len(arrays.splits), axis=placement.axis,
                 )  # fmt: skip
 
             return state, jax.lax.cond(wanted, measure, lambda _: skipped, state)
-
-    def fed(
-        limit: Array, state: Any, plan: Any, target: Array, block: Block, by: Normalization
-    ) -> Any:
-        with jax.default_matmul_precision(training.precision):
-            return advanced(
-                limit, state, plan, target, lambda i, _: Batch(block.x[i], block.y[i], by)
-            )
 
     def tallied(
         limit: Array, state: Any, sums: Array, batched: Batched, by: Normalization
@@ -252,15 +184,9 @@ def program(learner: Learner[Any, Any, Any], mesh: Mesh) -> Program:
     return Program(
         learner=learner,
         start=parallel.over_replicas(start, mesh),
-        chunk=parallel.over_replicas(chunk, mesh, donate=(0,), shared=1),
-        fed=parallel.over_replicas(fed, mesh, donate=(0,), shared=1, parted=(3,)),
+        chunk=parallel.over_replicas(chunk, mesh, donate=(0,), shared=1, parted=(4,)),
         tallied=parallel.over_replicas(tallied, mesh, shared=2),
         averaged=parallel.over_replicas(averaged, mesh),
         checked=parallel.over_replicas(checked, mesh),
         traces=lambda: traced,
     )
-
-
-def split_names(data: Data | Stream) -> tuple[str, ...]:
-    """Names of the splits, in the order of the metrics' split axis (as jax sorts dicts)."""
-    return tuple(sorted(data.splits))

@@ -23,8 +23,8 @@ from jaxticket._check import flag, instance, number, or_none, path_or_none, sett
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
-from jaxticket.engine.feeder import StreamedData
-from jaxticket.engine.program import DeviceData, Program, program, put_data
+from jaxticket.engine.program import Program, program
+from jaxticket.engine.source import Source, put_data
 from jaxticket.engine.store import RunFolder, agreed, on_first
 from jaxticket.engine.supervised import Supervised
 from jaxticket.settings import Training
@@ -98,7 +98,7 @@ class Run:
     """
 
     program: Program
-    data: DeviceData | StreamedData
+    data: Source
     mesh: Mesh
     size: int
     splits: int

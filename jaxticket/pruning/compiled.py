@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxticket._check import or_none, settle, whole
-from jaxticket.data.sampling import score_indices
 from jaxticket.engine import parallel
 from jaxticket.engine.metrics import Normalization, cast, cross_entropy, normalized
 from jaxticket.nn.linearity import curved
@@ -71,23 +70,19 @@ class Selection:
 
 
 @functools.lru_cache(maxsize=64)
-def pruner(
-    net: Network, mesh: Mesh, selection: Selection, fed: bool = False
-) -> Callable[..., tuple[Mask, Array]]:
+def pruner(net: Network, mesh: Mesh, selection: Selection) -> Callable[..., tuple[Mask, Array]]:
     """The compiled program that scores replicas and prunes them.
 
     Args:
       net, mesh: as in training.
       selection: what it does.
-      fed: the batches come with the call, from a stream, instead of data on the device.
 
     Returns:
-      `select(limits, weights, params_at_init, keeps, number, index, data) -> (mask, fault)`, or
-      with `(block, by)` in the place of `data`; keeps int32 [replica, round, ...]; number int32
-      [replica], which of the draws of its key a replica sees; index None, or from
-      `balanced_examples`. Replicas with limit 0 keep their
-      mask, and so do diverged ones. `fault`: scores of living weights are not finite though the
-      weights are.
+      `select(limits, weights, params_at_init, keeps, number, own, arrays) -> (mask, fault)`: keeps
+      int32 [replica, round, ...]; number int32 [replica], which of the draws of its key a replica
+      sees; own from `Source.score_batches`, and arrays of that source. Replicas with limit 0 keep
+      their mask, and so do diverged ones. `fault`: scores of living weights are not finite though
+      the weights are.
     """
     recipe, wanted = recipe_of(selection.score), selection.examples
     if recipe.flow and (bent := curved(net)):
@@ -99,26 +94,14 @@ def pruner(
             stacklevel=3,
         )
 
-    def examples(key: Key, source: tuple[Any, ...], index: Array | None) -> tuple[Array, Array]:
+    def examples(key: Key, own: Any, number: Array | int, arrays: Any) -> tuple[Array, Array]:
         if not recipe.data:
             # for its shape alone
             x = net.example(1, 1)
             return jnp.zeros(x.shape, x.dtype), jnp.zeros((1, 1), jnp.int32)
-        if fed:
-            (x, y), by = source
-            x = x.reshape(-1, *x.shape[2:])
-        else:
-            (data,) = source
-            if index is None:
-                chosen = score_indices(
-                    key=key, examples=data.y.shape[0], batches=wanted.batches, size=wanted.size
-                )
-            else:
-                chosen = index.reshape(wanted.batches, wanted.size)
-            x, by = jnp.take(data.x, chosen.reshape(-1), axis=0), data.by
-            y = jnp.take(data.y, chosen, axis=0)
+        x, y = arrays.score_examples(own, number, key=key, batches=wanted.batches, size=wanted.size)
         if not jnp.issubdtype(x.dtype, jnp.integer):
-            x = normalized(x, by, str(jnp.result_type(float)))
+            x = normalized(x, arrays.by, str(jnp.result_type(float)))
         # whole numbers are normalised where they are used: many batches then take little memory
         return x.reshape(*y.shape, *x.shape[1:]), y
 
@@ -127,8 +110,8 @@ def pruner(
         params_at_init: Params,
         keeps: Array,
         number: Array,
-        index: Array | None,
-        *source: Any,
+        own: Any,
+        arrays: Any,
     ) -> tuple[Mask, Array]:
         # float64 where it is enabled: what overflows in float32 may be finite then
         params, params_at_init, stats = (
@@ -137,15 +120,13 @@ def pruner(
         )
         prunable = net.prunable_leaves(selection.exclude)
         key = stream(weights.key, "prune", number)
-        by = source[1] if fed else source[0].by
-        look = context_maker(net, stats, recipe, key=weights.key, by=by)
-        if not recipe.fresh:
-            batches = examples(key, source, None if index is None else index[0])
+        look = context_maker(net, stats, recipe, key=weights.key, by=arrays.by)
+        shared = None if recipe.fresh else examples(key, own, 0, arrays)
 
         def context_of(number: Array, mask: Mask) -> ScoreContext:
-            seen = batches if not recipe.fresh else examples(
-                jax.random.fold_in(key, number), source, None if index is None else index[number]
-            )  # fmt: skip
+            seen = shared
+            if seen is None:
+                seen = examples(jax.random.fold_in(key, number), own, number, arrays)
             return look(params_at_init, mask, seen, prunable)
 
         mask, fault = prune_in_rounds(

@@ -113,7 +113,7 @@ def find_tickets(
             exclude=pruning.exclude,
             examples=Examples(pruning.score_batches, size_of),
         )
-        select = pruner(net, run.mesh, selection, isinstance(data, Stream))
+        select = pruner(net, run.mesh, selection)
         search = Search(plan, run, select)
         for level in range(pruning.levels + 1):
             run.describe(

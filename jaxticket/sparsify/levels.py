@@ -17,7 +17,6 @@ from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.dense import initial_networks
-from jaxticket.engine.feeder import StreamedData
 from jaxticket.engine.loop import (
     Arrays,
     Jobs,
@@ -229,13 +228,8 @@ class Search:
         # replicas of branches are not pruned: their limit of 0 says so
         limits = (np.arange(size) < own).astype(np.int32)
         initial = parallel.pad(take(self.initial[0], begin, begin + own), size)
-        source: tuple[Any, ...] = (run.data,)
-        if isinstance(run.data, StreamedData):
-            p = self.plan.pruning
-            keys = parallel.pad(jobs.keys, size)
-            batch_size = min(p.score_batch_size, len(self.plan.data.train))
-            batches = run.data.score_batches(keys, target, p.score_batches, batch_size)
-            source = (batches, run.data.by)
+        p, keys = self.plan.pruning, parallel.pad(jobs.keys, size)
+        batch_size = min(p.score_batch_size, len(self.plan.data.train))
         state = trained.state
         mask, fault = self.select(
             limits,
@@ -244,8 +238,8 @@ class Search:
             # one round
             parallel.put(np.broadcast_to(keep, (size, 1, *keep.shape)).copy(), run.mesh),
             parallel.put(np.full(size, target, np.int32), run.mesh),
-            None,
-            *source,
+            run.data.score_batches(keys, target, p.score_batches, batch_size),
+            run.data.arrays,
         )
         mask, fault = take(parallel.host((mask, fault)), 0, own)
         if fault.any():

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, overload
 
-import numpy as np
 from jax.sharding import Mesh
 
 from jaxticket import _identity
@@ -255,7 +254,7 @@ def checked_examples(pruning: EarlyPruning, data: Data | Stream, score: Score) -
                     f"{name_of(score)!r}, which looks at no examples; leave it out"
                 )
         return Examples(1, 1)
-    if recipe.fresh and isinstance(data, Stream):
+    if recipe.fresh and data.streamed:
         raise ValueError(
             f"`score` {name_of(score)!r} draws new batches in every round, which a stream does not "
             f"give; use jt.scores.configured({name_of(score)!r}, fresh=False)"
@@ -274,8 +273,7 @@ def checked_examples(pruning: EarlyPruning, data: Data | Stream, score: Score) -
             f"`batches` {batches} must divide per_class={per_class}, so that each part holds every "
             f"class equally often"
         )
-    if isinstance(data, Data):
-        counts = np.bincount(data.train.y, minlength=data.classes)
+    if (counts := data.class_counts()) is not None:
         if counts.min() < per_class:
             raise ValueError(
                 f"`per_class` asks for {per_class} examples of each class, but class "

@@ -9,11 +9,8 @@ import jax
 import numpy as np
 
 from jaxticket._check import from_table
-from jaxticket.data.sampling import balanced_examples
-from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.dense import Networks
-from jaxticket.engine.feeder import StreamedData
 from jaxticket.engine.loop import Arrays, take
 from jaxticket.engine.runtime import Run
 from jaxticket.pruning.compiled import Examples, Selection, Weights, pruner
@@ -69,10 +66,10 @@ class ScoredMasks:
         return found
 
     def check(self, run: Run, keys: np.ndarray) -> None:
-        """Raises where a stream has too few examples of a class: here, not after hours of dense
+        """Raises where there are too few examples of a class: here, not after hours of dense
         training.
         """
-        if isinstance(run.data, StreamedData) and self.examples.per_class is not None:
+        if self.examples.per_class is not None:
             run.data.balanced(keys[:1], 0, self.examples.per_class)
 
     def prepare(self, run: Run, initial: Networks) -> float:
@@ -91,11 +88,10 @@ class ScoredMasks:
         limits = (np.arange(size) < count).astype(np.int32)
         keeps = np.stack([self.keeps[level] for level in wanted.levels.tolist()])
         keys = wanted.own(wanted.keys)
-        source: tuple[Any, ...] = (run.data,)
-        if isinstance(run.data, StreamedData):
-            e = self.examples
-            block = run.data.score_batches(keys, 0, e.batches, e.size, e.per_class)
-            source = (block, run.data.by)
+        e, rounds = self.examples, len(self.keeps[1]) if self.recipe.fresh else None
+        own = run.data.score_batches(
+            keys, 0, e.batches, e.size, per_class=e.per_class, rounds=rounds
+        )
 
         def put(tree: Any) -> Any:
             return parallel.put(wanted.own(tree), run.mesh)
@@ -114,8 +110,8 @@ class ScoredMasks:
             parallel.put(parallel.pad(keeps, size), run.mesh),
             # all densities look at the same examples
             parallel.put(np.zeros(size, np.int32), run.mesh),
-            self._index(run, keys),
-            *source,
+            own,
+            run.data.arrays,
         )
         mask, fault = take(parallel.host((mask, fault)), 0, count)
         if fault.any():
@@ -134,15 +130,4 @@ class ScoredMasks:
             p.exclude,
             self.examples,
         )
-        return pruner(self.plan.net, run.mesh, selection, isinstance(self.plan.data, Stream))
-
-    def _index(self, run: Run, keys: np.ndarray) -> Any:
-        """The balanced examples of each replica, on the devices; None where others are drawn."""
-        data, per_class = self.plan.data, self.examples.per_class
-        if per_class is None or not self.recipe.data or isinstance(data, Stream):
-            return None
-        rounds = len(self.keeps[1])
-        index = balanced_examples(
-            data.train.y, keys, per_class=per_class, rounds=rounds if self.recipe.fresh else None
-        )
-        return parallel.put(index, run.mesh)
+        return pruner(self.plan.net, run.mesh, selection)

@@ -12,9 +12,9 @@ import pytest
 import jaxticket as jt
 from jaxticket.analysis import telemetry as module
 from jaxticket.data.sampling import batch_indices
-from jaxticket.data.streaming import Stream
 from jaxticket.engine import program as train
 from jaxticket.engine.loop import job_plan
+from jaxticket.engine.source import put_data
 from jaxticket.engine.store import RunFolder
 from jaxticket.engine.supervised import Supervised
 from jaxticket.random import permutation_words, root_keys, stream
@@ -281,7 +281,8 @@ def test_a_batch_split_over_devices_gives_the_same(table, runs):
         state,
         put(ticket.params),
         put(job_plan(TRAINING, 2, order=2)),
-        train.put_data(DATA, TRAINING, split),
+        None,
+        put_data(DATA, TRAINING, split).arrays,
     )
     rows = table[(table.level == 2) & (table.step == REWIND)]
     np.testing.assert_allclose(np.asarray(seen).reshape(-1), rows.value, rtol=1e-5)
@@ -378,10 +379,3 @@ def test_a_resumed_telemetry_ends_the_same(runs, table, tmp_path, monkeypatch):
 def test_bad_input(runs, options, message):
     with pytest.raises(ValueError, match=message):
         look(runs, **options)
-
-
-def test_streams_are_refused(runs):
-    streamed = object.__new__(Stream)
-    object.__setattr__(streamed, "name", "imagenet")
-    with pytest.raises(ValueError, match="the stream 'imagenet', whose batches are not on the"):
-        look(dataclasses.replace(runs, data=streamed))

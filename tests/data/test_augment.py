@@ -21,6 +21,7 @@ from jaxticket.engine.learner import Batch
 from jaxticket.engine.loop import job_plan
 from jaxticket.engine.metrics import Normalization
 from jaxticket.engine.optim import optimizer
+from jaxticket.engine.source import put_data
 from jaxticket.engine.supervised import Origin, Supervised
 from jaxticket.random import root_keys, stream
 from jaxticket.results import plain
@@ -218,7 +219,7 @@ def chunks(steps, training=TRAINING, *, data=DATA, shape=(1, 1), **plan):
     """Weights and metrics of both seeds after chunks of so many steps."""
     mesh = parallel.mesh(*shape, devices=jax.devices()[: shape[0] * shape[1]])
     program = train.program(Supervised(NET, training), mesh)
-    on_device = train.put_data(data, training, mesh)
+    arrays = put_data(data, training, mesh).arrays
     state, metrics = started(program, training, mesh), None
     at = 0
     for count in steps:
@@ -229,7 +230,8 @@ def chunks(steps, training=TRAINING, *, data=DATA, shape=(1, 1), **plan):
             parallel.put(job_plan(training, 2, **plan), mesh),
             np.full(2, at, np.int32),
             np.ones(2, bool),
-            on_device,
+            None,
+            arrays,
         )
     return parallel.host(state.params), parallel.host(metrics)
 

@@ -17,8 +17,8 @@ import jaxticket as jt
 from jaxticket.data import blocks as pipeline
 from jaxticket.data import crops
 from jaxticket.data.sampling import batch_indices
-from jaxticket.engine.feeder import StreamedData, local_box
 from jaxticket.engine.program import program
+from jaxticket.engine.source import StreamedData, local_box
 from jaxticket.engine.supervised import Supervised
 from jaxticket.random import permutation_words, root_keys, stream
 
@@ -401,6 +401,17 @@ def test_searches_see_of_a_stream_what_they_see_of_data_in_memory(folder, in_mem
     same_tickets(*both)
     for table in (lambda runs: runs.table(), lambda runs: runs.trace()):
         pd.testing.assert_frame_equal(*(table(runs) for runs in both), rtol=1e-3, atol=1e-5)
+
+
+def test_telemetry_sees_of_a_stream_what_it_sees_of_data_in_memory(folder, in_memory):
+    """The gradient too, which is that of the batch of the next step."""
+    data = dataclasses.replace(streamed(folder), mean=in_memory.data.mean, std=in_memory.data.std)
+    both = [
+        jt.telemetry(dataclasses.replace(in_memory, data=source), levels=[1], progress=False)
+        for source in (in_memory.data, data)
+    ]
+    assert both[0].value.notna().all() and both[0].step.nunique() > 3
+    pd.testing.assert_frame_equal(*both, rtol=1e-3, atol=1e-5)
 
 
 def test_tickets_move_to_a_stream_as_to_data_in_memory(folder, in_memory):

@@ -16,7 +16,7 @@ from jaxticket.data.sampling import batch_indices
 from jaxticket.engine import parallel
 from jaxticket.engine.learner import Plan
 from jaxticket.engine.optim import learning_rate, optimizer, schedule
-from jaxticket.engine.program import gathered, put_data
+from jaxticket.engine.source import put_data
 from jaxticket.engine.supervised import Supervised
 from jaxticket.random import permutation_words
 
@@ -282,12 +282,12 @@ def trained(options, steps, *, params=None):
         jnp.int32(0), start, stats, optimizer(training).init(start), mask, key, jnp.int32(-1)
     )
     plan = Plan(schedule(training), np.int32(0))
-    on_device = put_data(data, training, parallel.mesh(1, devices=jax.devices()[:1]))
+    arrays = put_data(data, training, parallel.mesh(1, devices=jax.devices()[:1])).arrays
     words = permutation_words(key)
 
     @jax.jit
     def step(s, active):
-        batch = gathered(on_device, training, words, s.step, parallel.Placement())
+        batch = arrays.batches(training, words, None, parallel.Placement())(0, s.step)
         return Supervised(net, training).step(s, batch, plan, active, parallel.Placement())
 
     states = [state]

@@ -336,7 +336,7 @@ def test_layer_collapse_is_reported_and_a_floor_prevents_it(prune, net, capsys):
 def test_one_program_for_all_densities_and_rounds(net, data, mesh, prune):
     prune(score="synflow", density=0.5, dense=False)
     selection = Selection(jt.SCORES["synflow"], examples=Examples(1, 1))
-    select = pruner(net, mesh, selection, False)
+    select = pruner(net, mesh, selection)
     before = select._cache_size()
     assert before >= 1
     prune(score="synflow", density=(0.3, 0.2, 0.05), dense=False)

@@ -12,13 +12,10 @@ from jax.sharding import Mesh
 
 from jaxticket import rescaling, results
 from jaxticket._check import whole
-from jaxticket.data.sampling import score_indices
-from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
-from jaxticket.engine.feeder import StreamedData
 from jaxticket.engine.loop import take
 from jaxticket.engine.metrics import normalized
-from jaxticket.engine.program import put_data
+from jaxticket.engine.source import put_data
 from jaxticket.engine.supervised import static_part
 from jaxticket.random import root_keys, stream
 from jaxticket.runs import Runs, require_runs
@@ -64,11 +61,8 @@ def objective_values(
     size = parallel.block_size(count, mesh, None)
     keys = parallel.pad(np.asarray(jax.random.key_data(root_keys(runs.seeds))), size)
     data = put_data(runs.data, runs.training, mesh)
-    if isinstance(data, StreamedData):
-        source: tuple[Any, ...] = (data.score_batches(keys, 0, 1, examples), data.by)
-    else:
-        source = (data,)
-    value = _program(runs.net, method, training, mesh, examples, isinstance(runs.data, Stream))
+    own = data.score_batches(keys, 0, 1, examples)
+    value = _program(runs.net, method, training, mesh, examples)
     typed = jax.random.wrap_key_data(parallel.put(keys, mesh))
     origin = (runs.origin.params, runs.origin.stats)
     weights = parallel.put(parallel.pad(jax.tree.map(np.asarray, origin), size), mesh)
@@ -77,8 +71,7 @@ def objective_values(
         mask = jax.tree.map(np.asarray, runs.by_level[level].mask)
         soft = jax.tree.map(lambda m: m.astype(np.float32), mask)
         placed = parallel.put(parallel.pad(rescaling.scaled(soft, runs.factors(level)), size), mesh)
-        block, *rest = source
-        inputs = (typed, *weights, placed, block, *rest)
+        inputs = (typed, *weights, placed, own, data.arrays)
         found = take(parallel.host(value(np.zeros(size, np.int32), *inputs)), 0, count)
         rows += [
             {"seed": seed, "level": level, "density": runs.densities[runs.levels.index(level)],
@@ -89,25 +82,18 @@ def objective_values(
 
 
 @functools.lru_cache(maxsize=32)
-def _program(
-    net: Network, method: Method, training: Training, mesh: Mesh, examples: int, fed: bool
-) -> Any:
+def _program(net: Network, method: Method, training: Training, mesh: Mesh, examples: int) -> Any:
     prunable = net.prunable_leaves()
 
     def one(
-        limit: Array, key: Key, params: Params, stats: Stats, soft: Params, source: Any, *by: Any
+        limit: Array, key: Key, params: Params, stats: Stats, soft: Params, own: Any, arrays: Any
     ) -> Array:
         del limit
-        if fed:
-            x, y, by_of = source.x[0], source.y[0], by[0]
-        else:
-            (index,) = score_indices(
-                key=stream(key, "objective"), examples=source.y.shape[0], batches=1, size=examples
-            )
-            x, y = jnp.take(source.x, index, axis=0), jnp.take(source.y, index, axis=0)
-            by_of = source.by
+        x, (y,) = arrays.score_examples(
+            own, 0, key=stream(key, "objective"), batches=1, size=examples
+        )
         view_of = viewer(
-            net, training, stats, normalized(x, by_of, training.compute_dtype), y, prunable,
+            net, training, stats, normalized(x, arrays.by, training.compute_dtype), y, prunable,
             key=stream(key, "noise", 0),
         )  # fmt: skip
         with jax.default_matmul_precision("highest"):
@@ -115,5 +101,4 @@ def _program(
             masked = jax.tree.map(jnp.multiply, soft, params)
             return method.function(view_of(masked, soft, dense))
 
-    # data on the devices are shared, a block of a stream belongs to its replica
     return parallel.over_replicas(one, mesh, shared=1)

@@ -12,12 +12,11 @@ import numpy as np
 
 from jaxticket import rescaling
 from jaxticket._check import instance, settle, whole
-from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.dense import Networks
 from jaxticket.engine.loop import Arrays, Jobs, Trained, Watch, take, train_jobs
 from jaxticket.engine.optim import schedule
-from jaxticket.engine.program import program, put_data
+from jaxticket.engine.program import program
 from jaxticket.engine.runtime import Run
 from jaxticket.engine.supervised import Supervised
 from jaxticket.settings import LATER, PruningAtStep, Training
@@ -167,7 +166,8 @@ class LearnedMasks:
         run = dataclasses.replace(
             run,
             program=program(self.learner, run.mesh),
-            data=self._data(run),
+            # data streams without random crops if images are not augmented
+            data=run.data.of_training(self.training, cropped=self.method.augment),
             size=size,
             interval=self.training.evaluation_interval,
         )
@@ -246,17 +246,6 @@ class LearnedMasks:
                 row[:, -1] = hamming(mask, before, self.plan.prunable)
             before = mask
         return watched
-
-    def _data(self, run: Run) -> Any:
-        """The data as the search sees them: streams without random crops if images are not
-        augmented, in blocks of the search's own length.
-        """
-        data = self.plan.data
-        if not isinstance(data, Stream):
-            return run.data
-        if not self.method.augment:
-            data = dataclasses.replace(data, train_crop="center")
-        return put_data(data, self.training, run.mesh)
 
     def _teachers_of(self, wanted: Wanted) -> Any:
         return jax.tree.map(lambda x: x[wanted.replicas], self.teachers)

@@ -18,7 +18,8 @@ from jaxticket.engine.adversarial import PGD
 from jaxticket.engine.learner import Batch, Plan
 from jaxticket.engine.metrics import Normalization
 from jaxticket.engine.optim import optimizer, schedule
-from jaxticket.engine.program import gathered, program, put_data
+from jaxticket.engine.program import program
+from jaxticket.engine.source import put_data
 from jaxticket.engine.store import RunFolder
 from jaxticket.engine.supervised import Supervised
 from jaxticket.random import permutation_words, root_keys, stream
@@ -655,7 +656,7 @@ def test_teachers_that_learn_along_take_ordinary_steps(find, net, data, states, 
         np.testing.assert_allclose(weights, drawn["dense_0"]["kernel"], rtol=1e-6)
     if stage:
         return
-    on_device = put_data(data, TRAINING, parallel.mesh(devices=jax.devices()[:1]))
+    arrays = put_data(data, TRAINING, parallel.mesh(devices=jax.devices()[:1])).arrays
     key, learner = jax.random.key(5), Supervised(net, TRAINING)
     plan = Plan(jax.tree.map(jnp.asarray, schedule(TRAINING)), jnp.int32(0), jnp.int32(0))
     own = stream(key, "teacher", 1)
@@ -669,7 +670,7 @@ def test_teachers_that_learn_along_take_ordinary_steps(find, net, data, states, 
                            jnp.int32(-1))  # fmt: skip
 
         def step(i, s):
-            batch = gathered(on_device, TRAINING, words, s.step, parallel.Placement())
+            batch = arrays.batches(TRAINING, words, None, parallel.Placement())(i, s.step)
             return learner.step(s, batch, plan, jnp.bool_(True), parallel.Placement())
 
         return jax.lax.fori_loop(0, 40 - begun, step, state)
