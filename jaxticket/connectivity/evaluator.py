@@ -377,8 +377,7 @@ def _programs(net: Network, training: Training, mesh: Mesh, splits: int, train: 
             found = jnp.stack(look(inputs))
             if axis is not None:
                 place = jax.lax.axis_index(axis[0]) * found.shape[1]
-                # zeros that vary over the same mesh axes
-                room = jnp.tile(jnp.where(found == 0, found, 0), (1, axis[1]))
+                room = _tree.varying_like(jnp.zeros_like(jnp.tile(found, (1, axis[1]))), found)
                 room = jax.lax.dynamic_update_slice_in_dim(room, found, place, axis=1)
                 found = jax.lax.psum(room, axis[0])
             return None, (found[0].astype(jnp.int32), found[1])

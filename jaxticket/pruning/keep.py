@@ -381,8 +381,7 @@ def prune_in_rounds(
             scores = _floored(scores, rivals, floor, prunable)
         return (keep_top(scores, rivals, keep, prunable=prunable, scope=scope), fault), None
 
-    # varies over the same mesh axes as the mask does
-    no = jnp.any(jax.tree.leaves(mask)[0]) & False
+    no = _tree.varying_like(jnp.bool_(False), (params, mask))
     numbers = jnp.arange(keeps.shape[0], dtype=jnp.int32)
     (chosen, fault), _ = jax.lax.scan(one_round, (mask, no), (jnp.asarray(keeps), numbers))
     return chosen, jnp.logical_and(fault, _tree.finite(params))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxticket._tree import varying_like
 from jaxticket.typing import Array
 
 
@@ -28,13 +29,6 @@ def sortable(scores: Array) -> Array:
     return jnp.where(nan, jnp.uint32(0), ranks)
 
 
-def _zero(a: Array, b: Array) -> Array:
-    """A zero made from the inputs: it varies over the same mesh axes, which shard_map asks of a
-    loop's carry.
-    """
-    return (a[0] ^ a[0]) + (b ^ b).astype(jnp.uint32)
-
-
 def _kth_by_bisection(ranks: Array, k: Array) -> Array:
     """The largest t with at least k ranks >= t, bit by bit: 32 passes that only count, fast on GPU
     and TPU.
@@ -44,7 +38,7 @@ def _kth_by_bisection(ranks: Array, k: Array) -> Array:
         trial = t | (jnp.uint32(1) << (jnp.uint32(31) - i.astype(jnp.uint32)))
         return jnp.where(jnp.sum(ranks >= trial, dtype=jnp.int32) >= k, trial, t)
 
-    return jax.lax.fori_loop(0, 32, bit, _zero(ranks, k))
+    return jax.lax.fori_loop(0, 32, bit, varying_like(jnp.uint32(0), (ranks, k)))
 
 
 def _kth_by_histogram(ranks: Array, k: Array) -> Array:

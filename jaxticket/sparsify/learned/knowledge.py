@@ -215,8 +215,8 @@ def agreement(gradients: Array, *, most: float = 1.0, steps: int = 200) -> Array
     def step(_: Any, v: Array) -> Array:
         return _capped_simplex(v - rate * (gram @ v), most)
 
-    # a constant varies over devices and replicas as the gradients do once a zero of them is added
-    return jax.lax.fori_loop(0, steps, step, 1 / len(g) + 0 * gram[0])
+    start = jnp.full(len(g), 1 / len(g), gram.dtype)
+    return jax.lax.fori_loop(0, steps, step, _tree.varying_like(start, gram))
 
 
 def _capped_simplex(v: Array, most: float) -> Array:
