@@ -80,10 +80,10 @@ def shared_seconds(runs: jt.Runs, start: int) -> float:
     if isinstance(runs.pruning, jt.Pruning):
         whole = next(row for row in runs.costs if row["unit"] == "level 0")["train_seconds"]
         return whole / len(runs.seeds) * start / runs.training.steps
-    trunk = next((row for row in runs.costs if row["unit"] == "dense"), None)
-    if trunk is None or not runs.pruning.rewind_step:
+    dense = next((row for row in runs.costs if row["unit"] == "dense"), None)
+    if dense is None or not runs.pruning.rewind_step:
         return 0.0
-    return trunk["train_seconds"] / len(runs.seeds) * start / trunk["training_steps"]
+    return dense["train_seconds"] / len(runs.seeds) * start / dense["training_steps"]
 
 
 def say(job: Job, times: Any) -> None:

@@ -122,7 +122,7 @@ def _early(runs: Runs, pruning: EarlyPruning, score: Score) -> dict[str, float]:
         "flops": rounds * score_flops(runs.net, score, examples),
         "seconds": _seconds(runs, "masks", "prune_seconds") / (seeds * len(pruning.densities)),
     }
-    trained["seconds"] = _trunk_seconds(runs, pruning.step)
+    trained["seconds"] = _dense_seconds(runs, pruning.step)
     return {name: trained[name] + scoring.get(name, 0.0) for name in _NAMES}
 
 
@@ -131,7 +131,7 @@ def _learned(runs: Runs, pruning: LearnedPruning) -> dict[str, float]:
     assert method is not None
     seeds, examples = len(runs.seeds), steps * runs.training.batch_size
     trained = _training(runs, pruning.step)
-    trained["seconds"] = _trunk_seconds(runs, pruning.step)
+    trained["seconds"] = _dense_seconds(runs, pruning.step)
     taught = dict.fromkeys(_NAMES, 0.0)
     if method.teaching is not None:
         each = method.teaching.steps(runs.training)
@@ -153,12 +153,12 @@ def _learned(runs: Runs, pruning: LearnedPruning) -> dict[str, float]:
     return {name: trained[name] + taught[name] + searching[name] for name in _NAMES}
 
 
-def _trunk_seconds(runs: Runs, step: int) -> float:
+def _dense_seconds(runs: Runs, step: int) -> float:
     """What dense training to a step took, for one seed."""
-    trunk = next((row for row in runs.costs if row["unit"] == "dense"), None)
-    if trunk is None or not step:
+    dense = next((row for row in runs.costs if row["unit"] == "dense"), None)
+    if dense is None or not step:
         return 0.0
-    return trunk["train_seconds"] / len(runs.seeds) * step / trunk["training_steps"]
+    return dense["train_seconds"] / len(runs.seeds) * step / dense["training_steps"]
 
 
 def _levels(runs: Runs, pruning: Pruning, score: Score, level: int) -> dict[str, float]:

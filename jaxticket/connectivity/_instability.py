@@ -29,7 +29,7 @@ from jaxticket.connectivity.result import Instability
 from jaxticket.controls import Change
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
-from jaxticket.engine.dense import initial_networks, train_trunk
+from jaxticket.engine.dense import initial_networks, train_dense
 from jaxticket.engine.loop import Arrays, report_diverged
 from jaxticket.engine.program import check_fit
 from jaxticket.engine.runtime import Runtime, settled
@@ -68,7 +68,7 @@ def instability(
 ) -> Instability:
     """Trains copies of a network under different SGD noise and measures how far apart they end.
 
-    For every seed the dense network (the trunk) is trained once and its state kept at every step k
+    For every seed the dense network is trained once and its state kept at every step k
     of `at`. From each state, dense or with a mask, copies are trained on to step T that see
     different batches (and augmentation) from step k on, with a fresh optimizer. For each pair of
     copies the error is taken at points of the line between them:
@@ -99,7 +99,7 @@ def instability(
       distances: names in `jt.DISTANCES` or functions of two `Outcome`, which are called for every
         split; all if None.
       keep: whether to keep the trained weights of all copies (in memory and in the folder).
-      seeds: one trunk each; those of the tickets, or range(3), if None.
+      seeds: one dense network each; those of the tickets, or range(3), if None.
       runtime, mesh, folder, save_every, progress: as for `find_tickets`.
       at_once: copies that one device holds at most; None for as many as have 1 GiB of weights and
         optimizer state.
@@ -132,7 +132,7 @@ def instability(
     noise = checked_noise(noise, training, data)
     runs = runs_by_step(tickets, net, data)
     steps = checked_steps(at, runs, training, full=length == "full")
-    trunk = not runs or at is not None
+    dense = not runs or at is not None
     seeds = checked_seeds(seeds, runs)
     chosen_levels = checked_levels(levels, runs)
     changes = named_changes(branches)
@@ -146,7 +146,7 @@ def instability(
             f"`branches` {repeated} are in `tickets` too; leave them out of one of the two"
         )
     named = named_distances(distances)
-    kinds = kinds_of(runs, list(changes), chosen_levels, steps, trunk=trunk)
+    kinds = kinds_of(runs, list(changes), chosen_levels, steps, dense=dense)
     if statistics == "both" and not jax.tree.leaves(net.shapes[1]):
         raise ValueError("`statistics`='both' needs a network with BatchNorm; use 'interpolated'")
     design = Design(
@@ -168,7 +168,7 @@ def instability(
         seeds=seeds,
         of=[own.identity(chosen_levels) for own in runs.values()],
         starts=[tuple(kind) for kind in kinds],
-        trunk=trunk,
+        dense=dense,
         changes=changes,
         copies=copies,
         points=points,
@@ -181,7 +181,7 @@ def instability(
     )
     atoms = [Atom(kind, replica) for kind in kinds for replica in range(len(seeds))]
     size, room = block_of(net, training, len(atoms), copies, mesh, runtime.at_once)
-    last = max(steps) if trunk else 0
+    last = max(steps) if dense else 0
     total = last * len(seeds) + copies * len(seeds) * sum(
         training.steps - (0 if design.full else kind.at) for kind in kinds
     )
@@ -192,14 +192,14 @@ def instability(
         states: dict[int, Networks] = {}
         diverged = np.full(len(seeds), -1)
         costs: list[dict[str, Any]] = []
-        if trunk:
-            run.describe("trunk")
-            trained = train_trunk(run, training, keys, initial, steps, ends_only=True)
+        if dense:
+            run.describe("dense")
+            trained = train_dense(run, training, keys, initial, steps, ends_only=True)
             states, diverged = trained.states, trained.diverged
-            report_diverged(run, "trunk", seeds, diverged)
+            report_diverged(run, "dense", seeds, diverged)
             if trained.steps:
                 took = {"training_steps": trained.steps, "train_seconds": trained.seconds}
-                costs.append({"unit": "trunk", **took})
+                costs.append({"unit": "dense", **took})
         starts = Starts(net, mesh, seeds, kinds, initial, states, diverged, runs, changes)
         # seed after seed, so that every device has early and late steps k
         order = sorted(range(len(atoms)), key=lambda i: (atoms[i].replica, i))

@@ -42,8 +42,8 @@ class Starts:
       seeds: one per replica.
       kinds: what to start from, in the order of the results.
       initial: weights and statistics at initialization, stacked over [replica].
-      trunk: dense weights and statistics at steps k; empty where tickets bring their own weights.
-      diverged: int [replica], at which step of the trunk the loss was not finite, or -1.
+      dense: dense weights and statistics at steps k; empty where tickets bring their own weights.
+      diverged: int [replica], at which step of dense training the loss was not finite, or -1.
       runs: where masks come from: (branch, k) -> tickets; empty without tickets.
       changes: name -> change, for branches made here.
     """
@@ -53,7 +53,7 @@ class Starts:
     seeds: tuple[int, ...]
     kinds: tuple[Start, ...]
     initial: Networks
-    trunk: dict[int, Networks]
+    dense: dict[int, Networks]
     diverged: np.ndarray
     runs: dict[tuple[str, int], Runs]
     changes: dict[str, Change]
@@ -80,15 +80,15 @@ class Starts:
         """The ticket with its weights also where they are pruned."""
         level = np.full(len(self.seeds), kind.level, np.int32)
         if not self.runs:
-            params, stats = self.trunk[kind.at]
+            params, stats = self.dense[kind.at]
             ones = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
             step = np.full_like(level, kind.at)
             return Ticket(ones, params, stats, level, step)  # type: ignore[arg-type]
         runs = self._runs(kind)
-        if not self.trunk:
+        if not self.dense:
             return self._seeds_of(runs, runs.whole(kind.level))
         own = self._seeds_of(runs, runs.by_level[kind.level])
-        params, stats = self.trunk[kind.at]
+        params, stats = self.dense[kind.at]
         params = rescaling.scaled(params, self._factors(kind))
         return own.replace(params=params, stats=stats, step=np.full_like(level, kind.at))
 
@@ -101,8 +101,8 @@ class Starts:
         return self._seeds_of(runs, runs.factors(kind.level))
 
     def _runs(self, kind: Start) -> Runs:
-        """The run that a start's masks come from; one run serves every k of a trunk."""
-        if self.trunk:
+        """The run that a start's masks come from; one run serves every k of a dense network."""
+        if self.dense:
             (only,) = self.runs.values()
             return only
         return self.runs[kind.branch, kind.at]
@@ -124,11 +124,11 @@ class Starts:
         return density(self.net, self._pruning(kind), ticket)
 
     def lost(self, atom: tuple[Start, int]) -> bool:
-        """Whether there is nothing to start from: the trunk had diverged at the step of the state,
-        or the seed has no ticket at this level.
+        """Whether there is nothing to start from: dense training had diverged at the step of the
+        state, or the seed has no ticket at this level.
         """
         kind, replica = atom
-        if self.trunk and 0 <= int(self.diverged[replica]) <= kind.at:
+        if self.dense and 0 <= int(self.diverged[replica]) <= kind.at:
             return True
         if not self.runs:
             return False
@@ -146,7 +146,7 @@ class Starts:
         pruning = self._pruning(kind)
         if pruning.rewind == "learning_rate":
             return self.initial[0]
-        usual = kind.at if self.trunk else pruning.start
+        usual = kind.at if self.dense else pruning.start
         moved = usual > 0 and np.asarray(ticket.step).max() == 0
         if moved or kind.at == 0:
             return ticket.params
@@ -159,14 +159,14 @@ def kinds_of(
     levels: Sequence[int],
     at: Sequence[int],
     *,
-    trunk: bool,
+    dense: bool,
 ) -> tuple[Start, ...]:
     """The starts: k after k, the tickets before their branches, level after level."""
     if not runs:
         return tuple(Start("ticket", 0, k) for k in at)
     kinds = []
     for k in at:
-        names = ["ticket"] if trunk else [branch for branch, own in runs if own == k]
+        names = ["ticket"] if dense else [branch for branch, own in runs if own == k]
         if "ticket" in names:
             names += changes
         kinds += [

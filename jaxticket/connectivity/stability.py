@@ -51,8 +51,8 @@ def summary(
     """Mean, spread and confidence interval of a metric of every state.
 
     The interval is Student's: `mean +- t(n - 1) * std / sqrt(n)`, nan for one sample. Pairs of one
-    seed share its trunk (and copies), so an interval over pairs is narrower than one over seeds;
-    `unit="seed"` averages over the pairs of a seed first.
+    seed share its dense training (and copies), so an interval over pairs is narrower than one over
+    seeds; `unit="seed"` averages over the pairs of a seed first.
 
     Args:
       table: `table()` or `copies()` of an analysis.

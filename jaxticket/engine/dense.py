@@ -1,4 +1,4 @@
-"""The trunk: dense networks trained once from initialization, their states kept at some steps."""
+"""Dense networks trained once from initialization, with their states kept at some steps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jaxticket.settings import Training
 from jaxticket.typing import Network
 
 
-class Trunk(NamedTuple):
+class DenseStates(NamedTuple):
     """Dense networks of several seeds.
 
     Attributes:
@@ -54,7 +54,7 @@ def _initializer(net: Network, mesh: Mesh) -> Callable[..., Networks]:
     return parallel.over_replicas(lambda limit, key: net.init(stream(key, "init")), mesh)
 
 
-def train_trunk(
+def train_dense(
     run: Run,
     training: Training,
     keys: np.ndarray,
@@ -62,8 +62,8 @@ def train_trunk(
     steps: Sequence[int],
     *,
     ends_only: bool = False,
-    name: str = "trunk",
-) -> Trunk:
+    name: str = "dense",
+) -> DenseStates:
     """Trains the dense networks to the last of some steps, with their states at each.
 
     Args:
@@ -78,7 +78,7 @@ def train_trunk(
     states = {0: initial} if 0 in steps else {}
     later = sorted({k for k in steps if k > 0})
     if not later:
-        return Trunk(states, {}, np.full(len(keys), -1), 0, 0.0)
+        return DenseStates(states, {}, np.full(len(keys), -1), 0, 0.0)
     # no more places than replicas, so that all devices have some
     size = parallel.block_size(len(keys), run.mesh, None)
     run = replace(run, size=min(run.size, size))
@@ -102,7 +102,7 @@ def train_trunk(
         states[k] = jax.tree.unflatten(jax.tree.structure(initial), leaves)
     history = history_arrays(parts)
     seconds = sum(float(part["seconds"]) for part in parts)
-    return Trunk(states, history, history["diverged"], later[-1] * len(keys), seconds)
+    return DenseStates(states, history, history["diverged"], later[-1] * len(keys), seconds)
 
 
 def _unit(run: Run, jobs: Jobs, name: str, steps: list[int], ends_only: bool) -> Arrays:

@@ -69,7 +69,7 @@ class StepPlan:
                 )
 
     @property
-    def trunk_steps(self) -> tuple[int, ...]:
+    def dense_steps(self) -> tuple[int, ...]:
         """The steps of dense training whose states are needed."""
         steps = {p.step for p in self.prunings}
         return tuple(sorted(steps | ({self.training.steps} if self.dense else set())))
@@ -81,7 +81,7 @@ class StepPlan:
         """
         each = sum((self.training.steps - p.start) * len(p.densities) for p in self.prunings)
         each *= (1 + len(self.changes)) * self.train
-        return (max(self.trunk_steps) + each) * len(self.seeds)
+        return (max(self.dense_steps) + each) * len(self.seeds)
 
 
 class Wanted(NamedTuple):

@@ -12,7 +12,7 @@ from jaxticket import _tree, rescaling, results
 from jaxticket.connectivity.evaluator import Evaluator
 from jaxticket.controls import changed
 from jaxticket.engine import parallel
-from jaxticket.engine.dense import Networks, initial_networks, train_trunk
+from jaxticket.engine.dense import Networks, initial_networks, train_dense
 from jaxticket.engine.loop import (
     Arrays,
     Jobs,
@@ -66,8 +66,8 @@ class StepRun:
         self.finder.check(run, self.keys)
         run.describe("dense")
         initial = initial_networks(plan.net, run.mesh, self.keys)
-        trunk = train_trunk(run, plan.training, self.keys, initial, plan.trunk_steps)
-        report_diverged(run, "dense", plan.seeds, trunk.diverged)
+        dense = train_dense(run, plan.training, self.keys, initial, plan.dense_steps)
+        report_diverged(run, "dense", plan.seeds, dense.diverged)
         self.initial = initial
         count = len(plan.seeds)
         seconds = self.finder.prepare(run, initial)
@@ -79,19 +79,19 @@ class StepRun:
         zeros = np.zeros(count, np.int32)
         ones = jax.tree.map(lambda x: np.ones(x.shape, bool), initial[0])
         for pruning in plan.prunings:
-            params, stats = trunk.states[pruning.step]
+            params, stats = dense.states[pruning.step]
             step = np.full(count, pruning.start, np.int32)
             origin = Ticket(ones, params, stats, zeros, step)  # type: ignore[arg-type]
             self.origins[pruning.step] = origin
-            if trunk.steps:
-                steps = trunk.steps // count
-                row = {"unit": "dense", "train_seconds": trunk.seconds, "training_steps": steps}
+            if dense.steps:
+                steps = dense.steps // count
+                row = {"unit": "dense", "train_seconds": dense.seconds, "training_steps": steps}
                 self.costs[pruning.step].append(row)
             if plan.dense:
                 self.tickets[pruning.step][0] = origin
-                self._note(pruning, 0, "ticket", origin, trunk.history)
+                self._note(pruning, 0, "ticket", origin, dense.history)
             run.describe(f"{self.finder.name} at step {pruning.step}")
-            self._find(pruning, origin, trunk.diverged)
+            self._find(pruning, origin, dense.diverged)
             if plan.supermask:
                 self._supermasks(pruning)
         if plan.train:

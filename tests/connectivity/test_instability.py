@@ -241,7 +241,7 @@ def test_without_noise_copies_are_equal_bit_for_bit(net, data, training, mesh):
     )
     params, _ = off.networks(at=0, seed=3)
     assert all(np.array_equal(x[0], x[1]) for x in jax.tree.leaves(params))
-    # the copies are the trunk's own training too
+    # the copies are the dense training too
     assert all(
         np.ptp(off.lines(split=s, metric=m)) >= 0 and (off.barriers(split=s, metric=m) == 0).all()
         for s in ("test", "train")
@@ -538,7 +538,7 @@ def middle_stack(params):
     return jax.tree.map(lambda x: np.asarray(x)[None], params), stats
 
 
-def test_one_program_trains_trunk_and_copies(net, data, mesh):
+def test_one_program_trains_dense_networks_and_copies(net, data, mesh):
     training = jt.Training(steps=7, batch_size=11)
     before = program(Supervised(net, training), mesh).traces()
     for at in ((0, 3), (5,)):
@@ -655,7 +655,7 @@ def test_an_analysis_that_was_stopped_goes_on(
 def test_an_analysis_that_dies_after_every_save_gives_the_same(
     inst, net, data, training, mesh, tmp_path, monkeypatch
 ):
-    """Snapshots of the trunk and what was seen throughout training are saved with the states."""
+    """Snapshots of dense training and what was seen throughout are saved with the states."""
 
     class Stopped(Exception):
         pass
@@ -686,7 +686,7 @@ def test_an_analysis_that_dies_after_every_save_gives_the_same(
             )
         except Stopped:
             deaths += 1
-    # once for each call of the program: at 0, 10, 20 and 30, of trunk and copies
+    # once for each call of the program: at 0, 10, 20 and 30, of dense training and copies
     assert deaths == 8
     for name, values in inst.arrays.items():
         np.testing.assert_array_equal(found.arrays[name], values, err_msg=name)
@@ -715,7 +715,7 @@ def test_a_copy_that_diverged_proves_nothing(net, data, mesh):
     table = inst.table()
     assert len(table) and table["value"].isna().all()
     assert set(table["metric"]) >= {"l2", "disagreement", "mask_iou"}
-    # the trunk diverged before step 10, too
+    # dense training diverged before step 10, too
     states = inst.states()
     own = states[(states["metric"] == "error") & (states["split"] == "test")].set_index("at")
     assert np.isfinite(own.loc[0, "value"]) and np.isnan(own.loc[10, "value"])

@@ -405,7 +405,7 @@ def test_a_run_that_dies_after_every_save_gives_the_same(prune, runs, tmp_path, 
             )  # fmt: skip
         except Stopped:
             deaths += 1
-    # trunk: 4 states (0, 10, 20 and none between) and its unit, 3 units of masks, 6 of training
+    # dense: 4 states (0, 10, 20 and none between) and its unit, 3 units of masks, 6 of training
     assert deaths > 15
     for k, own in runs.items():
         equal(found[k].tickets, own.tickets)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxticket import _tree, masks
 from jaxticket._check import flag, settle, share, whole
 from jaxticket.engine.adversarial import PGD
-from jaxticket.engine.dense import Networks, initial_networks, train_trunk
+from jaxticket.engine.dense import Networks, initial_networks, train_dense
 from jaxticket.engine.learner import Batch, Plan
 from jaxticket.engine.loop import report_diverged
 from jaxticket.engine.optim import Schedule, optimizer
@@ -116,7 +116,7 @@ def train_teachers(
     run = dataclasses.replace(run, program=program(Supervised(net, training), run.mesh))
     found, seconds = begun, 0.0
     if steps:
-        trained = train_trunk(run, training, keys, begun, [steps], ends_only=True, name="teachers")
+        trained = train_dense(run, training, keys, begun, [steps], ends_only=True, name="teachers")
         found, seconds = trained.states[steps], trained.seconds
         for number in range(count):
             report_diverged(run, f"teacher {number}", seeds, trained.diverged[number::count])
