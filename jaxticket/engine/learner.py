@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +82,10 @@ class Learner(Protocol[StateT, PlanT, OriginT]):
     Attributes:
       net: the network that is evaluated.
       training: the settings that a compiled program is made for: batch size, precision, ...
+      invariant: what an error says where `broken`.
     """
+
+    invariant: ClassVar[str] = "an invariant was broken"
 
     net: Network
     training: Training

@@ -13,14 +13,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import masks
 from jaxticket.engine import parallel
 from jaxticket.engine.learner import Plan
 from jaxticket.engine.metrics import METRICS
 from jaxticket.engine.optim import schedule
 from jaxticket.engine.runtime import Arrays, Run
 from jaxticket.settings import Training
-from jaxticket.typing import Mask
 
 
 class Jobs(NamedTuple):
@@ -29,7 +27,7 @@ class Jobs(NamedTuple):
     Attributes:
       origin: what each job starts from, as the learner takes it.
       keys: uint32 key data of each job's root key.
-      start: int32, the step of `params`.
+      start: int32, the step of `origin`.
       plan: schedule (with the stop step), data order, and what else the learner needs.
       lost: bool, which jobs have nothing to train, since the network that their mask should have
         come from diverged: they stay as they are, and count as diverged from their start on.
@@ -350,8 +348,7 @@ def _checked(
     broken, finite = parallel.host(run.program.checked(np.zeros(run.size, np.int32), state))
     if broken.any():
         raise RuntimeError(
-            f"pruned weights, or whatever must stay, changed in training ({unit}): please report "
-            f"this"
+            f"{run.program.learner.invariant} in training ({unit}): please report this"
         )
     diverged = parallel.host(state.diverged)
     # no loss follows the last update: weights, or the last evaluation, tell whether it diverged
@@ -448,27 +445,6 @@ def history_arrays(blocks: list[Arrays]) -> Arrays:
     for name, fill in (("steps", 0), ("wanted", False), ("values", np.nan)):
         result[name] = np.concatenate([longer(b[name], fill) for b in blocks], axis=1)
     return result
-
-
-def report_collapse(
-    run: Run, where: str, mask: Mask, prunable: Any, seeds: Sequence[int], remedy: str = ""
-) -> None:
-    """Says which prunable layers have no weights left, and in which replicas.
-
-    Args:
-      run: says it.
-      where: what found the mask, and when.
-      mask: host arrays [replica, ...].
-      prunable: tree of python bools.
-      seeds: of the replicas.
-      remedy: what the sentence ends with.
-    """
-    empty = [
-        f"{path} (seeds {', '.join(str(s) for s, g in zip(seeds, gone, strict=True) if g)})"
-        for path, gone in masks.empty_layers(mask, prunable).items()
-    ]
-    if empty:
-        run.write(f"layer collapse: {where} keeps nothing of {', '.join(empty)}{remedy}")
 
 
 def report_diverged(

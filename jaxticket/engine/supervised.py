@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +55,8 @@ class Supervised(Learner[TrainState, Plan, Origin]):
     Reference: DESIGN of masked training; invariant 4 of iterative magnitude pruning (pruned weights
       stay exactly 0).
     """
+
+    invariant: ClassVar[str] = "pruned weights came back"
 
     net: Network
     training: Training

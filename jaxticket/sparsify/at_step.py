@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -138,3 +139,24 @@ class Finder(Protocol):
     def trace(self, pruning: PruningAtStep, wanted: Wanted, arrays: Arrays) -> list[dict[str, Any]]:
         """Rows of `Runs.trace`, of what `find` kept."""
         ...
+
+
+def report_collapse(
+    run: Run, where: str, mask: Mask, prunable: Any, seeds: Sequence[int], remedy: str = ""
+) -> None:
+    """Says which prunable layers have no weights left, and in which replicas.
+
+    Args:
+      run: says it.
+      where: what found the mask, and when.
+      mask: host arrays [replica, ...].
+      prunable: tree of python bools.
+      seeds: of the replicas.
+      remedy: what the sentence ends with.
+    """
+    empty = [
+        f"{path} (seeds {', '.join(str(s) for s, g in zip(seeds, gone, strict=True) if g)})"
+        for path, gone in masks.empty_layers(mask, prunable).items()
+    ]
+    if empty:
+        run.write(f"layer collapse: {where} keeps nothing of {', '.join(empty)}{remedy}")

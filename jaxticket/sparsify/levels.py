@@ -24,7 +24,6 @@ from jaxticket.engine.loop import (
     history_arrays,
     job_plan,
     join,
-    report_collapse,
     report_diverged,
     take,
     train_jobs,
@@ -38,6 +37,7 @@ from jaxticket.pruning.scores.spec import name_of
 from jaxticket.random import root_keys
 from jaxticket.runs import density
 from jaxticket.settings import Pruning, Training, order_of
+from jaxticket.sparsify.at_step import report_collapse
 from jaxticket.ticket import Ticket, host_apply
 from jaxticket.typing import Mask, Network, Params, Stats
 

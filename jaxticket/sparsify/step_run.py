@@ -19,7 +19,6 @@ from jaxticket.engine.loop import (
     history_arrays,
     job_plan,
     join,
-    report_collapse,
     report_diverged,
     take,
     train_unit,
@@ -30,7 +29,7 @@ from jaxticket.engine.supervised import Origin
 from jaxticket.random import root_keys
 from jaxticket.runs import Runs, density
 from jaxticket.settings import PruningAtStep, order_of
-from jaxticket.sparsify.at_step import Finder, StepPlan, Wanted
+from jaxticket.sparsify.at_step import Finder, StepPlan, Wanted, report_collapse
 from jaxticket.ticket import Ticket, host_apply
 from jaxticket.typing import Mask
 

@@ -11,10 +11,12 @@ import pytest
 import jaxticket as jt
 from jaxticket.data.sampling import batch_indices
 from jaxticket.engine import parallel
+from jaxticket.engine.dense import initial_networks
 from jaxticket.engine.learner import Learner, guarded_update
-from jaxticket.engine.loop import job_plan
+from jaxticket.engine.loop import Jobs, job_plan, train_jobs
 from jaxticket.engine.program import program
 from jaxticket.engine.source import put_data
+from jaxticket.engine.supervised import Origin, Supervised
 from jaxticket.random import permutation_words, root_keys, stream
 
 RNG = np.random.default_rng(0)
@@ -117,3 +119,25 @@ def test_equal_learners_share_a_program():
     mesh = parallel.mesh(2, devices=jax.devices()[:2])
     assert program(Adder(NET, TRAINING), mesh) is program(Adder(NET, TRAINING), mesh)
     assert program(Adder(NET, TRAINING), mesh) is not program(Adder(NET, TRAINING, "b"), mesh)
+
+
+class Regrowing(Supervised):
+    """Training that lets pruned weights come back."""
+
+    def step(self, state, batch, plan, active, placement):
+        state = super().step(state, batch, plan, active, placement)
+        return state._replace(params=jax.tree.map(lambda w: w + 1, state.params))
+
+
+def test_a_broken_invariant_is_an_error():
+    mesh = parallel.mesh(1, devices=jax.devices()[:1])
+    keys = np.asarray(jax.random.key_data(root_keys((3,))))
+    params, stats = initial_networks(NET, mesh, keys)
+    origin = Origin(params, stats, jax.tree.map(lambda w: np.abs(w) > 0.1, params))
+    zeros = np.zeros(1, np.int32)
+    jobs = Jobs(origin, keys, zeros, job_plan(TRAINING, 1), zeros > 0)
+    with jt.Runtime(mesh=mesh, progress=False).run(NET, DATA, TRAINING, {}, size=1) as run:
+        train_jobs(run, jobs, "x")
+        run = dataclasses.replace(run, program=program(Regrowing(NET, TRAINING), mesh))
+        with pytest.raises(RuntimeError, match=r"pruned weights came back in training \(x\)"):
+            train_jobs(run, jobs, "x")
