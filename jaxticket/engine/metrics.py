@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxticket import _tree
 from jaxticket.settings import Training
 from jaxticket.typing import Array, Network, Params, Stats
 
@@ -124,10 +125,7 @@ def evaluate(
       axis: (name, size) of a mesh axis over which each batch is split; the result is the same on
         all of it.
     """
-    # a zero that varies over the same mesh axes as the sums
-    zero = jnp.zeros((splits, 3), jnp.float32) + jnp.where(
-        jnp.isnan(jax.tree.leaves(params)[0].reshape(-1)[0]), 0, 0
-    )
+    zero = _tree.varying_like(jnp.zeros((splits, 3), jnp.float32), params)
     return means(tally(net, params, stats, zero, batched, by, training, splits=splits, axis=axis))
 
 
@@ -178,5 +176,5 @@ def tally(
 
     if axis is None:
         return jax.lax.scan(batch, sums, batched)[0]
-    zero = jax.lax.pcast(0 * sums, axis[0], to="varying")
+    zero = jax.lax.pcast(_tree.varying_like(jnp.zeros_like(sums), sums), axis[0], to="varying")
     return sums + jax.lax.psum(jax.lax.scan(batch, zero, batched)[0], axis[0])
