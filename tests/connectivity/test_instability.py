@@ -504,7 +504,8 @@ def test_recomputed_statistics_are_averages_over_batches(data, mesh):
     fresh = jax.tree.map(lambda x: jnp.zeros_like(x[0]), stats)
     # the batches of evaluation: equal parts of the training split, without what is left over
     run = jt.stability.Evaluator(net, data, training, mesh)
-    batched = run.data.batched
+    with run.data.evaluation() as blocks:
+        (batched,) = blocks
     train = [i for i in range(len(batched.y)) if batched.split[i] == run.splits.index("train")]
     whole = [i for i in train if np.all(np.asarray(batched.y[i]) >= 0)]
     assert len(whole) >= 3
