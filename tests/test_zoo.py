@@ -24,7 +24,7 @@ nets = jt.networks
 def built(name, *args, **options):
     """A network of the table, with shapes of its params and statistics."""
     net = jt.NETWORKS[name](*args, **options)
-    return net, *jax.eval_shape(net.init, jax.random.key(0))
+    return net, *net.shapes
 
 
 def leaves(tree):
@@ -209,13 +209,13 @@ def drawn(net, *, replicas=(), seed=5):
         values = [draw(*item) for item in leaves(shapes).items()]
         return jax.tree.unflatten(jax.tree.structure(shapes), values)
 
-    params, stats = jax.eval_shape(net.init, jax.random.key(0))
+    params, stats = net.shapes
     return tree(params), tree(stats)
 
 
 def traced(net, *, train=True, dtype=jnp.float32, tap=None):
     """The jaxpr of a forward pass and the shapes of (logits, stats)."""
-    params, stats = jax.eval_shape(net.init, jax.random.key(0))
+    params, stats = net.shapes
     params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), params)
     x = jax.ShapeDtypeStruct((2, *net.shape), dtype)
     run = lambda p, s, x: net.apply(p, s, x, train=train, tap=tap)  # noqa: E731
@@ -235,7 +235,7 @@ def test_taps_are_the_layers_and_the_junctions(family):
     with_taps, (logits, _) = traced(net, tap=tap)
     without, _ = traced(net)
     assert with_taps == without, "taps that return what they see change nothing"
-    params, _ = jax.eval_shape(net.init, jax.random.key(0))
+    params, _ = net.shapes
     layers = {p.removesuffix("/kernel") for p in leaves(params) if p.endswith("/kernel")}
     assert layers <= set(seen)
     others = set(seen) - layers
@@ -348,7 +348,7 @@ def test_activations_follow_the_dtype_of_the_images(family, norm):
     _, (logits, stats) = traced(net, dtype=jnp.bfloat16, tap=tap)
     assert logits.dtype == jnp.bfloat16 and set(seen) == {jnp.dtype(jnp.bfloat16)}
     assert {x.dtype for x in jax.tree.leaves(stats)} <= {jnp.dtype(jnp.float32)}
-    params, stats = jax.eval_shape(net.init, jax.random.key(0))
+    params, stats = net.shapes
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
     assert bool(jax.tree.leaves(stats)) == (norm == "batch")
     scales = [p for p in leaves(params) if p.endswith("/scale")]
@@ -644,7 +644,7 @@ def test_half_batches_on_two_devices_give_the_statistics_of_the_whole():
 def test_the_axis_name_reaches_every_normalisation(family):
     """Statistics that differ between devices cannot leave as one: tracing would be refused."""
     net = FAMILIES[family](norm="batch")
-    params, stats = jax.eval_shape(net.init, jax.random.key(0))
+    params, stats = net.shapes
     x = jax.ShapeDtypeStruct((4, *net.shape), jnp.float32)
     _, after = jax.eval_shape(on_two_devices(net), params, stats, x)
     assert jax.tree.structure(after) == jax.tree.structure(stats) and jax.tree.leaves(after)

@@ -38,15 +38,18 @@ def _square(features: int, size: int, stride: int = 1, *, bare: bool = False) ->
     return _C(features, size, size, stride, bare)
 
 
+_Step = _C | _Fork | str
+_Branch = tuple[_Step, ...]
+
 # a block is a tuple of branches, a branch a tuple of steps: convolutions, "average" (a 3x3 pool of
 # stride 1, padded), "max" (3x3 of stride 2), or a fork as its last
-_STEM: tuple[Any, ...] = (
+_STEM: _Branch = (
     _square(32, 3, 2), _square(32, 3, bare=True), _square(64, 3), "max",
     _square(80, 1), _square(192, 3, bare=True), "max",
 )  # fmt: skip
 
 
-def _a(pool: int) -> tuple[Any, ...]:
+def _a(pool: int) -> tuple[_Branch, ...]:
     return (
         (_square(64, 1),),
         (_square(48, 1), _square(64, 5)),
@@ -55,7 +58,7 @@ def _a(pool: int) -> tuple[Any, ...]:
     )
 
 
-def _c(n: int) -> tuple[Any, ...]:
+def _c(n: int) -> tuple[_Branch, ...]:
     return (
         (_square(192, 1),),
         (_square(n, 1), _C(n, 1, 7), _C(192, 7, 1)),
@@ -70,7 +73,7 @@ _E = (
     (_square(448, 1), _square(384, 3), _Fork(384)),
     ("average", _square(192, 1)),
 )
-_BLOCKS: dict[str, tuple[Any, ...]] = {
+_BLOCKS: dict[str, tuple[_Branch, ...]] = {
     "block_0": (_STEM,),
     "block_5b": _a(32),
     "block_5c": _a(64),
@@ -99,7 +102,7 @@ def _least(*, auxiliary: bool) -> int:
     # walking back: blocks 7a and 6a halve; the head sees 17 pixels, five after its pooling
     size = 2 * (17 if auxiliary else 3) + 1
     for step in reversed(_STEM):
-        if step == "max" or step.stride == 2:
+        if not isinstance(step, _C) or step.stride == 2:
             size = 2 * size + 1
         elif step.bare:
             size += step.rows - 1
@@ -107,7 +110,7 @@ def _least(*, auxiliary: bool) -> int:
 
 
 class _Block(nn.Module):
-    branches: tuple[Any, ...]
+    branches: tuple[_Branch, ...]
     layer: Callable[..., nn.Module]
     width: float
 
@@ -119,7 +122,7 @@ class _Block(nn.Module):
         ]
         return tap(str(self.name), jnp.concatenate(outputs, axis=-1))
 
-    def branch(self, x: Array, name: str, steps: Any, *, train: bool, tap: Tap) -> Array:
+    def branch(self, x: Array, name: str, steps: _Branch, *, train: bool, tap: Tap) -> Array:
         """One branch; its layers are called <name>_0, <name>_1, ..."""
         count = 0
 
@@ -144,7 +147,7 @@ class _Block(nn.Module):
             elif isinstance(step, _Fork):
                 sides = _C(step.features, 1, 3), _C(step.features, 3, 1)
                 x = jnp.concatenate([conv(x, side) for side in sides], axis=-1)
-            else:
+            elif isinstance(step, _C):
                 x = conv(x, step)
         return x
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from jaxticket.typing import Key
 
 Initializer = Callable[..., Array]
 
 
-def _normal(key: Key, shape: tuple[int, ...], dtype: Any) -> Array:
+def _normal(key: Key, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     return jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
 
 
@@ -40,7 +40,7 @@ def scaled_normal(scale: float, fan: str) -> Initializer:
       fan: "in", "out" or "average" of the two.
     """
 
-    def init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    def init(key: Key, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
         fan_in, fan_out = _fans(shape)
         n = {"in": fan_in, "out": fan_out, "average": (fan_in + fan_out) / 2}[fan]
         return _normal(key, shape, dtype) * jnp.sqrt(jnp.asarray(scale / max(1, n), dtype))
@@ -48,7 +48,7 @@ def scaled_normal(scale: float, fan: str) -> Initializer:
     return init
 
 
-def orthogonal(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+def orthogonal(key: Key, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
     """Orthonormal columns of the kernel as a matrix [fan_in, out], or rows where `out` is larger.
 
     Reference: Saxe et al. 2014.
@@ -61,7 +61,7 @@ def orthogonal(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Ar
     return (q if rest >= out else q.T).reshape(shape)
 
 
-def signed_constant(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+def signed_constant(key: Key, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
     r"""Random signs times the standard deviation of Kaiming normal, `\pm sqrt(2 / fan_in)`.
 
     Reference: Zhou et al. 2019, "Deconstructing lottery tickets"; Ramanujan et al. 2020, section

@@ -16,7 +16,7 @@ RESNET = jt.networks.resnet_cifar((8, 8, 3), 4, depth=8, width=0.25)
 
 
 def params_of(net):
-    return jax.eval_shape(net.init, jax.random.key(0))[0]
+    return net.shapes[0]
 
 
 def random_mask(net, seed, density=0.4):

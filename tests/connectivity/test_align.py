@@ -53,7 +53,7 @@ def drawn(net, seed):
         positive = path.endswith(("/var", "/scale"))
         return rng.uniform(0.5, 1.5, x.shape) if positive else rng.normal(0, 0.3, x.shape)
 
-    shapes = jax.eval_shape(net.init, jax.random.key(0))
+    shapes = net.shapes
     return tuple(
         jax.tree.unflatten(
             jax.tree.structure(tree),
@@ -125,7 +125,7 @@ def test_random_permutations_leave_the_function_as_it_is(name):
 @each_net
 def test_every_hidden_axis_is_covered(name):
     net = NETS[name]
-    params, stats = jax.eval_shape(net.init, jax.random.key(0))
+    params, stats = net.shapes
     shapes = {path: x.shape for path, x in {**leaves(params), **leaves(stats)}.items()}
     found, units = perms.places(net)
     assert found.keys() == shapes.keys()

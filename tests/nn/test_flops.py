@@ -32,7 +32,7 @@ def functions(apply, *, name="net", shape=(4,), **shapes):
 
 
 def forward(net):
-    params, stats = jax.eval_shape(net.init, jax.random.key(0))
+    params, stats = net.shapes
     return count(
         lambda p, s, x: net.apply(p, s, x, train=False)[0], params, stats, struct(1, *net.shape)
     )
@@ -126,7 +126,7 @@ def test_what_no_result_needs_does_not_count():
 
 def test_gradients_of_a_dense_network_cost_three_forward_passes_but_the_first_input_gradient():
     net = jt.networks.lenet((4, 4, 1), 3, (5,))
-    params, stats = jax.eval_shape(net.init, jax.random.key(0))
+    params, stats = net.shapes
 
     def loss(params, stats, x):
         return jnp.sum(net.apply(params, stats, x, train=True)[0] ** 2)

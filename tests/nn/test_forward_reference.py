@@ -242,7 +242,7 @@ def case(name):
         paths = _tree.paths(tree)
         return jax.tree.unflatten(form, [draw(p, x) for p, x in zip(paths, leaves, strict=True)])
 
-    params, stats = map(drawn, jax.eval_shape(net.init, jax.random.key(0)))
+    params, stats = map(drawn, net.shapes)
     x = rng.normal(size=(6, *net.shape)).astype(np.float32)
 
     @jax.jit

@@ -236,7 +236,7 @@ def test_networks_of_every_kind_are_trained_and_pruned(name):
 @pytest.mark.parametrize("name", MAKERS)
 def test_biases_and_statistics_are_not_prunable(name):
     net = MAKERS[name]()
-    params, _ = jax.eval_shape(net.init, jax.random.key(0))
+    params, _ = net.shapes
     prunable = jax.tree.leaves(net.prunable(params))
     assert all(type(p) is bool for p in prunable)
     shapes = [x.shape for x, p in zip(jax.tree.leaves(params), prunable, strict=True) if p]
@@ -440,7 +440,7 @@ def test_networks_that_do_not_fit_the_data_are_refused(net, message):
 def test_every_named_network(name):
     shape, classes = (75, 75, 1) if name == "inception_v3" else (32, 32, 1), 7
     net = jt.NETWORKS[name](shape, classes)
-    params, stats = jax.eval_shape(net.init, jax.random.key(0))
+    params, stats = net.shapes
     x = jax.ShapeDtypeStruct((4, *shape), jnp.float32)
     names = []
 

@@ -63,7 +63,7 @@ def test_every_network_builds_for_its_data(name):
     assert p.options.get("init", "orthogonal") in jt.networks.INITIALIZERS
     assert p.options.get("scale", "ones") in jt.networks.SCALES
     # patterns that match nothing would silently prune otherwise than the source
-    params, _ = jax.eval_shape(net.init, jax.random.key(0))
+    params, _ = net.shapes
     paths = _tree.paths(params)
     for pattern in (*p.pruning.exclude, *(pattern for pattern, _ in p.pruning.rates)):
         assert any(_tree.matches(path, [pattern]) for path in paths), pattern
@@ -81,7 +81,7 @@ def test_every_network_builds_for_its_data(name):
 def test_prunable_weights(name, prunable):
     """Counts of the layer tables, by hand."""
     net = jt.preset(name).net()
-    params, _ = jax.eval_shape(net.init, jax.random.key(0))
+    params, _ = net.shapes
     flags = jax.tree.leaves(net.prunable(params))
     assert sum(x.size for x, f in zip(jax.tree.leaves(params), flags, strict=True) if f) == prunable
 

@@ -196,7 +196,7 @@ def test_places_are_those_of_the_forward_pass():
 
 def test_layers_of_takes_other_prunable_leaves():
     net = jt.networks.lenet((2, 2, 1), 3, (5,))
-    params, _ = jax.eval_shape(net.init, jax.random.key(0))
+    params, _ = net.shapes
     prunable = jax.tree.map(lambda x: x.shape == (4, 5), params)
     (layer,) = layers_of(net, prunable)
     assert layer == Layer("dense_0/kernel", (4, 5), 0, False)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxticket._tree import paths
+from jaxticket.nn.layers import is_junction
 from jaxticket.pruning.scores.gradients import prunable_part
 from jaxticket.pruning.scores.spec import recipe
 from jaxticket.typing import Array, Key, Params, ScoreContext
@@ -76,7 +77,7 @@ def _is_added(path: str) -> bool:
 
 
 def _rescaled(name: str, x: Array) -> Array:
-    if "/" in name:
+    if not is_junction(name):
         # other paths run beside: here a factor would change their balance
         return x
     mean = jax.lax.stop_gradient(jnp.mean(x))
