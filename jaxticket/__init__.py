@@ -4,7 +4,7 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from jaxticket import connectivity, controls, data, masks, nn, presets, results
+from jaxticket import connectivity, controls, data, masks, metrics, nn, presets, results
 from jaxticket.analysis import costs, layers
 from jaxticket.analysis import stats as speed
 from jaxticket.analysis.telemetry import telemetry
@@ -12,7 +12,7 @@ from jaxticket.analysis.transfer_matrix import transfer_matrix
 from jaxticket.analysis.verdict import Verdict, overview, verdict
 from jaxticket.connectivity import DISTANCES, Instability, instability
 from jaxticket.controls import BRANCHES
-from jaxticket.data import DATASETS
+from jaxticket.data import DATASETS, augment
 from jaxticket.engine import parallel
 from jaxticket.engine.parallel import compilation_cache, cpu_devices
 from jaxticket.engine.runtime import RunInterrupted, Runtime
@@ -53,7 +53,7 @@ __all__ = [  # noqa: RUF022
     # data, networks, settings
     "data", "DATASETS", "nn", "networks", "NETWORKS", "Network",
     "from_linen", "from_nnx", "from_functions",
-    "Training", "Pruning", "EarlyPruning", "preset", "presets", "PRESETS",
+    "Training", "augment", "metrics", "Pruning", "EarlyPruning", "preset", "presets", "PRESETS",
     # finding tickets
     "find_tickets", "prune_at", "scores", "SCORES", "LAYOUTS", "ScoreContext",
     "search", "learned", "SEARCHES",

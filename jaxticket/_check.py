@@ -9,12 +9,13 @@ in a sequence.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import numbers
 import operator
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -70,6 +71,67 @@ def one_of(argument: str, value: T, choices: Sequence[T]) -> T:
     raise ValueError(
         f"`{argument}` must be one of {', '.join(map(repr, choices))}, got {shown(value)}"
     )
+
+
+@contextlib.contextmanager
+def naming(argument: str, value: Any) -> Iterator[None]:
+    """Errors of code of the user's own as a ValueError that names the argument."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ValueError) and str(error).startswith(f"`{argument}`"):
+            raise
+        text = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"`{argument}` {shown(value)} fails when it is tried: {type(error).__name__}: {text}"
+        ) from error
+
+
+def hashable(argument: str, value: T) -> T:
+    """The value, which must have a hash: equal settings share compiled programs."""
+    try:
+        frozenset((value,))
+    except TypeError:
+        raise ValueError(
+            f"`{argument}` must be hashable, so that equal settings share compiled programs, got "
+            f"{shown(value)}; make it a function or a frozen dataclass of numbers, texts and tuples"
+        ) from None
+    return value
+
+
+def name_or_own(argument: str, value: Any, names: Sequence[str], own: str = "a function") -> Any:
+    """One of the names, or something of the user's own that can be hashed.
+
+    Args:
+      argument, value: what is checked.
+      names: those that there are.
+      own: what the user may pass instead.
+    """
+    if isinstance(value, str):
+        return one_of(argument, value, names)
+    # gradient transformations are pairs of functions
+    if not callable(value) and not callable(getattr(value, "update", None)):
+        raise ValueError(
+            f"`{argument}` must be one of {', '.join(map(repr, names))}, or {own}, got "
+            f"{shown(value)}"
+        )
+    return hashable(argument, value)
+
+
+def names_or_own(argument: str, value: Any, names: Sequence[str], *, like: str) -> tuple[Any, ...]:
+    """Distinct names and objects of the user's own as a tuple; one stands for itself."""
+
+    def one(argument: str, entry: Any) -> Any:
+        if isinstance(entry, type):
+            raise ValueError(
+                f"`{argument}` holds the class {entry.__name__}; pass an object of it, such as "
+                f"{entry.__name__}()"
+            )
+        is_name = isinstance(entry, str)
+        return one_of(argument, entry, names) if is_name else hashable(argument, entry)
+
+    given = (value,) if is_one(value) else value
+    return several(argument, given, one, like=like, empty=True, distinct=True)
 
 
 def whole(argument: str, value: Any, low: int = 0, high: int = INT32) -> int:

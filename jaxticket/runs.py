@@ -19,7 +19,7 @@ from jaxticket._check import instance, is_integer, share
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
-from jaxticket.engine.metrics import METRICS
+from jaxticket.engine.metrics import METRICS, metric_names
 from jaxticket.engine.source import split_names
 from jaxticket.engine.store import explained
 from jaxticket.presets import preset_of
@@ -151,7 +151,7 @@ class Runs:
         return results.tidy(
             self.histories,
             splits=split_names(self.data),
-            metrics=METRICS,
+            metrics=metric_names(self.training),
             precision=f"{self.training.compute_dtype}/{self.training.precision}",
         )
 
@@ -177,9 +177,9 @@ class Runs:
 
     def table(self) -> pd.DataFrame:
         """Every evaluation, one row per value: seed, level, density, branch, step, split ("train",
-        "validation", "test"), metric ("accuracy" in [0, 1], "loss"), value; then dilation (factor
-        of the schedule's times), diverged (step of the first loss that was not finite, or -1) and
-        precision.
+        "validation", "test"), metric ("accuracy" in [0, 1], "loss", and those of
+        `Training.metrics`), value; then dilation (factor of the schedule's times), diverged (step
+        of the first loss that was not finite, or -1) and precision.
         """
         return self._table.copy()
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import optax
 
 from jaxticket import rescaling
 from jaxticket._check import (
     flag,
     interval,
+    name_or_own,
+    names_or_own,
     number,
     one_of,
     one_or_several,
@@ -23,10 +26,14 @@ from jaxticket._check import (
     texts,
     whole,
 )
+from jaxticket.metrics import METRICS, chosen_metrics
 from jaxticket.typing import Mask, Params
+
+T = TypeVar("T")
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 SCHEDULES = ("steps", "cosine", "linear")
+LOSSES = ("cross_entropy",)
 PRECISIONS = ("default", "high", "highest")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 AUGMENTATIONS = ("crop", "shift", "resized_crop", "flip")
@@ -36,6 +43,46 @@ LATER = {"later": True}
 """Metadata of fields that older run folders do not have: files leave them out at their default."""
 
 
+def _field(
+    default: Any,
+    *,
+    traced: bool = False,
+    used_by: tuple[str, tuple[str, ...]] | None = None,
+) -> Any:
+    """A field of settings.
+
+    Args:
+      default: its default.
+      traced: compiled programs take its value as an array, so that replicas may differ in it;
+        any other field is static: a program is compiled for each of its values.
+      used_by: another field, and its values with which this one has an effect.
+    """
+    return dataclasses.field(default=default, metadata={"traced": traced, "used_by": used_by})
+
+
+_ADAM = ("optimizer", ("adam", "adamw"))
+_MOMENTUM = ("optimizer", ("momentum",))
+_MOVES = ("augment", ("crop", "shift"))
+_RESIZED = ("augment", ("resized_crop",))
+
+
+@dataclass(frozen=True)
+class Dilated:
+    """A user's schedule stretched in time: `schedule(step / factor)`.
+
+    Attributes:
+      schedule: `step -> rate`.
+      factor: above 1 for a longer schedule.
+    """
+
+    schedule: Callable[..., Any]
+    factor: float = _field(1.0, traced=True)
+
+    def __call__(self, step: Any) -> Any:
+        """The rate at a step of the stretched schedule."""
+        return self.schedule(step / self.factor)
+
+
 @dataclass(frozen=True)
 class Training:
     r"""How a network is trained.
@@ -43,39 +90,57 @@ class Training:
     The learning rate is a function of the absolute step t, `lr * min(1, t / warmup) * decay(t)`,
     where decay is `gamma ** #{m in milestones: m <= t}` for the schedule "steps" and
     `(1 + cos(pi * t / steps)) / 2` for "cosine"; for "linear" `lr * decay(t)` is the straight line
-    from `lr` at step 0 to `final_lr` at `steps`. With no milestones, "steps" is constant.
+    from `lr` at step 0 to `final_lr` at `steps`. With no milestones, "steps" is constant. A
+    schedule of the user's own gives the rate itself: `min(1, t / warmup) * schedule(t)`.
 
-    A setting other than its default that has no effect beside the others is an error, such as a
-    momentum of Adam or a `gamma` without milestones.
+    `optimizer`, `schedule`, `augment`, `loss` and `metrics` take names or objects of the user's
+    own, which must be hashable (functions and frozen dataclasses are): equal ones share compiled
+    programs. Run folders record them by name and code. jaxticket tries them on the shapes of the
+    network and the data before anything is trained.
+
+    A setting other than its default that has no effect together with the others is an error, such
+    as a momentum of Adam or a `gamma` without milestones.
 
     Attributes:
       steps: number of updates from initialization to the end.
       batch_size: examples per update.
-      optimizer: "sgd", "momentum", "adam" or "adamw".
-      lr: peak learning rate.
+      optimizer: "sgd", "momentum", "adam" or "adamw"; or a function `lr ->
+        optax.GradientTransformation`, such as `optax.lion` or `functools.partial(optax.sgd,
+        momentum=0.9)`, which is called in every step with the rate of that step, a traced scalar;
+        or an `optax.GradientTransformation` with a rate of its own, which leaves `lr` and
+        `schedule` unused. It sees masked gradients and masked weights, and the weights become
+        `where(mask, weights + updates, 0)`. Its state is new wherever a training begins, and
+        counters of optax's schedules inside it begin at the step of the weights.
+      lr: peak learning rate, of the named schedules.
       momentum: of "momentum"; v <- momentum * v + g, w <- w - lr * v.
       nesterov: Nesterov's form of "momentum".
       b1, b2, eps: of "adam" and "adamw".
       weight_decay: added to the gradient of every parameter before momentum ("sgd", "momentum",
-        "adam"), or decoupled from it ("adamw").
+        "adam"), or decoupled from it ("adamw"). Other optimizers have a decay of their own.
       warmup: steps of linear warmup; at step 0 the rate is then exactly 0.
-      schedule: "steps", "cosine" or "linear".
+      schedule: "steps", "cosine" or "linear"; or a function `step -> rate`, such as any schedule of
+        optax: it gives the learning rate (no factor) of the update from `step` to `step + 1`, for
+        a float32 scalar that is traced. `dilated` and `jt.branch(dilation=)` call it at
+        `step / factor`.
       milestones: steps at which the rate is multiplied by `gamma`; the drop acts at the milestone
         itself.
       gamma: factor of each drop.
       final_lr: rate that "linear" ends at.
-      label_smoothing: share of the target spread evenly over the classes.
-      clip_norm: largest global norm of the masked gradient, clipped before weight decay; None to
-        leave it.
+      label_smoothing: share of the target spread evenly over the classes, of "cross_entropy".
+      clip_norm: largest global norm of the masked gradient, clipped before weight decay and before
+        what an optimizer of the user's own does; None to leave it.
       last_batch: "wrap" runs batches on into the next epoch, so that each is full and each example
         is seen equally often; "drop" leaves out what does not fill a batch at the end of an epoch.
-      augment: what each training image goes through, in any order: at most one of "crop" (padded
-        with black, then cut to the old size), "shift" (the same, padded with the mean colour) and
-        "resized_crop" (a part of random area and aspect at full size), and "flip" (left to right,
-        every other time). Evaluation and scores see images as they are.
-      augment_pixels: of "crop" and "shift": the largest move in each direction.
-      augment_scale: of "resized_crop": bounds of the part's area, as a share of the image's.
-      augment_ratio: of "resized_crop": bounds of the part's width / height.
+      augment: what each training image goes through: names, or objects of `jt.augment`, which
+        carry their options. At most one of "crop" (padded with black, then cut to the old size),
+        "shift" (the same, padded with the mean color) and "resized_crop" (a part of random area and
+        aspect at full size), and "flip" (left to right with probability 1/2), in any order; then,
+        in the order given, augmentations of the user's own (see `jaxticket.data.augment`).
+        Evaluation and scores see images as they are.
+      augment_pixels: of the names "crop" and "shift": the largest move in each direction, pixels.
+      augment_scale: of the name "resized_crop": bounds of the part's area, as a share of the
+        image's.
+      augment_ratio: of the name "resized_crop": bounds of the part's width / height.
       eval_every: steps between evaluations; None for a twentieth of `steps`.
       eval_batch_size: examples per evaluation batch.
       eval_train_examples: at most so many training examples are evaluated (evenly spread); None
@@ -86,48 +151,64 @@ class Training:
         some).
       attack: adversarial training: a `jaxticket.attacks.PGD` puts adversarial examples of the
         network as it is (with its running statistics) in the place of every training batch, after
-        augmentation and before normalisation; None for none. Evaluations see images as they are.
+        augmentation and before normalization; None for none. Evaluations see images as they are.
+      loss: "cross_entropy", or a function `(logits, labels) -> [batch]` of float32 logits
+        [batch, classes] and int32 labels [batch]: the loss of each example, whose mean is
+        minimized. It is also the metric "loss" and the loss that scores differentiate.
+      metrics: what evaluations measure after "loss" and "accuracy": names in `jt.metrics.METRICS`
+        or objects with `name`, `sums` and `value` (see `jaxticket.metrics.Metric`).
+
+    Raises:
+      ValueError: for values out of range, settings without an effect, unknown names, and objects
+        that are not hashable.
 
     Reference: Frankle's thesis, section 3.3.1 and Table 4.1, for the default values (LeNet on
       MNIST); Madry et al. 2018 for `attack`.
     """
 
-    steps: int = 24_000
+    steps: int = _field(24_000, traced=True)
     batch_size: int = 60
-    optimizer: str = "adam"
-    lr: float = 1.2e-3
-    momentum: float = 0.9
-    nesterov: bool = False
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    warmup: int = 0
-    schedule: str = "steps"
-    milestones: tuple[int, ...] = ()
-    gamma: float = 0.1
-    final_lr: float = 0.0
-    label_smoothing: float = 0.0
+    optimizer: str | Callable[..., Any] | optax.GradientTransformation = "adam"
+    lr: float = _field(1.2e-3, traced=True, used_by=("schedule", SCHEDULES))
+    momentum: float = _field(0.9, used_by=_MOMENTUM)
+    nesterov: bool = _field(False, used_by=_MOMENTUM)
+    b1: float = _field(0.9, used_by=_ADAM)
+    b2: float = _field(0.999, used_by=_ADAM)
+    eps: float = _field(1e-8, used_by=_ADAM)
+    weight_decay: float = _field(0.0, traced=True, used_by=("optimizer", OPTIMIZERS))
+    warmup: int = _field(0, traced=True)
+    schedule: str | Callable[..., Any] = "steps"
+    milestones: tuple[int, ...] = _field((), traced=True, used_by=("schedule", ("steps",)))
+    gamma: float = _field(0.1, traced=True)
+    final_lr: float = _field(0.0, traced=True, used_by=("schedule", ("linear",)))
+    label_smoothing: float = _field(0.0, used_by=("loss", LOSSES))
     clip_norm: float | None = None
     last_batch: str = "wrap"
-    augment: tuple[str, ...] = ()
-    augment_pixels: int = 4
-    augment_scale: tuple[float, float] = (0.08, 1.0)
-    augment_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    eval_every: int | None = None
+    augment: tuple[Any, ...] = ()
+    augment_pixels: int = _field(4, used_by=_MOVES)
+    augment_scale: tuple[float, float] = _field((0.08, 1.0), used_by=_RESIZED)
+    augment_ratio: tuple[float, float] = _field((3 / 4, 4 / 3), used_by=_RESIZED)
+    eval_every: int | None = _field(None, traced=True)
     eval_batch_size: int = 1000
     eval_train_examples: int | None = 10_000
     compute_dtype: str = "float32"
     precision: str = "highest"
     attack: Callable[..., Any] | None = dataclasses.field(default=None, metadata=LATER)
+    loss: str | Callable[..., Any] = dataclasses.field(default="cross_entropy", metadata=LATER)
+    metrics: tuple[Any, ...] = dataclasses.field(default=(), metadata=LATER)
 
     def __post_init__(self) -> None:
         settle(self, whole, "steps", "batch_size", "eval_batch_size", "augment_pixels", low=1)
         settle(self, or_none(whole), "eval_every", "eval_train_examples", low=1)
         settle(self, whole, "warmup")
         settle(self, several, "milestones", check=whole, like="(20_000, 25_000)", empty=True)
-        settle(self, one_of, "optimizer", choices=OPTIMIZERS)
-        settle(self, one_of, "schedule", choices=SCHEDULES)
+        settle(self, name_or_own, "optimizer", names=OPTIMIZERS, own=_TRANSFORMATION)
+        settle(self, name_or_own, "schedule", names=SCHEDULES)
+        settle(self, name_or_own, "loss", names=LOSSES)
+        settle(self, names_or_own, "augment", names=AUGMENTATIONS, like='("crop", "flip")')
+        settle(self, names_or_own, "metrics", names=tuple(METRICS), like='("top5",)')
+        settle(self, interval, "augment_scale", high=1.0)
+        settle(self, interval, "augment_ratio")
         settle(self, one_of, "last_batch", choices=("wrap", "drop"))
         settle(self, one_of, "compute_dtype", choices=COMPUTE_DTYPES)
         settle(self, one_of, "precision", choices=PRECISIONS)
@@ -135,7 +216,18 @@ class Training:
         settle(self, or_none(number), "clip_norm", low=1e-12)
         settle(self, share, "momentum", "b1", "b2", "label_smoothing", zero=True, one=False)
         settle(self, flag, "nesterov")
-        self._check_augment()
+        chosen_metrics(self.metrics)
+        for one in self.augment:
+            if not (isinstance(one, str) or callable(one) or hasattr(one, "window")):
+                raise ValueError(
+                    f"`augment` must be names, and objects that are called `(images, *, key) -> "
+                    f"images` or have a method `window`, got {one!r}"
+                )
+        moves = [one for one in self.augment if one in _MOVING or getattr(one, "moves", False)]
+        if len(moves) > 1:
+            raise ValueError(
+                f"`augment` takes only one of {', '.join(map(str, moves))}; leave out the rest"
+            )
         untargeted = callable(self.attack) and not getattr(self.attack, "targeted", False)
         if self.attack is not None and not untargeted:
             raise ValueError(
@@ -148,17 +240,6 @@ class Training:
                     f"`{name}` is used {why}, got {name}={getattr(self, name)!r}; leave one of "
                     f"them out"
                 )
-
-    def _check_augment(self) -> None:
-        names = texts("augment", self.augment, like='("crop", "flip")')
-        object.__setattr__(self, "augment", names)
-        for name in names:
-            one_of("augment", name, AUGMENTATIONS)
-        moves = [name for name in names if name != "flip"]
-        if len(moves) > 1:
-            raise ValueError(f"`augment` takes only one of {', '.join(moves)}; leave out the rest")
-        settle(self, interval, "augment_scale", high=1.0)
-        settle(self, interval, "augment_ratio")
 
     @property
     def evaluation_interval(self) -> int:
@@ -176,45 +257,81 @@ class Training:
         return dataclasses.replace(self, **usual, **changes)  # type: ignore[arg-type]
 
     def dilated(self, factor: float) -> Training:
-        """All times of the schedule (steps, warmup, milestones) multiplied by `factor` and rounded.
+        """All times of the schedule (steps, warmup, milestones) multiplied by `factor` and rounded;
+        a schedule of the user's own is called at `step / factor`.
+
+        Raises:
+          ValueError: for a factor that is not above 0, and for an optimizer with a learning rate of
+            its own, whose schedule cannot be stretched.
 
         Reference: Frankle's thesis, section 3.3.6.
         """
         factor = number("factor", factor, 0, above=True)
+        if has_own_rate(self.optimizer):
+            raise ValueError(
+                f"`factor` {factor:g} stretches `schedule`, but `optimizer` has a learning rate of "
+                f"its own; pass a function of the rate, such as optax.adamw, and a `schedule`"
+            )
+        schedule = self.schedule
+        if isinstance(schedule, Dilated):
+            schedule = Dilated(schedule.schedule, schedule.factor * factor)
+        elif callable(schedule):
+            schedule = Dilated(schedule, factor)
         return self.replace(
             steps=max(1, round(factor * self.steps)),
             warmup=round(factor * self.warmup),
             milestones=tuple(round(factor * m) for m in self.milestones),
+            schedule=schedule,
             # evaluations stay at the steps where the undilated training has them
             eval_every=self.evaluation_interval,
         )
 
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Training)}
-_USED_BY = (
-    ("momentum", "optimizer", ("momentum",)),
-    ("nesterov", "optimizer", ("momentum",)),
-    ("b1", "optimizer", ("adam", "adamw")),
-    ("b2", "optimizer", ("adam", "adamw")),
-    ("eps", "optimizer", ("adam", "adamw")),
-    ("milestones", "schedule", ("steps",)),
-    ("final_lr", "schedule", ("linear",)),
-    ("augment_pixels", "augment", ("crop", "shift")),
-    ("augment_scale", "augment", ("resized_crop",)),
-    ("augment_ratio", "augment", ("resized_crop",)),
-)
-"""Fields of `Training` that only some values of another field use."""
+_USED_BY = {
+    field.name: field.metadata["used_by"]
+    for field in dataclasses.fields(Training)
+    if field.metadata.get("used_by")
+}
+_MOVING = AUGMENTATIONS[:-1]
+_TRANSFORMATION = "a function of the learning rate such as optax.adamw"
+_OF_RATE = ("lr", "warmup", "schedule", "milestones", "gamma", "final_lr")
+"""Fields that say what the learning rate is."""
+
+
+def has_own_rate(optimizer: object) -> bool:
+    """Whether an optimizer is a gradient transformation, which no learning rate is passed to."""
+    return isinstance(optimizer, optax.GradientTransformation)
+
+
+def static_part(settings: T) -> T:
+    """The settings with every field that compiled programs take as an array set to one value.
+
+    These are the fields with `traced` in their metadata: they become their defaults, and tuples as
+    many zeros as they have entries, since the shape of an array is static.
+    """
+    changes = {}
+    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
+        value = getattr(settings, field.name)
+        if field.metadata.get("traced"):
+            changes[field.name] = (0,) * len(value) if isinstance(value, tuple) else field.default
+        elif isinstance(value, Dilated):
+            changes[field.name] = static_part(value)
+    return dataclasses.replace(settings, **changes)  # type: ignore[type-var]
 
 
 def _unused(values: Mapping[str, Any]) -> dict[str, str]:
     """Fields of a training that have no effect, and what would give them one."""
     unused = {}
-    for name, user, wanted in _USED_BY:
+    for name, (user, wanted) in _USED_BY.items():
         given = values[user] if isinstance(values[user], (list, tuple)) else (values[user],)
-        if not any(one in given for one in wanted):
+        if not any(isinstance(one, str) and one in wanted for one in given):
             only = " and ".join(f"{user}={one!r}" for one in wanted)
             unused[name] = f"by {only} only, not by {user}={values[user]!r}"
-    if "milestones" in unused or not np.size(values["milestones"]):
+    if has_own_rate(values["optimizer"]):
+        why = "by optimizers without a learning rate of their own only"
+        unused |= dict.fromkeys(_OF_RATE, why)
+    elif "milestones" in unused or not np.size(values["milestones"]):
         unused["gamma"] = "at `milestones` only, of which there are none"
     return unused
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -40,6 +41,15 @@ class Tap(Protocol):
     """What a network calls as `x = tap(name, x)` at its junctions and layer outputs."""
 
     def __call__(self, name: str, x: jax.Array, /) -> jax.Array: ...
+
+
+@contextlib.contextmanager
+def relaxed_types() -> Iterator[None]:
+    """Types and ranks are promoted as NumPy does it, whatever the user chose for this process: code
+    of other libraries, such as optax, counts on that.
+    """
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
 
 
 @dataclass(frozen=True, eq=False)

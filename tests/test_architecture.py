@@ -105,6 +105,7 @@ LAYERS = (
         "random",
         "rescaling",
         "settings",
+        "metrics",
     ),
     ("masks", "data", "nn"),
     ("ticket", "results", "engine", "pruning", "presets"),

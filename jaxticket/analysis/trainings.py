@@ -267,7 +267,7 @@ def _barrier(contest: Contest, run: Run, blocks: list[Arrays]) -> np.ndarray:
             contest.runs.net, contest.data, contest.training, run.mesh, put=run.data
         )
         values = evaluator.points(final, index, weight)
-        return {"line": values.reshape(count, len(alphas), run.splits, len(METRICS))}
+        return {"line": values.reshape(count, len(alphas), run.splits, -1)}
 
     test = split_names(contest.data).index("test")
     barrier = heights(run.unit("line", 0, make)["line"])[:, test, 0]

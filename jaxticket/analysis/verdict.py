@@ -27,13 +27,13 @@ from jaxticket.analysis.trainings import (
 from jaxticket.controls import BRANCHES
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
-from jaxticket.engine.metrics import METRICS
+from jaxticket.engine.metrics import METRICS, metric_names
 from jaxticket.engine.program import check_fit
 from jaxticket.engine.runtime import Runtime, settled
 from jaxticket.engine.source import split_names
 from jaxticket.engine.store import explained
 from jaxticket.runs import Runs, require_runs
-from jaxticket.settings import EarlyPruning, Pruning, Training
+from jaxticket.settings import EarlyPruning, Pruning, Training, has_own_rate
 from jaxticket.sparsify.learned.learned_masks import LearnedPruning
 from jaxticket.typing import Network
 
@@ -336,7 +336,7 @@ def verdict(
         _networks=results.tidy(
             outcome.histories.values(),
             splits=splits,
-            metrics=METRICS,
+            metrics=metric_names(training),
             precision=f"{training.compute_dtype}/{training.precision}",
         ),
     )
@@ -351,7 +351,8 @@ def _rates(
     """Learning rates of the dense network, the training's own among them if nothing is asked."""
     held = "validation" in split_names(data)
     if asked is None:
-        return tuple(factor * training.lr for factor in TRIED) if held else (training.lr,)
+        own = not isinstance(training.schedule, str) or has_own_rate(training.optimizer)
+        return tuple(factor * training.lr for factor in TRIED if held and not own) or (training.lr,)
     rates = several(
         "dense_lrs", asked, number, like="(0.01, 0.1)", distinct=True, low=0, above=True
     )

@@ -22,6 +22,7 @@ from jaxticket.connectivity.distances import DISTANCES, Distance
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
+from jaxticket.engine.optim import moments
 from jaxticket.runs import Runs
 from jaxticket.settings import Training
 from jaxticket.typing import Network
@@ -154,9 +155,8 @@ def block_of(
     devices = mesh.shape[parallel.SEED]
     if at_once is None:
         params = _tree.size(net.shapes[0])
-        # weights, gradient and at most two moments
-        moments = {"sgd": 0, "momentum": 1}.get(training.optimizer, 2)
-        fitting = max(BYTES // (4 * params * (2 + moments)), -(-copies // devices))
+        # weights, gradient, and what the optimizer keeps of them
+        fitting = max(BYTES // (4 * params * (2 + moments(training, net))), -(-copies // devices))
     else:
         fitting = at_once
         if fitting * devices < copies:

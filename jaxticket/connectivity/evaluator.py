@@ -21,16 +21,16 @@ from jaxticket.engine.metrics import (
     Batched,
     Normalization,
     cast,
-    cross_entropy,
+    losses,
     means,
     normalized,
     own_part,
     tally,
+    width,
 )
 from jaxticket.engine.program import check_fit
 from jaxticket.engine.source import Source, put_data, split_names
-from jaxticket.engine.supervised import static_part
-from jaxticket.settings import Training
+from jaxticket.settings import Training, static_part
 from jaxticket.typing import Array, Network, Params, Stats
 
 AT_ONCE = 32
@@ -42,7 +42,7 @@ class Outputs(NamedTuple):
 
     Attributes:
       predictions: int32 [network, example], the class with the highest logit.
-      losses: float32 [network, example], cross-entropy.
+      losses: float32 [network, example], the loss that the training names.
       labels: int32 [example].
       split: int32 [example], index into the names of the splits.
     """
@@ -128,7 +128,7 @@ class Evaluator:
         recomputed: bool = False,
         pad_to: int | None = None,
     ) -> np.ndarray:
-        """Loss and accuracy of points, float32 [point, split, metric].
+        """Loss, accuracy and the metrics of the training of points, float32 [point, split, metric].
 
         Args:
           networks: stack on the host, leaves [network, ...].
@@ -166,7 +166,7 @@ class Evaluator:
             found.append(parallel.host(self._sums(limits, points, stack, momenta))[:number])
         sums = np.concatenate(found)
         # by the device, which divides as it does in training
-        flat = means(jnp.asarray(sums.reshape(-1, 3)))
+        flat = means(jnp.asarray(sums.reshape(-1, sums.shape[-1])), self.training, self.net)
         return np.array(flat).reshape(*sums.shape[:2], -1)
 
     def _sums(self, limits: np.ndarray, points: Any, stack: Any, momenta: Any) -> Array:
@@ -185,7 +185,8 @@ class Evaluator:
                     f"`eval_batch_size` {self.training.eval_batch_size}; make it smaller"
                 )
             points = (*points, self._run.average(at, total, momenta))
-        sums = parallel.put(np.zeros((len(limits), len(self.splits), 3), np.float32), self.mesh)
+        shape = (len(limits), len(self.splits), width(self.training, self.net))
+        sums = parallel.put(np.zeros(shape, np.float32), self.mesh)
         run = self._run.given if momenta is not None else self._run.between
         with self.data.evaluation() as blocks:
             for batched in blocks:
@@ -371,7 +372,7 @@ def _programs(net: Network, training: Training, mesh: Mesh, splits: int, train: 
                 x, y, _ = own_part(inputs, axis)
                 x = normalized(x, by, training.compute_dtype)
                 logits, _ = net.apply(weights, stats, x, train=False)
-                loss = jnp.where(y >= 0, cross_entropy(logits, y), 0)
+                loss = jnp.where(y >= 0, losses(training.loss, logits, y), 0)
                 return jnp.argmax(logits, axis=-1).astype(jnp.float32), loss
 
             found = jnp.stack(look(inputs))

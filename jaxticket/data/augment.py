@@ -4,20 +4,34 @@ A window says where each row and each column of the new image comes from, so mov
 together are one gather from the raw images (resizes: one pair of products), whatever their number.
 It is drawn from the key, the step and the image's place in the batch: nothing is stored, resumed
 training draws what it would have drawn, and so do the parts of a batch split over devices.
+
+`Training(augment=...)` takes the names of `AUGMENTATIONS` and objects: those of this module, which
+carry their options, and the user's own, of two kinds.
+
+- An object with a method `window(window, *, key) -> Window` changes where the pixels of one image
+  come from, and is composed with the others into one gather. One that draws as a named augmentation
+  does has that name as its attribute `kind`; others have a random stream for their place in
+  `augment`.
+- A function (or other callable) `(images, *, key) -> images` changes pixels: raw values, float32
+  [1, height, width, channels], after all windows. It gets each image by itself, as a batch of one
+  with a key of its own, so that results do not depend on the devices that share a batch.
+
+Both must be hashable: functions and frozen dataclasses are.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxticket._check import interval, settle, whole
 from jaxticket.random import stream
 from jaxticket.settings import Training
-from jaxticket.typing import Array, Key
+from jaxticket.typing import Array, Key, relaxed_types
 
 _ATTEMPTS = 10
 
@@ -38,85 +52,174 @@ class Window(NamedTuple):
     outside: Array
 
 
-def crop(window: Window, training: Training, *, key: Key) -> Window:
-    """Padding with black by `augment_pixels` on all sides, then a random part of the old size.
+@dataclasses.dataclass(frozen=True)
+class Crop:
+    """Pad with black by `pixels` on all sides, then take a random part of the old size.
 
     Offsets are uniform in {-pixels, ..., pixels}, one for the rows, one for the columns. Black is
-    0 before normalisation.
+    0 before normalization.
+
+    Attributes:
+      pixels: the largest move in each direction.
 
     Reference: OpenLTH, the framework of Frankle's thesis, for CIFAR-10.
     """
-    return _moved(window, training.augment_pixels, key)._replace(outside=jnp.float32(0))
+
+    kind: ClassVar[str] = "crop"
+    moves: ClassVar[bool] = True
+    outside: ClassVar[float] = 0.0
+    pixels: int = 4
+
+    def __post_init__(self) -> None:
+        settle(self, whole, "pixels", low=1)
+
+    def window(self, window: Window, *, key: Key) -> Window:
+        """The window moved by a random offset."""
+        # the remainder favors no offset by more than 2**-28
+        drawn = jax.random.bits(key, (2,), jnp.uint32) % jnp.uint32(2 * self.pixels + 1)
+        by = drawn.astype(jnp.int32) - self.pixels
+        rows, columns = window.rows + by[0], window.columns + by[1]
+        return window._replace(rows=rows, columns=columns, outside=jnp.float32(self.outside))
 
 
-def shift(window: Window, training: Training, *, key: Key) -> Window:
-    """A random move by up to `augment_pixels` in each direction; what comes in is the mean colour.
+@dataclasses.dataclass(frozen=True)
+class Shift(Crop):
+    """Move by a random offset up to `pixels` in each direction; what comes in is the mean color.
 
-    The same as `crop` but for the filling, which is zero after normalisation.
+    The same as `Crop` but for the filling, which is zero after normalization.
+
+    Attributes:
+      pixels: the largest move in each direction.
 
     Reference: KD-LTS, its section on experiments ("random pixel shifts of up to four pixels"),
-      which names normalisation first.
+      which names normalization first.
     """
-    return _moved(window, training.augment_pixels, key)._replace(outside=jnp.float32(1))
+
+    kind: ClassVar[str] = "shift"
+    outside: ClassVar[float] = 1.0
 
 
-def _moved(window: Window, pixels: int, key: Key) -> Window:
-    # the remainder favours no offset by more than 2**-28
-    drawn = jax.random.bits(key, (2,), jnp.uint32) % jnp.uint32(2 * pixels + 1)
-    by = drawn.astype(jnp.int32) - pixels
-    return window._replace(rows=window.rows + by[0], columns=window.columns + by[1])
+@dataclasses.dataclass(frozen=True)
+class ResizedCrop:
+    """Take a random part of random area and aspect, resized to the size of the image (bilinear).
 
+    The area is `uniform(scale)` of the image's, the aspect (width / height) log-uniform in
+    `ratio`; sides are rounded to whole pixels and the place is uniform. The first of ten such parts
+    that fit is taken; if none does, the largest part in the middle whose aspect is within bounds.
+    Row i of h rows shown as H is `(i + 1/2) h / H - 1/2`, kept inside the part.
 
-def resized_crop(window: Window, training: Training, *, key: Key) -> Window:
-    """A random part of random area and aspect, resized to the size of the image (bilinear).
-
-    The area is `uniform(augment_scale)` of the image's, the aspect (width / height) log-uniform in
-    `augment_ratio`; sides are rounded to whole pixels and the place is uniform. The first of ten
-    such parts that fit is taken; if none does, the largest part in the middle whose aspect is
-    within bounds. Row i of h rows shown as H is `(i + 1/2) h / H - 1/2`, kept inside the part.
+    Attributes:
+      scale: bounds of the part's area, as a share of the image's.
+      ratio: bounds of the part's width / height.
 
     Reference: Szegedy et al., "Going deeper with convolutions" (2015), section 6; KD-LTS for
       scale (.1, 1) and ratio (.8, 1.25).
     """
-    height, width = window.rows.shape[0], window.columns.shape[0]
-    shape_key, place_key = stream(key, "shape"), stream(key, "place")
-    (small, large), (low, high) = training.augment_scale, training.augment_ratio
-    share, turn = jax.random.uniform(shape_key, (2, _ATTEMPTS))
-    area = (small + (large - small) * share) * (height * width)
-    aspect = jnp.exp(math.log(low) + (math.log(high) - math.log(low)) * turn)
-    wide, tall = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))
-    fits = (wide >= 1) & (wide <= width) & (tall >= 1) & (tall <= height)
-    first = jnp.argmax(fits)
-    some = jnp.any(fits)
-    h = jnp.where(some, tall[first], max(1.0, min(height, round(width / low))))
-    w = jnp.where(some, wide[first], max(1.0, min(width, round(height * high))))
-    place = jnp.where(some, jax.random.uniform(place_key, (2,)), 0.5)
 
-    def axis(size: int, part: Array, at: Array) -> Array:
-        # uniform numbers lie below 1, but their product with a whole number may be rounded up to it
-        begin = jnp.minimum(jnp.floor(at * (size - part + 1)), size - part)
-        centre = (jnp.arange(size, dtype=jnp.float32) + 0.5) * (part / size) - 0.5
-        return begin + jnp.clip(centre, 0, part - 1)
+    kind: ClassVar[str] = "resized_crop"
+    moves: ClassVar[bool] = True
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
-    return Window(axis(height, h, place[0]), axis(width, w, place[1]), jnp.float32(0))
+    def __post_init__(self) -> None:
+        settle(self, interval, "scale", high=1.0)
+        settle(self, interval, "ratio")
+
+    def window(self, window: Window, *, key: Key) -> Window:
+        """The window of the part."""
+        height, width = window.rows.shape[0], window.columns.shape[0]
+        shape_key, place_key = stream(key, "shape"), stream(key, "place")
+        (small, large), (low, high) = self.scale, self.ratio
+        share, turn = jax.random.uniform(shape_key, (2, _ATTEMPTS))
+        area = (small + (large - small) * share) * (height * width)
+        aspect = jnp.exp(math.log(low) + (math.log(high) - math.log(low)) * turn)
+        wide, tall = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))
+        fits = (wide >= 1) & (wide <= width) & (tall >= 1) & (tall <= height)
+        first = jnp.argmax(fits)
+        some = jnp.any(fits)
+        h = jnp.where(some, tall[first], max(1.0, min(height, round(width / low))))
+        w = jnp.where(some, wide[first], max(1.0, min(width, round(height * high))))
+        place = jnp.where(some, jax.random.uniform(place_key, (2,)), 0.5)
+
+        def axis(size: int, part: Array, at: Array) -> Array:
+            # uniform numbers lie below 1, but their product with a whole number may be rounded up
+            # to it
+            begin = jnp.minimum(jnp.floor(at * (size - part + 1)), size - part)
+            center = (jnp.arange(size, dtype=jnp.float32) + 0.5) * (part / size) - 0.5
+            return begin + jnp.clip(center, 0, part - 1)
+
+        return Window(axis(height, h, place[0]), axis(width, w, place[1]), jnp.float32(0))
 
 
-def flip(window: Window, training: Training, *, key: Key) -> Window:
-    """Left and right change places with probability 1/2."""
-    del training
-    turned = jax.random.bits(key, (), jnp.uint32) >= jnp.uint32(2**31)
-    return window._replace(columns=jnp.where(turned, window.columns[::-1], window.columns))
+@dataclasses.dataclass(frozen=True)
+class Flip:
+    """Exchange left and right with probability 1/2."""
+
+    kind: ClassVar[str] = "flip"
+
+    def window(self, window: Window, *, key: Key) -> Window:
+        """The window, read from the right where the image is flipped."""
+        turned = jax.random.bits(key, (), jnp.uint32) >= jnp.uint32(2**31)
+        return window._replace(columns=jnp.where(turned, window.columns[::-1], window.columns))
 
 
-AUGMENTATIONS: dict[str, Callable[..., Window]] = {
-    "crop": crop,
-    "shift": shift,
-    "resized_crop": resized_crop,
+AUGMENTATIONS: dict[str, type[Any]] = {
+    "crop": Crop,
+    "shift": Shift,
+    "resized_crop": ResizedCrop,
     # last, so that it turns the new image whatever else was done
-    "flip": flip,
+    "flip": Flip,
 }
-"""What `Training.augment` knows: functions `(window, training, *, key) -> window` of one image,
-applied in this order. The names are also in `settings.AUGMENTATIONS`."""
+"""The augmentations that `Training.augment` knows by name, in the order in which they are
+applied."""
+
+
+def chosen(training: Training) -> tuple[tuple[Any, str], ...]:
+    """The augmentations of a training as objects, in the order in which they are applied, each with
+    the name of its random stream.
+    """
+    options = {
+        "crop": {"pixels": training.augment_pixels},
+        "shift": {"pixels": training.augment_pixels},
+        "resized_crop": {"scale": training.augment_scale, "ratio": training.augment_ratio},
+        "flip": {},
+    }
+    found = []
+    for place, one in enumerate(training.augment):
+        made = AUGMENTATIONS[one](**options[one]) if isinstance(one, str) else one
+        found.append((made, getattr(made, "kind", f"own {place}")))
+    order = {kind: number for number, kind in enumerate(AUGMENTATIONS)}
+    return tuple(sorted(found, key=lambda pair: order.get(pair[1], len(order))))
+
+
+def check(training: Training, data: Any) -> None:
+    """Raises where augmentations do not fit the images of some data, or do not give images.
+
+    Args:
+      training: its `augment`.
+      data: a `Data` or a `Stream`.
+    """
+    kinds = [kind for _, kind in chosen(training)]
+    if repeated := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
+        raise ValueError(f"`augment` holds {repeated[0]!r} more than once; leave out the repeats")
+    for made, kind in chosen(training):
+        pixels = getattr(made, "pixels", 0) if isinstance(made, Crop) else 0
+        if pixels >= min(data.shape[:2]):
+            option = "`augment_pixels`" if kind in training.augment else "`augment` with pixels"
+            raise ValueError(
+                f"{option} {pixels} moves whole images of {data.shape[:2]} out of sight "
+                f"({data.name!r}); use fewer"
+            )
+        if kind == "resized_crop" and getattr(data, "train_crop", None) == "random":
+            raise ValueError(
+                f"`augment` holds 'resized_crop', but the stream {data.name!r} cuts its images so "
+                f"already; leave it out, or make the stream with train_crop='center'"
+            )
+    if any(not isinstance(made, tuple(AUGMENTATIONS.values())) for made, _ in chosen(training)):
+        x = jax.ShapeDtypeStruct((1, *data.shape), jnp.float32)
+        mean = jax.ShapeDtypeStruct(data.shape[-1:], jnp.float32)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        jax.eval_shape(lambda x, mean, key: augmented(x, training, mean, key=key), x, mean, key)
 
 
 def windows(shape: tuple[int, int], positions: Array, training: Training, *, key: Key) -> Window:
@@ -138,14 +241,32 @@ def windows(shape: tuple[int, int], positions: Array, training: Training, *, key
         jnp.float32(0),
     )
 
+    drawn = [(made, name) for made, name in chosen(training) if hasattr(made, "window")]
+
     def one(position: Array) -> Window:
         window = start
-        for name, change in AUGMENTATIONS.items():
-            if name in training.augment:
-                window = change(window, training, key=stream(key, name, position))
+        for made, name in drawn:
+            window = _own_window(made, window, stream(key, name, position))
         return window
 
     return jax.vmap(one)(positions)
+
+
+def _own_window(made: Any, window: Window, key: Key) -> Window:
+    """The window after one more augmentation."""
+    if isinstance(made, tuple(AUGMENTATIONS.values())):
+        return made.window(window, key=key)
+    with relaxed_types():
+        found = made.window(window, key=key)
+    like = tuple(x.shape for x in window)
+    if not isinstance(found, Window) or tuple(jnp.shape(x) for x in found) != like:
+        raise ValueError(
+            f"`augment` {made!r} must give a Window of rows {like[0]}, columns {like[1]} and a "
+            f"number outside, got {found!r}"
+        )
+    exact = all(jnp.issubdtype(jnp.asarray(x).dtype, jnp.integer) for x in found[:2])
+    types = (*2 * (jnp.int32 if exact else jnp.float32,), jnp.float32)
+    return Window(*(jnp.asarray(x, t) for x, t in zip(found, types, strict=True)))
 
 
 def seen_through(x: Array, window: Window, mean: Array) -> Array:
@@ -212,4 +333,22 @@ def augmented(
     """
     positions = jnp.arange(x.shape[0], dtype=jnp.int32) + first
     size = (x.shape[1], x.shape[2])
-    return seen_through(x, windows(size, positions, training, key=key), mean)
+    changes = [(made, name) for made, name in chosen(training) if not hasattr(made, "window")]
+    if len(changes) == len(training.augment):
+        x = jnp.asarray(x).astype(jnp.float32)
+    else:
+        x = seen_through(x, windows(size, positions, training, key=key), mean)
+
+    def one(image: Array, position: Array) -> Array:
+        for made, name in changes:
+            with relaxed_types():
+                found = made(image[None], key=stream(key, name, position))
+            if jnp.shape(found) != (1, *image.shape):
+                raise ValueError(
+                    f"`augment` {made!r} must give images of the shape that it gets, "
+                    f"{(1, *image.shape)}, got {jnp.shape(found)}"
+                )
+            image = jnp.asarray(found)[0].astype(jnp.float32)
+        return image
+
+    return jax.vmap(one)(x, positions) if changes else x

@@ -220,7 +220,7 @@ def train_jobs(
     looks, shape = len(calls.until), () if watch is None else watch.shape
     zeros = [jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), keeps(state)) for _ in snapshots_at]
     record = Record(
-        np.full((looks, count, run.splits, len(METRICS)), np.nan, np.float32),
+        np.full((looks, count, run.splits, run.program.metrics), np.nan, np.float32),
         np.full((looks, *shape), np.nan, np.float32),
         zeros,
     )
@@ -326,7 +326,7 @@ def _calling(
 
 def _evaluated(run: Run, state: Any, wanted: np.ndarray) -> jax.Array:
     """Metrics of states by evaluation batches that come in blocks."""
-    zeros = np.zeros((len(wanted), run.splits, 3), np.float32)
+    zeros = np.zeros((len(wanted), run.splits, run.program.sums), np.float32)
     limits, sums = parallel.put((wanted.astype(np.int32), zeros), run.mesh)
     if wanted.any():
         with run.data.evaluation() as blocks:

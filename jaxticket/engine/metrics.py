@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +12,15 @@ import numpy as np
 import optax
 
 from jaxticket import _tree
+from jaxticket._check import naming
+from jaxticket.metrics import ALWAYS, Metric, chosen_metrics, sums_of, value_of
 from jaxticket.settings import Training
-from jaxticket.typing import Array, Network, Params, Stats
+from jaxticket.typing import Array, Network, Params, Stats, relaxed_types
 
-METRICS = ("loss", "accuracy")
+Loss = str | Callable[..., Any]
+"""A name in `settings.LOSSES`, or a function `(logits, labels) -> [batch]`."""
+METRICS = ALWAYS
+"""Those that every evaluation begins with; `metric_names` has all of a training."""
 
 
 class Normalization(NamedTuple):
@@ -99,6 +106,66 @@ def cross_entropy(logits: Array, labels: Array, smoothing: float = 0.0) -> Array
     return optax.losses.softmax_cross_entropy(logits.astype(jnp.float32), target)
 
 
+def losses(loss: Loss, logits: Array, labels: Array, *, smoothing: float = 0.0) -> Array:
+    """The loss of each example, float32 [batch].
+
+    Args:
+      loss: as of `Training`.
+      logits: [batch, classes].
+      labels: int32 [batch]; what stands for fillers, -1, gives some number.
+      smoothing: label smoothing, of cross-entropy.
+    """
+    if isinstance(loss, str):
+        return cross_entropy(logits, labels, smoothing)
+    with relaxed_types():
+        found = jnp.asarray(loss(logits.astype(jnp.float32), jnp.maximum(labels, 0)))
+    if found.shape != labels.shape:
+        raise ValueError(
+            f"`loss` {loss!r} must give one number for each example, [batch], "
+            f"{labels.shape} here; got the shape {found.shape}"
+        )
+    return found.astype(jnp.float32)
+
+
+def metric_names(training: Training) -> tuple[str, ...]:
+    """The metrics of a training, in the order of the metric axis."""
+    return (*METRICS, *(metric.name for metric in chosen_metrics(training.metrics)))
+
+
+@functools.lru_cache(maxsize=256)
+def sizes(metrics: tuple[Metric, ...], classes: int) -> tuple[int, ...]:
+    """Length of what each metric sums, for so many logits."""
+    logits, label = (
+        jax.ShapeDtypeStruct((1, classes), jnp.float32),
+        jax.ShapeDtypeStruct((1,), jnp.int32),
+    )
+    found = []
+    for metric in metrics:
+        with naming("metrics", metric):
+            sums = jax.eval_shape(functools.partial(sums_of, metric), logits, label)
+            one = jax.ShapeDtypeStruct(sums.shape[1:], sums.dtype)
+            jax.eval_shape(functools.partial(value_of, metric), one)
+        found.append(sums.shape[1])
+    return tuple(found)
+
+
+def width(training: Training, net: Network) -> int:
+    """How many sums evaluations keep of each split: losses, right answers, examples, and what the
+    metrics sum.
+    """
+    return 3 + sum(sizes(chosen_metrics(training.metrics), net.classes))
+
+
+def check(training: Training, net: Network) -> None:
+    """Raises where a loss or a metric of the user's own does not work for a network."""
+    sizes(chosen_metrics(training.metrics), net.classes)
+    if not isinstance(training.loss, str):
+        logits = jax.ShapeDtypeStruct((2, net.classes), jnp.float32)
+        labels = jax.ShapeDtypeStruct((2,), jnp.int32)
+        with naming("loss", training.loss):
+            jax.eval_shape(functools.partial(losses, training.loss), logits, labels)
+
+
 def cast(tree: Params, dtype: str) -> Params:
     """Floating leaves in the compute dtype."""
     return jax.tree.map(
@@ -117,16 +184,17 @@ def evaluate(
     splits: int,
     axis: tuple[str, int] | None = None,
 ) -> Array:
-    """Mean loss (without label smoothing) and accuracy on each split, float32 [split, 2] in the
-    order of `METRICS`.
+    """Mean loss (without label smoothing), accuracy and the metrics of a training on each split,
+    float32 [split, metric] in the order of `metric_names`.
 
     Args:
       splits: number of splits.
       axis: (name, size) of a mesh axis over which each batch is split; the result is the same on
         all of it.
     """
-    zero = _tree.varying_like(jnp.zeros((splits, 3), jnp.float32), params)
-    return means(tally(net, params, stats, zero, batched, by, training, splits=splits, axis=axis))
+    zero = _tree.varying_like(jnp.zeros((splits, width(training, net)), jnp.float32), params)
+    sums = tally(net, params, stats, zero, batched, by, training, splits=splits, axis=axis)
+    return means(sums, training, net)
 
 
 def own_part(batch: Batched, axis: tuple[str, int] | None) -> Batched:
@@ -139,9 +207,18 @@ def own_part(batch: Batched, axis: tuple[str, int] | None) -> Batched:
     return Batched(x, jax.lax.dynamic_slice_in_dim(batch.y, begin, part), batch.split)
 
 
-def means(sums: Array) -> Array:
-    """Loss and accuracy of each split from the sums of `tally`, float32 [split, 2]."""
-    return sums[:, :2] / sums[:, 2:]
+def means(sums: Array, training: Training, net: Network) -> Array:
+    """The metrics of each split from the sums of `tally`, float32 [split, metric]."""
+    first = sums[:, :2] / sums[:, 2:3]
+    metrics = chosen_metrics(training.metrics)
+    if not metrics:
+        return first
+    ends = 3 + np.cumsum((0, *sizes(metrics, net.classes)))
+    own = [
+        jax.vmap(functools.partial(value_of, metric))(sums[:, begin:end])
+        for metric, begin, end in zip(metrics, ends[:-1], ends[1:], strict=True)
+    ]
+    return jnp.concatenate([first, jnp.stack(own, axis=1)], axis=1)
 
 
 def tally(
@@ -156,7 +233,10 @@ def tally(
     splits: int,
     axis: tuple[str, int] | None = None,
 ) -> Array:
-    """Adds batches to each split's sums, float32 [split, 3]: losses, right answers, examples."""
+    """Adds batches to each split's sums, float32 [split, `width`]: losses, right answers, examples,
+    and what the metrics sum.
+    """
+    metrics = chosen_metrics(training.metrics)
     weights = cast(params, training.compute_dtype)
 
     def batch(totals: Array, inputs: Batched) -> tuple[Array, None]:
@@ -166,11 +246,15 @@ def tally(
         )
         there = y >= 0
         # nan losses of a diverged replica must show, those of fillers must not
-        losses = jnp.where(there, cross_entropy(logits, y), 0)
+        loss = jnp.where(there, losses(training.loss, logits, y), 0)
         right = jnp.logical_and(jnp.argmax(logits, axis=-1) == y, there)
         sums = jnp.stack(
-            [jnp.sum(losses), jnp.sum(right, dtype=jnp.float32), jnp.sum(there, dtype=jnp.float32)]
+            [jnp.sum(loss), jnp.sum(right, dtype=jnp.float32), jnp.sum(there, dtype=jnp.float32)]
         )
+        for metric in metrics:
+            each = sums_of(metric, logits, jnp.maximum(y, 0))
+            more = jnp.sum(jnp.where(there[:, None], each, 0), axis=0)
+            sums = jnp.concatenate([sums, more])
         own = (jax.lax.iota(jnp.int32, splits) == split)[:, None]
         return totals + jnp.where(own, sums[None], 0), None
 

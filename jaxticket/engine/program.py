@@ -12,16 +12,17 @@ from jax.sharding import Mesh
 
 from jaxticket import _tree
 from jaxticket._check import instance
+from jaxticket.data import augment
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
-from jaxticket.engine import parallel
+from jaxticket.engine import metrics, optim, parallel
 from jaxticket.engine.learner import Learner
 from jaxticket.engine.metrics import (
-    METRICS,
     Batched,
     Normalization,
     evaluate,
     means,
+    metric_names,
     tally,
 )
 from jaxticket.random import permutation_words, stream
@@ -41,9 +42,10 @@ class Program(NamedTuple):
         examples are not on the devices. Donates the state. Block and arrays are those of a
         `Source`.
       tallied: `(limits, state, sums, batched, by) -> sums`: adds evaluation batches to float32
-        [replica, split, 3], where the limit is not 0.
+        [replica, split, sums], where the limit is not 0.
       averaged: `(limits, sums) -> metrics`, as of `chunk`; nan where the limit is 0.
       checked: `(limits, state) -> (broken, finite)`, bool [replica], as of the learner.
+      metrics, sums: how many numbers an evaluation gives of each split, and sums for them.
       traces: `() -> int`, how often `chunk` was traced (and compiled) so far.
     """
 
@@ -54,6 +56,8 @@ class Program(NamedTuple):
     averaged: Callable[..., Array]
     checked: Callable[..., tuple[Array, Array]]
     traces: Callable[[], int]
+    metrics: int
+    sums: int
 
 
 def check_fit(net: Network, data: Data | Stream, training: Training, mesh: Mesh) -> None:
@@ -91,17 +95,10 @@ def check_fit(net: Network, data: Data | Stream, training: Training, mesh: Mesh)
             f"{data.name!r}, "
             f"{len(data.train)} examples; use a smaller batch"
         )
-    moves = {"crop", "shift"} & set(training.augment)
-    if moves and training.augment_pixels >= min(data.shape[:2]):
-        raise ValueError(
-            f"`augment_pixels` {training.augment_pixels} moves whole images of {data.shape[:2]} "
-            f"out of sight ({data.name!r}); use fewer"
-        )
-    if "resized_crop" in training.augment and getattr(data, "train_crop", None) == "random":
-        raise ValueError(
-            f"`augment` holds 'resized_crop', but the stream {data.name!r} cuts its images so "
-            f"already; leave it out, or make the stream with train_crop='center'"
-        )
+    if training.augment:
+        augment.check(training, data)
+    optim.check(training, net)
+    metrics.check(training, net)
     parts = mesh.shape[parallel.DATA]
     if training.batch_size % parts:
         raise ValueError(
@@ -121,6 +118,7 @@ def check_fit(net: Network, data: Data | Stream, training: Training, mesh: Mesh)
 def program(learner: Learner[Any, Any, Any], mesh: Mesh) -> Program:
     """The compiled functions of a learner on a mesh; equal arguments give the same ones."""
     training, placement, traced = learner.training, parallel.placement(mesh), 0
+    names = len(metric_names(training))
 
     def start(limit: Array, origin: Any, key: Key, step: Array) -> Any:
         del limit
@@ -144,7 +142,7 @@ def program(learner: Learner[Any, Any, Any], mesh: Mesh) -> Program:
             state = learner.boundary(state, plan, here)
             if arrays.batched is None:
                 return state, None
-            nothing = jnp.full((len(arrays.splits), len(METRICS)), jnp.nan, jnp.float32)
+            nothing = jnp.full((len(arrays.splits), names), jnp.nan, jnp.float32)
             skipped = _tree.varying_like(nothing, state.step)
             if learner.network(state) is None:
                 return state, skipped
@@ -175,7 +173,7 @@ def program(learner: Learner[Any, Any, Any], mesh: Mesh) -> Program:
             return jax.lax.cond(limit > 0, add, lambda sums: sums, sums)
 
     def averaged(limit: Array, sums: Array) -> Array:
-        return jnp.where(limit > 0, means(sums), jnp.nan)
+        return jnp.where(limit > 0, means(sums, training, learner.net), jnp.nan)
 
     def checked(limit: Array, state: Any) -> tuple[Array, Array]:
         del limit
@@ -189,4 +187,6 @@ def program(learner: Learner[Any, Any, Any], mesh: Mesh) -> Program:
         averaged=parallel.over_replicas(averaged, mesh),
         checked=parallel.over_replicas(checked, mesh),
         traces=lambda: traced,
+        metrics=names,
+        sums=metrics.width(training, learner.net),
     )

@@ -11,26 +11,12 @@ import jax.numpy as jnp
 from jaxticket import _tree, masks
 from jaxticket.data.augment import augmented
 from jaxticket.engine.learner import Batch, Learner, Networks, Plan, guarded_update
-from jaxticket.engine.metrics import cast, cross_entropy, normalized
-from jaxticket.engine.optim import learning_rate, optimizer
+from jaxticket.engine.metrics import cast, losses, normalized
+from jaxticket.engine.optim import apply_update, fresh_state, learning_rate
 from jaxticket.engine.parallel import Placement
 from jaxticket.random import stream
-from jaxticket.settings import Training
+from jaxticket.settings import Training, static_part
 from jaxticket.typing import Array, Key, Mask, Network, Params, Stats, TrainState
-
-
-def static_part(training: Training) -> Training:
-    """The training with everything that a compiled program takes as an array set to one value."""
-    return training.replace(
-        steps=1,
-        lr=0.0,
-        final_lr=0.0,
-        weight_decay=0.0,
-        warmup=0,
-        gamma=0.1,
-        milestones=(0,) * len(training.milestones),
-        eval_every=1,
-    )
 
 
 class Origin(NamedTuple):
@@ -68,7 +54,7 @@ class Supervised(Learner[TrainState, Plan, Origin]):
         """The masked network with a fresh optimizer."""
         params = masks.apply(origin.mask, origin.params)
         opt_state, whole = _tree.varying_like(
-            (optimizer(self.training).init(params), jnp.int32(-1)), step
+            (fresh_state(self.training, params, step), jnp.int32(-1)), step
         )
         return TrainState(step, params, origin.stats, opt_state, origin.mask, key, whole)
 
@@ -83,11 +69,12 @@ class Supervised(Learner[TrainState, Plan, Origin]):
           key: for dropout.
           placement: the mean is over all devices that share the batch.
         """
+        smoothing = self.training.label_smoothing
         weights = cast(params, self.training.compute_dtype)
         logits, stats = self.net.apply(
             weights, stats, x, train=True, key=key, axis_name=placement.axis_name
         )
-        loss = jnp.mean(cross_entropy(logits, y, self.training.label_smoothing))
+        loss = jnp.mean(losses(self.training.loss, logits, y, smoothing=smoothing))
         # inside the loss, so that the gradient is averaged too
         return placement.mean(loss), stats
 
@@ -126,15 +113,13 @@ class Supervised(Learner[TrainState, Plan, Origin]):
     ) -> TrainState:
         """One update."""
         loss, gradient, stats = self.gradient(state, batch, plan, placement)
-        update = optimizer(self.training, plan.schedule.weight_decay).update
-        # optax mixes python, float32 and int32 numbers, which strict promotion (a user's choice)
-        # forbids
-        with jax.numpy_dtype_promotion("standard"):
-            direction, opt_state = update(gradient, state.opt_state, state.params)
         rate = learning_rate(plan.schedule, state.step, kind=self.training.schedule)
+        moved, opt_state = apply_update(
+            self.training, plan.schedule, rate, gradient, state.opt_state, state.params
+        )
         # pruned weights are zero already
         params = jax.tree.map(
-            lambda m, p, d: jnp.where(m, p - rate * d, p), state.mask, state.params, direction
+            lambda m, new, old: jnp.where(m, new, old), state.mask, moved, state.params
         )
         return guarded_update(
             state,

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from jaxticket._check import or_none, settle, whole
 from jaxticket.engine import parallel
-from jaxticket.engine.metrics import Normalization, cast, cross_entropy, normalized
+from jaxticket.engine.metrics import Loss, Normalization, cast, losses, normalized
 from jaxticket.nn.linearity import curved
 from jaxticket.pruning.keep import prune_in_rounds
 from jaxticket.pruning.scores.spec import Recipe, name_of, recipe_of
@@ -60,6 +60,7 @@ class Selection:
       scope, floor: as of `jt.prune`.
       exclude: patterns of paths that are not pruned.
       examples: what the score looks at.
+      loss: that of the training, which `ScoreContext.loss` is the mean of.
     """
 
     score: Score
@@ -67,6 +68,7 @@ class Selection:
     floor: int = 0
     exclude: tuple[str, ...] = ()
     examples: Examples = Examples()
+    loss: Loss = "cross_entropy"
 
 
 @functools.lru_cache(maxsize=64)
@@ -120,7 +122,9 @@ def pruner(net: Network, mesh: Mesh, selection: Selection) -> Callable[..., tupl
         )
         prunable = net.prunable_leaves(selection.exclude)
         key = stream(weights.key, "prune", number)
-        look = context_maker(net, stats, recipe, key=weights.key, by=arrays.by)
+        look = context_maker(
+            net, stats, recipe, key=weights.key, by=arrays.by, loss=selection.loss
+        )
         shared = None if recipe.fresh else examples(key, own, 0, arrays)
 
         def context_of(number: Array, mask: Mask) -> ScoreContext:
@@ -158,7 +162,13 @@ def pruner(net: Network, mesh: Mesh, selection: Selection) -> Callable[..., tupl
 
 
 def context_maker(
-    net: Network, stats: Stats, recipe: Recipe, *, key: Key, by: Normalization | None = None
+    net: Network,
+    stats: Stats,
+    recipe: Recipe,
+    *,
+    key: Key,
+    by: Normalization | None = None,
+    loss: Loss = "cross_entropy",
 ) -> Callable[[Params, Mask, tuple[Array, Array], Any], ScoreContext]:
     """Makes contexts of one replica: (params_at_init, mask, batches, prunable) -> context.
 
@@ -168,6 +178,7 @@ def context_maker(
       recipe: which statistics normalise, and what the loss is.
       key: the replica's root key: where dropout draws, and the statistics of initialization.
       by: how images of whole numbers are normalised; other inputs are taken as they are.
+      loss: of each example, where the recipe says "cross_entropy".
     """
     if recipe.batch_norm == "initial":
         stats = net.init(stream(key, "init"))[1]
@@ -183,17 +194,17 @@ def context_maker(
     def logits(params: Params, x: Array) -> Array:
         return tapped(params, x, None)
 
-    def loss(params: Params, batch: tuple[Array, Array]) -> Array:
+    def mean_loss(params: Params, batch: tuple[Array, Array]) -> Array:
         z, y = logits(params, batch[0]) / recipe.temperature, batch[1]
         if recipe.loss == "negative_logit":
             return -jnp.mean(jnp.take_along_axis(z, y[:, None], axis=1))
-        return jnp.mean(cross_entropy(z, y))
+        return jnp.mean(losses(loss, z, y))
 
     known = tapped if net.tapped else None
 
     def make(
         params_at_init: Params, mask: Mask, batches: tuple[Array, Array], prunable: Any
     ) -> ScoreContext:
-        return ScoreContext(loss, logits, params_at_init, mask, batches, prunable, known)
+        return ScoreContext(mean_loss, logits, params_at_init, mask, batches, prunable, known)
 
     return make

@@ -112,6 +112,7 @@ def find_tickets(
             pruning.scope,
             exclude=pruning.exclude,
             examples=Examples(pruning.score_batches, size_of),
+            loss=training.loss,
         )
         select = pruner(net, run.mesh, selection)
         search = Search(plan, run, select)

@@ -129,5 +129,6 @@ class ScoredMasks:
             p.floor,
             p.exclude,
             self.examples,
+            self.plan.training.loss,
         )
         return pruner(self.plan.net, run.mesh, selection)

@@ -114,7 +114,9 @@ def pictures(root):
     return jt.data.stream("pictures", data_dir=root, **SMALL)
 
 
-TRAINING = jt.Training(steps=12, batch_size=16, eval_every=5, eval_batch_size=12)
+TRAINING = jt.Training(
+    steps=12, batch_size=16, eval_every=5, eval_batch_size=12, metrics=("calibration_error",)
+)
 KEYS = np.asarray(jax.random.key_data(root_keys((3, 4, 5, 3))))
 
 

@@ -16,10 +16,9 @@ from jaxticket.engine import parallel
 from jaxticket.engine.loop import take
 from jaxticket.engine.metrics import normalized
 from jaxticket.engine.source import put_data
-from jaxticket.engine.supervised import static_part
 from jaxticket.random import root_keys, stream
 from jaxticket.runs import Runs, require_runs
-from jaxticket.settings import Training
+from jaxticket.settings import Training, static_part
 from jaxticket.sparsify.learned.method import Method
 from jaxticket.sparsify.learned.objectives import Objective
 from jaxticket.sparsify.learned.relaxations import Bernoulli

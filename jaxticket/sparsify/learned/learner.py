@@ -16,13 +16,13 @@ from jaxticket.data.augment import augmented
 from jaxticket.engine import parallel
 from jaxticket.engine.learner import Batch, Learner, Networks, guarded_update
 from jaxticket.engine.metrics import Normalization, normalized
-from jaxticket.engine.optim import Schedule, learning_rate, optimizer, schedule
+from jaxticket.engine.optim import Schedule, apply_update, fresh_state, learning_rate, schedule
 from jaxticket.engine.parallel import Placement
-from jaxticket.engine.supervised import Supervised, static_part
+from jaxticket.engine.supervised import Supervised
 from jaxticket.nn import flops
 from jaxticket.pruning.keep import keep_top
 from jaxticket.random import stream
-from jaxticket.settings import Training
+from jaxticket.settings import Training, static_part
 from jaxticket.sparsify.learned.constraints import Pull
 from jaxticket.sparsify.learned.method import Method
 from jaxticket.sparsify.learned.objectives import Objective, fades_of, rest_of, teacher_needs_of
@@ -204,7 +204,7 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
     def start(self, origin: ScoreOrigin, step: Array, *, key: Key) -> ScoreState:
         """A search at its start, with a fresh optimizer."""
         scores, weights, stats, live, teachers = origin
-        fresh = optimizer(self.training).init(self._learned(scores, weights))
+        fresh = fresh_state(self.training, self._learned(scores, weights), step)
         fresh, zero, whole = _tree.varying_like((fresh, jnp.float32(0), jnp.int32(-1)), step)
         tutors: Any = ()
         if self.tutor is not None and teachers:
@@ -256,12 +256,9 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
         decayed = learned
         if not method.decay_scores:
             decayed = (jax.tree.map(jnp.zeros_like, state.scores), *learned[1:])
-        # optax mixes python, float32 and int32 numbers, which strict promotion forbids
-        with jax.numpy_dtype_promotion("standard"):
-            direction, updated = optimizer(training, plan.schedule.weight_decay).update(
-                gradient, state.optimizer, decayed
-            )
-        moved = jax.tree.map(lambda p, d: p - rate * d, learned, direction)
+        moved, optimizer = apply_update(
+            training, plan.schedule, rate, gradient, state.optimizer, learned, decayed=decayed
+        )
         # what is frozen has no gradient, but may have momentum left
         still = jax.tree.map(lambda m, n, o: jnp.where(m, n, o), live, moved[0], state.scores)
         moved = (jax.tree.map(method.relaxation.project, still), *moved[1:])
@@ -269,7 +266,7 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
         return guarded_update(
             state,
             state._replace(
-                scores=scores, weights=weights, live=live, optimizer=updated,
+                scores=scores, weights=weights, live=live, optimizer=optimizer,
                 multiplier=multiplier, tutors=tutors,
             ),
             # scores that are not finite cannot be ranked: an update to such is not made
@@ -380,7 +377,7 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
     def _restarted(self, state: ScoreState) -> ScoreState:
         """The next round begins: scores as of its start, with a fresh optimizer."""
         scores = jax.tree.map(self.method.relaxation.restarted, state.scores)
-        fresh = optimizer(self.training).init(self._learned(scores, state.weights))
+        fresh = fresh_state(self.training, self._learned(scores, state.weights), 0 * state.step)
         return state._replace(scores=scores, optimizer=_tree.varying_like(fresh, state.step))
 
     def look(self, state: ScoreState, plan: ScorePlan) -> Array:

@@ -28,7 +28,7 @@ from jaxticket._check import (
     whole,
 )
 from jaxticket.pruning.keep import count
-from jaxticket.settings import Training
+from jaxticket.settings import Training, has_own_rate
 from jaxticket.sparsify.learned.constraints import Constraint
 from jaxticket.sparsify.learned.objectives import (
     OBJECTIVES,
@@ -264,9 +264,17 @@ class Method:
             "label_smoothing": 0.0,
             "clip_norm": None,
             "attack": None,
+            "metrics": (),
             **({} if self.augment else {"augment": ()}),
             **dict(self.optimizer),
         }
+        own_rate = has_own_rate(changes.get("optimizer", training.optimizer))
+        if own_rate or (callable(training.schedule) and "lr" not in dict(self.optimizer)):
+            raise ValueError(
+                f"`optimizer` of method {self.name!r} has no learning rate, and that of `training` "
+                f"is its own schedule's or optimizer's; give the method one, such as "
+                f'optimizer=(("optimizer", "adam"), ("lr", 0.01))'
+            )
         milestones = tuple(round(share * each) for share in self.drop_at)
         part = steps // self.parts
         # calls of the compiled program end where parts do

@@ -61,7 +61,8 @@ class View(NamedTuple):
       dense: what the dense network says.
       teachers: what each teacher says; empty where a method has none.
       done: share of the round that is done.
-      smoothing: label smoothing of the training.
+      loss_of: `loss_of(logits, labels) -> [batch]`, the loss that the training names, with its
+        label smoothing.
       of_example: `of_example(params, i)`, the derivative of all logits of one example of this
         device by the params, a tree of [class, ...], for networks without statistics of the batch.
     """
@@ -78,16 +79,16 @@ class View(NamedTuple):
     dense: Outputs
     teachers: tuple[Outputs, ...] = ()
     done: Array | float = 0.0
-    smoothing: float = 0.0
+    loss_of: Callable[[Array, Array], Array] = cross_entropy
     of_example: Callable[[Params, Array], Params] | None = None
 
     def loss(self, params: Params) -> Array:
-        """Mean cross-entropy of a network."""
+        """Mean loss of a network."""
         return self.of_logits(self.logits(params))
 
     def of_logits(self, logits: Array) -> Array:
-        """Mean cross-entropy of logits."""
-        return self.mean(cross_entropy(logits, self.labels, self.smoothing))
+        """Mean loss of logits."""
+        return self.mean(self.loss_of(logits, self.labels))
 
     def gradient(self) -> Params:
         """The gradient of the masked network's loss by the weights, the mask's factor included."""

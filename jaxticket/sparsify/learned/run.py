@@ -21,6 +21,7 @@ from jaxticket._check import (
 from jaxticket.controls import Change
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
+from jaxticket.engine import optim
 from jaxticket.engine.program import check_fit
 from jaxticket.engine.runtime import Runtime, settled
 from jaxticket.runs import Runs
@@ -151,6 +152,8 @@ def search(
         net, data, training, (pruning,), seeds, changes, dense, supermask=True, train=train
     )
     plan.check()
+    # an optimizer of the user's own may be that of the method
+    optim.check(method.training(training, method.steps(training, length)), net)
     if step == 0 and learns_answers(method.function):
         warnings.warn(
             f"{method.objective!r} learns what the dense network answers, and at step 0 that is "

@@ -15,7 +15,7 @@ from jaxticket.engine.adversarial import PGD
 from jaxticket.engine.dense import Networks, initial_networks, train_dense
 from jaxticket.engine.learner import Batch, Plan
 from jaxticket.engine.loop import report_diverged
-from jaxticket.engine.optim import Schedule, optimizer
+from jaxticket.engine.optim import Schedule, fresh_state
 from jaxticket.engine.parallel import Placement
 from jaxticket.engine.program import program
 from jaxticket.engine.runtime import Run
@@ -149,7 +149,7 @@ def begin_tutors(learner: Supervised, teachers: Networks, step: Array) -> Tutors
     """
     params, stats = teachers
     count = jax.tree.leaves(params)[0].shape[0]
-    fresh = jax.vmap(optimizer(learner.training).init)(params)
+    fresh = jax.vmap(lambda params: fresh_state(learner.training, params, step))(params)
     fresh, steps, whole = _tree.varying_like(
         (fresh, jnp.zeros(count, jnp.int32), jnp.full(count, -1, jnp.int32)), step
     )

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxticket.engine.dense import Networks
-from jaxticket.engine.metrics import cast
+from jaxticket.engine.metrics import cast, losses
 from jaxticket.settings import Training
 from jaxticket.sparsify.learned.method import Method
 from jaxticket.sparsify.learned.objectives import Outputs, View
@@ -84,13 +84,16 @@ def viewer(
         own = jnp.mean(values)
         return own if axis is None else jax.lax.pmean(own, axis[0])
 
+    def loss_of(logits: Array, labels: Array) -> Array:
+        return losses(training.loss, logits, labels, smoothing=training.label_smoothing)
+
     def whole(values: Array) -> Array:
         return values if axis is None else jax.lax.all_gather(values, axis[0], tiled=True)
 
     def make(masked: Params, soft: Params, dense: Outputs, **more: Any) -> View:
         return View(
             masked, soft, y, apply, tapped, sensitivity, mean, whole, prunable, dense,
-            smoothing=training.label_smoothing, of_example=of_example, **more,
+            loss_of=loss_of, of_example=of_example, **more,
         )  # fmt: skip
 
     return make

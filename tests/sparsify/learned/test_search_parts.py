@@ -2,6 +2,7 @@
 objectives.
 """
 
+import functools
 import itertools
 
 import jax
@@ -425,7 +426,7 @@ def test_objectives_see_of_the_dense_network_what_they_ask_for():
 
 
 def test_label_smoothing_reaches_the_loss():
-    v = view()._replace(smoothing=0.2)
+    v = view()._replace(loss_of=functools.partial(cross_entropy, smoothing=0.2))
     expected = jnp.mean(cross_entropy(v.logits(v.masked), v.labels, 0.2))
     assert v.loss(v.masked) == expected
 

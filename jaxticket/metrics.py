@@ -1,0 +1,201 @@
+"""Metrics of the predictions on a whole split, measured in evaluations after loss and accuracy.
+
+`Training(metrics=...)` takes names of `METRICS` and objects with the members of `Metric`, those of
+this module or the user's own. Each adds rows to the tables of a run, under its name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jaxticket._check import settle, whole
+from jaxticket.typing import Array, relaxed_types
+
+
+class Metric(Protocol):
+    """A number made of sums over the examples of a split, so that it does not depend on batches.
+
+    Objects must be hashable: frozen dataclasses are.
+    """
+
+    @property
+    def name(self) -> str:
+        """What tables call it in the column `metric`."""
+        ...
+
+    def sums(self, logits: Array, labels: Array) -> Array:
+        """What is summed over examples, float [k].
+
+        Args:
+          logits: float32 [batch, classes].
+          labels: int32 [batch].
+        """
+        ...
+
+    def value(self, sums: Array) -> Array:
+        """The metric, a scalar, from the sums over all examples, float32 [k]."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TopK:
+    """Share of the examples whose label is among the `k` highest logits; "top5" for k = 5.
+
+    An example counts where fewer than `k` classes have a higher logit than its label.
+    """
+
+    kind: ClassVar[str] = "top"
+    k: int = 5
+
+    def __post_init__(self) -> None:
+        settle(self, whole, "k", low=1)
+
+    @property
+    def name(self) -> str:
+        """Such as "top5"."""
+        return f"top{self.k}"
+
+    def sums(self, logits: Array, labels: Array) -> Array:
+        """Right answers, and examples."""
+        own = jnp.take_along_axis(logits, labels[:, None], axis=1)
+        right = jnp.sum(logits > own, axis=1) < self.k
+        # a label whose logit is nan has no place among the others
+        right = jnp.logical_and(right, ~jnp.isnan(own[:, 0]))
+        return jnp.stack([jnp.sum(right), right.size]).astype(jnp.float32)
+
+    def value(self, sums: Array) -> Array:
+        """Right answers over examples."""
+        return sums[0] / sums[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationError:
+    """The expected calibration error, `sum_b |right_b - confidence_b| / examples`.
+
+    Examples go to `bins` bins of equal width by their confidence, the largest softmax probability;
+    bin b holds confidences in (b / bins, (b + 1) / bins], and right_b and confidence_b are the
+    sums of its right answers and of its confidences.
+
+    Reference: Guo et al., "On calibration of modern neural networks" (2017), section 2.
+    """
+
+    kind: ClassVar[str] = "calibration_error"
+    bins: int = 15
+
+    def __post_init__(self) -> None:
+        settle(self, whole, "bins", low=1)
+
+    @property
+    def name(self) -> str:
+        """ "calibration_error", whatever the bins."""
+        return self.kind
+
+    def sums(self, logits: Array, labels: Array) -> Array:
+        """Right answers minus confidences in each bin, and examples."""
+        confidence = jnp.max(jax.nn.softmax(logits), axis=1)
+        right = (jnp.argmax(logits, axis=1) == labels).astype(jnp.float32)
+        # confidences that are nan go to the first bin, whose sum they make nan
+        at = jnp.clip(jnp.ceil(confidence * self.bins).astype(jnp.int32) - 1, 0, self.bins - 1)
+        gaps = jnp.zeros(self.bins, jnp.float32).at[at].add(right - confidence)
+        return jnp.concatenate([gaps, jnp.full(1, labels.size, jnp.float32)])
+
+    def value(self, sums: Array) -> Array:
+        """The absolute gaps over examples."""
+        return jnp.sum(jnp.abs(sums[:-1])) / sums[-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Brier:
+    """The mean of `sum_c (p_c - [c = label])^2`, p the softmax probabilities; in [0, 2].
+
+    Reference: Brier, "Verification of forecasts expressed in terms of probability" (1950).
+    """
+
+    kind: ClassVar[str] = "brier"
+
+    @property
+    def name(self) -> str:
+        """ "brier"."""
+        return self.kind
+
+    def sums(self, logits: Array, labels: Array) -> Array:
+        """Squared distances, and examples."""
+        target = jax.nn.one_hot(labels, logits.shape[1], dtype=jnp.float32)
+        distance = jnp.sum((jax.nn.softmax(logits) - target) ** 2)
+        return jnp.stack([distance, jnp.float32(labels.size)])
+
+    def value(self, sums: Array) -> Array:
+        """Their mean."""
+        return sums[0] / sums[1]
+
+
+METRICS: dict[str, Metric] = {
+    "top5": TopK(5),
+    "calibration_error": CalibrationError(),
+    "brier": Brier(),
+}
+"""The metrics that `Training.metrics` knows by name."""
+
+ALWAYS = ("loss", "accuracy")
+"""What every evaluation begins with."""
+
+
+def chosen_metrics(metrics: Sequence[Any]) -> tuple[Metric, ...]:
+    """The metrics of a training as objects.
+
+    Args:
+      metrics: names and objects, as `Training.metrics`.
+
+    Raises:
+      ValueError: for what is no metric, and for two of one name.
+    """
+    found = tuple(METRICS[one] if isinstance(one, str) else one for one in metrics)
+    for one in found:
+        methods = callable(getattr(one, "sums", None)) and callable(getattr(one, "value", None))
+        name = getattr(one, "name", None)
+        if not methods or not isinstance(name, str) or not name:
+            raise ValueError(
+                f"`metrics` must be names, and objects with a text `name` and methods "
+                f"`sums(logits, labels)` and `value(sums)`, got {one!r}"
+            )
+    names = [*ALWAYS, *(one.name for one in found)]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"`metrics` needs names that differ, and not {' and '.join(ALWAYS)}, which are always "
+            f"there; got {repeated[0]!r} more than once"
+        )
+    return found
+
+
+def sums_of(metric: Metric, logits: Array, labels: Array) -> Array:
+    """What a metric sums, for each example by itself, float32 [batch, k]: the examples that fill up
+    a batch have to be left out, which a sum over all of it would hold.
+    """
+
+    def one(logits: Array, label: Array) -> Array:
+        with relaxed_types():
+            found = jnp.asarray(metric.sums(logits[None], label[None]))
+        if found.ndim != 1:
+            raise ValueError(
+                f"`metrics`: `sums` of {metric.name!r} must give a vector [k] summed over "
+                f"examples, got the shape {found.shape}"
+            )
+        return found.astype(jnp.float32)
+
+    return jax.vmap(one)(logits.astype(jnp.float32), labels)
+
+
+def value_of(metric: Metric, sums: Array) -> Array:
+    """A metric from its sums, float32."""
+    with relaxed_types():
+        found = jnp.asarray(metric.value(sums))
+    if found.ndim:
+        raise ValueError(
+            f"`metrics`: `value` of {metric.name!r} must give a number, got the shape {found.shape}"
+        )
+    return found.astype(jnp.float32)
