@@ -45,7 +45,7 @@ def table(presets: Iterable[Preset]) -> str:
         t = p.training
         name = p.network if isinstance(p.network, str) else p.network.__name__
         reported = (_percent(p.dense_accuracy, p.dense_spread), _matching(p))
-        how = (f"{t.steps:,}", f"{t.batch_size:,}", t.optimizer, f"{t.lr:g}")
+        how = (f"{t.steps:,}", f"{t.batch_size:,}", str(t.optimizer), f"{t.lr:g}")
         rows.append((p.name, name, p.data, *how, *reported, p.source))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     right = {head.index(name) for name in ("steps", "batch", "lr")}

@@ -22,7 +22,7 @@ from jaxticket.connectivity.origins import Start
 from jaxticket.connectivity.paths import barrier
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
-from jaxticket.engine.metrics import METRICS
+from jaxticket.engine.metrics import metric_names
 from jaxticket.engine.store import explained
 from jaxticket.settings import Training
 from jaxticket.typing import Network
@@ -119,7 +119,7 @@ class Instability:
             "alpha": {"alpha": self.alphas},
             "split": {"split": self.splits},
             "seen": {"split": (*self.splits, WEIGHTS)},
-            "metric": {"metric": METRICS},
+            "metric": {"metric": metric_names(self.training)},
             "distance": {"metric": self.distances},
             "change": {"metric": OF_COPIES, "split": [WEIGHTS] * len(OF_COPIES)},
             "between": {"metric": BETWEEN},

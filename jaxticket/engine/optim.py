@@ -205,7 +205,7 @@ def apply_update(
 @functools.lru_cache(maxsize=64)
 def moments(training: Training, net: Network) -> int:
     """How many numbers the optimizer keeps for each weight."""
-    params = jax.eval_shape(net.init, jax.random.key(0))[0]
+    params = net.shapes[0]
     state = jax.eval_shape(lambda params: fresh_state(training, params, jnp.int32(0)), params)
     numbers = [sum(x.size for x in jax.tree.leaves(tree)) for tree in (state, params)]
     return round(numbers[0] / numbers[1])
@@ -226,7 +226,7 @@ def check(training: Training, net: Network) -> None:
         return apply_update(training, at, rate, params, state, params)
 
     with naming("optimizer", own):
-        params = jax.eval_shape(net.init, jax.random.key(0))[0]
+        params = net.shapes[0]
         before = jax.eval_shape(lambda params: fresh_state(training, params, step), params)
         traced, after = jax.make_jaxpr(once, return_shape=True)(at.lr, params, before)
     if jax.tree.structure(after) != jax.tree.structure((params, before)):

@@ -122,9 +122,7 @@ def pruner(net: Network, mesh: Mesh, selection: Selection) -> Callable[..., tupl
         )
         prunable = net.prunable_leaves(selection.exclude)
         key = stream(weights.key, "prune", number)
-        look = context_maker(
-            net, stats, recipe, key=weights.key, by=arrays.by, loss=selection.loss
-        )
+        look = context_maker(net, stats, recipe, key=weights.key, by=arrays.by, loss=selection.loss)
         shared = None if recipe.fresh else examples(key, own, 0, arrays)
 
         def context_of(number: Array, mask: Mask) -> ScoreContext:

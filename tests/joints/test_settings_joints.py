@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -193,7 +194,7 @@ def test_pruned_weights_stay_zero_under_any_optimizer():
 
 def test_everything_at_once_is_resumed_and_guarded(tmp_path):
     """Own settings of all kinds, stopped in the middle and continued; and refused when changed."""
-    own = dict(
+    own: dict[str, Any] = dict(
         optimizer=optax.adamw, schedule=optax.constant_schedule(0.01), loss=own_loss,
         augment=("flip", darker), metrics=(Right(),),
     )  # fmt: skip
