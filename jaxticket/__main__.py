@@ -14,7 +14,7 @@ import tyro
 from tyro.extras import subcommand_cli_from_dict
 
 from jaxticket import _tree
-from jaxticket.presets import PRESETS, Preset, preset
+from jaxticket.presets import PRESETS, Preset, preset, preset_of
 from jaxticket.ticket import about, layer_masks
 
 BAR = 40
@@ -125,6 +125,19 @@ def _bar_letter(encoding: str | None) -> str:
     return "█"
 
 
+def _preset(net: Any, said: dict[str, Any]) -> str | None:
+    """The preset of what a ticket file says of its setting, if there is one; files may say
+    anything.
+    """
+    data, training = said.get("data"), said.get("training")
+    if "preset" in said:
+        # as files of version 0.1 name it
+        return said["preset"]
+    if not (isinstance(net, dict) and isinstance(data, str) and isinstance(training, dict)):
+        return None
+    return preset_of(net, data, training)
+
+
 def ticket_text(path: Path, *, letter: str = "█") -> str:
     """What a ticket file says of itself, and the density of every layer as a bar chart of this
     letter. Control characters, which files of others may hold, are written out.
@@ -144,7 +157,7 @@ def ticket_text(path: Path, *, letter: str = "█") -> str:
     line("network", next((name for name in reversed(network) if name), None))
     options = {k: v for k, v in net.items() if k not in ("constructor", "name", "params")}
     line("", ", ".join(f"{k}={v}" for k, v in options.items()))
-    line("preset", said.get("preset"))
+    line("preset", _preset(net, said))
 
     def setting(said: dict[str, Any], begin: str = "") -> None:
         line(f"{begin}data", said.get("data"))
@@ -173,7 +186,7 @@ def ticket_text(path: Path, *, letter: str = "█") -> str:
     source = said.get("found_in")
     if isinstance(source, dict):
         lines += ["", "found in"]
-        line("  preset", source.get("preset"))
+        line("  preset", _preset(source.get("net"), source))
         setting(source, "  ")
         line("  training", settings(source.get("training"), TRAINED))
         line("  rewound", f"to step {source.get('rewind_step')}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,6 @@ from jaxticket.engine import parallel
 from jaxticket.engine.metrics import METRICS, metric_names
 from jaxticket.engine.source import split_names
 from jaxticket.engine.store import explained
-from jaxticket.presets import preset_of
 from jaxticket.settings import Loaded, Pruning, PruningAtStep, Training
 from jaxticket.ticket import Ticket, check_ticket, drawn_exactly
 from jaxticket.typing import Network, Params
@@ -321,7 +321,11 @@ class Runs:
                 said["pruning"] = results.plain(self.pruning)
             if self.found_in is not None:
                 step = self.found_in.pruning.rewind_step
-                said["found_in"] = {**_setting(self.found_in), "rewind_step": step}
+                said["found_in"] = {
+                    **_setting(self.found_in),
+                    "net": json.loads(self.found_in.net.config),
+                    "rewind_step": step,
+                }
             densities = {n: self._density(n) for n in self.levels}
             for level in self.levels:
                 for replica, seed in enumerate(self.seeds):
@@ -351,7 +355,6 @@ def require_runs(argument: str, value: object) -> Runs:
 def _setting(runs: Runs) -> dict[str, Any]:
     """What a ticket file says of the setting in which tickets train."""
     return {
-        "preset": preset_of(runs.net, runs.data.name, runs.training),
         "data": runs.data.name,
         "fingerprint": runs.data.fingerprint,
         "licence": runs.data.about.get("licence"),

@@ -108,11 +108,11 @@ LAYERS = (
         "metrics",
     ),
     ("masks", "data", "nn"),
-    ("ticket", "results", "engine", "pruning", "presets"),
+    ("ticket", "results", "engine", "pruning"),
     ("runs", "controls"),
     ("sparsify", "connectivity", "transferring"),
     ("analysis",),
-    ("plots",),
+    ("plots", "presets"),
     ("",),
     ("__main__",),
 )

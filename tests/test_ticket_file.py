@@ -266,7 +266,7 @@ def test_a_run_says_what_is_needed_to_use_its_tickets_elsewhere(tmp_path, capsys
     assert said["accuracy"] == pytest.approx(accuracy)
     assert said["density"] == pytest.approx(runs.densities[1])
     assert (said["data"], said["fingerprint"]) == ("digits", data.fingerprint)
-    assert said["licence"] == data.about["licence"] and said["preset"] is None
+    assert said["licence"] == data.about["licence"]
     main(["show", str(path)])
     lines = capsys.readouterr().out.splitlines()
     shown = "\n".join(lines)
@@ -302,6 +302,19 @@ def test_a_preset_is_known_by_its_network_data_and_training():
     assert preset_of(p.net(), "digits", p.training) is None
     assert preset_of(p.net(), "mnist", p.training.replace(lr=0.7)) is None
     assert preset_of(p.net().resized(0.5), "mnist", p.training) is None
+
+
+@pytest.mark.parametrize(("lr", "named"), [(1.2e-3, True), (0.7, False)])
+def test_show_names_the_preset_of_a_ticket_and_of_where_it_was_found(tmp_path, capsys, lr, named):
+    p = jt.preset("lenet-mnist")
+    net = p.net()
+    params, stats = net.init(jax.random.key(0))
+    ticket = jt.Ticket(jax.tree.map(lambda x: x != 0, params), params, stats, 1, 0)
+    setting = {"data": "mnist", "training": jt.results.plain(p.training.replace(lr=lr))}
+    source = {**setting, "net": json.loads(net.config), "rewind_step": 0}
+    path = ticket.save(tmp_path / "a.npz", net=net, **setting, found_in=source)
+    main(["show", str(path)])
+    assert capsys.readouterr().out.count("lenet-mnist") == 2 * named
 
 
 def test_another_network_is_refused_when_saving(tmp_path):

@@ -79,10 +79,9 @@ def rate(job: Job, steps: int) -> float:
     search shorter than the shortest of the preset in proportion more, so that scores, which Adam
     moves by about the rate in a step, come as far.
     """
-    own = job.preset.search
-    # the longest is as long as the training
-    shortest = min(own["epochs"]) / max(own["epochs"]) * job.preset.training.steps
-    return own["lr"] * max(1.0, shortest / steps)
+    usual = job.preset.search
+    shortest = usual.steps(job.preset.training)
+    return dict(usual.optimizer)["lr"] * max(1.0, shortest / steps)
 
 
 def kd_lts(job: Job, **changes: Any) -> Method:
@@ -95,7 +94,7 @@ def kd_lts(job: Job, **changes: Any) -> Method:
     """
     presets = [job.preset, *jt.PRESETS.values()]
     printed = [p for p in presets if p.method == "KD-LTS" and p.network == job.preset.network]
-    own = printed[0].search if printed else {}
+    own = printed[0].settings if printed else {}
     return jt.SEARCHES["kd_lts"](**{**own, **changes})
 
 

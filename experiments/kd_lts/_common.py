@@ -96,7 +96,7 @@ def paper(settings: Settings, **changes: Any) -> Mapping[str, Any]:
 
 def epochs(job: Job) -> int:
     """Epochs of a training; those of the job's data where the preset has no search of KD-LTS."""
-    own = job.preset.search
+    own = job.preset.settings
     if job.preset.method == "KD-LTS":
         return round(own["epochs"] / own["length"])
     return max(1, round(job.training.steps * job.training.batch_size / len(job.data.train)))

@@ -109,7 +109,7 @@ def variants(job: Job, group: str) -> dict[str, Variant]:
 
 def usual_epochs(job: Job) -> int:
     """Epochs of the preset's search."""
-    return job.preset.search.get("epochs", 40)
+    return job.preset.settings.get("epochs", 40)
 
 
 def found_and_trained(job: Job, name: str, variant: Variant) -> jt.Runs:

@@ -78,7 +78,7 @@ def main(settings: Settings) -> None:
         __file__, settings, quick={**QUICK, **one}, lenet={**LENET, **one, "eval_every": 18_760},
         paper=paper(settings, **one),
     )  # fmt: skip
-    epochs = job.preset.search.get("epochs", 40)
+    epochs = job.preset.settings.get("epochs", 40)
     with budget(job):
         dense(job)
         rows: Any = jt.results.concat(watched(job, name, epochs) for name in names)

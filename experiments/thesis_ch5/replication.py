@@ -70,21 +70,13 @@ class Settings(Common):
 
 
 def options_of(job: Job, score: str) -> dict[str, Any]:
-    """What a score looks at in the preset's paper, as options of `jt.prune_at`."""
-    search = job.preset.search
-    if not jt.scores.recipe_of(jt.SCORES[score]).data:
-        return {"score": score, "density": search["densities"]}
-    options: dict[str, Any] = {"density": search["densities"], "batches": search.get("batches", 1)}
-    options["per_class"] = search.get("examples_per_class", None if "batch_size" in search else 10)
-    # a part of a class-balanced draw cannot be smaller than one example of each
-    if options["per_class"] is not None:
-        options["per_class"] *= options["batches"]
-    elif "batch_size" in search:
-        options["batch_size"] = min(search["batch_size"], len(job.data.train))
-    own: Any = score
-    if score == "grasp" and "temperature" in search:
-        own = jt.scores.configured("grasp", temperature=search["temperature"])
-    return {"score": own, **options}
+    """The preset's options of `jt.prune_at`, for its own score or another on the same examples."""
+    options = dict(job.preset.arguments)
+    if score != job.preset.finder:
+        options["score"] = score
+    if "batch_size" in options:
+        options["batch_size"] = min(options["batch_size"], len(job.data.train))
+    return options
 
 
 def beside(job: Job, table: Any) -> Any:
@@ -95,7 +87,7 @@ def beside(job: Job, table: Any) -> Any:
     for _, row in rows.iterrows():
         branch = "dense" if row["level"] == 0 else str(row["branch"])
         known = PRUNED.get((preset, branch), {})
-        asked = 1.0 if row["level"] == 0 else job.preset.search["densities"][row["level"] - 1]
+        asked = 1.0 if row["level"] == 0 else job.preset.arguments["density"][row["level"] - 1]
         paper, thesis = DENSE[preset] if row["level"] == 0 else known.get(asked, (NAN, NAN))
         printed.append({**row, "branch": branch, "paper": paper, "thesis": thesis})
     print(f"\n{job.network_name} on {job.data_name} ({preset}, {job.settings.size} size)")

@@ -13,53 +13,53 @@ for ImageNet at batch 1,024, where 1,251 steps are printed.
 
 from __future__ import annotations
 
-import dataclasses
+import json
+from collections.abc import Mapping
 from typing import Any
 
-from jaxticket import _check
-from jaxticket.presets import at_init, cts, kd_lts, lth, one_ticket, thesis
+from jaxticket import _check, results
+from jaxticket.presets.files import PAPERS, read
 from jaxticket.presets.schema import Preset as Preset
 from jaxticket.settings import Training
 from jaxticket.typing import Network
 
-PRESETS: dict[str, Preset] = {
-    **thesis.PRESETS,
-    **lth.PRESETS,
-    **one_ticket.PRESETS,
-    **kd_lts.PRESETS,
-    **cts.PRESETS,
-    **at_init.PRESETS,
-}
+PRESETS: dict[str, Preset] = {name: p for paper in PAPERS for name, p in read(paper).items()}
 """Every preset by its name."""
 WATCHED = (
     "eval_every", "eval_batch_size", "eval_train_examples", "compute_dtype", "precision"
 )  # fmt: skip
 """Fields of `Training` that say how training is watched and computed, not what is trained."""
+_CALLED = {"svhn_cropped": "svhn", "imagenet2012": "imagenet", "places365_small": "places365"}
 
 
-def preset_of(net: Network, data: str, training: Training) -> str | None:
+def preset_of(
+    net: Network | Mapping[str, Any], data: str, training: Training | Mapping[str, Any]
+) -> str | None:
     """The names of the presets with this network, data and training, joined by ", "; None where
     there is none. How it is evaluated and at which precision makes no difference.
 
     Args:
-      net, training: of a run.
+      net, training: of a run, or as ticket files record them.
       data: the name of its data, as a preset or as the data set calls them.
     """
-    called = {"svhn_cropped": "svhn", "imagenet2012": "imagenet", "places365_small": "places365"}
+    config = json.loads(net.config) if isinstance(net, Network) else dict(net)
     trained = _trained(training)
     names = [
         name
         for name, own in PRESETS.items()
-        if own.data == called.get(data, data)
+        if own.data == _CALLED.get(data, data)
         and _trained(own.training) == trained
-        and own.net() == net
+        and json.loads(own.net().config) == config
     ]
     return ", ".join(names) or None
 
 
-def _trained(training: Training) -> Training:
-    usual = {f.name: f.default for f in dataclasses.fields(Training) if f.name in WATCHED}
-    return training.replace(**usual)
+def _trained(training: Training | Mapping[str, Any]) -> dict[str, Any]:
+    """What is trained, as in a JSON file."""
+    plain = training
+    if isinstance(training, Training):
+        plain = json.loads(json.dumps(results.plain(training)))
+    return {name: value for name, value in dict(plain).items() if name not in WATCHED}
 
 
 def preset(name: str, **changes: Any) -> Preset:

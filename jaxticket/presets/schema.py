@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 from jaxticket import _check
 from jaxticket import data as data_sets
 from jaxticket.nn import NETWORKS
+from jaxticket.pruning.scores import configured
 from jaxticket.settings import Pruning, Training
-from jaxticket.typing import Network
+from jaxticket.sparsify.learned import SEARCHES, Method
+from jaxticket.typing import Network, Score
 
 
 class Facts(NamedTuple):
@@ -45,6 +47,16 @@ FACTS: dict[str, Facts] = {
 }
 
 
+FUNCTIONS = {
+    "find_tickets": "jt.find_tickets(p.net(data), data, p.training, p.pruning, **p.arguments)",
+    "search": "jt.search(p.net(data), data, p.training, p.search, **p.arguments)",
+    "prune_at": "jt.prune_at(p.net(data), data, p.training, **p.arguments)",
+    "transfer": "jt.transfer(runs, to=..., **p.arguments), with the runs of jt.find_tickets",
+    "sparse_train": "a mask rule, which nothing here runs yet",
+}
+"""What finds the tickets of a preset `p`, and the call that does so."""
+
+
 @dataclass(frozen=True)
 class Preset:
     """One setting of the sources: network, data, training and pruning, and what was reported.
@@ -68,8 +80,12 @@ class Preset:
       matching_density: the least density for which a matching ticket is reported; None where not
         printed.
       matching_rewind: the step that those tickets were rewound to, or "learning_rate".
-      method: what found those tickets.
-      search: settings of that method which `pruning` does not hold, by name.
+      method: what found those tickets, in words.
+      function: the function of `jaxticket` that finds them so, a name in `FUNCTIONS`.
+      finder: what finds the masks: of `search` a name in `jt.SEARCHES`, of `prune_at` one in
+        `jt.SCORES`, of `sparse_train` a mask rule; None for magnitude pruning by levels.
+      settings: options of the finder.
+      keywords: further keyword arguments of the function; see `arguments`.
       notes: what is unverified, chosen by us, or printed otherwise elsewhere.
     """
 
@@ -88,22 +104,84 @@ class Preset:
     matching_density: float | None = None
     matching_rewind: int | str | None = None
     method: str = "IMP"
-    search: dict[str, Any] = field(default_factory=dict, hash=False)
+    function: str = "find_tickets"
+    finder: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict, hash=False)
+    keywords: dict[str, Any] = field(default_factory=dict, hash=False)
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # dicts of its own, so that changing one preset's does not change another's
-        object.__setattr__(self, "options", dict(self.options))
-        object.__setattr__(self, "search", dict(self.search))
+        for name in ("options", "settings", "keywords"):
+            object.__setattr__(self, name, dict(getattr(self, name)))
         notes = (self.notes,) if isinstance(self.notes, str) else self.notes
         object.__setattr__(self, "notes", tuple(notes))
         _check.instance("training", self.training, Training, "a jt.Training")
         _check.instance("pruning", self.pruning, Pruning, "a jt.Pruning")
         _check.settle(self, _check.text, "name", "data", "source", "method")
+        _check.one_of("function", self.function, tuple(FUNCTIONS))
         _check.settle(self, _check.share, "validation", zero=True, one=False)
         shares = ("dense_accuracy", "dense_spread", "matching_density")
         _check.settle(self, _check.or_none(_check.share), *shares)
         _check.settle(self, _check.or_none(_check.whole), "image_size", "replicates", low=1)
+
+    @property
+    def search(self) -> Method:
+        """The method of learning masks, for `jt.search`.
+
+        Raises:
+          ValueError: for presets that find tickets otherwise.
+
+        >>> from jaxticket.presets import PRESETS
+        >>> PRESETS["resnet20-cifar10-cts"].search.objective
+        'reverse_kl'
+        """
+        return SEARCHES[self._finder("search")](**self.settings)
+
+    @property
+    def score(self) -> str | Score:
+        """The score with its options, for `jt.prune_at`.
+
+        Raises:
+          ValueError: for presets that find tickets otherwise.
+        """
+        name = self._finder("prune_at")
+        return configured(name, **self.settings) if self.settings else name
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the preset's function, besides network, data, training and
+        `pruning` or `search`; `FUNCTIONS` has the calls.
+
+        Searches start where `pruning` rewinds to and come to the densities of its levels.
+
+        Raises:
+          ValueError: for presets with a mask rule.
+        """
+        if self.function == "sparse_train":
+            raise ValueError(
+                f"`arguments` of preset {self.name!r} have no function yet: nothing here changes "
+                f"masks during training as {self.method} does; its settings are in `settings`, and "
+                f"`pruning` has the magnitude pruning that it is compared with"
+            )
+        own: dict[str, Any] = {}
+        if self.function == "prune_at":
+            own = {"score": self.score}
+        if self.function == "search":
+            # the levels and the rewind point of the magnitude pruning that it is compared with
+            levels = range(1, self.pruning.levels + 1)
+            density = tuple(self.pruning.density_of(level) for level in levels)
+            own = {"density": density, "start": self.pruning.rewind_step}
+        return {**own, **self.keywords}
+
+    def _finder(self, function: str) -> str:
+        if self.function != function or self.finder is None:
+            raise ValueError(
+                f"`{'score' if function == 'prune_at' else function}` is not of preset "
+                f"{self.name!r}, which finds tickets by {self.method}: "
+                f"{FUNCTIONS[self.function]}"
+            )
+        return self.finder
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -240,35 +318,3 @@ def steps_per_epoch(data: str, batch_size: int, *, validation: float = 0.0) -> i
     """
     train = FACTS[data].train
     return math.ceil((train - round(validation * train)) / batch_size)
-
-
-def by_steps(steps: int, **settings: Any) -> Training:
-    """A training of so many steps, by SGD with momentum 0.9 where not said otherwise."""
-    return Training(**{"steps": steps, "optimizer": "momentum", **settings})
-
-
-def by_epochs(
-    per_epoch: int, epochs: int, *, drops: tuple[int, ...] = (), warmup: int = 0, **settings: Any
-) -> Training:
-    """The same with the length, the drops of the rate and the warmup in epochs."""
-    return by_steps(
-        epochs * per_epoch,
-        milestones=tuple(epoch * per_epoch for epoch in drops),
-        warmup=warmup * per_epoch,
-        **settings,
-    )
-
-
-def named(*presets: Preset) -> dict[str, Preset]:
-    """The presets by their names."""
-    return {p.name: p for p in presets}
-
-
-CIFAR_AUGMENT = ("crop", "flip")
-IMAGENET_AUGMENT = ("flip",)
-"""Streams cut their random crops themselves."""
-IMAGENET_EPOCH = 1251
-"""Steps of an epoch of ImageNet at batch 1,024 without its partial batch, as KD-LTS prints them."""
-
-# what ResNets and VGGs of OpenLTH start from
-OPENLTH = {"init": "kaiming_normal", "scale": "uniform"}

@@ -15,6 +15,7 @@ import jaxticket as jt
 from jaxticket import _tree
 from jaxticket.__main__ import main, table
 from jaxticket.presets import schema
+from jaxticket.sparsify.learned import Concrete, GradBalance, Schedule
 
 STREAMED = {"imagenet", "places365"}
 each_preset = pytest.mark.parametrize("name", sorted(jt.PRESETS))
@@ -39,7 +40,8 @@ def test_every_preset_is_whole(name):
     assert p.name == name == jt.preset(name).name
     assert p.network in jt.NETWORKS and p.data in {*jt.DATASETS, *STREAMED}
     assert name.startswith(f"{p.network.removesuffix('_one_ticket')}-{p.data}")
-    assert p.source and (p.search or p.method == "IMP")
+    assert p.source and (p.function == "find_tickets") <= (p.method == "IMP")
+    assert (p.finder is None) == (p.function in ("find_tickets", "transfer"))
     assert 0 <= p.pruning.rewind_step < t.steps
     assert t.warmup < t.steps and list(t.milestones) == sorted(set(t.milestones))
     assert all(0 < m < t.steps for m in t.milestones)
@@ -149,7 +151,7 @@ KD_LTS = {
 def test_tables_4_to_7_of_kd_lts(name):
     epochs, per_epoch, batch, optimizer, lr, drops, decay, *search = KD_LTS[name]
     p = jt.PRESETS[name]
-    t, s = p.training, p.search
+    t, s = p.training, p.settings
     assert t.steps == epochs * per_epoch and t.batch_size == batch
     assert (t.optimizer, t.lr, t.weight_decay) == (optimizer, lr, decay)
     assert t.milestones == tuple(e * per_epoch for e in drops)
@@ -157,7 +159,8 @@ def test_tables_4_to_7_of_kd_lts(name):
     assert s["epochs"] == min(epochs, 150) and s["length"] == s["epochs"] / epochs
     found = [s["alpha"], s["omega"], *s["beta"], s["teachers"], s["temperature"], s["lr"]]
     assert found == search
-    method = jt.SEARCHES["kd_lts"](**s)
+    method = p.search
+    assert method.name == "kd_lts" and p.arguments["start"] == 0
     assert method.steps(t) == pytest.approx(s["epochs"] * per_epoch, abs=method.parts)
     assert p.options["init"] == "orthogonal"
 
@@ -207,7 +210,15 @@ def test_other_sources():
     cts = jt.PRESETS["resnet20-cifar10-cts"]
     assert (cts.training.clip_norm, cts.training.weight_decay) == (2.0, 1e-3)
     assert (cts.dense_accuracy, cts.dense_spread) == (0.9212, 0.0008)
-    assert (cts.pruning.rewind, cts.search["epochs"]) == (9 * 98, (20, 80, 160))
+    assert cts.pruning.rewind == cts.arguments["start"] == 9 * 98
+    # epochs of the searches, rate, its drop, temperature and GradBalance's slack and average
+    lengths = [cts.search.steps(cts.training, length) / 98 for length in (None, "half", "long")]
+    assert lengths == [20, 80, 160] and cts.search.drop_at == (0.88,)
+    assert cts.search.training(cts.training, 1960).gamma == 0.1 and not cts.search.augment
+    assert dict(cts.search.optimizer) == {"optimizer": "adam", "lr": 0.1}
+    assert (cts.search.objective, cts.search.factor) == ("reverse_kl", 100)
+    assert cts.search.relaxation == Concrete(Schedule(2 / 3))
+    assert cts.search.constraint == GradBalance(slack=1.1, decay=0.99)
     sparsities = {
         "resnet20-cifar10-early": 73.8, "vgg16-cifar10-early": 93.1,
         "resnet18-tiny_imagenet": 96.5, "resnet50-imagenet-early": 67.2,
@@ -221,11 +232,114 @@ def test_other_sources():
         p = jt.PRESETS[f"{network}-cifar10-snip"]
         assert 100 * p.dense_accuracy == pytest.approx(accuracy)
         assert (p.training.steps, p.training.gamma) == (150_000, 0.2)
+        assert (p.arguments["per_class"], p.arguments["batch_size"]) == (None, 128)
     grasp = jt.PRESETS["wrn32_2-cifar10-grasp"]
     assert grasp.training.milestones == (80 * 391, 120 * 391) and grasp.dense_accuracy == 0.948
+    assert grasp.score.options == {"temperature": 200.0} and grasp.arguments["per_class"] == 10
+    large = jt.PRESETS["resnet50-imagenet-grasp"].arguments
+    assert (large["per_class"], large["batches"], large["batch_size"]) == (None, 150, 128)
+    assert jt.PRESETS["vgg16-cifar10-synflow"].arguments["rounds"] == 100
+    # what the notes of chapter 5 say of jt.prune_at
+    assert jt.scores.recipe_of(jt.SCORES["synflow"]).rounds == 100
+    assert jt.EarlyPruning(densities=(0.5,)).per_class == 10
     conv6 = jt.PRESETS["conv6-cifar10-lth2019"]
     assert (conv6.training.lr, conv6.training.steps) == (3e-4, 30_000)
     assert dict(conv6.pruning.rates) == {"conv_*": 0.15, "dense_2": 0.1}
+
+
+# --- what a preset gives is what the functions take
+
+
+@pytest.fixture(scope="module")
+def data():
+    return jt.data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def net(data):
+    return jt.networks.lenet(data.shape, data.classes, (8,))
+
+
+@pytest.fixture(scope="module")
+def tickets(net, data, tmp_path_factory):
+    """Runs, in a folder that holds them."""
+    training = jt.Training(steps=4, batch_size=20, eval_every=4)
+    folder = tmp_path_factory.mktemp("tickets")
+    return jt.find_tickets(
+        net, data, training, jt.Pruning(levels=1), seeds=[0], folder=folder, progress=False
+    )
+
+
+FOUND_BY = {"search": 11, "prune_at": 21, "transfer": 13, "sparse_train": 2, "find_tickets": 20}
+
+
+def test_every_preset_is_found_by_one_function():
+    functions = [p.function for p in jt.PRESETS.values()]
+    assert {name: functions.count(name) for name in schema.FUNCTIONS} == FOUND_BY
+
+
+@pytest.mark.parametrize("name", [n for n, p in jt.PRESETS.items() if p.function != "sparse_train"])
+def test_every_preset_passes_the_checks_of_its_function(name, net, data, tickets):
+    """A folder of other runs is refused when all arguments have been checked."""
+    p = jt.PRESETS[name]
+    # rates of layers that this small network does not have
+    pruning = p.pruning.replace(rates=(), exclude=())
+    with pytest.raises(ValueError, match="`folder`"):
+        if p.function == "transfer":
+            jt.transfer(tickets, to=data, **p.arguments, folder=tickets.folder)
+        elif p.function == "search":
+            jt.search(net, data, p.training, p.search, **p.arguments, folder=tickets.folder)
+        elif p.function == "prune_at":
+            jt.prune_at(net, data, p.training, **p.arguments, folder=tickets.folder)
+        else:
+            jt.find_tickets(net, data, p.training, pruning, **p.arguments, folder=tickets.folder)
+
+
+SMALL = {"steps": 8, "milestones": (), "batch_size": 20, "augment": (), "eval_every": 8}
+
+
+def test_a_search_of_a_preset_runs_as_it_is(net, data):
+    p = jt.preset("resnet20-cifar10-cts", **SMALL, levels=1, fraction=0.5, rewind=2)
+    runs = jt.search(net, data, p.training, p.search, **p.arguments, seeds=[0], progress=False)
+    assert runs.densities[1] == pytest.approx(0.5, abs=1e-3)
+    assert set(runs.table()["branch"]) == {"ticket", "supermask"}
+
+
+def test_pruning_at_initialization_runs_as_it_is(net, data):
+    p = jt.preset("vgg19-cifar10-grasp", **SMALL)
+    runs = jt.prune_at(net, data, p.training, **p.arguments, seeds=[0], progress=False)
+    assert runs.densities[1:] == pytest.approx((0.1, 0.05, 0.02), abs=2e-3)
+
+
+def test_tickets_move_as_a_preset_says(tickets, data):
+    arguments = jt.PRESETS["vgg19-svhn-one_ticket"].arguments
+    runs = jt.transfer(tickets, to=data, **arguments, progress=False)
+    assert {"transferred", "globally_permuted"} <= set(runs.table()["branch"])
+
+
+def test_a_search_has_the_densities_of_the_levels():
+    p = jt.preset("vgg16-cifar10-cts", levels=3, fraction=0.5, rewind=7)
+    assert p.arguments == {"density": (0.5, 0.25, 0.125), "start": 7}
+    quick = p.replace(settings={**p.settings, "length": "half"}, keywords={"density": 0.3})
+    assert quick.arguments["density"] == 0.3 and quick.search.length == "half"
+    with pytest.raises(TypeError, match="slack"):
+        _ = p.replace(settings={"slack": 1.1}).search
+
+
+def test_what_a_preset_does_not_have_says_what_it_has():
+    with pytest.raises(ValueError, match=r"`search` is not of preset 'lenet-mnist'.*find_tickets"):
+        _ = jt.preset("lenet-mnist").search
+    with pytest.raises(ValueError, match=r"`score` is not of .*by CTS: jt.search\(p.net"):
+        _ = jt.preset("resnet20-cifar10-cts").score
+    rigl = jt.preset("wrn16_4-cifar10-rigl")
+    assert rigl.settings["update_until"] == 75_000 and rigl.keywords["density"] == (0.1,)
+    for ask in (lambda: rigl.arguments, lambda: rigl.search, lambda: rigl.score):
+        with pytest.raises(ValueError, match="wrn16_4-cifar10-rigl"):
+            ask()
+    with pytest.raises(ValueError, match=r"`arguments` .* have no function yet"):
+        _ = rigl.arguments
+    with pytest.raises(ValueError, match="`function` must be one of"):
+        jt.preset("lenet-mnist", function="grow")
 
 
 def test_what_is_done_to_images():
@@ -410,7 +524,7 @@ def test_one_preset_in_full(capsys):
     first = [line.split()[0] for line in out.splitlines()]
     for settings in (p, p.training, p.pruning):
         assert {f.name for f in dataclasses.fields(settings)} <= set(first)
-    assert set(p.search) <= set(first)
+    assert set(p.settings) <= set(first) and "jt.search(p.net(data)" in out
     assert all(note in out for note in p.notes)
 
 
