@@ -4,7 +4,7 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from jaxticket import connectivity, controls, data, masks, metrics, nn, presets, results
+from jaxticket import connectivity, controls, data, masks, metrics, nn, results
 from jaxticket.analysis import costs, layers
 from jaxticket.analysis import stats as speed
 from jaxticket.analysis.telemetry import telemetry
@@ -19,7 +19,6 @@ from jaxticket.engine.runtime import RunInterrupted, Runtime
 from jaxticket.engine.store import RunFolderError
 from jaxticket.masks import density
 from jaxticket.nn import NETWORKS, from_functions, from_linen, from_nnx
-from jaxticket.presets import PRESETS, preset
 from jaxticket.pruning import scores
 from jaxticket.pruning.keep import densities, keep_top, prune
 from jaxticket.pruning.scores import LAYOUTS, SCORES
@@ -36,7 +35,8 @@ from jaxticket.transferring.depth import elastic
 from jaxticket.typing import Network, ScoreContext, TrainState
 
 if TYPE_CHECKING:
-    from jaxticket import plots
+    from jaxticket import plots, presets
+    from jaxticket.presets import PRESETS, preset
 
 __version__ = "0.2.0"
 
@@ -72,7 +72,10 @@ __all__ = [  # noqa: RUF022
 
 
 def __getattr__(name: str) -> Any:
-    """Import figures when they are used: matplotlib takes a second."""
+    """Import figures and presets when they are used: matplotlib takes a second."""
     if name == "plots":
         return importlib.import_module("jaxticket.plots")
+    if name in ("presets", "preset", "PRESETS"):
+        presets = importlib.import_module("jaxticket.presets")
+        return presets if name == "presets" else getattr(presets, name)
     raise AttributeError(f"module 'jaxticket' has no attribute {name!r}")

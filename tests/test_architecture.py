@@ -113,6 +113,7 @@ LAYERS = (
     ("sparsify", "connectivity", "transferring"),
     ("analysis",),
     ("plots", "presets"),
+    ("cli",),
     ("",),
     ("__main__",),
 )

@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import jaxticket as jt
-from jaxticket.__main__ import main
+from jaxticket.cli import main
 from jaxticket.ticket import _digest, about, layer_masks, pack
 
 MASK = {"dense": {"bias": np.ones(3, bool), "kernel": np.eye(3, 4, dtype=bool)}}

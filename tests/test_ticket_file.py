@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 import jaxticket as jt
 from jaxticket import masks
-from jaxticket.__main__ import main
+from jaxticket.cli import main
 from jaxticket.presets import preset_of
 from jaxticket.random import stream
 from jaxticket.ticket import about, pack, unpack

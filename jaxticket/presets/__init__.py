@@ -4,6 +4,13 @@
     data = p.load()
     runs = jt.find_tickets(p.net(data), data, p.training, p.pruning, seeds=range(p.replicates))
 
+Sources that find tickets otherwise name the function, which takes what their presets hold:
+
+    p = jt.preset("resnet20-cifar10-cts")
+    runs = jt.search(p.net(data), data, p.training, p.search, **p.arguments)
+    p = jt.preset("vgg16-cifar10-snip")
+    runs = jt.prune_at(p.net(data), data, p.training, **p.arguments)
+
 Names are "NETWORK-DATA" for the settings of Frankle's thesis (with "-low" and "-warmup", and
 "-early" for chapter 5), and "NETWORK-DATA-SOURCE" for others: "-one_ticket", "-kd_lts", "-cts",
 "-openlth", "-lth2019", "-snip", "-grasp", "-synflow", "-rigl". Times are in steps; what is printed
@@ -56,10 +63,11 @@ def preset_of(
 
 def _trained(training: Training | Mapping[str, Any]) -> dict[str, Any]:
     """What is trained, as in a JSON file."""
-    plain = training
     if isinstance(training, Training):
-        plain = json.loads(json.dumps(results.plain(training)))
-    return {name: value for name, value in dict(plain).items() if name not in WATCHED}
+        plain: Mapping[str, Any] = json.loads(json.dumps(results.plain(training)))
+    else:
+        plain = training
+    return {name: value for name, value in plain.items() if name not in WATCHED}
 
 
 def preset(name: str, **changes: Any) -> Preset:

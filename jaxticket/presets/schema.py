@@ -130,13 +130,15 @@ class Preset:
         """The method of learning masks, for `jt.search`.
 
         Raises:
-          ValueError: for presets that find tickets otherwise.
+          ValueError: for presets that find tickets otherwise, and settings that it does not take.
 
         >>> from jaxticket.presets import PRESETS
         >>> PRESETS["resnet20-cifar10-cts"].search.objective
         'reverse_kl'
         """
-        return SEARCHES[self._finder("search")](**self.settings)
+        make = _check.from_table("finder", self._finder("search"), SEARCHES)
+        _check_options("settings", self.settings, make, f"search {self.finder!r}")
+        return make(**self.settings)
 
     @property
     def score(self) -> str | Score:
@@ -221,12 +223,7 @@ class Preset:
           ValueError: if the network is unknown or does not take the options.
         """
         make = _check.from_table("network", self.network, NETWORKS)
-        if unknown := sorted(set(self.options) - set(options_of(make))):
-            raise ValueError(
-                f"`options` {', '.join(map(repr, unknown))} are not taken by network "
-                f"{self.network!r}, which takes {', '.join(sorted(options_of(make))) or 'none'}; "
-                f"use replace(options={{...}})"
-            )
+        _check_options("options", self.options, make, f"network {self.network!r}")
         like = self if data is None else data
         return make(like.shape, like.classes, **self.options)
 
@@ -305,7 +302,19 @@ def _names(settings: type) -> tuple[str, ...]:
 _FIELDS = _names(Preset)
 
 
-def options_of(make: Callable[..., Network]) -> tuple[str, ...]:
+def _check_options(
+    argument: str, options: dict[str, Any], make: Callable[..., object], what: str
+) -> None:
+    """Raise for options that a constructor does not take."""
+    known = options_of(make)
+    if unknown := sorted(set(options) - set(known)):
+        raise ValueError(
+            f"`{argument}` {', '.join(map(repr, unknown))} are not taken by {what}, which takes "
+            f"{', '.join(sorted(known)) or 'none'}; use replace({argument}={{...}})"
+        )
+
+
+def options_of(make: Callable[..., object]) -> tuple[str, ...]:
     """The arguments of a constructor besides `shape` and `classes`."""
     return tuple(n for n in inspect.signature(make).parameters if n not in ("shape", "classes"))
 

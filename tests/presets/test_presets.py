@@ -13,7 +13,7 @@ import pytest
 
 import jaxticket as jt
 from jaxticket import _tree
-from jaxticket.__main__ import main, table
+from jaxticket.cli import main, table
 from jaxticket.presets import schema
 from jaxticket.sparsify.learned import Concrete, GradBalance, Schedule
 
@@ -322,7 +322,7 @@ def test_a_search_has_the_densities_of_the_levels():
     assert p.arguments == {"density": (0.5, 0.25, 0.125), "start": 7}
     quick = p.replace(settings={**p.settings, "length": "half"}, keywords={"density": 0.3})
     assert quick.arguments["density"] == 0.3 and quick.search.length == "half"
-    with pytest.raises(TypeError, match="slack"):
+    with pytest.raises(ValueError, match="`settings` 'slack' are not taken by search 'concrete'"):
         _ = p.replace(settings={"slack": 1.1}).search
 
 

@@ -10,8 +10,8 @@ from matplotlib import pyplot
 
 import jaxticket as jt
 from jaxticket import _tree
-from jaxticket.__main__ import main
 from jaxticket._tree import leaves as leaves_of
+from jaxticket.cli import main
 from jaxticket.engine import loop
 from jaxticket.nn import NETWORKS
 from jaxticket.plots import style
