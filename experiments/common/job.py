@@ -139,6 +139,41 @@ def paper_size(preset: Preset, changes: Mapping[str, Any]) -> Size:
     return dataclasses.replace(size, **changes)
 
 
+def size_of(
+    preset: Preset,
+    settings: Settings,
+    *,
+    quick: Mapping[str, Any] | None = None,
+    lenet: Mapping[str, Any] | None = None,
+    paper: Mapping[str, Any] | None = None,
+) -> Size:
+    """The size of a job; arguments as of `prepare`."""
+    if settings.size == "quick":
+        size = quick_size(preset, quick or {}, lenet or {})
+    else:
+        size = paper_size(preset, paper or {})
+    given = {f.name: getattr(settings, f.name) for f in dataclasses.fields(Size)}
+    return dataclasses.replace(size, **{k: v for k, v in given.items() if v is not None})
+
+
+def size_in_words(size: Size) -> str:
+    """A size as scripts say it under "Sizes:"."""
+    parts = [f"{size.seeds} seed{'s' if size.seeds > 1 else ''}"]
+    if size.levels:
+        parts.append(f"{size.levels} level{'s' if size.levels > 1 else ''}")
+        parts[-1] += f" pruning {100 * size.fraction:.3g}%"
+    parts.append(f"{size.steps:,} steps")
+    if size.batch_size:
+        parts[-1] += f" of batch {size.batch_size}"
+    if size.share != 1:
+        parts.append(f"{100 * size.share:g}% of the examples")
+    if size.width != 1:
+        parts.append(f"width {size.width:g}")
+    if size.pool != 1:
+        parts.append(f"images pooled by {size.pool}")
+    return ", ".join(parts)
+
+
 def pooled(data: jt.data.Data, pool: int) -> jt.data.Data:
     """Images averaged over squares of pixels.
 
@@ -329,13 +364,7 @@ def prepare(
         preset = dataclasses.replace(preset, options={**preset.options, **network})
     if settings.lr is not None:
         preset = dataclasses.replace(preset, training=preset.training.replace(lr=settings.lr))
-    size = (
-        quick_size(preset, quick or {}, lenet or {})
-        if settings.size == "quick"
-        else paper_size(preset, paper or {})
-    )
-    given = {f.name: getattr(settings, f.name) for f in dataclasses.fields(Size)}
-    size = dataclasses.replace(size, **{k: v for k, v in given.items() if v is not None})
+    size = size_of(preset, settings, quick=quick, lenet=lenet, paper=paper)
     data = _loaded(preset, settings, size, held_out)
     net = preset.net(data)
     if size.width != 1:

@@ -9,6 +9,8 @@ training of all levels before.
 Command:  python -m experiments.concrete.accuracy [--preset NAME] [--size paper] [--budget MINUTES]
 Makes:    figure_2, time (accuracy against seconds at the lowest density), final.csv, times.csv;
           accuracies by density and the times in the terminal.
+Sizes:    lenet-mnist: quick 3 seeds, 6 levels pruning 60%, 600 steps, 10% of the examples; paper 3
+          seeds, 16 levels pruning 36%, 24,000 steps.
 Cost:     see experiments/README.md.
 Expected: at paper size CTS lies above SNIP, GraSP and SynFlow at all densities, beside LTR above a
           few per cent, and above it in the sparsest tickets: ResNet-20 with 0.7% of its weights

@@ -6,6 +6,8 @@ search.
 Command:  python -m experiments.concrete.objectives [--preset NAME] [--size paper]
           [--budget MINUTES]
 Makes:    figure_3, final.csv; accuracies by density in the terminal.
+Sizes:    lenet-mnist: quick 3 seeds, 3 levels pruning 80%, 600 steps, 10% of the examples; paper 3
+          seeds, 16 levels pruning 36%, 24,000 steps.
 Cost:     see experiments/README.md.
 Expected: at paper size tickets of the reverse divergence, the change of loss and the loss are
           ahead; those of the gradient's norm, of features and of gradients cannot match them.

@@ -6,6 +6,8 @@ common. Two random masks of density d, independent of each other, differ in 2 d 
 Command:  python -m experiments.kd_lts.hamming [--at-density SHARE] [--preset NAME] [--size paper]
           [--budget MINUTES]
 Makes:    figure_4, hamming.csv; the distances of some epochs in the terminal.
+Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 1 level pruning 80%, 18,760 steps; paper 3 seeds, 1
+          level pruning 80%, 18,760 steps.
 Cost:     see experiments/README.md.
 Expected: not printed. Distances fall as the mask settles, with a jump at every freezing that
           reaches what the scores would keep: it goes by `|sigmoid(beta s) w|`, the mask by s. The

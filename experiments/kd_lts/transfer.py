@@ -10,6 +10,8 @@ Command:  python -m experiments.kd_lts.transfer [--kinds data optimizer depth] [
           [--preset NAME] [--size paper] [--budget MINUTES]
 Makes:    figure_21 (accuracy by density, a panel for each kind), gaps.csv; accuracies and the gaps
           in the terminal.
+Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 3 levels pruning 41.5%, 18,760 steps; paper 3 seeds, 8
+          levels pruning 20.5%, 18,760 steps.
 Cost:     see experiments/README.md.
 Expected: KD-LTS above LTH-Rewind by 0.6 points between CIFAR-10 and CIFAR-100, 0.7 from SGD to
           Adam, and 0.42 from ResNet-20 to ResNet-14.

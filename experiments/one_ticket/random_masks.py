@@ -6,6 +6,8 @@ permuted within each layer (locally permuted), and permuted over all layers (glo
 
 Command:  python -m experiments.one_ticket.random_masks [--size paper] [--budget MINUTES]
 Makes:    figure_A1, final.csv; final accuracies by density in the terminal.
+Sizes:    vgg19-cifar10-one_ticket: quick 2 seeds, 2 levels pruning 74%, 160 steps of batch 64, 20%
+          of the examples, width 0.125; paper 6 seeds, 30 levels pruning 20%, 15,680 steps.
 Cost:     see experiments/README.md.
 Expected: tickets above preserved masks, those above locally permuted ones by little, and globally
           permuted ones far below. The paper prints no numbers.

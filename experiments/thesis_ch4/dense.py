@@ -9,6 +9,7 @@ Command:  python -m experiments.thesis_ch4.dense --preset resnet20-cifar10 [--si
 Makes:    figures 4-2 to 4-12, 4-31 and 4-32, verdicts.csv, first_steps.csv; the verdict of every
           step in the terminal. Beyond the thesis: averages.csv (model soups), across_seeds.csv
           (barriers before and after permutation alignment), plane (error around two copies).
+Sizes:    lenet-mnist: quick 3 seeds, 600 steps, 10% of the examples; paper 3 seeds, 24,000 steps.
 Cost:     see experiments/README.md.
 Expected: at paper size LeNet is stable (barrier below 2 points) from step 0. ResNet-20 and VGG-16
           are not: at step 0 the error on the line reaches that of guessing; they are stable from

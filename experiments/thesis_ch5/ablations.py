@@ -11,6 +11,8 @@ Command:  python -m experiments.thesis_ch5.ablations [--preset NAME] [--size pap
           [--budget MINUTES]
 Makes:    figures 5-5 and 5-8, final.csv, controls.csv; accuracies by density and what each control
           changes in the terminal.
+Sizes:    lenet-mnist: quick 3 seeds, 3 levels pruning 70%, 400 steps, 10% of the examples; paper 5
+          seeds, 10 levels pruning 36%, 24,000 steps.
 Cost:     see experiments/README.md.
 Expected: at paper size methods at initialization are as accurate when shuffled or reinitialized:
           they find how much of each layer to keep, not which weights. Shuffled SynFlow is better at

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import importlib
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import runpy
 import subprocess
 import sys
 import types
+import typing
 from pathlib import Path
 
 import jax
@@ -20,7 +22,15 @@ from sklearn.datasets import load_digits
 
 import jaxticket as jt
 from experiments.common import report, scored
-from experiments.common.job import Settings, count_seconds, launch, pooled, prepare
+from experiments.common.job import (
+    Settings,
+    count_seconds,
+    launch,
+    pooled,
+    prepare,
+    size_in_words,
+    size_of,
+)
 from experiments.kd_lts import accuracy, against_rewinding
 from experiments.one_ticket import data_sets
 from experiments.thesis_ch5 import ablations, by_step
@@ -118,6 +128,36 @@ def test_every_script_starts(script, capsys, monkeypatch):
         runpy.run_module(module_of(script), run_name="__main__", alter_sys=True)
     assert caught.value.code in (0, None) and "usage: " in capsys.readouterr().out
     assert set(SCRIPTS) < set(COMMANDS)
+
+
+SIZED = [s for s in SCRIPTS if "Sizes:" in (EXPERIMENTS / s).read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("script", SIZED)
+def test_the_sizes_in_a_header_are_those_of_the_script(script, monkeypatch):
+    module = importlib.import_module(module_of(script))
+    settings = typing.get_type_hints(module.main)["settings"]
+    asked = []
+
+    def prepare(_, given, **changes):
+        changes = {name: changes.get(name) for name in ("quick", "lenet", "paper")}
+        asked.append(
+            (given.preset, size_in_words(size_of(jt.preset(given.preset), given, **changes)))
+        )
+        raise StopIteration
+
+    monkeypatch.setattr(module, "prepare", prepare)
+    for size in ("quick", "paper"):
+        with pytest.raises(StopIteration):
+            module.main(settings(size=size))
+    (preset, quick), (_, paper) = asked
+    header = " ".join(module.__doc__.split())
+    assert f"Sizes: {preset}: quick {quick}; paper {paper}." in header
+
+
+def test_scripts_say_their_sizes():
+    # one size, in its options; nothing to train
+    assert set(SCRIPTS) - set(SIZED) == {"winning_tickets.py", "thesis_ch5/schedules.py"}
 
 
 def test_winning_tickets(tmp_path):
