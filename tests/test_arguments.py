@@ -525,7 +525,7 @@ SETTINGS = {
     "Preset": (type(jt.preset("lenet-mnist")), vars(jt.preset("lenet-mnist"))),
 }
 # names of data sets, methods and the like are looked up when they are used
-FREE = {"Preset": ("network", "options", "search", "notes", "matching_rewind"),
+FREE = {"Preset": ("network", "notes", "matching_rewind"),
         "Recipe": ("passes",)}  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -113,12 +113,14 @@ class Preset:
     def __post_init__(self) -> None:
         # dicts of its own, so that changing one preset's does not change another's
         for name in ("options", "settings", "keywords"):
-            object.__setattr__(self, name, dict(getattr(self, name)))
+            value = _check.instance(name, getattr(self, name), Mapping, "a dict")
+            object.__setattr__(self, name, dict(value))
         notes = (self.notes,) if isinstance(self.notes, str) else self.notes
         object.__setattr__(self, "notes", tuple(notes))
         _check.instance("training", self.training, Training, "a jt.Training")
         _check.instance("pruning", self.pruning, Pruning, "a jt.Pruning")
         _check.settle(self, _check.text, "name", "data", "source", "method")
+        _check.settle(self, _check.or_none(_check.text), "finder")
         _check.one_of("function", self.function, tuple(FUNCTIONS))
         _check.settle(self, _check.share, "validation", zero=True, one=False)
         shares = ("dense_accuracy", "dense_spread", "matching_density")
