@@ -39,11 +39,8 @@ from experiments.common.job import (
     Job,
     budget,
     chosen,
-    early,
     launch,
     prepare,
-    retrain,
-    search,
 )
 from experiments.common.job import Settings as Common
 from experiments.common.learned import late_step, learned
@@ -71,7 +68,7 @@ def tickets(*, late: bool = False, **pruning: Any) -> Method:
     """Iterative magnitude pruning; `late` rewinds to the preset's rewind step (see `late_step`)."""
 
     def find(job: Job, sub: str) -> jt.Runs:
-        return search(job, sub=sub, **({"rewind": late_step(job)} if late else {}), **pruning)
+        return job.find_tickets(sub=sub, **({"rewind": late_step(job)} if late else {}), **pruning)
 
     return Method(find)
 
@@ -80,10 +77,10 @@ def scored(score: Any, *, ranked: bool = True, **options: Any) -> Method:
     """Pruning at once by a score; `ranked` is whether there is a ranking to turn round."""
 
     def find(job: Job, sub: str) -> jt.Runs:
-        return early(job, score, sub=sub, dense=False, **options)
+        return job.prune_at(score, sub=sub, dense=False, **options)
 
     def turned(job: Job, sub: str) -> jt.Runs:
-        return early(job, jt.scores.inverted(score), sub=sub, dense=False, **options)
+        return job.prune_at(jt.scores.inverted(score), sub=sub, dense=False, **options)
 
     return Method(find, turned if ranked else None)
 
@@ -218,7 +215,7 @@ def main(settings: Settings) -> None:
     found, tables = {}, []
     with budget(job):
         # the dense networks that all are compared with: those of magnitude after training
-        dense = early(job, "magnitude", step="end")
+        dense = job.prune_at("magnitude", step="end")
         tables.append(dense.table()[dense.table()["level"] == 0])
         for name in names:
             method = METHODS[name]
@@ -228,7 +225,7 @@ def main(settings: Settings) -> None:
             # random masks have nothing to shuffle
             shuffled = branches if name not in ("random", "erk", "smart_ratio") else []
             for control in shuffled:
-                changed = retrain(job, runs, control, levels=(level,))
+                changed = job.branch(runs, control, levels=(level,))
                 tables.append(own_names(changed.table(), name))
             if "inverted" in settings.controls and method.inverted is not None:
                 turned = method.inverted(job, f"{name}_inverted")

@@ -255,7 +255,11 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A script's work: what to train, at which size, and where it is kept."""
+    """A script's work: what to train, at which size, and where it is kept.
+
+    Its methods are the functions of `jaxticket` at that size, in the job's folder or one below it
+    (`sub`), within the time budget.
+    """
 
     name: str
     paper: str
@@ -291,8 +295,8 @@ class Job:
 
     @property
     def densities(self) -> tuple[float, ...]:
-        """Those of the levels but the first, which is dense: what `search` comes to level by level
-        and `early` prunes to at once.
+        """Those of the levels but the first, which is dense: what `find_tickets` comes to
+        level by level and `prune_at` prunes to at once.
         """
         ladder = jt.densities(self.size.levels, self.size.fraction)
         return tuple(float(density) for density in ladder[1:])
@@ -326,6 +330,67 @@ class Job:
             **{k: v for k, v in dataclasses.asdict(self.size).items() if (k, v) != ("pool", 1)},
             "training": jt.results.plain(self.training),
         }
+
+    def _on_time(self) -> None:
+        """Ends the call where the budget was over just as a run ended, before another starts."""
+        if self.over.is_set():
+            raise SystemExit(128 + signal.SIGTERM)
+
+    def find_tickets(
+        self, *, branches: Sequence[str] = (), sub: str = "", **pruning: Any
+    ) -> jt.Runs:
+        """`jt.find_tickets` at the job's size, in its folder or one below it.
+
+        Tickets are rewound to step 0 where `pruning` does not say otherwise, whatever the preset
+        has.
+        """
+        self._on_time()
+        usual = {"levels": self.size.levels, "fraction": self.size.fraction, "rewind": 0}
+        asked = self.preset.pruning.replace(**{**usual, "one_shot": False, **pruning})
+        return jt.find_tickets(
+            self.net, self.data, self.training, asked, branches=branches, **self._kept(sub)
+        )
+
+    def prune_at(self, score: Any, *, sub: str = "", **options: Any) -> Any:
+        """`jt.prune_at` to the densities of the job's levels, at initialization if `options` do not
+        say otherwise. Runs, or for several steps a dict of them.
+        """
+        self._on_time()
+        usual = {"score": score, "density": self.densities, **self._kept(sub)}
+        return jt.prune_at(self.net, self.data, self.training, **{**usual, **options})
+
+    def search(self, method: Any, *, sub: str = "", **options: Any) -> jt.Runs:
+        """`jt.search` at the densities of the job's levels."""
+        self._on_time()
+        usual = {"density": self.densities, **self._kept(sub)}
+        return jt.search(self.net, self.data, self.training, method, **{**usual, **options})
+
+    def branch(
+        self, runs: jt.Runs, change: str | Callable[..., jt.Ticket], **options: Any
+    ) -> jt.Runs:
+        """`jt.branch` of runs of this job."""
+        self._on_time()
+        return jt.branch(runs, change, **options)
+
+    def transfer(self, runs: jt.Runs, *, sub: str, **options: Any) -> jt.Runs:
+        """`jt.transfer`, in a folder below the job's, which is the target's."""
+        self._on_time()
+        return jt.transfer(runs, folder=self.folder / sub, **options)
+
+    def verdict(self, runs: jt.Runs, **options: Any) -> jt.Verdict:
+        """`jt.verdict` on runs of this job."""
+        self._on_time()
+        return jt.verdict(runs, **options)
+
+    def instability(self, *, sub: str = "", **options: Any) -> jt.Instability:
+        """`jt.instability` of the job's networks."""
+        self._on_time()
+        usual = self._kept(sub)
+        return jt.instability(self.net, self.data, self.training, **{**usual, **options})
+
+    def _kept(self, sub: str) -> dict[str, Any]:
+        """Seeds and folder of a run."""
+        return {"seeds": range(self.size.seeds), "folder": self.folder / sub}
 
 
 def prepare(
@@ -445,81 +510,6 @@ def budget(job: Job) -> Iterator[None]:
         if timer is not None:
             timer.cancel()
             signal.signal(signal.SIGTERM, before)
-
-
-def _on_time(job: Job) -> None:
-    """Ends the call where the budget was over just as a run ended, before another one starts."""
-    if job.over.is_set():
-        raise SystemExit(128 + signal.SIGTERM)
-
-
-def search(job: Job, *, branches: Sequence[str] = (), sub: str = "", **pruning: Any) -> jt.Runs:
-    """Iterative magnitude pruning at the job's size, in the job's folder or one below it.
-
-    Tickets are rewound to step 0 where `pruning` does not say otherwise, whatever the preset has.
-    """
-    _on_time(job)
-    usual = {"levels": job.size.levels, "fraction": job.size.fraction, "rewind": 0}
-    return jt.find_tickets(
-        job.net,
-        job.data,
-        job.training,
-        job.preset.pruning.replace(**{**usual, "one_shot": False, **pruning}),
-        seeds=range(job.size.seeds),
-        branches=branches,
-        folder=job.folder / sub,
-    )
-
-
-def early(job: Job, score: Any, *, sub: str = "", **options: Any) -> Any:
-    """`jt.prune_at` within the budget, in the job's folder or one below it.
-
-    At the densities of the job's levels and at initialization, if `options` do not say otherwise.
-    Runs, or for several steps a dict of them.
-    """
-    _on_time(job)
-    usual = {"density": job.densities, "seeds": range(job.size.seeds), "folder": job.folder / sub}
-    return jt.prune_at(job.net, job.data, job.training, **{"score": score, **usual, **options})
-
-
-def learn(job: Job, method: Any, *, sub: str = "", **options: Any) -> jt.Runs:
-    """`jt.search` within the budget, in the job's folder or one below it, at the densities of the
-    job's levels.
-    """
-    _on_time(job)
-    usual = {"density": job.densities, "seeds": range(job.size.seeds), "folder": job.folder / sub}
-    return jt.search(job.net, job.data, job.training, method, **{**usual, **options})
-
-
-def retrain(
-    job: Job, runs: jt.Runs, change: str | Callable[..., jt.Ticket], **options: Any
-) -> jt.Runs:
-    """`jt.branch` within the budget."""
-    _on_time(job)
-    return jt.branch(runs, change, **options)
-
-
-def move(job: Job, runs: jt.Runs, *, sub: str, **options: Any) -> jt.Runs:
-    """`jt.transfer` within the budget, in a folder below the job's, which is the target's."""
-    _on_time(job)
-    return jt.transfer(runs, folder=job.folder / sub, **options)
-
-
-def judge(job: Job, runs: jt.Runs, **options: Any) -> jt.Verdict:
-    """`jt.verdict` within the budget."""
-    _on_time(job)
-    return jt.verdict(runs, **options)
-
-
-def analyse(job: Job, *, sub: str = "", **options: Any) -> jt.Instability:
-    """`jt.instability` within the budget, in the job's folder or one below it."""
-    _on_time(job)
-    return jt.instability(
-        job.net,
-        job.data,
-        job.training,
-        **{"seeds": range(job.size.seeds), "folder": job.folder / sub, **options},
-    )
 
 
 def count_seconds(folder: Path, *, finished: bool = False) -> dict[str, Any]:

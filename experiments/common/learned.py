@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 import jaxticket as jt
-from experiments.common.job import Job, learn
+from experiments.common.job import Job
 from experiments.common.job import Settings as Common
 from jaxticket.sparsify.learned import Method, OfTeacher, Teaching
 
@@ -71,7 +71,7 @@ def learned(job: Job, name: str, *, inverted: bool = False, **options: Any) -> j
             method, objective=OfTeacher(CTS[name]), teaching=Teaching(1, 1.0, same_init=True)
         )
     folder = f"{name}_inverted" if inverted else name
-    return learn(job, method, **{"sub": folder, "dense": False, **options})
+    return job.search(method, **{"sub": folder, "dense": False, **options})
 
 
 def rate(job: Job, steps: int) -> float:

@@ -11,7 +11,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
-from experiments.common.job import LENET, Job, early
+from experiments.common.job import LENET, Job
 from experiments.common.job import Settings as Common
 from experiments.common.report import (
     MATCHING,
@@ -118,7 +118,7 @@ def run(
     elif turned:
         own["score"] = jt.scores.inverted(name)
     options = {**own, **options}
-    return early(job, options.pop("score"), sub=method if sub is None else sub, **options)
+    return job.prune_at(options.pop("score"), sub=method if sub is None else sub, **options)
 
 
 def ablated(job: Job, method: str, controls: Sequence[str], **options: Any) -> list[Any]:

@@ -10,7 +10,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
-from experiments.common.job import Job, move, search
+from experiments.common.job import Job
 from experiments.common.learned import late_step
 from experiments.common.report import seeds, shared_legend
 
@@ -31,7 +31,7 @@ class Moved:
 
 def tickets(job: Job, *, sub: str = "") -> jt.Runs:
     """Tickets of a setting with its late resetting; the output layer is not pruned."""
-    return search(job, sub=sub, rewind=late_step(job), exclude=(job.net.output,))
+    return job.find_tickets(sub=sub, rewind=late_step(job), exclude=(job.net.output,))
 
 
 def evaluated(levels: Sequence[int]) -> tuple[int, ...]:
@@ -46,8 +46,7 @@ def pairs(jobs: Mapping[str, Job], found: Mapping[str, jt.Runs], targets: Sequen
     for target in targets:
         parts = []
         for source in (name for name in jobs if name != target):
-            runs = move(
-                jobs[target], found[source], to=found[target], sub=f"from_{source}",
+            runs = jobs[target].transfer(found[source], to=found[target], sub=f"from_{source}",
                 levels=evaluated(found[source].levels),
             )  # fmt: skip
             moved[source, target] = runs

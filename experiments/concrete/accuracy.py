@@ -25,7 +25,7 @@ from typing import Any
 from matplotlib import pyplot
 
 import jaxticket as jt
-from experiments.common.job import Job, budget, chosen, early, launch, prepare, search
+from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.learned import Settings as Common
 from experiments.common.learned import late_step, learned, length_of
 from experiments.common.report import named, save, seeds
@@ -54,8 +54,8 @@ def find(job: Job, name: str, start: int, length: str, *, dense: bool) -> jt.Run
     if name.startswith("cts"):
         return learned(job, name, start=start, steps=length, dense=dense, sub=sub)
     if name == "ltr":
-        return search(job, sub=sub, rewind=start)
-    return early(job, name, sub=sub, dense=dense)
+        return job.find_tickets(sub=sub, rewind=start)
+    return job.prune_at(name, sub=sub, dense=dense)
 
 
 def times_of(job: Job, found: dict[str, jt.Runs], table: Any, start: int) -> Any:

@@ -25,7 +25,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 import jaxticket as jt
 from experiments.common.job import Settings as Common
-from experiments.common.job import budget, launch, learn, prepare, retrain
+from experiments.common.job import budget, launch, prepare
 from experiments.common.learned import late_step
 from experiments.common.report import save, seeds
 from experiments.concrete.accuracy import LENET, PAPER, QUICK
@@ -130,8 +130,8 @@ def main(settings: Settings) -> None:
         for i, (name, method) in enumerate(methods(settings).items()):
             sub = "" if i == 0 else name.replace(" ", "_").replace(",", "")
             options = {"start": start, "steps": settings.length, "sub": sub, "dense": False}
-            found[name] = learn(searching, method, train=False, **options)
-            trained[name] = retrain(job, found[name], "retrain", training=job.training)
+            found[name] = searching.search(method, train=False, **options)
+            trained[name] = job.branch(found[name], "retrain", training=job.training)
     trace, rows = table_of(found, trained)
     print(f"\n{job.network_name} on {job.data_name}, {100 * job.densities[0]:.3g}% of the weights")
     print(f"expected over wanted number in the last tenth of the search, accuracy, {seeds(job)}\n")

@@ -22,7 +22,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
-from experiments.common.job import Job, budget, chosen, early, launch, prepare, search
+from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.learned import Settings as Common
 from experiments.common.learned import learned, length_of
 from experiments.common.report import save, seeds, shared_legend
@@ -51,8 +51,8 @@ def masks_of(job: Job, name: str, objective: str, length: str) -> jt.Runs:
     if name == "cts":
         return learned(job, OWN[objective], steps=length, train=False)
     if name == "ltr":
-        return search(job, sub=name, rewind=0)
-    return early(job, name, sub=name, dense=False)
+        return job.find_tickets(sub=name, rewind=0)
+    return job.prune_at(name, sub=name, dense=False)
 
 
 def drawn(values: Any, names: tuple[str, ...]) -> Figure:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jaxticket as jt
-from experiments.common.job import Job, early, search
+from experiments.common.job import Job
 from experiments.common.job import Settings as Common
 from experiments.common.learned import LEARNED, late_step, learned
 
@@ -121,7 +121,7 @@ def beside(job: Job, script: str) -> Job:
 
 def dense(job: Job) -> jt.Runs:
     """The dense networks, in the job's folder itself."""
-    return search(job, levels=0)
+    return job.find_tickets(levels=0)
 
 
 def ladder(settings: Settings, density: float) -> Mapping[str, Any]:
@@ -142,7 +142,7 @@ def masks(job: Job, name: str, start: int = 0) -> jt.Runs:
     """
     sub = f"late_{name}" if start else name
     if name == "ltr":
-        return search(job, sub=sub, rewind=start)
+        return job.find_tickets(sub=sub, rewind=start)
     if name in LEARNED:
         # these two have lengths of their own
         length = None if name in ("kd_lts", "continuous") else "long"
@@ -150,7 +150,7 @@ def masks(job: Job, name: str, start: int = 0) -> jt.Runs:
         return learned(job, name, sub=sub, start=start, **own)
     # masks at initialization do not look at how long the training after them is
     short = dataclasses.replace(job, size=dataclasses.replace(job.size, steps=1, eval_every=1))
-    return early(short, name, sub=sub, density=job.densities[-1], dense=False)
+    return short.prune_at(name, sub=sub, density=job.densities[-1], dense=False)
 
 
 def trained(table: Any) -> Any:

@@ -29,7 +29,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
-from experiments.common.job import Job, budget, chosen, launch, learn, prepare, retrain
+from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.learned import kd_lts
 from experiments.common.report import cell, save, seeds
 from experiments.kd_lts._common import LENET, QUICK, Settings, dense, epochs, paper
@@ -117,11 +117,11 @@ def usual_epochs(job: Job) -> int:
 def found_and_trained(job: Job, name: str, variant: Variant) -> jt.Runs:
     """Tickets of a variant, trained on all data."""
     if variant.share == 1:
-        return learn(job, variant.method, sub=name, dense=False)
+        return job.search(variant.method, sub=name, dense=False)
     assert isinstance(job.data, jt.data.Data)
     part = dataclasses.replace(job, data=job.data.fraction(variant.share))
-    runs = learn(part, variant.method, sub=name, dense=False, train=False)
-    return retrain(job, dataclasses.replace(runs, data=job.data), "retrain")
+    runs = part.search(variant.method, sub=name, dense=False, train=False)
+    return job.branch(dataclasses.replace(runs, data=job.data), "retrain")
 
 
 def rows_of(runs: jt.Runs) -> Any:

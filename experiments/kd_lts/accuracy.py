@@ -37,7 +37,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
-from experiments.common.job import Job, budget, chosen, early, launch, prepare, search
+from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.learned import learned
 from experiments.common.report import named, save, seeds
 from experiments.common.scored import figure_of, level_of, report
@@ -80,12 +80,12 @@ def find(job: Job, name: str, start: int) -> jt.Runs:
         return learned(job, "kd_lts")
     sub = f"late_{name}" if start else name
     if name == "ltr":
-        return search(job, sub=sub, rewind=start)
+        return job.find_tickets(sub=sub, rewind=start)
     if name in ("kd_lts", "gem_miner", "continuous"):
         # KD-LTS has a length of its own, and continuous sparsification that of three trainings
         length = None if name in ("kd_lts", "continuous") else "long"
         return learned(job, name, sub=sub, start=start, steps=length)
-    return early(job, name, sub=sub, dense=False)
+    return job.prune_at(name, sub=sub, dense=False)
 
 
 def costs_of(found: dict[str, jt.Runs]) -> Any:

@@ -28,7 +28,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
-from experiments.common.job import Job, analyse, budget, chosen, early, launch, learn, prepare
+from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.learned import kd_lts
 from experiments.common.report import cell, pair, save, seeds, shared_legend
 from experiments.kd_lts._common import LENET, QUICK, dense, paper
@@ -73,10 +73,10 @@ def attack(job: Job, radius: float, steps: int) -> PGD:
 def find(job: Job, name: str, radius: float) -> jt.Runs:
     """Tickets of a method, under its name."""
     if name == "random":
-        runs = early(job, name, sub=name, dense=False)
+        runs = job.prune_at(name, sub=name, dense=False)
     else:
         own = {"attack": attack(job, radius, TRAINING_STEPS)} if name == "kd_lts_robust" else {}
-        runs = learn(job, kd_lts(job, **own), sub=name, dense=False, train=False)
+        runs = job.search(kd_lts(job, **own), sub=name, dense=False, train=False)
     return dataclasses.replace(runs, branch=name)
 
 
@@ -191,8 +191,8 @@ def main(settings: Settings) -> None:
         found = tuple(find(job, name, radii[-1]) for name in names)
         levels = tuple(range(1, job.size.levels + 1))
         parts = [
-            analyse(job, sub="dense_copies", at=0, **options),
-            analyse(job, sub="copies", tickets=found, levels=levels, **options),
+            job.instability(sub="dense_copies", at=0, **options),
+            job.instability(sub="copies", tickets=found, levels=levels, **options),
         ]
     rows = rows_of(job, parts, settings, radii)
     print(f"\n{job.network_name} on {job.data_name} ({job.preset.name}, {settings.size} size)")

@@ -42,10 +42,7 @@ from experiments.common.job import (
     budget,
     chosen,
     launch,
-    learn,
     prepare,
-    retrain,
-    search,
 )
 from experiments.common.learned import kd_lts
 from experiments.common.report import cell, save, seeds
@@ -209,14 +206,14 @@ def found(job: Job, sub: str, variant: Variant, levels: tuple[int, ...]) -> Any:
     before, units, seconds.
     """
     if variant.method is None:
-        runs = search(job, sub=sub, rewind=variant.start)
+        runs = job.find_tickets(sub=sub, rewind=variant.start)
         at = {level: level for level in levels}
     else:
         densities = [job.densities[level - 1] for level in levels]
-        runs = learn(job, variant.method, sub=sub, density=densities, dense=False,
+        runs = job.search(variant.method, sub=sub, density=densities, dense=False,
                      start=variant.start, steps=variant.steps)  # fmt: skip
         at = dict(enumerate(levels, start=1))
-    trained = runs if variant.change is None else retrain(job, runs, variant.change)
+    trained = runs if variant.change is None else job.branch(runs, variant.change)
     table: Any = trained.table()
     table = table[(table["branch"] == trained.branch) & table["level"].isin(list(at))]
     seconds = jt.costs.finding(runs).set_index("level")["seconds"]

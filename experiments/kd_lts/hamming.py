@@ -24,7 +24,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
-from experiments.common.job import Job, budget, chosen, launch, learn, prepare
+from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.learned import kd_lts
 from experiments.common.report import save, seeds
 from experiments.kd_lts._common import LENET, QUICK, dense, paper
@@ -46,7 +46,7 @@ class Settings(Common):
 def watched(job: Job, name: str, epochs: int) -> Any:
     """Distances of a search: branch, seed, epoch, hamming."""
     method = kd_lts(job, normalized=METHODS[name])
-    runs = learn(job, method, sub=name, dense=False, train=False, watch_masks=epochs)
+    runs = job.search(method, sub=name, dense=False, train=False, watch_masks=epochs)
     trace = runs.trace()
     trace = trace.assign(branch=name, epoch=trace["step"] / trace["step"].max() * epochs)
     # the first look has no mask before it

@@ -24,7 +24,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxticket as jt
-from experiments.common.job import analyse, budget, chosen, launch, prepare
+from experiments.common.job import budget, chosen, launch, prepare
 from experiments.common.report import pair, save, seeds, shared_legend
 from experiments.kd_lts._common import LENET, QUICK, beside, dense, paper
 from experiments.kd_lts._common import Settings as Common
@@ -106,8 +106,8 @@ def main(settings: Settings) -> None:
         dense(job)
         found = tuple(dataclasses.replace(find(other, name, 0), branch=name) for name in names)
         levels = tuple(range(1, job.size.levels + 1))
-        whole = analyse(job, sub="dense_copies", at=0, **options)
-        inst = analyse(job, sub="copies", tickets=found, levels=levels, **options)
+        whole = job.instability(sub="dense_copies", at=0, **options)
+        inst = job.instability(sub="copies", tickets=found, levels=levels, **options)
     table, copies, paths = (
         jt.results.concat([getattr(whole, name)(), getattr(inst, name)()])
         for name in ("table", "copies", "paths")

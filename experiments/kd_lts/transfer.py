@@ -28,7 +28,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
-from experiments.common.job import Job, budget, chosen, launch, move, prepare, search
+from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.learned import learned
 from experiments.common.report import cell, save, seeds, shared_legend
 from experiments.kd_lts._common import LENET, QUICK, dense, paper, third_epoch
@@ -94,12 +94,12 @@ def moved(kind: Kind, name: str) -> Any:
     late = third_epoch(job)
     for method in METHODS:
         if method == "ltr":
-            runs = search(job, sub=method, rewind=late)
+            runs = job.find_tickets(sub=method, rewind=late)
         else:
             runs = learned(job, method, train=False)
         # random tickets, and the dense network, are drawn once
         own = {"branches": ("globally_permuted",) if method == "ltr" else ()}
-        found = move(job, runs, sub=f"{method}_{name}", **kind.options, **own)
+        found = job.transfer(runs, sub=f"{method}_{name}", **kind.options, **own)
         table: Any = found.table()
         random = table[table["branch"] == "globally_permuted"]
         whole = random[random["level"] == 0].assign(branch="ticket")

@@ -26,7 +26,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
-from experiments.common.job import Job, budget, chosen, judge, launch, prepare
+from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.report import save, seeds, shared_legend
 from experiments.kd_lts._common import LENET, QUICK, dense, ladder, masks, paper, third_epoch
 from experiments.kd_lts._common import Settings as Common
@@ -73,7 +73,7 @@ def verdict_on(job: Job, name: str) -> jt.Verdict:
     """The verdict on the tickets of a method at the job's lowest density."""
     start = third_epoch(job) if name in LATE else 0
     runs = masks(job, LATE.get(name, name), start)
-    return judge(job, runs, level=max(runs.levels), training=job.training, method=label(name))
+    return job.verdict(runs, level=max(runs.levels), training=job.training, method=label(name))
 
 
 def drawn(final: Any, names: tuple[str, ...]) -> Figure:

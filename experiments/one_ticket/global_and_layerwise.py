@@ -29,7 +29,7 @@ from matplotlib.ticker import MaxNLocator
 
 import jaxticket as jt
 from experiments.common.job import Settings as Common
-from experiments.common.job import budget, launch, prepare, search
+from experiments.common.job import budget, launch, prepare
 from experiments.common.report import DEVIATION, renamed, report, save
 from jaxticket.plots._style import percent
 
@@ -102,8 +102,8 @@ def main(settings: Settings) -> None:
     """Prunes globally and layer by layer and draws accuracies and the layers' pruned shares."""
     job = prepare(__file__, settings, lenet={"levels": 7, "fraction": 0.488})
     with budget(job):
-        runs = search(job, branches=("globally_permuted",), scope="global", rewind=job.late)
-        layerwise = search(job, sub="layerwise", scope="layer", rewind=job.late)
+        runs = job.find_tickets(branches=("globally_permuted",), scope="global", rewind=job.late)
+        layerwise = job.find_tickets(sub="layerwise", scope="layer", rewind=job.late)
     parts = [runs.table(), renamed(layerwise.table(), {"ticket": "layerwise_pruning"})]
     table = renamed(jt.results.concat(parts))
     report(job, table)

@@ -19,7 +19,7 @@ import dataclasses
 
 import jaxticket as jt
 from experiments.common.job import Settings as Common
-from experiments.common.job import budget, launch, prepare, search
+from experiments.common.job import budget, launch, prepare
 from experiments.common.report import DEVIATION, report, save, single
 
 BRANCHES = ("preserved", "locally_permuted", "globally_permuted")
@@ -37,7 +37,7 @@ def main(settings: Settings) -> None:
     """Trains tickets and three kinds of random mask and draws final accuracy against density."""
     job = prepare(__file__, settings, lenet={"levels": 7, "fraction": 0.488})
     with budget(job):
-        runs = search(job, branches=BRANCHES, rewind=job.late)
+        runs = job.find_tickets(branches=BRANCHES, rewind=job.late)
     table = runs.table()
     report(job, table)
     with jt.plots.style():

@@ -26,7 +26,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
-from experiments.common.job import Job, budget, chosen, early, launch, prepare, search
+from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.learned import Settings as Common
 from experiments.common.learned import learned
 from experiments.common.report import cell, save, seeds
@@ -56,11 +56,11 @@ def untrained(job: Job, name: str, length: str) -> Any:
         table = learned(job, name, train=False, steps=length).table()
         rows = table[table["branch"] == "supermask"]
     elif name == "ticket":
-        table: Any = search(job, sub=name).table()
+        table: Any = job.find_tickets(sub=name).table()
         rows = table[(table["level"] > 0) & (table["step"] == 0)]
     else:
         layout = {} if name == "random" else {"scope": name}
-        table = early(job, "random", sub=name, dense=False, **layout).table()
+        table = job.prune_at("random", sub=name, dense=False, **layout).table()
         rows = table[table["step"] == 0]
     rows = rows[(rows["split"] == "test") & (rows["metric"] == "accuracy")]
     return rows[["seed", "level", "density", "value"]].assign(branch=name)
@@ -96,7 +96,7 @@ def main(settings: Settings) -> None:
     tables = []
     with budget(job):
         # the folder itself is a run's
-        early(job, "random", dense=False)
+        job.prune_at("random", dense=False)
         tables = [untrained(job, name, settings.length) for name in names]
     values = jt.results.concat(tables)
     looks = jt.plots.branch_styles(names)

@@ -21,7 +21,7 @@ Expected: at paper size, 98.3% dense (Table 4.1); with 3.5% of the weights 98.2%
 from __future__ import annotations
 
 import jaxticket as jt
-from experiments.common.job import Settings, budget, launch, prepare, search
+from experiments.common.job import Settings, budget, launch, prepare
 from experiments.common.report import renamed, report, save, single
 
 BRANCHES = ("reinit", "globally_permuted", "layerwise_random")
@@ -31,7 +31,7 @@ def main(settings: Settings) -> None:
     """Trains tickets and three ablations and draws final accuracy against density."""
     job = prepare(__file__, settings, lenet={"levels": 7, "fraction": 0.488}, paper={"seeds": 5})
     with budget(job):
-        runs = search(job, branches=BRANCHES)
+        runs = job.find_tickets(branches=BRANCHES)
     table = runs.table()
     report(job, table)
     with jt.plots.style():

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 
 import jaxticket as jt
-from experiments.common.job import Settings, budget, launch, prepare, search
+from experiments.common.job import Settings, budget, launch, prepare
 from experiments.common.report import report, save, single
 
 # the densities of the figures, as near as the levels come
@@ -45,7 +45,7 @@ def main(settings: Settings) -> None:
         paper={"seeds": 5, "eval_every": 400},
     )
     with budget(job):
-        runs = search(job, branches=("reinit",))
+        runs = job.find_tickets(branches=("reinit",))
     table = runs.table()
     report(job, table)
     figures = {}

@@ -26,7 +26,7 @@ from typing import Any
 
 import jaxticket as jt
 from experiments.common.job import Settings as Common
-from experiments.common.job import budget, launch, prepare, retrain, search
+from experiments.common.job import budget, launch, prepare
 from experiments.common.report import report, save, single
 
 BRANCHES = {"ticket": "retrain", "reinit": "reinit", "layerwise_random": "layerwise_random"}
@@ -71,9 +71,9 @@ def main(settings: Settings) -> None:
         paper={"seeds": 5, "eval_every": 8_000},
     )
     with budget(job):
-        runs = search(job)
+        runs = job.find_tickets()
         branches = [
-            retrain(job, runs, change, dilation=factors, name=name)
+            job.branch(runs, change, dilation=factors, name=name)
             for name, change in BRANCHES.items()
         ]
     table = jt.results.concat(branch.table() for branch in branches)

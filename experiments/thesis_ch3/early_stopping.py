@@ -23,7 +23,7 @@ from __future__ import annotations
 from typing import Any
 
 import jaxticket as jt
-from experiments.common.job import Settings, budget, launch, prepare, search
+from experiments.common.job import Settings, budget, launch, prepare
 from experiments.common.report import pair, renamed, report, save, shared_legend
 
 BRANCHES = ("reinit", "globally_permuted", "layerwise_random")
@@ -66,7 +66,7 @@ def main(settings: Settings) -> None:
             f"is least; Figure 3-8 has lenet-mnist, conv4-cifar10, conv6-cifar10 and conv8-cifar10"
         )
     with budget(job):
-        runs = search(job, branches=BRANCHES)
+        runs = job.find_tickets(branches=BRANCHES)
     table = runs.table()
     report(job, table)
     stops = by_density(table)

@@ -22,7 +22,7 @@ Expected: at paper size and 3.5% of the weights, tickets reach 98.2% against 98.
 from __future__ import annotations
 
 import jaxticket as jt
-from experiments.common.job import Settings, budget, launch, prepare, search
+from experiments.common.job import Settings, budget, launch, prepare
 from experiments.common.report import renamed, report, save, test_and_train
 
 
@@ -30,8 +30,8 @@ def main(settings: Settings) -> None:
     """Finds tickets, prunes with LRR and at random, and draws final accuracy against density."""
     job = prepare(__file__, settings, paper={"seeds": 5})
     with budget(job):
-        runs = search(job, branches=("globally_permuted",))
-        lrr = search(job, sub="lrr", rewind="learning_rate")
+        runs = job.find_tickets(branches=("globally_permuted",))
+        lrr = job.find_tickets(sub="lrr", rewind="learning_rate")
     table = jt.results.concat([runs.table(), renamed(lrr.table(), {"ticket": "lrr"})])
     report(job, table)
     save(job, {"figure_3-5": test_and_train(table)}, table)

@@ -19,7 +19,7 @@ Expected: at paper size, 98.3% dense and 98.2% for iterative tickets with 3.5% o
 from __future__ import annotations
 
 import jaxticket as jt
-from experiments.common.job import Settings, budget, launch, prepare, search
+from experiments.common.job import Settings, budget, launch, prepare
 from experiments.common.report import renamed, report, save, test_and_train
 
 
@@ -27,8 +27,8 @@ def main(settings: Settings) -> None:
     """Prunes both ways and draws final accuracy against density."""
     job = prepare(__file__, settings, paper={"seeds": 5})
     with budget(job):
-        iterative = search(job)
-        one_shot = search(job, sub="one_shot", one_shot=True)
+        iterative = job.find_tickets()
+        one_shot = job.find_tickets(sub="one_shot", one_shot=True)
     table = jt.results.concat(
         [iterative.table(), renamed(one_shot.table(), {"ticket": "one_shot"})]
     )

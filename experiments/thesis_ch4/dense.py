@@ -26,7 +26,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
-from experiments.common.job import analyse, budget, launch, prepare
+from experiments.common.job import budget, launch, prepare
 from experiments.common.report import pair, save, shared_legend, single
 from experiments.thesis_ch4._copies import (
     BANDS,
@@ -123,8 +123,10 @@ def main(settings: Settings) -> None:
     job = prepare(__file__, settings, quick=quick, lenet=lenet, paper=paper)
     chosen = comparison(job, settings, shares=DENSE, copies=3)
     with budget(job):
-        inst = analyse(job, at=chosen.at, throughout=chosen.throughout, **chosen.options)
-        full = analyse(job, at=chosen.at, length="full", sub="full", keep=False, **chosen.options)
+        inst = job.instability(at=chosen.at, throughout=chosen.throughout, **chosen.options)
+        full = job.instability(
+            at=chosen.at, length="full", sub="full", keep=False, **chosen.options
+        )
         more_tables = beyond(inst)
         plane = surface(inst, points=9 if settings.size == "quick" else 25)
     rows, steps = verdicts(inst), inst.first_steps()

@@ -25,7 +25,7 @@ import dataclasses
 from typing import Any
 
 import jaxticket as jt
-from experiments.common.job import Job, budget, launch, prepare, retrain, search
+from experiments.common.job import Job, budget, launch, prepare
 from experiments.common.job import Settings as Common
 from experiments.common.report import cell, report, save, single
 
@@ -75,10 +75,10 @@ def main(settings: Settings) -> None:
     job = prepare(__file__, settings, quick=quick, lenet={"levels": 7}, paper=paper)
     steps = later(job, settings.rewind)
     with budget(job):
-        runs = search(job)
+        runs = job.find_tickets()
         last = (runs.levels[-1],)
-        controls = [retrain(job, runs, change, levels=last) for change in CONTROLS]
-        rewound = {f"k={k}": search(job, sub=f"k-{k}", rewind=at) for k, at in steps.items()}
+        controls = [job.branch(runs, change, levels=last) for change in CONTROLS]
+        rewound = {f"k={k}": job.find_tickets(sub=f"k-{k}", rewind=at) for k, at in steps.items()}
     parts = [runs.table(), *(branch.table() for branch in controls)]
     parts += [found.table().assign(branch=name) for name, found in rewound.items()]
     table = jt.results.concat(parts)

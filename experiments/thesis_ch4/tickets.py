@@ -25,7 +25,7 @@ import dataclasses
 from typing import Any, Literal
 
 import jaxticket as jt
-from experiments.common.job import analyse, budget, launch, prepare, search
+from experiments.common.job import budget, launch, prepare
 from experiments.common.report import pair, save, single
 from experiments.thesis_ch4._copies import (
     BANDS,
@@ -84,12 +84,13 @@ def main(settings: Settings) -> None:
     trained = controls if every else ()
     with budget(job):
         found = {
-            k: search(job, sub=f"k-{k}", branches=trained if k == chosen.at[0] else (), rewind=k)
+            k: job.find_tickets(
+                sub=f"k-{k}", branches=trained if k == chosen.at[0] else (), rewind=k
+            )
             for k in chosen.at
         }
         levels = tuple(range(last + 1)) if every else (0, last)
-        inst = analyse(
-            job,
+        inst = job.instability(
             sub="copies",
             tickets=tuple(found.values()),
             branches=controls,

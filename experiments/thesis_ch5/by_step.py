@@ -29,7 +29,7 @@ from typing import Any, Literal
 from matplotlib import pyplot
 
 import jaxticket as jt
-from experiments.common.job import Job, budget, chosen, launch, prepare, search
+from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.report import differences, named, order, said, save, seeds
 from experiments.common.scored import KNOWN, SMALL, USUAL, density_of, panels, run, seeds_of
 from experiments.common.scored import Settings as Common
@@ -122,7 +122,7 @@ def main(settings: Settings) -> None:
         # the weights of the last step are what magnitude pruning after training goes on with
         for k in (k for k in steps if k < job.size.steps):
             options = {"one_shot": True, "rewind": k, "schedule": settings.ltr_schedule}
-            own = search(job, sub=f"ltr-{k}", **options)
+            own = job.find_tickets(sub=f"ltr-{k}", **options)
             tables.append(named(own.table(), LTR).assign(pruned_at=k))
         for name in methods:
             # without a score there is nothing to take away

@@ -24,7 +24,7 @@ import dataclasses
 from typing import Any
 
 import jaxticket as jt
-from experiments.common.job import Job, budget, early, launch, prepare
+from experiments.common.job import Job, budget, launch, prepare
 from experiments.common.job import Settings as Common
 from experiments.common.report import at_full_size, cell, named, save, seeds
 from experiments.common.scored import AT_ONCE, figure_of
@@ -117,7 +117,7 @@ def main(settings: Settings) -> None:
         for i, name in enumerate(scores):
             options = options_of(job, name)
             score = options.pop("score")
-            runs = early(job, score, sub="" if i == 0 else name, dense=i == 0, **options)
+            runs = job.prune_at(score, sub="" if i == 0 else name, dense=i == 0, **options)
             tables.append(named(runs.table(), name))
     table = jt.results.concat(tables)
     found = beside(job, table)

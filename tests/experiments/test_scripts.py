@@ -612,19 +612,24 @@ def test_a_control_is_passed_by_a_clear_gap():
     ]
 
 
-def test_methods_of_chapter_5_are_those_of_the_thesis(monkeypatch):
+def test_methods_of_chapter_5_are_those_of_the_thesis():
     """SNIP and SNIP in rounds score in one BatchNorm mode, magnitude has its line of variance 1."""
-    asked = {}
-    monkeypatch.setattr(scored, "early", lambda job, score, **_: asked.update({job: score}))
-    modes = {}
+    asked, modes = {}, {}
+
+    class Job:
+        """Writes down what it is asked to prune by, under the name of the folder."""
+
+        def prune_at(self, score, *, sub, **_):
+            asked[sub] = score
+
     for mode in ("eval", "train"):
         for name in ("snip", "iterative_snip", "iterative_snip_inverted", "force"):
-            scored.run(name, name, batch_norm=mode)
+            scored.run(Job(), name, batch_norm=mode)
             modes[name, mode] = jt.scores.recipe_of(asked[name]).batch_norm
     assert all(found == mode for (_, mode), found in modes.items()), modes
     assert jt.scores.recipe_of(asked["iterative_snip"]).rounds == 100
     # others are asked as they are
-    scored.run("grasp", "grasp", batch_norm="eval")
+    scored.run(Job(), "grasp", batch_norm="eval")
     assert asked["grasp"] == "grasp"
     usual = ablations.SnipSettings()
     assert usual.batch_norm == "eval" and "standardized_magnitude" in ablations.METHODS
