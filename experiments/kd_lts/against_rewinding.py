@@ -17,6 +17,8 @@ Command:  python -m experiments.kd_lts.against_rewinding [--only GROUP ...] [--a
           [--budget MINUTES]
 Makes:    settings (accuracy of each setting at each density), settings.csv, seeds.csv; the table in
           the terminal.
+Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 25 levels pruning 20%, 18,760 steps; paper 3 seeds, 25
+          levels pruning 20%, 18,760 steps.
 Cost:     see experiments/README.md.
 Expected: (papers) CTS beside LTR at 7% and above it at 1% and below; KD-LTS above it at all
           densities. Measured with --preset lenet-mnist --steps 3000 --start 60 --length long at
