@@ -309,10 +309,11 @@ def test_show_names_the_preset_of_a_ticket_and_of_where_it_was_found(tmp_path, c
     p = jt.preset("lenet-mnist")
     net = p.net()
     params, stats = net.init(jax.random.key(0))
-    ticket = jt.Ticket(jax.tree.map(lambda x: x != 0, params), params, stats, 1, 0)
+    mask = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
+    ticket = jt.Ticket(mask, params, stats, 1, 0)
     setting = {"data": "mnist", "training": jt.results.plain(p.training.replace(lr=lr))}
     source = {**setting, "net": json.loads(net.config), "rewind_step": 0}
-    path = ticket.save(tmp_path / "a.npz", net=net, **setting, found_in=source)
+    path = ticket.save(tmp_path / "a.safetensors", net=net, **setting, found_in=source)
     main(["show", str(path)])
     assert capsys.readouterr().out.count("lenet-mnist") == 2 * named
 

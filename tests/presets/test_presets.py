@@ -235,7 +235,7 @@ def test_other_sources():
         assert (p.arguments["per_class"], p.arguments["batch_size"]) == (None, 128)
     grasp = jt.PRESETS["wrn32_2-cifar10-grasp"]
     assert grasp.training.milestones == (80 * 391, 120 * 391) and grasp.dense_accuracy == 0.948
-    assert grasp.score.options == {"temperature": 200.0} and grasp.arguments["per_class"] == 10
+    assert jt.scores.recipe_of(grasp.score).temperature == 200 and grasp.arguments["per_class"] == 10
     large = jt.PRESETS["resnet50-imagenet-grasp"].arguments
     assert (large["per_class"], large["batches"], large["batch_size"]) == (None, 150, 128)
     assert jt.PRESETS["vgg16-cifar10-synflow"].arguments["rounds"] == 100
@@ -295,7 +295,7 @@ def test_every_preset_passes_the_checks_of_its_function(name, net, data, tickets
             jt.find_tickets(net, data, p.training, pruning, **p.arguments, folder=tickets.folder)
 
 
-SMALL = {"steps": 8, "milestones": (), "batch_size": 20, "augment": (), "eval_every": 8}
+SMALL = {"steps": 40, "milestones": (), "batch_size": 20, "augment": (), "eval_every": 40}
 
 
 def test_a_search_of_a_preset_runs_as_it_is(net, data):
