@@ -33,7 +33,7 @@ from jaxticket.typing import Network
 PRESETS: dict[str, Preset] = {name: p for paper in PAPERS for name, p in read(paper).items()}
 """Every preset by its name."""
 WATCHED = (
-    "eval_every", "eval_batch_size", "eval_train_examples", "compute_dtype", "precision"
+    "eval_every", "eval_batch_size", "eval_train_examples", "metrics", "compute_dtype", "precision",
 )  # fmt: skip
 """Fields of `Training` that say how training is watched and computed, not what is trained."""
 _CALLED = {"svhn_cropped": "svhn", "imagenet2012": "imagenet", "places365_small": "places365"}

@@ -235,7 +235,9 @@ def test_other_sources():
         assert (p.arguments["per_class"], p.arguments["batch_size"]) == (None, 128)
     grasp = jt.PRESETS["wrn32_2-cifar10-grasp"]
     assert grasp.training.milestones == (80 * 391, 120 * 391) and grasp.dense_accuracy == 0.948
-    assert jt.scores.recipe_of(grasp.score).temperature == 200 and grasp.arguments["per_class"] == 10
+    assert (
+        jt.scores.recipe_of(grasp.score).temperature == 200 and grasp.arguments["per_class"] == 10
+    )
     large = jt.PRESETS["resnet50-imagenet-grasp"].arguments
     assert (large["per_class"], large["batches"], large["batch_size"]) == (None, 150, 128)
     assert jt.PRESETS["vgg16-cifar10-synflow"].arguments["rounds"] == 100

@@ -603,7 +603,9 @@ def test_files_of_moved_tickets_say_where_they_were_found(runs, data, tmp_path, 
         assert (said["data"], said["fingerprint"]) == (own.name, own.fingerprint)
         source = said["found_in"]
         assert (source["data"], source["fingerprint"]) == ("digits", data.fingerprint)
-        assert source["licence"] == data.about["licence"] and source["net"] == json.loads(runs.net.config)
+        assert source["licence"] == data.about["licence"] and source["net"] == json.loads(
+            runs.net.config
+        )
         assert source["training"]["optimizer"] == "sgd" and source["rewind_step"] == 10
         assert said["training"]["optimizer"] == "adam"
         assert said["licence"] == own.about.get("licence")
