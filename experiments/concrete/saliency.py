@@ -27,7 +27,7 @@ from experiments.common.learned import Settings as Common
 from experiments.common.learned import learned, length_of
 from experiments.common.report import save, seeds, shared_legend
 from experiments.concrete.accuracy import LENET, PAPER, QUICK
-from jaxticket.plots._density import density_axis
+from jaxticket.plots._axes import density_axis
 from jaxticket.sparsify.learned import objective_values
 
 METHODS = ("snip", "grasp", "magnitude", "ltr", "random", "cts")

@@ -35,7 +35,7 @@ from experiments.kd_lts._common import LENET, QUICK, dense, paper
 from experiments.kd_lts._common import Settings as Common
 from jaxticket.engine.adversarial import PGD
 from jaxticket.engine.metrics import Normalization, normalized
-from jaxticket.plots._density import density_axis
+from jaxticket.plots._axes import density_axis
 
 METHODS = ("kd_lts", "kd_lts_robust", "random")
 # the last radius is that of the teachers' training

@@ -29,10 +29,9 @@ from experiments.common.report import pair, save, seeds, shared_legend
 from experiments.kd_lts._common import LENET, QUICK, beside, dense, paper
 from experiments.kd_lts._common import Settings as Common
 from experiments.kd_lts.accuracy import find
-from jaxticket.plots._density import density_axis
-from jaxticket.plots._samples import select, spread
-from jaxticket.plots._stability import stable_line
-from jaxticket.plots._steps import Series, draw, from_zero
+from jaxticket.plots._axes import density_axis
+from jaxticket.plots._panel import Series, draw, from_zero, stable_line
+from jaxticket.plots._table import column, select, spread, where, with_density
 
 METHODS = ("kd_lts", "ltr", "random")
 BANDS = "bands are standard deviations over seeds and pairs of copies"
@@ -55,13 +54,11 @@ def by_density(ax: Any, table: Any, names: tuple[str, ...]) -> None:
     rows = select("table", table, "test", "barrier", "pair")
     series = []
     for name, look in jt.plots.branch_styles(names).items():
-        own = rows[rows["branch"] == name]
-        at = 100 * own.groupby("level")["density"].transform("median")
-        points = spread(own.assign(x=at), "x", "std")
+        points = spread(with_density(where(rows, branch=name)), "x", "std")
         series.append(Series(look.label, points, look.color, look.marker))
     draw(ax, series, "std")
     stable_line(ax)
-    whole = float(rows[rows["level"] == 0]["value"].mean())
+    whole = float(column(where(rows, level=0), "value").mean())
     ax.axhline(whole, color="0.45", linewidth=1.1, label="dense")
     density_axis(ax, rows[rows["level"] > 0].groupby("level")["density"].median())
     low, high = from_zero(series, least=3.0, most=100.0)

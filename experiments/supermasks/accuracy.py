@@ -30,8 +30,8 @@ from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.learned import Settings as Common
 from experiments.common.learned import learned
 from experiments.common.report import cell, save, seeds
-from jaxticket.plots._density import density_axis
-from jaxticket.plots._style import place_legend
+from jaxticket.plots._axes import density_axis
+from jaxticket.plots._panel import place_legend
 
 LEARNED = ("edge_popup", "gem_miner", "stochastic", "continuous", "cts_loss", "kd_lts")
 METHODS = (*LEARNED, "ticket", "smart_ratio", "random")

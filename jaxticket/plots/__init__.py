@@ -1,20 +1,39 @@
-"""Figures of lottery-ticket experiments: functions (table, ax=None) -> ax. Nothing is saved."""
+"""Figures of lottery-ticket experiments: functions (table, ax=None) -> ax. Nothing is saved.
 
-from jaxticket.plots._controls import controls
+Figures show the dense network to compare with, means with their spread over seeds, and which seeds
+diverged; `caption` adds the run that they came from. Any name of a branch, method or control may
+occur in a table, also those that the library does not know. Arguments that figures share:
+
+    ax: axes to draw on, or None for a new figure.
+    branches: names of the lines to draw, in this order, or None for all. Where copies are
+        compared, "dense" is level 0 of "ticket".
+    level: where copies are compared, the level of all lines but "dense", or None for the sparsest
+        that they have in common.
+    split: "train", "validation" or "test".
+    band: the spread that is drawn: "std" (mean ± standard deviation over samples: seeds, or seeds ×
+        copies), "minmax" (the minimum and maximum) or "none".
+    ylim: limits of y, in percent for shares, or None for automatic ones.
+    legend: whether to draw one.
+    colorbar: whether to draw one, or None to draw one where there is room: in a new figure, or one
+        whose layout engine makes it.
+"""
+
 from jaxticket.plots._costs import accuracy_against_cost
-from jaxticket.plots._curves import curves
-from jaxticket.plots._density import accuracy
-from jaxticket.plots._distances import distance, distances_at_rewinding
-from jaxticket.plots._early import accuracy_at_step, density_schedule
+from jaxticket.plots._density import accuracy, dilation, early_stop
 from jaxticket.plots._layers import layer_densities, unit_collapse
-from jaxticket.plots._paths import path, throughout
-from jaxticket.plots._speed import dilation, early_stop
-from jaxticket.plots._stability import error, instability
-from jaxticket.plots._stability_grid import against_density, heat_map, plane
+from jaxticket.plots._matrices import controls, heat_map, transfer_matrix
+from jaxticket.plots._paths import path, plane, throughout
+from jaxticket.plots._prune_at import accuracy_at_step, density_schedule
+from jaxticket.plots._stability import (
+    distance,
+    distances_at_rewinding,
+    error,
+    instability,
+    stable_and_matching,
+)
 from jaxticket.plots._style import branch_styles, caption, style
-from jaxticket.plots._telemetry import telemetry
-from jaxticket.plots._transfers import transfer_matrix
-from jaxticket.plots._verdicts import first_steps, stable_and_matching
+from jaxticket.plots._training import curves, telemetry
+from jaxticket.plots._verdicts import against_density, first_steps
 
 __all__ = [
     "accuracy",

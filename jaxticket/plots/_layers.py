@@ -1,68 +1,53 @@
-"""How a mask is spread over the network: layers, and units that lose most of their weights."""
+"""Densities of layers, and units that lose most of their weights."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from jaxticket import _check
-from jaxticket.plots._density import CROSS, diverged_marker, opened
-from jaxticket.plots._early import check, once, within
-from jaxticket.plots._samples import BANDS, Spread, Table, spread
-from jaxticket.plots._steps import Series, draw, error_bars, notes, without_neighbours
-from jaxticket.plots._style import (
-    DENSE,
-    BranchStyle,
-    branch_order,
-    branch_styles,
-    percent,
-    place_legend,
-    prepared,
-    style,
-)
+from jaxticket.plots import _axes, _panel, _table
+from jaxticket.plots._panel import Series, draw, labeled, notes, place_legend, reach
+from jaxticket.plots._style import branch_order, branch_styles, panel
+from jaxticket.plots._table import Band, check_options, column, spread, where
+from jaxticket.results import check_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # so many layers have room for their names (half as many for names longer than SHORT), and markers
 NAMED, SHORT, MARKED = 20, 10, 40
 # height of a row of triangles, as a share of the axes
 ROW = 0.045
-EMPTY: dict[str, Any] = {
-    "linestyle": "none",
-    "marker": "v",
-    "markeredgewidth": 0.8,
-    "markersize": 4.2,
-    "zorder": 4,
-}
-# what the collapse of units shows of the axis: until so many percent of units are counted
+EMPTY, PARTLY = _panel.Mark("v", 0.8, size=4.2), _panel.Mark("v", 0.8, "white", 4.2)
+# x ends where so many percent of units are below it
 COUNTED = 99.5
 
 
 def unit_collapse(
-    table: Table,
+    table: pd.DataFrame,
     ax: Axes | None = None,
     *,
     branches: Sequence[str] | None = None,
-    band: Spread = "std",
+    band: Band = "std",
     xlim: tuple[float, float] | None = None,
     legend: bool = True,
 ) -> Axes:
-    """Share of output units (neurons, channels) whose density is at most d, against d.
+    """Plot the share of output units (neurons, channels) whose density is at most d, against d.
 
-    Lines are means over seeds. The points at the left edge are units with nothing left, which the
+    Lines are means over seeds. The points at the left edge are units without any weight, which the
     network has lost.
 
     Args:
       table: a row per branch, seed and threshold d: branch, seed, threshold and share, both in
         [0, 1].
-      ax: axes to draw on, or None for a new figure.
-      branches: names of the branches to draw, or None for all.
-      band: "std" (mean ± standard deviation over seeds), "minmax" or "none".
       xlim: limits of d in percent, or None to end where all units are counted.
-      legend: whether to draw one.
+      ax, branches, band, legend: as in all figures, see `jt.plots`.
 
     Returns:
       The axes; x is the density d of a unit in percent, y the share of units in percent.
@@ -72,67 +57,61 @@ def unit_collapse(
 
     Reference: Frankle's thesis, figure 5-6 (with sparsities).
     """
-    _check.flag("legend", legend)
-    _check.one_of("band", band, BANDS)
+    check_options(legend=legend, band=band)
     if xlim is not None and not (len(xlim) == 2 and 0 <= xlim[0] < xlim[1]):
         raise ValueError(f"`xlim` must be (low, high) with 0 <= low < high, or None, got {xlim!r}")
-    row = "the share of units of a branch and seed that are at most as dense as a threshold"
-    check(table, ("branch", "seed", "threshold", "share"), row)
-    within("threshold", table)
-    within("share", table, nan=True)
+    remedy = "it needs a row for each branch, seed and threshold; see jt.layers.collapse"
+    check_table(table, ("branch", "seed", "threshold", "share"), remedy=remedy)
+    _table.check_shares(table, "threshold")
+    _table.check_shares(table, "share", nan=True)
     # thresholds may come from a device that has float32
-    rows = table.assign(threshold=(100 * table["threshold"].astype(float)).round(5))
-    rows = once(rows, ("branch", "seed", "threshold"), "share")
-    rows = rows.assign(value=100 * rows["share"].astype(float))
-    names = branch_order(rows["branch"].unique(), branches)
+    rows = table.assign(threshold=(100 * column(table, "threshold")).round(5))
+    rows = _table.once(rows, ("branch", "seed", "threshold"), "share")
+    rows = rows.assign(value=100 * column(rows, "share"))
     series = []
-    for name, look in branch_styles(names).items():
-        points = spread(rows[rows["branch"] == name], "threshold", band)
-        # no share lies outside
+    for name, look in branch_styles(branch_order(_table.names_of(rows), branches)).items():
+        points = spread(where(rows, branch=name), "threshold", band)
+        # no share is outside
         points[["low", "high"]] = points[["low", "high"]].clip(0, 100)
         series.append(Series(look.label, points, look.color, look.marker, look.line))
-    _some(series)
-    with style():
-        ax = prepared(ax)
+    if not np.isfinite(reach(series)).any():
+        raise ValueError("`table` has no finite value to draw: every seed diverged")
+    with panel(ax) as ax:
         draw(ax, series, band)
         for line in ax.lines:
             if not str(line.get_label()).startswith("_"):
-                # on a fine grid points would hide the line
+                # on a fine grid markers would hide the line
                 line.set_markevery(slice(0, 1) if len(np.asarray(line.get_xdata())) > 12 else None)
-        end = max(_counted(one.points) for one in series)
-        # points at the left and lower edge are whole
-        ax.set_ylim(-2, 102)
-        ax.set_xlim(*(xlim or (-0.02 * end, 1.01 * end)))
+        end = max(_counted(one) for one in series)
+        # markers at the left and lower edge are whole
+        ax.set(ylim=(-2, 102), xlim=xlim or (-0.02 * end, 1.01 * end))
         ax.set_xlabel("Density $d$ of a unit (% of its incoming weights)")
         ax.set_ylabel("Units of density at most $d$ (%)")
         if legend:
-            entries = ax.get_legend_handles_labels()[0] + notes(series, what="seeds")
-            place_legend(ax, entries, corner="lower right")
+            place_legend(ax, labeled(ax) + notes(series, "seeds"), corner="lower right")
     return ax
 
 
 def layer_densities(
-    table: Table,
+    table: pd.DataFrame,
     ax: Axes | None = None,
     *,
     branches: Sequence[str] | None = None,
-    band: Spread = "minmax",
+    band: Band = "minmax",
     names: bool | None = None,
     legend: bool = True,
 ) -> Axes:
-    """Density of each layer, from input to output: one line per branch, on a log scale.
+    """Plot the density of each layer, from input to output: one line per branch, on a log scale.
 
-    Lines are means over seeds. A layer that is empty has no place on a log scale: a filled triangle
-    at the lower edge says that it is empty for all seeds, an open one for some.
+    Lines are means over seeds. An empty layer has no place on a log scale: a filled triangle at the
+    lower edge marks a layer that is empty for all seeds, an open one for some.
 
     Args:
       table: a row per branch, seed and layer: branch, seed, layer (its path), index (its place from
         input to output) and layer_density in [0, 1].
-      ax: axes to draw on, or None for a new figure.
-      branches: names of the branches to draw, or None for all.
-      band: "minmax" (the least and greatest seed), "std" or "none".
-      names: whether to write the layers' names, or None for doing so where there is room.
-      legend: whether to draw one.
+      band: "minmax" (minimum and maximum over seeds), "std" or "none".
+      names: whether to write the layers' names, or None to write them where there is room.
+      ax, branches, legend: as in all figures, see `jt.plots`.
 
     Returns:
       The axes; x is the place of the layer, y its density in percent.
@@ -142,161 +121,120 @@ def layer_densities(
 
     Reference: Frankle's thesis, figure 5-11.
     """
+    check_options(legend=legend, band=band)
     if names is not None:
         _check.flag("names", names)
-    _check.flag("legend", legend)
-    _check.one_of("band", band, BANDS)
-    row = "the density of a layer, for a branch and seed"
-    check(table, ("branch", "seed", "layer", "index", "layer_density"), row)
-    within("layer_density", table, nan=True)
-    rows = once(table, ("branch", "seed", "index"), "layer_density")
-    places = rows.drop_duplicates(["layer", "index"])[["layer", "index"]].sort_values("index")
-    for column in ("layer", "index"):
-        twice = places[places.duplicated(column)]
-        if not twice.empty:
-            one = twice.iloc[0]
-            raise ValueError(
-                f"`table` has layer {one['layer']!r} at index {one['index']}, but that {column} "
-                "occurs with another too; give every layer one index, in all branches"
-            )
-    rows = rows.assign(value=100 * rows["layer_density"].astype(float))
-    chosen = branch_order(rows["branch"].unique(), branches)
-    rows = rows[rows["branch"].isin(chosen)]
-    looks = branch_styles(chosen)
-    points = {name: _points(rows[rows["branch"] == name], band) for name in chosen}
-    # a mean over seeds may lie below all of them that are not empty
-    shown = np.concatenate(
-        [one[["mean", "low"]].to_numpy(float).ravel() for one in points.values()]
-    )
+    columns = ("branch", "seed", "layer", "index", "layer_density")
+    check_table(table, columns, remedy="it needs a row for each layer; see jt.layers.report")
+    _table.check_shares(table, "layer_density", nan=True)
+    rows = _table.once(table, ("branch", "seed", "index"), "layer_density")
+    _check_places(rows)
+    rows = rows.assign(value=100 * column(rows, "layer_density"))
+    chosen = branch_order(_table.names_of(rows), branches)
+    rows = where(rows, branch=chosen)
+    many = len(set(rows["index"])) > MARKED
+    series = []
+    for name, look in branch_styles(chosen).items():
+        own = where(rows, branch=name)
+        points = spread(own, "index", band)
+        empty = column(own, "index")[column(own, "value") == 0]
+        points = points.assign(empty=[(empty == x).sum() for x in points["x"]])
+        marker = "" if many else look.marker
+        series.append(Series(look.label, points, look.color, marker, look.line))
+    # a mean over seeds may be below all seeds that are not empty
+    shown = np.concatenate([one.column(end) for one in series for end in ("mean", "low")])
     positive = shown[shown > 0]
     if not len(positive):
         raise ValueError("`table` has no layer with weights left: nothing can be drawn")
     # at the edge a row of triangles per branch, so that none covers another
-    in_rows = [name for name in chosen if points[name]["empty"].any()]
-    room = ROW * (len(in_rows) + 0.3) if in_rows else 0.04
+    hollowed = [one for one in series if one.column("empty").any()]
+    room = ROW * (len(hollowed) + 0.3) if hollowed else 0.04
     decades = max(2 - float(np.log10(positive.min())), 0.3)
-    low = 10 ** (2 - 1.04 * decades / (1 - room))
-    many = rows["index"].nunique() > MARKED
-    with style():
-        ax = prepared(ax)
+    bottom, top = 10 ** (2 - 1.04 * decades / (1 - room)), 100 * 10 ** (0.04 * decades)
+    with panel(ax) as ax:
         ax.set_yscale("log")
-        for name, look in looks.items():
-            look = look._replace(marker="") if many else look
-            _draw_layers(ax, points[name], look, band, low)
-            if name in in_rows:
-                _draw_empty(ax, points[name], look, ROW * (in_rows.index(name) + 0.5))
-        ax.set_ylim(low, 100 * 10 ** (0.04 * decades))
-        _percent_ticks(ax)
+        # zero is not on a log scale: a gap
+        draw(ax, [_above(one, bottom) for one in series], band)
+        for i, one in enumerate(hollowed):
+            x, empty = one.column("x"), one.column("empty")
+            whole = (empty > 0) & _all_empty(one)
+            height = ROW * (i + 0.5)
+            _panel.marks(ax, x[whole], height, EMPTY, one.color, "_empty")
+            some = (empty > 0) & ~whole
+            _panel.marks(ax, x[some], height, PARTLY, one.color, "_partly")
+        ax.set_ylim(bottom, top)
+        ax.set_ylabel("Density of the layer (%)")
+        bases = (1, 2, 5) if top / bottom < 300 else (1,)
+        ticks = [base * 10.0**power for power in range(-11, 1) for base in bases]
+        _axes.percent_ticks(ax.yaxis, [tick for tick in ticks if bottom <= 100 * tick <= 100])
         _layer_axis(ax, rows, names)
         if legend:
-            entries = ax.get_legend_handles_labels()[0] + _notes(list(points.values()))
-            place_legend(ax, entries, corner="lower left")
+            place_legend(ax, labeled(ax) + _notes(series), corner="lower left")
     return ax
 
 
-def _points(rows: Table, band: Spread) -> Table:
-    """`spread` over the index, and how many of the seeds have nothing left in the layer."""
-    points = spread(rows, "index", band)
-    empty = rows["value"].eq(0).groupby(rows["index"].to_numpy()).sum()
-    return points.assign(empty=empty.reindex(points["x"]).to_numpy())
+def _check_places(rows: pd.DataFrame) -> None:
+    """Check that each layer has one index, and each index one layer."""
+    places = rows.drop_duplicates(["layer", "index"]).sort_values(by="index")
+    for name in ("layer", "index"):
+        twice = places.loc[places.duplicated(name)]
+        if not twice.empty:
+            one = twice.iloc[0]
+            raise ValueError(
+                f"`table` has layer {one['layer']!r} at index {one['index']}, but that {name} "
+                "occurs with another too; give every layer one index, in all branches"
+            )
 
 
-def _draw_layers(ax: Axes, points: Table, look: BranchStyle, band: Spread, bottom: float) -> None:
-    """One branch's line, its spread, and marks where seeds diverged; gaps at empty layers."""
-    x, mean, low, high = (points[name].to_numpy(float) for name in ("x", "mean", "low", "high"))
-    # zero is not on a log scale
-    y = np.where(mean > 0, mean, np.nan)
-    line: dict[str, Any] = {"color": look.color, "linestyle": look.line, "marker": look.marker}
-    ax.plot(x, y, label=look.label, markeredgewidth=0, zorder=3, **line)
-    if band != "none":
-        low, high = (
-            np.where(np.isfinite(y), np.maximum(end, bottom), np.nan) for end in (low, high)
-        )
-        ax.fill_between(x, low, high, color=look.color, alpha=0.18, linewidth=0, zorder=2)
-        alone = without_neighbours(y)
-        error_bars(ax, x[alone], y[alone], low[alone], high[alone], look.color)
-    lost = np.isnan(mean)
-    if lost.any():
-        edge, on_edge = np.full(lost.sum(), 0.02), ax.get_xaxis_transform()
-        ax.plot(x[lost], edge, color=look.color, transform=on_edge, label="_lost", **CROSS)
-    some = (points["diverged"].to_numpy() > 0) & np.isfinite(y)
-    if some.any() and look.marker:
-        ax.plot(x[some], y[some], label="_diverged", zorder=3.5, **opened(look.marker, look.color))
+def _above(series: Series, bottom: float) -> Series:
+    """Leave empty layers out, and end bands at the bottom of the axes."""
+    mean = series.column("mean")
+    drawn = {name: np.maximum(series.column(name), bottom) for name in ("low", "high")}
+    drawn = {
+        name: np.where(mean > 0, one, np.nan) for name, one in (drawn | {"mean": mean}).items()
+    }
+    return series._replace(points=series.points.assign(**drawn))
 
 
-def _draw_empty(ax: Axes, points: Table, look: BranchStyle, place: float) -> None:
-    """Triangles at a height of `place` (share of the axes): filled where all seeds are empty."""
-    empty, found = points["empty"].to_numpy(), (points["samples"] - points["diverged"]).to_numpy()
-    whole = empty == found
-    for label, at, fill in (
-        ("_empty", whole & (empty > 0), look.color),
-        ("_partly", ~whole & (empty > 0), "white"),
-    ):
-        if at.any():
-            x = points["x"].to_numpy(float)[at]
-            marks: dict[str, Any] = EMPTY | {"color": look.color, "markerfacecolor": fill}
-            transform = ax.get_xaxis_transform()
-            ax.plot(x, np.full(len(x), place), label=label, transform=transform, **marks)
+def _all_empty(series: Series) -> np.ndarray:
+    """Tell which layers are empty for all seeds that did not diverge."""
+    return series.column("empty") == series.column("samples") - series.column("diverged")
 
 
-def _notes(points: Sequence[Table]) -> list[Line2D]:
-    """Legend entries for triangles, and for seeds that diverged."""
+def _notes(series: Sequence[Series]) -> list[Line2D]:
+    """Give legend entries for triangles, and for seeds that diverged."""
+    empty = np.concatenate([one.column("empty") for one in series]) > 0
+    whole = np.concatenate([_all_empty(one) for one in series])
     entries = []
-    empty, found, lost = (
-        np.concatenate([one[name].to_numpy() for one in points])
-        for name in ("empty", "samples", "diverged")
-    )
-    whole = empty == found - lost
-    if (whole & (empty > 0)).any():
-        entries.append(Line2D([], [], label="layer empty", color=DENSE, **EMPTY))
-    if (~whole & (empty > 0)).any():
-        look: dict[str, Any] = EMPTY | {"color": DENSE, "markerfacecolor": "white"}
-        entries.append(Line2D([], [], label="empty for some seeds", **look))
-    if ((lost > 0) & (lost < found)).any():
-        entries.append(diverged_marker(lost, found))
-    if (lost == found).any():
-        entries.append(Line2D([], [], color=DENSE, label="all seeds diverged", **CROSS))
-    return entries
+    if (whole & empty).any():
+        entries.append(_panel.mark_entry(EMPTY, "layer empty"))
+    if (~whole & empty).any():
+        entries.append(_panel.mark_entry(PARTLY, "empty for some seeds"))
+    return entries + notes(series, "seeds")
 
 
-def _percent_ticks(ax: Axes) -> None:
-    """Ticks of densities on a log axis: 100, 10, 1, ... percent, and between if there is room."""
-    low, high = ax.get_ylim()
-    bases = (1, 2, 5) if high / low < 300 else (1,)
-    every = [base * 10.0**power for power in range(-9, 3) for base in bases]
-    shown = [place for place in every if low <= place <= min(high, 100)]
-    ax.yaxis.set_major_locator(FixedLocator(shown))
-    ax.yaxis.set_major_formatter(FixedFormatter([percent(place / 100) for place in shown]))
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.set_ylabel("Density of the layer (%)")
-
-
-def _layer_axis(ax: Axes, rows: Table, names: bool | None) -> None:
-    """The x axis: places from input to output, with the layers' names where they have room."""
-    places = rows.drop_duplicates("index").sort_values("index")
-    at = places["index"].to_numpy(float)
+def _layer_axis(ax: Axes, rows: pd.DataFrame, names: bool | None) -> None:
+    """Make x an axis of layers from input to output, with their names where they have room."""
+    places = rows.drop_duplicates("index").sort_values(by="index")
+    at = column(places, "index")
     ax.set_xlim(at[0] - 0.5, at[-1] + 0.5)
     ax.set_xlabel("Layer, from input to output")
     short = [str(path).removesuffix("/kernel") for path in places["layer"]]
     if names is None:
         names = len(at) <= (NAMED if max(map(len, short)) <= SHORT else NAMED / 2)
-    if names:
-        slanted: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-        few = len(at) <= 4 and max(map(len, short)) <= 10
-        ax.set_xticks(at, short, **({} if few else slanted))
-        if len(at) > 12:
-            ax.tick_params(axis="x", labelsize=6.5)
-    else:
+    if not names:
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        return
+    ax.set_xticks(at, short)
+    if len(at) > 4 or max(map(len, short)) > 10:
+        for label in ax.get_xticklabels():
+            label.set(rotation=45, ha="right", rotation_mode="anchor")
+    if len(at) > 12:
+        ax.tick_params(axis="x", labelsize=6.5)
 
 
-def _counted(points: Table) -> float:
-    """The least threshold at which all units are counted, or the greatest there is."""
-    x = points["x"].to_numpy(float)
-    return float(x[points["mean"].to_numpy(float) >= COUNTED][:1].sum() or x[-1])
-
-
-def _some(series: Sequence[Series]) -> None:
-    """Raises unless some value is finite."""
-    if not any(np.isfinite(one.points["mean"]).any() for one in series):
-        raise ValueError("`table` has no finite value to draw: every seed diverged")
+def _counted(series: Series) -> float:
+    """Find the least threshold at which all units are counted, or the greatest there is."""
+    x = series.column("x")
+    reached = x[series.column("mean") >= COUNTED]
+    return float(reached[0] if len(reached) else x[-1])

@@ -1,52 +1,34 @@
-"""Error on the line between two trained copies, and barriers between them during training."""
+"""Error on the path between trained copies, over a plane, and barriers during training."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from jaxticket import _check
-from jaxticket.plots._density import check_ylim
-from jaxticket.plots._samples import (
-    BANDS,
-    IN_ERROR,
-    Line,
-    Spread,
-    Table,
-    axis_label,
-    branch_lines,
-    chosen_steps,
-    rows_of,
-    select,
-    spread,
-)
-from jaxticket.plots._stability import stable_line
-from jaxticket.plots._steps import (
-    STABLE,
-    THRESHOLD,
-    Series,
-    draw,
-    from_zero,
-    impossible,
-    notes,
-    reach,
-    shades,
-    step_entries,
-    step_series,
-)
-from jaxticket.plots._style import place_legend, prepared, style, thousands
+from jaxticket.plots import _axes, _panel, _style, _table
+from jaxticket.plots._panel import Series, draw, labeled, notes, place_legend, reach
+from jaxticket.plots._style import panel
+from jaxticket.plots._table import Band, check_options, column, select, spread, where
 
-# dashed lines "2 points above the ends" of more lines than these would be a thicket
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.typing import ColorType
+
+# dashed lines "2 points above the ends" of more lines than these would be too many
 THRESHOLDS = 4
 
 
 def path(
-    paths: Table,
+    paths: pd.DataFrame,
     ax: Axes | None = None,
     *,
     at: int | Sequence[int] | None = None,
@@ -54,30 +36,25 @@ def path(
     level: int | None = None,
     split: str = "test",
     metric: str = "error",
-    band: Spread = "std",
+    band: Band = "std",
     samples: bool = False,
     ylim: tuple[float, float] | None = None,
     legend: bool = True,
 ) -> Axes:
-    """Error on the straight line between two trained copies: θ(α) = (1 - α) θ₁ + α θ₂.
+    """Plot the error on the straight line between two trained copies: θ(α) = (1 - α) θ₁ + α θ₂.
 
-    With one step k each branch has a colour; with several each step has a colour, and each branch
+    With one step k each branch has a color; with several each step has a color, and each branch
     a line style. Lines are means over samples (seeds × pairs). Dashes mark the mean of a line's
     ends plus 2 points: a network is stable if its error stays below (with more than four lines only
-    the highest and the lowest are marked). No error is below 0 or above 100: that is shaded.
+    the highest and the lowest are marked). Errors below 0 or above 100 are impossible: that is
+    shaded.
 
     Args:
       paths: paths of an instability analysis, with the column alpha.
-      ax: axes to draw on, or None for a new figure.
       at: step or steps k from which the copies part, or None for all.
-      branches: lines to draw: "dense" (level 0) and branches, or None for all.
-      level: level of all but the dense network, or None for the sparsest in common.
-      split: "train", "validation" or "test".
       metric: "error" (in percent) or "loss", or either with "_recomputed".
-      band: "std" (mean ± standard deviation over samples), "minmax" or "none".
       samples: whether to draw a thin line per seed and pair too.
-      ylim: limits, or None for good ones.
-      legend: whether to draw one.
+      ax, branches, level, split, band, ylim, legend: as in all figures, see `jt.plots`.
 
     Returns:
       The axes; x is α.
@@ -87,65 +64,60 @@ def path(
 
     Reference: Frankle's thesis, section 4.1 and figures 4-2, 4-6, 4-14 and 4-22 to 4-24.
     """
+    check_options(legend=legend, band=band, ylim=ylim)
     _check.flag("samples", samples)
-    _check.flag("legend", legend)
-    _check.one_of("band", band, BANDS)
-    check_ylim(ylim)
     rows = select("paths", paths, split, metric, "pair", "alpha")
     # a float32 0.1 and a float64 0.1 are one place
     rows = rows.assign(alpha=rows["alpha"].astype(float).round(6))
-    lines = branch_lines(rows, branches, level)
-    steps = chosen_steps(rows, at)
-    rows = rows[rows["at"].isin(steps)]
-    parts = [(line.label, rows_of(rows, line)) for line in lines]
-    if len(steps) > 1:
-        series = step_series(parts, steps, "alpha", band)
+    lines = _table.branch_lines(rows, branches, level)
+    steps = _table.chosen_steps(rows, at)
+    rows = where(rows, at=steps)
+    if several := len(steps) > 1:
+        parts = {line.label: line.rows(rows) for line in lines}
+        series = _panel.shaded_series(parts, "at", steps, "alpha", band)
     else:
         series = [
-            Series(line.label, spread(part, "alpha", band), line.color)
-            for line, (_, part) in zip(lines, parts, strict=True)
-            if not part.empty
+            Series(line.label, spread(own, "alpha", band), line.color)
+            for line in lines
+            if len(own := line.rows(rows))
         ]
-    in_error = metric in IN_ERROR
-    low, high = reach(series)
-    shown = [value for one in series for value in one.points["mean"]]
-    with style():
-        ax = prepared(ax)
-        bars = _thresholds(series) if in_error else []
+    in_error = metric in _table.IN_ERROR
+    thin = _samples(lines, rows, steps) if samples else []
+    bars = _thresholds(series) if in_error else []
+    with panel(ax) as ax:
         for color, place in bars:
-            dashes = THRESHOLD | {"color": color}
-            ax.axhline(place, label="_threshold", zorder=1.6, **dashes)
-        if samples:
-            for color, one in _samples(lines, parts, steps):
-                look = {"color": color, "linewidth": 0.5, "alpha": 0.5, "zorder": 2.5}
-                ax.plot(one["alpha"], one["value"], label="_sample", **look)
-                shown += list(one["value"])
+            _panel.threshold(ax, place, "_threshold", color)
+        for color, one in thin:
+            look = ax.plot(one["alpha"], one["value"], label="_sample", color=color, zorder=2.5)
+            look[0].set(linewidth=0.5, alpha=0.5)
         draw(ax, series, band)
-        ax.set(xlabel=r"Interpolation $\alpha$", ylabel=axis_label(metric, split, paths))
+        ax.set(xlabel=r"Interpolation $\alpha$", ylabel=_table.metric_label(metric, split, paths))
         # beyond 1 where the path is bent
-        last = float(rows["alpha"].max())
-        ax.set_xlim(0, last)
+        last = float(column(rows, "alpha").max())
         ticks = [0, 0.25, 0.5, 0.75, 1] if last <= 1 else range(int(last) + 1)
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        if ylim is None:
-            top = max([high, *(place for _, place in bars)])
-            ylim = _around(low, top, shown, 100.0 if in_error else math.inf)
-        ax.set_ylim(*ylim)
+        ax.set_xlim(0, last)
+        every = [*reach(series), *(place for _, place in bars)]
+        shown = [value for one in series for value in one.column("mean")]
+        shown += [value for _, one in thin for value in one["value"]]
+        ax.set_ylim(ylim or _around(every, shown, 100.0 if in_error else math.inf))
         if legend:
-            if len(steps) > 1:
-                entries = step_entries(steps, [label for label, _ in parts])
-            else:
-                entries = ax.get_legend_handles_labels()[0]
+            entries = (
+                _panel.step_entries(steps, [line.label for line in lines])
+                if several
+                else labeled(ax)
+            )
             if bars:
-                says = f"mean of ends + {STABLE:g} points"
-                entries.append(Line2D([], [], label=says, **THRESHOLD))
-            place_legend(ax, entries + notes(series), corner="upper right")
-        impossible(ax, above=100.0 if in_error else None)
+                dashes = Line2D([], [], label=f"mean of ends + {_panel.STABLE:g} points")
+                dashes.set(color="0.15", linewidth=0.9, linestyle=(0, (5, 2)))
+                entries = [*entries, dashes]
+            place_legend(ax, [*entries, *notes(series)], corner="upper right")
+        _axes.impossible(ax, above=100.0 if in_error else None)
     return ax
 
 
 def throughout(
-    table: Table,
+    table: pd.DataFrame,
     ax: Axes | None = None,
     *,
     at: int | Sequence[int] | None = None,
@@ -153,24 +125,19 @@ def throughout(
     level: int | None = None,
     split: str = "test",
     metric: str = "barrier",
-    band: Spread = "std",
+    band: Band = "std",
     ylim: tuple[float, float] | None = None,
     legend: bool = True,
 ) -> Axes:
-    """The barrier between two copies while they train: one line per step k at which they part.
+    """Plot the barrier between two copies during training: one line per step k at which they part.
 
     Args:
       table: instability throughout training, with the column step.
-      ax: axes to draw on, or None for a new figure.
       at: step or steps k, or None for all.
       branches: lines to draw: "dense" (level 0) and branches (up to four line styles), or None for
         all.
-      level: level of all but the dense network, or None for the sparsest in common.
-      split: "train", "validation" or "test".
       metric: "barrier" (in percent), "loss_barrier", "error" (in percent) or "loss".
-      band: "std" (mean ± standard deviation over samples), "minmax" or "none".
-      ylim: limits, or None for good ones.
-      legend: whether to draw one.
+      ax, level, split, band, ylim, legend: as in all figures, see `jt.plots`.
 
     Returns:
       The axes; x is the training step, y as in `instability`.
@@ -180,66 +147,170 @@ def throughout(
 
     Reference: Frankle's thesis, figures 4-5 and 4-21.
     """
-    _check.flag("legend", legend)
-    _check.one_of("band", band, BANDS)
-    check_ylim(ylim)
+    check_options(legend=legend, band=band, ylim=ylim)
     rows = select("table", table, split, metric, "pair", "step")
-    lines = branch_lines(rows, branches, level)
-    steps = chosen_steps(rows, at)
-    parts = [(line.label, rows_of(rows, line)) for line in lines]
-    series = step_series(parts, steps, "step", band)
+    parts = {line.label: line.rows(rows) for line in _table.branch_lines(rows, branches, level)}
+    steps = _table.chosen_steps(rows, at)
+    series = _panel.shaded_series(parts, "at", steps, "step", band)
     barrier = metric.startswith("barrier")
-    with style():
-        ax = prepared(ax)
-        entries = step_entries(steps, [label for label, _ in parts])
+    most = 100.0 if metric in _table.IN_ERROR else None
+    with panel(ax) as ax:
+        entries = _panel.step_entries(steps, list(parts))
         draw(ax, series, band)
         if barrier:
-            entries.append(stable_line(ax))
-        ax.set(xlabel="Training step", ylabel=axis_label(metric, split, table))
-        most = 100.0 if metric in IN_ERROR else None
-        ax.set_ylim(*(ylim or from_zero(series, least=1.5 * STABLE * barrier, most=most)))
-        last = float(max(one.points["x"].max() for one in series))
-        ax.set_xlim(0, 1.02 * last or 1)
-        thousands(ax.xaxis, last)
+            entries.append(_panel.stable_line(ax))
+        last = float(max(one.column("x").max() for one in series))
+        ax.set(
+            xlabel="Training step",
+            ylabel=_table.metric_label(metric, split, table),
+            xlim=(0, 1.02 * last or 1),
+            ylim=ylim or _panel.from_zero(series, least=1.5 * _panel.STABLE * barrier, most=most),
+        )
+        _axes.thousands(ax.xaxis, last)
         if legend:
             place_legend(ax, entries + notes(series), corner="upper right")
-        impossible(ax, above=most)
+        _axes.impossible(ax, above=most)
     return ax
 
 
+def plane(
+    grid: pd.DataFrame,
+    ax: Axes | None = None,
+    *,
+    points: Mapping[str, tuple[float, float]],
+    split: str = "test",
+    metric: str = "error",
+    contours: int = 12,
+    colorbar: bool | None = None,
+) -> Axes:
+    """Plot error or loss over the plane through three networks, as filled contours.
+
+    Losses that span more than a factor of 30 have contours at even ratios. Places that are not
+    finite are white.
+
+    Args:
+      grid: tidy table of a regular grid: x, y, split, metric, value.
+      points: places of the networks, such as {"init": (0, 0), "copy 1": (9, 0), "copy 2": (4, 8)}.
+      metric: "error" (in percent) or "loss".
+      contours: about how many levels.
+      ax, split, colorbar: as in all figures, see `jt.plots`.
+
+    Returns:
+      The axes; x and y are distances of weights in the plane, at the same scale.
+
+    Raises:
+      ValueError: if the table is unusable or no regular grid of at least 2 × 2 places, or a point
+        is outside it.
+
+    Reference: Frankle's thesis, figure 4-1 (the diagram that this measures).
+    """
+    if colorbar is not None:
+        _check.flag("colorbar", colorbar)
+    contours = _check.whole("contours", contours, 2)
+    rows = select("grid", grid, split, metric, common=("x", "y"))
+    x, y = (np.unique(rows[name].to_numpy(float)) for name in ("x", "y"))
+    if min(len(x), len(y)) < 2 or len(rows) != len(x) * len(y):
+        raise ValueError(
+            f"`grid` must have one value at every place of a regular grid of at least 2 × 2, got "
+            f"{len(rows)} values for {len(x)} x {len(y)} places"
+        )
+    if not points:
+        raise ValueError("`points` is empty; name at least one network and its place (x, y)")
+    for name, place in points.items():
+        if not (x[0] <= place[0] <= x[-1] and y[0] <= place[1] <= y[-1]):
+            raise ValueError(
+                f"`points` has {name!r} at {tuple(map(float, place))}, outside the grid: x from "
+                f"{x[0]:g} to {x[-1]:g}, y from {y[0]:g} to {y[-1]:g}; widen the grid"
+            )
+    values = rows.sort_values(["y", "x"])["value"].to_numpy(float).reshape(len(y), len(x))
+    values = np.ma.masked_invalid(values)
+    if values.count() == 0:
+        raise ValueError("`grid` has no finite value to draw")
+    low, high = float(values.min()), float(values.max())
+    if high <= low:
+        # a flat surface still is one
+        high = low + 1.0
+    log = metric not in _table.IN_ERROR and 0 < low < high / 30
+    if log:
+        levels, norm = np.geomspace(low, high * 1.0001, contours), LogNorm(low, high)
+    else:
+        levels = MaxNLocator(contours, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        norm = Normalize(levels[0], levels[-1])
+    colorbar = _style.wants_colorbar(ax) if colorbar is None else colorbar
+    with panel(ax) as ax:
+        ax.grid(False)
+        filled = ax.contourf(x, y, values, levels=levels, norm=norm, cmap="viridis_r")
+        ax.contour(x, y, values, levels=levels, colors="white", linewidths=0.35, alpha=0.6)
+        ax.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), aspect="equal")
+        ax.set(xlabel="$x$ ($L_2$ distance)", ylabel="$y$ ($L_2$ distance)")
+        for name, place in points.items():
+            _network(ax, name, place)
+        if colorbar:
+            bar = _style.root_figure(ax).colorbar(filled, ax=ax, pad=0.02, aspect=25)
+            if log:
+                ticks = LogLocator(subs=(1, 2, 5)).tick_values(low, high)
+                bar.set_ticks([tick for tick in ticks if low <= tick <= high])
+                bar.ax.yaxis.set_major_formatter("{x:g}")
+                bar.ax.yaxis.set_minor_locator(NullLocator())
+            bar.set_label(_table.metric_label(metric, split, grid))
+            bar.outline.set_visible(False)
+    return ax
+
+
+def _network(ax: Axes, name: str, place: tuple[float, float]) -> None:
+    """Draw a marker whose label stays inside the axes and is readable on any color."""
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    across = -1 if place[0] > left + 0.7 * (right - left) else 1
+    up = -1 if place[1] > bottom + 0.85 * (top - bottom) else 1
+    x, y = place
+    _panel.marks(ax, [x], [y], _panel.Mark("o", 1.0, "white", 5.5), "0.1", name)
+    text = ax.annotate(
+        name,
+        place,
+        (5 * across, 5 * up),
+        textcoords="offset points",
+        ha="left" if across > 0 else "right",
+        va="bottom" if up > 0 else "top",
+        zorder=5,
+    )
+    text.set_path_effects([patheffects.withStroke(linewidth=2.0, foreground="white")])
+
+
 def _samples(
-    lines: Sequence[Line], parts: Sequence[tuple[str, Table]], steps: Sequence[int]
-) -> list[tuple[Any, Table]]:
-    """The colour and the rows of every seed and pair of `path`."""
-    colors = shades(steps)
+    lines: Sequence[_table.Line], rows: pd.DataFrame, steps: Sequence[int]
+) -> list[tuple[ColorType, pd.DataFrame]]:
+    """Give the color and the rows of every seed and pair of `path`."""
+    colors = _panel.shades(steps)
     found = []
-    for line, (_, part) in zip(lines, parts, strict=True):
-        for (step, _, _), one in part.groupby(["at", "seed", "pair"], observed=True):
-            color = colors[int(step)] if len(steps) > 1 else line.color
-            found.append((color, one.sort_values("alpha")))
+    for line in lines:
+        for _, one in line.rows(rows).groupby(["at", "seed", "pair"], observed=True):
+            color = colors[int(column(one, "at")[0])] if len(steps) > 1 else line.color
+            found.append((color, one.sort_values(by="alpha")))
     return found
 
 
-def _thresholds(series: Sequence[Series]) -> list[tuple[Any, float]]:
-    """Colour and height of the lines "mean of both ends + 2 points"."""
+def _thresholds(series: Sequence[Series]) -> list[tuple[ColorType, float]]:
+    """Give color and height of the lines "mean of both ends + 2 points"."""
     places = []
     for one in series:
-        x, mean = (one.points[name].to_numpy(float) for name in ("x", "mean"))
-        ends = mean[[0, -1]]
+        x, ends = one.column("x"), one.column("mean")[[0, -1]]
         # a part of a line has no ends
         if x[0] == 0 and x[-1] >= 1 and np.isfinite(ends).all():
-            places.append((one.color, float(ends.mean()) + STABLE))
+            places.append((one.color, float(ends.mean()) + _panel.STABLE))
     places.sort(key=lambda one: one[1])
     return places if len(places) <= THRESHOLDS else [places[0], places[-1]]
 
 
-def _around(low: float, high: float, shown: Sequence[float], most: float) -> tuple[float, float]:
-    """Limits around bands and lines.
+def _around(every: Sequence[float], shown: Sequence[float], most: float) -> tuple[float, float]:
+    """Compute limits that show all means and samples, and bands in [0, most] with a small margin.
 
-    Bands may reach into what is impossible, and then a strip of it is enough; lines are all seen.
+    Raises:
+      ValueError: if no value is finite.
     """
-    finite = [value for value in shown if math.isfinite(value)]
-    bottom, top = min([low, *finite]), max([high, *finite])
+    finite, lines = ([one for one in values if math.isfinite(one)] for values in (every, shown))
+    if not lines:
+        raise ValueError("`table` has no finite value to draw: every copy diverged")
+    bottom, top = min([*finite, *lines]), max([*finite, *lines])
     margin = 0.05 * (top - bottom) or 0.05 * abs(top) or 1.0
-    bottom = max(bottom - margin, min(-0.6 * margin, min(finite) - margin))
-    return bottom, min(top + margin, max(most + 0.6 * margin, max(finite) + margin))
+    bottom = max(bottom - margin, min(-0.6 * margin, min(lines) - margin))
+    return bottom, min(top + margin, max(most + 0.6 * margin, max(lines) + margin))

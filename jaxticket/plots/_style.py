@@ -1,4 +1,4 @@
-"""The look of every figure: fonts and lines, colour, marker and label of branches, captions."""
+"""The look of every figure: fonts, lines and colors, styles of branches, captions."""
 
 from __future__ import annotations
 
@@ -6,27 +6,23 @@ import textwrap
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import matplotlib
-import numpy as np
 from matplotlib import pyplot
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.collections import Collection
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.legend import Legend
-from matplotlib.lines import Line2D
+from matplotlib.layout_engine import ConstrainedLayoutEngine, TightLayoutEngine
 from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter
-from matplotlib.transforms import Bbox, ScaledTranslation
 
 from jaxticket._check import nearest, texts
 
+if TYPE_CHECKING:
+    from matplotlib.typing import LineStyleType, RcKeyType
+
 SIZE = (4.8, 3.4)
 DPI = 200
-RC: dict[Any, Any] = {
+RC: dict[RcKeyType, object] = {
     "axes.axisbelow": True,
     "axes.edgecolor": "0.25",
     "axes.grid": True,
@@ -61,21 +57,21 @@ RC: dict[Any, Any] = {
     "ytick.major.width": 0.6,
 }
 DENSE = "0.45"
-CORNERS: tuple[Any, ...] = ("lower left", "lower right", "upper left", "upper right")
 CAPTION = "jaxticket caption"
 
 
 class BranchStyle(NamedTuple):
-    """How a branch is drawn in every figure."""
+    """Label, color, marker and line style of a branch."""
 
     label: str
     color: str
     marker: str
-    line: Any = "-"
+    line: LineStyleType = "-"
 
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart, in the order of legends; the
-# methods of early pruning have others, as far from these and each other as so many can be
+# Styles of names that occur in the papers: a convenience. Any other name gets a style of its own.
+# Colors by Okabe and Ito, which color-blind readers can tell apart, in the order of legends; those
+# of methods that find masks are as far from these and from each other as so many can be.
 KNOWN = {
     "ticket": BranchStyle("IMP ticket", "#0072B2", "o"),
     "lrr": BranchStyle("learning-rate rewinding", "#56B4E9", ">"),
@@ -109,8 +105,8 @@ KNOWN = {
     "random": BranchStyle("global random", "#009E73", "^"),
     "dense": BranchStyle("dense", DENSE, ""),
 }
-# what "snip_shuffle" and the like have of their own: a label and a line; the colour is SNIP's
-VARIANTS: dict[str, tuple[str, Any]] = {
+# Label and line style of controls, for names such as "snip_shuffle"; the color is the method's.
+VARIANTS: dict[str, tuple[str, LineStyleType]] = {
     "shuffle": ("layerwise shuffle", (0, (4, 1.5))),
     "reinit": ("random reinit", (0, (1, 1.2))),
     "reinit_at_k": ("random reinit at step k", (0, (1, 0.6))),
@@ -122,16 +118,17 @@ VARIANTS: dict[str, tuple[str, Any]] = {
     "robust": ("robust teachers", (0, (3, 1.2))),
     "normalized": ("normalized scores", (0, (5, 1.5))),
 }
-# most of them from Paul Tol's schemes, for branches that are not known
+# for names that are not in KNOWN; most colors are from Paul Tol's schemes
 OTHERS = ("#332288", "#882255", "#999933", "#661100", "#44AA99", "#6699CC", "#AA4466", "#DDCC77")
+LINES: tuple[LineStyleType, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)))
 MARKERS = ("p", "d", "h", "P", "X", "8", "H", "*")
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The look of the figures, for axes of your own.
+    """Apply the look of the figures, for axes of your own.
 
-    Artists take their look when they are made, so make the figure inside:
+    Matplotlib fixes the look of lines and texts when it makes them, so make the figure inside:
 
     >>> with style():
     ...     figure, axes = pyplot.subplots(1, 2, layout="constrained")
@@ -141,14 +138,31 @@ def style() -> Iterator[None]:
         yield
 
 
-def branch_styles(names: Iterable[str]) -> dict[str, BranchStyle]:
-    """Label, colour and marker of branches.
+@contextmanager
+def panel(ax: Axes | None) -> Iterator[Axes]:
+    """Give `ax`, or the axes of a new figure, to draw on in the look of the figures.
 
-    Known branches always look the same. A control of a known branch, such as "snip_shuffle", has
-    that branch's colour and marker and dashes of its own; to tell the controls of one method by
-    colour, call them "shuffle", "reinit" and so on. Any other branch gets the colour that a hash of
-    its name says, so that it too looks the same in all figures, or the next free one where two
-    names collide.
+    Raises:
+      ValueError: if `ax` is neither axes nor None.
+    """
+    with style():
+        if ax is None:
+            ax = pyplot.subplots(figsize=SIZE, dpi=DPI, layout="constrained")[1]
+        if not isinstance(ax, Axes):
+            raise ValueError(f"`ax` must be one matplotlib Axes or None, got {type(ax).__name__}")
+        ax.spines[["top", "right"]].set_visible(False)
+        yield ax
+
+
+def branch_styles(names: Iterable[str]) -> dict[str, BranchStyle]:
+    """Give the label, color and marker of branches, methods and controls.
+
+    Names that occur in the papers always look the same. A control of one of these, or of another
+    name in `names`, such as "snip_shuffle", has the color and marker of that branch and a line
+    style of its own; to tell the controls of one method by color, call them "shuffle", "reinit" and
+    so on. Every other name gets a color by the hash of its name, so that it usually looks the same
+    in all figures; where two collide, one of them gets the next free combination of color, marker
+    and line style.
 
     >>> branch_styles(["ticket", "sign_flip"])["sign_flip"].label
     'sign flip'
@@ -156,81 +170,85 @@ def branch_styles(names: Iterable[str]) -> dict[str, BranchStyle]:
     'SNIP, layerwise shuffle'
     """
     names = list(dict.fromkeys(names))
+    parts = {name: split_variant(name, names) for name in names}
     styles: dict[str, BranchStyle] = {}
     used: set[int] = set()
-    for name in sorted(set(names) - set(KNOWN)):
-        base, variant = split_variant(name)
+    for base in sorted({base for base, _ in parts.values()}):
+        if base in KNOWN:
+            styles[base] = KNOWN[base]
+            continue
+        # every color once, then again with other markers, then with other line styles
+        start, count = zlib.crc32(base.encode()) % len(OTHERS), len(OTHERS)
+        turns = ((start + i) % count + count * (i // count) for i in range(count**2 * len(LINES)))
+        place = next((turn for turn in turns if turn not in used), start)
+        used.add(place)
+        turn, color = divmod(place, count)
+        line = LINES[turn // len(MARKERS)]
+        marker = MARKERS[(color + turn) % len(MARKERS)]
+        styles[base] = BranchStyle(base.replace("_", " "), OTHERS[color], marker, line)
+    for name, (base, variant) in parts.items():
         if variant:
             label, line = VARIANTS[variant]
-            own = KNOWN[base]
-            styles[name] = own._replace(label=f"{own.label}, {label}", line=line)
-            continue
-        start = zlib.crc32(name.encode()) % len(OTHERS)
-        places = [(start + i) % len(OTHERS) for i in range(len(OTHERS))]
-        place = next((p for p in places if p not in used), start)
-        used.add(place)
-        styles[name] = BranchStyle(name.replace("_", " "), OTHERS[place], MARKERS[place])
-    return {name: KNOWN.get(name) or styles[name] for name in names}
+            styles[name] = styles[base]._replace(label=f"{styles[base].label}, {label}", line=line)
+    return {name: styles[name] for name in names}
 
 
-def split_variant(name: str) -> tuple[str, str]:
-    """A known branch and the control of it that `name` stands for; no control for other names.
+def split_variant(name: str, names: Iterable[str] = ()) -> tuple[str, str]:
+    """Split the name of a control, such as "snip_reinit", of a branch in KNOWN or in `names`.
+
+    Returns:
+      The branch and the control, or the name and "".
 
     >>> split_variant("magnitude_after_training_reinit"), split_variant("grasp")
     (('magnitude_after_training', 'reinit'), ('grasp', ''))
     """
-    for variant in VARIANTS:
-        base = name.removesuffix(f"_{variant}")
-        if name not in KNOWN and base != name and base in KNOWN:
-            return base, variant
+    if name not in KNOWN:
+        for variant in VARIANTS:
+            base = name.removesuffix(f"_{variant}")
+            if base != name and (base in KNOWN or base in names):
+                return base, variant
     return name, ""
 
 
-def branch_order(present: Iterable[str], branches: Sequence[str] | None) -> list[str]:
-    """The branches to draw: those asked for, or all that are present, known ones first, each with
-    its controls behind it.
+def branch_order(
+    present: Iterable[str],
+    branches: Sequence[str] | None,
+    *,
+    argument: str = "branches",
+    table: str = "table",
+) -> list[str]:
+    """Give the branches to draw: those asked for, or all, each followed by its controls.
+
+    Args:
+      present: names in the table.
+      branches: names asked for, or None.
+      argument, table: names of both arguments, for errors.
 
     Raises:
-      ValueError: if `branches` is empty or names one that is not present.
+      ValueError: if `branches` is empty or has a name that is not present.
     """
     present = list(dict.fromkeys(present))
     if branches is None:
         places = {name: i for i, name in enumerate(KNOWN)}
         variants = {"": -1} | {name: i for i, name in enumerate(VARIANTS)}
-        parts = {name: split_variant(name) for name in present}
-        return sorted(
-            present,
-            key=lambda name: (
-                places.get(parts[name][0], len(places)),
-                variants[parts[name][1]],
-                name,
-            ),
-        )
-    branches = list(texts("branches", branches, like=str(present[:2])))
+
+        def place(name: str) -> tuple[int, str, int]:
+            base, variant = split_variant(name, present)
+            return places.get(base, len(places)), base, variants[variant]
+
+        return sorted(present, key=place)
+    branches = list(texts(argument, branches, like=str(present[:2])))
     if not branches:
-        raise ValueError(f"`branches` is empty; name some of {sorted(present)}, or pass None")
+        raise ValueError(f"`{argument}` is empty; name some of {sorted(present)}, or pass None")
     for name in branches:
         if name not in present:
-            raise ValueError(f"`branches` has {name!r}, `table` does not; {nearest(name, present)}")
+            near = nearest(name, present)
+            raise ValueError(f"`{argument}` has {name!r}, `{table}` does not; {near}")
     return branches
 
 
-def prepared(ax: Axes | None) -> Axes:
-    """`ax`, or the axes of a new figure, without top and right spine. Call it inside `style()`.
-
-    Raises:
-      ValueError: if `ax` is something else, such as an array of axes.
-    """
-    if ax is None:
-        ax = pyplot.subplots(figsize=SIZE, dpi=DPI, layout="constrained")[1]
-    if not isinstance(ax, Axes):
-        raise ValueError(f"`ax` must be one matplotlib Axes or None, got {type(ax).__name__}")
-    ax.spines[["top", "right"]].set_visible(False)
-    return ax
-
-
 def percent(density: float) -> str:
-    """A density as people write it: one decimal, or two digits below 1%.
+    """Write a density in percent: with one decimal, or two digits below 1%.
 
     >>> [percent(0.8**level) for level in (0, 4, 8, 12, 16, 20, 24)]
     ['100', '41', '16.8', '6.9', '2.8', '1.2', '0.47']
@@ -241,79 +259,28 @@ def percent(density: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
 
-def place_legend(ax: Axes, handles: Sequence[Artist], *, corner: Any, **options: Any) -> Legend:
-    """A legend that covers no data: in a free corner of the axes, else below them.
-
-    Args:
-      ax: the axes, drawn completely but for the legend.
-      handles: the entries.
-      corner: the corner to try first, such as "lower left".
-      **options: further options of `Axes.legend`.
-
-    Returns:
-      The legend.
-    """
-    figure: Any = ax.figure
-    made = ax.legend(handles=handles, loc=corner, **options)
-    figure.draw_without_rendering()
-    for place in dict.fromkeys([corner, *CORNERS]):
-        made.set_loc(place)
-        box = made.get_window_extent().padded(0.04 * figure.dpi)
-        drawn = (*ax.lines, *ax.collections, *ax.patches, *ax.texts)
-        if not any(covers(box, artist) for artist in drawn):
-            return made
-    if figure.get_layout_engine() is None:
-        # nothing would make room outside the axes
-        made.set_loc("best")
-        return made
-    made.set_in_layout(False)
-    frame = ax.get_window_extent()
-    whole: Any = ax.get_tightbbox()
-    below = (whole.y0 - frame.y0) / figure.dpi
-    anchor = ax.transAxes + ScaledTranslation(0, below, figure.dpi_scale_trans)
-    # narrow axes get small letters before they get many rows
-    for columns, size in ((4, 8), (3, 8), (2, 8), (2, 6.5), (1, 6.5)):
-        made = ax.legend(
-            handles=handles,
-            loc="upper center",
-            ncols=columns,
-            fontsize=size,
-            bbox_to_anchor=(0.5, 0),
-            bbox_transform=anchor,
-            columnspacing=1.2,
-            **options,
-        )
-        if made.get_window_extent().width <= max(frame.width, 0.95 * whole.width):
-            break
-    return made
+def root_figure(target: Axes | Figure | SubFigure) -> Figure:
+    """Give the figure that axes or a subfigure belong to."""
+    figure = target.figure
+    while isinstance(figure, SubFigure):
+        figure = figure.figure
+    if figure is None:
+        raise ValueError("`target` belongs to no figure; pass a figure, or axes of one")
+    return figure
 
 
-def covers(box: Bbox, artist: Artist) -> bool:
-    """Whether a drawn line, band or patch lies under `box` (in pixels)."""
-    if isinstance(artist, Line2D):
-        at = artist.get_transform().transform(np.asarray(artist.get_xydata(), float))
-        ends = np.isfinite(at[:, 0]) & np.isfinite(at[:, 1])
-        t = np.linspace(0, 1, 33)[:, None, None]
-        between = ((1 - t) * at[:-1] + t * at[1:])[:, ends[:-1] & ends[1:]].reshape(-1, 2)
-        return box.count_contains(np.concatenate([at[ends], between])) > 0
-    if isinstance(artist, Collection):
-        paths = (artist.get_transform().transform_path(path) for path in artist.get_paths())
-        return any(path.intersects_bbox(box, filled=True) for path in paths)
-    return artist.get_window_extent().overlaps(box)
+def has_layout(ax: Axes) -> bool:
+    """Tell whether the figure has a layout engine, which makes room around axes."""
+    return root_figure(ax).get_layout_engine() is not None
 
 
-def thousands(axis: Axis, last: float) -> None:
-    """Writes steps as 5k on an axis that ends at `last`, if that is 10,000 or more."""
-
-    def shorter(value: float, _: Any) -> str:
-        return f"{value / 1000:g}k" if value else "0"
-
-    if last >= 10_000:
-        axis.set_major_formatter(FuncFormatter(shorter))
+def wants_colorbar(ax: Axes | None) -> bool:
+    """Tell whether there is room for a color bar: in a new figure, or where an engine makes it."""
+    return ax is None or (isinstance(ax, Axes) and has_layout(ax))
 
 
 def caption(target: Axes | Figure, text: str) -> Text:
-    """A small grey line at the figure's bottom that says where the numbers come from.
+    """Write a small gray line at the bottom of the figure that says where the numbers come from.
 
     A second caption replaces the first.
 
@@ -322,11 +289,9 @@ def caption(target: Axes | Figure, text: str) -> Text:
       text: provenance, such as "run: lenet-1f3a, MNIST, 5 seeds". Long text is wrapped.
 
     Returns:
-      The text that was drawn.
+      The text object.
     """
-    figure: Any = target.figure if isinstance(target, Axes) else target
-    while isinstance(figure, SubFigure):
-        figure = figure.figure
+    figure = root_figure(target)
     size = 6.0
     width, height = figure.get_size_inches()
     # a letter is a bit more than half as wide as it is high
@@ -335,7 +300,7 @@ def caption(target: Axes | Figure, text: str) -> Text:
     for old in [note for note in figure.texts if note.get_gid() == CAPTION]:
         old.remove()
     engine = figure.get_layout_engine()
-    if engine is None:
+    if not isinstance(engine, ConstrainedLayoutEngine | TightLayoutEngine):
         figure.subplots_adjust(bottom=max(figure.subplotpars.bottom, share + 0.45 / height))
     else:
         engine.set(rect=(0, share, 1, 1 - share))

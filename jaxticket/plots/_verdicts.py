@@ -1,45 +1,102 @@
-"""Where networks are stable and where they are matching: against density, and side by side."""
+"""Barriers, errors and first stable and matching steps against density."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib import pyplot
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from jaxticket import _check
-from jaxticket.plots._density import density_axis
-from jaxticket.plots._samples import DENSE_LINE, Spread, Table, axis_label, check_table
-from jaxticket.plots._stability import (
-    against_steps,
-    barrier_panel,
-    dense_error,
-    error_panel,
-    error_series,
-    step_legend,
-    steps_of,
-)
-from jaxticket.plots._steps import error_bars, impossible, notes, step_axis, without_neighbours
-from jaxticket.plots._style import DPI, branch_order, branch_styles, place_legend, prepared, style
+from jaxticket.plots import _axes, _panel, _table
+from jaxticket.plots._panel import draw, notes, place_legend, reach
+from jaxticket.plots._stability import dense_error
+from jaxticket.plots._style import branch_order, branch_styles, panel
+from jaxticket.plots._table import Band, check_options, column, select, where
+from jaxticket.results import check_table
 
-# the two often coincide: the larger open points are seen around the others
-VERDICTS: dict[str, dict[str, Any]] = {
-    "stable": {"linestyle": "-", "markeredgewidth": 0},
-    "matching": {
-        "linestyle": (0, (3, 2)),
-        "markerfacecolor": "none",
-        "markeredgewidth": 0.8,
-        "markersize": 7,
-    },
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.typing import LineStyleType
+
+FIRST = ("branch", "level", "density", "verdict", "step", "low", "high", "samples", "share")
+# line style, face, edge and size of markers; both often coincide: the open points are larger, so
+# that they are visible around the others
+VERDICTS: dict[str, tuple[LineStyleType, str | None, float, float | None]] = {
+    "stable": ("-", None, 0.0, None),
+    "matching": ((0, (3, 2)), "none", 0.8, 7.0),
 }
 
 
+def against_density(
+    table: pd.DataFrame,
+    ax: Axes | None = None,
+    *,
+    metric: str = "barrier",
+    at: int | Sequence[int] | None = None,
+    branches: Sequence[str] = ("ticket",),
+    split: str = "test",
+    band: Band = "std",
+    ylim: tuple[float, float] | None = None,
+    legend: bool = True,
+) -> Axes:
+    """Plot the barrier or the error against density: one line per step k at which copies part.
+
+    Colors tell steps, line styles branches. The dense network is the left end of "ticket"; for
+    errors its mean and standard deviation are drawn across.
+
+    Args:
+      table: tidy table of an instability analysis.
+      metric: "barrier", "error" (in percent), or any other.
+      at: step or steps k, or None for all.
+      branches: up to four branches.
+      ax, split, band, ylim, legend: as in all figures, see `jt.plots`.
+
+    Returns:
+      The axes; x is density in percent on a reversed log axis.
+
+    Raises:
+      ValueError: if the table is unusable, or a branch, step, split or metric is unknown.
+
+    Reference: Frankle's thesis, section 4.2 and figures 4-27 to 4-30.
+    """
+    check_options(legend=legend, band=band, ylim=ylim)
+    rows = select("table", table, split, metric, "pair")
+    names = branch_order(_table.names_of(rows), branches)
+    rows = where(rows, branch=names)
+    steps = _table.chosen_steps(rows, at)
+    rows = where(rows, at=steps)
+    # seeds of a level differ in density by a few weights
+    rows = _table.with_density(rows)
+    parts = {name: where(rows, branch=name) for name in names}
+    series = _panel.shaded_series(parts, "at", steps, "x", band, marker="o")
+    dense = dense_error(table, None, split, metric) if metric == "error" else None
+    most = 100.0 if metric in _table.IN_ERROR else None
+    barrier = metric.startswith("barrier")
+    if ylim is None and dense is not None:
+        ylim = _axes.limits([*reach(series), *dense], what="copy")
+    with panel(ax) as ax:
+        entries = _panel.step_entries(steps, [look.label for look in branch_styles(names).values()])
+        if barrier:
+            entries.append(_panel.stable_line(ax))
+        if dense is not None:
+            entries.append(_panel.dense_band(ax, *dense))
+        draw(ax, series, band)
+        _axes.density_axis(ax, column(rows, "x") / 100)
+        ax.set_ylabel(_table.metric_label(metric, split, table))
+        ax.set_ylim(
+            ylim or _panel.from_zero(series, least=1.5 * _panel.STABLE * barrier, most=most)
+        )
+        if legend:
+            place_legend(ax, entries + notes(series), corner="upper left")
+        _axes.impossible(ax, above=most)
+    return ax
+
+
 def first_steps(
-    steps: Table,
+    steps: pd.DataFrame,
     ax: Axes | None = None,
     *,
     branches: Sequence[str] | None = None,
@@ -47,159 +104,90 @@ def first_steps(
     majority: float = 0.5,
     legend: bool = True,
 ) -> Axes:
-    """The first step k from which networks are stable, and matching, against density.
+    """Plot the first step k from which networks are stable, and matching, against density.
 
-    Solid lines with filled points are the median first stable step, dashed lines with open points
-    the median first matching step; bands go from the least to the greatest sample, out of
-    the axes where a sample has none. Points stand only where more than `majority` of the samples
-    have such a step.
+    Solid lines with filled markers are the median first stable step, dashed lines with open markers
+    the median first matching step; bands are the minimum and maximum over samples, and leave the
+    axes where a sample has no such step. Only densities at which more than `majority` of the
+    samples have such a step have a marker.
 
     Args:
       steps: table of first steps: branch, level, density, verdict ("stable" or "matching"), step,
         low, high, samples, share.
-      ax: axes to draw on, or None for a new figure.
-      branches: names of the branches to draw, or None for all.
-      at: steps that were tried, for the ticks, or None for those that occur.
+      at: steps that were analyzed, for the ticks, or None for those that occur.
       majority: share of samples in [0, 1) that must be exceeded.
-      legend: whether to draw one.
+      ax, branches, legend: as in all figures, see `jt.plots`.
 
     Returns:
       The axes; x is density in percent on a reversed log axis, y is the step k.
 
     Raises:
-      ValueError: if the table is unusable, a branch is unknown, or no point is left.
+      ValueError: if the table is unusable, a branch is unknown, or nothing is left to draw.
 
     Reference: Frankle's thesis, section 4.2 and figure 4-18.
     """
-    _check.flag("legend", legend)
-    columns = ("branch", "level", "density", "verdict", "step", "low", "high", "samples", "share")
-    check_table("steps", steps, columns)
+    check_options(legend=legend)
+    remedy = "pass what first_steps() of an instability analysis returns"
+    check_table(steps, FIRST, argument="steps", remedy=remedy)
     _check.share("majority", majority, zero=True, one=False)
-    names = branch_order(steps["branch"].unique(), branches)
-    steps = steps[steps["branch"].isin(names)]
-    found = steps[np.isfinite(steps["step"].astype(float)) & (steps["share"] > majority)]
+    names = branch_order(_table.names_of(steps), branches, table="steps")
+    steps = where(steps, branch=names)
+    found = steps.loc[np.isfinite(column(steps, "step")) & (steps["share"] > majority)]
     if found.empty:
         raise ValueError(
             f"`steps` has no density at which more than {majority:g} of the samples of {names} are "
-            "stable or matching at any step; lower `majority` or analyse later steps"
+            "stable or matching at any step; lower `majority` or analyze later steps"
         )
-    looks = branch_styles(names)
-    entries = []
     ends = found[["step", "low", "high"]].to_numpy(float).ravel()
     ends = ends[np.isfinite(ends)].tolist()
     if at is not None:
-        # nothing that was found may lie outside
+        # all that was found must be inside
         ends = [*at, *(end for end in ends if end > max(at, default=-1))]
-    with style():
-        ax = prepared(ax)
-        density_axis(ax, steps["density"])
-        step_axis(ax, ends, which="y")
+    looks = branch_styles(names)
+    with panel(ax) as ax:
+        _axes.density_axis(ax, steps["density"])
+        _axes.step_axis(ax, ends, which="y")
         top = ax.get_ylim()[1]
         for name, look in looks.items():
-            same: dict[str, Any] = {"color": look.color, "marker": look.marker}
-            entries.append(Line2D([], [], label=look.label, markeredgewidth=0, **same))
-            for verdict, line in VERDICTS.items():
+            for verdict in VERDICTS:
                 # every density, so that a line breaks where there is no majority
-                here = steps[(steps["branch"] == name) & (steps["verdict"] == verdict)]
-                here = here.sort_values("density", ascending=False)
-                x = 100 * here["density"].to_numpy(float)
-                kept = here[["step", "low", "high"]].astype(float)
-                # a sample without such a step is later than all that were tried
-                kept["high"] = kept["high"].fillna(top)
-                y, low, high = kept.where(here["share"] > majority).to_numpy().T
-                y, low, high = (np.where(np.isfinite(y), one, np.nan) for one in (y, low, high))
-                ax.plot(x, y, label=f"_{name} {verdict}", zorder=3, **same, **line)
-                band: dict[str, Any] = {"color": look.color, "alpha": 0.12, "linewidth": 0}
-                ax.fill_between(x, low, high, zorder=2, **band)
-                alone = without_neighbours(y)
-                error_bars(ax, x[alone], y[alone], low[alone], high[alone], look.color)
+                own = where(steps, branch=name, verdict=verdict)
+                own = own.sort_values(by="density", ascending=False)
+                x, y, low, high = (column(own, one) for one in ("density", "step", "low", "high"))
+                # a sample without such a step is later than all that were analyzed
+                high = np.where(np.isnan(high), top, high)
+                kept = np.isfinite(y) & (column(own, "share") > majority)
+                y, low, high = (np.where(kept, one, np.nan) for one in (y, low, high))
+                x = 100 * x
+                line = _verdict_line(verdict, look.color, look.marker, f"_{name} {verdict}")
+                line.set_data(x, y)
+                ax.add_line(line)
+                ax.fill_between(x, low, high, color=look.color, alpha=0.12, linewidth=0, zorder=2)
+                alone = _panel.without_neighbors(y)
+                _panel.error_bars(ax, x[alone], y[alone], low[alone], high[alone], look.color)
         ax.set_ylabel("First step $k$")
-        for verdict, line in VERDICTS.items():
-            entries.append(Line2D([], [], color="0.3", marker="o", label=verdict, **line))
         if legend:
+            entries = [
+                Line2D([], [], label=one.label, color=one.color, marker=one.marker, mew=0)
+                for one in looks.values()
+            ]
+            entries += [_verdict_line(verdict, "0.3", "o", verdict) for verdict in VERDICTS]
             place_legend(ax, entries, corner="upper left")
     return ax
 
 
-def stable_and_matching(
-    table: Table,
-    copies: Table | None = None,
-    axes: Sequence[Axes] | None = None,
-    *,
-    dense: Table | None = None,
-    branches: Sequence[str] | None = None,
-    level: int | None = None,
-    split: str = "test",
-    band: Spread = "std",
-    legend: bool = True,
-) -> tuple[Axes, Axes]:
-    """Two panels over the same steps k: the barrier (left) and the final error (right).
-
-    What is stable, below 2 points on the left, should be matching on the right: within 0.2 points
-    of the dense network.
-
-    Args:
-      table: tidy table of an instability analysis.
-      copies: its copies, for the errors, or None to take them from `table`.
-      axes: two axes to draw on, or None for a new figure.
-      dense: a table like `copies` with the dense network, if `copies` does not hold it.
-      branches: lines to draw: "dense" (level 0; on the right it is the band across) and branches,
-        or None for all.
-      level: level of all but the dense network, or None for the sparsest in common.
-      split: "train", "validation" or "test".
-      band: "std" (mean ± standard deviation over samples), "minmax" or "none".
-      legend: whether to draw them.
-
-    Returns:
-      Both axes.
-
-    Raises:
-      ValueError: if a table is unusable, there is no dense network, `axes` is not two axes, or a
-        branch, level or split is unknown.
-
-    Reference: Frankle's thesis, section 4.2 and figures 4-15 and 4-16.
-    """
-    _check.flag("legend", legend)
-    errors = table if copies is None else copies
-    lines, barriers = against_steps("table", table, "pair", branches, level, split, "barrier", band)
-    names = None if branches is None else _check.texts("branches", branches, like='["shuffle"]')
-    others = None if names is None else [name for name in names if name != "dense"] or None
-    # the same level on both sides, whatever else the tables hold
-    level = next((line.level for line in lines if (line.branch, line.level) != DENSE_LINE), level)
-    finals = error_series(errors, others, level, split, "error", band)
-    bar = dense_error(errors, dense, split, "error")
-    steps = steps_of([*barriers, *finals])
-    with style():
-        new = axes is None
-        if axes is None:
-            size: dict[str, Any] = {"figsize": (7.4, 3.4), "dpi": DPI, "layout": "constrained"}
-            axes = list(pyplot.subplots(1, 2, **size)[1])
-        left, right = (prepared(ax) for ax in _two(axes))
-        barrier_panel(left, barriers, band, axis_label("barrier", split, table), steps=steps)
-        error_panel(right, finals, bar, band, axis_label("error", split, errors), steps=steps)
-        if legend and new:
-            entries = {str(one.get_label()): one for ax in (left, right) for one in _labelled(ax)}
-            for one in notes([*barriers, *finals]):
-                entries[str(one.get_label())] = one
-            # above, because a caption stands below
-            left.figure.legend(handles=list(entries.values()), loc="outside upper center", ncols=3)
-        elif legend:
-            step_legend(left, barriers, corner="upper right")
-            # what the left legend does not say
-            said = {str(line.get_label()) for line in left.lines}
-            entries = [one for one in _labelled(right) if str(one.get_label()) not in said]
-            place_legend(right, entries + notes(finals), corner="upper right")
-        impossible(left, above=100.0)
-        impossible(right, above=100.0)
-    return left, right
-
-
-def _two(axes: Any) -> list[Axes]:
-    given = list(np.ravel(np.asarray(axes, object)))
-    if len(given) != 2 or not all(isinstance(ax, Axes) for ax in given):
-        raise ValueError(f"`axes` must be two matplotlib Axes or None, got {axes!r}")
-    return given
-
-
-def _labelled(ax: Axes) -> list[Artist]:
-    return ax.get_legend_handles_labels()[0]
+def _verdict_line(verdict: str, color: str, marker: str, label: str) -> Line2D:
+    """Give a line in the style of a verdict, without points."""
+    line, face, edge, size = VERDICTS[verdict]
+    return Line2D(
+        [],
+        [],
+        label=label,
+        color=color,
+        marker=marker,
+        linestyle=line,
+        markerfacecolor=face,
+        markeredgewidth=edge,
+        markersize=size,
+        zorder=3,
+    )

@@ -1,0 +1,357 @@
+"""What all figures share: lines with their spread, marks of diverged samples, and legends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.collections import Collection
+from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
+from matplotlib.transforms import Bbox, ScaledTranslation
+from numpy.typing import ArrayLike
+
+from jaxticket.plots._axes import step_name
+from jaxticket.plots._style import DENSE, LINES, has_layout, root_figure
+from jaxticket.plots._table import Band, column, spread, where
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.typing import ColorType, LegendLocType, LineStyleType
+
+# points of error; Frankle's thesis, section 4.1 (stable) and figure 4-18 (matching)
+STABLE = 2.0
+MATCHING = 0.2
+# height of crosses at the lower edge, as a share of the axes
+EDGE = 0.02
+CORNERS: tuple[LegendLocType, ...] = ("lower left", "lower right", "upper left", "upper right")
+
+
+class Series(NamedTuple):
+    """One line: `points` has x, mean, low, high, samples and diverged, as `spread` gives them."""
+
+    label: str
+    points: pd.DataFrame
+    color: ColorType
+    marker: str = ""
+    line: LineStyleType = "-"
+
+    def column(self, name: str) -> np.ndarray:
+        """Give a column of `points` as floats."""
+        return column(self.points, name)
+
+
+class Mark(NamedTuple):
+    """A marker without a line; `face` None fills it with its color."""
+
+    marker: str
+    edge: float
+    face: str | None = None
+    size: float | None = None
+    zorder: float = 4.0
+
+
+CROSS = Mark("x", 1.0)
+
+
+def hollow(marker: str) -> Mark:
+    """Give the open marker of points whose mean leaves diverged samples out."""
+    return Mark(marker, 0.9, "white", zorder=3.5)
+
+
+def marks(ax: Axes, x: ArrayLike, y: ArrayLike, mark: Mark, color: ColorType, label: str) -> Line2D:
+    """Draw markers if there are any; a number as `y` is a height as a share of the axes."""
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    line = mark_entry(mark, label, color)
+    line.set_data(x, np.broadcast_to(y, x.shape))
+    if y.ndim == 0:
+        line.set_transform(ax.get_xaxis_transform())
+    return ax.add_line(line) if len(x) else line
+
+
+def mark_entry(mark: Mark, label: str, color: ColorType = DENSE) -> Line2D:
+    """Give the legend entry of a marker."""
+    return Line2D(
+        [],
+        [],
+        label=label,
+        color=color,
+        linestyle="none",
+        marker=mark.marker,
+        markeredgewidth=mark.edge,
+        markerfacecolor=mark.face,
+        markersize=mark.size,
+        zorder=mark.zorder,
+    )
+
+
+def draw(ax: Axes, series: Iterable[Series], band: str) -> None:
+    """Draw mean lines with their spread over samples, and mark where samples diverged.
+
+    Where some samples diverged the marker is open, where all did a cross is at the lower edge. A
+    point without neighbors has an error bar, since a band there has no width. With `band` "bars"
+    all points have one; "none" draws neither.
+    """
+    for one in series:
+        x, y, low, high = map(one.column, ("x", "mean", "low", "high"))
+        alone = without_neighbors(y)
+        marker = one.marker or ("o" if alone.any() else "")
+        ax.plot(
+            x,
+            y,
+            label=one.label,
+            color=one.color,
+            linestyle=one.line,
+            marker=marker,
+            # a cross is all edge
+            markeredgewidth=1.0 if marker == "x" else 0.0,
+            zorder=3,
+        )
+        if band not in ("none", "bars"):
+            ax.fill_between(x, low, high, color=one.color, alpha=0.18, linewidth=0, zorder=2)
+        if band != "none":
+            barred = np.isfinite(y) if band == "bars" else alone
+            error_bars(ax, x[barred], y[barred], low[barred], high[barred], one.color)
+        if one.marker:
+            lost, diverged = one.column("diverged") == one.column("samples"), one.column("diverged")
+            marks(ax, x[lost], EDGE, CROSS, one.color, "_lost")
+            some = (diverged > 0) & np.isfinite(y)
+            marks(ax, x[some], y[some], hollow(one.marker), one.color, "_diverged")
+
+
+def without_neighbors(y: np.ndarray) -> np.ndarray:
+    """Tell which points are finite while those before and after are not: no line reaches them.
+
+    >>> without_neighbors(np.array([1, np.nan, 2, 3, np.nan])).tolist()
+    [True, False, False, False, False]
+    """
+    finite = np.pad(np.isfinite(y), 1)
+    return finite[1:-1] & ~finite[2:] & ~finite[:-2]
+
+
+def error_bars(
+    ax: Axes, x: np.ndarray, y: np.ndarray, low: np.ndarray, high: np.ndarray, color: ColorType
+) -> None:
+    """Draw error bars from `low` to `high`."""
+    if len(x):
+        # a mean lies between both, up to rounding
+        ax.errorbar(
+            x,
+            y,
+            np.maximum(np.stack([y - low, high - y]), 0),
+            label="_bars",
+            zorder=2.5,
+            fmt="none",
+            ecolor=color,
+            elinewidth=0.7,
+            capthick=0.7,
+        )
+
+
+def dense_band(
+    ax: Axes, mean: float, low: float, high: float, label: str = "dense, mean ± std"
+) -> Line2D:
+    """Draw the dense network's mean and its spread across, and give the line for a legend."""
+    ax.axhspan(low, high, color=DENSE, alpha=0.2, linewidth=0, zorder=1)
+    return ax.axhline(mean, color=DENSE, linewidth=1.1, zorder=1.5, label=label)
+
+
+def threshold(ax: Axes, y: float, label: str, color: ColorType = "0.15") -> Line2D:
+    """Draw a dashed line across, and give it for a legend."""
+    dashes = (0, (5, 2))
+    return ax.axhline(y, label=label, color=color, linewidth=0.9, linestyle=dashes, zorder=1.6)
+
+
+def stable_line(ax: Axes) -> Line2D:
+    """Mark the error barrier below which a network is stable, and give the line for a legend."""
+    return threshold(ax, STABLE, f"stable: below {STABLE:g}%")
+
+
+def shades(values: Sequence[int]) -> dict[int, ColorType]:
+    """Give a color per value, dark to light."""
+    colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.88, max(len(values), 2)))
+    return dict(zip(values, map(tuple, colors.tolist()), strict=False))
+
+
+def shaded_series(
+    parts: Mapping[str, pd.DataFrame],
+    by: str,
+    values: Sequence[int],
+    x: str,
+    band: Band,
+    *,
+    marker: str = "",
+) -> list[Series]:
+    """Give a series for each part and value of a column: colors tell values, line styles parts.
+
+    Args:
+      parts: the rows of each part, usually a branch.
+      by, values: the column, such as "at" or "level", and its values to draw.
+      x, band, marker: the column along the x axis, the spread to draw, and the marker of all lines.
+
+    Raises:
+      ValueError: if there are more parts than line styles.
+    """
+    if len(parts) > len(LINES):
+        raise ValueError(
+            f"`branches` must be at most {len(LINES)} where line styles tell them, got "
+            f"{len(parts)}: {list(parts)}"
+        )
+    series = []
+    for line, (name, part) in zip(LINES, parts.items(), strict=False):
+        for value, color in shades(values).items():
+            rows = where(part, **{by: value})
+            if not rows.empty:
+                points = spread(rows, x, band)
+                series.append(Series(f"_{name} {value}", points, color, marker, line))
+    return series
+
+
+def shaded_entries(labels: Mapping[int, str], parts: Sequence[str]) -> list[Line2D]:
+    """Give the legend of `shaded_series`: a color per value, and line styles of several parts."""
+    entries = [
+        Line2D([], [], color=color, label=labels[value])
+        for value, color in shades(list(labels)).items()
+    ]
+    if len(parts) > 1:
+        for line, label in zip(LINES, parts, strict=False):
+            entries.append(Line2D([], [], color="0.3", linestyle=line, label=label))
+    return entries
+
+
+def step_entries(steps: Sequence[int], parts: Sequence[str]) -> list[Line2D]:
+    """Give the legend of `shaded_series` by the step k."""
+    return shaded_entries({step: f"$k$ = {step_name(step)}" for step in steps}, parts)
+
+
+def reach(series: Iterable[Series]) -> list[float]:
+    """Give all values that `draw` shows: means and the ends of their bands."""
+    columns = ("low", "mean", "high")
+    return [float(value) for one in series for name in columns for value in one.column(name)]
+
+
+def from_zero(
+    series: Sequence[Series], *, least: float = 0.0, most: float | None = None
+) -> tuple[float, float]:
+    """Compute limits of values in [0, most]: all of them are visible, and `least`.
+
+    Of bands that reach below 0 or above `most` only a strip is visible.
+
+    Raises:
+      ValueError: if no value is finite.
+    """
+    finite = [value for value in reach(series) if np.isfinite(value)]
+    if not finite:
+        raise ValueError("`table` has no finite value to draw: every copy diverged")
+    means = np.concatenate([one.column("mean") for one in series])
+    top = 1.06 * max(*finite, least) or 1.0
+    if most is not None:
+        top = min(top, max(1.03 * most, 1.06 * float(np.nanmax(means))))
+    return min(-0.045 * top, 1.2 * float(np.nanmin(means))), top
+
+
+def diverged_entry(lost: ArrayLike, samples: ArrayLike, what: str = "seeds") -> Line2D:
+    """Give the legend entry of open markers, with how many samples of a point diverged.
+
+    >>> diverged_entry([0, 1, 2, 5], [5, 5, 5, 5]).get_label()
+    'some seeds diverged (1 to 2 of 5)'
+    """
+    lost, samples = np.asarray(lost, int), np.asarray(samples, int)
+    some = (lost > 0) & (lost < samples)
+    least, most = (
+        f"{x.min()} to {x.max()}" if x.min() < x.max() else f"{x.min()}"
+        for x in (lost[some], samples[some])
+    )
+    return mark_entry(hollow("o"), f"some {what} diverged ({least} of {most})")
+
+
+def notes(series: Sequence[Series], what: str = "copies") -> list[Line2D]:
+    """Give legend entries for samples that diverged: the marks of `draw`, or a count.
+
+    Only lines with markers have marks; `what` names the samples.
+    """
+    marked = [one for one in series if one.marker]
+    lost, samples = (
+        np.array([n for one in marked for n in one.column(name)], int)
+        for name in ("diverged", "samples")
+    )
+    entries = []
+    if ((lost > 0) & (lost < samples)).any():
+        entries.append(diverged_entry(lost, samples, what))
+    if (lost == samples).any():
+        entries.append(mark_entry(CROSS, f"all {what} diverged"))
+    plain = [one for one in series if not one.marker]
+    if count := int(sum(one.column("diverged").max() for one in plain)):
+        whole = int(sum(one.column("samples").max() for one in plain))
+        entries.append(
+            Line2D([], [], linestyle="none", label=f"left out: {count} of {whole} diverged")
+        )
+    return entries
+
+
+def labeled(ax: Axes) -> list[Artist]:
+    """Give everything on the axes that has a label."""
+    return list(ax.get_legend_handles_labels()[0])
+
+
+def place_legend(
+    ax: Axes, handles: Iterable[Artist], *, corner: LegendLocType, title: str | None = None
+) -> Legend:
+    """Put a legend where it covers no data: in a free corner of the axes, else below them.
+
+    The axes must be complete but for the legend; `corner` is the first to try.
+    """
+    figure, handles = root_figure(ax), list(handles)
+    side = "center" if title is None else "left"
+    made = ax.legend(handles=handles, loc=corner, title=title, alignment=side)
+    figure.draw_without_rendering()
+    drawn = (*ax.lines, *ax.collections, *ax.patches, *ax.texts)
+    places: list[LegendLocType] = [corner, *CORNERS]
+    for place in dict.fromkeys(places):
+        made.set_loc(place)
+        box = made.get_window_extent().padded(0.04 * figure.dpi)
+        if not any(covers(box, artist) for artist in drawn):
+            return made
+    if not has_layout(ax):
+        # nothing would make room outside the axes
+        made.set_loc("best")
+        return made
+    made.set_in_layout(False)
+    frame = ax.get_window_extent()
+    whole = ax.get_tightbbox() or frame
+    below = (whole.y0 - frame.y0) / figure.dpi
+    anchor = ax.transAxes + ScaledTranslation(0, below, figure.dpi_scale_trans)
+    # on narrow axes, small letters are better than many rows
+    for columns, size in ((4, 8), (3, 8), (2, 8), (2, 6.5), (1, 6.5)):
+        made = ax.legend(
+            handles=handles,
+            title=title,
+            alignment=side,
+            loc="upper center",
+            ncols=columns,
+            fontsize=size,
+            bbox_to_anchor=(0.5, 0),
+            bbox_transform=anchor,
+            columnspacing=1.2,
+        )
+        if made.get_window_extent().width <= max(frame.width, 0.95 * whole.width):
+            break
+    return made
+
+
+def covers(box: Bbox, artist: Artist) -> bool:
+    """Tell whether a line, band or patch lies under `box` (in pixels)."""
+    if isinstance(artist, Line2D):
+        at = artist.get_transform().transform(np.asarray(artist.get_xydata(), float))
+        ends = np.isfinite(at[:, 0]) & np.isfinite(at[:, 1])
+        t = np.linspace(0, 1, 33)[:, None, None]
+        between = ((1 - t) * at[:-1] + t * at[1:])[:, ends[:-1] & ends[1:]].reshape(-1, 2)
+        return box.count_contains(np.concatenate([at[ends], between])) > 0
+    if isinstance(artist, Collection):
+        paths = (artist.get_transform().transform_path(path) for path in artist.get_paths())
+        return any(path.intersects_bbox(box, filled=True) for path in paths)
+    return artist.get_window_extent().overlaps(box)
