@@ -1,0 +1,725 @@
+"""What single figures show beyond the lines of their table: baselines, limits, marks, words."""
+
+import itertools
+
+import figures as f
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from figures import AT, FIGURES, INF, NAN, RUN, TABLE, all_named, legend_texts, lines, named, shaded
+from matplotlib import pyplot
+from matplotlib.collections import QuadMesh
+from matplotlib.patches import Rectangle
+
+from jaxticket import plots
+from jaxticket.analysis import stats
+from jaxticket.plots._axes import limits, step_axis, step_name
+from jaxticket.plots._density import leaves
+from jaxticket.plots._matrices import FACES
+from jaxticket.plots._style import DENSE, KNOWN, VARIANTS, branch_order, branch_styles, percent
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    pyplot.close("all")
+
+
+def refused(message, draw, *tables, **options):
+    with pytest.raises(ValueError, match=message):
+        draw(*tables, **options)
+
+
+def ticks(axis):
+    axis.axes.figure.draw_without_rendering()
+    return [tick.get_text() for tick in axis.get_ticklabels()]
+
+
+def across(ax):
+    """The band of the dense network."""
+    (found,) = [one for one in ax.patches if one.get_label() != "_impossible"]
+    return found.get_y(), found.get_y() + found.get_height()
+
+
+# accuracy, early stopping, dilation
+
+
+@pytest.mark.parametrize("band", ["minmax", "std"])
+def test_accuracy_compares_with_the_dense_network(band):
+    ax = plots.accuracy(RUN, band=band)
+    np.testing.assert_allclose(named(ax, "dense").get_ydata(), 98)
+    # of three seeds 0.1 points apart
+    assert across(ax) == pytest.approx((97.9, 98.1))
+    left, right = ax.get_xlim()
+    assert ax.get_xscale() == "log" and left > 100 > 100 * 0.8**4 > right
+    assert ticks(ax.xaxis) == ["100", "80", "64", "51.2", "41"]
+    refused("no dense network", plots.accuracy, RUN[RUN["level"] > 0])
+    bars = plots.accuracy(RUN, band="bars")
+    assert (len(bars.containers), len(plots.accuracy(RUN, band="none").containers)) == (3, 0)
+    assert len(named(bars, "random reinit").get_xdata()) == 4
+    alone = plots.accuracy(RUN[RUN["level"] == 0])
+    assert legend_texts(alone)[0] == "dense" and len(legend_texts(alone)) == 2
+
+
+def test_accuracy_clips_a_collapsed_branch_and_says_so():
+    ax = plots.accuracy(RUN)
+    low, high = ax.get_ylim()
+    # the lowest seed of reinit is visible, the end of random (58%) is not
+    assert 80 < low < 98 - 0.5 * 4 - 0.1 and 98.1 < high <= 100
+    assert "global random (to 58%)" in legend_texts(ax)
+    (x,) = lines(ax)["_exit"].get_xdata()
+    assert x == pytest.approx(100 * 0.8 ** ((98 - low) / 10), rel=1e-6)
+    # no more than it must
+    assert plots.accuracy(RUN, branches=["ticket"]).get_ylim()[0] > 93
+    assert plots.accuracy(RUN, branches=["random"]).get_ylim()[0] < 58
+    ax = plots.accuracy(RUN, ylim=(90, 99), branches=["reinit", "ticket"])
+    assert ax.get_ylim() == (90, 99) and legend_texts(ax)[1] == "random reinit"
+
+
+def test_accuracy_rings_matching_means():
+    def ringed(**options):
+        found = all_named(plots.accuracy(RUN, **options), "_matching")
+        return sorted(x for line in found for x in line.get_xdata())
+
+    judged = stats.matching(RUN)
+    judged = judged[judged["matching"] & (judged["level"] > 0)]
+    np.testing.assert_allclose(ringed(), sorted(100 * judged["density"]))
+    # one image of 20 is 5 points: more is matching
+    assert len(ringed(test_size=20)) > len(ringed()) > 0 == len(ringed(at=0.25))
+
+
+def test_accuracy_during_training_and_of_the_early_stop():
+    ax = plots.accuracy(RUN, at=0.25)
+    np.testing.assert_allclose(named(ax, "dense").get_ydata(), 100 * (0.1 + 0.88 * 0.75))
+    assert "at 25% of training" in ax.get_ylabel()
+    ax = plots.early_stop(RUN, what="accuracy", branches=["ticket"])
+    assert named(ax, "IMP ticket").get_ydata()[0] == pytest.approx(98)
+    refused("`what` must be one of", plots.early_stop, RUN, what="loss")
+    refused("with_validation", plots.early_stop, RUN[RUN["split"] == "test"])
+    refused("`band` must be one of 'minmax', 'bars'", plots.accuracy, RUN, band="se")
+    refused("`at`", plots.accuracy, RUN, at=0)
+
+
+def test_dilation_shows_tickets_that_no_dilation_was_enough_for():
+    table = FIGURES["dilation"].table
+    ax = plots.dilation(table)
+    np.testing.assert_array_equal(named(ax, "dense").get_ydata(), [0.8, 0.8])
+    missed = all_named(ax, "_not reached")
+    np.testing.assert_allclose(missed[0].get_xdata(), [64])
+    np.testing.assert_allclose(missed[1].get_xdata(), [80, 64])
+    first, second = (float(line.get_ydata()[0]) for line in missed)
+    # above every dilation that was trained, in rows of their own
+    assert 2.0 < second < first < ax.get_ylim()[1] and max(ax.get_yticks()) <= 2.0
+    assert legend_texts(ax) == ["dense", "IMP ticket", "random reinit", "not reached"]
+    reached = plots.dilation(table, margin=0.2)
+    np.testing.assert_array_equal(named(reached, "random reinit").get_ydata(), [0.5, 0.5])
+    assert "not reached" not in legend_texts(reached)
+
+
+# curves and telemetry
+
+
+def test_curves_choose_levels_by_density():
+    ax = plots.curves(RUN, densities=(1.0, 0.65), branches=("ticket", "reinit"))
+    # reinit has no level 0
+    assert set(lines(ax)) == {"_ticket 0", "_ticket 2", "_reinit 2"}
+    assert legend_texts(ax) == ["100%", "64%", "IMP ticket", "random reinit"]
+    same = [lines(ax)[name] for name in ("_ticket 2", "_reinit 2")]
+    assert same[0].get_color() == same[1].get_color()
+    assert same[0].get_linestyle() != same[1].get_linestyle()
+    many = f.run({"ticket": lambda level: 0.98}, levels=22)
+    assert legend_texts(plots.curves(many)) == ["100%", "32.8%", "10.7%", "2.8%", "0.92%"]
+    # the start of training is below the axes
+    low, high = plots.curves(RUN, levels=[0, 4]).get_ylim()
+    assert 70 < low < 97 < 98.1 < high
+    for options, message in (
+        ({"densities": [0.001]}, r"`densities` has 0\.001; these branches have 1, 0\.8"),
+        ({"densities": [0.0]}, "`densities` has 0"),
+        ({"densities": []}, "`densities` is empty"),
+        ({"densities": [1.0], "levels": [0]}, "exclude each other"),
+    ):
+        refused(message, plots.curves, RUN, **options)
+    refused("every replica diverged", plots.curves, RUN.assign(value=NAN))
+
+
+def test_curves_keep_the_last_value_of_a_replica_that_stopped():
+    seeds = [{0: 0.0, 10: 0.8}, {0: 0.0, 20: 0.4}, {0: 0.0, 20: NAN}]
+    rows = [
+        (seed, 0, 1.0, "ticket", step, "test", "accuracy", value)
+        for seed, curve in enumerate(seeds)
+        for step, value in curve.items()
+    ]
+    line = lines(plots.curves(pd.DataFrame(rows, columns=list(stats.COLUMNS))))["_ticket 0"]
+    np.testing.assert_array_equal(line.get_xdata(), [0, 10, 20])
+    np.testing.assert_allclose(line.get_ydata(), [0, 50, 60])
+
+
+def test_telemetry_of_one_level_of_many_and_of_any_metric():
+    one = plots.telemetry(f.TELEMETRY, levels=[2])
+    for name in ("ticket", "reinit"):
+        line = named(one, KNOWN[name].label)
+        assert line.get_color() == KNOWN[name].color and line.get_label().endswith(", 64%")
+    many = plots.telemetry(f.telemetry(["ticket"], range(9)))
+    assert [line for line in lines(many) if line != "_bars"] == [
+        f"_ticket {i}" for i in (0, 2, 4, 6, 8)
+    ]
+    signs = plots.telemetry(f.TELEMETRY, metric="sign_flips")
+    assert signs.get_ylim()[0] < 0 < 12 < signs.get_ylim()[1] and "%" in signs.get_ylabel()
+    np.testing.assert_allclose(lines(signs)["_ticket 0"].get_ydata(), [0, 2, 3, 4])
+    assert 1 < plots.telemetry(f.TELEMETRY, metric="cosine").get_ylim()[1] < 1.02
+    # a measurement of the user's own
+    assert plots.telemetry(f.TELEMETRY, metric="trace").get_ylabel() == "trace"
+    refused("at most 4 where line styles", plots.telemetry, f.telemetry("abcde"))
+
+
+# pruning at a step
+
+
+def test_accuracy_at_step_compares_with_one_dense_network():
+    ax = plots.accuracy_at_step(f.STEPS, marks=[500])
+    np.testing.assert_allclose(named(ax, "dense").get_ydata(), [90, 90])
+    assert across(ax) == pytest.approx((89, 91)) and named(ax, "dense").get_color() == DENSE
+    np.testing.assert_array_equal(lines(ax)["_mark"].get_xdata(), [500, 500])
+    assert "(1k: after training)" in ax.get_xlabel() and "at 20% of weights" in ax.get_ylabel()
+    low, high = ax.get_ylim()
+    assert low < 69 and 91 < high < 100
+    # each method's run brings it along, under a name of its own
+    dense = f.STEPS[f.STEPS["branch"] == "dense"]
+    twice = pd.concat([f.STEPS, dense.assign(branch="snip", pruned_at=0)])
+    assert across(plots.accuracy_at_step(twice)) == pytest.approx((89, 91))
+    other = pd.concat([f.STEPS, dense.assign(branch="snip", value=0.5)])
+    refused("two values of 'value' for seed 0", plots.accuracy_at_step, other)
+    pruned = f.STEPS["branch"] != "dense"
+    no_step = f.STEPS[f.STEPS["pruned_at"] != 0].replace({"pruned_at": {100: NAN}})
+    for table, options, message in (
+        (f.STEPS, {"marks": [2000]}, "`marks` has 2000, outside .* 0 to 1000"),
+        (f.STEPS[pruned], {}, "no dense network"),
+        (f.STEPS[~pruned], {}, "has the dense network only"),
+        (f.STEPS.assign(value=NAN), {}, "has 3 dense networks and all of them diverged"),
+        (no_step, {}, "whose `pruned_at` is no step"),
+    ):
+        refused(message, plots.accuracy_at_step, table, **options)
+
+
+def test_accuracy_at_step_of_several_densities():
+    both = pd.concat([f.STEPS, f.at_steps(["snip"], level=5, density=0.05)])
+    ax = plots.accuracy_at_step(both)
+    assert [*lines(ax)][1:] == ["SNIP, 20%", "SNIP, 5%", "global random, 20%"]
+    paler = f.color_of(named(ax, "SNIP, 5%")) > f.color_of(named(ax, "SNIP, 20%"))
+    assert paler.all()
+    ax = plots.accuracy_at_step(both, density=0.051, branches=["snip"])
+    assert [*lines(ax)][1:] == ["SNIP"] and "5% of weights" in ax.get_ylabel()
+    refused("`density` 0.05 is not in branch 'random'", plots.accuracy_at_step, both, density=0.05)
+
+
+def test_density_schedules_that_coincide_are_side_by_side():
+    ax = plots.density_schedule(f.SCHEDULE, steps=100, retroactive=["ticket"])
+    np.testing.assert_allclose(named(ax, "global random").get_data()[0], [0, 20, 80, 100])
+    assert named(ax, "IMP ticket").get_label() == "IMP ticket (found afterwards)"
+    assert named(ax, "IMP ticket").get_linestyle() == "--"
+    assert ax.get_yscale() == "log" and ax.get_ylim()[0] < 5 and ax.get_ylim()[1] > 100
+    up = [named(ax, name).get_transform().transform((0, 20))[1] for name in ("SNIP", "GraSP")]
+    true = ax.transData.transform((0, 20))[1]
+    assert up[0] - true == pytest.approx(true - up[1]) and 0 < up[0] - up[1] < 2.5 * 200 / 72
+    for table, options, message in (
+        (f.SCHEDULE, {"steps": 70}, "steps from 0 to 80, .* to `steps` 70; give"),
+        (f.SCHEDULE[3:].assign(step=[-1, 5]), {}, "steps from -1 to 5"),
+        (f.SCHEDULE[:1], {}, "steps from 0 to 0, .* `steps` None; give"),
+        (f.SCHEDULE.assign(density=0), {}, r"'density' 0; .* in \(0, 1\]"),
+        (f.SCHEDULE, {"retroactive": ["tikket"]}, "`retroactive` has 'tikket'"),
+    ):
+        refused(message, plots.density_schedule, table, **options)
+
+
+# layers and costs
+
+
+def test_layer_densities_mark_empty_layers_at_the_lower_edge():
+    table = f.LAYERS.copy()
+    table.loc[table["index"] == 1, "layer_density"] = 0.0
+    some = (table["index"] == 2) & (table["seed"] == 0) & (table["branch"] == "snip")
+    table.loc[some, "layer_density"] = 0.0
+    ax = plots.layer_densities(table)
+    np.testing.assert_allclose(named(ax, "SNIP").get_ydata(), [10, NAN, (30 + 31) / 3])
+    filled = all_named(ax, "_empty")
+    heights = [line.get_ydata()[0] for line in filled]
+    assert [line.get_xdata().tolist() for line in filled] == [[1], [1]]
+    assert 0 < heights[0] < heights[1] < 0.1
+    hollow = lines(ax)["_partly"]
+    np.testing.assert_allclose(hollow.get_data(), [[2], [heights[0]]])
+    assert hollow.get_markerfacecolor() == "white"
+    assert legend_texts(ax)[-2:] == ["layer empty", "empty for some seeds"]
+    # no point is so low
+    at = ax.transAxes.inverted().transform(ax.transData.transform([(0, 9.0)]))
+    assert at[0, 1] > heights[1]
+
+
+def test_layers_have_names_where_there_is_room():
+    assert ticks(plots.layer_densities(f.LAYERS).xaxis) == ["conv1", "block/conv2", "dense"]
+    assert "conv1" not in ticks(plots.layer_densities(f.LAYERS, names=False).xaxis)
+    deep = [
+        f.LAYERS.assign(index=f.LAYERS["index"] + 3 * i, layer=f.LAYERS["layer"] + str(i))
+        for i in range(20)
+    ]
+    ax = plots.layer_densities(pd.concat(deep))
+    assert named(ax, "SNIP").get_marker() in ("", "None") and "conv10" not in ticks(ax.xaxis)
+    for change, message in (
+        ({"layer_density": 2}, "'layer_density' 2; it is a share"),
+        ({"layer_density": 0}, "no layer with weights left"),
+        ({"layer": "a"}, "`table` has layer 'a' at index 1, but t"),
+    ):
+        refused(message, plots.layer_densities, f.LAYERS.assign(**change))
+
+
+def test_unit_collapse_ends_where_all_units_are_counted():
+    ax = plots.unit_collapse(f.UNITS)
+    assert ax.get_xlim()[1] == pytest.approx(95 * 1.01) and ax.get_ylim() == (-2, 102)
+    assert plots.unit_collapse(f.UNITS, xlim=(0, 40)).get_xlim() == (0, 40)
+    few = f.UNITS[f.UNITS["threshold"] <= 0.5]
+    assert plots.unit_collapse(few, legend=False).get_xlim()[1] == pytest.approx(50.5)
+    # bands end where shares do
+    wide = f.UNITS.assign(share=(f.UNITS["seed"] == 0).astype(float))
+    ax = plots.unit_collapse(wide, branches=["snip"])
+    assert f.band_of(ax, named(ax, "SNIP"))[0].min() == 0
+    refused(r"`xlim` must be .*, got \(5, 5\)", plots.unit_collapse, f.UNITS, xlim=(5, 5))
+    refused("'threshold' 50; it is a share", plots.unit_collapse, f.UNITS.assign(threshold=50))
+
+
+def test_costs_have_names_beside_markers_and_a_break_for_zero():
+    ax = plots.accuracy_against_cost(f.COSTS)
+    np.testing.assert_allclose(named(ax, "dense").get_ydata(), [90, 90])
+    texts = {text.get_text(): text for text in ax.texts}
+    assert set(texts) == {"SNIP", "IMP ticket", "global random"}
+    ax.figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    bars = [one.get_segments()[0][:, 1] for one in ax.collections]
+    lengths = [np.ptp(one) for one in bars if np.ptp(one) > 0]
+    np.testing.assert_allclose(lengths, [2] * 3)
+    (nothing,) = named(ax, "global random").get_xdata()
+    broken = lines(ax)["_break"].get_xdata()
+    assert ax.get_xlim()[0] < nothing < min(broken) < max(broken) < 0.01
+    at = dict(zip(ax.get_xticks(), ticks(ax.xaxis), strict=True))
+    assert at.pop(nothing) == "0"
+    assert all(x > max(broken) and float(text) == pytest.approx(x) for x, text in at.items())
+    without = plots.accuracy_against_cost(f.COSTS, branches=["snip", "ticket"], unit="FLOPs")
+    assert "_break" not in lines(without) and "(FLOPs)" in without.get_xlabel()
+    crowd = [f.COSTS[f.COSTS["branch"] == "snip"].assign(branch=f"method_{i}") for i in range(14)]
+    ax = plots.accuracy_against_cost(pd.concat(crowd))
+    names = sorted([*(text.get_text() for text in ax.texts), *legend_texts(ax)])
+    assert names == sorted(f"method {i}" for i in range(14)) and legend_texts(ax)
+    for change, message in (
+        ({"accuracy": 90}, "'accuracy' 90; it is a share"),
+        ({"cost": -1}, "'cost' -1; a cost is a finite number"),
+        ({"cost": NAN}, "'cost' nan; a cost is a finite"),
+        ({"branch": "dense"}, "has the dense network only"),
+    ):
+        table = f.COSTS.assign(**change).drop_duplicates(["branch", "seed"])
+        refused(message, plots.accuracy_against_cost, table)
+
+
+# matrices
+
+
+def test_controls_are_a_matrix_of_verdicts():
+    ax = plots.controls(f.CONTROLS, verdicts=("needed", "not needed"))
+    assert f.texts_of(ax) == {
+        (0, 0): "−3.1 ✓",
+        (1, 0): "–",
+        (2, 0): "diverged",
+        (0, 1): "0.0 ✗",
+        (1, 1): "+0.3 ✗",
+        (2, 1): "–",
+    }
+    assert ticks(ax.yaxis) == ["IMP ticket", "SNIP"]
+    assert ticks(ax.xaxis) == ["layerwise\nshuffle", "random\nreinit", "extra\ncontrol"]
+    faces = {patch.get_xy(): patch.get_facecolor()[:3] for patch in ax.patches}
+    for place, verdict in (((-0.5, -0.5), True), ((0.5, 0.5), False), ((1.5, -0.5), None)):
+        assert faces[place] == matplotlib.colors.to_rgb(FACES[verdict])
+    assert legend_texts(ax) == ["needed ✓", "not needed ✗", "not judged"]
+    assert ax.get_legend().get_window_extent().y1 < ax.get_window_extent().y0
+    known = f.CONTROLS.assign(std=0.25, passes=1.0, diverged=1, seeds=3)
+    said = f.texts_of(plots.controls(known, methods=["snip"]))[1, 0]
+    assert said == "+0.3 ± 0.2\n1 of 3 diverged ✓"
+    assert plots.controls(f.CONTROLS, pyplot.figure().subplots()).get_legend() is None
+    refused("`verdicts` must be two words", plots.controls, f.CONTROLS, verdicts="passes")
+    refused("has 'passes' 'yes' for 'snip'", plots.controls, f.CONTROLS.assign(passes="yes"))
+
+
+def test_transfers_are_relative_to_the_targets_own():
+    ax = plots.transfer_matrix(f.TRANSFERS)
+    assert f.texts_of(ax) == {
+        (0, 0): "90.0 ± 1.0\nown",
+        (0, 1): "87.5\n−2.5",
+        (1, 1): "80.0 ± 1.0\nown",
+        (1, 2): "diverged",
+        (1, 0): "–",
+        (0, 2): "–",
+    }
+    assert (ticks(ax.xaxis), ticks(ax.yaxis)) == (["a", "b"], ["a", "b", "c"])
+    assert ax.get_title() == "20% of weights"
+
+
+def cells(ax):
+    (mesh,) = (one for one in ax.collections if isinstance(one, QuadMesh))
+    return mesh.get_array()
+
+
+def test_heat_map_writes_percent_and_frames_stable_cells():
+    low = TABLE.copy()
+    low.loc[(low["level"] == 8) & (low["at"] == 1000) & (low["metric"] == "barrier"), "value"] = 0.0
+    ax = plots.heat_map(low)
+    grid = [[100 * np.mean([f.barrier("ticket", level, k, i) for i in range(9)]) for k in AT]
+            for level in (0, 4, 8)]  # fmt: skip
+    grid[2][2] = 0
+    np.testing.assert_allclose(cells(ax), grid)
+    assert f.texts_of(ax)[0, 1] == f"{grid[1][0]:.1f}"
+    bold = [text.get_position() for text in ax.texts if text.get_fontweight() == "bold"]
+    assert bold == [(2, 2)]
+    edges = lines(ax)["_stable"].get_xydata().reshape(-1, 3, 2)[:, :2]
+    assert {tuple(edge.mean(0)) for edge in edges} == {(1.5, 2), (2.5, 2), (2, 1.5), (2, 2.5)}
+    assert (ticks(ax.xaxis), ticks(ax.yaxis)) == (["0", "100", "1k"], ["100", "41", "16.8"])
+    # dense on top
+    assert ax.get_ylim()[0] > ax.get_ylim()[1] and legend_texts(ax) == ["stable: below 2%"]
+    errors = plots.heat_map(TABLE, metric="error", branch="random", at=[0, 100])
+    np.testing.assert_allclose(cells(errors), [[12.4, 12.4]])
+    assert "_stable" not in lines(errors) and errors.get_legend() is None
+
+
+def diverged():
+    """Tickets: one sample is nan at k = 0, all are inf at k = 100."""
+    table = TABLE.copy()
+    ticket = (table["branch"] == "ticket") & (table["level"] == 8) & (table["metric"] == "barrier")
+    one = (table["seed"] == 0) & (table["pair"] == "0-1") & (table["at"] == 0)
+    table.loc[ticket & one, "value"] = NAN
+    table.loc[ticket & (table["at"] == 100), "value"] = INF
+    return table
+
+
+def test_heat_map_of_missing_and_diverged_cells():
+    table = diverged()
+    table = table[~((table["level"] == 4) & (table["at"] == 0))]
+    # one sample diverged: its mean is low, but it is not stable
+    table.loc[(table["level"] == 8) & (table["at"] == 0), "value"] *= 0.01
+    ax = plots.heat_map(table)
+    texts = f.texts_of(ax)
+    assert texts[1, 2] == "×" and texts[0, 2].endswith("*") and (0, 1) not in texts
+    (empty,) = (one for one in ax.patches if isinstance(one, Rectangle))
+    assert empty.get_xy() == (-0.5, 0.5) and "_stable" not in lines(ax)
+    assert legend_texts(ax) == ["some copies diverged", "all copies diverged"]
+
+
+def test_maps_have_a_color_bar_where_there_is_room():
+    figure, (left, right) = pyplot.subplots(1, 2)
+    plots.heat_map(TABLE, left)
+    plots.plane(f.surface(), right, points=f.POINTS)
+    assert len(figure.axes) == 2 and left.get_legend() is None
+    plots.heat_map(TABLE, left, colorbar=True)
+    assert len(figure.axes) == 3
+    figure, ax = pyplot.subplots(layout="constrained")
+    plots.plane(f.surface(), ax, points=f.POINTS)
+    assert len(figure.axes) == 2 and figure.axes[1].get_ylabel() == "Test error (%)"
+    assert len(plots.heat_map(TABLE, colorbar=False).figure.axes) == 1
+    # numbers in cells of two millimeters could not be read
+    small = pyplot.figure(figsize=(0.2, 0.2)).add_axes((0, 0, 1, 1))
+    assert not plots.heat_map(TABLE, small).texts
+
+
+# copies: barriers, errors, paths
+
+
+def test_instability_marks_what_is_stable_and_what_is_impossible():
+    ax = plots.instability(TABLE)
+    np.testing.assert_array_equal(named(ax, "stable").get_ydata(), [2, 2])
+    low, high = ax.get_ylim()
+    assert low < 0 and 58 < high < 100 and shaded(ax) == [(low, pytest.approx(0))]
+    loss = plots.instability(TABLE, metric="loss_barrier")
+    assert "stable: below 2%" not in lines(loss)
+    # not in percent
+    assert named(loss, "dense").get_ydata()[0] == pytest.approx(3 * 0.54)
+    assert not shaded(plots.instability(TABLE, ylim=(1, 30)))
+    # the line at 2% is always visible, what should not be there too
+    assert plots.instability(TABLE.assign(value=TABLE["value"] / 1000)).get_ylim()[1] > 3
+    assert plots.instability(TABLE.assign(value=-0.05)).get_ylim()[0] == pytest.approx(-6)
+    # a band may reach beyond what is possible, the axes do not follow
+    ax = plots.instability(TABLE.assign(value=0.95 + 0.2 * (TABLE["seed"] - 1)))
+    assert shaded(ax)[1] == pytest.approx((100, 103))
+    refused(r"no `metric` 'l2' on `split` 'test'", plots.instability, TABLE, metric="l2")
+
+
+def test_steps_are_at_even_distances_and_keep_their_values():
+    ax = plots.instability(TABLE)
+    assert ticks(ax.xaxis) == ["0", "100", "1k"]
+    at = ax.transData.transform([(k, 0) for k in AT])[:, 0]
+    between = ax.transData.transform([(50, 0), (550, 0)])[:, 0]
+    assert at[1] - at[0] == pytest.approx(at[2] - at[1])
+    np.testing.assert_allclose(between, (at[1:] + at[:-1]) / 2)
+    ax = pyplot.figure(figsize=(3, 2)).subplots()
+    step_axis(ax, [500, 500])
+    assert ax.get_xlim() == (499.5, 500.5) and list(ax.get_xticks()) == [500]
+    step_axis(ax, [10_000 * k for k in range(30)])
+    assert sorted([*ax.get_xticks(), *ax.get_xticks(minor=True)]) == [10_000 * k for k in range(30)]
+    ax.figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in ax.get_xticklabels()]
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+    names = [step_name(step) for step in (0, 1, 999, 1000, 62_500, 1250, 1234)]
+    assert names == ["0", "1", "999", "1k", "62500", "1250", "1234"]
+
+
+def test_one_step_has_error_bars():
+    ax = plots.instability(TABLE[TABLE["at"] == 100], branches="dense")
+    values = [100 * f.barrier("ticket", 0, 100, i) for i in range(9)]
+    (bars,) = ax.containers
+    ((start, stop),) = bars[2][0].get_segments()
+    wanted = np.mean(values) + np.std(values, ddof=1) * np.array([-1, 1])
+    np.testing.assert_allclose([start[1], stop[1]], wanted)
+    assert named(ax, "dense").get_marker() not in ("", "None")
+
+
+def test_branches_and_levels():
+    def said(table=TABLE, **options):
+        return legend_texts(plots.instability(table, **options))[:-1]
+
+    assert said(branches=["ticket", "dense"], level=4) == ["IMP ticket, 41%", "dense"]
+    # random has no level 4
+    assert said(level=4) == ["dense", "IMP ticket, 41%"] and said(level=0) == ["dense"]
+    table = pd.concat([TABLE, TABLE[TABLE["branch"] == "random"].assign(branch="b", level=4)])
+    refused(r"share no level: .*'b': \[4\].*say which `level`", plots.instability, table)
+    assert "IMP ticket, 41%" in said(table[table["branch"] != "random"])
+    # a control of the dense network, such as another schedule
+    dense = TABLE[TABLE["level"] == 0]
+    assert said(pd.concat([dense, dense.assign(branch="longer")])) == ["dense", "longer"]
+    refused("`level` 4 is not in branch 'random', which has", plots.instability, TABLE,
+            branches=["random"], level=4)  # fmt: skip
+
+
+def test_marks_of_diverged_copies():
+    ax = plots.instability(diverged())
+    rest = 100 * np.mean([f.barrier("ticket", 8, 0, i) for i in range(1, 9)])
+    np.testing.assert_allclose(lines(ax)["_diverged"].get_data(), [[0], [rest]])
+    np.testing.assert_array_equal(lines(ax)["_lost"].get_xdata(), [100])
+    assert legend_texts(ax)[-2:] == ["some copies diverged (1 of 9)", "all copies diverged"]
+
+
+def test_error_compares_with_the_dense_network_of_the_earliest_step():
+    ax = plots.error(f.COPIES)
+    values = np.array([100 * f.final("ticket", 0, 0, i) for i in range(9)])
+    bar, std = values.mean(), values.std(ddof=1)
+    np.testing.assert_allclose(named(ax, "dense").get_ydata(), [bar, bar])
+    assert across(ax) == pytest.approx((bar - std, bar + std))
+    np.testing.assert_allclose(named(ax, "matching").get_ydata(), [bar + 0.2] * 2)
+    late = f.COPIES.copy()
+    late.loc[(late["level"] == 0) & (late["at"] > 0), "value"] = 0.5
+    assert across(plots.error(late)) == pytest.approx((bar - std, bar + std))
+    # shaded only where it is in view
+    assert not shaded(ax)
+    high = plots.error(f.COPIES.assign(value=f.COPIES["value"] + 0.89))
+    assert shaded(high) == [pytest.approx((100, high.get_ylim()[1]))]
+    # pairs, and a dense network from elsewhere
+    sparse = TABLE[TABLE["level"] > 0]
+    refused("`table` has no dense network", plots.error, sparse)
+    refused("`dense` has no dense network", plots.error, sparse, dense=sparse)
+    refused("9 dense networks and all of", plots.error, sparse, dense=TABLE.assign(value=NAN))
+    assert across(plots.error(sparse, dense=TABLE)) == pytest.approx((bar - std, bar + std))
+    # alone or asked for, the dense network is a line too
+    assert "dense" in legend_texts(plots.error(f.COPIES, branches=["dense", "ticket"]))
+
+
+def test_distances_find_their_split():
+    share = plots.distance(TABLE, metric="disagreement_share", ylim=(0, 100))
+    np.testing.assert_allclose(named(share, "dense").get_ydata(), [54] * 3)
+    assert share.get_ylim() == (0, 100) and share.get_ylabel().startswith("Test examples")
+    # a distance of the user's own
+    mine = plots.distance(TABLE, metric="mine")
+    assert mine.get_ylabel() == "Mine" and mine.get_ylim()[0] == 0
+    two = f.REWINDING(f.STATES, f.COPIES, TABLE, branches=["dense", "random"])
+    assert legend_texts(two)[3:] == ["dense", "global random, 16.8%"]
+    states, copies = (one[one["level"] == 0] for one in (f.STATES, f.COPIES))
+    for tables, message in (
+        ((states, f.COPIES, TABLE), "`states` has nothing of branch 'ticket' at level 8"),
+        ((f.STATES, copies, TABLE), "`copies` has nothing of branch 'ticket' at level 8"),
+        ((f.STATES.drop(columns="seed"), f.COPIES, TABLE), "`states` lacks the columns"),
+        ((f.STATES, TABLE.assign(copy=0), TABLE), "`metric` 'l2_from_k' is not in `copies`"),
+    ):
+        refused(message, f.REWINDING, *tables, branches=["ticket"])
+
+
+def test_path_marks_two_points_above_the_ends():
+    ax = plots.path(f.PATHS, at=100)
+    heights = sorted(line.get_ydata()[0] for line in all_named(ax, "_threshold"))
+    np.testing.assert_allclose(heights[:2], [8.4 + 2.5, 9.4 + 2.5], rtol=1e-6)
+    assert ax.get_xlim() == (0, 1) and not shaded(ax)
+    # of many lines only the highest and the lowest; of a part of a line none
+    many = f.on_paths(at=range(0, 1000, 100))
+    many = many[many["level"] == 0].assign(value=lambda table: table["value"] - 1e-5 * table["at"])
+    heights = sorted(line.get_ydata()[0] for line in all_named(plots.path(many), "_threshold"))
+    np.testing.assert_allclose(heights, [10.0, 10.9], rtol=1e-6)
+    part = f.PATHS[(f.PATHS["alpha"] > 0.2) & (f.PATHS["at"] == 0)]
+    assert "_threshold" not in lines(plots.path(part))
+    # only in view
+    (only,) = shaded(plots.path(f.on_paths(height=0.9), at=0, branches=["dense"]))
+    assert only[0] == 100 and only[1] < 110
+    both = plots.path(f.PATHS, at=0, ylim=(-20, 130))
+    assert shaded(both) == [pytest.approx((-20, 0)), pytest.approx((100, 130))]
+    loss = f.PATHS.assign(metric="loss", value=f.PATHS["value"] * 300)
+    assert "_threshold" not in lines(plots.path(loss, at=0, metric="loss"))
+    # a bent line
+    assert plots.path(f.PATHS.assign(alpha=2 * f.PATHS["alpha"]), at=0).get_xlim() == (0, 2)
+
+
+def test_path_draws_every_sample():
+    ax = plots.path(f.PATHS, at=0, branches=["dense"], samples=True)
+    ends = sorted(line.get_ydata()[0] for line in all_named(ax, "_sample"))
+    np.testing.assert_allclose(ends, [100 * f.final("ticket", 0, 0, i) for i in range(9)])
+    steps = plots.path(f.PATHS, at=AT, branches=["dense"], samples=True)
+    assert len({tuple(line.get_color()) for line in all_named(steps, "_sample")}) == 3
+
+
+def test_batchnorm_is_named_where_it_matters():
+    both = pd.concat([TABLE, TABLE.assign(metric=TABLE["metric"] + "_recomputed")])
+    assert plots.instability(both).get_ylabel().endswith("BatchNorm interpolated")
+    ax = plots.instability(both, metric="barrier_recomputed")
+    assert ax.get_ylabel().endswith("BatchNorm re-estimated") and "stable: below 2%" in lines(ax)
+    assert "BatchNorm" not in plots.instability(TABLE).get_ylabel()
+
+
+def test_against_density_of_errors_and_branches():
+    ax = plots.against_density(TABLE, metric="error", at=[0, 1000], branches=["ticket", "random"])
+    np.testing.assert_allclose(named(ax, "dense").get_ydata(), 8.4)
+    np.testing.assert_allclose(lines(ax)["_random 0"].get_ydata(), 12.4)
+    wanted = ["$k$ = 0", "$k$ = 1k", "IMP ticket", "global random", "dense, mean ± std"]
+    assert legend_texts(ax) == wanted and ax.get_ylim()[0] > 0
+    five = pd.concat([TABLE[TABLE["branch"] == "random"].assign(branch=name) for name in "abcde"])
+    refused("at most 4 where line", plots.against_density, five, branches=list("abcde"))
+
+
+def test_plane_puts_contours_and_networks_where_they_belong():
+    ax = plots.plane(f.surface(value=lambda x, y: 0.1 * x + 0.02 * y)[::-1], points=f.POINTS)
+    seen = 0
+    for level, one in zip(ax.collections[1].levels, ax.collections[1].get_paths(), strict=True):
+        x, y = one.vertices.T
+        np.testing.assert_allclose(10 * x + 2 * y, level)
+        seen += len(x)
+    assert seen > 20 and (ax.get_xlim(), ax.get_ylim(), ax.get_aspect()) == ((0, 5), (0, 4), 1)
+    ax.figure.draw_without_rendering()
+    for name, place in f.POINTS.items():
+        assert tuple(lines(ax)[name].get_xydata()[0]) == place
+        (text,) = (text for text in ax.texts if text.get_text() == name)
+        box, frame = text.get_window_extent(), ax.get_window_extent()
+        assert frame.contains(*box.min) and frame.contains(*box.max)
+
+
+def test_plane_of_losses_flat_surfaces_and_gaps():
+    wide = f.surface(metric="loss", value=lambda x, y: 0.01 * 4.0 ** (x + y))
+    ax = plots.plane(wide, points=f.POINTS, metric="loss", contours=9)
+    levels = ax.collections[0].levels
+    np.testing.assert_allclose(levels[1:] / levels[:-1], levels[1] / levels[0])
+    marked = ax.figure.axes[1].get_yticks()
+    assert 0.01 <= min(marked) and max(marked) <= 0.01 * 4.0**9
+    narrow = f.surface(metric="loss", value=lambda x, y: 1 + 0.1 * x)
+    steps = np.diff(plots.plane(narrow, points=f.POINTS, metric="loss").collections[0].levels)
+    np.testing.assert_allclose(steps, steps[0])
+    plots.plane(f.surface(value=lambda x, y: 0.5), points=f.POINTS)
+    gap = f.surface(value=lambda x, y: NAN if x == 3 else 0.1 * x)
+    assert plots.plane(gap, points=f.POINTS).collections[0].levels[-1] >= 50
+
+
+@pytest.mark.parametrize(
+    ("grid", "options", "message"),
+    [
+        (f.surface().iloc[1:], {}, "`grid` must have one value at every place.*got 29 values"),
+        (f.surface(x=1), {}, "regular grid of at least 2 × 2"),
+        (f.surface().assign(value=NAN), {}, "`grid` has no finite value"),
+        (f.surface(), {"points": {}}, "`points` is empty"),
+        (f.surface(), {"points": {"init": (9, 0)}}, r"'init' at \(9.0, 0.0\), outside the grid: x"),
+        (f.surface(), {"contours": 1}, "`contours` must be a whole number of at least 2, got 1"),
+    ],
+)
+def test_plane_errors(grid, options, message):
+    refused(message, plots.plane, grid, **({"points": f.POINTS} | options))
+
+
+def test_first_steps_need_a_majority():
+    ax = plots.first_steps(f.FIRST)
+    stable, matching = (lines(ax)[f"_ticket {one}"] for one in ("stable", "matching"))
+    assert stable.get_linestyle() != matching.get_linestyle()
+    # where they coincide, both are visible
+    assert matching.get_markersize() > stable.get_markersize()
+    assert matching.get_markerfacecolor() == "none"
+    assert list(ax.get_yticks()) == [0, 500, 1000, 2000, 4000]
+    y = ax.collections[0].get_paths()[0].vertices[:, 1]
+    # one sample at 16.8% is never stable: its band leaves the axes
+    assert (y.min(), y.max()) == (0, ax.get_ylim()[1]) and y.max() > 4000
+    line = lines(plots.first_steps(f.FIRST, majority=0.9))["_ticket stable"]
+    np.testing.assert_array_equal(line.get_ydata(), [2000, 1000, NAN])
+    asked = plots.first_steps(f.FIRST, branches=["ticket"], at=(0, 100, 8000))
+    assert list(asked.get_yticks()) == [0, 100, 8000]
+    # all that was found is inside
+    assert plots.first_steps(f.FIRST, at=(0, 100)).get_ylim()[1] > 4000
+    # alone, a point has error bars
+    assert len(plots.first_steps(f.FIRST[f.FIRST["level"] == 0]).containers) == 2
+    refused(r"`majority` must be in \[0, 1\), got 1", plots.first_steps, f.FIRST, majority=1)
+    none = f.FIRST.assign(share=0.1)
+    refused("no density at which more than 0.5 of the samples", plots.first_steps, none)
+
+
+def test_stable_and_matching_on_given_axes():
+    axes = pyplot.subplots(1, 2, layout="constrained")[1]
+    # the errors of pairs, at fewer steps and more levels than the barriers
+    later = TABLE[(TABLE["metric"] != "error") | (TABLE["at"] > 0)]
+    later = later[(later["metric"] != "barrier") | (later["level"] < 8)]
+    left, right = f.BOTH(later, axes=axes, branches=["dense", "ticket"])
+    assert [left, right] == list(axes) and not left.figure.legends
+    assert legend_texts(left) == ["dense", "IMP ticket, 41%", "stable: below 2%"]
+    assert legend_texts(right) == ["dense, mean ± std", "matching: at most 0.2 points above"]
+    # the same level and the same steps on both sides
+    np.testing.assert_allclose(named(right, "IMP ticket, 41%").get_xdata(), [100, 1000])
+    assert left.get_xlim() == right.get_xlim()
+    left, _ = f.BOTH(TABLE, branches=["dense"], legend=False)
+    assert not left.figure.legends and left.get_legend() is None
+    for wrong in (3, [left], [left, 3]):
+        refused("`axes` must be two matplotlib Axes or None", f.BOTH, TABLE, axes=wrong)
+
+
+# the look of all figures
+
+
+def test_methods_look_unlike_each_other_and_the_same_everywhere():
+    looks = branch_styles([*KNOWN, *(f"grasp_{one}" for one in VARIANTS)])
+    assert all(looks[name] == KNOWN[name] for name in KNOWN)
+    assert len({look.color for look in KNOWN.values()}) == len(KNOWN)
+    controls = [looks[f"grasp_{one}"] for one in VARIANTS] + [looks["grasp"]]
+    assert {look.color for look in controls} == {KNOWN["grasp"].color}
+    assert len({str(look.line) for look in controls}) == len(controls)
+    assert looks["grasp_inverted"].label == "GraSP, inverted"
+    methods = (
+        "dense ticket magnitude_after_training magnitude snip grasp synflow prospr force random"
+    )
+    colors = np.array([matplotlib.colors.to_rgb(looks[name].color) for name in methods.split()])
+    apart = np.abs(colors[:, None] - colors[None]).sum(-1) + 9 * np.eye(len(colors))
+    assert apart.min() > 0.35
+    mixed = ["zeta", "random", "grasp_reinit", "grasp_shuffle", "grasp", "zeta_shuffle", "snip"]
+    order = ["snip", "grasp", "grasp_shuffle", "grasp_reinit", "random", "zeta", "zeta_shuffle"]
+    assert branch_order(mixed, None) == order
+
+
+def test_caption_without_a_layout_engine_and_in_a_subfigure():
+    figure, ax = pyplot.subplots(figsize=(3, 2))
+    note = plots.caption(ax, "run: a")
+    ax.set_xlabel("x")
+    figure.draw_without_rendering()
+    assert note.get_window_extent().y1 <= ax.xaxis.label.get_window_extent().y0
+    parent = pyplot.figure(layout="constrained")
+    inner = parent.subfigures(1, 2)[0].subplots()
+    assert plots.caption(inner, "run: a") in parent.texts
+
+
+def test_percent_limits_and_exits():
+    values = {1: "100", 0.5: "50", 0.168: "16.8", 0.0999: "10", 0.01: "1", 0.0092: "0.92"}
+    assert {value: percent(value) for value in values} == values
+    assert limits([1.0, NAN, 1.0]) == pytest.approx((0.95, 1.05))
+    assert limits([99.0, 100.0], top=100.0) == pytest.approx((98.95, 100.01))
+    x = np.array([100.0, 10.0, 1.0, 0.1])
+    assert leaves(x, np.array([5.0, 5, 5, 5]), 1.0) == []
+    assert leaves(x, np.array([0.0, 5, NAN, 0]), 2.5) == pytest.approx([100.0, 1.0])
