@@ -21,16 +21,18 @@ from jaxticket.engine.loop import (
     Arrays,
     Jobs,
     Watch,
+    join,
     report_diverged,
     take,
     train_jobs,
 )
 from jaxticket.engine.runtime import Run, Runtime, settled
 from jaxticket.engine.supervised import Supervised
-from jaxticket.random import permutation_words, stream
+from jaxticket.random import permutation_words, root_keys, stream
 from jaxticket.runs import Runs, density, require_runs
 from jaxticket.settings import Training
-from jaxticket.sparsify.retraining import branch_jobs
+from jaxticket.sparsify.retraining import branch_groups
+from jaxticket.sparsify.runner import jobs_of
 from jaxticket.ticket import host_apply
 from jaxticket.typing import Array, Network, Params, TrainState
 
@@ -125,8 +127,9 @@ def telemetry(
         every=every,
     )
     runtime = runtime.in_folder(runs.folder, "telemetry", results.run_name(name, settings))
-    tickets, jobs, _ = branch_jobs(runs, change, name, runs.training, factors, levels)
-    jobs = _shortened(jobs, steps)
+    tickets, groups = branch_groups(runs, change, name, runs.training, factors, levels)
+    keys = np.asarray(jax.random.key_data(root_keys(runs.seeds)))
+    jobs = _shortened(join([jobs_of(group, keys) for group in groups]), steps)
     label = runs.branch if change is BRANCHES["retrain"] else name
     about = [
         {"seed": seed, "level": level, "density": share, "branch": label}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,34 +9,25 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxticket import _tree, results
+from jaxticket import _tree
 from jaxticket.connectivity.copies import FIRST_NOISE, heights
 from jaxticket.connectivity.evaluator import Evaluator
-from jaxticket.controls import BRANCHES, changed
+from jaxticket.controls import BRANCHES
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.dense import initial_networks
-from jaxticket.engine.loop import (
-    Arrays,
-    Jobs,
-    history_arrays,
-    job_plan,
-    join,
-    report_diverged,
-    take,
-    train_jobs,
-    train_unit,
-)
+from jaxticket.engine.loop import Arrays, Jobs, Trained, history_arrays, take
 from jaxticket.engine.metrics import METRICS
 from jaxticket.engine.program import program
 from jaxticket.engine.runtime import Run, Runtime
 from jaxticket.engine.source import split_names
-from jaxticket.engine.supervised import Origin, Supervised
+from jaxticket.engine.supervised import Supervised
 from jaxticket.nn.resize import narrowed, parameters
-from jaxticket.random import root_keys
-from jaxticket.runs import Runs, density
-from jaxticket.settings import Training
+from jaxticket.results import EvaluationLog
+from jaxticket.runs import Runs
+from jaxticket.settings import PruningAtStep, Training
+from jaxticket.sparsify.runner import Group, Runner
 from jaxticket.ticket import Ticket
 from jaxticket.typing import Network
 
@@ -97,7 +87,7 @@ class Outcome(NamedTuple):
       folder: where the results lie, or None.
     """
 
-    histories: dict[str, results.EvaluationLog]
+    histories: dict[str, EvaluationLog]
     barrier: np.ndarray
     dense_lr: float
     folder: Path | None
@@ -150,102 +140,85 @@ def hold(
     """
     runs, training, data, seeds = contest.runs, contest.training, contest.data, contest.seeds
     net, count = runs.net, len(contest.seeds)
-    splits = split_names(data)
-    keys = np.asarray(jax.random.key_data(root_keys(seeds)))
     many = (2 + len(CHANGES) + len(contest.rates)) * count
     size = runtime.replicas_per_call(many, runs.size)
     with runtime.run(net, data, training, settings, size=size) as run:
-        names, jobs, densities = _jobs(contest, run, keys)
-        small = None if contest.small is None else _small(contest, run, keys)
-        run.expect(jobs.steps + (0 if small is None else small[1].steps))
+        runner = Runner(run, net, runs.pruning, seeds)
+        groups = _groups(contest, runner)
+        run.expect(sum(group.steps for group in groups) * count)
+        run.expect(0 if contest.small is None else training.steps * count)
         run.describe("ticket, controls and dense network")
-        blocks = [
-            _block(run, take(jobs, first, first + size), first, 2 * count)
-            for first in range(0, many, size)
-        ]
-        histories = _histories(seeds, contest.level, names, densities, history_arrays(blocks), run)
-        if small is not None:
-            run.describe("small dense network")
-            trained = train_unit(small[0], small[1], SMALL)
-            assert contest.small is not None
-            share = np.full(count, parameters(contest.small) / parameters(net))
-            histories |= _histories(
-                seeds, contest.level, [SMALL], [share], history_arrays([trained]), run
-            )
-        barrier = _barrier(contest, run, blocks)
+
+        def keep(trained: Trained, jobs: Jobs, first: int) -> Arrays:
+            # the final weights of the ticket and its copy, which come first
+            final = (trained.state.params, trained.state.stats)
+            kept = max(0, min(len(jobs.start), 2 * count - first))
+            final = take(parallel.host(final), 0, kept)
+            leaves = zip(_tree.paths(final), jax.tree.leaves(final), strict=True)
+            return {f"weights/{path}": leaf for path, leaf in leaves}
+
+        trained = runner.train(groups, unit="networks", keep=keep)
+        logs = {log.branch: log for log in trained.logs}
+        if contest.small is not None:
+            logs[SMALL] = _small(contest, contest.small, run)
+        barrier = _barrier(contest, run, trained.blocks)
         run.finish()
-    histories, rate = _best_dense(histories, contest.rates, splits)
-    return Outcome(histories, barrier, rate, run.path)
+    logs, rate = _best_dense(logs, contest.rates, split_names(data))
+    return Outcome(logs, barrier, rate, run.path)
 
 
-def _jobs(contest: Contest, run: Run, keys: np.ndarray) -> tuple[list[str], Jobs, list[np.ndarray]]:
-    """Names and densities of the contestants, and their jobs in the order [contestant, seed]: the
-    ticket and its copy come first.
-    """
-    runs, training, seeds = contest.runs, contest.training, contest.seeds
+def _groups(contest: Contest, runner: Runner) -> list[Group]:
+    """All that are trained side by side; the ticket and its copy come first."""
+    seeds, training, lost = contest.seeds, contest.training, contest.lost()
     whole = contest.ticket()
-    initial, stats = initial_networks(runs.net, run.mesh, keys)
-    ones = jax.tree.map(lambda x: np.ones(x.shape, bool), initial)
-    zero = np.zeros_like(whole.step)
-    tickets = {
-        TICKET: whole,
-        COPY: whole,
-        **{
-            name: changed(
-                BRANCHES[name], whole, seeds, name=name, net=runs.net, mesh=runs.mesh,
-                exclude=runs.pruning.exclude, factors=contest.factors(),
-            )
-            for name in CHANGES
-        },
-        **{
-            _dense_name(rate): Ticket(ones, initial, stats, zero, zero)  # type: ignore[arg-type]
-            for rate in contest.rates
-        },
-    }  # fmt: skip
-    rates = {_dense_name(rate): rate for rate in contest.rates}
-    lost, parts = contest.lost(), []
-    for name, ticket in tickets.items():
-        own = training.replace(lr=rates[name]) if name in rates else training
-        plan = job_plan(own, len(seeds), order=FIRST_NOISE + (name == COPY))
-        start = np.asarray(ticket.step, np.int32)
-        gone = lost & (name not in rates)
-        origin = Origin(ticket.params, ticket.stats, ticket.mask)
-        parts.append(Jobs(origin, keys, start, plan, gone))
-    densities = [
-        density(runs.net, runs.pruning, ticket, None if name in rates else lost)
-        for name, ticket in tickets.items()
+    changes = {name: BRANCHES[name] for name in CHANGES}
+    controls = runner.controls(changes, whole, factors=contest.factors())
+    groups = [
+        _group(name, ticket, contest.level, training, lost, order=FIRST_NOISE + (name == COPY))
+        for name, ticket in {TICKET: whole, COPY: whole, **controls}.items()
     ]
-    return list(tickets), join(parts), densities
+    dense = _dense(runner.net, runner)
+    none = np.zeros(len(seeds), bool)
+    for rate in contest.rates:
+        groups.append(_group(_dense_name(rate), dense, 0, training.replace(lr=rate), none))
+    return groups
 
 
-def _small(contest: Contest, run: Run, keys: np.ndarray) -> tuple[Run, Jobs]:
-    """Where the small dense networks are trained, and their jobs."""
-    assert contest.small is not None
+def _group(
+    name: str,
+    ticket: Ticket,
+    level: int,
+    training: Training,
+    lost: np.ndarray,
+    order: int = FIRST_NOISE,
+) -> Group:
+    start = int(np.asarray(ticket.step)[0])
+    return Group(name, level, lambda: ticket, training, order, lost, start=start, title=name)
+
+
+def _dense(net: Network, runner: Runner) -> Ticket:
+    """The dense networks at initialization, as tickets."""
+    params, stats = initial_networks(net, runner.run.mesh, runner.keys)
+    ones = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
+    zero = np.zeros(len(runner.seeds), np.int32)
+    return Ticket(ones, params, stats, zero, zero)  # type: ignore[arg-type]
+
+
+def _small(contest: Contest, net: Network, run: Run) -> EvaluationLog:
+    """The evaluations of the small dense networks; their density is their share of parameters."""
+    run.describe("small dense network")
     count = len(contest.seeds)
     run = replace(
         run,
-        program=program(Supervised(contest.small, contest.training), run.mesh),
+        program=program(Supervised(net, contest.training), run.mesh),
         size=parallel.block_size(count, run.mesh, None),
     )
-    params, stats = initial_networks(contest.small, run.mesh, keys)
-    mask = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
-    plan = job_plan(contest.training, count, order=FIRST_NOISE)
-    start, lost = np.zeros(count, np.int32), np.zeros(count, bool)
-    return run, Jobs(Origin(params, stats, mask), keys, start, plan, lost)
-
-
-def _block(run: Run, jobs: Jobs, first: int, kept: int) -> Arrays:
-    """Evaluations of some jobs, and the final weights of those among the first `kept` of all."""
-    name = f"networks-{first:04d}-{first + len(jobs.start):04d}"
-
-    def make() -> Arrays:
-        trained = train_jobs(run, jobs, name)
-        final = (trained.state.params, trained.state.stats)
-        final = take(parallel.host(final), 0, max(0, min(len(jobs.start), kept - first)))
-        leaves = zip(_tree.paths(final), jax.tree.leaves(final), strict=True)
-        return trained.evaluations | {f"weights/{path}": leaf for path, leaf in leaves}
-
-    return run.unit(name, jobs.steps, make)
+    runner = Runner(run, net, PruningAtStep((1.0,)), contest.seeds)
+    none = np.zeros(count, bool)
+    group = _group(SMALL, _dense(net, runner), contest.level, contest.training, none)
+    (log,) = runner.train([group], unit=SMALL).logs
+    share = parameters(net) / parameters(contest.runs.net)
+    return log._replace(density=np.full(count, share))
 
 
 def _barrier(contest: Contest, run: Run, blocks: list[Arrays]) -> np.ndarray:
@@ -275,31 +248,9 @@ def _barrier(contest: Contest, run: Run, blocks: list[Arrays]) -> np.ndarray:
     return np.where(lost[:count] | lost[count:], np.nan, barrier)
 
 
-def _histories(
-    seeds: tuple[int, ...],
-    level: int,
-    names: Sequence[str],
-    densities: Sequence[np.ndarray],
-    arrays: Arrays,
-    run: Run,
-) -> dict[str, results.EvaluationLog]:
-    found = {}
-    for number, (name, share) in enumerate(zip(names, densities, strict=True)):
-        found[name] = results.EvaluationLog.of_group(
-            arrays,
-            number,
-            seeds=seeds,
-            level=0 if name.startswith(DENSE) else level,
-            density=share,
-            branch=name,
-        )
-        report_diverged(run, name, seeds, found[name].diverged)
-    return found
-
-
 def _best_dense(
-    histories: dict[str, results.EvaluationLog], rates: tuple[float, ...], splits: tuple[str, ...]
-) -> tuple[dict[str, results.EvaluationLog], float]:
+    histories: dict[str, EvaluationLog], rates: tuple[float, ...], splits: tuple[str, ...]
+) -> tuple[dict[str, EvaluationLog], float]:
     """The histories, with that of the dense network's best learning rate called "dense"."""
     best = rates[0]
     if len(rates) > 1:

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxticket import _tree, masks, rescaling, results
 from jaxticket._check import from_table
-from jaxticket.controls import Change, changed
+from jaxticket.controls import Change
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
@@ -21,23 +21,17 @@ from jaxticket.engine.loop import (
     Arrays,
     Jobs,
     Trained,
-    history_arrays,
-    job_plan,
     join,
-    report_diverged,
     take,
-    train_jobs,
 )
 from jaxticket.engine.runtime import Run
-from jaxticket.engine.supervised import Origin
 from jaxticket.pruning.compiled import Weights
 from jaxticket.pruning.keep import layer_counts, not_finite
 from jaxticket.pruning.scores import SCORES
 from jaxticket.pruning.scores.spec import name_of
-from jaxticket.random import root_keys
-from jaxticket.runs import density
 from jaxticket.settings import Pruning, Training, order_of
 from jaxticket.sparsify.at_step import report_collapse
+from jaxticket.sparsify.runner import Group, Groups, Runner
 from jaxticket.ticket import Ticket, host_apply
 from jaxticket.typing import Mask, Network, Params, Stats
 
@@ -121,8 +115,8 @@ class Search:
         self.histories: list[results.EvaluationLog] = []
         self.costs: list[dict[str, Any]] = []
         replicas = len(plan.seeds)
-        self.keys = np.asarray(jax.random.key_data(root_keys(plan.seeds)))
-        params, stats = initial_networks(plan.net, run.mesh, self.keys)
+        self.runner = Runner(run, plan.net, plan.pruning, plan.seeds)
+        params, stats = initial_networks(plan.net, run.mesh, self.runner.keys)
         self.initial: tuple[Params, Stats] = (params, stats)
         ones = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
         zeros = np.zeros(replicas, np.int32)
@@ -150,58 +144,38 @@ class Search:
         return self.plan.pruning.factors(self.next_masks[level], self.plan.prunable)
 
     def level(self, level: int) -> None:
-        """Trains the tickets of a level and its branches, block by block, and prunes."""
-        plan = self.plan
+        """Trains the tickets of a level and its controls, block by block, and prunes."""
+        plan, pruning = self.plan, self.plan.pruning
         began = time.perf_counter()
-        whole = self._start(level)
-        groups = {"ticket": whole}
-        for name, change in plan.changes.items():
-            groups[name] = changed(
-                change,
-                whole,
-                plan.seeds,
-                name=name,
-                net=plan.net,
-                mesh=self.run.mesh,
-                exclude=plan.pruning.exclude,
-                factors=self._factors(level),
+        whole, factors = self._start(level), self._factors(level)
+        tickets = {"ticket": whole, **self.runner.controls(plan.changes, whole, factors=factors)}
+        groups = [
+            Group(
+                name,
+                level,
+                functools.partial(tickets.__getitem__, name),
+                plan.training,
+                order_of(pruning, level),
+                self.lost[level],
+                start=pruning.start if level > 0 else 0,
             )
-        everything = join(list(groups.values()))
-        count = len(everything.step)
-        jobs = Jobs(
-            Origin(everything.params, everything.stats, everything.mask),
-            np.concatenate([self.keys] * len(groups)),
-            np.asarray(everything.step, np.int32),
-            job_plan(plan.training, count, order=order_of(plan.pruning, level)),
-            np.concatenate([self.lost[level]] * len(groups)),
-        )
-        # a change may start elsewhere than the tickets (reinit: at step 0)
-        self.run.expect(jobs.steps - plan.level_steps(level))
+            for name in tickets
+        ]
         prepared = time.perf_counter() - began
-        blocks = []
-        for begin in range(0, count, self.run.size):
-            end = min(begin + self.run.size, count)
-            # a run that continues with other blocks must not take these for its own
-            name = f"level-{level:03d}-jobs-{begin:03d}-{end:03d}"
-            blocks.append(self._unit(name, level, take(jobs, begin, begin + self.run.size), begin))
-        self._finish(level, list(groups), jobs, blocks, prepared)
-
-    def _unit(self, name: str, level: int, jobs: Jobs, begin: int) -> Arrays:
-        return self.run.unit(name, jobs.steps, lambda: self._trained(name, level, jobs, begin))
-
-    def _trained(self, name: str, level: int, jobs: Jobs, begin: int) -> Arrays:
-        """Evaluations of jobs, the masks that come from them and what later levels start from."""
-        plan = self.plan
-        # the tickets come first, then the branches, which are not pruned
-        own = max(0, min(len(plan.seeds) - begin, len(jobs.start)))
-        k = plan.pruning.rewind_step
-        trained = train_jobs(
-            self.run, jobs, name, snapshots_at=(k,) if level == 0 and k > 0 else ()
+        trained = self.runner.train(
+            groups,
+            unit=f"level-{level:03d}-jobs",
+            keep=functools.partial(self._kept, level),
+            snapshots_at=(pruning.rewind_step,) if level == 0 and pruning.rewind_step > 0 else (),
         )
-        arrays = trained.evaluations | {
-            "seconds": np.asarray(trained.seconds),
-            "tickets": np.asarray(own),
-        }
+        self._finish(level, whole, trained, prepared)
+
+    def _kept(self, level: int, trained: Trained, jobs: Jobs, begin: int) -> Arrays:
+        """The masks that come from a block, and what later levels start from."""
+        plan = self.plan
+        # the tickets come first, then the controls, which are not pruned
+        own = max(0, min(len(plan.seeds) - begin, len(jobs.start)))
+        arrays = {"tickets": np.asarray(own)}
         began = time.perf_counter()
         if own:
             for target in self._targets(level):
@@ -249,53 +223,25 @@ class Search:
         masks.require_nested(mask, take(jobs.origin.mask, 0, own))
         return mask
 
-    def _finish(
-        self, level: int, names: list[str], jobs: Jobs, blocks: list[Arrays], prepared: float
-    ) -> None:
-        plan, replicas = self.plan, len(self.plan.seeds)
-        history = history_arrays(blocks)
+    def _finish(self, level: int, whole: Ticket, trained: Groups, prepared: float) -> None:
+        plan, replicas, blocks = self.plan, len(self.plan.seeds), trained.blocks
         for target in self._targets(level):
             mask = _unpacked(blocks, f"mask-{target:03d}/", plan.like[0])
             self.next_masks[target] = mask
             where = f"pruning to level {target}"
             report_collapse(self.run, where, mask, plan.prunable, plan.seeds)
         if plan.pruning.rewind == "learning_rate" and not (plan.pruning.one_shot and level > 0):
-            self._keep_trained(_rebuilt(blocks, "trained/", plan.like), jobs)
-        diverged = history["diverged"]
+            self._keep_trained(_rebuilt(blocks, "trained/", plan.like), whole.mask)
         for target in self._targets(level):
-            self.lost[target] = self.lost[level] | (diverged[:replicas] >= 0)
+            self.lost[target] = self.lost[level] | (trained.logs[0].diverged >= 0)
+        # the dense ticket of a run that rewinds to k is the network at step k
+        self.tickets[level] = whole.replace(params=host_apply(whole.mask, whole.params))
         if level == 0 and plan.pruning.rewind_step > 0:
             params, stats = _rebuilt(blocks, "origin/", plan.like)
             steps = np.full(replicas, plan.pruning.start, np.int32)
             self.origin = self.origin.replace(params=params, stats=stats, step=steps)
-        for i, name in enumerate(names):
-            mine = slice(i * replicas, (i + 1) * replicas)
-            start = take(jobs, mine.start, mine.stop)
-            own, number = start.origin, np.full(replicas, level, np.int32)
-            ticket = Ticket(
-                own.mask, host_apply(own.mask, own.params), own.stats, number, start.start
-            )
-            if name == "ticket":
-                # the dense ticket of a run that rewinds to k is the network at step k
-                rewound = level == 0 and plan.pruning.rewind_step > 0
-                self.tickets[level] = self.origin if rewound else ticket
-            self.histories.append(
-                results.EvaluationLog.of_group(
-                    history,
-                    i,
-                    seeds=plan.seeds,
-                    level=level,
-                    density=density(plan.net, plan.pruning, ticket, self.lost[level]),
-                    branch=name,
-                )
-            )
-            report_diverged(
-                self.run,
-                f"level {level}, {name}",
-                plan.seeds,
-                diverged[mine],
-                self.lost[level],
-            )
+            self.tickets[0] = self.origin
+        self.histories += trained.logs
         if level > 0 and not plan.pruning.one_shot:
             self.next_masks.pop(level)
         self.costs.append(
@@ -307,14 +253,13 @@ class Search:
             }
         )
 
-    def _keep_trained(self, trained: tuple[Params, Stats], jobs: Jobs) -> None:
+    def _keep_trained(self, trained: tuple[Params, Stats], alive: Mask) -> None:
         """Takes trained weights as those that the next tickets start from.
 
         A weight that is pruned keeps, for masks that are moved onto it, the value that it had when
         it was pruned: at all positions stand weights that were trained, as after one-shot pruning.
         """
         params, self.stats = trained
-        alive = take(jobs.origin.mask, 0, len(self.plan.seeds))
         kept = jax.tree.map(lambda m, w, o: np.where(m, w, o), alive, params, self.origin.params)
         self.origin = self.origin.replace(params=kept)
 

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 
 from jaxticket import _identity, results
 from jaxticket._check import chosen, from_table, number, one_or_several, text
 from jaxticket.controls import BRANCHES, Change, changed
-from jaxticket.engine.loop import (
-    Arrays,
-    Jobs,
-    job_plan,
-    join,
-    report_diverged,
-    train_blocks,
-)
 from jaxticket.engine.program import check_fit
-from jaxticket.engine.runtime import Run, Runtime, settled
-from jaxticket.engine.supervised import Origin
-from jaxticket.random import root_keys
-from jaxticket.runs import Runs, density, require_runs
+from jaxticket.engine.runtime import Runtime, settled
+from jaxticket.runs import Runs, require_runs
 from jaxticket.settings import Training, order_of
+from jaxticket.sparsify.runner import Group, Runner
 from jaxticket.ticket import Ticket, host_apply
 
 
@@ -98,12 +89,12 @@ def branch(
         levels=levels,
     )
     runtime = runtime.in_folder(runs.folder, "branches", results.run_name(name, settings))
-    tickets, jobs, factor_of = branch_jobs(runs, function, name, training, factors, levels)
-    size = runtime.replicas_per_call(len(jobs.start), runs.size)
-    with runtime.run(runs.net, runs.data, training, settings, size=size, steps=jobs.steps) as run:
+    tickets, groups = branch_groups(runs, function, name, training, factors, levels)
+    steps = sum(group.steps for group in groups) * len(runs.seeds)
+    size = runtime.replicas_per_call(len(groups) * len(runs.seeds), runs.size)
+    with runtime.run(runs.net, runs.data, training, settings, size=size, steps=steps) as run:
         run.describe(f"branch {name}")
-        history, costs = train_blocks(run, jobs)
-        histories = _histories(runs, tickets, history, levels, factors, factor_of, name, run)
+        trained = Runner(run, runs.net, runs.pruning, runs.seeds).train(groups)
         result = Runs(
             runs.net,
             runs.data,
@@ -111,10 +102,13 @@ def branch(
             runs.pruning,
             runs.seeds,
             name,
-            histories,
-            tickets,
+            tuple(trained.logs),
+            {
+                level: ticket.replace(params=host_apply(ticket.mask, ticket.params))
+                for level, ticket in tickets.items()
+            },
             runs.origin,
-            tuple(costs),
+            tuple(trained.costs),
             run.path,
             runs.mesh,
             size,
@@ -124,19 +118,20 @@ def branch(
     return result
 
 
-def branch_jobs(
+def branch_groups(
     runs: Runs,
     change: Change,
     name: str,
     training: Training,
     factors: Sequence[float],
     levels: Sequence[int],
-) -> tuple[dict[int, Ticket], Jobs, np.ndarray]:
-    """The changed tickets by level, and jobs in the order [dilation, level, seed]."""
-    tickets, parts, factor_of = {}, [], []
-    keys = np.asarray(jax.random.key_data(root_keys(runs.seeds)))
-    for level in levels:
-        tickets[level] = changed(
+) -> tuple[dict[int, Ticket], list[Group]]:
+    """The changed tickets by level, and their trainings in the order [dilation, level].
+
+    Made before anything runs: a change or a schedule that does not fit is an error at once.
+    """
+    tickets = {
+        level: changed(
             change,
             runs.whole(level),
             runs.seeds,
@@ -146,53 +141,29 @@ def branch_jobs(
             exclude=runs.pruning.exclude,
             factors=runs.factors(level),
         )
+        for level in levels
+    }
+    groups = []
     for factor in factors:
         dilated = training if factor == 1 else training.dilated(factor)
-        for level in levels:
-            ticket = tickets[level]
-            start = np.round(np.asarray(ticket.step) * factor).astype(np.int32)
-            if int(start.max()) > dilated.steps:
+        for level, ticket in tickets.items():
+            step = np.round(np.asarray(ticket.step) * factor).astype(np.int32)
+            if int(step.max()) > dilated.steps:
                 raise ValueError(
                     f"`training` ends at step {dilated.steps}, before the tickets' own step "
-                    f"{int(start.max())}; "
-                    f"train for longer"
+                    f"{int(step.max())}; train for longer"
                 )
-            plan = job_plan(dilated, len(runs.seeds), order=order_of(runs.pruning, level))
-            lost = runs.lost_at(level)
-            origin = Origin(ticket.params, ticket.stats, ticket.mask)
-            parts.append(Jobs(origin, keys, start, plan, lost))
-            factor_of.append(factor)
-    tickets = {
-        level: t.replace(params=host_apply(t.mask, t.params)) for level, t in tickets.items()
-    }
-    return tickets, join(parts), np.asarray(factor_of)
-
-
-def _histories(
-    runs: Runs,
-    tickets: dict[int, Ticket],
-    history: Arrays,
-    levels: Sequence[int],
-    factors: Sequence[float],
-    factor_of: np.ndarray,
-    name: str,
-    run: Run,
-) -> tuple[results.EvaluationLog, ...]:
-    result = []
-    for group, factor in enumerate(factor_of):
-        level = levels[group % len(levels)]
-        result.append(
-            results.EvaluationLog.of_group(
-                history,
-                group,
-                seeds=runs.seeds,
-                level=level,
-                density=density(runs.net, runs.pruning, tickets[level], runs.lost_at(level)),
-                branch=name,
+            of = f", dilation {factor:g}" if len(factors) > 1 else ""
+            group = Group(
+                name,
+                level,
+                functools.partial(ticket.replace, step=step),
+                dilated,
+                order_of(runs.pruning, level),
+                runs.lost_at(level),
+                start=int(step[0]),
                 dilation=factor,
+                title=f"level {level}, {name}{of}",
             )
-        )
-        of = f", dilation {factor:g}" if len(factors) > 1 else ""
-        lost = runs.lost_at(level)
-        report_diverged(run, f"level {level}, {name}{of}", runs.seeds, result[-1].diverged, lost)
-    return tuple(result)
+            groups.append(group)
+    return tickets, groups

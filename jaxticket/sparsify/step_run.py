@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,26 +12,19 @@ import numpy as np
 
 from jaxticket import _tree, rescaling, results
 from jaxticket.connectivity.evaluator import Evaluator
-from jaxticket.controls import changed
 from jaxticket.engine import parallel
 from jaxticket.engine.dense import Networks, initial_networks, train_dense
 from jaxticket.engine.loop import (
     Arrays,
-    Jobs,
-    history_arrays,
-    job_plan,
     join,
     report_diverged,
-    take,
-    train_unit,
 )
 from jaxticket.engine.metrics import METRICS
 from jaxticket.engine.runtime import Run, Runtime
-from jaxticket.engine.supervised import Origin
-from jaxticket.random import root_keys
 from jaxticket.runs import Runs, density
 from jaxticket.settings import PruningAtStep, order_of
 from jaxticket.sparsify.at_step import Finder, StepPlan, Wanted, report_collapse
+from jaxticket.sparsify.runner import Group, Runner
 from jaxticket.ticket import Ticket, host_apply
 from jaxticket.typing import Mask
 
@@ -47,6 +42,8 @@ class StepRun:
 
     def __init__(self, plan: StepPlan, run: Run, finder: Finder) -> None:
         self.plan, self.run, self.finder = plan, run, finder
+        # all prunings exclude the same weights
+        self.runner = Runner(run, plan.net, plan.prunings[0], plan.seeds)
         steps = [p.step for p in plan.prunings]
         self.tickets: dict[int, dict[int, Ticket]] = {k: {} for k in steps}
         self.origins: dict[int, Ticket] = {}
@@ -56,16 +53,15 @@ class StepRun:
         # which replicas had diverged before masks were to be found: bool [replica]
         self.lost: dict[int, np.ndarray] = {}
         self.traces: dict[int, list[dict[str, Any]]] = {k: [] for k in steps}
-        self.keys = np.asarray(jax.random.key_data(root_keys(plan.seeds)))
         self.initial: Networks = (None, None)
 
     def all(self) -> None:
         """All of it, unit after unit; units that the folder holds are read."""
         plan, run = self.plan, self.run
-        self.finder.check(run, self.keys)
+        self.finder.check(run, self.runner.keys)
         run.describe("dense")
-        initial = initial_networks(plan.net, run.mesh, self.keys)
-        dense = train_dense(run, plan.training, self.keys, initial, plan.dense_steps)
+        initial = initial_networks(plan.net, run.mesh, self.runner.keys)
+        dense = train_dense(run, plan.training, self.runner.keys, initial, plan.dense_steps)
         report_diverged(run, "dense", plan.seeds, dense.diverged)
         self.initial = initial
         count = len(plan.seeds)
@@ -112,8 +108,8 @@ class StepRun:
             own = slice(first, first + size)
             unit = f"masks-{pruning.step:07d}-{first:04d}-{first + len(levels[own]):04d}"
             wanted = Wanted(
-                levels[own], replicas[own], size, lost.astype(np.int32), self.keys, self.initial,
-                unit,
+                levels[own], replicas[own], size, lost.astype(np.int32), self.runner.keys,
+                self.initial, unit,
             )  # fmt: skip
             blocks.append(self._mask_unit(pruning, origin, wanted))
             self.traces[pruning.step] += self.finder.trace(pruning, wanted, blocks[-1])
@@ -187,32 +183,38 @@ class StepRun:
             for level in range(1, len(pruning.densities) + 1)
             for branch in ("ticket", *plan.changes)
         ]
-        blocks = []
-        for first in range(0, len(pieces) * seeds, run.size):
-            end = min(first + run.size, len(pieces) * seeds)
-            began = time.perf_counter()
-            # only the weights of this block are held at once
-            own = pieces[first // seeds : -(-end // seeds)]
-            run.describe(_described(own, self.finder.name))
-            jobs = join([self._jobs(piece) for piece in own])
-            jobs = take(jobs, first % seeds, first % seeds + end - first)
-            self._count(jobs, own)
-            blocks.append(train_unit(run, jobs, f"jobs-{first:05d}-{end:05d}"))
-            seconds = time.perf_counter() - began
-            for k in {piece.pruning.step for piece in own}:
-                unit = {"unit": f"jobs {first} to {end}", "train_seconds": seconds}
-                self.costs[k].append(unit)
-        history = history_arrays(blocks)
-        for number, piece in enumerate(pieces):
-            ticket = self._ticket(piece)
-            ticket = ticket.replace(params=host_apply(ticket.mask, ticket.params))
-            mine = slice(number * seeds, (number + 1) * seeds)
-            self._note(piece.pruning, piece.level, piece.branch, ticket, history, number)
+        groups = [self._group(piece) for piece in pieces]
+
+        def described(own: Sequence[Group]) -> str:
+            first = pieces[groups.index(own[0])]
+            share = 100 * first.pruning.densities[first.level - 1]
+            return f"{self.finder.name} at step {first.pruning.step}, {share:.3g}% of weights"
+
+        trained = self.runner.train(groups, describe=described)
+        for piece, log in zip(pieces, trained.logs, strict=True):
+            self.histories[piece.pruning.step].append(log)
             if piece.branch == "ticket":
+                ticket = self._ticket(piece)
+                ticket = ticket.replace(params=host_apply(ticket.mask, ticket.params))
                 self.tickets[piece.pruning.step][piece.level] = ticket
-            where = f"density {piece.pruning.densities[piece.level - 1]:g}, {piece.branch}"
-            lost = self.lost[piece.pruning.step]
-            report_diverged(run, where, plan.seeds, history["diverged"][mine], lost)
+        for number, row in enumerate(trained.costs):
+            first = number * run.size
+            own = pieces[first // seeds : -(-(first + run.size) // seeds)]
+            for k in {piece.pruning.step for piece in own}:
+                self.costs[k].append(row)
+
+    def _group(self, piece: Piece) -> Group:
+        pruning = piece.pruning
+        return Group(
+            piece.branch,
+            piece.level,
+            functools.partial(self._ticket, piece),
+            self.plan.training,
+            order_of(pruning, piece.level),
+            self.lost[pruning.step],
+            start=pruning.start,
+            title=f"density {pruning.densities[piece.level - 1]:g}, {piece.branch}",
+        )
 
     def _ticket(self, piece: Piece) -> Ticket:
         """Mask and weights of a piece, also where the mask is False."""
@@ -224,34 +226,7 @@ class StepRun:
         whole = origin.replace(mask=mask, params=params, level=level)
         if piece.branch == "ticket":
             return whole
-        return changed(
-            plan.changes[piece.branch],
-            whole,
-            plan.seeds,
-            name=piece.branch,
-            net=plan.net,
-            mesh=self.run.mesh,
-            exclude=piece.pruning.exclude,
-            factors=factors,
-        )
-
-    def _jobs(self, piece: Piece) -> Jobs:
-        ticket, plan = self._ticket(piece), self.plan
-        start = np.asarray(ticket.step, np.int32)
-        order = order_of(piece.pruning, piece.level)
-        own = job_plan(plan.training, len(plan.seeds), order=order)
-        lost = self.lost[piece.pruning.step]
-        origin = Origin(ticket.params, ticket.stats, ticket.mask)
-        return Jobs(origin, self.keys, start, own, lost)
-
-    def _count(self, jobs: Jobs, pieces: list[Piece]) -> None:
-        """Lets the progress bar know of changes that start elsewhere than the pruned networks, as
-        reinit does at step 0.
-        """
-        run, plan = self.run, self.plan
-        if len(pieces) * len(plan.seeds) == len(jobs.start):
-            planned = sum(plan.training.steps - p.pruning.start for p in pieces)
-            run.expect(jobs.steps - planned * len(plan.seeds))
+        return self.runner.control(piece.branch, plan.changes[piece.branch], whole, factors)
 
     def _note(
         self,
@@ -260,13 +235,12 @@ class StepRun:
         branch: str,
         ticket: Ticket,
         history: Arrays,
-        group: int = 0,
     ) -> None:
         lost = self.lost.get(pruning.step) if level else None
         self.histories[pruning.step].append(
             results.EvaluationLog.of_group(
                 history,
-                group,
+                0,
                 seeds=self.plan.seeds,
                 level=level,
                 density=density(self.plan.net, pruning, ticket, lost),
@@ -283,12 +257,6 @@ def _rows(block: Arrays, rows: np.ndarray, like: Any) -> Mask:
         bits = np.unpackbits(block[path][rows], axis=1, count=count)
         leaves.append(bits.astype(bool).reshape(len(rows), *x.shape))
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
-
-
-def _described(pieces: list[Piece], score: str) -> str:
-    first = pieces[0]
-    share = 100 * first.pruning.densities[first.level - 1]
-    return f"{score} at step {first.pruning.step}, {share:.3g}% of weights"
 
 
 def run_at_step(

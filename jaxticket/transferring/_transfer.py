@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-import jax
 import numpy as np
 
 from jaxticket import _identity, results
@@ -14,20 +14,12 @@ from jaxticket._check import chosen, distinct_seeds, flag, instance, whole
 from jaxticket.controls import Change, changed
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
-from jaxticket.engine.loop import (
-    Jobs,
-    job_plan,
-    join,
-    report_diverged,
-    train_blocks,
-)
 from jaxticket.engine.program import check_fit
 from jaxticket.engine.runtime import Runtime, settled
-from jaxticket.engine.supervised import Origin
-from jaxticket.random import root_keys
-from jaxticket.runs import Runs, density
+from jaxticket.runs import Runs
 from jaxticket.settings import Loaded, Training, order_of
 from jaxticket.sparsify.iterative import named_changes
+from jaxticket.sparsify.runner import Group, Runner
 from jaxticket.ticket import Ticket, host_apply
 from jaxticket.transferring.depth import Blocks
 from jaxticket.transferring.target import Bringing, place_of, runs_of
@@ -160,49 +152,36 @@ def transfer(
     )
     name = results.run_name(f"to-{data.name}", settings)
     runtime = runtime.in_folder(runs.folder, "transfers", name)
-    keys = np.asarray(jax.random.key_data(root_keys(seeds)))
-    histories, by_level, costs = [], {}, []
+    logs, by_level, costs = [], {}, []
     count = len(seeds) * (1 + (place.own is not None) + len(changes))
     size = runtime.replicas_per_call(count, runs.size)
-    with runtime.run(target, data, place.training, settings, size=size) as run:
+    steps = count * len(levels) * (place.training.steps - start)
+    with runtime.run(target, data, place.training, settings, size=size, steps=steps) as run:
+        runner = Runner(run, target, pruning, seeds)
         bring = Bringing(runs, place, seeds, run)
         run.describe(f"transfer to {data.name}")
         # a level at a time: only its tickets are held in full
         for level in levels:
-            groups = _groups(bring, changes, level, exclude, start)
-            plan = job_plan(place.training, len(seeds), order=order_of(runs.pruning, level))
-            jobs = join(
-                [
-                    Jobs(
-                        Origin(ticket.params, ticket.stats, ticket.mask),
-                        keys,
-                        np.asarray(ticket.step, np.int32),
-                        plan,
-                        bring.lost(level, own=name == OWN),
-                    )
-                    for name, ticket in groups.items()
-                ]
-            )
-            run.remaining(jobs.steps * (len(levels) - levels.index(level)))
-            arrays, spent = train_blocks(run, jobs, name=f"level-{level:02d}-jobs")
-            costs += [{**row, "unit": f"level {level}, {row['unit']}"} for row in spent]
-            for number, (name, ticket) in enumerate(groups.items()):
-                mine = slice(number * len(seeds), (number + 1) * len(seeds))
-                lost = jobs.lost[mine]
-                log = results.EvaluationLog.of_group(
-                    arrays,
-                    number,
-                    seeds=seeds,
-                    level=level,
-                    density=density(target, pruning, ticket, lost),
-                    branch=name,
+            tickets = _tickets(bring, runner, changes, level, start)
+            groups = [
+                Group(
+                    name,
+                    level,
+                    functools.partial(tickets.__getitem__, name),
+                    place.training,
+                    order_of(runs.pruning, level),
+                    bring.lost(level, own=name == OWN),
+                    start=start,
                 )
-                histories.append(log)
-                report_diverged(run, f"level {level}, {name}", seeds, log.diverged, lost)
-            ticket = groups[TRANSFERRED]
+                for name in tickets
+            ]
+            trained = runner.train(groups, unit=f"level-{level:02d}-jobs")
+            logs += trained.logs
+            costs += [{**row, "unit": f"level {level}, {row['unit']}"} for row in trained.costs]
+            ticket = tickets[TRANSFERRED]
             by_level[level] = ticket.replace(params=host_apply(ticket.mask, ticket.params))
         result = Runs(
-            target, data, place.training, pruning, seeds, TRANSFERRED, tuple(histories), by_level,
+            target, data, place.training, pruning, seeds, TRANSFERRED, tuple(logs), by_level,
             bring.ticket(runs.origin), tuple(costs), run.path,
             runs.mesh, size, found_in=None if loaded else runs.found_in or runs,
             moved={"start": start, "reinit_output": reinit_output},
@@ -212,29 +191,19 @@ def transfer(
     return result
 
 
-def _groups(
-    bring: Bringing,
-    changes: Mapping[str, Change],
-    level: int,
-    exclude: tuple[str, ...],
-    start: int,
+def _tickets(
+    bring: Bringing, runner: Runner, changes: Mapping[str, Change], level: int, start: int
 ) -> dict[str, Ticket]:
     """All that is trained of a level, by branch."""
     here = np.full(len(bring.seeds), start, np.int32)
     ticket = bring.ticket(bring.runs.whole(level)).replace(step=here)
-    groups = {TRANSFERRED: ticket}
-    pruning = replace(bring.runs.pruning, exclude=exclude)
-    prunable = bring.place.net.prunable_leaves(exclude)
-    factors = pruning.factors(ticket.mask, prunable) if level else None
+    tickets = {TRANSFERRED: ticket}
+    prunable = runner.net.prunable_leaves(runner.pruning.exclude)
+    factors = runner.pruning.factors(ticket.mask, prunable) if level else None
     if bring.place.own is not None:
-        groups[OWN] = bring.own(level).replace(step=here)
-    for name, change in changes.items():
-        other = changed(
-            change, ticket, bring.seeds, name=name, net=bring.place.net, mesh=bring.runs.mesh,
-            exclude=exclude, factors=factors,
-        )  # fmt: skip
-        groups[name] = bring.with_output(other)
-    return groups
+        tickets[OWN] = bring.own(level).replace(step=here)
+    controls = runner.controls(changes, ticket, factors=factors)
+    return tickets | {name: bring.with_output(other) for name, other in controls.items()}
 
 
 def _seeds(runs: Runs, own: Runs | None, asked: Iterable[int] | None) -> tuple[int, ...]:
