@@ -323,12 +323,12 @@ def test_two_seeds_give_what_three_give(found, runs):
 
 
 def test_a_verdict_that_was_begun_goes_on(runs, tmp_path, monkeypatch):
-    from jaxticket.analysis import trainings
+    from jaxticket.sparsify import runner
 
     options = {"level": 1, "points": 5, "progress": False, "small_dense": False}
     whole = jt.verdict(runs, folder=tmp_path / "a", at_once=1, **options)
     assert (tmp_path / "a" / "verdict.txt").read_text().strip() == str(whole)
-    trained, train = [], trainings.train_jobs
+    trained, train = [], runner.train_jobs
 
     def some(bench, jobs, name, **more):
         if len(trained) == 2:
@@ -336,10 +336,10 @@ def test_a_verdict_that_was_begun_goes_on(runs, tmp_path, monkeypatch):
         trained.append(name)
         return train(bench, jobs, name, **more)
 
-    monkeypatch.setattr(trainings, "train_jobs", some)
+    monkeypatch.setattr(runner, "train_jobs", some)
     with pytest.raises(KeyboardInterrupt):
         jt.verdict(runs, folder=tmp_path / "b", at_once=1, **options)
-    monkeypatch.setattr(trainings, "train_jobs", train)
+    monkeypatch.setattr(runner, "train_jobs", train)
     again = jt.verdict(runs, folder=tmp_path / "b", at_once=1, **options)
     np.testing.assert_array_equal(again.networks()["value"], whole.networks()["value"])
     assert str(again) == str(whole)

@@ -13,9 +13,9 @@ import jaxticket as jt
 from jaxticket import _tree
 from jaxticket._tree import leaves as leaves_of
 from jaxticket.cli import main
-from jaxticket.engine import loop
 from jaxticket.nn import NETWORKS
 from jaxticket.plots import style
+from jaxticket.sparsify import runner
 from jaxticket.ticket import about
 from jaxticket.transferring.adapt import fit
 from jaxticket.transferring.depth import depths, sources, spread
@@ -379,7 +379,7 @@ def test_tickets_stretch_to_another_depth(blocks):
 
 def test_a_transfer_that_was_begun_goes_on(runs, data, tmp_path, monkeypatch):
     whole = jt.transfer(runs, to=data, folder=tmp_path / "a", progress=False)
-    trained, train = [], loop.train_jobs
+    trained, train = [], runner.train_jobs
 
     def some(bench, part, name, **more):
         if len(trained) == 2:
@@ -387,15 +387,15 @@ def test_a_transfer_that_was_begun_goes_on(runs, data, tmp_path, monkeypatch):
         trained.append(name)
         return train(bench, part, name, **more)
 
-    monkeypatch.setattr(loop, "train_jobs", some)
+    monkeypatch.setattr(runner, "train_jobs", some)
     with pytest.raises(KeyboardInterrupt):
         jt.transfer(runs, to=data, folder=tmp_path / "b", progress=False)
     trained[:] = ["one more"]
     # each level has six networks; four fit at once on these devices, so that two blocks are one
     with pytest.raises(KeyboardInterrupt):
         jt.transfer(runs, to=data, folder=tmp_path / "b", progress=False)
-    assert trained[1] == "level-01-jobs-000-004"
-    monkeypatch.setattr(loop, "train_jobs", train)
+    assert trained[1] == "level-01-jobs-00000-00004"
+    monkeypatch.setattr(runner, "train_jobs", train)
     again = jt.transfer(runs, to=data, folder=tmp_path / "b", progress=False)
     np.testing.assert_array_equal(whole.table()["value"], again.table()["value"])
     assert (tmp_path / "b" / "tickets" / "transferred-level-02-seed-1.safetensors").exists()
