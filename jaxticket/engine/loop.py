@@ -401,27 +401,6 @@ def _lost_at_the_end(values: np.ndarray, evaluated: np.ndarray) -> np.ndarray:
     return np.logical_and(evaluated.any(axis=0), ~np.isfinite(losses).all(axis=-1))
 
 
-def train_unit(run: Run, jobs: Jobs, name: str) -> Arrays:
-    """`Trained.evaluations` of jobs, at most a block of them, as a unit of that name."""
-    return run.unit(name, jobs.steps, lambda: train_jobs(run, jobs, name).evaluations)
-
-
-def train_blocks(
-    run: Run, jobs: Jobs, *, name: str = "jobs"
-) -> tuple[Arrays, list[dict[str, Any]]]:
-    """Evaluations of any number of jobs, as of `history_arrays`, trained a block at a time in units
-    of this name; rows of the table of seconds.
-    """
-    blocks, costs = [], []
-    for number, begin in enumerate(range(0, len(jobs.start), run.size)):
-        part = take(jobs, begin, begin + run.size)
-        began = time.perf_counter()
-        end = begin + len(part.start)
-        blocks.append(train_unit(run, part, f"{name}-{begin:03d}-{end:03d}"))
-        costs.append({"unit": f"block {number}", "train_seconds": time.perf_counter() - began})
-    return history_arrays(blocks), costs
-
-
 def job_plan(training: Training, count: int, *, order: int = 0, augment: int | None = None) -> Plan:
     """The same plan for so many jobs, as host arrays; a new order has new augmentation, if nothing
     else is said.
