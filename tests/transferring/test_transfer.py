@@ -551,9 +551,8 @@ def test_loaded_tickets_train_as_those_of_their_runs(find, net, data, tmp_path):
     )  # fmt: skip
     # where they were found is not known
     one.save(tmp_path / "moved")
-    said = about(tmp_path / "moved" / "tickets" / "transferred-level-02-seed-2.safetensors")[
-        "about"
-    ]
+    name = "transferred-level-02-seed-2.safetensors"
+    said = about(tmp_path / "moved" / "tickets" / name)["about"]
     assert "found_in" not in said and "pruning" not in said
     on = jt.transfer(one, to=half, progress=False)
     on.save(tmp_path / "on")
