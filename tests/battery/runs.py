@@ -832,6 +832,18 @@ def reports() -> Found:
 
 
 @run
+def verdict() -> Found:
+    """The strict definition: conditions, networks and the overview."""
+    found = jt.verdict(base(), level=1, dense_lrs=(1e-3, 3e-3), points=5, progress=False)
+    return {
+        **of_table(found.conditions(), "conditions"),
+        **of_table(found.networks(), "networks"),
+        **of_table(jt.overview([found]), "overview"),
+        "winning": np.asarray([found.winning, found.matching, found.stable]),
+    }
+
+
+@run
 def pruning_functions() -> Found:
     """Pruning by hand: top-k, a score, densities of levels."""
     params, _ = lenet().init(jax.random.key(4))
