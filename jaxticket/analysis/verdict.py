@@ -31,7 +31,7 @@ from jaxticket.engine.metrics import METRICS, metric_names
 from jaxticket.engine.program import check_fit
 from jaxticket.engine.runtime import Runtime, settled
 from jaxticket.engine.source import split_names
-from jaxticket.engine.store import explained
+from jaxticket.engine.store import explained, on_first
 from jaxticket.runs import Runs, require_runs
 from jaxticket.settings import EarlyPruning, Pruning, Training, has_own_rate
 from jaxticket.sparsify.learned.learned_masks import LearnedPruning
@@ -341,7 +341,7 @@ def verdict(
         ),
     )
     if found.folder is not None:
-        found.save()
+        on_first(found.save)
     return found
 
 

@@ -151,6 +151,19 @@ def test_a_finished_run_is_read_not_trained(tmp_path, monkeypatch):
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_runtime_does_what_the_arguments_do(tmp_path):
+    """A branch saves below its run, also where a runtime says nothing of a folder."""
+    expected = find(tmp_path / "arguments", at_once=1)
+    runtime = jt.Runtime(folder=tmp_path / "runtime", at_once=1, progress=False)
+    pruning = jt.Pruning(levels=1)
+    runs = jt.find_tickets(NET, DATA, TRAINING, pruning, seeds=(0, 1), runtime=runtime)
+    assert runs.table().equals(expected.table()) and runs.folder == tmp_path / "runtime"
+    below = jt.branch(runs, "shuffle", runtime=jt.Runtime(mesh=runs.mesh, progress=False))
+    assert below.folder is not None and below.folder.parent == tmp_path / "runtime" / "branches"
+    with pytest.raises(RunFolderError, match="`kind` is 'find_tickets' there and 'branch' here"):
+        jt.branch(runs, "shuffle", runtime=runtime)
+
+
 @pytest.mark.parametrize(
     ("options", "field"),
     [
