@@ -39,8 +39,6 @@ COMPUTE_DTYPES = ("float32", "bfloat16")
 AUGMENTATIONS = ("crop", "shift", "resized_crop", "flip")
 MOST_LEVELS = 1000
 """Of `Pruning`; with the usual fraction every network has lost its last weight long before."""
-LATER = {"later": True}
-"""Metadata of fields that older run folders do not have: files leave them out at their default."""
 
 
 def _field(
@@ -193,9 +191,9 @@ class Training:
     eval_train_examples: int | None = 10_000
     compute_dtype: str = "float32"
     precision: str = "highest"
-    attack: Callable[..., Any] | None = dataclasses.field(default=None, metadata=LATER)
-    loss: str | Callable[..., Any] = dataclasses.field(default="cross_entropy", metadata=LATER)
-    metrics: tuple[Any, ...] = dataclasses.field(default=(), metadata=LATER)
+    attack: Callable[..., Any] | None = None
+    loss: str | Callable[..., Any] = "cross_entropy"
+    metrics: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         settle(self, whole, "steps", "batch_size", "eval_batch_size", "augment_pixels", low=1)
@@ -387,8 +385,8 @@ class Pruning:
     order: str = "fresh"
     score_batches: int = 1
     score_batch_size: int = 100
-    schedule: str = dataclasses.field(default="remaining", metadata=LATER)
-    rescale: str | None = dataclasses.field(default=None, kw_only=True, metadata=LATER)
+    schedule: str = "remaining"
+    rescale: str | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         settle(self, whole, "levels", high=MOST_LEVELS)
@@ -470,7 +468,7 @@ class PruningAtStep:
     step: int = 0
     schedule: str = "full"
     exclude: tuple[str, ...] = ()
-    rescale: str | None = dataclasses.field(default=None, kw_only=True, metadata=LATER)
+    rescale: str | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         settle(self, texts, "exclude", like='("dense_2",)')

@@ -138,12 +138,7 @@ def plain(value: Any) -> Any:
             if more := besides_fields(value):
                 # under a name of its own: an attribute may be called "kind" or "class"
                 named |= {"attributes": plain(more)}
-        # what came later is left out at its default, so that older runs keep their names
-        return named | {
-            f.name: plain(getattr(value, f.name))
-            for f in dataclasses.fields(value)
-            if not f.metadata.get("later") or getattr(value, f.name) != f.default
-        }
+        return named | {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, range)):

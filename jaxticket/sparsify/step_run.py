@@ -274,9 +274,6 @@ def run_at_step(
       runtime: where it is done.
     """
     net, data, training, prunings = plan.net, plan.data, plan.training, plan.prunings
-    if any(pruning.order == "fresh" for pruning in prunings):
-        # a folder from before pruned networks had noise of their own must not go on
-        settings = {**settings, "order": "fresh"}
     count = len(plan.seeds) * (1 + len(plan.changes))
     # a CPU gains nothing from more than one density at once; where replicas are vmapped, it does
     together = 1 if parallel.maps(runtime.devices) else len(prunings[0].densities) * len(prunings)

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxticket._check import flag, number, one_of, settle, share, texts, whole
-from jaxticket.settings import LATER
 from jaxticket.sparsify.learned import knowledge
 from jaxticket.sparsify.learned.objectives import Outputs, View
 from jaxticket.typing import Array, Params
@@ -119,10 +118,10 @@ class Distillation:
     epochs: int = 150
     knowledge: tuple[str, ...] = ("direction", "relations")
     ensemble: str = "mean"
-    double_average: bool = dataclasses.field(default=False, metadata=LATER)
+    double_average: bool = False
     scale: float = 1.0
     needs: tuple[str, ...] = ()
-    jacobian: str = dataclasses.field(default="mean", metadata=LATER)
+    jacobian: str = "mean"
 
     def __post_init__(self) -> None:
         settle(self, share, "alpha", zero=True)

@@ -19,7 +19,7 @@ from jaxticket.engine.optim import schedule
 from jaxticket.engine.program import program
 from jaxticket.engine.runtime import Run
 from jaxticket.engine.supervised import Supervised
-from jaxticket.settings import LATER, PruningAtStep, Training
+from jaxticket.settings import PruningAtStep, Training
 from jaxticket.sparsify.at_step import StepPlan, Wanted
 from jaxticket.sparsify.learned.learner import (
     ORDER,
@@ -49,7 +49,7 @@ class LearnedPruning(PruningAtStep):
     schedule: str = "remaining"
     method: Method | None = None
     search_steps: int = 0
-    watch_masks: int = dataclasses.field(default=0, metadata=LATER)
+    watch_masks: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

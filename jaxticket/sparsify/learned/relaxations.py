@@ -18,7 +18,6 @@ from jaxticket import masks
 from jaxticket._check import flag, number, one_of, settle, share, whole
 from jaxticket.pruning.keep import keep_top
 from jaxticket.random import stream, uniform
-from jaxticket.settings import LATER
 from jaxticket.sparsify.learned.schedules import Schedule, as_schedule
 from jaxticket.typing import Array, Key, Mask, Params
 
@@ -212,8 +211,8 @@ class TopSigmoid(Sigmoid):
     """
 
     epochs: int = 150
-    normalized: bool = dataclasses.field(default=False, metadata=LATER)
-    cumulative: bool = dataclasses.field(default=False, metadata=LATER)
+    normalized: bool = False
+    cumulative: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,7 +21,7 @@ from jaxticket.engine.program import program
 from jaxticket.engine.runtime import Run
 from jaxticket.engine.supervised import Supervised
 from jaxticket.random import root_keys, stream
-from jaxticket.settings import LATER, Training
+from jaxticket.settings import Training
 from jaxticket.typing import Array, Key, Network, Params, Stats, TrainState
 
 
@@ -53,8 +53,8 @@ class Teaching:
     stage: float = 0.25
     same_init: bool = False
     one: bool = False
-    attack: PGD | None = dataclasses.field(default=None, metadata=LATER)
-    online: bool = dataclasses.field(default=False, metadata=LATER)
+    attack: PGD | None = None
+    online: bool = False
 
     def __post_init__(self) -> None:
         settle(self, whole, "count", low=1)
