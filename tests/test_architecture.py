@@ -2,7 +2,10 @@
 
 import ast
 import importlib
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -297,3 +300,13 @@ def test_the_public_names_exist_and_are_listed_once():
     package = importlib.import_module("jaxticket")
     assert len(set(package.__all__)) == len(package.__all__)
     assert all(hasattr(package, name) for name in package.__all__)
+
+
+def test_importing_the_package_does_not_start_jax():
+    """Otherwise `jt.cpu_devices()`, the first call of scripts and notebooks, comes too late."""
+    code = "import jaxticket as jt, jax; jt.cpu_devices(3); assert jax.device_count() == 3"
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"}
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stderr

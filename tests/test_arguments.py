@@ -185,7 +185,7 @@ def call(name, /, **changes):
     return function(**{**usual, **changes})
 
 
-def refused(words, function, *args, **options):
+def refused(words, function, /, *args, **options):
     """What a call says that has to be refused; `words` are a pattern."""
     with pytest.raises(ValueError, match=words) as caught:
         function(*args, **options)

@@ -165,7 +165,8 @@ def fresh_state(training: Training, params: Params, step: Array) -> Any:
 
 _COUNTING = (
     optax.ScaleByScheduleState,
-    type(optax.schedules.WrappedSchedule(optax.constant_schedule(0.0)).init()),
+    # optax exports no name for it; of shapes alone, since importing must not start JAX
+    type(jax.eval_shape(optax.schedules.WrappedSchedule(optax.constant_schedule(0.0)).init)),
 )
 """States of optax with a `count` that is the step of a schedule."""
 

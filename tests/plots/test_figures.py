@@ -17,7 +17,7 @@ from jaxticket.plots._style import KNOWN
 every = pytest.mark.parametrize("name", FIGURES)
 with_lines = pytest.mark.parametrize("name", [name for name, one in FIGURES.items() if one.lines])
 with_bands = pytest.mark.parametrize(
-    "name", [name for name, one in FIGURES.items() if one.band != "none"]
+    "name", [name for name, one in FIGURES.items() if one.lines and one.band != "none"]
 )
 
 
