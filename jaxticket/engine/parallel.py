@@ -168,7 +168,7 @@ def host(tree: Any) -> Any:
         if jax.process_count() > 1 and not x.is_fully_addressable:
             from jax.experimental import multihost_utils
 
-            return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+            x = multihost_utils.process_allgather(x, tiled=True)
         # a copy: a view of a CPU buffer would change when the buffer is donated, and is read-only
         return np.array(x)
 
