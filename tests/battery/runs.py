@@ -547,7 +547,7 @@ def branch_otherwise() -> Found:
 # --- pruning at a step
 
 
-@run
+@slow
 def scores() -> Found:
     """Every score at initialization, and one turned around."""
     found: Found = {}

@@ -637,6 +637,7 @@ def test_with_batch_norm_too_a_ticket_trains_as_it_did(rewound):
     assert not np.array_equal(values_of(other, "transferred"), values_of(once, "transferred"))
 
 
+@pytest.mark.slow
 def test_tickets_are_squeezed(rewound):
     to = rewound.net.adapted(depth=8)
     found = jt.transfer(rewound, to=rewound.data, net=to, reinit_output=False, levels=[1],

@@ -544,6 +544,7 @@ def one_step(net, method, live, step=0, carried=None, keep=50):
     return learner.step(state, Batch(x, y, by), plan, jnp.bool_(True), parallel.Placement())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalized", [False, True])
 def test_frozen_scores_do_not_move_on_by_momentum(net, normalized):
     method = jt.SEARCHES["kd_lts"](
