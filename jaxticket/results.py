@@ -6,16 +6,18 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from jaxticket import _files
 from jaxticket._identity import canonical as canonical
 from jaxticket._identity import first_difference as first_difference
 from jaxticket._identity import plain as plain
 from jaxticket._identity import run_name as run_name
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = ("seed", "level", "density", "branch", "step", "split", "metric", "value")
 
@@ -97,6 +99,8 @@ def tidy(
     """One row per value, in the columns of `COLUMNS` and then `dilation`, `diverged` and
     `precision`.
     """
+    import pandas as pd
+
     parts = []
     for h in logs:
         call, replica = np.nonzero(h.wanted)
@@ -143,6 +147,8 @@ def spread(values: np.ndarray, *axes: Mapping[str, Any]) -> pd.DataFrame:
     >>> spread(np.asarray([[1.0, 2.0]]), {"seed": [7]}, {"split": ["test", "train"]})["value"].sum()
     np.float64(3.0)
     """
+    import pandas as pd
+
     columns = {}
     for axis, own in enumerate(axes):
         shape = [1] * values.ndim
@@ -223,6 +229,8 @@ def check_table(
     Raises:
       ValueError: for what is no DataFrame, missing columns, which are all named, and no rows.
     """
+    import pandas as pd
+
     if not isinstance(table, pd.DataFrame):
         raise ValueError(f"`{argument}` must be a DataFrame, got {type(table).__name__}; {remedy}")
     missing = [column for column in columns if column not in table.columns]
@@ -236,21 +244,29 @@ def check_table(
 
 def concat(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     """Tables below one another."""
+    import pandas as pd
+
     return pd.concat(list(tables), ignore_index=True)
 
 
 def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """A table from rows."""
+    import pandas as pd
+
     return pd.DataFrame(list(rows))
 
 
 def read(path: str | os.PathLike[str]) -> pd.DataFrame:
     """A table written by `write`."""
+    import pandas as pd
+
     return pd.read_parquet(path)
 
 
 def write(table: pd.DataFrame, folder: Path, name: str) -> None:
     """Writes `name.parquet` and `name.csv`, each complete or not at all."""
+    import pandas as pd
+
     for suffix, save in (("parquet", pd.DataFrame.to_parquet), ("csv", pd.DataFrame.to_csv)):
         with _files.replacing(folder / f"{name}.{suffix}") as temporary:
             save(table, temporary, index=False)

@@ -310,3 +310,13 @@ def test_importing_the_package_does_not_start_jax():
         [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True
     )
     assert found.returncode == 0, found.stderr
+
+
+def test_importing_the_package_imports_nothing_that_takes_long():
+    heavy = ("pandas", "orbax", "matplotlib", "scipy", "sklearn", "tensorflow_datasets", "grain")
+    code = f"import sys, jaxticket; print(*(m for m in {heavy} if m in sys.modules))"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    # jax itself imports some of scipy
+    assert set(found.stdout.split()) <= {"scipy"}

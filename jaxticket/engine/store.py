@@ -30,8 +30,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from orbax.checkpoint import multihost
-from orbax.checkpoint import v1 as ocp
 
 from jaxticket import _files, results
 from jaxticket.engine import lock, parallel
@@ -104,6 +102,8 @@ def _meet() -> None:
     is too short where one host compiles, writes or waits for a folder longer than another.
     """
     if jax.process_count() > 1:
+        from orbax.checkpoint import multihost
+
         everyone = set(range(jax.process_count()))
         name = f"jaxticket-{next(_meetings)}"
         multihost.sync_global_processes(name, timeout=_PATIENCE, processes=everyone)
@@ -325,6 +325,9 @@ class RunFolder:
 
     @contextlib.contextmanager
     def _checkpointer(self) -> Iterator[Any]:
+        # takes half a second, which runs without a folder need not pay
+        from orbax.checkpoint import v1 as ocp
+
         policy: Any = ocp.training.preservation_policies.LatestN(1)
         with ocp.training.Checkpointer(
             str(self.path / "state"), preservation_policy=policy
