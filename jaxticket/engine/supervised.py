@@ -38,8 +38,8 @@ class Supervised(Learner[TrainState, Plan, Origin]):
       net: the network.
       training: the settings; times and rates count for nothing here, since they come with the plan.
 
-    Reference: DESIGN of masked training; invariant 4 of iterative magnitude pruning (pruned weights
-      stay exactly 0).
+    Reference: Frankle's thesis, Algorithm 1: the mask is multiplied in, so that pruned weights stay
+      exactly 0.
     """
 
     invariant: ClassVar[str] = "pruned weights came back"
