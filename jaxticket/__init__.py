@@ -2,7 +2,8 @@
 
 import importlib
 import sys
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from jaxticket import connectivity, controls, data, masks, metrics, nn, results
 from jaxticket.analysis import costs, layers
@@ -71,7 +72,7 @@ __all__ = [  # noqa: RUF022
 # fmt: on
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> ModuleType:
     """Import figures and presets when they are used: matplotlib takes a second."""
     if name == "plots":
         return importlib.import_module("jaxticket.plots")

@@ -106,12 +106,16 @@ def refused(path, message):
         jt.Ticket.load(path)
 
 
-@each_format
-@pytest.mark.parametrize("change", CHANGES)
-def test_arrays_that_are_no_ticket(change, name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        *(("a.npz", change) for change in CHANGES),
+        # safetensors hold numbers alone
+        *(("a.safetensors", c) for c in CHANGES if c not in ("text kept", "objects", "dates")),
+    ],
+)
+def test_arrays_that_are_no_ticket(name, change, tmp_path):
     changes, message = CHANGES[change]
-    if name == "a.safetensors" and change in ("text kept", "objects", "dates"):
-        pytest.skip("safetensors hold numbers alone")
     path = written(tmp_path / name, changes)
     if "kept" not in change and change != "leaf above":
         refused(path, message)

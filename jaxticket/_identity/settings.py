@@ -170,7 +170,9 @@ def first_difference(ours: Any, theirs: Any, at: str = "") -> str | None:
     not.
     """
     if isinstance(ours, dict) and isinstance(theirs, dict):
-        names = sorted(set(ours) | set(theirs), key=lambda name: (name == "code", name))
+        # runs of another kind differ in much else, which says less
+        order = {"kind": -1, "code": 1}
+        names = sorted(set(ours) | set(theirs), key=lambda name: (order.get(name, 0), name))
         for name in names:
             found = first_difference(
                 ours.get(name, "absent"), theirs.get(name, "absent"), f"{at}.{name}" if at else name

@@ -129,7 +129,7 @@ def telemetry(
     runtime = runtime.in_folder(runs.folder, "telemetry", results.run_name(name, settings))
     tickets, groups = branch_groups(runs, change, name, runs.training, factors, levels)
     keys = np.asarray(jax.random.key_data(root_keys(runs.seeds)))
-    jobs = _shortened(join([jobs_of(group, keys) for group in groups]), steps)
+    jobs = _shortened(join([jobs_of(group, group.ticket(), keys) for group in groups]), steps)
     label = runs.branch if change is BRANCHES["retrain"] else name
     about = [
         {"seed": seed, "level": level, "density": share, "branch": label}

@@ -146,9 +146,9 @@ def score_indices(*, key: Key, examples: int, batches: int, size: int) -> Array:
 def first_of_each_class(labels: np.ndarray, order: np.ndarray, per_class: int) -> np.ndarray:
     """Take the first `per_class` examples of each class in an order.
 
-    The classes take turns, so that every run of as many examples as there are classes holds one of
-    each. Each class needs at least `per_class` examples. Runs on the host: sorting the labels takes
-    as long as many training steps of a small network.
+    Classes alternate, so that every run of as many examples as there are classes holds one of each.
+    Each class needs at least `per_class` examples. Runs on the host: sorting the labels takes as
+    long as many training steps of a small network.
 
     Args:
       labels: int [examples]; the classes are 0, 1, ...

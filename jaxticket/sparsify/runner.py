@@ -164,14 +164,21 @@ class Runner:
         count = len(groups) * seeds
         expected = np.repeat([group.steps for group in groups], seeds)
         blocks, costs = [], []
+        densities: dict[int, np.ndarray] = {}
         for first in range(0, count, size):
             began = time.perf_counter()
             end = min(first + size, count)
             own = groups[first // seeds : -(-end // seeds)]
             if describe is not None:
                 self.run.describe(describe(own))
-            jobs = join([jobs_of(group, self.keys) for group in own])
-            jobs = take(jobs, first % seeds, first % seeds + end - first)
+            parts = []
+            for number, group in enumerate(own, first // seeds):
+                # made once for both: a control takes a compiled call
+                ticket = group.ticket()
+                densities[number] = density(self.net, self.pruning, ticket, group.lost)
+                parts.append(jobs_of(group, ticket, self.keys))
+            jobs = take(join(parts), first % seeds, first % seeds + end - first)
+            del parts, ticket
             # a control may start elsewhere than its ticket (reinit: at step 0)
             self.run.expect(jobs.steps - int(expected[first:end].sum()))
             name = f"{unit}-{first:05d}-{end:05d}"
@@ -179,7 +186,7 @@ class Runner:
             blocks.append(self.run.unit(name, jobs.steps, make))
             seconds = time.perf_counter() - began
             costs.append({"unit": f"replicas {first} to {end}", "train_seconds": seconds})
-        return Groups(self._logs(groups, history_arrays(blocks)), blocks, costs)
+        return Groups(self._logs(groups, history_arrays(blocks), densities), blocks, costs)
 
     def _trained(
         self,
@@ -193,7 +200,9 @@ class Runner:
         arrays = trained.evaluations | {"seconds": np.asarray(trained.seconds)}
         return arrays if keep is None else arrays | keep(trained, jobs, first)
 
-    def _logs(self, groups: Sequence[Group], history: Arrays) -> list[EvaluationLog]:
+    def _logs(
+        self, groups: Sequence[Group], history: Arrays, densities: Mapping[int, np.ndarray]
+    ) -> list[EvaluationLog]:
         logs = []
         for number, group in enumerate(groups):
             log = EvaluationLog.of_group(
@@ -201,7 +210,7 @@ class Runner:
                 number,
                 seeds=self.seeds,
                 level=group.level,
-                density=density(self.net, self.pruning, group.ticket(), group.lost),
+                density=densities[number],
                 branch=group.branch,
                 dilation=group.dilation,
             )
@@ -210,14 +219,14 @@ class Runner:
         return logs
 
 
-def jobs_of(group: Group, keys: np.ndarray) -> Jobs:
+def jobs_of(group: Group, ticket: Ticket, keys: np.ndarray) -> Jobs:
     """The jobs of a group, with its weights.
 
     Args:
       group: what is trained.
+      ticket: that of the group.
       keys: key data of the root key of each seed.
     """
-    ticket = group.ticket()
     return Jobs(
         Origin(ticket.params, ticket.stats, ticket.mask),
         keys,

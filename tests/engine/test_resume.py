@@ -160,7 +160,7 @@ def test_a_runtime_does_what_the_arguments_do(tmp_path):
     assert runs.table().equals(expected.table()) and runs.folder == tmp_path / "runtime"
     below = jt.branch(runs, "shuffle", runtime=jt.Runtime(mesh=runs.mesh, progress=False))
     assert below.folder is not None and below.folder.parent == tmp_path / "runtime" / "branches"
-    with pytest.raises(RunFolderError, match="a run with other settings"):
+    with pytest.raises(RunFolderError, match="`kind` is 'find_tickets' there and 'branch' here"):
         jt.branch(runs, "shuffle", runtime=runtime)
 
 

@@ -76,10 +76,10 @@ class OwnSigmoid(learned.Relaxation):
 
 @dataclasses.dataclass(frozen=True)
 class OwnPenalty(learned.Constraint):
-    """As `Penalty(weight=1e-3)`."""
+    """As `Penalty(weight=1.0)`."""
 
     def cost(self, expected):
-        return 1e-3 * sum(jnp.sum(jnp.abs(m)) for m in jax.tree.leaves(expected))
+        return 1.0 * sum(jnp.sum(jnp.abs(m)) for m in jax.tree.leaves(expected))
 
 
 def own_loss(view):
@@ -135,13 +135,17 @@ def test_an_own_layout():
 def test_an_own_relaxation_objective_and_constraint():
     own = learned.Method("own", OwnSigmoid(), own_loss, OwnPenalty(), (("lr", 0.5),), scale=1.0)
     usual = learned.Method(
-        "usual", learned.Sigmoid(beta=4.0), "loss", learned.Penalty(1e-3), (("lr", 0.5),), scale=1.0
+        "usual", learned.Sigmoid(beta=4.0), "loss", learned.Penalty(1.0), (("lr", 0.5),), scale=1.0
     )
+    free = dataclasses.replace(usual, constraint=learned.Constraint())
     found = [
         jt.search(NET, DATA, TRAINING, method, density=0.5, train=False, dense=False, **USUAL)
-        for method in (own, usual)
+        for method in (own, usual, free)
     ]
-    same_masks(*found)
+    same_masks(*found[:2])
+    with pytest.raises(AssertionError):
+        # without the penalty masks are others, so that it counts above
+        same_masks(found[0], found[2])
     # and it learned something: masks differ from those of scores that never moved
     assert not np.array_equal(*(found[0].by_level[1].mask["dense_0"]["kernel"][i] for i in (0, 1)))
 
