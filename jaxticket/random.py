@@ -13,12 +13,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxticket.typing import Array, Key
+from jaxticket.typing import AnyArray, Array, Key
 
 _ROUNDS = 8
 
 
-def stream(key: Key, name: str, *numbers: int | jax.Array) -> Key:
+def stream(key: Key, name: str, *numbers: int | AnyArray) -> Key:
     """The stream `name` below `key`: `fold_in(key, crc32(name))`, then each number folded in.
 
     Args:

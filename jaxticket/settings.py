@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from jaxticket import rescaling
 from jaxticket._check import (
@@ -27,7 +28,7 @@ from jaxticket._check import (
     whole,
 )
 from jaxticket.metrics import METRICS, chosen_metrics
-from jaxticket.typing import Mask, Params
+from jaxticket.typing import Array, LossFunction, Mask, OptimizerMaker, Params, RateSchedule
 
 T = TypeVar("T")
 
@@ -73,10 +74,10 @@ class Dilated:
       factor: above 1 for a longer schedule.
     """
 
-    schedule: Callable[..., Any]
+    schedule: RateSchedule
     factor: float = _field(1.0, traced=True)
 
-    def __call__(self, step: Any) -> Any:
+    def __call__(self, step: Array) -> ArrayLike:
         """The rate at a step of the stretched schedule."""
         return self.schedule(step / self.factor)
 
@@ -166,7 +167,7 @@ class Training:
 
     steps: int = _field(24_000, traced=True)
     batch_size: int = 60
-    optimizer: str | Callable[..., Any] | optax.GradientTransformation = "adam"
+    optimizer: str | OptimizerMaker | optax.GradientTransformation = "adam"
     lr: float = _field(1.2e-3, traced=True, used_by=("schedule", SCHEDULES))
     momentum: float = _field(0.9, used_by=_MOMENTUM)
     nesterov: bool = _field(False, used_by=_MOMENTUM)
@@ -175,7 +176,7 @@ class Training:
     eps: float = _field(1e-8, used_by=_ADAM)
     weight_decay: float = _field(0.0, traced=True, used_by=("optimizer", OPTIMIZERS))
     warmup: int = _field(0, traced=True)
-    schedule: str | Callable[..., Any] = "steps"
+    schedule: str | RateSchedule = "steps"
     milestones: tuple[int, ...] = _field((), traced=True, used_by=("schedule", ("steps",)))
     gamma: float = _field(0.1, traced=True)
     final_lr: float = _field(0.0, traced=True, used_by=("schedule", ("linear",)))
@@ -192,7 +193,7 @@ class Training:
     compute_dtype: str = "float32"
     precision: str = "highest"
     attack: Callable[..., Any] | None = None
-    loss: str | Callable[..., Any] = "cross_entropy"
+    loss: str | LossFunction = "cross_entropy"
     metrics: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:

@@ -6,26 +6,41 @@ import contextlib
 import functools
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import ArrayLike
 
 from jaxticket import _tree
 
-Array = Any
-"""A jax or NumPy array; `jax.Array` inside compiled programs."""
+Array = jax.Array
+"""A JAX array, also a traced one inside compiled programs."""
+AnyArray = jax.Array | np.ndarray
+"""An array on a device or on the host."""
 Key = jax.Array
 """A typed random key, as `jax.random.key` makes it."""
-Params = Any
-"""A tree of weight arrays (nested dicts, as Flax makes them)."""
-Stats = Any
+
+LeafT = TypeVar("LeafT")
+Tree: TypeAlias = LeafT | Mapping[str, "Tree[LeafT]"]
+"""A leaf, or trees by name: nested dicts whose leaves are of one type, as Flax makes them."""
+Params: TypeAlias = Mapping[str, Tree[AnyArray]]
+"""A tree of weight arrays."""
+Stats: TypeAlias = Mapping[str, Tree[AnyArray]]
 """A tree of everything a network keeps besides weights, BatchNorm statistics above all; may be
 empty.
 """
-Mask = Any
+Mask: TypeAlias = Mapping[str, Tree[AnyArray]]
 """A tree of bool arrays shaped like the params: True where a weight is kept."""
 
+LossFunction: TypeAlias = Callable[[Array, Array], Array]
+"""`(logits, labels) -> losses`: float32 [batch, classes] and int32 [batch] to [batch]."""
+RateSchedule: TypeAlias = Callable[[Array], ArrayLike]
+"""`step -> learning rate`, for a traced float32 scalar; optax's schedules are such functions."""
+OptimizerMaker: TypeAlias = Callable[[Array], optax.GradientTransformation]
+"""`learning rate -> optimizer`, such as `optax.lion`; the rate is a traced scalar."""
 
 Axis = str | Mapping[str, Any] | None
 """What moves along one axis of a leaf: the units of a permutation, by its name; or where along the
@@ -207,7 +222,7 @@ class TrainState(NamedTuple):
     step: Array
     params: Params
     stats: Stats
-    opt_state: Any
+    opt_state: optax.OptState
     mask: Mask
     key: Key
     diverged: Array

@@ -86,7 +86,7 @@ def train_dense(
     mask = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
     plan = job_plan(training, len(keys))
     stop = np.full(len(keys), later[-1], np.int32)
-    plan = plan._replace(schedule=plan.schedule._replace(stop=stop))  # type: ignore[arg-type]
+    plan = plan._replace(schedule=plan.schedule._replace(stop=stop))
     jobs = Jobs(
         Origin(params, stats, mask), keys, np.zeros(len(keys), np.int32), plan,
         np.zeros(len(keys), bool),

@@ -12,7 +12,7 @@ from jaxticket.engine.metrics import Normalization
 from jaxticket.engine.optim import Schedule
 from jaxticket.engine.parallel import Placement
 from jaxticket.settings import Training
-from jaxticket.typing import Array, Key, Network, Params, Stats
+from jaxticket.typing import AnyArray, Array, Key, Network, Params, Stats
 
 Networks = tuple[Params, Stats]
 """Params and statistics of one network, or of several with a leading axis [network]."""
@@ -50,8 +50,8 @@ class Plan(NamedTuple):
     """
 
     schedule: Schedule
-    order: Array
-    augment: Array = np.int32(0)
+    order: AnyArray
+    augment: AnyArray = np.zeros((), np.int32)
 
 
 class Batch(NamedTuple):

@@ -406,7 +406,7 @@ def job_plan(training: Training, count: int, *, order: int = 0, augment: int | N
     else is said.
     """
     noise = order if augment is None else augment
-    one = Plan(schedule(training), np.int32(order), np.int32(noise))  # type: ignore[arg-type]
+    one = Plan(schedule(training), np.asarray(order, np.int32), np.asarray(noise, np.int32))
     return jax.tree.map(lambda x: np.broadcast_to(x, (count, *np.shape(x))).copy(), one)
 
 

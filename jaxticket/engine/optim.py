@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,17 @@ import optax
 from jaxticket import _tree
 from jaxticket._check import naming
 from jaxticket.settings import Dilated, Training, has_own_rate
-from jaxticket.typing import Array, Network, Params, relaxed_types
+from jaxticket.typing import (
+    AnyArray,
+    Array,
+    Network,
+    OptimizerMaker,
+    Params,
+    RateSchedule,
+    relaxed_types,
+)
+
+WeightsT = TypeVar("WeightsT", bound="Params | tuple[Params, ...]")
 
 
 class Schedule(NamedTuple):
@@ -28,34 +37,34 @@ class Schedule(NamedTuple):
       dilation: float32, what a schedule of the user's own is stretched by.
     """
 
-    lr: Array
-    final_lr: Array
-    weight_decay: Array
-    gamma: Array
-    warmup: Array
-    milestones: Array
-    steps: Array
-    stop: Array
-    dilation: Array
+    lr: AnyArray
+    final_lr: AnyArray
+    weight_decay: AnyArray
+    gamma: AnyArray
+    warmup: AnyArray
+    milestones: AnyArray
+    steps: AnyArray
+    stop: AnyArray
+    dilation: AnyArray
 
 
 def schedule(training: Training) -> Schedule:
     """The schedule of one training, as NumPy scalars."""
     own = training.schedule
     return Schedule(
-        lr=np.float32(training.lr),
-        final_lr=np.float32(training.final_lr),
-        weight_decay=np.float32(training.weight_decay),
-        gamma=np.float32(training.gamma),
-        warmup=np.int32(training.warmup),
+        lr=np.asarray(training.lr, np.float32),
+        final_lr=np.asarray(training.final_lr, np.float32),
+        weight_decay=np.asarray(training.weight_decay, np.float32),
+        gamma=np.asarray(training.gamma, np.float32),
+        warmup=np.asarray(training.warmup, np.int32),
         milestones=np.asarray(training.milestones, np.int32),
-        steps=np.int32(training.steps),
-        stop=np.int32(training.steps),
-        dilation=np.float32(own.factor if isinstance(own, Dilated) else 1),
-    )  # type: ignore[arg-type]
+        steps=np.asarray(training.steps, np.int32),
+        stop=np.asarray(training.steps, np.int32),
+        dilation=np.asarray(own.factor if isinstance(own, Dilated) else 1, np.float32),
+    )
 
 
-def learning_rate(at: Schedule, step: Array, *, kind: str | Callable[..., Any]) -> Array:
+def learning_rate(at: Schedule, step: Array, *, kind: str | RateSchedule) -> Array:
     r"""The learning rate of the update that leads from `step` to `step + 1`.
 
     `lr * min(1, step / warmup) * decay`, with decay `gamma ** #{m: m <= step}` for kind "steps" and
@@ -65,7 +74,7 @@ def learning_rate(at: Schedule, step: Array, *, kind: str | Callable[..., Any]) 
 
     Reference: methods of Frankle et al. (OpenLTH): the drop acts at the milestone itself.
     """
-    t = step.astype(jnp.float32)
+    t, lr = step.astype(jnp.float32), jnp.asarray(at.lr)
     warm = jnp.where(
         step < at.warmup, t / jnp.maximum(at.warmup, 1).astype(jnp.float32), jnp.float32(1)
     )
@@ -73,16 +82,16 @@ def learning_rate(at: Schedule, step: Array, *, kind: str | Callable[..., Any]) 
         return _own_rate(kind, t / at.dilation) * warm
     if kind == "linear":
         done = t / at.steps.astype(jnp.float32)
-        return (at.lr + (at.final_lr - at.lr) * done) * warm
+        return (lr + (at.final_lr - lr) * done) * warm
     if kind == "cosine":
         decay = (1 + jnp.cos(jnp.float32(np.pi) * t / at.steps.astype(jnp.float32))) / 2
     else:
         drops = jnp.sum(at.milestones <= step, dtype=jnp.int32)
         decay = at.gamma ** drops.astype(jnp.float32)
-    return at.lr * warm * decay
+    return lr * warm * decay
 
 
-def _own_rate(own: Callable[..., Any], t: Array) -> Array:
+def _own_rate(own: RateSchedule, t: Array) -> Array:
     """The rate that a schedule of the user's own gives."""
     function = own.schedule if isinstance(own, Dilated) else own
     with relaxed_types():
@@ -96,7 +105,7 @@ def _own_rate(own: Callable[..., Any], t: Array) -> Array:
 
 
 def optimizer(
-    training: Training, weight_decay: Array | float = 0.0, rate: Array | float = 1.0
+    training: Training, weight_decay: AnyArray | float = 0.0, rate: Array | float = 1.0
 ) -> optax.GradientTransformation:
     """The optimizer of one step.
 
@@ -112,7 +121,7 @@ def optimizer(
     if training.clip_norm is not None:
         parts.append(optax.clip_by_global_norm(training.clip_norm))
     if not isinstance(training.optimizer, str):
-        return optax.chain(*parts, _own_transformation(training.optimizer, rate))
+        return optax.chain(*parts, _own_transformation(training.optimizer, jnp.asarray(rate)))
     decay = optax.add_decayed_weights(weight_decay)  # type: ignore[arg-type]
     adam = optax.scale_by_adam(b1=training.b1, b2=training.b2, eps=training.eps)
     if training.optimizer == "adamw":
@@ -126,9 +135,11 @@ def optimizer(
     return optax.chain(*parts)
 
 
-def _own_transformation(own: Any, rate: Array | float) -> optax.GradientTransformation:
+def _own_transformation(
+    own: OptimizerMaker | optax.GradientTransformation, rate: Array
+) -> optax.GradientTransformation:
     """A user's optimizer at a learning rate."""
-    if has_own_rate(own):
+    if isinstance(own, optax.GradientTransformation):
         return own
     with relaxed_types():
         made = own(rate)
@@ -140,7 +151,9 @@ def _own_transformation(own: Any, rate: Array | float) -> optax.GradientTransfor
     return made
 
 
-def fresh_state(training: Training, params: Params, step: Array) -> Any:
+def fresh_state(
+    training: Training, params: Params | tuple[Params, ...], step: Array
+) -> optax.OptState:
     """The optimizer's state where training begins at a step.
 
     Counters of optax's schedules begin at that step, all others at 0: the moments of a rewound
@@ -157,13 +170,13 @@ def fresh_state(training: Training, params: Params, step: Array) -> Any:
     if isinstance(training.optimizer, str):
         return state
 
-    def at_step(part: Any) -> Any:
+    def at_step(part: object) -> object:
         return part._replace(count=part.count + step) if isinstance(part, _COUNTING) else part
 
     return jax.tree.map(at_step, state, is_leaf=lambda part: isinstance(part, _COUNTING))
 
 
-_COUNTING = (
+_COUNTING: tuple[type[optax.ScaleByScheduleState], ...] = (
     optax.ScaleByScheduleState,
     # optax exports no name for it; of shapes alone, since importing must not start JAX
     type(jax.eval_shape(optax.schedules.WrappedSchedule(optax.constant_schedule(0.0)).init)),
@@ -175,12 +188,12 @@ def apply_update(
     training: Training,
     at: Schedule,
     rate: Array,
-    gradient: Params,
-    state: Any,
-    params: Params,
+    gradient: WeightsT,
+    state: optax.OptState,
+    params: WeightsT,
     *,
-    decayed: Params | None = None,
-) -> tuple[Params, Any]:
+    decayed: WeightsT | None = None,
+) -> tuple[WeightsT, optax.OptState]:
     """The weights after one update, and the optimizer's state.
 
     Args:
@@ -200,7 +213,8 @@ def apply_update(
         if isinstance(training.optimizer, str):
             return jax.tree.map(lambda p, d: p - rate * d, params, updates), new
         new = jax.tree.map(lambda n, o: jnp.asarray(n).astype(o.dtype), new, state)
-        return optax.apply_updates(params, updates), _tree.varying_like(new, state)
+        moved = cast(WeightsT, optax.apply_updates(params, updates))
+        return moved, _tree.varying_like(new, state)
 
 
 @functools.lru_cache(maxsize=64)
@@ -225,7 +239,7 @@ def check(training: Training, net: Network) -> None:
     if isinstance(own, str):
         return
 
-    def once(rate: Array, params: Params, state: Any) -> tuple[Params, Any]:
+    def once(rate: Array, params: Params, state: optax.OptState) -> tuple[Params, optax.OptState]:
         return apply_update(training, at, rate, params, state, params)
 
     with naming("optimizer", own):

@@ -244,7 +244,7 @@ def prune(
     mask, fault = prune_in_rounds(
         params,
         context.mask,
-        keeps,
+        jnp.asarray(keeps),
         lambda number, mask: context._replace(mask=mask),
         score=function,
         prunable=prunable,

@@ -53,7 +53,7 @@ class StepRun:
         # which replicas had diverged before masks were to be found: bool [replica]
         self.lost: dict[int, np.ndarray] = {}
         self.traces: dict[int, list[dict[str, Any]]] = {k: [] for k in steps}
-        self.initial: Networks = (None, None)
+        self.initial: Networks = ({}, {})
 
     def all(self) -> None:
         """All of it, unit after unit; units that the folder holds are read."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ from jaxticket._check import flag, number, one_of, settle, share, texts, whole
 from jaxticket.sparsify.learned import knowledge
 from jaxticket.sparsify.learned.objectives import Outputs, View
 from jaxticket.typing import Array, Params
+
+T = TypeVar("T")
 
 
 def _on_features(loss: Callable[..., Array]) -> Callable[[View, Outputs, Outputs], Array]:
@@ -25,11 +28,11 @@ def _on_features(loss: Callable[..., Array]) -> Callable[[View, Outputs, Outputs
 
 def _logits(view: View, student: Outputs, teacher: Outputs) -> Array:
     del view
-    return knowledge.logits(_array(student.logits), _array(teacher.logits))
+    return knowledge.logits(_given(student.logits), _given(teacher.logits))
 
 
 def _prunable(view: View, tree: Params | None) -> Params:
-    return jax.tree.map(lambda g, p: g if p else jnp.zeros_like(g), tree, view.prunable)
+    return jax.tree.map(lambda g, p: g if p else jnp.zeros_like(g), _given(tree), view.prunable)
 
 
 def _direction(view: View, student: Outputs, teacher: Outputs) -> Array:
@@ -44,8 +47,8 @@ def _direction_of_examples(view: View, student: Outputs, teacher: Outputs) -> Ar
     # Jacobians of one example at a time are held, and made again for the gradient
     @jax.checkpoint
     def one(at: Array) -> Array:
-        own = jax.tree.map(lambda j, m: j * m[None], slopes(student.params, at), view.soft)
-        other = slopes(teacher.params, at)
+        own = jax.tree.map(lambda j, m: j * m[None], slopes(_given(student.params), at), view.soft)
+        other = slopes(_given(teacher.params), at)
         return knowledge.direction(_prunable(view, own), _prunable(view, other))
 
     return jnp.mean(jax.lax.map(one, jnp.arange(len(view.labels))))
@@ -53,11 +56,11 @@ def _direction_of_examples(view: View, student: Outputs, teacher: Outputs) -> Ar
 
 def _input_direction(view: View, student: Outputs, teacher: Outputs) -> Array:
     del view
-    return knowledge.input_direction(_array(student.sensitivity), _array(teacher.sensitivity))
+    return knowledge.input_direction(_given(student.sensitivity), _given(teacher.sensitivity))
 
 
 def _spectra(view: View, student: Outputs, teacher: Outputs) -> Array:
-    return knowledge.spectra(student.params, teacher.params, view.prunable)
+    return knowledge.spectra(_given(student.params), _given(teacher.params), view.prunable)
 
 
 # name -> what it needs of either network, and the loss
@@ -199,16 +202,16 @@ class Distillation:
         own = view.outputs(view.masked, self.teacher_needs)
         student = _together(view, own)
         teachers = [_together(view, teacher) for teacher in view.teachers]
-        logits = _array(student.logits)
+        logits = _given(student.logits)
         weights = self._weights(view, logits, teachers)
         if self.double_average:
             weights = weights / len(teachers)
         # every device that shares the batch has all of it here; the mean brings them together
         answers = [
-            view.mean(knowledge.soft_targets(logits, _array(t.logits), self.temperature))
+            view.mean(knowledge.soft_targets(logits, _given(t.logits), self.temperature))
             for t in teachers
         ]
-        total = self.alpha * view.of_logits(_array(own.logits))
+        total = self.alpha * view.of_logits(_given(own.logits))
         total += self.temperature**2 * (1 - self.alpha) * jnp.dot(weights, jnp.stack(answers))
         if self.knowledge and self.gamma:
             # a quotient of whole numbers may lie a bit below its epoch
@@ -233,14 +236,14 @@ class Distillation:
         if self.ensemble == "mean" or count == 1:
             return jnp.full(count, 1 / count, jnp.float32)
         slopes = [
-            jax.grad(knowledge.soft_targets)(logits, _array(t.logits), self.temperature)
+            jax.grad(knowledge.soft_targets)(logits, _given(t.logits), self.temperature)
             for t in teachers
         ]
         # every device has found the same, which its mean lets JAX know
         return jnp.stack([view.mean(w) for w in knowledge.agreement(jnp.stack(slopes))])
 
 
-def _array(x: Array | None) -> Array:
+def _given(x: T | None) -> T:
     assert x is not None, "the objective's needs leave this out"
     return x
 

@@ -262,7 +262,7 @@ class LearnedMasks:
     def _plan(self, pruning: PruningAtStep, wanted: Wanted) -> ScorePlan:
         """A plan for each mask, host arrays."""
         count, m = len(wanted.levels), self.method
-        one = schedule(self.training)._replace(stop=np.int32(self.steps))  # type: ignore[arg-type]
+        one = schedule(self.training)._replace(stop=np.asarray(self.steps, np.int32))
         densities = np.asarray(pruning.densities)[wanted.levels - 1]
         like, prunable = self.plan.like[0], self.plan.prunable
 

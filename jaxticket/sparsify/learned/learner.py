@@ -28,7 +28,7 @@ from jaxticket.sparsify.learned.method import Method
 from jaxticket.sparsify.learned.objectives import Objective, fades_of, rest_of, teacher_needs_of
 from jaxticket.sparsify.learned.teachers import Tutors, begin_tutors, tutored
 from jaxticket.sparsify.learned.views import of_dense, of_teachers, viewer
-from jaxticket.typing import Array, Key, Mask, Network, Params, Stats
+from jaxticket.typing import AnyArray, Array, Key, Mask, Network, Params, Stats
 
 ORDER = 1 << 20
 """Which of the orders of its key a search sees: another one than training does (those of levels
@@ -95,12 +95,12 @@ class ScorePlan(NamedTuple):
     """
 
     schedule: Schedule
-    order: Array
-    augment: Array
-    density: Array
-    keep: Array
-    round: Array
-    part: Array
+    order: AnyArray
+    augment: AnyArray
+    density: AnyArray
+    keep: AnyArray
+    round: AnyArray
+    part: AnyArray
     teachers: Networks | tuple[()] = ()
     tutoring: Schedule | tuple[()] = ()
 
@@ -240,7 +240,7 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
         within = state.step % plan.round
         done = within.astype(jnp.float32) / plan.round.astype(jnp.float32)
         live = method.relaxation.lasting(
-            state.scores, state.live, plan.keep, done, prunable=self.prunable
+            state.scores, state.live, jnp.asarray(plan.keep), done, prunable=self.prunable
         )
         found, gradient = self._gradient(state, batch, plan, live, done, teachers, placement)
         gradient = (masks.apply(live, gradient[0]), *gradient[1:])
@@ -309,7 +309,12 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
                 scores, *rest = learned
                 weights = rest[0] if rest else state.weights
                 soft = method.relaxation.soft(
-                    scores, live, plan.keep, done, key=stream(key, "sample"), prunable=prunable
+                    scores,
+                    live,
+                    jnp.asarray(plan.keep),
+                    done,
+                    key=stream(key, "sample"),
+                    prunable=prunable,
                 )
                 masked = effective(method, soft, weights, prunable)
                 view = view_of(masked, multiplied(method, soft, prunable), dense, **more)
@@ -397,7 +402,11 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
         """The mask of the highest scores, with exactly K ones."""
         ranked = self.method.ranked(state.scores)
         return keep_top(
-            ranked, state.live, plan.keep, prunable=self.prunable, scope=self.method.scope
+            ranked,
+            state.live,
+            jnp.asarray(plan.keep),
+            prunable=self.prunable,
+            scope=self.method.scope,
         )
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxticket import _tree, masks
 from jaxticket._check import flag, settle, share, whole
@@ -135,7 +136,7 @@ class Tutors(NamedTuple):
     step: Array
     params: Params
     stats: Stats
-    opt_state: object
+    opt_state: optax.OptState
     diverged: Array
 
 
