@@ -1,11 +1,11 @@
-"""Telemetry: what happens to the surviving weights of tickets while they are trained."""
+"""Telemetry: measurements of the surviving weights of tickets during training."""
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from jaxticket.engine.loop import (
     train_jobs,
 )
 from jaxticket.engine.runtime import Run, Runtime, settled
+from jaxticket.engine.source import Block, DataArrays
 from jaxticket.engine.supervised import Supervised
 from jaxticket.random import permutation_words, root_keys, stream
 from jaxticket.runs import Runs, density, require_runs
@@ -34,12 +35,10 @@ from jaxticket.settings import Training
 from jaxticket.sparsify.retraining import branch_groups
 from jaxticket.sparsify.runner import jobs_of
 from jaxticket.ticket import host_apply
-from jaxticket.typing import Array, Network, Params, TrainState
+from jaxticket.typing import Mask, Network, Params, TrainState
 
 if TYPE_CHECKING:
     import pandas as pd
-
-# a pandas DataFrame; only `jaxticket.results` imports pandas
 
 METRICS = ("magnitude", "sign_flips", "l2", "cosine", "gradient_norm")
 
@@ -57,9 +56,9 @@ def telemetry(
     save_every: float = 60.0,
     progress: bool = True,
 ) -> pd.DataFrame:
-    r"""Trains tickets again from where they start and watches their surviving weights.
+    r"""Train tickets again from their rewind point and measure their surviving weights.
 
-    Over the surviving prunable weights w (m = 1), at step t of a training that starts at step s:
+    For the surviving prunable weights w (m = 1), at step t of a training that starts at step s:
 
         magnitude      mean |w_t|
         sign_flips     #{sign(w_t) != sign(w_s), w_s != 0} / #{w_s != 0}
@@ -67,35 +66,35 @@ def telemetry(
         cosine         <w_t, w_s> / (||w_t|| ||w_s||)
         gradient_norm  ||m * g_t||
 
-    g_t is the gradient that the update of step t uses (at the end: would use): the mean loss of its
-    batch, augmented and with label smoothing as trained, BatchNorm in training mode; without weight
-    decay, clipping and momentum. A weight that has become exactly 0 has another sign.
+    g_t is the gradient used by the update of step t (at the end: of the next step): of the mean
+    loss of its batch, with the augmentation and label smoothing of training and BatchNorm in
+    training mode, but without weight decay, clipping and momentum. A weight that became exactly 0
+    counts as a sign flip.
 
     Training is that of `jt.branch(runs, branch)`: the seeds, batches and schedule of the run, with
-    a fresh optimizer. So the dense ticket of a run that rewinds to step k starts at k too. Watching
-    changes nothing, and no split is evaluated between the ends.
+    a fresh optimizer; the dense ticket of a run with rewind step k starts at k, too. Measuring does
+    not change training, and the splits are evaluated only at the start and at the end.
 
     Args:
-      runs: what `find_tickets`, `branch` or `prune_at` returned.
-      branch: watch the tickets changed so: a name in `jt.BRANCHES` or a change function. "retrain"
-        changes nothing.
+      runs: the result of `find_tickets`, `branch` or `prune_at`.
+      branch: how to change the tickets: a name in `jt.BRANCHES` or a function. "retrain" leaves
+        them unchanged.
       levels: which levels; all if None.
-      steps: train for so many steps only, with the schedule of the whole training; to its end if
-        None.
-      every: steps between looks, which are at the start, at every multiple of it and at the end;
-        the interval of evaluations if None.
-      runtime: folder and the like in one; leave the arguments that follow out then.
-      folder: where to save; a folder below that of `runs` if None, where it has one.
+      steps: number of steps to train, with the schedule of the complete training; None for all.
+      every: steps between measurements, which are also made at the start and at the end; the
+        interval of evaluations if None.
+      runtime: folder and the other settings below in one object; then omit the arguments below.
+      folder: where to save; None for a folder below that of `runs`, if it has one.
       at_once: replicas that one device holds at most.
-      save_every, progress: as for `find_tickets`.
+      save_every: seconds between saves, see `find_tickets`.
+      progress: show progress, see `find_tickets`.
 
     Returns:
-      Tidy table, one row per value: seed, level, density, branch (that of `runs` if it is not
-      changed), step, metric, value. Values are nan from where the loss was not finite on, and where
-      no weight is left to look at.
+      Tidy table: seed, level, density, branch (that of `runs` for "retrain"), step, metric, value.
+      Values are nan from the first non-finite loss on, and if no weights survive.
 
     Raises:
-      ValueError: for a level that `runs` does not have, more steps than training has, and runs of
+      ValueError: for a level that is not in `runs`, more steps than training has, and runs with
         several dilations.
 
     Reference: KD-LTS, figure 7; Frankle, Schwab and Morcos 2020, "The early phase of neural network
@@ -113,7 +112,7 @@ def telemetry(
     factors = sorted({float(factor) for h in runs.histories for factor in h.dilation})
     if len(factors) != 1:
         raise ValueError(
-            f"`runs` were trained with the dilations {factors}; pass those of one dilation"
+            f"`runs` were trained with the dilations {factors}; pass runs with one dilation"
         )
     settings = _identity.run(
         "telemetry",
@@ -166,23 +165,32 @@ def telemetry(
 
 
 def _shortened(jobs: Jobs, steps: int | None) -> Jobs:
-    """The same jobs, stopped after so many steps each."""
+    """Stop each job after a number of steps."""
     if steps is None:
         return jobs
     schedule = jobs.plan.schedule
     left = int((np.asarray(schedule.stop) - jobs.start).min())
     if steps > left:
         raise ValueError(
-            f"`steps` must be at most {left}, which is where training ends "
-            f"(step {int(np.asarray(schedule.stop).min())}), got {steps}"
+            f"`steps` must be at most {left}, since training ends at step "
+            f"{int(np.asarray(schedule.stop).min())}, got {steps}"
         )
     schedule = schedule._replace(stop=(jobs.start + steps).astype(np.int32))
     return jobs._replace(plan=jobs.plan._replace(schedule=schedule))
 
 
-def _unit(run: Run, jobs: Jobs, look: Callable[..., Array], name: str) -> Arrays:
-    """Steps and looks of some jobs, host arrays: steps int32 and wanted bool [call, job], watched
-    float32 [call, job, metric], diverged int32 [job].
+def _unit(run: Run, jobs: Jobs, look: Callable[..., jax.Array], name: str) -> Arrays:
+    """Train and measure some jobs.
+
+    Args:
+      run: the run under way.
+      jobs: what to train.
+      look: the compiled measurement, see `observer`.
+      name: name of the unit of work.
+
+    Returns:
+      Host arrays: steps int32 and wanted bool [call, job], watched float32 [call, job, metric] and
+      diverged int32 [job].
     """
 
     def make() -> Arrays:
@@ -196,7 +204,7 @@ def _unit(run: Run, jobs: Jobs, look: Callable[..., Array], name: str) -> Arrays
     return run.unit(name, jobs.steps, make)
 
 
-def _watch(run: Run, jobs: Jobs, look: Callable[..., Array]) -> Watch:
+def _watch(run: Run, jobs: Jobs, look: Callable[..., jax.Array]) -> Watch:
     masked = host_apply(jobs.origin.mask, jobs.origin.params)
     keys, own, masked = parallel.pad((jobs.keys, jobs.plan, masked), run.size)
     start, plan = parallel.put((masked, own), run.mesh)
@@ -210,38 +218,47 @@ def _watch(run: Run, jobs: Jobs, look: Callable[..., Array]) -> Watch:
     return Watch(shape, seen, evaluates="ends")
 
 
-def _rows(arrays: Arrays, job: int, about: dict[str, Any]) -> pd.DataFrame:
-    """The looks at one job as a table."""
+def _rows(arrays: Arrays, job: int, about: Mapping[str, object]) -> pd.DataFrame:
+    """Give the measurements of one job as a table."""
     calls = np.flatnonzero(arrays["wanted"][:, job])
-    columns: dict[str, Any] = {name: [value] * len(calls) for name, value in about.items()}
+    columns = {name: np.asarray([value] * len(calls)) for name, value in about.items()}
     columns["step"] = arrays["steps"][calls, job].astype(np.int64)
     return results.spread(arrays["watched"][calls, job], columns, {"metric": METRICS})
 
 
 def observer(
     net: Network, training: Training, mesh: Mesh, exclude: tuple[str, ...] = ()
-) -> Callable[..., Array]:
-    """The compiled look at replicas; equal arguments give the same one.
+) -> Callable[..., jax.Array]:
+    """Give the compiled measurement of replicas; equal arguments share one program.
 
     Args:
-      net, training, mesh: as of the compiled training program.
+      net: the network.
+      training: how it is trained.
+      mesh: devices.
       exclude: patterns of paths that are not pruned.
 
     Returns:
       `look(limits, state, start, plan, block, arrays) -> float32 [replica, metric]`, in the order
-      of `METRICS`; `start` are the masked weights that training began with, `block` and `arrays`
-      those of the data.
+      of `METRICS`; `start` are the masked weights at the start of training, `block` and `arrays`
+      belong to the data.
     """
     return _observer(Supervised(net, training), mesh, exclude)
 
 
 @functools.lru_cache(maxsize=64)
-def _observer(learner: Supervised, mesh: Mesh, exclude: tuple[str, ...]) -> Callable[..., Array]:
+def _observer(
+    learner: Supervised, mesh: Mesh, exclude: tuple[str, ...]
+) -> Callable[..., jax.Array]:
     placement, training = parallel.placement(mesh), learner.training
 
     def look(
-        limit: Array, state: TrainState, start: Params, plan: Plan, block: Any, arrays: Any
-    ) -> Array:
+        limit: jax.Array,
+        state: TrainState,
+        start: Params,
+        plan: Plan,
+        block: Block | None,
+        arrays: DataArrays,
+    ) -> jax.Array:
         del limit
         prunable = learner.net.prunable_leaves(exclude)
         with jax.default_matmul_precision(training.precision):
@@ -249,7 +266,7 @@ def _observer(learner: Supervised, mesh: Mesh, exclude: tuple[str, ...]) -> Call
             batch = arrays.batches(training, words, block, placement)(jnp.int32(0), state.step)
             loss, gradient, _ = learner.gradient(state, batch, plan, placement)
         values = measured(state.params, start, gradient, state.mask, prunable)
-        # a loss that is not finite shows only at the next step; what was seen is then forgotten
+        # the state is marked as diverged only at the step after a non-finite loss
         values = values.at[METRICS.index("gradient_norm")].mul(
             jnp.where(jnp.isfinite(loss), 1.0, jnp.nan)
         )
@@ -258,17 +275,20 @@ def _observer(learner: Supervised, mesh: Mesh, exclude: tuple[str, ...]) -> Call
     return parallel.over_replicas(look, mesh, shared=1, parted=(3,))
 
 
-def measured(params: Params, start: Params, gradient: Params, mask: Any, prunable: Any) -> Array:
-    """The metrics of one replica, float32 in the order of `METRICS`.
+def measured(
+    params: Params, start: Params, gradient: Params, mask: Mask, prunable: Mask
+) -> jax.Array:
+    """Compute the metrics of one replica, float32 in the order of `METRICS`.
 
     Args:
-      params, start: weights now and where training began.
-      gradient: of the weights now.
+      params: the current weights.
+      start: the weights at the start of training.
+      gradient: the gradient at the current weights.
       mask: which weights survive.
-      prunable: tree of python bools; the other leaves do not count.
+      prunable: tree of python bools; other leaves are ignored.
     """
 
-    def kept(tree: Any) -> list[Array]:
+    def kept(tree: Params) -> list[jax.Array]:
         leaves = zip(*map(jax.tree.leaves, (tree, mask, prunable)), strict=True)
         return [jnp.where(m, x, jnp.zeros_like(x)) for x, m, p in leaves if p]
 
@@ -277,17 +297,17 @@ def measured(params: Params, start: Params, gradient: Params, mask: Any, prunabl
     survivors, signed, flipped = jnp.int32(0), jnp.int32(0), jnp.int32(0)
     total = jnp.float32(0)
     for w, b, m in zip(now, before, survive, strict=True):
-        there = b != 0
-        turned = jnp.logical_and(there, jnp.sign(w) != jnp.sign(b))
+        has_sign = b != 0
+        flips = jnp.logical_and(has_sign, jnp.sign(w) != jnp.sign(b))
         survivors = survivors + jnp.sum(m, dtype=jnp.int32)
-        signed = signed + jnp.sum(there, dtype=jnp.int32)
-        flipped = flipped + jnp.sum(turned, dtype=jnp.int32)
+        signed = signed + jnp.sum(has_sign, dtype=jnp.int32)
+        flipped = flipped + jnp.sum(flips, dtype=jnp.int32)
         total = total + jnp.sum(jnp.abs(w))
     moved = [w - b for w, b in zip(now, before, strict=True)]
-    # 1 - |u - v|^2 / 2 of unit vectors: exactly 1 for equal ones, and accurate next to it
-    ends = _tree.norm(now), _tree.norm(before)
-    apart = [w / ends[0] - b / ends[1] for w, b in zip(now, before, strict=True)]
-    cosine = jnp.maximum(1 - _tree.dot(apart, apart) / 2, -1)
+    # 1 - |u - v|^2 / 2 of unit vectors: exactly 1 for equal ones, and accurate near 1
+    norms = _tree.norm(now), _tree.norm(before)
+    difference = [w / norms[0] - b / norms[1] for w, b in zip(now, before, strict=True)]
+    cosine = jnp.maximum(1 - _tree.dot(difference, difference) / 2, -1)
     values = (
         total / survivors.astype(jnp.float32),
         flipped.astype(jnp.float32) / signed.astype(jnp.float32),

@@ -1,13 +1,12 @@
-"""Stability to SGD noise: copies trained apart, the lines between them, and other distances."""
+"""Stability to SGD noise: instability analysis, linear paths, distances and alignment."""
 
 from jaxticket.connectivity._align import Aligned, align
 from jaxticket.connectivity._instability import instability
-from jaxticket.connectivity.between import across_seeds, soup
 from jaxticket.connectivity.distances import DISTANCES
 from jaxticket.connectivity.evaluator import Evaluator
 from jaxticket.connectivity.paths import barrier, line, plane
 from jaxticket.connectivity.permutations import permute
-from jaxticket.connectivity.result import Instability
+from jaxticket.connectivity.result import Instability, across_seeds, soup
 from jaxticket.connectivity.stability import first_steps, matching, ranges, stable, summary
 
 __all__ = [

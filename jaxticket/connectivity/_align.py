@@ -1,7 +1,7 @@
-"""Permutation alignment: one network's hidden units in the places of another's, by weight matching.
+"""Permutation alignment of two networks by weight matching.
 
-Two networks trained from different seeds may compute much the same with their units in other
-places. The barrier between them tells of that before alignment, and of what is left after it.
+Networks trained from different seeds may compute similar functions with their hidden units in a
+different order. Comparing the barrier before and after alignment separates the two.
 """
 
 from __future__ import annotations
@@ -20,20 +20,22 @@ from jaxticket.connectivity.permutations import Permutations, Places, Symmetry
 from jaxticket.random import stream
 from jaxticket.typing import Key, Network, Params, Stats
 
-# the share of |a| |b| that counts as a gain: above the rounding of float64, below all else
+Weights = dict[str, np.ndarray]
+# least gain, relative to |a| |b|: above the rounding of float64, below any real gain
 _GAIN = 1e-12
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """A network with its units in the places of another's.
+    """A network whose hidden units are aligned with those of another network.
 
     Attributes:
-      params, stats: of the moved network, on the host; its function is what it was.
-      permutations: by name, which of its units came to each place; `permute` moves masks alike.
-      before: <a, b>, the inner product of all weights, with b as it was given.
-      objectives: the same at the start and after every round of the search that was chosen: it
-        never falls, so that |a - b|^2 = |a|^2 + |b|^2 - 2 <a, b> never grows.
+      params: weights of the permuted network, on the host; its function is unchanged.
+      stats: its statistics, likewise.
+      permutations: the old index of the unit at each place, by name; `permute` moves masks alike.
+      before: <a, b>, the inner product of all weights, before alignment.
+      objectives: <a, b> at the start and after every round of the best search: it never decreases,
+        so that |a - b|^2 = |a|^2 + |b|^2 - 2 <a, b> never increases.
       converged: whether the last round changed nothing.
     """
 
@@ -46,7 +48,7 @@ class Aligned:
 
     @property
     def after(self) -> float:
-        """<a, b> with b aligned."""
+        """<a, b> after alignment of b."""
         return self.objectives[-1]
 
 
@@ -60,33 +62,35 @@ def align(
     restarts: int = 1,
     symmetry: Symmetry | None = None,
 ) -> Aligned:
-    """Moves the hidden units of b to where they match those of a best, by their weights alone.
+    """Permute the hidden units of b to match those of a, by weight matching.
 
-    Maximises `sum_leaf <a_leaf, b_leaf moved>` over one permutation per hidden layer (per stream
-    in residual networks). One permutation at a time, the others held, is a linear assignment, which
-    is solved exactly; rounds over all of them go on until one changes nothing. That is a local
-    optimum: finding the best of all is NP-hard.
+    Maximizes `sum_leaf <a_leaf, permuted b_leaf>` over one permutation per hidden layer (per
+    residual stream in residual networks). With the others fixed, each permutation is a linear
+    assignment problem, which is solved exactly; rounds over all permutations end when one changes
+    nothing. This is a local optimum: finding the global one is NP-hard.
 
-    Everything is computed on the host in float64. Statistics follow their units but do not count.
-    Between aligned networks with BatchNorm, statistics want re-estimating on the line.
+    Everything is computed on the host in float64. Statistics move with their units but are not part
+    of the objective. On the line between aligned networks with BatchNorm, re-estimate the
+    statistics.
 
     Args:
-      net: a built-in network with norm="batch" or "none", or any one with `symmetry`.
-      a, b: (params, stats) of one network each, pruned weights being 0. Masks of b move by
+      net: a built-in network with norm="batch" or "none", or any network with `symmetry`.
+      a: (params, stats) of the fixed network, pruned weights being 0.
+      b: (params, stats) of the network to permute. Masks of b move with
         `permute(net, mask, aligned.permutations)`.
-      key: draws the order of the layers in every round; None takes them from input to output.
-      max_rounds: rounds at most.
-      restarts: how often to search, the best result being kept: once from b as it is, then from
-        random permutations of it. Above 1 it needs a key.
-      symmetry: of networks whose own is not known (see `permutations.symmetry`). It is tried out on
-        b with random permutations first.
+      key: draws the order of the layers in every round; None orders them from input to output.
+      max_rounds: maximum number of rounds.
+      restarts: number of searches, of which the best is returned: the first starts from b, the
+        others from random permutations of b. More than 1 needs a key.
+      symmetry: for networks whose symmetry is not known (see `permutations.symmetry`). It is first
+        checked on b with random permutations.
 
     Returns:
-      b moved, the permutations and the objectives.
+      The permuted network, the permutations and the objectives.
 
     Raises:
       ValueError: for networks without a known symmetry, a `symmetry` under which the logits of b
-        change, weights that are not finite, trees that do not fit the network.
+        change, weights that are not finite, and trees that do not fit the network.
 
     Reference: Ainsworth, Hayase and Srinivasa 2023 ("Git Re-Basin"), section 3.2 and Algorithm 1;
       re-estimated statistics: Jordan et al. 2023 ("REPAIR").
@@ -95,7 +99,7 @@ def align(
     instance("net", net, Network, "a network, such as jt.networks.lenet()")
     if restarts > 1 and key is None:
         raise ValueError(
-            f"`restarts` of {restarts} start from random permutations: pass a `key`, such as "
+            f"`restarts` is {restarts}, which needs random permutations; pass a `key`, such as "
             f"jax.random.key(0)"
         )
     full, units = perms.places(net, symmetry)
@@ -103,52 +107,43 @@ def align(
         perms.require_form(net, argument, params)
         perms.require_form(net, argument, stats)
     if symmetry is not None or json.loads(net.config)["constructor"].startswith("from_"):
-        # written by hand
-        _try_out(net, b, symmetry)
-    ours, theirs = _weights("a", a[0]), _weights("b", b[0])
-    best = None
+        # written by the user
+        _check_symmetry(net, b, symmetry)
+    fixed, free = _weights("a", a[0]), _weights("b", b[0])
+    results = []
     for restart in range(restarts):
         draw = None if key is None else perms.generator(key=stream(key, "align", restart))
         start = {name: np.arange(n) for name, n in units.items()}
         if draw is not None and restart:
             start = {name: draw.permutation(n) for name, n in units.items()}
-        found = _climb(full, ours, theirs, start, draw, max_rounds)
-        if best is None or found[1][-1] > best[1][-1]:
-            best = found
-    assert best is not None
-    permutations, objectives, converged = best
+        results.append(_ascent(full, fixed, free, start, draw, max_rounds))
+    permutations, objectives, converged = max(results, key=lambda result: result[1][-1])
     return Aligned(
         perms.permute(net, b[0], permutations, symmetry=symmetry),
         perms.permute(net, b[1], permutations, symmetry=symmetry),
         permutations,
-        _inner(ours, theirs),
+        _inner(fixed, free),
         tuple(objectives),
         converged,
     )
 
 
-Weights = dict[str, np.ndarray]
-
-
 def _weights(argument: str, params: Params) -> Weights:
-    found = {
-        path: np.asarray(x).astype(np.float64)
-        for path, x in zip(_tree.paths(params), jax.tree.leaves(params), strict=True)
-    }
-    odd = [path for path, x in found.items() if not np.all(np.isfinite(x))]
+    weights = {path: np.asarray(x).astype(np.float64) for path, x in _tree.leaves(params).items()}
+    odd = [path for path, x in weights.items() if not np.all(np.isfinite(x))]
     if odd:
         raise ValueError(
-            f"`{argument}` has weights that are not finite, in {odd[:3]}; a network that diverged "
+            f"`{argument}` has weights that are not finite, in {odd[:3]}; a diverged network "
             f"cannot be aligned: leave out its seed"
         )
-    return found
+    return weights
 
 
 def _inner(a: Weights, b: Weights) -> float:
     return sum(float(np.vdot(a[path], b[path])) for path in a)
 
 
-def _climb(
+def _ascent(
     full: dict[str, tuple[Places, ...]],
     a: Weights,
     b: Weights,
@@ -156,13 +151,13 @@ def _climb(
     draw: np.random.Generator | None,
     max_rounds: int,
 ) -> tuple[Permutations, list[float], bool]:
-    """Coordinate ascent: the permutations, the objective after every round, whether it ended."""
-    # takes half a second, which only alignment needs
+    """Run coordinate ascent; return the permutations, the objective by round, and convergence."""
+    # importing it takes half a second, which only alignment needs
     from scipy.optimize import linear_sum_assignment
 
     b = {path: perms.moved(x, full[path], start) for path, x in b.items()}
     permutations = dict(start)
-    carriers = {
+    leaves_of = {
         name: [path for path in a if any(name in along for along in full[path])] for name in start
     }
     scale = np.sqrt(_inner(a, a) * _inner(b, b))
@@ -171,11 +166,11 @@ def _climb(
         changed = False
         names = list(start)
         for name in names if draw is None else draw.permutation(names).tolist():
-            leaves = carriers[name]
+            leaves = leaves_of[name]
             _, order = linear_sum_assignment(_similarity(full, a, b, name, leaves), maximize=True)
             new = {path: perms.moved(b[path], full[path], {name: order}) for path in leaves}
-            # the sum itself and not the assignment's value: they differ where both axes of a leaf
-            # carry the name, and equally good units (dead ones, say) stay where they are
+            # the objective and not the assignment's value: they differ where both axes of a leaf
+            # have the name, and interchangeable units (such as dead ones) keep their places
             gain = sum(float(np.vdot(a[path], new[path] - b[path])) for path in leaves)
             if gain > _GAIN * scale:
                 b |= new
@@ -190,9 +185,7 @@ def _climb(
 def _similarity(
     full: dict[str, tuple[Places, ...]], a: Weights, b: Weights, name: str, leaves: list[str]
 ) -> np.ndarray:
-    """[units, units]: the inner product of all weights of each unit of a with those of each of b,
-    incoming and outgoing.
-    """
+    """Compute the inner products of all weights, in and out, of the units of a with those of b."""
 
     def rows(x: np.ndarray, axis: int, at: np.ndarray) -> np.ndarray:
         # [units, copies, all other axes]
@@ -209,20 +202,19 @@ def _similarity(
     )
 
 
-def _try_out(net: Network, b: tuple[Params, Stats], symmetry: Symmetry | None) -> None:
-    """Raises if random permutations change the logits: the symmetry was written by hand."""
+def _check_symmetry(net: Network, b: tuple[Params, Stats], symmetry: Symmetry | None) -> None:
+    """Check that random permutations do not change the logits."""
     x = net.noise(jax.random.key(0), 4)
     drawn = perms.random_permutations(net, key=jax.random.key(0), symmetry=symmetry)
-    other = [perms.permute(net, tree, drawn, symmetry=symmetry) for tree in b]
+    permuted = [perms.permute(net, tree, drawn, symmetry=symmetry) for tree in b]
     forward = jax.jit(lambda params, stats: net.apply(params, stats, x, train=False)[0])
     before, after = (
-        np.asarray(forward(*jax.tree.map(jnp.asarray, tuple(pair)))) for pair in (b, other)
+        np.asarray(forward(*jax.tree.map(jnp.asarray, tuple(pair)))) for pair in (b, permuted)
     )
     change, size = float(np.abs(after - before).max()), float(np.abs(before).max())
     if not change <= 1e-3 * size:
         raise ValueError(
-            f"`symmetry` is none of this network: random permutations change its logits by "
-            f"{change:.2g}, where they are up to {size:.2g}; every axis of a layer that carries a "
-            f"permutation must name it: kernel, bias, normalisation and statistics, and the inputs "
-            f"of what follows"
+            f"`symmetry` is not one of this network: random permutations change its logits, which "
+            f"are up to {size:.2g}, by {change:.2g}; name each permutation on every axis that it "
+            f"moves: kernel, bias, normalization, statistics and the inputs of the next layers"
         )

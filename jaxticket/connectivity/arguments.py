@@ -1,9 +1,8 @@
-"""The arguments of an instability analysis, checked."""
+"""Checks of the arguments of an instability analysis."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from jax.sharding import Mesh
@@ -27,20 +26,20 @@ from jaxticket.runs import Runs
 from jaxticket.settings import Training
 from jaxticket.typing import Network
 
-# weights and optimizer state that one device holds where `at_once` is not given
+# memory for weights and optimizer state on one device if `at_once` is not given
 BYTES = 1 << 30
 
 
 def checked_noise(noise: Sequence[str], training: Training, data: Data | Stream) -> tuple[str, ...]:
-    """What differs between copies."""
+    """Check the sources of noise, which differ between copies."""
     noise = texts("noise", noise, like='("order", "augment")')
     for name in noise:
         one_of("noise", name, ("order", "augment"))
     crops = getattr(data, "train_crop", None) == "random"
     if noise == ("augment",) and not (training.augment or crops):
         raise ValueError(
-            "`noise` is ('augment',) but `training` has no augmentation, so that copies would be "
-            "equal; add 'order', or pass () to ask for equal copies"
+            "`noise` is ('augment',) but `training` has no augmentation, so copies would be equal; "
+            "add 'order', or pass () for equal copies"
         )
     return noise
 
@@ -48,28 +47,28 @@ def checked_noise(noise: Sequence[str], training: Training, data: Data | Stream)
 def runs_by_step(
     tickets: Runs | Sequence[Runs] | None, net: Network, data: Data | Stream
 ) -> dict[tuple[str, int], Runs]:
-    """Runs by branch and rewind step."""
+    """Check the tickets and give their runs by branch and rewind step."""
     if tickets is None:
         return {}
     given = tickets if isinstance(tickets, Sequence) else (tickets,)
     if not given or not all(isinstance(runs, Runs) for runs in given):
         raise ValueError(
-            f"`tickets` must be what find_tickets or branch returned, or several of them, got "
+            f"`tickets` must be what find_tickets or branch returned, or a list of such runs, got "
             f"{tickets!r}"
         )
-    found: dict[tuple[str, int], Runs] = {}
+    by_step: dict[tuple[str, int], Runs] = {}
     for runs in given:
         if runs.net != net:
             raise ValueError(f"`tickets` are of the network {runs.net.config}, not of {net.config}")
         if runs.data.fingerprint != data.fingerprint:
             raise ValueError(f"`tickets` were found on {runs.data.name!r}, not on {data.name!r}")
         name = (runs.branch, runs.pruning.rewind_step)
-        if name in found:
+        if name in by_step:
             raise ValueError(
-                f"`tickets` hold branch {name[0]!r} rewound to step {name[1]} twice; leave one out"
+                f"`tickets` contain branch {name[0]!r} rewound to step {name[1]} twice; omit one"
             )
-        found[name] = runs
-    return found
+        by_step[name] = runs
+    return by_step
 
 
 def checked_steps(
@@ -79,15 +78,15 @@ def checked_steps(
     *,
     full: bool,
 ) -> tuple[int, ...]:
-    """The steps k, ascending: those given, or those that tickets rewind to."""
+    """Give the steps k in ascending order: those of `at`, or the rewind steps of the tickets."""
     if at is None:
         if not runs:
-            raise ValueError("`at` is needed without `tickets`: steps such as (0, 500)")
-        last = max(int(np.max(t.step)) for own in runs.values() for t in own.by_level.values())
+            raise ValueError("`at` is needed without `tickets`; pass steps such as (0, 500)")
+        last = max(int(np.max(t.step)) for run in runs.values() for t in run.by_level.values())
         if last > training.steps and not full:
             raise ValueError(
                 f"`tickets` start at step {last}, past the end of `training` at {training.steps}; "
-                f"train for longer, or use length='full'"
+                f"train longer, or use length='full'"
             )
         return tuple(sorted({k for _, k in runs}))
     steps = one_or_several("at", at, whole, like="(0, 500)", distinct=True)
@@ -95,9 +94,9 @@ def checked_steps(
         raise ValueError(f"`at` must lie in [0, {training.steps}], got {steps}")
     if runs and [branch for branch, _ in runs] != ["ticket"]:
         raise ValueError(
-            "`at` puts the masks of one run of find_tickets on the dense weights of each step, got "
-            f"{len(runs)} run(s) of {sorted({b for b, _ in runs})}; leave out `at` to use the "
-            f"tickets' own weights"
+            "`at` applies the masks of one run of find_tickets to the dense weights of each step, "
+            f"got {len(runs)} run(s) of {sorted({b for b, _ in runs})}; omit `at` to use the "
+            f"weights of the tickets"
         )
     return tuple(sorted(steps))
 
@@ -105,66 +104,74 @@ def checked_steps(
 def checked_seeds(
     seeds: Iterable[int] | None, runs: Mapping[tuple[str, int], Runs]
 ) -> tuple[int, ...]:
-    """The seeds, which all tickets have."""
-    common = set.intersection(*(set(own.seeds) for own in runs.values())) if runs else set()
-    if seeds is None:
-        first = next(iter(runs.values())).seeds if runs else range(3)
-        wanted = tuple(seed for seed in first if seed in common or not runs)
-    else:
-        wanted = distinct_seeds(seeds)
-    missing = [seed for seed in wanted if runs and seed not in common]
-    if missing or not wanted:
-        raise ValueError(f"`seeds` {missing} are not in all of `tickets`, which have {common}")
-    return wanted
+    """Check the seeds, which all tickets must have; None for all common ones."""
+    if not runs:
+        return distinct_seeds(range(3) if seeds is None else seeds)
+    first, *others = (run.seeds for run in runs.values())
+    common = tuple(seed for seed in first if all(seed in other for other in others))
+    chosen_seeds = common if seeds is None else distinct_seeds(seeds)
+    missing = [seed for seed in chosen_seeds if seed not in common]
+    if missing or not chosen_seeds:
+        raise ValueError(f"`seeds` {missing} are not in all of `tickets`, which share {common}")
+    return chosen_seeds
 
 
 def checked_levels(
     levels: Sequence[int] | None, runs: Mapping[tuple[str, int], Runs]
 ) -> tuple[int, ...]:
-    """The levels, which all tickets have; the dense network alone without any."""
+    """Check the levels, which all tickets must have; (0,) without tickets."""
     if not runs:
         if levels is not None:
             raise ValueError(f"`levels` {levels!r} need `tickets`")
         return (0,)
-    common = set.intersection(*(set(own.levels) for own in runs.values()))
+    common = set.intersection(*(set(run.levels) for run in runs.values()))
     return chosen("levels", levels, sorted(common), ", which all of `tickets` have")
 
 
 def named_distances(distances: Sequence[str | Distance] | None) -> dict[str, Distance]:
-    """Distances by name."""
+    """Check the distances and give them by name."""
     if distances is None:
         return dict(DISTANCES)
     if isinstance(distances, str) or callable(distances):
         distances = (distances,)
     if isinstance(distances, Mapping) or not isinstance(distances, Iterable):
         raise ValueError(f"`distances` must be names or functions, got {distances!r}")
-    found: dict[str, Callable[..., Any]] = {}
+    by_name: dict[str, Distance] = {}
     for given in distances:
         function = from_table("distances", given, DISTANCES)
         name = given if isinstance(given, str) else getattr(given, "__name__", "distance")
-        if name in found:
-            raise ValueError(f"`distances` holds the name {name!r} twice")
-        found[name] = function
-    return found
+        if name in by_name:
+            raise ValueError(f"`distances` contain the name {name!r} twice; rename one function")
+        by_name[name] = function
+    return by_name
 
 
 def block_of(
     net: Network, training: Training, atoms: int, copies: int, mesh: Mesh, at_once: int | None
 ) -> tuple[int, int]:
-    """Replicas per call of the program, and atoms of a block."""
+    """Give the number of replicas that train together, and of the states that they are copies of.
+
+    Args:
+      net: the network.
+      training: how copies are trained.
+      atoms: number of states of all seeds.
+      copies: copies of every state.
+      mesh: devices.
+      at_once: copies that one device holds at most; None for as many as fit `BYTES`.
+    """
     devices = mesh.shape[parallel.SEED]
     if at_once is None:
         params = _tree.size(net.shapes[0])
-        # weights, gradient, and what the optimizer keeps of them
+        # weights, gradient and the moments of the optimizer
         fitting = max(BYTES // (4 * params * (2 + moments(training, net))), -(-copies // devices))
     else:
         fitting = at_once
         if fitting * devices < copies:
             raise ValueError(
-                f"`at_once` {at_once} on {devices} devices holds fewer networks than `copies` "
+                f"`at_once` {at_once} on {devices} devices allows fewer networks than `copies` "
                 f"{copies}, which train together; use at least {-(-copies // devices)}"
             )
     room = max(1, min(atoms, fitting * devices // copies))
-    # blocks of one size, so that the last is not nearly empty
+    # blocks of equal size, so that the last is not nearly empty
     room = -(-atoms // -(-atoms // room))
     return -(-room * copies // devices) * devices, room

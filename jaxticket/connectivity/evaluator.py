@@ -1,10 +1,10 @@
-"""Networks between networks: many points of lines and planes evaluated by one compiled program."""
+"""Evaluation of many networks, and of points on lines and planes through them."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,18 +31,22 @@ from jaxticket.engine.metrics import (
 from jaxticket.engine.program import check_fit
 from jaxticket.engine.source import Source, put_data, split_names
 from jaxticket.settings import Training, static_part
-from jaxticket.typing import Array, Network, Params, Stats
+from jaxticket.typing import Network, Params, Stats
 
 AT_ONCE = 32
-"""Points that are evaluated together on one device where they run vmapped."""
+"""Default number of points that one device evaluates together where they run vmapped."""
+
+
+Total = tuple[Stats, jax.Array]
+"""Sums of the statistics of batches, and the number of batches."""
 
 
 class Outputs(NamedTuple):
-    """What networks say of every example.
+    """Per-example predictions and losses of several networks.
 
     Attributes:
       predictions: int32 [network, example], the class with the highest logit.
-      losses: float32 [network, example], the loss that the training names.
+      losses: float32 [network, example], the loss function of the training settings.
       labels: int32 [example].
       split: int32 [example], index into the names of the splits.
     """
@@ -53,17 +57,17 @@ class Outputs(NamedTuple):
     split: np.ndarray
 
 
-def combined(networks: Networks, index: Array, weight: Array) -> Networks:
-    """One point of the plane through some networks of a stack.
+def combined(networks: Networks, index: jax.Array, weight: jax.Array) -> Networks:
+    """Compute one point of the plane through some networks of a stack.
 
     `base + sum_t weight[t] * (network[index[t]] - base)` with base = network[index[0]], t >= 1.
-    Where one weight is 1 and the others are 0 the point is that network exactly; where all networks
-    are the same it is that one for any weights. Leaves that are not floating are those of the base.
+    If one weight is 1 and the others are 0, the point is exactly that network; if all networks are
+    equal, the point equals them for any weights. Integer leaves are those of the base.
 
     Args:
-      networks: stack, leaves [network, ...].
+      networks: stacked networks, leaves [network, ...].
       index: int32 [term].
-      weight: float32 [term]; the first is not used (it is what the others leave).
+      weight: float32 [term]; the first is unused, since the weights sum to 1.
     """
     terms = index.shape[0]
     alone = [
@@ -71,7 +75,7 @@ def combined(networks: Networks, index: Array, weight: Array) -> Networks:
         for t in range(1, terms)
     ]
 
-    def one(x: Array) -> Array:
+    def leaf(x: jax.Array) -> jax.Array:
         base = x[index[0]]
         if not jnp.issubdtype(x.dtype, jnp.floating):
             return base
@@ -79,11 +83,11 @@ def combined(networks: Networks, index: Array, weight: Array) -> Networks:
         total = base
         for t, other in enumerate(others, start=1):
             total = total + weight[t].astype(x.dtype) * (other - base)
-        for there, other in zip(alone, others, strict=True):
-            total = jnp.where(there, other, total)
+        for is_alone, other in zip(alone, others, strict=True):
+            total = jnp.where(is_alone, other, total)
         return total
 
-    return jax.tree.map(one, networks)
+    return jax.tree.map(leaf, networks)
 
 
 class Evaluator:
@@ -91,11 +95,11 @@ class Evaluator:
 
     Args:
       net: network.
-      data: what to evaluate on; of the training split `training.eval_train_examples` examples.
+      data: the data to evaluate on; of the training split, `training.eval_train_examples` examples.
       training: batch size, precision and compute dtype of evaluations.
       mesh: devices; points are spread over its seed axis.
-      at_once: points that one device holds at most; 32 if None. Not used where they run one by one.
-      put: the data on the devices, if it is there already.
+      at_once: most points that one device holds; 32 if None. Unused where they run one by one.
+      put: the data already placed on the devices, if available.
     """
 
     def __init__(
@@ -128,17 +132,21 @@ class Evaluator:
         recomputed: bool = False,
         pad_to: int | None = None,
     ) -> np.ndarray:
-        """Loss, accuracy and the metrics of the training of points, float32 [point, split, metric].
+        """Evaluate points between networks: loss, accuracy and the further metrics of the training.
 
         Args:
-          networks: stack on the host, leaves [network, ...].
-          index, weight: [point, term] as of `combined`.
-          recomputed: re-estimate the statistics of every point on the training examples: the
-            average over batches of their statistics, without augmentation.
-          pad_to: make room for so many points, so that calls of several sizes share a program.
+          networks: stacked networks on the host, leaves [network, ...].
+          index: int32 [point, term], which networks each point lies between (see `combined`).
+          weight: float32 [point, term], the weights of these networks.
+          recomputed: re-estimate the statistics at every point on the training examples, without
+            augmentation, as the mean of the statistics of the batches.
+          pad_to: number of points to make room for, so that calls of several sizes share a program.
+
+        Returns:
+          float32 [point, split, metric].
 
         Raises:
-          ValueError: where statistics are to be recomputed that are no averages over batches.
+          ValueError: if statistics cannot be recomputed because they are not running averages.
         """
         index, weight = np.asarray(index, np.int32), np.asarray(weight, np.float32)
         count = len(index)
@@ -149,66 +157,70 @@ class Evaluator:
         size = room * devices
         momenta = self._momenta(networks) if recomputed else None
         chunks = [slice(begin, begin + size) for begin in range(0, count, size)]
-        # every device holds the networks that its points lie between, and of many no others
-        held = [np.unique(index[own]) for own in chunks]
-        most = max(len(one) for one in held)
-        found = []
-        for own, one in zip(chunks, held, strict=True):
-            number = len(index[own])
-            limits = (np.arange(size) < number).astype(np.int32)
-            at, near = index[own], networks
+        # of many networks, the devices hold only those that the points of a chunk lie between
+        used = [np.unique(index[chunk]) for chunk in chunks]
+        most = max(len(numbers) for numbers in used)
+        parts = []
+        for chunk, numbers in zip(chunks, used, strict=True):
+            here, held = index[chunk], networks
+            limits = (np.arange(size) < len(here)).astype(np.int32)
             if len(chunks) > 1:
-                own_networks = np.resize(one, most)
-                near = jax.tree.map(lambda x: np.asarray(x)[own_networks], networks)  # noqa: B023
-                at = np.searchsorted(one, at).astype(np.int32)
-            stack = parallel.put(near, self.mesh, replicas=False)
-            points = parallel.put(parallel.pad((at, weight[own]), size), self.mesh)
-            found.append(parallel.host(self._sums(limits, points, stack, momenta))[:number])
-        sums = np.concatenate(found)
-        # by the device, which divides as it does in training
+                held = _tree.rows(networks, np.resize(numbers, most))
+                here = np.searchsorted(numbers, here).astype(np.int32)
+            stack = parallel.put(held, self.mesh, replicas=False)
+            at, weights = parallel.put(parallel.pad((here, weight[chunk]), size), self.mesh)
+            found = self._sums(limits, at, weights, stack, momenta)
+            parts.append(parallel.host(found)[: len(index[chunk])])
+        sums = np.concatenate(parts)
+        # on the device, which divides as it does in training
         flat = means(jnp.asarray(sums.reshape(-1, sums.shape[-1])), self.training, self.net)
         return np.array(flat).reshape(*sums.shape[:2], -1)
 
-    def _sums(self, limits: np.ndarray, points: Any, stack: Any, momenta: Any) -> Array:
-        at = parallel.put(limits, self.mesh)
+    def _sums(
+        self,
+        limits: np.ndarray,
+        index: jax.Array,
+        weight: jax.Array,
+        stack: Networks,
+        momenta: Stats | None,
+    ) -> jax.Array:
+        """Sum the metrics of one chunk of points over the examples of each split."""
+        at, by = parallel.put(limits, self.mesh), self.data.arrays.by
+        stats = None
         if momenta is not None:
             like = jax.tree.map(lambda x: np.zeros((len(limits), *x.shape[1:]), x.dtype), stack[1])
             total = parallel.put((like, np.zeros(len(limits), np.float32)), self.mesh)
             with self.data.evaluation() as blocks:
                 for batched in blocks:
-                    total = self._run.gather(
-                        at, *points, total, stack, batched, self.data.arrays.by
-                    )
+                    total = self._run.gather(at, index, weight, total, stack, batched, by)
             if parallel.host(total[1])[0] == 0:
                 raise ValueError(
                     f"`statistics` cannot be recomputed: the training examples fill no batch of "
-                    f"`eval_batch_size` {self.training.eval_batch_size}; make it smaller"
+                    f"`eval_batch_size` {self.training.eval_batch_size}; use a smaller batch size"
                 )
-            points = (*points, self._run.average(at, total, momenta))
+            stats = self._run.average(at, total, momenta)
         shape = (len(limits), len(self.splits), width(self.training, self.net))
         sums = parallel.put(np.zeros(shape, np.float32), self.mesh)
-        run = self._run.given if momenta is not None else self._run.between
         with self.data.evaluation() as blocks:
             for batched in blocks:
                 jax.block_until_ready(sums)
-                sums = run(at, *points, sums, stack, batched, self.data.arrays.by)
+                sums = self._run.evaluate(at, index, weight, stats, sums, stack, batched, by)
         return sums
 
     def _momenta(self, networks: Networks) -> Stats:
-        one = jax.tree.map(lambda x: jnp.asarray(x[0]), networks)
-        if not jax.tree.leaves(one[1]):
+        params, stats = jax.tree.map(lambda x: jnp.asarray(x[0]), networks)
+        if not jax.tree.leaves(stats):
             raise ValueError(
                 "`statistics` cannot be recomputed: the network has none; use 'interpolated'"
             )
-        return parallel.put(_momenta(self.net, *one), self.mesh, replicas=False)
+        return parallel.put(measured_momenta(self.net, params, stats), self.mesh, replicas=False)
 
     def outputs(self, networks: Networks, *, pad_to: int | None = None) -> Outputs:
-        """Prediction and loss of each network on every evaluated example, in the order of the
-        data.
+        """Predict every evaluated example, in the order of the data, with each network.
 
         Args:
-          networks: stack on the host.
-          pad_to: make room for so many networks.
+          networks: stacked networks on the host.
+          pad_to: number of networks to make room for.
         """
         count = len(jax.tree.leaves(networks)[0])
         size = parallel.block_size(max(count, pad_to or 0), self.mesh, None)
@@ -220,23 +232,23 @@ class Evaluator:
                 made = self._run.examples(limits, params, stats, batched, self.data.arrays.by)
                 parts.append(jax.tree.map(lambda x: x[:count], parallel.host(made)))
                 labels.append(parallel.host(batched.y))
-                of = parallel.host(batched.split)[:, None]
-                splits.append(np.broadcast_to(of, labels[-1].shape))
+                split = parallel.host(batched.split)[:, None]
+                splits.append(np.broadcast_to(split, labels[-1].shape))
         label = np.concatenate([x.reshape(-1) for x in labels])
         split = np.concatenate([x.reshape(-1) for x in splits])
-        there = label >= 0
-        predictions, losses = (
-            np.concatenate([p[i].reshape(count, -1) for p in parts], axis=1)[:, there]
+        real = label >= 0  # padding has the label -1
+        predictions, per_example = (
+            np.concatenate([p[i].reshape(count, -1) for p in parts], axis=1)[:, real]
             for i in range(2)
         )
-        return Outputs(predictions, losses, label[there], split[there])
+        return Outputs(predictions, per_example, label[real], split[real])
 
 
-def _momenta(net: Network, params: Params, stats: Stats) -> Stats:
-    """The share of the old value in each running average.
+def measured_momenta(net: Network, params: Params, stats: Stats) -> Stats:
+    """Measure the momentum m of each running average, `new = m * old + (1 - m) * batch`.
 
-    A running average is `new = m * old + (1 - m) * batch`. With old = L and old = 0 the difference
-    of the new values is m * L, and with a large L what the batch adds does not blur it.
+    The new values for old = L and for old = 0 differ by m * L. With a large L, rounding of the
+    batch's contribution is negligible.
     """
     large = 1e8
     x = net.noise(jax.random.key(0), 8)
@@ -246,7 +258,7 @@ def _momenta(net: Network, params: Params, stats: Stats) -> Stats:
         return net.apply(params, old, x, train=True, key=jax.random.key(0))[1]
 
     low, high = jax.jit(lambda: (after(0.0), after(large)))()
-    found = []
+    momenta = []
     for path, a, b in zip(
         _tree.paths(stats), jax.tree.leaves(low), jax.tree.leaves(high), strict=True
     ):
@@ -254,32 +266,30 @@ def _momenta(net: Network, params: Params, stats: Stats) -> Stats:
         momentum = float(np.mean(share))
         if not (np.ptp(share) < 1e-5 and -1e-6 < momentum < 1 - 1e-6):
             raise ValueError(
-                f"`statistics` cannot be recomputed: {path!r} is no running average over batches; "
-                f"use 'interpolated'"
+                f"`statistics` cannot be recomputed: {path!r} is not a running average over "
+                f"batches; use 'interpolated'"
             )
-        found.append(np.float32(momentum))
-    return jax.tree.unflatten(jax.tree.structure(stats), found)
+        momenta.append(np.float32(momentum))
+    return jax.tree.unflatten(jax.tree.structure(stats), momenta)
 
 
 class _Programs(NamedTuple):
-    """Compiled for one network, kind of evaluation and mesh.
+    """Programs compiled for one network, kind of evaluation and mesh.
 
     Attributes:
-      between: `(limits, index, weight, sums, stack, batched, by) -> sums`, adds batches to the sums
-        of points.
-      given: the same with statistics [point, ...] after `weight`.
-      gather: `(limits, index, weight, (total, count), stack, batched, by) -> (total, count)`: sums
-        of what training batches add to running averages that start at 0.
+      evaluate: `(limits, index, weight, stats, sums, stack, batched, by) -> sums`, adds batches to
+        the sums of points; `stats` [point, ...] or None for interpolated ones.
+      gather: `(limits, index, weight, (total, count), stack, batched, by) -> (total, count)`, adds
+        the statistics of training batches: the updates of running averages that start at 0.
       average: `(limits, (total, count), momenta) -> stats`.
-      examples: `(limits, params, stats, batched, by) -> (predictions, losses)` [network, batch,
-        place].
+      examples: `(limits, params, stats, batched, by) -> (predictions, losses)`, each
+        [network, batch, example].
     """
 
-    between: Callable[..., Array]
-    given: Callable[..., Array]
-    gather: Callable[..., Any]
+    evaluate: Callable[..., jax.Array]
+    gather: Callable[..., Total]
     average: Callable[..., Stats]
-    examples: Callable[..., tuple[Array, Array]]
+    examples: Callable[..., tuple[jax.Array, jax.Array]]
 
 
 @functools.lru_cache(maxsize=64)
@@ -287,58 +297,43 @@ def _programs(net: Network, training: Training, mesh: Mesh, splits: int, train: 
     size = mesh.shape[parallel.DATA]
     axis = (parallel.DATA, size) if size > 1 else None
 
-    def counted(
-        limit: Array, params: Params, stats: Stats, sums: Array, batched: Batched, by: Normalization
-    ) -> Array:
-        def add(sums: Array) -> Array:
+    def evaluate(
+        limit: jax.Array,
+        index: jax.Array,
+        weight: jax.Array,
+        stats: Stats | None,
+        sums: jax.Array,
+        stack: Networks,
+        batched: Batched,
+        by: Normalization,
+    ) -> jax.Array:
+        params, between = combined(stack, index, weight)
+        stats = between if stats is None else stats
+
+        def add(sums: jax.Array) -> jax.Array:
             return tally(net, params, stats, sums, batched, by, training, splits=splits, axis=axis)
 
         with jax.default_matmul_precision(training.precision):
             return jax.lax.cond(limit > 0, add, lambda sums: sums, sums)
 
-    def between(
-        limit: Array,
-        index: Array,
-        weight: Array,
-        sums: Array,
-        stack: Networks,
-        batched: Batched,
-        by: Normalization,
-    ) -> Array:
-        params, stats = combined(stack, index, weight)
-        return counted(limit, params, stats, sums, batched, by)
-
-    def given(
-        limit: Array,
-        index: Array,
-        weight: Array,
-        stats: Stats,
-        sums: Array,
-        stack: Networks,
-        batched: Batched,
-        by: Normalization,
-    ) -> Array:
-        params, _ = combined((stack[0], {}), index, weight)
-        return counted(limit, params, stats, sums, batched, by)
-
     def gather(
-        limit: Array,
-        index: Array,
-        weight: Array,
-        total: tuple[Stats, Array],
+        limit: jax.Array,
+        index: jax.Array,
+        weight: jax.Array,
+        total: Total,
         stack: Networks,
         batched: Batched,
         by: Normalization,
-    ) -> tuple[Stats, Array]:
+    ) -> Total:
         params, stats = combined(stack, index, weight)
         params = cast(params, training.compute_dtype)
         zeros = jax.tree.map(jnp.zeros_like, stats)
 
-        def batch(total: tuple[Stats, Array], inputs: Batched) -> tuple[tuple[Stats, Array], None]:
-            # fillers would spoil the statistics
-            whole = (limit > 0) & (inputs.split == train) & jnp.all(inputs.y >= 0)
+        def batch(total: Total, inputs: Batched) -> tuple[Total, None]:
+            # padding would distort the statistics
+            full = (limit > 0) & (inputs.split == train) & jnp.all(inputs.y >= 0)
 
-            def add(total: tuple[Stats, Array]) -> tuple[Stats, Array]:
+            def add(total: Total) -> Total:
                 x = normalized(own_part(inputs, axis).x, by, training.compute_dtype)
                 _, new = net.apply(
                     params,
@@ -351,24 +346,24 @@ def _programs(net: Network, training: Training, mesh: Mesh, splits: int, train: 
                 added = jax.tree.map(lambda t, s: t + s.astype(t.dtype), total[0], new)
                 return added, total[1] + 1
 
-            return jax.lax.cond(whole, add, lambda total: total, total), None
+            return jax.lax.cond(full, add, lambda total: total, total), None
 
         with jax.default_matmul_precision(training.precision):
             return jax.lax.scan(batch, total, batched)[0]
 
-    def average(limit: Array, total: tuple[Stats, Array], momenta: Stats) -> Stats:
+    def average(limit: jax.Array, total: Total, momenta: Stats) -> Stats:
         del limit
         return jax.tree.map(
             lambda t, m: t / (jnp.maximum(total[1], 1) * (1 - m)).astype(t.dtype), total[0], momenta
         )
 
     def examples(
-        limit: Array, params: Params, stats: Stats, batched: Batched, by: Normalization
-    ) -> tuple[Array, Array]:
+        limit: jax.Array, params: Params, stats: Stats, batched: Batched, by: Normalization
+    ) -> tuple[jax.Array, jax.Array]:
         weights = cast(params, training.compute_dtype)
 
-        def batch(_: None, inputs: Batched) -> tuple[None, tuple[Array, Array]]:
-            def look(inputs: Batched) -> tuple[Array, Array]:
+        def predict(_: None, inputs: Batched) -> tuple[None, tuple[jax.Array, jax.Array]]:
+            def look(inputs: Batched) -> tuple[jax.Array, jax.Array]:
                 x, y, _ = own_part(inputs, axis)
                 x = normalized(x, by, training.compute_dtype)
                 logits, _ = net.apply(weights, stats, x, train=False)
@@ -377,19 +372,18 @@ def _programs(net: Network, training: Training, mesh: Mesh, splits: int, train: 
 
             found = jnp.stack(look(inputs))
             if axis is not None:
-                place = jax.lax.axis_index(axis[0]) * found.shape[1]
-                room = _tree.varying_like(jnp.zeros_like(jnp.tile(found, (1, axis[1]))), found)
-                room = jax.lax.dynamic_update_slice_in_dim(room, found, place, axis=1)
-                found = jax.lax.psum(room, axis[0])
+                first = jax.lax.axis_index(axis[0]) * found.shape[1]
+                batch = _tree.varying_like(jnp.zeros_like(jnp.tile(found, (1, axis[1]))), found)
+                batch = jax.lax.dynamic_update_slice_in_dim(batch, found, first, axis=1)
+                found = jax.lax.psum(batch, axis[0])
             return None, (found[0].astype(jnp.int32), found[1])
 
         del limit
         with jax.default_matmul_precision(training.precision):
-            return jax.lax.scan(batch, None, batched)[1]
+            return jax.lax.scan(predict, None, batched)[1]
 
     return _Programs(
-        between=parallel.over_replicas(between, mesh, shared=3),
-        given=parallel.over_replicas(given, mesh, shared=3),
+        evaluate=parallel.over_replicas(evaluate, mesh, shared=3),
         gather=parallel.over_replicas(gather, mesh, shared=3),
         average=parallel.over_replicas(average, mesh, shared=1),
         examples=parallel.over_replicas(examples, mesh, shared=2),

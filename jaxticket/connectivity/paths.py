@@ -1,8 +1,8 @@
-"""Error and loss along lines, bent lines and planes through trained networks."""
+"""Error and loss along lines, piecewise linear paths and planes through trained networks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -29,7 +29,7 @@ class Path(NamedTuple):
     """Evaluations along a path.
 
     Attributes:
-      alphas: float64 [point], from 0 to the number of segments; whole numbers are the networks.
+      alphas: float64 [point], from 0 to the number of segments; integers are the networks.
       values: float32 [point, split, metric], loss and accuracy.
       splits: names of the splits.
     """
@@ -39,11 +39,11 @@ class Path(NamedTuple):
     splits: tuple[str, ...]
 
     def errors(self, split: str = "test") -> np.ndarray:
-        """Error at each point, in [0, 1]."""
+        """Give the error at each point, in [0, 1]."""
         return 1 - self._values(split, _ACCURACY)
 
     def losses(self, split: str = "test") -> np.ndarray:
-        """Mean loss at each point."""
+        """Give the mean loss at each point."""
         return self._values(split, _LOSS)
 
     def _values(self, split: str, metric: int) -> np.ndarray:
@@ -51,25 +51,19 @@ class Path(NamedTuple):
         return self.values[:, self.splits.index(split), metric].astype(np.float64)
 
     def barrier(self, split: str = "test", metric: str = "error") -> float:
-        """`max E(alpha) - (E(first) + E(last)) / 2`, at least 0: the ends are on the path."""
+        """Compute the barrier `max E(alpha) - (E(first) + E(last)) / 2`, which is at least 0."""
         one_of("metric", metric, ("error", "loss"))
         return float(barrier(self.errors(split) if metric == "error" else self.losses(split)))
 
     def table(self) -> pd.DataFrame:
-        """Tidy: alpha, split, metric ("error", "loss"), value."""
-        rows = []
-        for split in self.splits:
-            for metric, values in (("error", self.errors(split)), ("loss", self.losses(split))):
-                for alpha, value in zip(self.alphas, values, strict=True):
-                    rows.append({"alpha": alpha, "split": split, "metric": metric, "value": value})
-        return results.frame(rows)
+        """Give a tidy table: alpha, split, metric ("error", "loss"), value."""
+        return _tidy(self.values, self.splits, {"alpha": self.alphas}, ["alpha"])
 
 
 class Plane(NamedTuple):
     """Evaluations on a plane through three networks.
 
-    Coordinates are distances: x runs from the first to the second network, y at a right angle to
-    it.
+    Coordinates are distances: x runs from the first to the second network, y orthogonal to it.
 
     Attributes:
       x, y: float64 [column], [row].
@@ -85,26 +79,29 @@ class Plane(NamedTuple):
     corners: np.ndarray
 
     def table(self) -> pd.DataFrame:
-        """Tidy: x, y, split, metric ("error", "loss"), value."""
-        parts = []
-        for s, split in enumerate(self.splits):
-            for metric, of in (("error", _ACCURACY), ("loss", _LOSS)):
-                found = self.values[:, :, s, of].astype(np.float64)
-                found = 1 - found if metric == "error" else found
-                for row, y in enumerate(self.y):
-                    for column, x in enumerate(self.x):
-                        value = found[row, column]
-                        parts.append(
-                            {"x": x, "y": y, "split": split, "metric": metric, "value": value}
-                        )
-        return results.frame(parts)
+        """Give a tidy table: x, y, split, metric ("error", "loss"), value."""
+        return _tidy(self.values, self.splits, {"y": self.y, "x": self.x}, ["x", "y"])
+
+
+def _tidy(
+    values: np.ndarray,
+    splits: tuple[str, ...],
+    coordinates: Mapping[str, np.ndarray],
+    columns: Sequence[str],
+) -> pd.DataFrame:
+    """Make a table of errors and losses from an array [*coordinates, split, metric]."""
+    values = np.asarray(values, np.float64)
+    both = np.moveaxis(np.stack([1 - values[..., _ACCURACY], values[..., _LOSS]]), -1, 0)
+    axes = ({name: places} for name, places in coordinates.items())
+    table = results.spread(both, {"split": splits}, {"metric": ("error", "loss")}, *axes)
+    return table.reindex(columns=[*columns, "split", "metric", "value"])
 
 
 def barrier(values: np.ndarray) -> np.ndarray:
-    """`max over points - mean of the two ends`, along the last axis; nan where a point is nan.
+    """Compute `max over points - mean of the two ends` along the last axis; nan if a point is nan.
 
-    It is at least `|first - last| / 2`, since the ends are among the points, also where all between
-    them is better.
+    It is at least `|first - last| / 2`, even where all intermediate points are better, since the
+    ends are among the points.
 
     Reference: Frankle's thesis, section 4.1.1 (error barrier height).
     """
@@ -113,10 +110,10 @@ def barrier(values: np.ndarray) -> np.ndarray:
 
 
 def stacked(networks: Sequence[tuple[Params, Stats]]) -> Networks:
-    """(params, stats) of several networks on the host, each leaf with a leading axis [network].
+    """Stack (params, stats) of several networks on the host; every leaf gets an axis [network].
 
     Raises:
-      ValueError: where they differ in tree or shapes.
+      ValueError: if they differ in structure or shapes.
     """
     for place, network in enumerate(networks):
         if not (isinstance(network, tuple) and len(network) == 2):
@@ -141,8 +138,8 @@ def _evaluator(
     same = given.net == net and given.fingerprint == data.fingerprint and given.training == training
     if not same or mesh is not None or at_once is not None:
         raise ValueError(
-            "`evaluator` must be of the same `net`, `data` and `training`, and takes the place of "
-            "`mesh` and `at_once`; leave it out for others"
+            "`evaluator` must be of the same `net`, `data` and `training`, and replaces `mesh` "
+            "and `at_once`; pass either it or them"
         )
     return given
 
@@ -159,29 +156,30 @@ def line(
     at_once: int | None = None,
     evaluator: Evaluator | None = None,
 ) -> Path:
-    """Loss and error on the straight line between two networks, or on a bent one through more.
+    """Evaluate the line between two networks, or a piecewise linear path through more.
 
     `theta(alpha) = theta_1 + alpha * (theta_2 - theta_1)`, exactly theta_1 at 0 and theta_2 at 1.
-    Weights that are 0 in both are 0 on all of the line.
+    Weights that are 0 in both are 0 everywhere on the line.
 
     Args:
-      net, data: the network and what it is evaluated on.
+      net: the network.
+      data: the data to evaluate on.
       training: kind of evaluation: batch size, training examples, precision.
       networks: (params, stats) of each network, masked.
       points: evenly spaced points of every segment, both ends included.
-      statistics: of BatchNorm: "interpolated" like the weights (as the sources do), or
-        "recomputed" at every point on the training examples that are evaluated, without
-        augmentation, as an average over batches.
-      mesh: devices; points are spread over all of its seed axis.
+      statistics: BatchNorm statistics: "interpolated" like the weights (as in the sources), or
+        "recomputed" at every point on the evaluated training examples, without augmentation, as
+        an average over batches.
+      mesh: devices; points are spread over its seed axis.
       at_once: points that one device evaluates together.
-      evaluator: one of the same network, data and training that is there already.
+      evaluator: an existing evaluator of the same network, data and training, to reuse.
 
     Returns:
-      The path; alpha runs to the number of segments.
+      The path; alpha runs from 0 to the number of segments.
 
     Raises:
-      ValueError: for networks of other shapes, fewer than two networks or three points, statistics
-        that cannot be recomputed.
+      ValueError: for networks of different shapes, fewer than two networks or three points, and
+        statistics that cannot be recomputed.
 
     Reference: Frankle's thesis, section 4.1.1, with 30 points.
     """
@@ -191,19 +189,17 @@ def line(
     points = whole("points", points, 3)
     one_of("statistics", statistics, STATISTICS)
     run = _evaluator(evaluator, net, data, training, mesh, at_once)
-    alphas = np.linspace(0, 1, points)
-    segments = range(len(networks) - 1)
-    index = np.concatenate([np.broadcast_to([[i, i + 1]], (points - 1, 2)) for i in segments])
-    weight = np.concatenate([alphas[:-1] for _ in segments] + [np.ones(1)])
-    index = np.concatenate([index, index[-1:]])
-    along = np.concatenate([i + alphas[:-1] for i in segments] + [[float(len(segments))]])
+    segments = len(networks) - 1
+    # the end of a segment is the beginning of the next
+    segment = np.append(np.repeat(np.arange(segments), points - 1), segments - 1)
+    weight = np.append(np.tile(np.linspace(0, 1, points)[:-1], segments), 1.0)
     values = run.points(
         stacked(networks),
-        index,
-        np.stack([1 - weight, weight], 1),
+        np.stack([segment, segment + 1], axis=1),
+        np.stack([1 - weight, weight], axis=1),
         recomputed=statistics != "interpolated",
     )
-    return Path(along, values, run.splits)
+    return Path(segment + weight, values, run.splits)
 
 
 def plane(
@@ -219,22 +215,28 @@ def plane(
     at_once: int | None = None,
     evaluator: Evaluator | None = None,
 ) -> Plane:
-    """Loss and error on a grid in the plane through three networks.
+    """Evaluate a grid in the plane through three networks.
 
-    With u = theta_2 - theta_1 and v = the part of theta_3 - theta_1 at a right angle to u, a point
+    With u = theta_2 - theta_1 and v = the component of theta_3 - theta_1 orthogonal to u, a point
     is `theta_1 + x * u / ||u|| + y * v / ||v||`.
 
     Args:
-      networks: three of them, (params, stats) each, such as initialization, copy 1 and copy 2.
-      points: of the grid along each axis.
-      margin: how far the grid reaches beyond the networks, as a share of their extent.
-      net, data, training, statistics, mesh, at_once, evaluator: as for `line`.
+      net: the network.
+      data: the data to evaluate on.
+      training: kind of evaluation: batch size, training examples, precision.
+      networks: (params, stats) of three networks, such as initialization, copy 1 and copy 2.
+      points: points of the grid along each axis.
+      margin: how far the grid extends beyond the networks, as a fraction of their extent.
+      statistics: "interpolated" or "recomputed" BatchNorm statistics, see `line`.
+      mesh: devices; points are spread over its seed axis.
+      at_once: points that one device evaluates together.
+      evaluator: an existing evaluator of the same network, data and training, to reuse.
 
     Returns:
       The plane, with the coordinates of the networks.
 
     Raises:
-      ValueError: for other than three networks, or three that lie on one line.
+      ValueError: unless there are three networks, which do not lie on one line.
 
     Reference: Garipov et al. 2018, Fig. 1 (planes through three networks).
     """

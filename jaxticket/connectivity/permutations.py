@@ -1,6 +1,6 @@
-"""Moving the hidden units of a network, by the symmetry that it states (`jaxticket.nn.symmetry`).
+"""Permutations of the hidden units of a network, by its symmetry (`jaxticket.nn.symmetry`).
 
-A permutation is an int array in which entry i says which old unit comes to place i.
+A permutation is an int array whose entry i is the old index of the unit that moves to place i.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -19,15 +19,16 @@ from jaxticket.nn.symmetry import blocks as blocks
 from jaxticket.random import stream
 from jaxticket.typing import Axis, Key, Network, Symmetry
 
+T = TypeVar("T")
 Permutations = dict[str, np.ndarray]
-"""By name: which old unit comes to each place."""
+"""For each name, the old index of the unit that moves to each place."""
 Places = dict[str, np.ndarray]
-"""Of one axis: int [units, copies] by name."""
+"""Where the units of each name lie along one axis, int [units, copies]."""
 
 
 @functools.lru_cache(maxsize=16)
 def _shapes(net: Network) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    """Shapes by path, of the params and of the statistics."""
+    """Give the shapes of the params and of the statistics by path."""
     params, stats = (
         {path: leaf.shape for path, leaf in _tree.leaves(tree).items()} for tree in net.shapes
     )
@@ -35,11 +36,11 @@ def _shapes(net: Network) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[i
 
 
 def symmetry(net: Network) -> Symmetry:
-    """The permutations of hidden units that leave a network's function as it is.
+    """Give the permutations of hidden units that leave a network's function unchanged.
 
-    Networks of this library know theirs (`jaxticket.nn.symmetry`), others state it when they are
-    made: `jt.from_linen(..., symmetry=...)`. Biases, normalization and running statistics move with
-    their layer; input and logits never move.
+    The networks of this library know their symmetry (`jaxticket.nn.symmetry`); others state it
+    when they are made: `jt.from_linen(..., symmetry=...)`. Biases, normalization and running
+    statistics move with their layer; inputs and logits never move.
 
     Args:
       net: a network of `lenet`, `conv`, `vgg`, `resnet_cifar`, `resnet` or `wide_resnet`, or one
@@ -47,7 +48,7 @@ def symmetry(net: Network) -> Symmetry:
 
     Raises:
       ValueError: for networks without a known symmetry, and for norm="group", where most
-        permutations would move channels from one group to another, which changes the function.
+        permutations would move channels between groups, which changes the function.
 
     Reference: Ainsworth, Hayase and Srinivasa 2023 ("Git Re-Basin"), section 2.
 
@@ -60,7 +61,7 @@ def symmetry(net: Network) -> Symmetry:
         raise ValueError(
             f"`net`: the permutations of this {constructor!r} network are not known; make it with "
             f"`symmetry`, or pass `symmetry` here: a dict from the path of each leaf to the name "
-            f"of the permutation of each axis (None where nothing moves)"
+            f"of the permutation of each axis (None for axes that do not move)"
         )
     return _computed(net.symmetry, net) if callable(net.symmetry) else net.symmetry
 
@@ -73,12 +74,14 @@ def _computed(function: Callable[[Network], Symmetry], net: Network) -> Symmetry
 def places(
     net: Network, given: Symmetry | None = None
 ) -> tuple[dict[str, tuple[Places, ...]], dict[str, int]]:
-    """A symmetry in full: where each unit lies along every axis of every leaf, by path, and the
-    number of units of each permutation.
+    """Expand a symmetry: where each unit lies along every axis of every leaf.
 
     Args:
       net: the network.
       given: its symmetry; None for `symmetry(net)`.
+
+    Returns:
+      The places along each axis by path of the leaf, and the number of units of each permutation.
 
     Raises:
       ValueError: for a symmetry that does not fit the network's leaves.
@@ -102,7 +105,7 @@ def places(
         if len(axes) != len(shape):
             raise ValueError(
                 f"`symmetry` has {len(axes)} entries for {path!r}, which has shape {shape}; give "
-                f"one per axis, None where nothing moves"
+                f"one per axis, None for axes that do not move"
             )
         full[path] = tuple(_places(path, axis, n) for axis, n in zip(axes, shape, strict=True))
         for along in full[path]:
@@ -126,14 +129,14 @@ def _places(path: str, axis: Axis, size: int) -> Places:
     every = np.concatenate([at.reshape(-1) for at in along.values()])
     if len(np.unique(every)) != len(every) or every.min() < 0 or every.max() >= size:
         raise ValueError(
-            f"`symmetry` must give each unit places of its own from 0 to {size - 1} along an axis "
-            f"of {path!r}, got {sorted(every.tolist())[:8]} ..."
+            f"`symmetry` must give each unit distinct places from 0 to {size - 1} along an axis of "
+            f"{path!r}, got {sorted(every.tolist())[:8]} ..."
         )
     return along
 
 
 def moved(x: np.ndarray, axes: tuple[Places, ...], permutations: Permutations) -> np.ndarray:
-    """A leaf with its units in new places."""
+    """Permute the units of one leaf."""
     for axis, along in enumerate(axes):
         index = np.arange(x.shape[axis])
         for name, at in along.items():
@@ -145,24 +148,24 @@ def moved(x: np.ndarray, axes: tuple[Places, ...], permutations: Permutations) -
 
 
 def permute(
-    net: Network, tree: Any, permutations: Permutations, *, symmetry: Symmetry | None = None
-) -> Any:
-    """Moves the hidden units of a tree: params, statistics, or anything of their form such as a
-    mask, scores or gradients.
+    net: Network, tree: T, permutations: Permutations, *, symmetry: Symmetry | None = None
+) -> T:
+    """Permute the hidden units of a tree of params, statistics, masks, scores or gradients.
 
-    `permute(net, permute(net, tree, p), inverse(p))` is the tree, bit for bit.
+    `permute(net, permute(net, tree, p), inverse(p))` equals the tree, bit for bit.
 
     Args:
       net: the network.
-      tree: of the structure of its params or of its statistics, on the host or a device.
-      permutations: by name; units of names left out stay where they are.
-      symmetry: of networks whose own is not known (see `symmetry`).
+      tree: shaped like its params or its statistics, on the host or a device.
+      permutations: by name; units of omitted names keep their places.
+      symmetry: for networks whose symmetry is not known (see `symmetry`).
 
     Returns:
-      The tree on the host; leaves along which nothing moves come back as they are.
+      The tree on the host; leaves without permuted axes are returned unchanged.
 
     Raises:
-      ValueError: for a tree of another structure, unknown names, and what is no permutation.
+      ValueError: for a tree of another structure, unknown names, and arrays that are not
+        permutations.
     """
     full, units = places(net, symmetry)
     checked: Permutations = {}
@@ -184,25 +187,23 @@ def permute(
     return jax.tree.unflatten(structure, result)
 
 
-def require_form(net: Network, argument: str, tree: Any) -> None:
-    """Raises unless a tree has the paths and shapes of the params or of the statistics."""
-    names = _tree.paths(tree)
-    own = dict(zip(names, (np.shape(x) for x in jax.tree.leaves(tree)), strict=True))
+def require_form(net: Network, argument: str, tree: object) -> None:
+    """Check that a tree has the paths and shapes of the params or of the statistics."""
+    shapes = {path: np.shape(leaf) for path, leaf in _tree.leaves(tree).items()}
     params, stats = _shapes(net)
-    if own in (params, stats):
+    if shapes in (params, stats):
         return
-    like = stats if own.keys() == stats.keys() else params
-    odd = [path for path in sorted(own.keys() | like.keys()) if own.get(path) != like.get(path)]
+    like = stats if shapes.keys() == stats.keys() else params
+    odd = min(p for p in shapes.keys() | like.keys() if shapes.get(p) != like.get(p))
     raise ValueError(
         f"`{argument}` must have the paths and shapes of the params or of the statistics of one "
-        f"network; it has {own.get(odd[0])} at {odd[0]!r} where the network has "
-        f"{like.get(odd[0])}; of stacked networks take one with "
-        f"jax.tree.map(lambda x: x[replica], tree)"
+        f"network; it has {shapes.get(odd)} at {odd!r} where the network has {like.get(odd)}; "
+        f"select one of several stacked networks with jax.tree.map(lambda x: x[replica], tree)"
     )
 
 
 def inverse(permutations: Permutations) -> Permutations:
-    """What moves every unit back.
+    """Invert permutations, so that every unit moves back.
 
     >>> inverse({"dense_0": np.array([2, 0, 1])})["dense_0"].tolist()
     [1, 2, 0]
@@ -213,12 +214,12 @@ def inverse(permutations: Permutations) -> Permutations:
 def random_permutations(
     net: Network, *, key: Key, symmetry: Symmetry | None = None
 ) -> Permutations:
-    """Permutations drawn at random, one per name: a network that computes the same in other places.
+    """Draw one random permutation per name, under which the network computes the same function.
 
     Args:
       net: the network.
-      key: of the draw.
-      symmetry: of networks whose own is not known (see `symmetry`).
+      key: random key.
+      symmetry: for networks whose symmetry is not known (see `symmetry`).
     """
     draw = generator(key=stream(key, "permutations"))
     _, units = places(net, symmetry)
@@ -226,5 +227,5 @@ def random_permutations(
 
 
 def generator(*, key: Key) -> np.random.Generator:
-    """A generator of the host that draws what the key says."""
+    """Make a NumPy generator that is seeded by the key."""
     return np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())

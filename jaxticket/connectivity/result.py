@@ -1,29 +1,31 @@
-"""The outcome of an instability analysis: its numbers as arrays and as tidy tables."""
+"""Results of an instability analysis: arrays, tidy tables, and comparisons of the networks."""
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from jaxticket import _files, _tree, results
-from jaxticket._check import flag, one_of
+from jaxticket._check import flag, instance, one_of, whole
 from jaxticket.connectivity import stability
-from jaxticket.connectivity.copies import OF_COPIES
-from jaxticket.connectivity.evaluator import Networks
+from jaxticket.connectivity._align import align
+from jaxticket.connectivity.copies import OF_COPIES, heights
+from jaxticket.connectivity.evaluator import Evaluator, Networks
 from jaxticket.connectivity.origins import Start
-from jaxticket.connectivity.paths import barrier
+from jaxticket.connectivity.paths import barrier, line
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine.metrics import metric_names
 from jaxticket.engine.store import explained
+from jaxticket.random import stream
 from jaxticket.settings import Training
 from jaxticket.typing import Network
 
@@ -31,9 +33,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WEIGHTS = "weights"
-"""In the column "split": what needs no data."""
+"""The label in the column "split" of measures that need no data."""
 BETWEEN = ("barrier", "loss_barrier", "error", "loss")
-"""What is measured between copies at every evaluation."""
+"""The measures of each pair of copies at every evaluation."""
 AXES = {
     "line": ("state", "pair", "alpha", "split", "metric"),
     "line_recomputed": ("state", "pair", "alpha", "split", "metric"),
@@ -49,24 +51,27 @@ AXES = {
 
 @dataclass(frozen=True, eq=False)
 class Instability:
-    """Copies of networks trained under different SGD noise, and what lies between them.
+    """Comparisons of copies of networks that were trained under different SGD noise.
 
-    Arrays have the axes [replica, at, pair, ...], `at` that of their branch. Tables are tidy,
-    one row per value: length, branch, level, density, at, seed, then what the table is about.
+    Tables are tidy, one row per value: length, branch, level, density, at, seed, then the columns
+    that each method names.
 
     Attributes:
-      net, data, training: what was trained.
+      net: the network.
+      data: the data.
+      training: how the copies were trained.
       seeds: one per replica.
       kinds: the states that copies started from.
-      copies_of_each: how many.
-      alphas: places on the lines, 0 is the pair's first copy.
+      copies_of_each: number of copies of every state.
+      alphas: positions on the lines; 0 is the first copy of the pair.
       length: "remaining" or "full".
       splits: names of the evaluated splits.
-      distances: names of the distances; of_weights: those that look at no data.
+      distances: names of the distances.
+      of_weights: names of those distances that use no data.
       arrays: host arrays with a leading axis [kind * replica]; `labeled` names their axes.
       costs_of_units: rows of the table of costs.
-      folder: where it lies, or None.
-      mesh: the devices it ran on.
+      folder: the folder of the results, or None.
+      mesh: the devices that it ran on.
     """
 
     net: Network
@@ -81,7 +86,7 @@ class Instability:
     distances: tuple[str, ...]
     of_weights: tuple[str, ...]
     arrays: Mapping[str, np.ndarray] = field(repr=False)
-    costs_of_units: tuple[Mapping[str, Any], ...] = field(repr=False)
+    costs_of_units: tuple[Mapping[str, object], ...] = field(repr=False)
     folder: Path | None
     mesh: Mesh = field(repr=False)
 
@@ -96,23 +101,22 @@ class Instability:
         return tuple(itertools.combinations(range(self.copies_of_each), 2))
 
     def _places(self, branch: str, level: int) -> np.ndarray:
-        """Rows of the arrays, int [replica, at]."""
-        found = {kind.at: i for i, kind in enumerate(self.kinds) if kind[:2] == (branch, level)}
-        if not found:
+        """Find the rows of the arrays of a branch and level, int [replica, at]."""
+        place = {kind.at: i for i, kind in enumerate(self.kinds) if kind[:2] == (branch, level)}
+        if not place:
             known = sorted({kind[:2] for kind in self.kinds})
             raise ValueError(f"`branch`, `level` must be one of {known}, got {(branch, level)}")
         replicas = np.arange(len(self.seeds))
-        return np.stack([found[k] * len(self.seeds) + replicas for k in sorted(found)], axis=1)
+        return np.stack([place[k] * len(self.seeds) + replicas for k in sorted(place)], axis=1)
 
     def labeled(self, name: str) -> results.Labeled:
-        """One of `arrays` with names and labels of its axes, see `AXES`."""
+        """Give one of `arrays` with the names and labels of its axes (see `AXES`)."""
         if name not in AXES or name not in self.arrays:
             known = [name for name in AXES if name in self.arrays]
             raise ValueError(f"`name` must be one of {known}, got {name!r}")
-        values = self.arrays[name]
-        columns: dict[str, Mapping[str, Any]] = {
+        columns: dict[str, Mapping[str, np.ndarray | Sequence[str]]] = {
             "state": self._states(),
-            # the step of a call is that of each state
+            # the step of a call differs between states
             "call": {},
             "pair": {"pair": [f"{i}-{j}" for i, j in self.pairs]},
             "copy": {"copy": np.arange(self.copies_of_each)},
@@ -124,12 +128,12 @@ class Instability:
             "change": {"metric": OF_COPIES, "split": [WEIGHTS] * len(OF_COPIES)},
             "between": {"metric": BETWEEN},
         }
-        return results.Labeled(values, {axis: columns[axis] for axis in AXES[name]})
+        return results.Labeled(self.arrays[name], {axis: columns[axis] for axis in AXES[name]})
 
     def _measured(self, name: str) -> dict[str, results.Labeled]:
-        """Error and loss of an array of evaluations, float64, without the axis of metrics."""
-        found = self.labeled(name)
-        loss, accuracy = found.at(metric="loss"), found.at(metric="accuracy")
+        """Give error and loss of an array of evaluations, float64, without the axis "metric"."""
+        evaluations = self.labeled(name)
+        loss, accuracy = evaluations.at(metric="loss"), evaluations.at(metric="accuracy")
         return {
             "error": results.Labeled(1 - accuracy.values.astype(np.float64), accuracy.axes),
             "loss": results.Labeled(loss.values.astype(np.float64), loss.axes),
@@ -144,13 +148,14 @@ class Instability:
         level: int = 0,
         recomputed: bool = False,
     ) -> np.ndarray:
-        """Error in [0, 1] (or loss) on the lines, float64 [replica, at, pair, alpha].
+        """Give the error in [0, 1] (or loss) on the lines, float64 [replica, at, pair, alpha].
 
         Args:
           split: such as "test".
           metric: "error" or "loss".
-          branch, level: of the tickets; level 0 of "ticket" is the dense network.
-          recomputed: with recomputed BatchNorm statistics.
+          branch: branch of the tickets.
+          level: level of the tickets; level 0 of the branch "ticket" is the dense network.
+          recomputed: use recomputed BatchNorm statistics.
         """
         flag("recomputed", recomputed)
         one_of("split", split, self.splits)
@@ -169,26 +174,27 @@ class Instability:
         level: int = 0,
         recomputed: bool = False,
     ) -> np.ndarray:
-        """Barriers `max E(alpha) - (E(0) + E(1)) / 2`, float64 [replica, at, pair]."""
-        found = self.lines(
-            split=split, metric=metric, branch=branch, level=level, recomputed=recomputed
+        """Compute the barriers `max E(alpha) - (E(0) + E(1)) / 2`, float64 [replica, at, pair]."""
+        return barrier(
+            self.lines(
+                split=split, metric=metric, branch=branch, level=level, recomputed=recomputed
+            )
         )
-        return barrier(found)
 
     def networks(self, *, at: int, seed: int, branch: str = "ticket", level: int = 0) -> Networks:
-        """Trained weights and statistics of the copies of one state, leaves [copy, ...].
+        """Give the trained weights and statistics of the copies of one state, leaves [copy, ...].
 
         Raises:
-          ValueError: where they were not kept, and for a state that there is not.
+          ValueError: if weights were not kept, or there is no such state.
         """
         kind = Start(branch, level, at)
         if kind not in self.kinds or seed not in self.seeds:
             raise ValueError(
-                f"`at`, `seed`, `branch`, `level` name no state: {(at, seed, branch, level)}; "
-                f"the steps are {self.at}, the seeds {self.seeds}"
+                f"`at`, `seed`, `branch`, `level` name no state: {(at, seed, branch, level)}; the "
+                f"steps are {self.at}, the seeds {self.seeds}"
             )
         if not any(name.startswith("weights/") for name in self.arrays):
-            raise ValueError("`networks` were not kept; analyse with keep=True")
+            raise ValueError("`networks` were not kept; analyze with keep=True")
         row = self.kinds.index(kind) * len(self.seeds) + self.seeds.index(seed)
         parts = []
         for part, like in zip(("params", "stats"), self.net.shapes, strict=True):
@@ -196,17 +202,20 @@ class Instability:
             parts.append(jax.tree.unflatten(jax.tree.structure(like), leaves))
         return parts[0], parts[1]
 
-    def _states(self) -> dict[str, Any]:
-        """The columns that say which state a row is of."""
+    def _states(self) -> dict[str, np.ndarray]:
+        """Give the columns that identify the state of a row."""
         replicas = len(self.seeds)
-        columns = {
-            name: np.repeat(np.asarray([getattr(kind, name) for kind in self.kinds]), replicas)
-            for name in ("branch", "level", "at")
+        branch, level, at = (
+            np.repeat(column, replicas) for column in zip(*self.kinds, strict=True)
+        )
+        return {
+            "length": np.full(len(branch), self.length),
+            "branch": branch,
+            "level": level,
+            "density": self.arrays["density"],
+            "at": at,
+            "seed": np.tile(np.asarray(self.seeds), len(self.kinds)),
         }
-        first = {"length": np.full(len(self.kinds) * replicas, self.length)}
-        first |= {"branch": columns["branch"], "level": columns["level"]}
-        first |= {"density": self.arrays["density"], "at": columns["at"]}
-        return first | {"seed": np.tile(np.asarray(self.seeds), len(self.kinds))}
 
     @functools.cached_property
     def _table(self) -> pd.DataFrame:
@@ -214,7 +223,7 @@ class Instability:
         for name, suffix in (("line", ""), ("line_recomputed", "_recomputed")):
             if name not in self.arrays:
                 continue
-            for metric, line in self._measured(name).items():
+            for metric, along in self._measured(name).items():
                 height = "barrier" if metric == "error" else "loss_barrier"
                 measures = {f"{height}{suffix}": barrier}
                 if not suffix:
@@ -224,53 +233,55 @@ class Instability:
                         f"path_mean_{metric}": lambda x: x.mean(axis=-1),
                     }
                 parts += [
-                    line.reduced("alpha", measure).table(metric=measured)
+                    along.reduced("alpha", measure).table(metric=measured)
                     for measured, measure in measures.items()
                 ]
         for name in self.distances:
             seen = (WEIGHTS,) if name in self.of_weights else self.splits
-            found = self.labeled("distances").at(distance=name).only("seen", seen)
-            parts.append(found.table(metric=name))
+            distance = self.labeled("distances").at(distance=name).only("seen", seen)
+            parts.append(distance.table(metric=name))
         return results.concat(parts)
 
     def table(self) -> pd.DataFrame:
-        """What lies between each pair of copies at the end.
+        """Compare each pair of trained copies: columns pair ("0-1"), split, metric, value.
 
-        Columns pair ("0-1"), split, metric, value. Metrics of each split: "barrier" (of the error),
-        "loss_barrier"; "error" and "loss" (means of the two ends), "highest_error" and
-        "highest_loss", "path_mean_error" and "path_mean_loss" over the line; with statistics="both"
-        "barrier_recomputed" and "loss_barrier_recomputed"; distances of data. With split "weights":
-        distances of weights. Copies that diverged have nan.
+        The metrics of each split are "barrier" (of the error) and "loss_barrier"; "error" and
+        "loss" (means of the two ends); "highest_error", "highest_loss", "path_mean_error" and
+        "path_mean_loss" (over the line); with statistics="both" also "barrier_recomputed" and
+        "loss_barrier_recomputed"; and distances that use data. The split "weights" has the
+        distances of weights. Values of diverged copies are nan.
         """
         return self._table.copy()
 
     def paths(self) -> pd.DataFrame:
-        """The lines themselves: columns pair, alpha, split, metric ("error", "loss", and with
-        "_recomputed"), value.
+        """Give all points of the lines: columns pair, alpha, split, metric, value.
+
+        The metrics are "error" and "loss", with statistics="both" also "error_recomputed" and
+        "loss_recomputed".
         """
         return results.concat(
-            line.table(metric=f"{metric}{suffix}")
+            along.table(metric=f"{metric}{suffix}")
             for name, suffix in (("line", ""), ("line_recomputed", "_recomputed"))
             if name in self.arrays
-            for metric, line in self._measured(name).items()
+            for metric, along in self._measured(name).items()
         )
 
     def copies(self) -> pd.DataFrame:
-        """Each copy at the end: columns copy, split, metric, value.
+        """Describe each trained copy: columns copy, split, metric, value.
 
-        Metrics "error" and "loss" of each split; with split "weights" the L2 and the cosine
-        distance from the state at k ("l2_from_k", "cosine_from_k") and the share of kept weights
-        whose sign has changed since ("sign_flips").
+        Each split has the metrics "error" and "loss". The split "weights" has the L2 and the cosine
+        distance from the state at step k ("l2_from_k", "cosine_from_k") and the fraction of kept
+        weights whose sign has changed since step k ("sign_flips").
         """
         parts = [x.table(metric=metric) for metric, x in self._measured("ended").items()]
-        changes: Any = self.labeled("copies").table()
-        return results.concat([*parts, changes[parts[0].columns]])
+        changes = self.labeled("copies").table()
+        return results.concat([*parts, changes.reindex(columns=parts[0].columns)])
 
     def states(self) -> pd.DataFrame:
-        """Each state at step k, before it is copied: columns split, metric, value.
+        """Describe each state at step k, before it is copied: columns split, metric, value.
 
-        Metrics "error" and "loss" of each split; with split "weights" "l2_from_init": how far the
-        (masked) weights have come from initialization.
+        Each split has the metrics "error" and "loss". The split "weights" has "l2_from_init", the
+        distance of the masked weights from their initialization.
 
         Reference: Frankle's thesis, section 4.3.
         """
@@ -279,40 +290,44 @@ class Instability:
         return results.concat([*parts, moved])
 
     def throughout(self) -> pd.DataFrame:
-        """Barriers between the copies at every evaluation: columns pair, step, split, metric
-        ("barrier", "loss_barrier", "error", "loss"), value. `step` counts as training does: from k,
-        or from 0 with length="full".
+        """Give the barriers at every evaluation: columns pair, step, split, metric, value.
+
+        The metrics are "barrier", "loss_barrier", "error" and "loss". Steps are those of training:
+        from k on, or from 0 on with length="full".
 
         Raises:
-          ValueError: where nothing was drawn during training.
+          ValueError: if lines were not evaluated during training.
 
         Reference: Frankle's thesis, section 4.1.3, Figs. 4-5 and 4-21.
         """
         if "throughout" not in self.arrays:
-            raise ValueError("`throughout` was 0; analyse with throughout=10 (points on each line)")
-        found = self.labeled("throughout")
-        table: Any = found.table()
-        steps = np.broadcast_to(self.arrays["steps"][:, :, None, None, None], found.values.shape)
-        table.insert(table.columns.get_loc("pair") + 1, "step", steps.reshape(-1))
-        return table[table["step"] >= 0].reset_index(drop=True)
+            raise ValueError("`throughout` was 0; analyze with throughout=10 (points on each line)")
+        barriers = self.labeled("throughout")
+        steps = np.broadcast_to(self.arrays["steps"][:, :, None, None, None], barriers.values.shape)
+        table = barriers.table()
+        columns = list(table.columns)
+        columns.insert(columns.index("pair") + 1, "step")
+        table = table.assign(step=steps.reshape(-1)).reindex(columns=columns)
+        return table.loc[table["step"] >= 0].reset_index(drop=True)
 
     def costs(self) -> pd.DataFrame:
-        """What was spent: one row per unit of work with its training steps and seconds, points on
-        lines and seconds of their evaluation, and `trainings`: its steps as a multiple of one whole
-        training. Of a unit that was resumed, seconds since; lines that are drawn throughout
-        training count as training.
+        """Give the costs of each unit of work.
+
+        Columns: unit, training_steps, train_seconds, points (on lines), evaluate_seconds, and
+        trainings (training_steps as a multiple of one complete training). Seconds of a resumed unit
+        count from its last resumption; lines evaluated throughout training count as training.
         """
         table = results.frame(self.costs_of_units)
         return table.assign(trainings=table["training_steps"] / self.training.steps)
 
     def stable(self, *, threshold: float = 0.02, split: str = "test") -> pd.DataFrame:
-        """See `jaxticket.connectivity.stability.stable`."""
+        """Judge which states are stable, see `jaxticket.connectivity.stable`."""
         return stability.stable(self.table(), threshold=threshold, split=split)
 
     def matching(
         self, *, margin: float = 0.002, split: str = "test", dense: float | None = None
     ) -> pd.DataFrame:
-        """See `jaxticket.connectivity.stability.matching`."""
+        """Judge which states are matching, see `jaxticket.connectivity.matching`."""
         return stability.matching(self.copies(), margin=margin, split=split, dense=dense)
 
     def first_steps(
@@ -323,15 +338,21 @@ class Instability:
         split: str = "test",
         dense: float | None = None,
     ) -> pd.DataFrame:
-        """See `jaxticket.connectivity.stability.first_steps`."""
-        options = {"threshold": threshold, "margin": margin, "split": split, "dense": dense}
-        return stability.first_steps(self.table(), self.copies(), **options)
+        """Find when states become stable and matching, see `jaxticket.connectivity.first_steps`."""
+        return stability.first_steps(
+            self.table(),
+            self.copies(),
+            threshold=threshold,
+            margin=margin,
+            split=split,
+            dense=dense,
+        )
 
     def save(self, folder: str | Path | None = None) -> Path:
-        """Writes all tables (Parquet and CSV) into the folder."""
+        """Write all tables (Parquet and CSV) into the folder."""
         target = _files.absolute(folder) if folder is not None else self.folder
         if target is None:
-            raise ValueError("`folder` is needed to save an analysis that has none")
+            raise ValueError("`folder` is needed: this analysis was made without a folder")
         tables = {
             "table": self.table(),
             "paths": self.paths(),
@@ -350,3 +371,107 @@ class Instability:
 
 def _mean_of_ends(values: np.ndarray) -> np.ndarray:
     return (values[..., 0] + values[..., -1]) / 2
+
+
+def soup(inst: Instability, *, recomputed: bool = False) -> pd.DataFrame:
+    """Evaluate averages of the first 1, 2, ... copies of each state.
+
+    `theta = mean_c theta_c`; the average of two copies is the midpoint of their line. The average
+    of copies of a stable state is as good as each of them or better; that of an unstable state is
+    not.
+
+    Args:
+      inst: an analysis whose weights were kept.
+      recomputed: re-estimate the BatchNorm statistics of averages instead of averaging them.
+
+    Returns:
+      Tidy table: branch, level, density, at, seed, networks (how many are averaged), split, metric
+      ("error" or "loss"), value.
+
+    Reference: Wortsman et al. 2022 ("Model soups"), uniform soup.
+    """
+    flag("recomputed", recomputed)
+    instance("inst", inst, Instability, "the result of jt.instability")
+    evaluator = Evaluator(inst.net, inst.data, inst.training, inst.mesh)
+    number = np.arange(1, inst.copies_of_each + 1)
+    index = np.broadcast_to(np.arange(inst.copies_of_each), (len(number), inst.copies_of_each))
+    weight = np.where(index < number[:, None], 1 / number[:, None], 0)
+    values = np.stack(
+        [
+            evaluator.points(
+                inst.networks(at=kind.at, seed=seed, branch=kind.branch, level=kind.level),
+                index,
+                weight,
+                recomputed=recomputed,
+            )
+            for kind, seed in itertools.product(inst.kinds, inst.seeds)
+        ]
+    )
+    axes = {
+        "state": inst._states(),
+        "networks": {"networks": number},
+        "split": {"split": inst.splits},
+    }
+    measures = {"error": 1 - values[..., 1], "loss": values[..., 0]}
+    tables = [results.Labeled(x, axes).table(metric=metric) for metric, x in measures.items()]
+    return results.concat(tables).drop(columns="length")
+
+
+def across_seeds(
+    inst: Instability,
+    *,
+    at: int = 0,
+    branch: str = "ticket",
+    level: int = 0,
+    copy: int = 0,
+    restarts: int = 1,
+    recomputed: bool = False,
+) -> pd.DataFrame:
+    """Compute barriers between networks of different seeds, before and after their alignment.
+
+    Args:
+      inst: an analysis of two seeds or more whose weights were kept.
+      at: the step k of the networks.
+      branch: the branch of the networks.
+      level: the level of the networks.
+      copy: the index of the copy of every seed.
+      restarts: number of searches for the alignment of each pair, see `align`.
+      recomputed: re-estimate BatchNorm statistics on the line, which aligned networks need.
+
+    Returns:
+      Tidy table: seeds ("0-1"), aligned, split, metric ("barrier", "loss_barrier", and "error" and
+      "loss" as means of the two ends), value.
+
+    Raises:
+      ValueError: for a single seed, and networks whose symmetry is not known.
+
+    Reference: Ainsworth et al. 2023 ("Git Re-Basin"), Fig. 2; Entezari et al. 2022.
+    """
+    copy, restarts = whole("copy", copy), whole("restarts", restarts, 1)
+    flag("recomputed", recomputed)
+    instance("inst", inst, Instability, "the result of jt.instability")
+    if len(inst.seeds) < 2:
+        raise ValueError(f"`inst` has the seed {inst.seeds} alone; analyze at least two")
+    if copy >= inst.copies_of_each:
+        raise ValueError(f"`copy` must be below {inst.copies_of_each}, got {copy}")
+    setting = inst.net, inst.data, inst.training
+    evaluator = Evaluator(*setting, inst.mesh)
+    statistics = "recomputed" if recomputed else "interpolated"
+    copies = [inst.networks(at=at, seed=s, branch=branch, level=level) for s in inst.seeds]
+    networks = dict(enumerate(_tree.rows(copies, copy)))
+    tables = []
+    for (i, first), (j, second) in itertools.combinations(networks.items(), 2):
+        key = stream(jax.random.key(0), "pair", i, j)
+        moved = align(inst.net, first, second, key=key, restarts=restarts)
+        for aligned, other in ((False, second), (True, (moved.params, moved.stats))):
+            path = line(
+                *setting,
+                [first, other],
+                points=len(inst.alphas),
+                statistics=statistics,
+                evaluator=evaluator,
+            )
+            pair = {"seeds": [f"{inst.seeds[i]}-{inst.seeds[j]}"], "aligned": [aligned]}
+            values = heights(path.values)[None]
+            tables.append(results.spread(values, pair, {"split": inst.splits}, {"metric": BETWEEN}))
+    return results.concat(tables)

@@ -1,43 +1,45 @@
-"""Verdicts on states: stable, matching, from which step on, and in which range of densities.
+"""Criteria for states: stable, matching, from which step on, and in which range of densities.
 
-All functions read the tables of an `Instability` (`table()` and `copies()`), or several of them
-below one another.
+All functions read tables of an `Instability` (`table()` or `copies()`), or the concatenation of
+several of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxticket import _check, _stats, results
-from jaxticket._stats import GUARD, half_width
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "GUARD", "RANDOM", "STATE", "dense_error", "first_steps", "half_width", "matching", "ranges",
-    "stable", "summary",
-]  # fmt: skip
 STATE = ("length", "branch", "level", "at")
 RANDOM = ("random", "layerwise_random", "shuffle", "globally_permuted", "locally_permuted")
 
 
-def _rows(table: Any, metric: str, split: str) -> Any:
+def _rows(table: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
+    """Select the rows of one metric and split."""
     needed = (*STATE[1:], "density", "seed", "split", "metric", "value")
     results.check_table(table, needed, remedy="pass a table of jt.instability")
-    found = table[(table["metric"] == metric) & (table["split"] == split)]
-    if found.empty:
-        known = table[["split", "metric"]].drop_duplicates().to_records(index=False).tolist()
+    rows = table.loc[(table["metric"] == metric) & (table["split"] == split)]
+    if rows.empty:
+        known = sorted(set(zip(table["split"], table["metric"], strict=True)))
         raise ValueError(f"`table` has no {metric!r} of {split!r}; it has (split, metric) {known}")
-    return found.reset_index(drop=True)
+    return rows.reset_index(drop=True)
 
 
-def _states(rows: Any, *names: str) -> list[str]:
-    """Columns that tell states apart; tables of one length need not have its column."""
-    return [name for name in names if name in rows.columns]
+def _groups(
+    rows: pd.DataFrame, columns: Sequence[str]
+) -> Iterator[tuple[dict[str, object], pd.DataFrame]]:
+    """Give the labels and rows of each group; the column "length" may be missing."""
+    present = [name for name in columns if name in rows.columns]
+    for labels, group in rows.groupby(present, sort=True):
+        assert isinstance(labels, tuple)
+        named: dict[str, object] = dict(zip(present, labels, strict=True))
+        yield named | {"density": group["density"].mean()}, group
 
 
 def summary(
@@ -48,74 +50,76 @@ def summary(
     confidence: float = 0.95,
     unit: str = "pair",
 ) -> pd.DataFrame:
-    """Mean, spread and confidence interval of a metric of every state.
+    """Compute mean, spread and confidence interval of a metric for every state.
 
     The interval is Student's: `mean +- t(n - 1) * std / sqrt(n)`, nan for one sample. Pairs of one
     seed share its dense training (and copies), so an interval over pairs is narrower than one over
-    seeds; `unit="seed"` averages over the pairs of a seed first.
+    seeds; `unit="seed"` first averages over the pairs of a seed.
 
     Args:
       table: `table()` or `copies()` of an analysis.
-      metric, split: which values.
-      confidence: of the interval, in (0, 1).
-      unit: "pair" (or copy) or "seed": what counts as a sample.
+      metric: the metric, such as "barrier".
+      split: the split, such as "test".
+      confidence: coverage of the interval, in (0, 1).
+      unit: what counts as a sample: "pair" (in `copies()` a copy) or "seed".
 
     Returns:
       One row per (length,) branch, level and step k: density, samples, mean, std (n - 1), min, max,
-      low, high. Samples that are not finite (diverged) are counted in `diverged` and left out.
+      low, high. Non-finite (diverged) samples are excluded and counted in `diverged`.
     """
     confidence = _check.share("confidence", confidence, one=False)
     _check.one_of("unit", unit, ("pair", "seed"))
     rows = _rows(table, metric, split)
-    found = []
-    columns = _states(rows, *STATE)
-    for state, own in rows.groupby(columns, sort=True):
-        values = own["value"].to_numpy(float)
+    summaries = []
+    for labels, group in _groups(rows, STATE):
+        values = group["value"]
         if unit == "seed":
-            of_seed = own.groupby("seed")["value"]
-            values = of_seed.agg(lambda v: v.mean(skipna=False)).to_numpy(float)
-        named = dict(zip(columns, state, strict=True)) | {"density": own["density"].mean()}
-        found.append(named | _stats.described(values, confidence))
-    return results.frame(found)
+            values = group.groupby("seed")["value"].agg(lambda v: v.mean(skipna=False))
+        summaries.append(labels | _stats.described(np.asarray(values, float), confidence))
+    return results.frame(summaries)
 
 
 def stable(table: pd.DataFrame, *, threshold: float = 0.02, split: str = "test") -> pd.DataFrame:
-    """Whether states are stable: their mean error barrier is below the threshold.
+    """Judge which states are stable: their mean error barrier is below the threshold.
 
     Args:
       table: `table()` of an analysis.
-      threshold: in [0, 1]; the sources use 2 points.
+      threshold: in [0, 1]; the sources use 2 percentage points.
       split: "test" or "train".
 
     Returns:
-      `summary` of the barrier with a column `stable`; with a diverged sample it is False.
+      `summary` of the barrier with a column `stable`, which is False if a sample diverged.
 
     Reference: Frankle's thesis, section 4.1.1.
     """
     threshold = _check.share("threshold", threshold)
-    found = summary(table, metric="barrier", split=split)
-    below = _stats.below(found["mean"], threshold)
-    return found.assign(stable=below & (found["diverged"] == 0))
+    barriers = summary(table, metric="barrier", split=split)
+    below = _stats.below(barriers["mean"], threshold)
+    return barriers.assign(stable=below & (barriers["diverged"] == 0))
 
 
 def dense_error(copies: pd.DataFrame, *, split: str = "test") -> float:
-    """Mean final error of the dense network, over the copies of the earliest step k.
+    """Compute the mean final error of the dense network, over the copies of the earliest step k.
+
+    Args:
+      copies: `copies()` of an analysis.
+      split: which error.
 
     Raises:
-      ValueError: where there is no dense network among the states.
+      ValueError: if the dense network is not among the states.
     """
     rows = _rows(copies, "error", split)
-    dense = rows[(rows["branch"] == "ticket") & (rows["level"] == 0)]
+    dense = rows.loc[(rows["branch"] == "ticket") & (rows["level"] == 0)]
     if dense.empty:
         raise ValueError(
-            "`copies` hold no dense network (branch 'ticket', level 0) to compare with; analyse "
-            "level 0 too, or give its error as `dense`"
+            "`copies` hold no dense network (branch 'ticket', level 0) to compare with; include "
+            "level 0 in the analysis, or pass its error as `dense`"
         )
-    return float(dense[dense["at"] == dense["at"].min()]["value"].mean())
+    return float(dense.loc[dense["at"] == dense["at"].min(), "value"].mean())
 
 
-def _bar(copies: pd.DataFrame, dense: float | None, split: str) -> float:
-    """The dense error: the given one, or that of the table."""
+def _reference(copies: pd.DataFrame, dense: float | None, split: str) -> float:
+    """Give the dense error to compare with."""
     if dense is None:
         return dense_error(copies, split=split)
     return _check.share("dense", dense, zero=True)
@@ -124,16 +128,16 @@ def _bar(copies: pd.DataFrame, dense: float | None, split: str) -> float:
 def matching(
     copies: pd.DataFrame, *, margin: float = 0.002, split: str = "test", dense: float | None = None
 ) -> pd.DataFrame:
-    """Whether states train to the accuracy of the dense network: mean error <= dense + margin.
+    """Judge which states are matching: mean error <= dense error + margin.
 
-    The sources' margin of 0.2 points is often below what the mean is known to with few seeds and
-    copies: read it beside `low` and `high`, the 95% interval of the mean.
+    With few seeds and copies, the sources' margin of 0.2 percentage points is often smaller than
+    the uncertainty of the mean: compare it with `low` and `high`, the 95% interval of the mean.
 
     Args:
       copies: `copies()` of an analysis.
-      margin: accuracy that may be lost, in [0, 1]; 0.2 points in the sources.
+      margin: accuracy that may be lost, in [0, 1]; 0.2 percentage points in the sources.
       split: which error.
-      dense: error of the dense network in [0, 1]; that of the table's own level 0 if None.
+      dense: error of the dense network in [0, 1]; that of level 0 in the table if None.
 
     Returns:
       `summary` of the error with columns dense (its error) and matching.
@@ -141,11 +145,11 @@ def matching(
     Reference: Frankle's thesis, Fig. 4-18.
     """
     margin = _check.share("margin", margin, zero=True, one=False)
-    bar = _bar(copies, dense, split)
-    found = summary(copies, metric="error", split=split)
+    reference = _reference(copies, dense, split)
+    errors = summary(copies, metric="error", split=split)
     # errors are compared as negative accuracies
-    good = _stats.matching(-found["mean"], -bar, margin=margin, diverged=found["diverged"])
-    return found.assign(dense=bar, matching=good)
+    good = _stats.matching(-errors["mean"], -reference, margin=margin, diverged=errors["diverged"])
+    return errors.assign(dense=reference, matching=good)
 
 
 def first_steps(
@@ -157,56 +161,55 @@ def first_steps(
     split: str = "test",
     dense: float | None = None,
 ) -> pd.DataFrame:
-    """The first of the steps k from which networks are stable, and matching, at every density.
+    """Find the first step k at which networks are stable, and matching, at every density.
 
     A sample is a pair of copies of a seed (stable), or a copy of a seed (matching); its step is the
-    least k at which its own barrier is below the threshold, or its own error within the margin of
-    the dense error. The median counts samples without such a step as infinitely late.
+    smallest k at which its barrier is below the threshold, or its error within the margin of the
+    dense error. The median treats samples without such a step as infinitely late.
 
-    Being the first, the step is early under noise: barriers above the threshold at later steps do
-    not undo it, and the more steps are tried, the earlier one of them passes by chance. `stable`
-    has the mean of every step with its interval.
+    As a minimum, the step is biased towards early steps: later barriers above the threshold do not
+    count, and the more steps are tried, the earlier one of them passes by chance. `stable` gives
+    the mean at every step with its interval.
 
     Args:
-      table, copies: of one analysis, with several levels and steps.
-      threshold, margin, split, dense: as for `stable` and `matching`.
+      table: `table()` of an analysis of several levels and steps.
+      copies: `copies()` of the same analysis.
+      threshold: largest barrier of stable networks, see `stable`.
+      margin: accuracy that matching networks may lose, see `matching`.
+      split: which barriers and errors.
+      dense: error of the dense network, see `matching`.
 
     Returns:
-      Rows branch, level, density, verdict ("stable" or "matching"), step (median; nan where the
-      majority has none), low and high (least and greatest, nan where a sample has none), samples,
-      share (of samples that have one).
+      Columns branch, level, density, verdict ("stable" or "matching"), step (median; nan if it is
+      infinite), low and high (minimum and maximum, nan if infinite), samples, share (fraction of
+      samples that have such a step).
 
-    Reference: Frankle's thesis, Fig. 4-18: medians over 3 initializations x 3 orders, drawn where a
-      majority is matching at any step.
+    Reference: Frankle's thesis, Fig. 4-18: medians over 3 initializations x 3 orders, plotted where
+      a majority is matching at any step.
     """
     threshold = _check.share("threshold", threshold)
     margin = _check.share("margin", margin, zero=True, one=False)
-    bar = _bar(copies, dense, split)
+    reference = _reference(copies, dense, split)
     barriers, errors = _rows(table, "barrier", split), _rows(copies, "error", split)
-    found = []
+    summaries = []
     for verdict, rows, sample, good in (
-        ("stable", barriers, ["seed", "pair"], _stats.below(barriers["value"], threshold)),
-        ("matching", errors, ["seed", "copy"], _stats.at_most(errors["value"], bar + margin)),
+        ("stable", barriers, "pair", _stats.below(barriers["value"], threshold)),
+        ("matching", errors, "copy", _stats.at_most(errors["value"], reference + margin)),
     ):
-        steps = rows["at"].where(good).astype(float)
-        columns = _states(rows, "length", "branch", "level")
-        for state, own in rows.groupby(columns, sort=True):
-            first = steps[own.index].groupby([own[name] for name in sample]).min().to_numpy(float)
-            late = np.where(np.isnan(first), np.inf, first)
-            middle = float(np.median(late))
-            found.append(
+        rows = rows.assign(step=rows["at"].astype(float).where(good, np.inf))
+        for labels, group in _groups(rows, STATE[:-1]):
+            first = np.asarray(group.groupby(["seed", sample])["step"].min(), float)
+            ends = {"step": np.median(first), "low": first.min(), "high": first.max()}
+            summaries.append(
                 {
-                    **dict(zip(columns, state, strict=True)),
-                    "density": own["density"].mean(),
+                    **labels,
                     "verdict": verdict,
-                    "step": middle if np.isfinite(middle) else np.nan,
-                    "low": float(late.min()) if np.isfinite(late.min()) else np.nan,
-                    "high": float(late.max()) if np.isfinite(late.max()) else np.nan,
+                    **{name: x if np.isfinite(x) else np.nan for name, x in ends.items()},
                     "samples": len(first),
                     "share": float(np.isfinite(first).mean()),
                 }
             )
-    return results.frame(found)
+    return results.frame(summaries)
 
 
 def ranges(
@@ -218,47 +221,48 @@ def ranges(
     split: str = "test",
     dense: float | None = None,
 ) -> pd.DataFrame:
-    """The range of densities that every level is in.
+    """Find the range of densities that every level belongs to.
 
-    I (trivial): a randomly pruned network matches at some step k. II: the tickets do and no random
-    one. III: not even the tickets do.
+    I (trivial): randomly pruned networks match at some step k. II: tickets match at some step and
+    randomly pruned networks at none. III: not even tickets match.
 
     Args:
       copies: `copies()` of an analysis with tickets and a random control.
-      branch: the tickets.
-      random: branches that count as randomly pruned; None for all of them that are there.
-      margin, split, dense: as for `matching`.
+      branch: the branch of the tickets.
+      random: branches that count as randomly pruned; None for all such branches in the table.
+      margin: accuracy that may be lost, see `matching`.
+      split: which error.
+      dense: error of the dense network, see `matching`.
 
     Returns:
-      Rows level, density, range ("I", "II", "III"), first_ticket and first_random: the first
-      matching step of the mean, nan where there is none.
+      Columns level, density, range ("I", "II", "III"), first_ticket and first_random: the first
+      step at which the mean is matching, nan if there is none.
 
     Raises:
-      ValueError: where the table has no random control.
+      ValueError: if the table has no tickets or no random control.
 
     Reference: Frankle's thesis, section 4.2.5.
     """
-    found: Any = matching(copies, margin=margin, split=split, dense=dense)
-    present = set(found["branch"])
+    judged = matching(copies, margin=margin, split=split, dense=dense)
+    present = set(judged["branch"])
     controls = [name for name in RANDOM if name in present]
     if random is not None:
         controls = list(_check.texts("random", random, like='["layerwise_random"]'))
     if branch not in present or not controls or not set(controls) <= present:
         raise ValueError(
             f"`copies` need the branch {branch!r} and a random control, they have "
-            f"{sorted(present)}; analyse with branches=('layerwise_random',)"
+            f"{sorted(present)}; analyze with branches=('layerwise_random',)"
         )
     rows = []
-    for level, own in found[found["level"] > 0].groupby("level", sort=True):
-        good = own[own["matching"]]
-        ticket = good[good["branch"] == branch]["at"].min()
-        control = good[good["branch"].isin(controls)]["at"].min()
-        of = "I" if control == control else "II" if ticket == ticket else "III"
+    for labels, group in _groups(judged.loc[judged["level"] > 0], ["level"]):
+        good = group.loc[group["matching"]]
+        ticket = good.loc[good["branch"] == branch, "at"].min()
+        control = good.loc[good["branch"].isin(controls), "at"].min()
         rows.append(
             {
-                "level": level,
-                "density": own["density"].mean(),
-                "range": of,
+                **labels,
+                # minima of no steps are nan
+                "range": "I" if control == control else "II" if ticket == ticket else "III",
                 "first_ticket": ticket,
                 "first_random": control,
             }

@@ -1,1 +1,1 @@
-"""Transfer: tickets trained in another setting, on other data, at another depth."""
+"""Transfer of tickets to other data, optimizers, networks and depths."""

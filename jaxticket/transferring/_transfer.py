@@ -1,4 +1,4 @@
-"""Transfer: tickets found in one setting, trained in another."""
+"""Transfer: training of tickets in another setting than the one they were found in."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jaxticket.sparsify.iterative import named_changes
 from jaxticket.sparsify.runner import Group, Runner
 from jaxticket.ticket import Ticket, host_apply
 from jaxticket.transferring.depth import Blocks
-from jaxticket.transferring.target import Bringing, place_of, runs_of
+from jaxticket.transferring.target import Adapter, fresh_networks, runs_of, target_of
 from jaxticket.typing import Network
 
 TRANSFERRED, OWN = "transferred", "own"
@@ -48,50 +48,53 @@ def transfer(
     save_every: float = 60.0,
     progress: bool = True,
 ) -> Runs:
-    """Trains tickets in another setting: on other data, with another optimizer, at another depth.
-    At every level they train side by side with random tickets and with the target's own.
+    """Train tickets in another setting: other data, another optimizer or another depth.
 
-    Masks, weights and BatchNorm statistics carry over. The output layer is drawn anew, the same for
-    all tickets of a seed, and is not pruned, also where the classes agree; its entries then do not
-    count in densities. Where images have one channel here and several there, the first kernel is
-    adapted (`jaxticket.fit`), and its mask with it; all other masks keep their counts. Between
-    depths of a residual family, blocks are stretched or squeezed (`jaxticket.elastic`; there the
-    source keeps the output layer, `reinit_output=False`).
+    At every level, the transferred tickets train side by side with random tickets and with the
+    target's own tickets.
+
+    Masks, weights and BatchNorm statistics carry over. The output layer is reinitialized, equally
+    for all tickets of a seed, and is not pruned, even if the classes agree; its entries then do not
+    count in densities. If the images have one channel in one setting and several in the other, the
+    first kernel and its mask are adapted; all other masks keep their counts. Between depths of a
+    residual family, blocks are stretched or squeezed (`jt.elastic`, where the ticket keeps its
+    output layer; `reinit_output=False` does so here).
 
     Args:
-      runs: the source's tickets, of `find_tickets`, `prune_at`, `search`, `branch` or `transfer`;
-        or a ticket of `Ticket.load`, or several (of each level one per seed, in order). Those need
-        `net`, which is then their network, `training` and `seeds`, and take only controls that put
-        masks on new weights: as they are drawn, without the factor that weights of learned masks or
-        of `rescale` may have.
-      to: the target: its data, or its own runs, which say data, network and training and whose
-        tickets train beside the others as branch "own", with the same output layer.
-      training: how all are trained; if None as the target's own runs were, or as the source's.
-      net: the target's network; that of the target's runs if None, or the source's for the shape
-        and classes of the data.
+      runs: tickets of the source, from `find_tickets`, `prune_at`, `search`, `branch` or
+        `transfer`; or a ticket of `Ticket.load`, or a list of them (for each level one per seed, in
+        order). The latter need `net`, which is then their network, `training` and `seeds`, and
+        allow only controls that put masks on new weights, which are used as drawn, without the
+        factors that weights of learned masks or of `rescale` may have.
+      to: the target: its data, or its runs, which define data, network and training and whose
+        tickets are trained as branch "own", with the same output layer.
+      training: how tickets are trained; None for that of the target's runs, or of the source.
+      net: the target's network; None for that of the target's runs, or that of the source adapted
+        to the shape and classes of the data.
       reinit_output: False keeps the output layer with its mask; shapes have to agree.
-      start: step of the schedule at which tickets begin, transferred and own; weights of a later
-        step begin at 0 too, unless `start=runs.pruning.rewind_step` says otherwise. Controls with
-        new weights begin at 0.
-      seeds: some of those of `runs` (and of the target's); all if None.
-      levels: some of the levels that both have; all if None. Level 0 is the dense network.
-      branches: controls, changes of the transferred tickets: names of `jt.BRANCHES` or functions.
-        Usually masks permuted over all layers with new weights: at level 0 a dense network from
-        initialization.
+      start: step of the schedule at which training starts, for transferred and own tickets; also
+        weights of a later step start at 0, unless `start=runs.pruning.rewind_step`. Controls with
+        new weights start at 0.
+      seeds: some of the seeds of `runs` (and of the target's runs); None for all.
+      levels: some of the levels of both; None for all. Level 0 is the dense network.
+      branches: controls of the transferred tickets: names in `jt.BRANCHES` or functions. By
+        default masks are permuted over all layers and put on new weights: at level 0 a dense
+        network from initialization.
       blocks: which block goes where between depths, such as "0:0;1:1,2".
-      permute_copies: shuffle the masks of blocks that are further copies of one, in each layer.
-      runtime: folder and the like in one; leave the arguments that follow out then.
-      folder: where to save; a folder below that of `runs` if None, where it has one.
+      permute_copies: shuffle the masks of repeated blocks, within each layer.
+      runtime: folder and the other settings below in one object; then omit the arguments below.
+      folder: where to save; None for a folder below that of `runs`, if it has one.
       at_once: replicas that one device holds at most; those of a level train together.
-      save_every, progress: as for `find_tickets`.
+      save_every: seconds between saves, see `find_tickets`.
+      progress: show progress, see `find_tickets`.
 
     Returns:
-      Runs of branch "transferred"; its table has "own" and the controls too.
+      Runs of branch "transferred"; their table has "own" and the controls too.
 
     Raises:
-      ValueError: for layers that do not fit, which are named, levels and seeds that are not there,
-        a start beyond the training, controls that need weights which loaded tickets do not hold,
-        and what training refuses.
+      ValueError: for layers that do not fit (all are named), unknown levels and seeds, a start
+        beyond the training, controls that need weights which loaded tickets do not contain, and
+        if `training` is incompatible with the network, data or devices.
 
     Reference: Morcos et al. 2019, section 3.3 and appendix A.1; Chen et al. 2021 (depths).
     """
@@ -109,21 +112,24 @@ def transfer(
         runs, net = runs_of(runs, to, net, training, seeds), None
         seeds = runs.seeds
     runtime = runtime.on(runs.mesh)
-    place = place_of(
+    target = target_of(
         runs, to, net, training, reinit_output=reinit_output, blocks=blocks, permute=permute_copies
     )
-    target, data = place.net, place.data
-    check_fit(target, data, place.training, runs.mesh)
-    if start >= place.training.steps:
+    own, training = target.own, target.training
+    check_fit(target.net, target.data, training, runs.mesh)
+    if start >= training.steps:
         raise ValueError(
-            f"`start` {start} leaves nothing of a `training` of {place.training.steps} steps; "
-            f"start earlier or train for longer"
+            f"`start` {start} is not before the end of `training` at step {training.steps}; start "
+            f"earlier or train longer"
         )
-    seeds = _seeds(runs, place.own, seeds)
-    levels = _levels(runs, place.own, levels)
+    seeds = _chosen_seeds(runs, own, seeds)
+    known = _common("levels", runs.levels, None if own is None else own.levels)
+    levels = chosen("levels", levels, known, ", which source and target have")
     changes = named_changes(branches)
     if odd := sorted({TRANSFERRED, OWN} & set(changes)):
-        raise ValueError(f"`branches` may not be called {odd}, which are the tickets themselves")
+        raise ValueError(
+            f"`branches` must not be named {odd}, which are names of the tickets; rename them"
+        )
     loaded = isinstance(runs.pruning, Loaded)
     if loaded:
         # raises before anything is trained
@@ -132,45 +138,45 @@ def transfer(
                 change, runs.whole(max(levels)), runs.seeds, name=name, net=runs.net,
                 mesh=runs.mesh, exclude=runs.pruning.exclude,
             )  # fmt: skip
-    exclude = tuple(dict.fromkeys((*place.exclude, *place.reinit)))
+    exclude = tuple(dict.fromkeys((*target.exclude, *target.reinit)))
     pruning = replace(runs.pruning, exclude=exclude)
     settings = _identity.run(
         "transfer",
-        target,
-        data,
+        target.net,
+        target.data,
         of=runs.identity(levels),
-        own=None if place.own is None else place.own.identity(levels),
-        training=place.training,
+        own=None if own is None else own.identity(levels),
+        training=training,
         reinit_output=reinit_output,
         start=start,
         seeds=seeds,
         levels=levels,
-        # jobs lie in this order
+        # a list: groups train in this order
         branches=list(changes.items()),
         blocks=blocks,
         permute_copies=permute_copies,
     )
-    name = results.run_name(f"to-{data.name}", settings)
+    name = results.run_name(f"to-{target.data.name}", settings)
     runtime = runtime.in_folder(runs.folder, "transfers", name)
     logs, by_level, costs = [], {}, []
-    count = len(seeds) * (1 + (place.own is not None) + len(changes))
+    count = len(seeds) * (1 + (own is not None) + len(changes))
     size = runtime.replicas_per_call(count, runs.size)
-    steps = count * len(levels) * (place.training.steps - start)
-    with runtime.run(target, data, place.training, settings, size=size, steps=steps) as run:
-        runner = Runner(run, target, pruning, seeds)
-        bring = Bringing(runs, place, seeds, run)
-        run.describe(f"transfer to {data.name}")
-        # a level at a time: only its tickets are held in full
+    steps = count * len(levels) * (training.steps - start)
+    with runtime.run(target.net, target.data, training, settings, size=size, steps=steps) as run:
+        runner = Runner(run, target.net, pruning, seeds)
+        adapter = Adapter(runs, target, seeds, fresh_networks(target.net, run.mesh, seeds))
+        run.describe(f"transfer to {target.data.name}")
+        # level by level, so that only the tickets of one are in memory with all weights
         for level in levels:
-            tickets = _tickets(bring, runner, changes, level, start)
+            tickets = _tickets(adapter, runner, changes, level, start)
             groups = [
                 Group(
                     name,
                     level,
                     functools.partial(tickets.__getitem__, name),
-                    place.training,
+                    training,
                     order_of(runs.pruning, level),
-                    bring.lost(level, own=name == OWN),
+                    adapter.lost(level, own if name == OWN else None),
                     start=start,
                 )
                 for name in tickets
@@ -181,51 +187,47 @@ def transfer(
             ticket = tickets[TRANSFERRED]
             by_level[level] = ticket.replace(params=host_apply(ticket.mask, ticket.params))
         result = Runs(
-            target, data, place.training, pruning, seeds, TRANSFERRED, tuple(logs), by_level,
-            bring.ticket(runs.origin), tuple(costs), run.path,
+            target.net, target.data, training, pruning, seeds, TRANSFERRED, tuple(logs), by_level,
+            adapter.ticket(runs.origin), tuple(costs), run.path,
             runs.mesh, size, found_in=None if loaded else runs.found_in or runs,
             moved={"start": start, "reinit_output": reinit_output},
-            lost={level: bring.lost(level) for level in levels},
+            lost={level: adapter.lost(level) for level in levels},
         )  # fmt: skip
         run.finish(result.save)
     return result
 
 
 def _tickets(
-    bring: Bringing, runner: Runner, changes: Mapping[str, Change], level: int, start: int
+    adapter: Adapter, runner: Runner, changes: Mapping[str, Change], level: int, start: int
 ) -> dict[str, Ticket]:
-    """All that is trained of a level, by branch."""
-    here = np.full(len(bring.seeds), start, np.int32)
-    ticket = bring.ticket(bring.runs.whole(level)).replace(step=here)
+    """Give all tickets of a level that are trained, by branch."""
+    step = np.full(len(adapter.seeds), start, np.int32)
+    ticket = adapter.ticket(adapter.runs.whole(level)).replace(step=step)
     tickets = {TRANSFERRED: ticket}
     prunable = runner.net.prunable_leaves(runner.pruning.exclude)
     factors = runner.pruning.factors(ticket.mask, prunable) if level else None
-    if bring.place.own is not None:
-        tickets[OWN] = bring.own(level).replace(step=here)
+    if (own := adapter.target.own) is not None:
+        tickets[OWN] = adapter.own(own, level).replace(step=step)
     controls = runner.controls(changes, ticket, factors=factors)
-    return tickets | {name: bring.with_output(other) for name, other in controls.items()}
+    return tickets | {name: adapter.with_output(other) for name, other in controls.items()}
 
 
-def _seeds(runs: Runs, own: Runs | None, asked: Iterable[int] | None) -> tuple[int, ...]:
-    known = tuple(s for s in runs.seeds if own is None or s in own.seeds)
-    if own is not None and not known:
+def _common(name: str, source: tuple[int, ...], own: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Give the seeds or levels that the source shares with the target's runs, if it has any."""
+    common = tuple(n for n in source if own is None or n in own)
+    if not common:
         raise ValueError(
-            f"`to` has the seeds {own.seeds} and `runs` {runs.seeds}, none in common; find both "
-            f"with the same seeds, or pass data as `to`"
+            f"`to` has the {name} {own} and `runs` {source}, none in common; find both with the "
+            f"same {name}, or pass data as `to`"
         )
-    seeds = known if asked is None else distinct_seeds(asked)
-    if not set(seeds) <= set(known):
-        raise ValueError(
-            f"`seeds` must be some of {known}, which source and target have, got {seeds}"
-        )
-    return seeds
+    return common
 
 
-def _levels(runs: Runs, own: Runs | None, asked: Sequence[int] | None) -> tuple[int, ...]:
-    known = tuple(n for n in runs.levels if own is None or n in own.levels)
-    if own is not None and not known:
+def _chosen_seeds(runs: Runs, own: Runs | None, seeds: Iterable[int] | None) -> tuple[int, ...]:
+    known = _common("seeds", runs.seeds, None if own is None else own.seeds)
+    found = known if seeds is None else distinct_seeds(seeds)
+    if not set(found) <= set(known):
         raise ValueError(
-            f"`to` has the levels {own.levels} and `runs` {runs.levels}, none in common; find both "
-            f"in the same way, or pass data as `to`"
+            f"`seeds` must be some of {known}, which source and target have, got {found}"
         )
-    return chosen("levels", asked, known, ", which source and target have")
+    return found

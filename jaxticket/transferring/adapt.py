@@ -1,8 +1,8 @@
-"""Tickets brought into another network: other classes, other channels of the images, other blocks.
+"""Adaptation of tickets to networks with other classes or other image channels.
 
-A gray image is a colour image of three equal channels, and a ticket answers to it alike in both
-forms: brought from one channel to three, the first kernel is repeated and divided by 3, from three
-to one summed over what the mask keeps.
+A gray image is a color image of three equal channels, and the logits of a ticket are the same for
+both: from one channel to three, the first kernel is repeated and divided by 3; from three channels
+to one, it is summed over the kept weights.
 """
 
 from __future__ import annotations
@@ -25,53 +25,54 @@ def fit(
     fresh: tuple[Params, Stats],
     reinit: Sequence[str] = (),
 ) -> Ticket:
-    """A ticket in another network, or in the same one with some layers drawn anew.
+    """Fit a ticket into another network, or reinitialize some of its layers.
 
-    Layers of the same path and shape keep masks, weights and BatchNorm statistics. The kernel that
-    sees the images is adapted where their channels go from one to several or back. What is drawn
-    anew is not pruned.
+    Layers of the same path and shape keep masks, weights and BatchNorm statistics. The kernel of
+    the input is adapted if the number of image channels changes from or to 1. Reinitialized layers
+    are not pruned.
 
     Args:
-      ticket: of `net`; may be stacked, `fresh` in the same way.
-      net, to: its network, and that which it is brought into.
-      fresh: params and statistics of `to`, for what is drawn anew.
-      reinit: patterns of paths of `to` that are drawn anew also where they fit.
+      ticket: a ticket of `net`; may be stacked, then `fresh` is too.
+      net: the network of the ticket.
+      to: the network to fit the ticket into.
+      fresh: params and statistics of `to` for reinitialized layers.
+      reinit: patterns of paths of `to` that are reinitialized even if they fit.
 
     Raises:
-      ValueError: for layers that do not fit, which are all named.
+      ValueError: for layers that do not fit; the message names all of them.
     """
     lead = np.ndim(ticket.level)
-    masks, weights = _tree.leaves(ticket.mask), _tree.leaves(ticket.params)
-    found_masks, found_weights, odd = {}, {}, []
-    for path, drawn in _tree.leaves(fresh[0]).items():
-        drawn, own = np.asarray(drawn), weights.get(path)
-        pair = None
-        if not _tree.matches(path, reinit) and own is not None:
-            pair = _adapted(np.asarray(masks[path]), np.asarray(own), drawn.shape, lead, net, to)
-            if pair is None:
-                odd.append(f"{path} {np.shape(own)[lead:]} -> {drawn.shape[lead:]}")
-        elif own is None and not _tree.matches(path, reinit):
-            odd.append(f"{path} none -> {drawn.shape[lead:]}")
-        if pair is None:
-            pair = np.ones(drawn.shape, bool), drawn
-        found_masks[path], found_weights[path] = pair
-    stats = _tree.leaves(ticket.stats)
-    found_stats = {}
-    for path, drawn in _tree.leaves(fresh[1]).items():
-        own, drawn = stats.get(path), np.asarray(drawn)
-        fits = own is not None and np.shape(own) == drawn.shape
-        found_stats[path] = np.asarray(own) if fits else drawn
-    odd += [f"{path} {np.shape(weights[path])[lead:]} -> none" for path in weights
-            if path not in found_weights]  # fmt: skip
+    old_masks, old_weights = _tree.leaves(ticket.mask), _tree.leaves(ticket.params)
+    masks, weights, odd = {}, {}, []
+    for path, leaf in _tree.leaves(fresh[0]).items():
+        new, old, adapted = np.asarray(leaf), old_weights.get(path), None
+        if not _tree.matches(path, reinit):
+            if old is not None:
+                pair = np.asarray(old_masks[path]), np.asarray(old)
+                adapted = _adapted(*pair, new.shape, lead, net, to)
+            if adapted is None:
+                shape = "none" if old is None else np.shape(old)[lead:]
+                odd.append(f"{path} {shape} -> {new.shape[lead:]}")
+        masks[path], weights[path] = adapted or (np.ones(new.shape, bool), new)
+    odd += [
+        f"{path} {np.shape(old)[lead:]} -> none"
+        for path, old in old_weights.items()
+        if path not in weights
+    ]
     if odd:
         raise ValueError(
-            f"`net`: the ticket does not fit into {to.config}: {'; '.join(odd)}; bring it into a "
-            f"network of the same layers"
+            f"`net`: the ticket does not fit into {to.config}: {'; '.join(odd)}; use a network of "
+            f"the same layers"
         )
+    old_stats, stats = _tree.leaves(ticket.stats), {}
+    for path, leaf in _tree.leaves(fresh[1]).items():
+        old = old_stats.get(path)
+        fits = old is not None and np.shape(old) == np.shape(leaf)
+        stats[path] = np.asarray(old if fits else leaf)
     return ticket.replace(
-        mask=_tree.unflatten(found_masks, fresh[0]),
-        params=_tree.unflatten(found_weights, fresh[0]),
-        stats=_tree.unflatten(found_stats, fresh[1]),
+        mask=_tree.unflatten(masks, fresh[0]),
+        params=_tree.unflatten(weights, fresh[0]),
+        stats=_tree.unflatten(stats, fresh[1]),
     )
 
 
@@ -83,7 +84,7 @@ def _adapted(
     net: Network,
     to: Network,
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Mask and weights of one leaf in another shape, None where they do not fit."""
+    """Adapt mask and weights of one leaf to another shape; None if they do not fit."""
     if weights.shape == shape:
         return mask, weights
     ours, theirs = net.shape[-1], to.shape[-1]
@@ -91,7 +92,7 @@ def _adapted(
     if min(ours, theirs) != 1 or ours == theirs or len(here) != len(there) or len(here) < 2:
         return None
     if len(here) == 2:
-        # a dense layer sees the channels of each pixel side by side
+        # inputs of a dense layer are ordered by pixel, then by channel
         if net.shape[:-1] != to.shape[:-1]:
             return None
         expected = (math.prod(net.shape), math.prod(to.shape))
@@ -107,7 +108,7 @@ def _adapted(
         weights = np.repeat(weights / theirs, theirs, axis=-2).astype(weights.dtype)
     else:
         kept = np.asarray(mask.any(axis=-2, keepdims=True))
-        # at pruned places stand the weights that a moved mask would find
+        # pruned weights too have values: controls move masks
         weights = np.where(mask | ~kept, weights, 0).sum(axis=-2, keepdims=True)
         mask = kept
     return mask.reshape(shape), weights.reshape(shape)

@@ -1,13 +1,14 @@
-"""The target of a transfer: its network and data, and tickets brought into it."""
+"""The target of a transfer: its network, data and training, and tickets adapted to it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxticket import _tree, masks
 from jaxticket._check import distinct_seeds
@@ -16,7 +17,6 @@ from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.dense import Networks, initial_networks
-from jaxticket.engine.runtime import Run
 from jaxticket.random import stream
 from jaxticket.runs import Runs, density
 from jaxticket.settings import Loaded, PruningAtStep, Training
@@ -26,15 +26,19 @@ from jaxticket.transferring.depth import Blocks, copies, depths, elastic, path_i
 from jaxticket.typing import Key, Network
 
 
-class Place(NamedTuple):
-    """Where tickets are brought to.
+@dataclass(frozen=True, eq=False)
+class Target:
+    """The setting that tickets are transferred to.
 
     Attributes:
-      net, data, training, own: of the target; its own runs or None.
-      middle: the source's network with the blocks of the target's.
-      reinit: layers that are drawn anew.
+      net: the network.
+      data: the data.
+      training: how tickets are trained.
+      own: runs of the target, or None.
+      middle: the source's network at the target's depth.
+      reinit: patterns of layers that are reinitialized.
       exclude: patterns of paths that the source did not prune.
-      blocks: as of `transfer`.
+      blocks: which block goes where, see `transfer`.
       permuted: blocks whose masks are shuffled.
     """
 
@@ -49,7 +53,7 @@ class Place(NamedTuple):
     permuted: tuple[str, ...]
 
 
-def place_of(
+def target_of(
     runs: Runs,
     to: Data | Stream | Runs,
     net: Network | None,
@@ -58,25 +62,33 @@ def place_of(
     reinit_output: bool,
     blocks: Blocks,
     permute: bool,
-) -> Place:
-    """The target, after everything about its network was checked.
+) -> Target:
+    """Check and give the target of a transfer.
+
+    Args:
+      runs: runs of the source.
+      to: data of the target, or its runs.
+      net: network of the target; None for that of `to`, or that of `runs` adapted to the data.
+      training: how tickets are trained; None for that of `to`, or that of `runs`.
+      reinit_output: reinitialize the output layer.
+      blocks: which block goes where between depths.
+      permute: shuffle the masks of repeated blocks.
 
     Raises:
-      ValueError: for layers that do not fit, and options that mean nothing here.
+      ValueError: for layers that do not fit, and options that have no effect.
     """
     if not isinstance(to, (Data, Stream, Runs)):
         raise ValueError(
             f"`to` must be data or runs, got {to!r}; load data with jt.data.load(name)"
         )
-    own = to if isinstance(to, Runs) else None
-    data = to.data if isinstance(to, Runs) else to
+    own, data = (to, to.data) if isinstance(to, Runs) else (None, to)
     if training is None:
         training = runs.training if own is None else own.training
     if own is not None:
         if net is not None and net != own.net:
             raise ValueError(
-                f"`net` must be that of `to`, {own.net.config}, whose tickets train in it too, "
-                f"got {net.config}; or pass data as `to`"
+                f"`net` must be that of the runs `to`, {own.net.config}, got {net.config}; omit "
+                f"it, or pass data as `to`"
             )
         net = own.net
     elif net is None:
@@ -85,8 +97,8 @@ def place_of(
             net = net.adapted(shape=data.shape, classes=data.classes)
     if reinit_output and not net.output:
         raise ValueError(
-            f"`reinit_output`: the output layer of {net.config} is not known; give its constructor "
-            f"`output`, or pass reinit_output=False"
+            f"`reinit_output`: the output layer of {net.config} is not known; pass `output` to its "
+            f"constructor, or reinit_output=False here"
         )
     middle, permuted, exclude = runs.net, (), runs.pruning.exclude
     if depths(runs.net) != depths(net):
@@ -96,20 +108,20 @@ def place_of(
             elastic(_blank(runs.net), net=runs.net, to=middle, blocks=blocks)
         except ValueError as error:
             raise ValueError(
-                f"`net` {net.config} has blocks of another kind than the tickets' network "
+                f"`net` {net.config} has other blocks than the network of the tickets, "
                 f"{runs.net.config}: {error}"
             ) from None
         exclude = _excluded(exclude, _tree.paths(middle.shapes[0]), taken, runs.net, middle)
         permuted = copies(taken, middle) if permute else ()
     elif blocks is not None or permute:
         raise ValueError(
-            "`blocks` and `permute_copies` are for residual networks of another depth; these have "
-            "the same blocks"
+            "`blocks` and `permute_copies` are for residual networks of another depth, but these "
+            "networks have the same blocks; omit them"
         )
     reinit = (net.output,) if reinit_output else ()
     fit(_blank(middle), net=middle, to=net, fresh=_zeros(net), reinit=reinit)
     net.prunable_leaves((*exclude, *reinit))
-    return Place(net, data, training, own, middle, reinit, exclude, blocks, permuted)
+    return Target(net, data, training, own, middle, reinit, exclude, blocks, permuted)
 
 
 def runs_of(
@@ -119,35 +131,35 @@ def runs_of(
     training: Training | None,
     seeds: Iterable[int] | None,
 ) -> Runs:
-    """Single tickets, as they are loaded, as runs.
+    """Make runs of single tickets, such as loaded ones.
 
-    Where they were found is not known: `data` are the target's. Weights that they do not hold are
-    nan, so that nobody takes them for weights.
+    Their data are not known; the runs have those of the target. Initial weights are not known
+    either: they are nan, so that accidental use is detected.
 
     Args:
-      tickets: of one network, for each level as many as there are seeds, in their order.
-      to: the target.
-      net: the tickets' network; None for that of the runs `to`.
-      training: None for that of the runs `to`.
-      seeds: for each ticket of a level one.
+      tickets: tickets of one network; for each level one per seed, in their order.
+      to: data of the target, or its runs.
+      net: the network of the tickets; None for that of the runs `to`.
+      training: how tickets are trained; None for that of the runs `to`.
+      seeds: one for each ticket of a level.
 
     Raises:
-      ValueError: for what is missing or does not fit.
+      ValueError: for arguments that are missing or do not fit together.
     """
     given = [tickets] if isinstance(tickets, Ticket) else tickets
     alike = isinstance(given, Sequence) and all(isinstance(ticket, Ticket) for ticket in given)
     if not alike or not given or any(np.ndim(ticket.level) for ticket in given):
         raise ValueError(
-            f"`runs` must be what find_tickets returned, or tickets as of jt.Ticket.load (one or a "
-            f"list of them, not stacked), got {type(tickets).__name__}"
+            f"`runs` must be what find_tickets returned, or one or several tickets of "
+            f"jt.Ticket.load, not stacked, got {type(tickets).__name__}"
         )
-    own = to if isinstance(to, Runs) else None
-    net = own.net if net is None and own is not None else net
-    training = own.training if training is None and own is not None else training
+    own, data = (to, to.data) if isinstance(to, Runs) else (None, to)
+    if own is not None:
+        net, training = net or own.net, training or own.training
     for name, value in (("net", net), ("training", training), ("seeds", seeds)):
         if value is None:
             raise ValueError(
-                f"`{name}` is needed where `runs` are loaded tickets, which do not say it; pass "
+                f"`{name}` is needed if `runs` are loaded tickets, which do not contain it; pass "
                 f"net (of the tickets), training and seeds"
             )
     assert net is not None and training is not None and seeds is not None
@@ -157,15 +169,15 @@ def runs_of(
     for ticket in given:
         check_ticket("runs", ticket, like)
         by_level.setdefault(int(ticket.level), []).append(ticket)
-    for level, some in by_level.items():
-        if len(some) != len(seeds):
+    for level, tickets_of_level in by_level.items():
+        if len(tickets_of_level) != len(seeds):
             raise ValueError(
-                f"`seeds` must be one for each ticket of a level, got {seeds} for {len(some)} "
-                f"tickets of level {level}"
+                f"`seeds` must be one for each ticket of a level, got {seeds} for "
+                f"{len(tickets_of_level)} tickets of level {level}"
             )
     levels = {
-        level: jax.tree.map(lambda *x: np.stack(x), *some)
-        for level, some in sorted(by_level.items())
+        level: jax.tree.map(lambda *x: np.stack(x), *tickets_of_level)
+        for level, tickets_of_level in sorted(by_level.items())
     }
     last = levels[max(levels)]
     origin = last.replace(params=jax.tree.map(lambda w: np.full_like(w, np.nan), last.params))
@@ -174,7 +186,7 @@ def runs_of(
     step = max(int(ticket.step) for ticket in given)
     mesh = parallel.check_mesh(None) if own is None else own.mesh
     return Runs(
-        net, to.data if isinstance(to, Runs) else to, training,
+        net, data, training,
         Loaded(tuple(sorted(densities, reverse=True)), step=step),
         seeds, "ticket", (), levels, origin, (), None, mesh,
         parallel.block_size(len(seeds), mesh, None),
@@ -188,16 +200,16 @@ def _excluded(
     net: Network,
     to: Network,
 ) -> tuple[str, ...]:
-    """What is not pruned at another depth: what is taken from blocks that were not."""
-    wanted = [path for path in paths if _tree.matches(path_in(path, taken, net, to), exclude)]
+    """Exclude layers from pruning at another depth if their source blocks were excluded."""
+    excluded = [path for path in paths if _tree.matches(path_in(path, taken, net, to), exclude)]
+    # the patterns themselves if they are equivalent
     here = tuple(p for p in exclude if any(_tree.matches(path, [p]) for path in paths))
-    # the patterns themselves where they say the same
-    same = [path for path in paths if _tree.matches(path, here)] == wanted
-    return here if same else tuple(wanted)
+    same = [path for path in paths if _tree.matches(path, here)] == excluded
+    return here if same else tuple(excluded)
 
 
 def _zeros(net: Network) -> Networks:
-    # of no size in memory
+    # broadcast, so that they take no memory
     return jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), net.shapes)
 
 
@@ -208,74 +220,79 @@ def _blank(net: Network) -> Ticket:
 
 
 def _deeper(net: Network, to: Network) -> Network:
-    """The source's network with the target's depth, for its own data.
+    """Give the source's network at the target's depth, for the source's data.
 
     Raises:
-      ValueError: where the target's network is no such one.
+      ValueError: if the networks are not of one family.
     """
     ours, theirs = json.loads(net.config), json.loads(to.config)
     if ours["constructor"] != theirs["constructor"] or "depth" not in ours:
         raise ValueError(
-            f"`net` {to.config} is of another family than the tickets', {net.config}; tickets "
-            f"stretch between depths of one constructor alone"
+            f"`net` {to.config} is of another family than the network of the tickets, "
+            f"{net.config}; tickets can only be stretched between depths of one constructor"
         )
     return net.adapted(depth=theirs["depth"])
 
 
-def _of_seeds(ticket: Ticket, have: tuple[int, ...], want: tuple[int, ...]) -> Ticket:
-    places = np.asarray([have.index(seed) for seed in want])
-    return jax.tree.map(lambda x: np.asarray(x)[places], ticket)
+def fresh_networks(net: Network, mesh: Mesh, seeds: Sequence[int]) -> Networks:
+    """Initialize one network per seed with the keys of reinitialized layers."""
+    keys = [jax.random.key_data(stream(jax.random.key(seed), "transfer")) for seed in seeds]
+    return initial_networks(net, mesh, np.stack([np.asarray(key) for key in keys]))
 
 
-class Bringing:
-    """Brings tickets of the source, and the target's own, into the target's network."""
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """Adapts tickets of the source, and those of the target, to the target's network.
 
-    def __init__(self, runs: Runs, place: Place, seeds: tuple[int, ...], run: Run) -> None:
-        self.runs, self.place, self.seeds = runs, place, seeds
-        streams = [stream(jax.random.key(seed), "transfer") for seed in seeds]
-        keys = np.stack([np.asarray(jax.random.key_data(key)) for key in streams])
-        self.fresh: Networks = initial_networks(place.net, run.mesh, keys)
+    Attributes:
+      runs: runs of the source.
+      target: the target.
+      seeds: the seeds that are transferred.
+      fresh: networks of these seeds, for reinitialized layers.
+    """
+
+    runs: Runs
+    target: Target
+    seeds: tuple[int, ...]
+    fresh: Networks
 
     def ticket(self, ticket: Ticket) -> Ticket:
-        """A ticket of the source, stacked over its seeds, in the target's network."""
-        runs, place = self.runs, self.place
-        ticket = _of_seeds(ticket, runs.seeds, self.seeds)
-        if place.middle != runs.net:
-            ticket = elastic(ticket, net=runs.net, to=place.middle, blocks=place.blocks)
-        if place.permuted:
+        """Adapt a ticket of the source, stacked over the seeds of the source."""
+        net, target = self.runs.net, self.target
+        ticket = _tree.rows(ticket, self._places(self.runs))
+        if target.middle != net:
+            ticket = elastic(ticket, net=net, to=target.middle, blocks=target.blocks)
+        if target.permuted:
             ticket = changed(
-                _shuffled(place.permuted), ticket, self.seeds, name="permuted copies",
-                net=place.middle, mesh=runs.mesh, exclude=place.exclude,
+                _shuffled(target.permuted), ticket, self.seeds, name="permuted copies",
+                net=target.middle, mesh=self.runs.mesh, exclude=target.exclude,
             )  # fmt: skip
-        return fit(ticket, net=place.middle, to=place.net, fresh=self.fresh, reinit=place.reinit)
+        return fit(ticket, net=target.middle, to=target.net, fresh=self.fresh, reinit=target.reinit)
 
-    def own(self, level: int) -> Ticket:
-        """The target's own tickets."""
-        own = self.place.own
-        assert own is not None
-        ticket = _of_seeds(own.whole(level), own.seeds, self.seeds)
-        return self.with_output(ticket)
+    def own(self, runs: Runs, level: int) -> Ticket:
+        """Give the tickets of one level of the target's runs, with the shared output layer."""
+        return self.with_output(_tree.rows(runs.whole(level), self._places(runs)))
 
-    def lost(self, level: int, *, own: bool = False) -> np.ndarray:
-        """Which seeds have no ticket at a level in the source (or among the target's own), bool
-        [seed]; see `Runs.lost`.
-        """
-        runs = self.place.own if own else self.runs
-        assert runs is not None
-        return runs.lost_at(level)[[runs.seeds.index(seed) for seed in self.seeds]]
+    def lost(self, level: int, runs: Runs | None = None) -> np.ndarray:
+        """Mark the seeds without a ticket of a level, in the source or other runs; bool [seed]."""
+        runs = self.runs if runs is None else runs
+        return runs.lost_at(level)[self._places(runs)]
 
     def with_output(self, ticket: Ticket) -> Ticket:
-        """A ticket of the target's network with the output layer that all have in common."""
-        net = self.place.net
-        return fit(ticket, net=net, to=net, fresh=self.fresh, reinit=self.place.reinit)
+        """Give a ticket of the target's network the output layer that all tickets share."""
+        net = self.target.net
+        return fit(ticket, net=net, to=net, fresh=self.fresh, reinit=self.target.reinit)
+
+    def _places(self, runs: Runs) -> list[int]:
+        return [runs.seeds.index(seed) for seed in self.seeds]
 
 
 def _shuffled(blocks: tuple[str, ...]) -> Change:
-    """A change that shuffles the masks of some blocks within each layer."""
+    """Make a change that shuffles the masks of some blocks within each layer."""
 
     def permuted_copies(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
         paths = iter(_tree.paths(ticket.params))
-        prunable: Any = jax.tree.map(
+        prunable = jax.tree.map(
             lambda p: _tree.matches(next(paths), blocks) and p, net.prunable(ticket.params)
         )
         return ticket.replace(mask=masks.shuffle(ticket.mask, key=key, prunable=prunable))

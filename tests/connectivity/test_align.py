@@ -84,7 +84,7 @@ def random(net, seed=0, **options):
 
 
 @compiled
-def test_random_permutations_leave_the_function_as_it_is(name):
+def test_random_permutations_preserve_the_function(name):
     net = NETS[name]
     x = jax.random.normal(jax.random.key(1), (8, *net.shape))
 
@@ -162,7 +162,7 @@ def test_shortcuts_share_and_start_permutations():
 
 
 @each_net
-def test_a_permuted_copy_is_found_again(name):
+def test_alignment_recovers_a_permuted_copy(name):
     net = NETS[name]
     a = drawn(net, 3)
     order = random(net, 4)
@@ -175,7 +175,7 @@ def test_a_permuted_copy_is_found_again(name):
 
 
 @pytest.mark.parametrize("name", ["lenet", "conv2", "resnet8-padding", "wide_resnet"])
-def test_the_objective_never_falls(name):
+def test_the_objective_never_decreases(name):
     net = NETS[name]
     a, b = drawn(net, 5), drawn(net, 6)
     for key in (None, jax.random.key(0)):
@@ -225,7 +225,7 @@ def distance(a, b):
     return sum(float(np.sum((x - y) ** 2)) for x, y in zip(a, b, strict=True))
 
 
-def test_one_hidden_layer_gets_the_best_of_all_permutations():
+def test_one_hidden_layer_is_globally_optimal():
     """Against all 24 of them, in plain NumPy."""
     net = nets.lenet((2, 3, 1), 3, (4,))
     for seed in range(5):
@@ -243,7 +243,7 @@ def test_one_hidden_layer_gets_the_best_of_all_permutations():
         assert len(found.objectives) <= 3
 
 
-def test_two_hidden_layers_are_each_the_best_given_the_other():
+def test_two_hidden_layers_are_coordinatewise_optimal():
     """Against all permutations of either layer alone, and with restarts of both together."""
     net = nets.lenet((2, 2, 1), 2, (3, 4))
     a, b = drawn(net, 10), drawn(net, 11)
@@ -284,7 +284,7 @@ def test_masks_move_with_their_weights(name):
     same(perms.permute(net, moved, found.permutations), mask)
 
 
-def test_flattened_channels_move_alike_in_every_pixel():
+def test_flattened_channels_move_together_in_every_pixel():
     net = NETS["conv2"]
     params, _ = drawn(net, 13)
     order = np.array([5, 0, 1, 2, 3, 4])
@@ -316,7 +316,7 @@ def _mlp(symmetry=None):
 BY_HAND = {"in/w": (None, "units"), "in/b": ("units",), "out/w": ("units", None)}
 
 
-def test_a_symmetry_by_hand():
+def test_a_custom_symmetry():
     net = _mlp()
     a = net.init(jax.random.key(0))
     order = random(net, 2, symmetry=BY_HAND)
@@ -339,7 +339,7 @@ def test_a_symmetry_by_hand():
 
 
 @pytest.mark.parametrize("stated", [BY_HAND, lambda net: BY_HAND], ids=["dict", "function"])
-def test_a_network_states_its_symmetry(stated):
+def test_networks_can_define_their_symmetry(stated):
     net = _mlp(stated)
     a = net.init(jax.random.key(0))
     assert perms.symmetry(net) == BY_HAND
@@ -357,7 +357,7 @@ class Chain(nn.Module):
         return nn.Dense(3, name="dense_1")(x)
 
 
-def test_a_module_takes_the_symmetry_of_a_family():
+def test_a_module_can_reuse_the_symmetry_of_a_family():
     net = jt.from_linen(Chain(), (2, 2, 1), name="chain", symmetry=chain)
     assert perms.symmetry(net) == perms.symmetry(nets.lenet((2, 2, 1), 3, (6,)))
 
@@ -380,11 +380,11 @@ def test_errors_of_symmetries():
     wrong("unknown path 'in/v'; did you mean 'in/w'", in__v=(None, None))
     wrong("2 entries for 'in/b', which has shape", in__b=("units", None))
     wrong("'units' 2 units in .* and 5 elsewhere", out__w=("units", "units"))
-    wrong("places of its own from 0 to 4 .* 'in/b'", in__b=({"units": [0, 1, 2, 3, 5]},))
-    wrong("places of its own", in__b=({"units": [0, 1], "others": [1, 2]},))
+    wrong("distinct places from 0 to 4 .* 'in/b'", in__b=({"units": [0, 1, 2, 3, 5]},))
+    wrong("distinct places", in__b=({"units": [0, 1], "others": [1, 2]},))
     # all fits, but the bias stays behind while its units move
     a[0]["in"]["b"] = jnp.arange(5.0)
-    wrong("`symmetry` is none of this network: .* change its logits", in__b=(None,))
+    wrong("`symmetry` is not one of this network: .* change its logits", in__b=(None,))
     clash = jt.from_functions(
         lambda key: ({"w": jnp.ones((3, 2))}, {"w": jnp.ones(2)}),
         lambda params, stats, x, *, train: (x @ params["w"], stats),
@@ -413,7 +413,7 @@ def test_errors_of_permutations_and_networks():
     lost[0]["dense_1"]["kernel"][0, 0] = np.nan
     with pytest.raises(ValueError, match=r"`b` has weights that are not finite.*dense_1/kernel"):
         align(net, a, lost)
-    with pytest.raises(ValueError, match=r"`restarts` of 2 .* `key`"):
+    with pytest.raises(ValueError, match=r"`restarts` is 2, .* `key`"):
         align(net, a, a, restarts=2)
     with pytest.raises(ValueError, match="`restarts` must be a whole number"):
         align(net, a, a, restarts=0)

@@ -108,7 +108,7 @@ def slow_numbers(params, data, split):
     return logits.argmax(axis=1), losses
 
 
-def test_copies_are_what_a_plain_loop_trains(inst, net, data, training):
+def test_copies_equal_a_plain_training_loop(inst, net, data, training):
     ones = jax.tree.map(lambda x: jnp.ones(x.shape, bool), net.init(jax.random.key(0))[0])
     first = copies_module.FIRST_NOISE
     for k, copy in ((0, 0), (10, 2)):
@@ -135,8 +135,8 @@ def test_lines_barriers_and_distances_equal_numpy(inst, data, split):
                     point = jax.tree.map(
                         lambda x, y, t=alpha: (1 - t) * x + t * y, nets[a], nets[b]
                     )
-                    said, loss = slow_numbers(point, data, split)
-                    errors.append(np.mean(said != data.splits[split].y))
+                    predicted, loss = slow_numbers(point, data, split)
+                    errors.append(np.mean(predicted != data.splits[split].y))
                     losses.append(loss.mean())
                 lines = inst.lines(split=split)[r, i, p]
                 np.testing.assert_allclose(lines, errors, atol=1.5 / len(data.splits[split]))
@@ -146,31 +146,34 @@ def test_lines_barriers_and_distances_equal_numpy(inst, data, split):
                 want = max(losses) - (losses[0] + losses[-1]) / 2
                 got = inst.barriers(split=split, metric="loss")[r, i, p]
                 np.testing.assert_allclose(got, want, atol=1e-5)
-                own = table[
+                rows = table[
                     (table["seed"] == seed) & (table["at"] == k) & (table["pair"] == f"{a}-{b}")
                 ]
-                own = own[own["split"].isin([split, "weights"])].set_index("metric")["value"]
-                np.testing.assert_allclose(own["barrier"], lines.max() - lines[[0, -1]].mean())
+                rows = rows[rows["split"].isin([split, "weights"])].set_index("metric")["value"]
+                np.testing.assert_allclose(rows["barrier"], lines.max() - lines[[0, -1]].mean())
                 flat = [
                     np.concatenate([x.ravel() for x in jax.tree.leaves(n)])
                     for n in (nets[a], nets[b])
                 ]
-                np.testing.assert_allclose(own["l2"], np.linalg.norm(flat[0] - flat[1]), rtol=1e-6)
+                np.testing.assert_allclose(rows["l2"], np.linalg.norm(flat[0] - flat[1]), rtol=1e-6)
                 cosine = flat[0] @ flat[1] / np.linalg.norm(flat[0]) / np.linalg.norm(flat[1])
-                np.testing.assert_allclose(own["cosine"], 1 - cosine, atol=1e-9)
-                (said_a, loss_a), (said_b, loss_b) = (
+                np.testing.assert_allclose(rows["cosine"], 1 - cosine, atol=1e-9)
+                (predicted_a, loss_a), (predicted_b, loss_b) = (
                     slow_numbers(nets[c], data, split) for c in (a, b)
                 )
                 y = data.splits[split].y
-                assert abs(own["disagreement"] - np.sum(said_a != said_b)) <= 1
-                most = min(len(y), np.sum(said_a != y) + np.sum(said_b != y))
-                assert abs(own["disagreement_share"] * most - np.sum(said_a != said_b)) <= 1 + 1e-6
+                assert abs(rows["disagreement"] - np.sum(predicted_a != predicted_b)) <= 1
+                most = min(len(y), np.sum(predicted_a != y) + np.sum(predicted_b != y))
+                assert (
+                    abs(rows["disagreement_share"] * most - np.sum(predicted_a != predicted_b))
+                    <= 1 + 1e-6
+                )
                 np.testing.assert_allclose(
-                    own["loss_l2"], np.linalg.norm(loss_a - loss_b), rtol=1e-3, atol=1e-5
+                    rows["loss_l2"], np.linalg.norm(loss_a - loss_b), rtol=1e-3, atol=1e-5
                 )
 
 
-def test_the_state_at_rewinding(inst, net, data):
+def test_the_state_at_the_rewind_step(inst, net, data):
     states, copies = inst.states(), inst.copies()
     for seed in inst.seeds:
         start = net.init(stream(jax.random.key(seed), "init"))[0]
@@ -182,13 +185,15 @@ def test_the_state_at_rewinding(inst, net, data):
                 for a, b in zip(*map(jax.tree.leaves, (start, state)), strict=True)
             )
         )
-        own = states[(states["seed"] == seed) & (states["at"] == 30)].set_index(["split", "metric"])
-        np.testing.assert_allclose(own.loc[("weights", "l2_from_init"), "value"], moved, rtol=1e-5)
-        said, losses = slow_numbers(jax.tree.map(np.float64, state), data, "test")
-        np.testing.assert_allclose(own.loc[("test", "loss"), "value"], losses.mean(), rtol=1e-4)
-        assert abs(own.loc[("test", "error"), "value"] - np.mean(said != data.test.y)) < 2 / len(
-            data.test
+        rows = states[(states["seed"] == seed) & (states["at"] == 30)].set_index(
+            ["split", "metric"]
         )
+        np.testing.assert_allclose(rows.loc[("weights", "l2_from_init"), "value"], moved, rtol=1e-5)
+        predicted, losses = slow_numbers(jax.tree.map(np.float64, state), data, "test")
+        np.testing.assert_allclose(rows.loc[("test", "loss"), "value"], losses.mean(), rtol=1e-4)
+        assert abs(
+            rows.loc[("test", "error"), "value"] - np.mean(predicted != data.test.y)
+        ) < 2 / len(data.test)
         mine = copies[
             (copies["seed"] == seed) & (copies["split"] == "weights") & (copies["copy"] == 1)
         ]
@@ -217,22 +222,22 @@ def test_instability_throughout_training(inst):
     """Copies are one network at k, and what is drawn last is what lies between them at the end."""
     table = inst.throughout()
     for k in inst.at:
-        own = table[table["at"] == k]
-        steps = sorted(own["step"].unique())
+        rows = table[table["at"] == k]
+        steps = sorted(rows["step"].unique())
         assert steps == [k, *range(k - k % 10 + 10, 31, 10)]
-        begun = own[(own["step"] == k) & own["metric"].isin(["barrier", "loss_barrier"])]
+        begun = rows[(rows["step"] == k) & rows["metric"].isin(["barrier", "loss_barrier"])]
         assert (begun["value"] == 0).all()
     # three places of five: every second one
     lines = inst.lines(metric="loss")[..., ::2]
     want = lines.max(axis=-1) - lines[..., [0, -1]].mean(axis=-1)
-    own = table[
+    rows = table[
         (table["step"] == STEPS) & (table["metric"] == "loss_barrier") & (table["split"] == "test")
     ]
-    own = own.set_index(["seed", "at", "pair"])["value"]
+    rows = rows.set_index(["seed", "at", "pair"])["value"]
     for (r, seed), (i, k), (p, pair) in itertools.product(
         enumerate(inst.seeds), enumerate(inst.at), enumerate(["0-1", "0-2", "1-2"])
     ):
-        np.testing.assert_allclose(own[seed, k, pair], want[r, i, p], atol=1e-6)
+        np.testing.assert_allclose(rows[seed, k, pair], want[r, i, p], atol=1e-6)
 
 
 def test_without_noise_copies_are_equal_bit_for_bit(net, data, training, mesh):
@@ -268,17 +273,17 @@ def test_ends_are_evaluated_as_alone_and_swapping_copies_changes_nothing(
     params, stats = inst.networks(at=0, seed=3)
     alone = run.points((params, stats), [[0, 0], [1, 1]], [[1, 0], [1, 0]])
     pair = [jax.tree.map(lambda x, c=c: x[c], (params, stats)) for c in (0, 1)]
-    there = jt.stability.line(net, data, training, pair, points=5, evaluator=run)
+    forth = jt.stability.line(net, data, training, pair, points=5, evaluator=run)
     back = jt.stability.line(net, data, training, pair[::-1], points=5, evaluator=run)
-    assert np.array_equal(there.values[[0, -1]], alone)
-    assert np.array_equal(there.values[[-1, 0]], back.values[[0, -1]])
-    np.testing.assert_allclose(there.values, back.values[::-1], atol=2e-5)
-    np.testing.assert_allclose(there.barrier(metric="loss"), back.barrier(metric="loss"), atol=2e-6)
+    assert np.array_equal(forth.values[[0, -1]], alone)
+    assert np.array_equal(forth.values[[-1, 0]], back.values[[0, -1]])
+    np.testing.assert_allclose(forth.values, back.values[::-1], atol=2e-5)
+    np.testing.assert_allclose(forth.barrier(metric="loss"), back.barrier(metric="loss"), atol=2e-6)
     # and they are the last evaluations of training
     ended = inst.copies().query("at == 0 and seed == 3 and split == 'test'")
     of = ended.set_index(["copy", "metric"])["value"]
     for copy in (0, 1):
-        index = there.splits.index("test")
+        index = forth.splits.index("test")
         assert of[copy, "error"] == 1 - np.float64(alone[copy, index, 1])
         np.testing.assert_allclose(of[copy, "loss"], alone[copy, index, 0], rtol=1e-6)
 
@@ -307,8 +312,8 @@ def test_a_linear_model_has_no_loss_barrier(data, mesh):
     np.testing.assert_allclose(barrier, abs(lines[0] - lines[-1]) / 2, atol=1e-6)
 
 
-def test_tickets_keep_their_masks_on_all_of_the_line(net, data, training, mesh, runs):
-    own = jt.instability(
+def test_tickets_keep_their_masks_along_the_line(net, data, training, mesh, runs):
+    inst = jt.instability(
         net,
         data,
         training,
@@ -318,9 +323,9 @@ def test_tickets_keep_their_masks_on_all_of_the_line(net, data, training, mesh, 
         mesh=mesh,
         progress=False,
     )
-    assert own.at == (10,)
-    for kind in own.kinds:
-        params, _ = own.networks(at=10, seed=8, branch=kind.branch, level=kind.level)
+    assert inst.at == (10,)
+    for kind in inst.kinds:
+        params, _ = inst.networks(at=10, seed=8, branch=kind.branch, level=kind.level)
         ticket = runs.ticket(kind.level, 8)
         kept = sum(int(np.count_nonzero(x)) for x in jax.tree.leaves(ticket.mask) if x.ndim > 1)
         for copy in (0, 1):
@@ -335,7 +340,7 @@ def test_tickets_keep_their_masks_on_all_of_the_line(net, data, training, mesh, 
                 # the same density in every layer, elsewhere
                 for m, w in zip(jax.tree.leaves(ticket.mask), jax.tree.leaves(params), strict=True):
                     assert np.count_nonzero(w[copy]) <= np.count_nonzero(m)
-    table = own.table()
+    table = inst.table()
     assert set(table["level"]) == {0, 1, 2}
     density = table[table["branch"] == "ticket"].groupby("level")["density"].first()
     np.testing.assert_allclose(density, [1, 0.5, 0.25], atol=1e-3)
@@ -352,9 +357,9 @@ def test_tickets_keep_their_masks_on_all_of_the_line(net, data, training, mesh, 
         progress=False,
     )
     for seed in (3, 8):
-        a, b = (x.networks(at=10, seed=seed, level=2)[0] for x in (own, put))
+        a, b = (x.networks(at=10, seed=seed, level=2)[0] for x in (inst, put))
         assert all(np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
-    ranges = jt.stability.ranges(own.copies(), margin=0.99)
+    ranges = jt.stability.ranges(inst.copies(), margin=0.99)
     assert ranges["range"].tolist() == ["I", "I"]
 
 
@@ -378,12 +383,12 @@ def test_new_weights_start_at_step_k_or_at_0(net, data, training, mesh, runs):
     for name, start in starts.items():
         new = jt.branch(runs, name, levels=[2], progress=False).ticket(2, 8)
         assert int(new.step) == start
-        for w, own, m in zip(
+        for w, old, m in zip(
             *(jax.tree.leaves(t) for t in (new.params, runs.ticket(2, 8).params, new.mask)),
             strict=True,
         ):
             # biases are 0 at initialization
-            assert w.ndim == 1 or (w[m] != own[m]).all()
+            assert w.ndim == 1 or (w[m] != old[m]).all()
         params = jax.tree.map(np.asarray, new.params)
         want = by_hand(net, data, training, params, new.mask, 8, lambda _: first + 1, start)
         got, _ = found.networks(at=10, seed=8, branch=name, level=2)
@@ -394,7 +399,7 @@ def test_new_weights_start_at_step_k_or_at_0(net, data, training, mesh, runs):
     assert states.loc[("ticket", "l2_from_init"), "value"].item() > 0
 
 
-def test_several_runs_each_at_its_own_step(net, data, training, mesh, runs):
+def test_several_runs_start_at_their_rewind_steps(net, data, training, mesh, runs):
     other = jt.find_tickets(
         net,
         data,
@@ -559,7 +564,7 @@ def test_one_program_trains_dense_networks_and_copies(net, data, mesh):
 
 
 @pytest.mark.slow
-def test_few_at_once_and_other_meshes_give_the_same(inst, net, data, training):
+def test_results_do_not_depend_on_at_once_and_mesh(inst, net, data, training):
     for mesh, at_once in (
         (jt.parallel.mesh(devices=jax.devices()[:1]), 3),
         (jt.parallel.mesh(seeds=2, data=2, devices=jax.devices()[:4]), 4),
@@ -584,9 +589,7 @@ def test_few_at_once_and_other_meshes_give_the_same(inst, net, data, training):
         np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-4)
 
 
-def test_an_analysis_that_was_stopped_goes_on(
-    inst, net, data, training, mesh, tmp_path, monkeypatch
-):
+def test_an_interrupted_analysis_resumes(inst, net, data, training, mesh, tmp_path, monkeypatch):
     def again():
         return jt.instability(
             net,
@@ -653,7 +656,7 @@ def test_an_analysis_that_was_stopped_goes_on(
         )
 
 
-def test_an_analysis_that_dies_after_every_save_gives_the_same(
+def test_an_analysis_killed_after_every_save_gives_the_same_result(
     inst, net, data, training, mesh, tmp_path, monkeypatch
 ):
     """Snapshots of dense training and what was seen throughout are saved with the states."""
@@ -693,7 +696,7 @@ def test_an_analysis_that_dies_after_every_save_gives_the_same(
         np.testing.assert_array_equal(found.arrays[name], values, err_msg=name)
 
 
-def test_a_copy_that_diverged_proves_nothing(net, data, mesh):
+def test_diverged_copies_are_never_stable_or_matching(net, data, mesh):
     """Networks of nan predict one class, so that their errors are equal numbers."""
     training = jt.Training(
         steps=20, batch_size=BATCH, optimizer="sgd", lr=1e30, warmup=0, eval_every=10
@@ -718,8 +721,8 @@ def test_a_copy_that_diverged_proves_nothing(net, data, mesh):
     assert set(table["metric"]) >= {"l2", "disagreement", "mask_iou"}
     # dense training diverged before step 10, too
     states = inst.states()
-    own = states[(states["metric"] == "error") & (states["split"] == "test")].set_index("at")
-    assert np.isfinite(own.loc[0, "value"]) and np.isnan(own.loc[10, "value"])
+    errors = states[(states["metric"] == "error") & (states["split"] == "test")].set_index("at")
+    assert np.isfinite(errors.loc[0, "value"]) and np.isnan(errors.loc[10, "value"])
     late = inst.throughout()
     late = late[(late["at"] == 0) & (late["step"] > 0)]
     assert len(late) and late["value"].isna().all()
@@ -727,7 +730,7 @@ def test_a_copy_that_diverged_proves_nothing(net, data, mesh):
 
 # the longest test: everything is compiled anew for replicas side by side
 @pytest.mark.slow
-def test_replicas_and_points_that_run_vmapped_give_the_same(inst, net, data, monkeypatch, mesh):
+def test_vmapped_replicas_and_points_give_the_same_result(inst, net, data, monkeypatch, mesh):
     """As on a GPU or TPU: many points at once, in several chunks, each with its own networks."""
     training = jt.Training(
         steps=STEPS, batch_size=BATCH, optimizer="momentum", lr=0.1, eval_every=STEPS - 1
@@ -755,11 +758,11 @@ def test_all_points_share_a_program(net, data, training, mesh):
         else {}
         for n in (0, 1)
     )
-    before = run._run.between._cache_size()
+    before = run._run.evaluate._cache_size()
     for index, pad_to in (([[0, 1]] * 5, 12), ([[1, 2]] * 12, None), ([[2, 0]] * 3, 12)):
         weight = np.tile([0.5, 0.5], (len(index), 1))
         assert run.points((params, stats), index, weight, pad_to=pad_to).shape[0] == len(index)
-    assert run._run.between._cache_size() <= before + 1
+    assert run._run.evaluate._cache_size() <= before + 1
 
 
 @pytest.mark.slow
@@ -795,22 +798,22 @@ def test_augmentation_alone_is_noise(data, mesh):
     assert not np.array_equal(kernels[0], kernels[1])
 
 
-def test_the_average_of_copies(inst, data):
+def test_soup_evaluates_averages_of_copies(inst, data):
     table = jt.stability.soup(inst)
-    own = table[(table["seed"] == 8) & (table["at"] == 0) & (table["split"] == "test")]
+    rows = table[(table["seed"] == 8) & (table["at"] == 0) & (table["split"] == "test")]
     params, _ = inst.networks(at=0, seed=8)
     for count in (1, 2, 3):
         mean = jax.tree.map(lambda x, n=count: x[:n].astype(np.float64).mean(axis=0), params)
-        said, losses = slow_numbers(mean, data, "test")
-        got = own[own["networks"] == count].set_index("metric")["value"]
+        predicted, losses = slow_numbers(mean, data, "test")
+        got = rows[rows["networks"] == count].set_index("metric")["value"]
         np.testing.assert_allclose(got["loss"], losses.mean(), rtol=1e-4)
-        assert abs(got["error"] - np.mean(said != data.test.y)) < 1.5 / len(data.test)
+        assert abs(got["error"] - np.mean(predicted != data.test.y)) < 1.5 / len(data.test)
 
 
 def test_barriers_across_seeds_before_and_after_alignment(inst, data):
     table = jt.stability.across_seeds(inst)
-    own = table[(table["metric"] == "loss_barrier") & (table["split"] == "train")]
-    plain, aligned = (own[own["aligned"] == a]["value"].item() for a in (False, True))
+    rows = table[(table["metric"] == "loss_barrier") & (table["split"] == "train")]
+    plain, aligned = (rows[rows["aligned"] == a]["value"].item() for a in (False, True))
     a, b = (
         jax.tree.map(lambda x: np.float64(x[0]), inst.networks(at=0, seed=s)[0]) for s in (3, 8)
     )
@@ -826,7 +829,7 @@ def test_barriers_across_seeds_before_and_after_alignment(inst, data):
     np.testing.assert_allclose(ends.iloc[0], ends.iloc[1], rtol=1e-5)
 
 
-def test_bent_lines_and_planes(inst, net, data, training, mesh):
+def test_piecewise_linear_paths_and_planes(inst, net, data, training, mesh):
     run = jt.stability.Evaluator(net, data, training, mesh)
     params, stats = inst.networks(at=0, seed=3)
     nets = [jax.tree.map(lambda x, c=c: x[c], (params, stats)) for c in range(3)]
@@ -898,7 +901,7 @@ def test_bent_lines_and_planes(inst, net, data, training, mesh):
         ({"tickets": 5}, "must be what find_tickets"),
     ],
 )
-def test_bad_arguments_are_explained(net, data, training, mesh, options, message):
+def test_bad_arguments_raise(net, data, training, mesh, options, message):
     given = {"seeds": (0,), "progress": False, "mesh": mesh, **options}
     with pytest.raises((ValueError, TypeError), match=message):
         jt.instability(net, data, training, **given)
