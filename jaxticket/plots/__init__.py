@@ -2,20 +2,8 @@
 
 Figures show the dense network to compare with, means with their spread over seeds, and which seeds
 diverged; `caption` adds the run that they came from. Any name of a branch, method or control may
-occur in a table, also those that the library does not know. Arguments that figures share:
-
-    ax: axes to draw on, or None for a new figure.
-    branches: names of the lines to draw, in this order, or None for all. Where copies are
-        compared, "dense" is level 0 of "ticket".
-    level: where copies are compared, the level of all lines but "dense", or None for the sparsest
-        that they have in common.
-    split: "train", "validation" or "test".
-    band: the spread that is drawn: "std" (mean ± standard deviation over samples: seeds, or seeds ×
-        copies), "minmax" (the minimum and maximum) or "none".
-    ylim: limits of y, in percent for shares, or None for automatic ones.
-    legend: whether to draw one.
-    colorbar: whether to draw one, or None to draw one where there is room: in a new figure, or one
-        whose layout engine makes it.
+occur in a table, also those that the library does not know. Where copies are compared, "dense" is
+level 0 of "ticket", and samples are seeds × copies.
 """
 
 from jaxticket.plots._costs import accuracy_against_cost

@@ -75,6 +75,13 @@ def thousands(axis: Axis, last: float) -> None:
         axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1000:g}k" if x else "0"))
 
 
+def training_axis(ax: Axes, steps: np.ndarray, *, start: float = 0, room: float = 1.0) -> None:
+    """Make x an axis of training steps, from `start` to the last of `steps`, or `room` times it."""
+    last = float(steps.max())
+    ax.set(xlabel="Training step", xlim=(start, room * last or 1))
+    thousands(ax.xaxis, last)
+
+
 def step_name(step: float) -> str:
     """Write a step in short.
 

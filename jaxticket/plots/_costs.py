@@ -55,7 +55,9 @@ def accuracy_against_cost(
       unit: unit of the cost, for the label of the axis.
       ylim: limits in percent, or None to show all.
       legend: whether all names are in a legend.
-      ax, branches, band: as in all figures, see `jt.plots`.
+      ax: axes to draw on, or None for a new figure.
+      branches: names of the lines to draw, in this order, or None for all.
+      band: "std" (mean ± standard deviation over samples), "minmax" or "none".
 
     Returns:
       The axes; x is the cost on a log scale, y accuracy in percent.

@@ -59,9 +59,11 @@ def accuracy(
         standard deviation, shaded) or "none".
       ylim: limits in percent, or None to show "ticket", "reinit" and 12 points below dense.
       legend: whether to draw one (panels may share one: `ax.get_legend_handles_labels()`).
-      margin: accuracy that a matching branch may lose, as a share; at least one test image, where
-        `test_size`, the number of test examples, is given.
-      ax, split, branches: as in all figures, see `jt.plots`.
+      margin: accuracy that a matching branch may lose, as a share.
+      test_size: number of test examples; the margin is then at least one of them.
+      ax: axes to draw on, or None for a new figure.
+      split: "train", "validation" or "test".
+      branches: names of the lines to draw, in this order, or None for all.
 
     Returns:
       The axes; x is density in percent on a reversed log axis, y accuracy in percent.
@@ -108,7 +110,9 @@ def early_stop(
       what: "step" or "accuracy".
       band: as in `accuracy`.
       ylim: limits in steps or percent, or None for automatic ones.
-      ax, branches, legend: as in all figures, see `jt.plots`.
+      ax: axes to draw on, or None for a new figure.
+      branches: names of the lines to draw, in this order, or None for all.
+      legend: whether to draw a legend.
 
     Returns:
       The axes; x is density in percent on a reversed log axis.
@@ -151,7 +155,10 @@ def dilation(
     Args:
       table: tidy table with the further column `dilation`, trained at several dilations.
       margin: accuracy that may be lost, in [0, 1]; see `jt.speed.smallest_dilation`.
-      ax, branches, ylim, legend: as in all figures, see `jt.plots`.
+      ax: axes to draw on, or None for a new figure.
+      branches: names of the lines to draw, in this order, or None for all.
+      ylim: limits of y, in percent for shares, or None for automatic ones.
+      legend: whether to draw a legend.
 
     Returns:
       The axes; x is density in percent on a reversed log axis, y is δ*.
@@ -213,8 +220,13 @@ def _against_density(
     """Draw a column of a table with one row per training against density; see `accuracy`.
 
     Args:
-      rows, name: the column to draw, in the unit of the figure.
-      ax, branches, band, ylim, legend: as in `accuracy`.
+      rows: one row per training.
+      name: the column to draw, in the unit of the figure.
+      ax: axes to draw on, or None for a new figure.
+      branches: names of the lines, or None for all.
+      band: the spread that is drawn.
+      ylim: limits of y, or None for automatic ones.
+      legend: whether to draw a legend.
       ylabel: label of the y axis.
       is_accuracy: whether values are in percent and branches far below dense may leave the axes.
       matching: points below the dense mean down to which means have rings; None for no rings.

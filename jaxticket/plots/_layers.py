@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from jaxticket import _check
 from jaxticket.plots import _axes, _panel, _table
-from jaxticket.plots._panel import Series, draw, labeled, notes, place_legend, reach
+from jaxticket.plots._panel import Series, draw, labeled, line_figure, notes, place_legend, reach
 from jaxticket.plots._style import branch_order, branch_styles, panel
 from jaxticket.plots._table import Band, check_options, column, spread, where
 from jaxticket.results import check_table
@@ -47,7 +47,10 @@ def unit_collapse(
       table: a row per branch, seed and threshold d: branch, seed, threshold and share, both in
         [0, 1].
       xlim: limits of d in percent, or None to end where all units are counted.
-      ax, branches, band, legend: as in all figures, see `jt.plots`.
+      ax: axes to draw on, or None for a new figure.
+      branches: names of the lines to draw, in this order, or None for all.
+      band: "std" (mean ± standard deviation over samples), "minmax" or "none".
+      legend: whether to draw a legend.
 
     Returns:
       The axes; x is the density d of a unit in percent, y the share of units in percent.
@@ -76,20 +79,21 @@ def unit_collapse(
         series.append(Series(look.label, points, look.color, look.marker, look.line))
     if not np.isfinite(reach(series)).any():
         raise ValueError("`table` has no finite value to draw: every seed diverged")
-    with panel(ax) as ax:
-        draw(ax, series, band)
+
+    def x_axis(ax: Axes) -> None:
         for line in ax.lines:
             if not str(line.get_label()).startswith("_"):
                 # on a fine grid markers would hide the line
                 line.set_markevery(slice(0, 1) if len(np.asarray(line.get_xdata())) > 12 else None)
         end = max(_counted(one) for one in series)
         # markers at the left and lower edge are whole
-        ax.set(ylim=(-2, 102), xlim=xlim or (-0.02 * end, 1.01 * end))
+        ax.set_xlim(xlim or (-0.02 * end, 1.01 * end))
         ax.set_xlabel("Density $d$ of a unit (% of its incoming weights)")
-        ax.set_ylabel("Units of density at most $d$ (%)")
-        if legend:
-            place_legend(ax, labeled(ax) + notes(series, "seeds"), corner="lower right")
-    return ax
+
+    return line_figure(
+        ax, series, band, x_axis=x_axis, ylabel="Units of density at most $d$ (%)", ylim=(-2, 102),
+        corner="lower right", legend=legend, what="seeds",
+    )  # fmt: skip
 
 
 def layer_densities(
@@ -111,7 +115,9 @@ def layer_densities(
         input to output) and layer_density in [0, 1].
       band: "minmax" (minimum and maximum over seeds), "std" or "none".
       names: whether to write the layers' names, or None to write them where there is room.
-      ax, branches, legend: as in all figures, see `jt.plots`.
+      ax: axes to draw on, or None for a new figure.
+      branches: names of the lines to draw, in this order, or None for all.
+      legend: whether to draw a legend.
 
     Returns:
       The axes; x is the place of the layer, y its density in percent.

@@ -62,7 +62,9 @@ def heat_map(
       branch: the branch; "ticket" has the dense network on top.
       at: step or steps k, or None for all.
       legend: whether to explain the frames below the map (only where a layout engine makes room).
-      ax, split, colorbar: as in all figures, see `jt.plots`.
+      ax: axes to draw on, or None for a new figure.
+      split: "train", "validation" or "test".
+      colorbar: whether to draw a color bar, or None to draw one where there is room.
 
     Returns:
       The axes; x is the step k, y density in percent, and cells are a unit wide and high.

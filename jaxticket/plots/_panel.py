@@ -1,8 +1,9 @@
-"""What all figures share: lines with their spread, marks of diverged samples, and legends."""
+"""The scaffold of figures: lines with their spread, marks of diverged samples, and legends."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import matplotlib
@@ -15,8 +16,8 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox, ScaledTranslation
 from numpy.typing import ArrayLike
 
-from jaxticket.plots._axes import step_name
-from jaxticket.plots._style import DENSE, LINES, has_layout, root_figure
+from jaxticket.plots._axes import impossible, step_name
+from jaxticket.plots._style import DENSE, LINES, has_layout, panel, root_figure
 from jaxticket.plots._table import Band, column, spread, where
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ STABLE = 2.0
 MATCHING = 0.2
 # height of crosses at the lower edge, as a share of the axes
 EDGE = 0.02
+DASHES: LineStyleType = (0, (5, 2))
 CORNERS: tuple[LegendLocType, ...] = ("lower left", "lower right", "upper left", "upper right")
 
 
@@ -123,6 +125,64 @@ def draw(ax: Axes, series: Iterable[Series], band: str) -> None:
             marks(ax, x[some], y[some], hollow(one.marker), one.color, "_diverged")
 
 
+def line_figure(
+    ax: Axes | None,
+    series: Sequence[Series],
+    band: str,
+    *,
+    x_axis: Callable[[Axes], None],
+    ylabel: str,
+    ylim: tuple[float, float] | None,
+    corner: LegendLocType,
+    legend: bool,
+    stable: bool = False,
+    under: Callable[[Axes], Artist | None] | None = None,
+    over: Callable[[Axes], Artist | None] | None = None,
+    entries: Sequence[Artist] | None = None,
+    more: Iterable[Artist] = (),
+    title: str | None = None,
+    what: str = "copies",
+    shade: float | None = None,
+) -> Axes:
+    """Draw lines with their spread, baselines, axes and the legend of a figure.
+
+    Args:
+      ax: axes to draw on, or None for a new figure.
+      series: the lines.
+      band: the spread to draw, see `draw`.
+      x_axis: sets up the x axis after the lines are drawn.
+      ylabel: label of the y axis.
+      ylim: its limits, or None for those from 0 on.
+      corner: corner of the legend to try first.
+      legend: whether to draw one.
+      stable: whether to draw the line below which barriers are stable.
+      under: draws what comes before the lines in the legend, and gives its entry.
+      over: draws what comes after them.
+      entries: entries of the legend in place of the labels of the lines; baselines follow.
+      more: further entries.
+      title: title of the legend.
+      what: name of the samples in the legend.
+      shade: the greatest possible value, inf for none: impossible values are shaded. None shades
+        nothing.
+    """
+    with panel(ax) as ax:
+        below = under(ax) if under else None
+        draw(ax, series, band)
+        line = stable_line(ax) if stable else None
+        baselines = [one for one in (below, line, over(ax) if over else None) if one is not None]
+        x_axis(ax)
+        if ylim is None:
+            ylim = from_zero(series, least=1.5 * STABLE * stable, most=shade)
+        ax.set(ylabel=ylabel, ylim=ylim)
+        if legend:
+            handles = labeled(ax) if entries is None else [*entries, *baselines]
+            handles = [*handles, *more, *notes(series, what)]
+            place_legend(ax, handles, corner=corner, title=title)
+        if shade is not None:
+            impossible(ax, above=shade)
+    return ax
+
+
 def without_neighbors(y: np.ndarray) -> np.ndarray:
     """Tell which points are finite while those before and after are not: no line reaches them.
 
@@ -162,8 +222,7 @@ def dense_band(
 
 def threshold(ax: Axes, y: float, label: str, color: ColorType = "0.15") -> Line2D:
     """Draw a dashed line across, and give it for a legend."""
-    dashes = (0, (5, 2))
-    return ax.axhline(y, label=label, color=color, linewidth=0.9, linestyle=dashes, zorder=1.6)
+    return ax.axhline(y, label=label, color=color, linewidth=0.9, linestyle=DASHES, zorder=1.6)
 
 
 def stable_line(ax: Axes) -> Line2D:
@@ -190,8 +249,11 @@ def shaded_series(
 
     Args:
       parts: the rows of each part, usually a branch.
-      by, values: the column, such as "at" or "level", and its values to draw.
-      x, band, marker: the column along the x axis, the spread to draw, and the marker of all lines.
+      by: the column, such as "at" or "level".
+      values: its values to draw.
+      x: the column along the x axis.
+      band: the spread to draw.
+      marker: the marker of all lines.
 
     Raises:
       ValueError: if there are more parts than line styles.
@@ -228,6 +290,11 @@ def step_entries(steps: Sequence[int], parts: Sequence[str]) -> list[Line2D]:
     return shaded_entries({step: f"$k$ = {step_name(step)}" for step in steps}, parts)
 
 
+def all_x(series: Iterable[Series]) -> np.ndarray:
+    """Give the places along x of all series."""
+    return np.concatenate([one.column("x") for one in series])
+
+
 def reach(series: Iterable[Series]) -> list[float]:
     """Give all values that `draw` shows: means and the ends of their bands."""
     columns = ("low", "mean", "high")
@@ -249,7 +316,7 @@ def from_zero(
         raise ValueError("`table` has no finite value to draw: every copy diverged")
     means = np.concatenate([one.column("mean") for one in series])
     top = 1.06 * max(*finite, least) or 1.0
-    if most is not None:
+    if most is not None and most < math.inf:
         top = min(top, max(1.03 * most, 1.06 * float(np.nanmax(means))))
     return min(-0.045 * top, 1.2 * float(np.nanmin(means))), top
 

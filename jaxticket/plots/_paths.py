@@ -15,9 +15,9 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from jaxticket import _check
 from jaxticket.plots import _axes, _panel, _style, _table
-from jaxticket.plots._panel import Series, draw, labeled, notes, place_legend, reach
+from jaxticket.plots._panel import Series, line_figure, reach
 from jaxticket.plots._style import panel
-from jaxticket.plots._table import Band, check_options, column, select, spread, where
+from jaxticket.plots._table import Band, check_options, column, metric_label, select, spread, where
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +54,13 @@ def path(
       at: step or steps k from which the copies part, or None for all.
       metric: "error" (in percent) or "loss", or either with "_recomputed".
       samples: whether to draw a thin line per seed and pair too.
-      ax, branches, level, split, band, ylim, legend: as in all figures, see `jt.plots`.
+      ax: axes to draw on, or None for a new figure.
+      branches: names of the lines to draw, in this order, or None for all.
+      level: level of all lines but "dense", or None for the sparsest in common.
+      split: "train", "validation" or "test".
+      band: "std" (mean ± standard deviation over samples), "minmax" or "none".
+      ylim: limits of y, in percent for shares, or None for automatic ones.
+      legend: whether to draw a legend.
 
     Returns:
       The axes; x is α.
@@ -81,39 +87,35 @@ def path(
             for line in lines
             if len(own := line.rows(rows))
         ]
-    in_error = metric in _table.IN_ERROR
+    top = _table.greatest(metric)
     thin = _samples(lines, rows, steps) if samples else []
-    bars = _thresholds(series) if in_error else []
-    with panel(ax) as ax:
+    bars = _thresholds(series) if metric in _table.IN_ERROR else []
+
+    def under(ax: Axes) -> None:
         for color, place in bars:
             _panel.threshold(ax, place, "_threshold", color)
         for color, one in thin:
             look = ax.plot(one["alpha"], one["value"], label="_sample", color=color, zorder=2.5)
             look[0].set(linewidth=0.5, alpha=0.5)
-        draw(ax, series, band)
-        ax.set(xlabel=r"Interpolation $\alpha$", ylabel=_table.metric_label(metric, split, paths))
+
+    def x_axis(ax: Axes) -> None:
         # beyond 1 where the path is bent
         last = float(column(rows, "alpha").max())
         ticks = [0, 0.25, 0.5, 0.75, 1] if last <= 1 else range(int(last) + 1)
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        ax.set_xlim(0, last)
-        every = [*reach(series), *(place for _, place in bars)]
-        shown = [value for one in series for value in one.column("mean")]
-        shown += [value for _, one in thin for value in one["value"]]
-        ax.set_ylim(ylim or _around(every, shown, 100.0 if in_error else math.inf))
-        if legend:
-            entries = (
-                _panel.step_entries(steps, [line.label for line in lines])
-                if several
-                else labeled(ax)
-            )
-            if bars:
-                dashes = Line2D([], [], label=f"mean of ends + {_panel.STABLE:g} points")
-                dashes.set(color="0.15", linewidth=0.9, linestyle=(0, (5, 2)))
-                entries = [*entries, dashes]
-            place_legend(ax, [*entries, *notes(series)], corner="upper right")
-        _axes.impossible(ax, above=100.0 if in_error else None)
-    return ax
+        ax.set(xlabel=r"Interpolation $\alpha$", xlim=(0, last))
+
+    every = [*reach(series), *(place for _, place in bars)]
+    shown = [value for one in series for value in one.column("mean")]
+    shown += [value for _, one in thin for value in one["value"]]
+    dashes = Line2D([], [], label=f"mean of ends + {_panel.STABLE:g} points", color="0.15")
+    dashes.set(linewidth=0.9, linestyle=_panel.DASHES)
+    return line_figure(
+        ax, series, band, x_axis=x_axis, ylabel=metric_label(metric, split, paths),
+        ylim=ylim or _around(every, shown, top), corner="upper right", legend=legend, under=under,
+        entries=_panel.step_entries(steps, [line.label for line in lines]) if several else None,
+        more=[dashes] if bars else [], shade=top,
+    )  # fmt: skip
 
 
 def throughout(
@@ -137,7 +139,12 @@ def throughout(
       branches: lines to draw: "dense" (level 0) and branches (up to four line styles), or None for
         all.
       metric: "barrier" (in percent), "loss_barrier", "error" (in percent) or "loss".
-      ax, level, split, band, ylim, legend: as in all figures, see `jt.plots`.
+      ax: axes to draw on, or None for a new figure.
+      level: level of all lines but "dense", or None for the sparsest in common.
+      split: "train", "validation" or "test".
+      band: "std" (mean ± standard deviation over samples), "minmax" or "none".
+      ylim: limits of y, in percent for shares, or None for automatic ones.
+      legend: whether to draw a legend.
 
     Returns:
       The axes; x is the training step, y as in `instability`.
@@ -152,25 +159,13 @@ def throughout(
     parts = {line.label: line.rows(rows) for line in _table.branch_lines(rows, branches, level)}
     steps = _table.chosen_steps(rows, at)
     series = _panel.shaded_series(parts, "at", steps, "step", band)
-    barrier = metric.startswith("barrier")
-    most = 100.0 if metric in _table.IN_ERROR else None
-    with panel(ax) as ax:
-        entries = _panel.step_entries(steps, list(parts))
-        draw(ax, series, band)
-        if barrier:
-            entries.append(_panel.stable_line(ax))
-        last = float(max(one.column("x").max() for one in series))
-        ax.set(
-            xlabel="Training step",
-            ylabel=_table.metric_label(metric, split, table),
-            xlim=(0, 1.02 * last or 1),
-            ylim=ylim or _panel.from_zero(series, least=1.5 * _panel.STABLE * barrier, most=most),
-        )
-        _axes.thousands(ax.xaxis, last)
-        if legend:
-            place_legend(ax, entries + notes(series), corner="upper right")
-        _axes.impossible(ax, above=most)
-    return ax
+    return line_figure(
+        ax, series, band,
+        x_axis=lambda ax: _axes.training_axis(ax, _panel.all_x(series), room=1.02),
+        ylabel=metric_label(metric, split, table), ylim=ylim, corner="upper right", legend=legend,
+        stable=metric.startswith("barrier"), entries=_panel.step_entries(steps, list(parts)),
+        shade=_table.greatest(metric),
+    )  # fmt: skip
 
 
 def plane(
@@ -193,7 +188,9 @@ def plane(
       points: places of the networks, such as {"init": (0, 0), "copy 1": (9, 0), "copy 2": (4, 8)}.
       metric: "error" (in percent) or "loss".
       contours: about how many levels.
-      ax, split, colorbar: as in all figures, see `jt.plots`.
+      ax: axes to draw on, or None for a new figure.
+      split: "train", "validation" or "test".
+      colorbar: whether to draw a color bar, or None to draw one where there is room.
 
     Returns:
       The axes; x and y are distances of weights in the plane, at the same scale.
@@ -252,7 +249,7 @@ def plane(
                 bar.set_ticks([tick for tick in ticks if low <= tick <= high])
                 bar.ax.yaxis.set_major_formatter("{x:g}")
                 bar.ax.yaxis.set_minor_locator(NullLocator())
-            bar.set_label(_table.metric_label(metric, split, grid))
+            bar.set_label(metric_label(metric, split, grid))
             bar.outline.set_visible(False)
     return ax
 

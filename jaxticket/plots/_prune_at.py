@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.transforms import ScaledTranslation
 
 from jaxticket.analysis import stats
 from jaxticket.plots import _axes, _panel, _style, _table
-from jaxticket.plots._panel import Series, draw, labeled, notes, place_legend, reach
+from jaxticket.plots._panel import Series, labeled, line_figure, place_legend, reach
 from jaxticket.plots._style import branch_order, branch_styles, panel, percent
 from jaxticket.plots._table import Band, check_options, column, select, spread, where
 from jaxticket.results import check_table
@@ -52,7 +53,12 @@ def accuracy_at_step(
       density: the one density to draw (each branch's own may differ from it by a tenth), or None
         for all.
       marks: steps to mark by vertical lines, such as those where the learning rate drops.
-      ax, split, branches, band, ylim, legend: as in all figures, see `jt.plots`.
+      ax: axes to draw on, or None for a new figure.
+      split: "train", "validation" or "test".
+      branches: names of the lines to draw, in this order, or None for all.
+      band: "std" (mean ± standard deviation over samples), "minmax" or "none".
+      ylim: limits of y, in percent for shares, or None for automatic ones.
+      legend: whether to draw a legend.
 
     Returns:
       The axes; x is the step of pruning, y accuracy in percent.
@@ -74,29 +80,30 @@ def accuracy_at_step(
         raise ValueError("`table` has rows of pruned networks whose `pruned_at` is no step")
     names = branch_order(_table.names_of(rows), branches)
     series, shared = _by_density(where(rows, branch=names), names, density, band)
-    steps = np.unique(np.concatenate([one.column("x") for one in series]))
+    steps = np.unique(_panel.all_x(series))
     for mark in marks:
         if not steps[0] <= mark <= steps[-1]:
             raise ValueError(
                 f"`marks` has {mark!r}, outside the steps of pruning, {steps[0]:g} to {steps[-1]:g}"
             )
-    with panel(ax) as ax:
-        _panel.dense_band(ax, *dense)
+
+    def under(ax: Axes) -> Artist:
         for mark in marks:
             dots = (0, (1, 2))
             ax.axvline(mark, label="_mark", color="0.6", linewidth=0.8, linestyle=dots, zorder=1.2)
-        draw(ax, series, band)
+        return _panel.dense_band(ax, *dense)
+
+    def x_axis(ax: Axes) -> None:
         _axes.step_axis(ax, steps)
         after = f" ({_axes.step_name(end)}: after training)" if steps[-1] == end else ""
-        at = f"\nat {percent(shared)}% of weights" if shared else ""
-        ax.set(
-            xlabel="Step at which the network is pruned" + after,
-            ylabel=f"{split.capitalize()} accuracy (%){at}",
-            ylim=ylim or _axes.limits([*reach(series), *dense], top=100.0),
-        )
-        if legend:
-            place_legend(ax, labeled(ax) + notes(series, "seeds"), corner="lower right")
-    return ax
+        ax.set_xlabel("Step at which the network is pruned" + after)
+
+    at = f"\nat {percent(shared)}% of weights" if shared else ""
+    return line_figure(
+        ax, series, band, x_axis=x_axis, ylabel=f"{split.capitalize()} accuracy (%){at}",
+        ylim=ylim or _axes.limits([*reach(series), *dense], top=100.0), corner="lower right",
+        legend=legend, under=under, what="seeds",
+    )  # fmt: skip
 
 
 def density_schedule(
@@ -118,7 +125,9 @@ def density_schedule(
       retroactive: branches that are drawn dashed, since their masks were found by training longer.
       steps: length of the whole training: x is then its share in percent; None draws steps up to
         the last of the table.
-      ax, branches, legend: as in all figures, see `jt.plots`.
+      ax: axes to draw on, or None for a new figure.
+      branches: names of the lines to draw, in this order, or None for all.
+      legend: whether to draw a legend.
 
     Returns:
       The axes; y is density in percent on a log scale.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,9 +12,8 @@ from matplotlib.lines import Line2D
 
 from jaxticket import _check
 from jaxticket.plots import _axes, _panel, _style, _table
-from jaxticket.plots._panel import Series, draw, labeled, notes, place_legend, reach
-from jaxticket.plots._style import panel
-from jaxticket.plots._table import Band, check_options, column, select, spread, where
+from jaxticket.plots._panel import Series, labeled, line_figure, notes, place_legend, reach
+from jaxticket.plots._table import Band, check_options, column, metric_label, select, spread, where
 from jaxticket.results import check_table
 
 if TYPE_CHECKING:
@@ -45,7 +44,13 @@ def instability(
     Args:
       table: tidy table of an instability analysis, one row per value.
       metric: "barrier" (in percent) or "loss_barrier", or either with "_recomputed".
-      ax, branches, level, split, band, ylim, legend: as in all figures, see `jt.plots`.
+      ax: axes to draw on, or None for a new figure.
+      branches: names of the lines to draw, in this order, or None for all.
+      level: level of all lines but "dense", or None for the sparsest in common.
+      split: "train", "validation" or "test".
+      band: "std" (mean ± standard deviation over samples), "minmax" or "none".
+      ylim: limits of y, in percent for shares, or None for automatic ones.
+      legend: whether to draw a legend.
 
     Returns:
       The axes; x is the step k.
@@ -57,15 +62,11 @@ def instability(
     """
     check_options(legend=legend, band=band, ylim=ylim)
     _, series = _against_k("table", table, "pair", branches, level, split, metric, band)
-    in_error = metric.startswith("barrier")
-    with panel(ax) as ax:
-        _draw_barriers(ax, series, band, ylim, in_error)
-        _step_axis(ax, series)
-        ax.set_ylabel(_table.metric_label(metric, split, table))
-        if legend:
-            place_legend(ax, labeled(ax) + notes(series), corner="upper right")
-        _axes.impossible(ax, above=100.0 if in_error else None)
-    return ax
+    return line_figure(
+        ax, series, band, x_axis=_steps(series), ylabel=metric_label(metric, split, table),
+        ylim=ylim, corner="upper right", legend=legend, stable=metric.startswith("barrier"),
+        shade=_table.greatest(metric),
+    )  # fmt: skip
 
 
 def error(
@@ -93,7 +94,11 @@ def error(
       branches: lines to draw, or None for all but the dense network.
       level: level of the branches, or None for the sparsest in common.
       metric: "error" (in percent) or "loss".
-      ax, split, band, ylim, legend: as in all figures, see `jt.plots`.
+      ax: axes to draw on, or None for a new figure.
+      split: "train", "validation" or "test".
+      band: "std" (mean ± standard deviation over samples), "minmax" or "none".
+      ylim: limits of y, in percent for shares, or None for automatic ones.
+      legend: whether to draw a legend.
 
     Returns:
       The axes; x is the step k.
@@ -107,15 +112,11 @@ def error(
     check_options(legend=legend, band=band, ylim=ylim)
     series = _error_series(table, branches, level, split, metric, band)
     bar = dense_error(table, dense, split, metric)
-    in_error = metric in _table.IN_ERROR
-    with panel(ax) as ax:
-        _draw_errors(ax, series, bar, band, ylim, in_error)
-        _step_axis(ax, series)
-        ax.set_ylabel(_table.metric_label(metric, split, table))
-        if legend:
-            place_legend(ax, labeled(ax) + notes(series), corner="upper right")
-        _axes.impossible(ax, above=100.0 if in_error else None)
-    return ax
+    return _error_figure(
+        ax, series, band, x_axis=_steps(series), ylabel=metric_label(metric, split, table),
+        ylim=ylim, legend=legend, shade=_table.greatest(metric), bar=bar,
+        margin=_panel.MATCHING if metric in _table.IN_ERROR else 0.0,
+    )  # fmt: skip
 
 
 def distance(
@@ -137,7 +138,11 @@ def distance(
       metric: "l2", "cosine", "disagreement", "disagreement_share" (in percent), "loss_l2", ...
       split: split of the data; None for "weights" if the table has the metric there, else "test".
       ylim: limits, or None for those from 0 on.
-      ax, branches, level, band, legend: as in all figures, see `jt.plots`.
+      ax: axes to draw on, or None for a new figure.
+      branches: names of the lines to draw, in this order, or None for all.
+      level: level of all lines but "dense", or None for the sparsest in common.
+      band: "std" (mean ± standard deviation over samples), "minmax" or "none".
+      legend: whether to draw a legend.
 
     Returns:
       The axes; x is the step k. Markers as in `instability`.
@@ -152,16 +157,10 @@ def distance(
     if split is None:
         split = "weights" if len(where(table, metric=metric, split="weights")) else "test"
     _, series = _against_k("table", table, "pair", branches, level, split, metric, band)
-    with panel(ax) as ax:
-        draw(ax, series, band)
-        _step_axis(ax, series)
-        ax.set(
-            ylabel=_table.metric_label(metric, split, table),
-            ylim=ylim or (0, _panel.from_zero(series)[1]),
-        )
-        if legend:
-            place_legend(ax, labeled(ax) + notes(series), corner="lower left")
-    return ax
+    return line_figure(
+        ax, series, band, x_axis=_steps(series), ylabel=metric_label(metric, split, table),
+        ylim=ylim or (0, _panel.from_zero(series)[1]), corner="lower left", legend=legend,
+    )  # fmt: skip
 
 
 def distances_at_rewinding(
@@ -186,7 +185,11 @@ def distances_at_rewinding(
       copies: its copies, with the metric "l2_from_k".
       table: its table, with the metric "l2".
       ylim: limits, or None for those from 0 on.
-      ax, branches, level, band, legend: as in all figures, see `jt.plots`.
+      ax: axes to draw on, or None for a new figure.
+      branches: names of the lines to draw, in this order, or None for all.
+      level: level of all lines but "dense", or None for the sparsest in common.
+      band: "std" (mean ± standard deviation over samples), "minmax" or "none".
+      legend: whether to draw a legend.
 
     Returns:
       The axes; x is the step k.
@@ -218,20 +221,17 @@ def distances_at_rewinding(
             points = spread(own, "at", band)
             series.append(Series(f"_{line.label} {metric}", points, line.color, marker))
     alone = len(lines) == 1
-    with panel(ax) as ax:
-        draw(ax, series, band)
-        _step_axis(ax, series)
-        ax.set(ylabel="$L_2$ distance of weights", ylim=ylim or (0, _panel.from_zero(series)[1]))
-        color = lines[0].color if alone else "0.3"
-        entries = [
-            Line2D([], [], color=color, marker=marker, label=label) for *_, marker, label in kinds
-        ]
-        if not alone:
-            entries += [Line2D([], [], color=line.color, label=line.label) for line in lines]
-        if legend:
-            title = lines[0].label if alone else None
-            place_legend(ax, entries + notes(series), corner="upper right", title=title)
-    return ax
+    color = lines[0].color if alone else "0.3"
+    entries = [
+        Line2D([], [], color=color, marker=marker, label=label) for *_, marker, label in kinds
+    ]
+    if not alone:
+        entries += [Line2D([], [], color=line.color, label=line.label) for line in lines]
+    return line_figure(
+        ax, series, band, x_axis=_steps(series), ylabel="$L_2$ distance of weights",
+        ylim=ylim or (0, _panel.from_zero(series)[1]), corner="upper right", legend=legend,
+        entries=entries, title=lines[0].label if alone else None,
+    )  # fmt: skip
 
 
 def stable_and_matching(
@@ -259,7 +259,9 @@ def stable_and_matching(
       branches: lines to draw: "dense" (level 0; on the right it is the band across) and branches,
         or None for all.
       legend: whether to draw legends.
-      level, split, band: as in all figures, see `jt.plots`.
+      level: level of all lines but "dense", or None for the sparsest in common.
+      split: "train", "validation" or "test".
+      band: "std" (mean ± standard deviation over samples), "minmax" or "none".
 
     Returns:
       Both axes.
@@ -281,6 +283,7 @@ def stable_and_matching(
     )
     finals = _error_series(errors, others, level, split, "error", band)
     bar = dense_error(errors, dense, split, "error")
+    steps = _steps([*barriers, *finals])
     with _style.style():
         new = axes is None
         if axes is None:
@@ -289,13 +292,15 @@ def stable_and_matching(
         given = list(np.ravel(np.asarray(axes, object)))
         if len(given) != 2 or not all(isinstance(ax, Axes) for ax in given):
             raise ValueError(f"`axes` must be two matplotlib Axes or None, got {axes!r}")
-        with panel(given[0]) as left, panel(given[1]) as right:
-            _draw_barriers(left, barriers, band)
-            left.set_ylabel(_table.metric_label("barrier", split, table))
-            _draw_errors(right, finals, bar, band)
-            right.set_ylabel(_table.metric_label("error", split, errors))
-            for ax in (left, right):
-                _step_axis(ax, [*barriers, *finals])
+        left = line_figure(
+            given[0], barriers, band, x_axis=steps, ylabel=metric_label("barrier", split, table),
+            ylim=_panel.from_zero(barriers, least=1.5 * _panel.STABLE, most=100.0),
+            corner="upper right", legend=False, stable=True,
+        )  # fmt: skip
+        right = _error_figure(
+            given[1], finals, band, x_axis=steps, ylabel=metric_label("error", split, errors),
+            ylim=None, legend=False, shade=None, bar=bar, margin=_panel.MATCHING,
+        )  # fmt: skip
         if legend and new:
             every = [*labeled(left), *labeled(right), *notes([*barriers, *finals])]
             entries = {str(one.get_label()): one for one in every}
@@ -303,8 +308,8 @@ def stable_and_matching(
             left.figure.legend(handles=list(entries.values()), loc="outside upper center", ncols=3)
         elif legend:
             place_legend(left, labeled(left) + notes(barriers), corner="upper right")
-            said = {one.get_label() for one in labeled(left)}
-            entries = [one for one in labeled(right) if one.get_label() not in said]
+            known = {one.get_label() for one in labeled(left)}
+            entries = [one for one in labeled(right) if one.get_label() not in known]
             place_legend(right, entries + notes(finals), corner="upper right")
         for ax in (left, right):
             _axes.impossible(ax, above=100.0)
@@ -377,43 +382,35 @@ def _sample(argument: str, table: pd.DataFrame) -> str:
     return next((name for name in ("copy", "pair") if name in table.columns), "seed")
 
 
-def _step_axis(ax: Axes, series: Sequence[Series]) -> None:
-    """Make x an axis of the steps k of the series."""
-    _axes.step_axis(ax, np.concatenate([one.column("x") for one in series]))
-    ax.set_xlabel(_axes.STEP)
+def _steps(series: Sequence[Series]) -> Callable[[Axes], None]:
+    """Give the function that makes x an axis of the steps k of the series."""
+
+    def x_axis(ax: Axes) -> None:
+        _axes.step_axis(ax, _panel.all_x(series))
+        ax.set_xlabel(_axes.STEP)
+
+    return x_axis
 
 
-def _draw_barriers(
-    ax: Axes,
+def _error_figure(
+    ax: Axes | None,
     series: Sequence[Series],
     band: Band,
-    ylim: tuple[float, float] | None = None,
-    in_error: bool = True,
-) -> None:
-    """Draw barriers against k; in points of error, with the line below which they are stable."""
-    draw(ax, series, band)
-    if in_error:
-        _panel.stable_line(ax)
-    auto = (
-        _panel.from_zero(series, least=1.5 * _panel.STABLE, most=100.0)
-        if in_error
-        else _panel.from_zero(series)
-    )
-    ax.set_ylim(ylim or auto)
-
-
-def _draw_errors(
-    ax: Axes,
-    series: Sequence[Series],
-    dense: tuple[float, float, float],
-    band: Band,
-    ylim: tuple[float, float] | None = None,
-    in_error: bool = True,
-) -> None:
-    """Draw final errors against k and across the dense network's; in points, mark matching ones."""
-    _panel.dense_band(ax, *dense)
-    draw(ax, series, band)
-    above = dense[0] + _panel.MATCHING if in_error else dense[0]
-    if in_error:
-        _panel.threshold(ax, above, f"matching: at most {_panel.MATCHING:g} points above")
-    ax.set_ylim(ylim or _axes.limits([*reach(series), *dense, above], what="copy"))
+    *,
+    x_axis: Callable[[Axes], None],
+    ylabel: str,
+    ylim: tuple[float, float] | None,
+    legend: bool,
+    shade: float | None,
+    bar: tuple[float, float, float],
+    margin: float,
+) -> Axes:
+    """Draw final errors with the dense network's across, and the margin that is matching if any."""
+    above = bar[0] + margin
+    label = f"matching: at most {margin:g} points above"
+    return line_figure(
+        ax, series, band, x_axis=x_axis, ylabel=ylabel, corner="upper right", legend=legend,
+        ylim=ylim or _axes.limits([*reach(series), *bar, above], what="copy"), shade=shade,
+        under=lambda ax: _panel.dense_band(ax, *bar),
+        over=(lambda ax: _panel.threshold(ax, above, label)) if margin else None,
+    )  # fmt: skip

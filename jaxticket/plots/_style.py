@@ -222,7 +222,8 @@ def branch_order(
     Args:
       present: names in the table.
       branches: names asked for, or None.
-      argument, table: names of both arguments, for errors.
+      argument: name of that argument, for errors.
+      table: name of the table, for errors.
 
     Raises:
       ValueError: if `branches` is empty or has a name that is not present.

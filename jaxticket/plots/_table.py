@@ -149,7 +149,8 @@ def select(
     Args:
       argument: name of the table, for errors.
       table: tidy table with one row per value.
-      split, metric: what to select; a split of None is for tables without splits.
+      split: the split to select, or None for tables without splits.
+      metric: the metric to select.
       *keys: further columns that tell values apart, such as "pair".
       common: the columns that every table of the kind has.
       remedy: what to do about two values for the same keys, for errors.
@@ -341,6 +342,11 @@ def chosen_levels(
         ends = max(known.values()), min(known.values())
         chosen = set(map(nearest, np.geomspace(*ends, most).tolist()))
     return sorted(chosen, key=lambda level: -known[level])
+
+
+def greatest(metric: str) -> float:
+    """Give the greatest possible value of a metric: 100 in percent, else inf."""
+    return 100.0 if metric in IN_ERROR else math.inf
 
 
 def metric_label(metric: str, split: str, table: pd.DataFrame) -> str:

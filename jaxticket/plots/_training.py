@@ -11,8 +11,9 @@ from matplotlib.lines import Line2D
 
 from jaxticket.analysis import stats
 from jaxticket.plots import _axes, _panel, _table
-from jaxticket.plots._panel import Series, draw, labeled, notes, place_legend, reach
-from jaxticket.plots._style import branch_order, branch_styles, panel, percent
+from jaxticket.plots._axes import training_axis
+from jaxticket.plots._panel import Series, line_figure, reach
+from jaxticket.plots._style import branch_order, branch_styles, percent
 from jaxticket.plots._table import Band, check_options, column, select, spread, where
 from jaxticket.results import concat
 
@@ -55,7 +56,9 @@ def curves(
       levels: levels to draw instead. Without both: up to five, from dense to the sparsest.
       branches: up to four branches.
       ylim: limits in percent, or None to show every line after the first tenth of training.
-      ax, split, legend: as in all figures, see `jt.plots`.
+      ax: axes to draw on, or None for a new figure.
+      split: "train", "validation" or "test".
+      legend: whether to draw a legend.
 
     Returns:
       The axes; x is the training step, y accuracy in percent.
@@ -76,17 +79,14 @@ def curves(
     rows = rows.assign(value=100 * column(rows, "value"))
     parts = {name: _at_all_steps(where(rows, branch=name)) for name in names}
     series = _panel.shaded_series(parts, "level", chosen, "step", "minmax")
-    return _plot(
-        ax,
+    steps = _panel.all_x(series)
+    return line_figure(
         # denser networks above sparser ones
-        series[::-1],
-        "minmax",
-        ylabel=f"{split.capitalize()} accuracy (%)",
-        ylim=ylim or _late_limits(series),
-        legend=legend,
-        entries=_entries(known, chosen, names),
-        title="Density",
-    )
+        ax, series[::-1], "minmax", x_axis=lambda ax: training_axis(ax, steps, start=steps.min()),
+        ylabel=f"{split.capitalize()} accuracy (%)", ylim=ylim or _late_limits(series),
+        corner="lower right", legend=legend, entries=_entries(known, chosen, names),
+        title="Density", what="seeds",
+    )  # fmt: skip
 
 
 def telemetry(
@@ -113,7 +113,8 @@ def telemetry(
       levels: levels to draw, or None for up to five, from the densest to the sparsest.
       band: "minmax" (over seeds), "std" (mean ± one standard deviation) or "none".
       ylim: limits of the metric (in percent for "sign_flips"), or None for automatic ones.
-      ax, legend: as in all figures, see `jt.plots`.
+      ax: axes to draw on, or None for a new figure.
+      legend: whether to draw a legend.
 
     Returns:
       The axes; x is the training step.
@@ -153,41 +154,13 @@ def telemetry(
             if metric == "cosine" and np.isfinite(values).any()
             else _panel.from_zero(series, most=most)
         )
-    return _plot(
-        ax,
-        series,
-        band,
-        ylabel=LABELS.get(metric) or metric.replace("_", " "),
-        ylim=ylim,
-        legend=legend,
-        entries=_entries(known, chosen, names) if several else None,
-        title="Density" if several else None,
-    )
-
-
-def _plot(
-    ax: Axes | None,
-    series: Sequence[Series],
-    band: Band,
-    *,
-    ylabel: str,
-    ylim: tuple[float, float],
-    legend: bool,
-    entries: Sequence[Line2D] | None,
-    title: str | None,
-) -> Axes:
-    """Draw lines against the training step; without `entries`, the legend has the lines' labels."""
-    steps = np.concatenate([one.column("x") for one in series])
-    last = float(steps.max())
-    with panel(ax) as ax:
-        draw(ax, series, band)
-        ax.set(xlabel="Training step", ylabel=ylabel, xlim=(steps.min(), last or 1), ylim=ylim)
-        _axes.thousands(ax.xaxis, last)
-        if legend:
-            handles = labeled(ax) if entries is None else entries
-            handles = [*handles, *notes(series, "seeds")]
-            place_legend(ax, handles, corner="lower right", title=title)
-    return ax
+    steps = _panel.all_x(series)
+    return line_figure(
+        ax, series, band, x_axis=lambda ax: training_axis(ax, steps, start=steps.min()),
+        ylabel=LABELS.get(metric) or metric.replace("_", " "), ylim=ylim, corner="lower right",
+        legend=legend, entries=_entries(known, chosen, names) if several else None,
+        title="Density" if several else None, what="seeds",
+    )  # fmt: skip
 
 
 def _entries(known: dict[int, float], levels: list[int], names: list[str]) -> list[Line2D]:

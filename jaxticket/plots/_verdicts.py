@@ -11,10 +11,10 @@ from matplotlib.lines import Line2D
 
 from jaxticket import _check
 from jaxticket.plots import _axes, _panel, _table
-from jaxticket.plots._panel import draw, notes, place_legend, reach
+from jaxticket.plots._panel import line_figure, place_legend, reach
 from jaxticket.plots._stability import dense_error
 from jaxticket.plots._style import branch_order, branch_styles, panel
-from jaxticket.plots._table import Band, check_options, column, select, where
+from jaxticket.plots._table import Band, check_options, column, metric_label, select, where
 from jaxticket.results import check_table
 
 if TYPE_CHECKING:
@@ -52,7 +52,11 @@ def against_density(
       metric: "barrier", "error" (in percent), or any other.
       at: step or steps k, or None for all.
       branches: up to four branches.
-      ax, split, band, ylim, legend: as in all figures, see `jt.plots`.
+      ax: axes to draw on, or None for a new figure.
+      split: "train", "validation" or "test".
+      band: "std" (mean ± standard deviation over samples), "minmax" or "none".
+      ylim: limits of y, in percent for shares, or None for automatic ones.
+      legend: whether to draw a legend.
 
     Returns:
       The axes; x is density in percent on a reversed log axis.
@@ -73,26 +77,15 @@ def against_density(
     parts = {name: where(rows, branch=name) for name in names}
     series = _panel.shaded_series(parts, "at", steps, "x", band, marker="o")
     dense = dense_error(table, None, split, metric) if metric == "error" else None
-    most = 100.0 if metric in _table.IN_ERROR else None
-    barrier = metric.startswith("barrier")
     if ylim is None and dense is not None:
         ylim = _axes.limits([*reach(series), *dense], what="copy")
-    with panel(ax) as ax:
-        entries = _panel.step_entries(steps, [look.label for look in branch_styles(names).values()])
-        if barrier:
-            entries.append(_panel.stable_line(ax))
-        if dense is not None:
-            entries.append(_panel.dense_band(ax, *dense))
-        draw(ax, series, band)
-        _axes.density_axis(ax, column(rows, "x") / 100)
-        ax.set_ylabel(_table.metric_label(metric, split, table))
-        ax.set_ylim(
-            ylim or _panel.from_zero(series, least=1.5 * _panel.STABLE * barrier, most=most)
-        )
-        if legend:
-            place_legend(ax, entries + notes(series), corner="upper left")
-        _axes.impossible(ax, above=most)
-    return ax
+    return line_figure(
+        ax, series, band, x_axis=lambda ax: _axes.density_axis(ax, column(rows, "x") / 100),
+        ylabel=metric_label(metric, split, table), ylim=ylim, corner="upper left", legend=legend,
+        stable=metric.startswith("barrier"), shade=_table.greatest(metric),
+        over=(lambda ax: _panel.dense_band(ax, *dense)) if dense else None,
+        entries=_panel.step_entries(steps, [look.label for look in branch_styles(names).values()]),
+    )  # fmt: skip
 
 
 def first_steps(
@@ -116,7 +109,9 @@ def first_steps(
         low, high, samples, share.
       at: steps that were analyzed, for the ticks, or None for those that occur.
       majority: share of samples in [0, 1) that must be exceeded.
-      ax, branches, legend: as in all figures, see `jt.plots`.
+      ax: axes to draw on, or None for a new figure.
+      branches: names of the lines to draw, in this order, or None for all.
+      legend: whether to draw a legend.
 
     Returns:
       The axes; x is density in percent on a reversed log axis, y is the step k.
