@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxticket import _stats, results
 from jaxticket._check import number, share
@@ -14,11 +15,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CONTROLS = ("reinit", "sign_flip", "shuffle", "random", "small_dense")
-"""What a winning ticket has to beat by a clear gap."""
+"""Controls that a winning ticket has to beat by a clear gap."""
 
 
 class Rules(NamedTuple):
-    """What the definitions leave open, in shares of 1.
+    """Thresholds that the definitions leave open, in shares of 1.
 
     Attributes:
       margin: by how much a ticket may miss the dense accuracy and still be "as accurate".
@@ -35,7 +36,7 @@ class Rules(NamedTuple):
     barrier: float = 0.02
 
     def checked(self) -> Rules:
-        """These rules.
+        """Give these rules after a check.
 
         Raises:
           ValueError: for numbers out of range.
@@ -48,15 +49,18 @@ class Rules(NamedTuple):
         )
 
 
-def clear_gap(ours: Any, theirs: Any, rules: Rules | None = None) -> tuple[float, float, bool]:
-    """Whether we are better by a clear gap.
+def clear_gap(
+    ours: ArrayLike, theirs: ArrayLike, rules: Rules | None = None
+) -> tuple[float, float, bool]:
+    """Judge whether ours are better than theirs by a clear gap.
 
     `gap = mean(ours) - mean(theirs)`, `pooled = sqrt((s_ours^2 + s_theirs^2) / 2)`; clear is
     `gap >= max(rules.gap, rules.deviations * pooled)`.
 
     Args:
-      ours, theirs: accuracies in [0, 1], one per seed; those of seeds that diverged are not finite
-        and do not count.
+      ours: accuracies in [0, 1], one per seed; those of seeds that diverged are not finite and do
+        not count.
+      theirs: those to compare with.
       rules: how large a gap is clear.
 
     Returns:
@@ -75,14 +79,14 @@ def clear_gap(ours: Any, theirs: Any, rules: Rules | None = None) -> tuple[float
 def conditions(
     accuracy: Mapping[str, np.ndarray], barrier: np.ndarray, rules: Rules | None = None
 ) -> pd.DataFrame:
-    """Judges every condition of a winning ticket.
+    """Judge every condition of a winning ticket.
 
     Args:
       accuracy: final test accuracies in [0, 1], one per seed, of "ticket", "dense",
         "layerwise_random" and of each of `CONTROLS` that was trained; not finite where a seed
         diverged.
       barrier: error barriers between copies of the ticket, one per seed; likewise.
-      rules: what the definitions leave open.
+      rules: thresholds that the definitions leave open.
 
     Returns:
       One row per condition: condition, value (mean over seeds), low and high (its 95% interval over
@@ -100,9 +104,9 @@ def conditions(
     Reference: KD-LTS, Definitions 6.1 to 6.3.
     """
     rules = (Rules() if rules is None else rules).checked()
-    whole = {name: _stats.finite(values) for name, values in accuracy.items()}
-    gone = {name: len(accuracy[name]) - len(values) for name, values in whole.items()}
-    ticket, dense = _stats.mean(whole["ticket"]), _stats.mean(whole["dense"])
+    kept = {name: _stats.finite(values) for name, values in accuracy.items()}
+    gone = {name: len(accuracy[name]) - len(values) for name, values in kept.items()}
+    ticket, dense = _stats.mean(kept["ticket"]), _stats.mean(kept["dense"])
     bar = dense - rules.margin
     rows = []
 
@@ -124,7 +128,7 @@ def conditions(
              "bar": bar, "margin": margin, "passes": good, "diverged": diverged, "means": means}
         )  # fmt: skip
 
-    chance, lost = whole["layerwise_random"], gone["layerwise_random"]
+    chance, lost = kept["layerwise_random"], gone["layerwise_random"]
     short = bar - _stats.mean(chance)
     add(
         "nontrivial", chance, bar, short, _stats.below(_stats.mean(chance), bar),
@@ -133,21 +137,21 @@ def conditions(
     )  # fmt: skip
     over, both = ticket - bar, gone["dense"] + gone["ticket"]
     add(
-        "matching", whole["ticket"], bar, over,
+        "matching", kept["ticket"], bar, over,
         _stats.matching(ticket, dense, margin=rules.margin),
         "the ticket is as accurate as dense", needs=both, diverged=both,
     )  # fmt: skip
     for name in CONTROLS:
-        if name not in whole:
+        if name not in kept:
             rows.append(
                 {"condition": name, "value": np.nan, "low": np.nan, "high": np.nan, "bar": np.nan,
                  "margin": np.nan, "passes": None, "diverged": 0, "means": "not tested"}
             )  # fmt: skip
             continue
-        gap, pooled, clear = clear_gap(whole["ticket"], whole[name], rules)
+        gap, pooled, clear = clear_gap(kept["ticket"], kept[name], rules)
         needed = np.fmax(rules.gap, rules.deviations * pooled)
         add(
-            name, whole[name], float(ticket - needed), float(gap - needed), clear, "is beaten",
+            name, kept[name], float(ticket - needed), float(gap - needed), clear, "is beaten",
             needs=gone["ticket"], diverged=gone["ticket"] + gone[name],
         )  # fmt: skip
     barriers = _stats.finite(barrier)

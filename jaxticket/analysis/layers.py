@@ -1,4 +1,4 @@
-"""What masks leave of each layer and unit: densities, dead units, parameters and operations.
+"""What a mask keeps of each layer and unit: densities, dead units, parameters and operations.
 
 Functions of a mask take that of one network, or masks stacked over [replica]; all is computed on
 the host. A unit is an output channel of a convolution or an output of a dense layer: the last axis
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 import jax
 import numpy as np
@@ -21,13 +21,16 @@ from jaxticket.nn import flops
 from jaxticket.pruning.layouts import layers_of
 from jaxticket.runs import Runs, require_runs
 from jaxticket.runs import density as realised
-from jaxticket.typing import Mask, Network
+from jaxticket.typing import Mask, Network, Params
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _EPSILON = 1e-9
 """Densities of units that differ by less are the same."""
+
+Row = dict[str, int | float | str]
+"""A row of a table."""
 
 
 class Units(NamedTuple):
@@ -56,7 +59,7 @@ class _Part(NamedTuple):
 
 
 def layers(net: Network, mask: Mask, *, exclude: Sequence[str] = ()) -> pd.DataFrame:
-    """The prunable layers, one row each, from the input to the output.
+    """Describe the prunable layers, one row each, from the input to the output.
 
     Columns: layer (path of the kernel), index (0 is the first that the input meets), size and kept
     (weights), layer_density, units, dead_units (those with all incoming weights pruned), flops (of
@@ -80,7 +83,10 @@ def layers(net: Network, mask: Mask, *, exclude: Sequence[str] = ()) -> pd.DataF
 
 
 def report(runs: Runs) -> pd.DataFrame:
-    """The layers of all tickets of a run.
+    """Describe the layers of all tickets of a run.
+
+    Args:
+      runs: tickets.
 
     Returns:
       One row per level, seed and layer: seed, level, density (of the whole ticket), branch, then
@@ -95,7 +101,7 @@ def report(runs: Runs) -> pd.DataFrame:
         parts, _ = _parts(runs.net, runs.by_level[level].mask, runs.pruning.exclude)
         about = _about(runs, level)
         for row in _rows(parts):
-            replica = row.pop("replica")
+            replica = int(row.pop("replica"))
             rows.append({**about[replica], **row})
     return results.frame(rows)
 
@@ -103,11 +109,12 @@ def report(runs: Runs) -> pd.DataFrame:
 def collapse(
     runs: Runs, at: Sequence[float] = (0.0,), *, dense: bool | None = None
 ) -> pd.DataFrame:
-    """The neuron collapse of all tickets of a run.
+    """Compute the neuron collapse of all tickets of a run.
 
     Args:
       runs: tickets.
-      at, dense: as for `neuron_collapse`.
+      at: densities in [0, 1].
+      dense: whether units of dense layers count, as for `neuron_collapse`.
 
     Returns:
       One row per level, seed and threshold: seed, level, density (of the whole ticket), branch,
@@ -131,9 +138,15 @@ def collapse(
 
 
 def unit_densities(net: Network, mask: Mask, *, exclude: Sequence[str] = ()) -> Units:
-    """The density of every unit of the prunable layers, that of its incoming weights.
+    """Compute the density of every unit of the prunable layers, that of its incoming weights.
 
-    Args, Raises: as for `layers`.
+    Args:
+      net: the network.
+      mask: tree of bools like its params, or stacked over [replica].
+      exclude: patterns of paths that count as not prunable.
+
+    Raises:
+      ValueError: as `layers`.
     """
     parts, stacked = _parts(net, mask, exclude)
     return _units(parts, stacked)
@@ -147,8 +160,9 @@ def neuron_collapse(
     dense: bool | None = None,
     exclude: Sequence[str] = (),
 ) -> np.ndarray:
-    """The share of units whose density is at most d, for each d of `at`; at 0, those with all
-    incoming weights pruned.
+    """Compute the share of units whose density is at most d, for each d of `at`.
+
+    At d = 0 these are the units with all incoming weights pruned.
 
     Which units: those of all prunable convolutions (kernels of three or more axes), shortcuts
     included, each unit counted once whatever its size. That is what the thesis counts ("neurons (in
@@ -185,21 +199,29 @@ def neuron_collapse(
         raise ValueError(
             f"`dense` is {dense} and the network has no prunable layer with such units; its "
             f"prunable layers are {[part.kernel.path for part in parts]}, the output layer does "
-            f"not count"
+            "not count"
         )
     density = _units(chosen, stacked).density
     return np.stack([np.mean(density <= d + _EPSILON, axis=-1) for d in at], axis=-1)
 
 
-def cost(net: Network, mask: Mask | None = None) -> dict[str, Any]:
-    """Parameters and operations of a network under a mask.
+@overload
+def cost(net: Network, mask: None = None) -> dict[str, float]: ...
+
+
+@overload
+def cost(net: Network, mask: Mask) -> dict[str, float | np.ndarray]: ...
+
+
+def cost(net: Network, mask: Mask | None = None) -> Mapping[str, float | np.ndarray]:
+    """Count parameters and operations of a network under a mask.
 
     Args:
       net: the network.
       mask: tree of bools like its params, or stacked over [replica]; None for the dense network.
 
     Returns:
-      params: all parameters, biases and normalisation included; kept_params: those that the mask
+      params: all parameters, biases and normalization included; kept_params: those that the mask
       keeps; flops: of the forward pass of one example, 2 per multiply-add; flops_kept: without the
       products with pruned weights. Numbers, or for stacked masks kept_params and flops_kept as
       arrays [replica].
@@ -229,13 +251,21 @@ def cost(net: Network, mask: Mask | None = None) -> dict[str, Any]:
     }
 
 
-def collapsed(net: Network, mask: Mask, *, exclude: Sequence[str] = ()) -> Any:
-    """The prunable layers of which nothing is left.
+def collapsed(
+    net: Network, mask: Mask, *, exclude: Sequence[str] = ()
+) -> tuple[str, ...] | tuple[tuple[str, ...], ...]:
+    """Name the prunable layers whose weights are all pruned.
 
-    Args, Raises: as for `layers`.
+    Args:
+      net: the network.
+      mask: tree of bools like its params, or stacked over [replica].
+      exclude: patterns of paths that count as not prunable.
 
     Returns:
       Their paths as a tuple, from the input to the output; for stacked masks one tuple per replica.
+
+    Raises:
+      ValueError: as `layers`.
     """
     parts, stacked = _parts(net, mask, exclude)
     kept = {part.kernel.path: _count(part.mask) for part in parts}
@@ -244,8 +274,8 @@ def collapsed(net: Network, mask: Mask, *, exclude: Sequence[str] = ()) -> Any:
     return found if stacked else found[0]
 
 
-def _about(runs: Runs, level: int) -> list[dict[str, Any]]:
-    """What tables say of each replica's ticket."""
+def _about(runs: Runs, level: int) -> list[Row]:
+    """Give the columns that name the ticket of each replica."""
     densities = realised(runs.net, runs.pruning, runs.by_level[level])
     return [
         {"seed": int(seed), "level": int(level), "density": float(d), "branch": runs.branch}
@@ -253,8 +283,8 @@ def _about(runs: Runs, level: int) -> list[dict[str, Any]]:
     ]
 
 
-def _rows(parts: Sequence[_Part]) -> list[dict[str, Any]]:
-    rows = []
+def _rows(parts: Sequence[_Part]) -> list[Row]:
+    rows: list[Row] = []
     for replica in range(len(parts[0].mask)):
         for index, part in enumerate(parts):
             mask = part.mask[replica]
@@ -287,16 +317,16 @@ def _units(parts: Sequence[_Part], stacked: bool) -> Units:
 
 
 def _count(leaf: np.ndarray) -> np.ndarray:
-    """True entries of each replica of a leaf [replica, ...]."""
+    """Count the True entries of each replica of a leaf [replica, ...]."""
     return np.count_nonzero(leaf.reshape(len(leaf), -1), axis=1)
 
 
-def _size(params: Any) -> int:
+def _size(params: Params) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
-def _params(net: Network) -> Any:
-    """Shapes of the params."""
+def _params(net: Network) -> Params:
+    """Give the shapes of the params."""
     instance("net", net, Network, "a network, such as jt.networks.lenet()")
     return net.shapes[0]
 
@@ -309,32 +339,32 @@ def _forward(net: Network) -> float:
 
 
 def _leaves(net: Network, mask: Mask) -> tuple[list[np.ndarray], bool]:
-    """The leaves of a mask as bools [replica, ...], and whether it is stacked."""
+    """Give the leaves of a mask as bools [replica, ...], and whether it is stacked."""
     params = _params(net)
     host = jax.tree.map(np.asarray, mask)
     ours, theirs = _tree.paths(host), _tree.paths(params)
     leaves = jax.tree.leaves(host)
-    wanted = [leaf.shape for leaf in jax.tree.leaves(params)]
+    shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
     stacked = ours == theirs and all(
-        leaf.ndim == len(shape) + 1 for leaf, shape in zip(leaves, wanted, strict=True)
+        leaf.ndim == len(shape) + 1 for leaf, shape in zip(leaves, shapes, strict=True)
     )
     one = jax.tree.map(lambda m: m[0], host) if stacked and len(leaves[0]) else host
     _tree.same_structure("mask", one, params)
     if stacked and len({len(leaf) for leaf in leaves}) > 1:
         raise ValueError(
             f"`mask` has leaves of {sorted({len(leaf) for leaf in leaves})} replicas; stack whole "
-            f"masks"
+            "masks"
         )
     if wrong := [path for path, leaf in zip(ours, leaves, strict=True) if leaf.dtype != np.bool_]:
         raise ValueError(
             f"`mask` must hold bools, got {leaves[ours.index(wrong[0])].dtype} at {wrong[0]!r}; "
-            f"compare with 0 first"
+            "compare with 0 first"
         )
     return (leaves if stacked else [leaf[None] for leaf in leaves]), stacked
 
 
 def _parts(net: Network, mask: Mask, exclude: Sequence[str]) -> tuple[list[_Part], bool]:
-    """The prunable layers from the input to the output."""
+    """Give the prunable layers from the input to the output, and whether the mask is stacked."""
     leaves, stacked = _leaves(net, mask)
     params = _params(net)
     prunable = net.prunable_leaves(texts("exclude", exclude, like='("dense_2",)'))

@@ -15,7 +15,7 @@ Reference: Frankle's thesis, sections 3.3.1 (replicates) and 3.3.6 (training spe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
@@ -31,12 +31,12 @@ __all__ = [
     "final", "generalization_gap", "learning_factor", "matching", "over_seeds", "smallest_dilation",
 ]  # fmt: skip
 TRAINING = ["seed", "level", "branch"]
-# densities of one level that differ by less than this share are one density, realised per seed
+# densities of one level that differ by less than this share are one density, realized per seed
 SAME_DENSITY = 0.05
 
 
 def final(table: pd.DataFrame, *, split: str = "test", metric: str = "accuracy") -> pd.DataFrame:
-    """The rows at each training's last step.
+    """Select the rows at each training's last step.
 
     Args:
       table: tidy table with one row per value.
@@ -51,13 +51,13 @@ def final(table: pd.DataFrame, *, split: str = "test", metric: str = "accuracy")
         holds one training more than once.
     """
     rows = _select(table, split, metric)
-    return _at(rows, _by(rows, rows["step"], TRAINING).transform("max"))
+    return _at(rows, _by(rows, "step", TRAINING).transform("max"))
 
 
 def at_share(
     table: pd.DataFrame, share: float, *, split: str = "test", metric: str = "accuracy"
 ) -> pd.DataFrame:
-    """The rows at a share of the dense network's training.
+    """Select the rows at a share of the dense network's training.
 
     With the seed's dense run ending at step T, each training gives its first evaluation at a step
     t ≥ share · T. A training that stopped before share · T gives its last one.
@@ -76,22 +76,22 @@ def at_share(
     """
     share = _check.share("share", share)
     rows = _select(table, split, metric)
-    last: Any = dense(table, split=split, metric=metric).set_index("seed")["step"]
-    target = rows["seed"].map(last) * share
-    if target.isna().any():
+    last = _column(dense(table, split=split, metric=metric).set_index("seed"), "step")
+    target = _column(rows, "seed").map(last) * share
+    if np.any(target.isna()):
         lost = sorted(rows.loc[target.isna(), "seed"].unique().tolist())
         raise ValueError(
             f"`table` has no dense run (branch 'ticket', level 0) of seeds {lost}, so their share "
             "of training is unknown; add the table of find_tickets with these seeds"
         )
-    step = rows["step"]
+    step = _column(rows, "step")
     late = step.where(step >= target * (1 - 1e-9))
     chosen = _by(rows, late, TRAINING).transform("min")
-    return _at(rows, chosen.fillna(_by(rows, step, TRAINING).transform("max")))
+    return _at(rows, chosen.fillna(_by(rows, "step", TRAINING).transform("max")))
 
 
 def dense(table: pd.DataFrame, *, split: str = "test", metric: str = "accuracy") -> pd.DataFrame:
-    """The final rows of the dense network: level 0 of branch "ticket".
+    """Select the final rows of the dense network: level 0 of branch "ticket".
 
     Args:
       table: tidy table with one row per value.
@@ -108,12 +108,12 @@ def dense(table: pd.DataFrame, *, split: str = "test", metric: str = "accuracy")
 
 
 def dense_rows(rows: pd.DataFrame) -> pd.DataFrame:
-    """Those of `rows` that belong to the dense network.
+    """Select the rows of the dense network.
 
     Raises:
       ValueError: if there are none.
     """
-    found: Any = rows[(rows["branch"] == "ticket") & (rows["level"] == 0)]
+    found = rows.loc[(rows["branch"] == "ticket") & (rows["level"] == 0)]
     if found.empty:
         raise ValueError(
             "`table` has no dense network (branch 'ticket', level 0) to compare with; it has "
@@ -124,7 +124,7 @@ def dense_rows(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def early_stop(table: pd.DataFrame) -> pd.DataFrame:
-    """The step at which each training would have been stopped, and how accurate it was there.
+    """Find the early-stopping step of each training, and the test accuracy at that step.
 
     early_stop_step = argmin over t of the validation loss, the earliest t on ties; accuracy is the
     test accuracy at that step. The metric means something for constant learning rates only: a
@@ -144,21 +144,23 @@ def early_stop(table: pd.DataFrame) -> pd.DataFrame:
     """
     _need_validation(table, "early stopping")
     losses = _select(table, "validation", "loss").sort_values("step", kind="stable")
-    trainings = losses.drop_duplicates(TRAINING)[[*TRAINING, "density"]]
-    finite = losses[np.isfinite(losses["value"])]
-    least = _by(finite, finite["value"], TRAINING).transform("min")
-    first = finite[finite["value"] == least].drop_duplicates(TRAINING)[[*TRAINING, "step"]]
-    test = _select(table, "test", "accuracy")[[*TRAINING, "step", "value"]]
+    trainings = losses.drop_duplicates(TRAINING).loc[:, [*TRAINING, "density"]]
+    finite = losses.loc[np.isfinite(losses["value"])]
+    least = _by(finite, "value", TRAINING).transform("min")
+    first = (
+        finite.loc[finite["value"] == least].drop_duplicates(TRAINING).loc[:, [*TRAINING, "step"]]
+    )
+    test = _select(table, "test", "accuracy").loc[:, [*TRAINING, "step", "value"]]
     found = first.merge(test, on=[*TRAINING, "step"])
     _same_steps(found, first, "test", "where the validation loss is least")
     found = found.rename(columns={"step": "early_stop_step", "value": "accuracy"})
     result = trainings.merge(found, on=TRAINING, how="left").astype({"early_stop_step": float})
     result = result.sort_values(["branch", "level", "seed"], ignore_index=True)
-    return result[["seed", "level", "density", "branch", "early_stop_step", "accuracy"]]
+    return result.loc[:, ["seed", "level", "density", "branch", "early_stop_step", "accuracy"]]
 
 
 def best(table: pd.DataFrame) -> pd.DataFrame:
-    """The test accuracies of each training's best checkpoint instead of its last one.
+    """Select the test accuracies of each training's best checkpoint instead of its last one.
 
     The best checkpoint is that of the step t with the highest validation accuracy, the earliest t
     on ties. Only steps that were evaluated can be chosen.
@@ -178,19 +180,20 @@ def best(table: pd.DataFrame) -> pd.DataFrame:
     """
     _need_validation(table, "the best checkpoint")
     accuracies = _select(table, "validation", "accuracy").sort_values("step", kind="stable")
-    whole = _by(accuracies, np.isfinite(accuracies["value"]), TRAINING).transform("all")
-    most = _by(accuracies, accuracies["value"], TRAINING).transform("max")
-    last = _by(accuracies, accuracies["step"], TRAINING).transform("max")
-    chosen = (accuracies["value"] == most).where(whole, accuracies["step"] == last)
-    steps = accuracies.assign(whole=whole)[chosen].drop_duplicates(TRAINING)
-    steps = steps[[*TRAINING, "step", "whole"]]
+    accuracies = accuracies.assign(finite=np.isfinite(accuracies["value"]))
+    finite = _by(accuracies, "finite", TRAINING).transform("all")
+    most = _by(accuracies, "value", TRAINING).transform("max")
+    last = _by(accuracies, "step", TRAINING).transform("max")
+    chosen = (accuracies["value"] == most).where(finite, accuracies["step"] == last)
+    steps = accuracies.assign(finite=finite).loc[chosen].drop_duplicates(TRAINING)
+    steps = steps.loc[:, [*TRAINING, "step", "finite"]]
     found = _select(table, "test", "accuracy").merge(steps, on=[*TRAINING, "step"])
     _same_steps(found, steps, "test", "where the validation accuracy is highest")
-    return found.assign(value=found["value"].where(found["whole"])).drop(columns="whole")
+    return found.assign(value=found["value"].where(found["finite"])).drop(columns="finite")
 
 
 def generalization_gap(table: pd.DataFrame) -> pd.DataFrame:
-    """How much more accurate each training is on its training data than on the test data.
+    """Compute how much more accurate each training is on its training data than on the test data.
 
     gap = a(train) - a(test), of the final accuracies a
 
@@ -208,15 +211,15 @@ def generalization_gap(table: pd.DataFrame) -> pd.DataFrame:
     """
     test = final(table, split="test").rename(columns={"value": "test"})
     train = final(table, split="train").rename(columns={"value": "train"})
-    both: Any = test.merge(train[[*TRAINING, "step", "train"]], on=[*TRAINING, "step"])
+    both = test.merge(train.loc[:, [*TRAINING, "step", "train"]], on=[*TRAINING, "step"])
     _same_steps(both, test, "train", "the last one of the test split")
     gap = (both["train"] - both["test"]).where(np.isfinite(both["train"] + both["test"]))
     both = both.assign(gap=gap).sort_values(["branch", "level", "seed"], ignore_index=True)
-    return both[["seed", "level", "density", "branch", "step", "train", "test", "gap"]]
+    return both.loc[:, ["seed", "level", "density", "branch", "step", "train", "test", "gap"]]
 
 
 def learning_factor(table: pd.DataFrame, *, margin: float = 0.0) -> pd.DataFrame:
-    """How many times faster each ticket becomes as accurate as the trained dense network.
+    """Compute how many times faster each ticket becomes as accurate as the trained dense network.
 
     factor = T / min { t : mean over seeds of a(t) ≥ mean over seeds of a(dense, T) - margin }
 
@@ -244,46 +247,43 @@ def learning_factor(table: pd.DataFrame, *, margin: float = 0.0) -> pd.DataFrame
     Reference: KD-LTS, section 5 ("learning efficiency").
     """
     _check.number("margin", margin, 0)
-    ends: Any = dense(table)
-    if ends["step"].nunique() > 1:
+    ends = dense(table)
+    if len(set(ends["step"])) > 1:
         raise ValueError(
             f"`table` has dense networks that end at the steps "
             f"{sorted(ends['step'].unique().tolist())}; keep those of one length"
         )
-    mean = _finite_mean(ends["value"])
-    rows = _select(table, "test", "accuracy")
+    mean = _finite_mean(_column(ends, "value"))
     last = final(table)
+    last = last.assign(density=_density_of_level(last, np.isfinite(last["value"])))
     # a training has one density at all of its steps
-    rows = rows.drop(columns="density").merge(
-        last[TRAINING].assign(density=_density_of_level(last, np.isfinite(last["value"]))),
-        on=TRAINING,
-    )
+    rows = _select(table, "test", "accuracy").drop(columns="density")
+    rows = rows.merge(last.loc[:, [*TRAINING, "density"]], on=TRAINING)
     group = ["branch", "level", "density"]
     means = over_seeds(rows, by=["step"])
-    all_seeds = means["seeds"] == _by(means, means["seeds"], group).transform("max")
+    all_seeds = means["seeds"] == _by(means, "seeds", group).transform("max")
     reached = all_seeds & _stats.matching(
         means["mean"], mean, margin=margin, diverged=means["diverged"]
     )
-    together = _by(means, means["step"].astype(float).where(reached, np.inf), group).min()
-    alone = rows["step"].astype(float).where(_stats.at_least(rows["value"], mean - margin), np.inf)
-    alone = _by(rows, alone, [*TRAINING, "density"]).min().reset_index(name="step")
-    alone = _by(alone, alone["step"], group).agg(["min", "max"])
-    counts = over_seeds(last.assign(density=_density_of_level(last, np.isfinite(last["value"]))))
-    result = counts[[*group, "seeds", "diverged"]].assign(dense_mean=mean)
+    together = _by(means, _column(means, "step").astype(float).where(reached, np.inf), group).min()
+    enough = _stats.at_least(rows["value"], mean - margin)
+    steps = _column(rows, "step").astype(float).where(enough, np.inf)
+    alone = _by(rows, steps, [*TRAINING, "density"]).min().reset_index(name="step")
+    alone = _by(alone, "step", group).agg(["min", "max"])
+    result = over_seeds(last).loc[:, [*group, "seeds", "diverged"]].assign(dense_mean=mean)
     index = result.set_index(group).index
     with np.errstate(divide="ignore"):
         length = float(ends["step"].iloc[0])
         result["step"] = together.reindex(index).to_numpy()
         result["factor"] = length / result["step"].to_numpy()
-        result["low"] = length / alone["max"].reindex(index).to_numpy()
-        result["high"] = length / alone["min"].reindex(index).to_numpy()
-    return result
+        high, low = (length / alone.reindex(index).to_numpy(float)).T
+    return result.assign(low=low, high=high)
 
 
 def matching(
     table: pd.DataFrame, *, margin: float = 0.002, test_size: int | None = None
 ) -> pd.DataFrame:
-    """Whether the tickets are as accurate as the dense network, at every density.
+    """Judge at every density whether the tickets are as accurate as the dense network.
 
     matching ⇔ mean over seeds of a(density) ≥ mean over seeds of a(dense) - max(margin, 1 / N)
 
@@ -310,7 +310,7 @@ def matching(
         test_size = _check.whole("test_size", test_size, 1)
         margin = max(margin, 1 / test_size)
     result = over_seeds(final(table))
-    result["dense_mean"] = _finite_mean(dense(table)["value"])
+    result["dense_mean"] = _finite_mean(_column(dense(table), "value"))
     result["matching"] = _stats.matching(
         result["mean"], result["dense_mean"], margin=margin, diverged=result["diverged"]
     )
@@ -318,7 +318,7 @@ def matching(
 
 
 def smallest_dilation(table: pd.DataFrame, *, margin: float = 0.0) -> pd.DataFrame:
-    """The shortest training at which each ticket is as accurate as the dense network.
+    """Find the shortest training at which each ticket is as accurate as the dense network.
 
     δ* = min { δ : mean over seeds of a(δ) ≥ mean over seeds of a(dense, δ = 1) - margin }
 
@@ -348,9 +348,9 @@ def smallest_dilation(table: pd.DataFrame, *, margin: float = 0.0) -> pd.DataFra
     # 0.1 + 0.2, 0.3 and a float32 0.3 are one factor
     table = table.assign(dilation=table["dilation"].astype(float).round(6))
     rows = _select(table, "test", "accuracy", "dilation")
-    rows = _at(rows, _by(rows, rows["step"], [*TRAINING, "dilation"]).transform("max"))
+    rows = _at(rows, _by(rows, "step", [*TRAINING, "dilation"]).transform("max"))
     full = dense_rows(rows)
-    full = full[full["dilation"] == 1]
+    full = full.loc[full["dilation"] == 1]
     if full.empty:
         raise ValueError(
             "`table` has no dense network (branch 'ticket', level 0) at dilation 1, its dilations "
@@ -359,17 +359,19 @@ def smallest_dilation(table: pd.DataFrame, *, margin: float = 0.0) -> pd.DataFra
         )
     means = over_seeds(rows, by=["dilation"])
     enough = _stats.matching(
-        means["mean"], _finite_mean(full["value"]), margin=margin, diverged=means["diverged"]
+        means["mean"],
+        _finite_mean(_column(full, "value")),
+        margin=margin,
+        diverged=means["diverged"],
     )
     means["delta_star"] = means["dilation"].where(enough, np.inf)
-    groups: Any = means.groupby(["branch", "level", "density"], observed=True)
-    return groups["delta_star"].min().reset_index()
+    return _by(means, "delta_star", ["branch", "level", "density"]).min().reset_index()
 
 
 def over_seeds(
     rows: pd.DataFrame, column: str = "value", *, by: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """Mean and spread of a column over seeds, for every branch, level and density.
+    """Compute mean and spread of a column over seeds, for every branch, level and density.
 
     Args:
       rows: one row per seed, branch, level (and what `by` names).
@@ -379,14 +381,14 @@ def over_seeds(
     Returns:
       One row per group: branch, level, density, mean, std (s with s² = Σ (v - mean)² / (n - 1), 0
       for one seed), min, max (over the finite values), seeds (number of rows), diverged (number of
-      values that are not finite). Densities that the seeds of a level realise within 5% of their
+      values that are not finite). Densities that the seeds of a level realize within 5% of their
       median count as that median, and so do those of seeds that diverged, which keep an older mask.
     """
     by = _check.texts("by", by, like='["dilation"]')
     wanted = ("branch", "level", "density", _check.text("column", column), *by)
     remedy = "pass rows such as jt.speed.final(runs.table())"
     check_table(rows, wanted, argument="rows", remedy=remedy)
-    values = rows[column].astype(float)
+    values = _column(rows, column).astype(float)
     finite = values.where(np.isfinite(values))
     rows = rows.assign(density=_density_of_level(rows, finite.notna()))
     groups = _by(rows, finite, ["branch", "level", "density", *by])
@@ -396,20 +398,21 @@ def over_seeds(
     return result.rename(columns={"size": "seeds", "count": "diverged"})
 
 
-def _density_of_level(rows: Any, finite: Any) -> Any:
-    """The density that each row counts as; see `over_seeds`."""
+def _density_of_level(rows: pd.DataFrame, finite: pd.Series | np.ndarray) -> pd.Series:
+    """Compute the density that each row counts as; see `over_seeds`."""
     # the density of a level is that of the seeds that reached it
-    reached = rows["density"].where(finite)
+    density = _column(rows, "density")
+    reached = density.where(finite)
     level = _by(rows, reached, ["branch", "level"]).transform("median")
-    level = level.fillna(_by(rows, rows["density"], ["branch", "level"]).transform("median"))
-    near = ((rows["density"] - level).abs() <= SAME_DENSITY * level) | ~finite
-    return level.where(near, rows["density"])
+    level = level.fillna(_by(rows, "density", ["branch", "level"]).transform("median"))
+    near = ((density - level).abs() <= SAME_DENSITY * level) | ~finite
+    return level.where(near, density)
 
 
-def _need_validation(table: Any, what: str) -> None:
-    """Raises where a choice would have to be made by the test data."""
+def _need_validation(table: pd.DataFrame, what: str) -> None:
+    """Raise where a choice would have to be made by the test data."""
     check_table(table)
-    if not (table["split"] == "validation").any():
+    if "validation" not in set(table["split"]):
         raise ValueError(
             f"`table` has no validation split, only {sorted(table['split'].unique())}; {what} must "
             "not be chosen by the test data: hold a tenth of the training data out with "
@@ -417,11 +420,11 @@ def _need_validation(table: Any, what: str) -> None:
         )
 
 
-def _same_steps(found: Any, wanted: Any, split: str, why: str) -> None:
-    """Raises unless every training of `wanted` is in `found`, where the steps of splits met."""
+def _same_steps(found: pd.DataFrame, needed: pd.DataFrame, split: str, why: str) -> None:
+    """Raise unless `found` has every training of `needed` at its step."""
     keys = [*TRAINING, "step"]
-    lost = wanted[keys].merge(found[keys], on=keys, how="left", indicator="match")
-    lost = lost[lost["match"] == "left_only"]
+    lost = needed[keys].merge(found[keys], on=keys, how="left", indicator="match")
+    lost = lost.loc[lost["match"] == "left_only"]
     if not lost.empty:
         one = lost.iloc[0]
         raise ValueError(
@@ -431,8 +434,8 @@ def _same_steps(found: Any, wanted: Any, split: str, why: str) -> None:
         )
 
 
-def _select(table: Any, split: str, metric: str, *keys: str) -> Any:
-    """The rows of one split and metric, each training (told apart by `keys` too) once."""
+def _select(table: pd.DataFrame, split: str, metric: str, *keys: str) -> pd.DataFrame:
+    """Select the rows of one split and metric, each training (`keys` tell more apart) once."""
     check_table(table)
     for name, value in (("split", split), ("metric", metric)):
         known = table[name].unique()
@@ -440,7 +443,7 @@ def _select(table: Any, split: str, metric: str, *keys: str) -> Any:
             raise ValueError(
                 f"`{name}` {value!r} is not in `table`; {_check.nearest(value, known)}"
             )
-    rows = table[(table["split"] == split) & (table["metric"] == metric)]
+    rows = table.loc[(table["split"] == split) & (table["metric"] == metric)]
     if rows.empty:
         pairs = sorted(set(zip(table["split"], table["metric"], strict=True)))
         raise ValueError(
@@ -454,7 +457,7 @@ def _select(table: Any, split: str, metric: str, *keys: str) -> Any:
     rows = rows.drop_duplicates([*training, "step", "value"])
     mixed = rows.duplicated([*training, "step"], keep=False)
     if "dilation" in table.columns and "dilation" not in keys:
-        mixed |= _by(rows, rows["dilation"], training).transform("nunique") > 1
+        mixed |= _by(rows, "dilation", training).transform("nunique") > 1
     if mixed.any():
         one = rows[mixed].iloc[0]
         raise ValueError(
@@ -464,18 +467,35 @@ def _select(table: Any, split: str, metric: str, *keys: str) -> Any:
     return rows
 
 
-def _by(rows: Any, values: Any, keys: Sequence[str]) -> Any:
-    """`values`, which belong to `rows`, grouped by columns of `rows`."""
-    return values.groupby([rows[key] for key in keys], observed=True)
+class _Groups(Protocol):
+    """The methods of pandas' groups of one column that are used here, with their types."""
+
+    def transform(self, how: str) -> pd.Series: ...
+
+    def agg(self, how: list[str]) -> pd.DataFrame: ...
+
+    def min(self) -> pd.Series: ...
 
 
-def _at(rows: Any, steps: Any) -> Any:
-    return rows[rows["step"] == steps].reset_index(drop=True)
+def _by(rows: pd.DataFrame, values: str | pd.Series, keys: Sequence[str]) -> _Groups:
+    """Group a column of `rows`, or values that belong to `rows`, by columns of `rows`."""
+    values = _column(rows, values) if isinstance(values, str) else values
+    return cast("_Groups", values.groupby([rows[key] for key in keys], observed=True))
 
 
-def _finite_mean(values: Any) -> float:
-    """Mean accuracy of the dense replicas that did not diverge."""
-    finite = values[np.isfinite(values)]
+def _column(rows: pd.DataFrame, name: str) -> pd.Series:
+    """Select one column."""
+    return rows.loc[:, name]
+
+
+def _at(rows: pd.DataFrame, steps: pd.Series) -> pd.DataFrame:
+    """Select the rows at the given step each."""
+    return rows.loc[rows["step"] == steps].reset_index(drop=True)
+
+
+def _finite_mean(values: pd.Series) -> float:
+    """Compute the mean accuracy of the dense replicas that did not diverge."""
+    finite = values.loc[np.isfinite(values)]
     if finite.empty:
         raise ValueError(
             f"`table` has {len(values)} dense replicas and all of them diverged, so there is "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SAME = 0.05
-"""Densities that differ by less than this share are one level: an output layer that was pruned
-does not count, which leaves other shares."""
+"""Densities that differ by less than this share are one level.
+
+They differ where an output layer was pruned, whose weights do not count in the other network.
+"""
 
 
 def transfer_matrix(found: Mapping[tuple[str, str], Runs]) -> pd.DataFrame:
-    """Final test accuracy of every source's tickets on every target, beside the target's own.
+    """Compare every source's tickets on every target with the target's own, by test accuracy.
 
     Args:
       found: by (source, target) what `jt.transfer` returned, with the target's own runs as `to`;
@@ -35,8 +37,8 @@ def transfer_matrix(found: Mapping[tuple[str, str], Runs]) -> pd.DataFrame:
       the target itself: source, target, level, density, accuracy and std (over seeds), own (mean
       accuracy of the target's own tickets), difference (accuracy minus own), relative (accuracy
       over own), seeds and diverged (how many of them diverged; means are over the others); then for
-      every control its mean accuracy. Own tickets are those that trained
-      beside the source's; their own row is of the first of a target's sources.
+      every control its mean accuracy. Own tickets are those that trained together with the
+      source's; their row is that of the first of a target's sources.
 
     Raises:
       ValueError: where own tickets were not trained, where they are of other densities than the
@@ -46,8 +48,8 @@ def transfer_matrix(found: Mapping[tuple[str, str], Runs]) -> pd.DataFrame:
     Reference: Morcos et al. 2019, Figs. 3 and 4.
     """
     instance("found", found, Mapping, "runs by (source, target)")
-    rows: list[dict[str, Any]] = []
-    trained: dict[str, Any] = {}
+    rows: list[dict[str, object]] = []
+    trained: dict[str, tuple[object, ...]] = {}
     for place, runs in found.items():
         if not isinstance(place, tuple) or len(place) != 2:
             raise ValueError(f"`found` must hold runs by (source, target), got the key {place!r}")
@@ -58,21 +60,23 @@ def transfer_matrix(found: Mapping[tuple[str, str], Runs]) -> pd.DataFrame:
             raise ValueError(
                 f"`found` has transfers to {target!r} that were trained in different ways; train "
                 f"those of {source!r} as the others, with the same `training`, `seeds`, `start` "
-                f"and `reinit_output`"
+                "and `reinit_output`"
             )
-        final: Any = stats.final(runs.table())
-        groups = final.groupby(["branch", "level"], sort=False)
-        values = {key: own["value"].to_numpy(float) for key, own in groups}
-        densities = groups["density"].mean()
-        if not any(branch == OWN for branch, _ in values):
+        final = stats.final(runs.table())
+        groups = dict(list(final.groupby(["branch", "level"], sort=False)))
+        values = {key: own["value"].to_numpy(float) for key, own in groups.items()}
+        if OWN not in set(final["branch"]):
             raise ValueError(
                 f"`found` has no own tickets for {(source, target)}; pass the target's runs as "
-                f"`to` of jt.transfer"
+                "`to` of jt.transfer"
             )
         controls = [b for b in final["branch"].unique() if b not in (OWN, TRANSFERRED)]
         for level in runs.levels:
             own = values[OWN, level]
-            here, there = (densities[branch, level] for branch in (TRANSFERRED, OWN))
+            here, there = (
+                float(groups[branch, level]["density"].to_numpy().mean())
+                for branch in (TRANSFERRED, OWN)
+            )
             asked = _where_found(runs, level, here)
             if abs(asked - there) > SAME * there:
                 raise ValueError(
@@ -94,7 +98,7 @@ def transfer_matrix(found: Mapping[tuple[str, str], Runs]) -> pd.DataFrame:
                      "diverged": len(of) - len(found_of),
                      **{name: means[name] for name in controls}}
                 )  # fmt: skip
-    table: Any = results.frame(rows)
+    table = results.frame(rows)
     # controls of a target that several sources share are drawn from each source's masks
     table = table.sort_values("source", key=lambda s: s != table["target"], kind="stable")
     table = table.drop_duplicates(["source", "target", "level"], keep="first")
@@ -110,8 +114,9 @@ def _finite(values: np.ndarray) -> np.ndarray:
 
 
 def _where_found(runs: Runs, level: int, here: float) -> float:
-    """Mean density of moved tickets in the network that they were found in: a first kernel that was
-    adapted to other channels, and blocks that were repeated, have another one.
+    """Compute the mean density of moved tickets in the network that they were found in.
+
+    A first kernel that was adapted to other channels, and repeated blocks, have another density.
     """
     source = runs.found_in
     if source is None or level not in source.by_level:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -41,15 +41,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TRIED = (1 / 3, 1.0, 3.0)
-"""Learning rates of the dense network that are tried, in those of the training."""
+"""Factors of the training's learning rate that are tried for the dense network."""
 
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """What `jt.verdict` found.
+    """The result of `jt.verdict`.
 
     Attributes:
-      method: what found the mask.
+      method: name of the method that found the mask.
       density: mean realised density.
       seeds: those that were trained.
       start: the step that tickets start from. Under learning-rate rewinding they start with
@@ -61,7 +61,7 @@ class Verdict:
       step: at which the ticket is judged: the first at which it is as accurate as the trained dense
         network on the validation split if it passes all there, else the last.
       cost: examples seen until the mask was known, in epochs; nan where that cannot be told.
-      folder: where it lies, or None.
+      folder: where it is saved, or None.
     """
 
     method: str
@@ -79,22 +79,24 @@ class Verdict:
     _networks: pd.DataFrame = field(repr=False)
 
     def conditions(self) -> pd.DataFrame:
-        """See `jaxticket.analysis.conditions.conditions`."""
+        """Give the table of conditions; see `jaxticket.analysis.conditions.conditions`."""
         return self._conditions.copy()
 
     def networks(self) -> pd.DataFrame:
-        """Every evaluation of every network that was trained, a tidy table as `Runs.table()`:
-        branches "dense", "ticket", its copy under other noise, the controls.
+        """Give every evaluation of every network that was trained.
+
+        A tidy table like `Runs.table()`, with the branches "dense", "ticket", its copy under other
+        SGD noise, and the controls.
         """
         return self._networks.copy()
 
     def _passes(self, name: str) -> bool | None:
-        row = self._conditions[self._conditions["condition"] == name].iloc[0]
+        row = self._conditions.loc[self._conditions["condition"] == name].iloc[0]
         return None if row["passes"] is None else bool(row["passes"])
 
     @property
     def stable(self) -> bool:
-        """Definition 6.1: copies under other SGD noise end linearly connected."""
+        """Whether copies under other SGD noise end linearly connected (Definition 6.1)."""
         return bool(self._passes("stable"))
 
     @property
@@ -104,7 +106,7 @@ class Verdict:
 
     @property
     def sensitive(self) -> bool:
-        """Definition 6.2 as printed: at least one control is clearly worse than the ticket."""
+        """Whether at least one control is clearly worse (Definition 6.2 as printed)."""
         return bool(self.beats)
 
     @property
@@ -119,13 +121,15 @@ class Verdict:
 
     @property
     def winning(self) -> bool:
-        """Definition 6.3: every condition was tested and passes, for a ticket at initialization
-        beside a dense network whose learning rate is tuned.
+        """Whether the ticket wins (Definition 6.3).
+
+        Every condition was tested and passes, for a ticket at initialization and a dense network
+        whose learning rate is tuned.
         """
         return self.passes_all and self.at_init and self.tuned
 
-    def summary(self) -> dict[str, Any]:
-        """One row of the source's pd.DataFrame 1."""
+    def summary(self) -> dict[str, str | float | bool]:
+        """Give one row of the source's Table 1."""
         return {
             "method": self.method,
             "density": self.density,
@@ -139,7 +143,7 @@ class Verdict:
         }
 
     def __str__(self) -> str:
-        """The conditions as text, then the verdict."""
+        """Write the conditions, then the verdict."""
         several = self._networks["branch"].str.startswith("dense_lr_").any()
         best = "the best on the validation split" if several else "as given"
         rate = f"learning rate {self.dense_lr:g}, {best if self.tuned else 'not tuned'}"
@@ -170,7 +174,7 @@ class Verdict:
         return "\n".join([*lines, f"verdict: {verdict}"])
 
     def _reason(self) -> str:
-        """Which conditions failed, and which were not tested."""
+        """Name the conditions that failed, and those that were not tested."""
         names = self._conditions["condition"]
         failed = [name for name in names if self._passes(name) is False]
         untested = [name for name in names if self._passes(name) is None]
@@ -178,7 +182,7 @@ class Verdict:
         return "; ".join(parts + ([f"not tested {', '.join(untested)}"] if untested else []))
 
     def save(self, folder: str | os.PathLike[str] | None = None) -> Path:
-        """Writes both tables (Parquet and CSV) and the text."""
+        """Write both tables (Parquet and CSV) and the text, and give the folder."""
         target = self.folder if folder is None else _files.absolute(folder)
         if target is None:
             raise ValueError("`folder` is needed to save a verdict that has none")
@@ -191,10 +195,15 @@ class Verdict:
 
 
 def overview(verdicts: Iterable[Verdict]) -> pd.DataFrame:
-    """Verdicts as the source's Table 1: method, density, stable, sensitive, beats, at_init, tuned,
-    wins, cost_epochs.
+    """Make the source's Table 1 of several verdicts.
 
-    Reference: KD-LTS, pd.DataFrame 1.
+    Args:
+      verdicts: one per row.
+
+    Returns:
+      The columns method, density, stable, sensitive, beats, at_init, tuned, wins, cost_epochs.
+
+    Reference: KD-LTS, Table 1.
     """
     given = several("verdicts", verdicts, _of_verdict, like="[jt.verdict(runs, level=8)]")
     return results.frame([verdict.summary() for verdict in given])
@@ -223,22 +232,24 @@ def verdict(
     save_every: float = 60.0,
     progress: bool = True,
 ) -> Verdict:
-    """Judges whether tickets are winning ones, by the strict definition of KD-LTS.
+    """Judge whether tickets are winning ones, by the strict definition of KD-LTS.
 
     `runs.winning()` is the thesis's notion: as accurate as the dense network, from initialization.
     Here a ticket also has to beat every control, be stable, and match a dense network whose
     learning rate is tuned; the text names the conditions that failed.
 
-    The ticket, a copy of it under other SGD noise, its controls (weights drawn anew, signs turned,
-    mask shuffled in each layer and over all, random pruning of each layer) and the dense network at
-    several learning rates train side by side in one compiled program, each with the whole recipe;
-    a small dense network of as many parameters as the ticket, which has other shapes, in one of its
-    own. All of a seed see one order of examples, but for the copy.
+    The ticket, a copy of it under other SGD noise, its controls (weights reinitialized, signs
+    flipped, mask shuffled in each layer and over all, random pruning of each layer) and the dense
+    network at several learning rates train side by side in one compiled program, each for all of
+    the training; a small dense network of as many parameters as the ticket, which has other shapes,
+    trains in a second program. All networks of a seed but the copy see one order of examples.
 
     Args:
       runs: from `find_tickets`, `prune_at` or `search`.
       level: of the tickets.
-      net, data, training: those of `runs` if None; the network must be that of `runs`.
+      net: the network, which must be that of `runs`; None for that.
+      data: the data; those of `runs` if None.
+      training: how every network is trained; as in `runs` if None.
       seeds: at least two of those of `runs`; all if None.
       dense_lrs: learning rates of the dense network, of which the best on the validation split
         counts; one rate is taken to be tuned already. If None a third, once and three times that of
@@ -247,19 +258,21 @@ def verdict(
       small_dense: the small dense network; True for the widest `net.resized` with no more
         parameters than the ticket has left, False for none, without which no ticket can win.
       points: places on the line between the copies, both ends included.
-      rules: what the definitions leave open.
-      method: the method's name in tables; what the runs tell if None.
+      rules: thresholds that the definitions leave open.
+      method: the method's name in tables; that of the runs if None.
       runtime: folder and the like in one; leave the arguments that follow out then.
       folder: where to save; a folder below that of `runs` if None, where it has one.
       at_once: replicas that one device holds at most.
-      save_every, progress: as for `find_tickets`.
+      save_every: seconds between saves, as for `find_tickets`.
+      progress: whether to show a progress bar.
 
     Returns:
       The verdict; `print` shows it.
 
     Raises:
       ValueError: for a level or seeds that `runs` does not have, level 0, one seed, several rates
-        without a validation split, a network that cannot be so small, and what training refuses.
+        without a validation split, a network that cannot be so small, or if `training` is
+        incompatible with the network, data or mesh.
 
     Reference: KD-LTS, Definitions 6.1 to 6.3.
     """
@@ -296,7 +309,7 @@ def verdict(
     if start >= training.steps:
         raise ValueError(
             f"`training` ends at step {training.steps}, but the tickets start at step {start}; "
-            f"train for longer"
+            "train for longer"
         )
     small = small_network(small_dense, net, ticket)
     if small is not None:
@@ -348,7 +361,7 @@ def verdict(
 def _rates(
     asked: Sequence[float] | None, data: Data | Stream, training: Training
 ) -> tuple[float, ...]:
-    """Learning rates of the dense network, the training's own among them if nothing is asked."""
+    """Give the learning rates of the dense network: those asked for, or multiples of training's."""
     held = "validation" in split_names(data)
     if asked is None:
         own = not isinstance(training.schedule, str) or has_own_rate(training.optimizer)
@@ -359,13 +372,13 @@ def _rates(
     if len(rates) > 1 and not held:
         raise ValueError(
             f"`dense_lrs` {rates} are chosen between by a validation split, which {data.name!r} "
-            f"has not; hold one out with `data.with_validation(0.1)`, or give one rate"
+            "has not; hold one out with `data.with_validation(0.1)`, or give one rate"
         )
     return rates
 
 
 def _judged(outcome: Outcome, splits: tuple[str, ...], rules: Rules) -> tuple[int, pd.DataFrame]:
-    """At which step the ticket is judged, and the conditions there.
+    """Find the step at which the ticket is judged, and the conditions there.
 
     The definition asks for some E' <= E. There are two to choose from: the first evaluation at
     which the ticket is as accurate as the trained dense network on the validation split (test
@@ -395,7 +408,7 @@ def _judged(outcome: Outcome, splits: tuple[str, ...], rules: Rules) -> tuple[in
 
 
 def _method(runs: Runs) -> str:
-    """What found the masks of a run, in a word."""
+    """Name the method that found the masks of a run."""
     pruning = runs.pruning
     if isinstance(pruning, LearnedPruning) and pruning.method is not None:
         name = pruning.method.name
@@ -411,10 +424,10 @@ def _method(runs: Runs) -> str:
 
 
 def _cost(runs: Runs, level: int) -> float:
-    """Examples seen for one seed's mask, in epochs of the data that it was found on."""
+    """Count the examples seen for one seed's mask, in epochs of the data it was found on."""
     try:
-        table: Any = costs.finding(runs)
+        table = costs.finding(runs)
     except ValueError:
         # a score of the user's own whose passes cannot be counted
         return float("nan")
-    return float(table[table["level"] == level]["epochs"].iloc[0])
+    return float(table.loc[table["level"] == level]["epochs"].iloc[0])
