@@ -64,7 +64,7 @@ class Row(NamedTuple):
 
 
 def read(root: Path = ROOT) -> list[Row]:
-    """Reads `experiments/index.csv`.
+    """Read `experiments/index.csv`.
 
     Args:
         root: top of the repository.
@@ -93,7 +93,7 @@ def read(root: Path = ROOT) -> list[Row]:
 
 
 def _count(rows: list[Row]) -> str:
-    """The line above a table: how many of the rows that a run can make have a script."""
+    """Give the line above a table: how many of the rows that a run can make have a script."""
     done = sum(row.has_script for row in rows)
     part = sum(row.in_part for row in rows)
     drawn = sum(row.script == DIAGRAM for row in rows)
@@ -104,7 +104,7 @@ def _count(rows: list[Row]) -> str:
 
 
 def _script(row: Row) -> str:
-    """The cell for `row.script`: a link from the experiments folder, or words."""
+    """Give the cell for `row.script`: a link from the experiments folder, or words."""
     if row.script == DIAGRAM:
         return "nothing to run"
     if not row.has_script:
@@ -191,7 +191,7 @@ def check(root: Path = ROOT) -> list[str]:
         if not (row.item and row.what and row.script):
             problems.append(f"index.csv leaves a cell of {name} empty; only `note` may be")
         if row.has_script and not (root / row.script).is_file():
-            problems.append(f"index.csv names {row.script} for {name}: there is no such file")
+            problems.append(f"index.csv names {row.script} for {name}: no such file")
     listed = {row.script for row in rows}
     for folder in FOLDERS:
         for path in sorted((root / "experiments" / folder).rglob("*.py")):
@@ -213,7 +213,7 @@ def check(root: Path = ROOT) -> list[str]:
 
 
 def main(write: bool = False) -> None:
-    """Prints the index and its problems; ends with status 1 when there are any.
+    """Print the index and its problems; end with status 1 when there are any.
 
     Args:
         write: rewrite the index section of `experiments/README.md` instead of printing it.

@@ -4,7 +4,7 @@ Tickets (IMP from step 0 and with rewinding, learning-rate rewinding, one shot),
 after training, every score at initialization, random masks with the layouts ERK and smart ratio,
 and masks learned at the step that tickets are rewound to, at one ladder of densities. At one of
 them every method is also trained with its masks shuffled within layers, with new weights, and with
-its ranking turned round.
+its ranking inverted.
 
 A method *passes* a control where its mean accuracy is above the control's by a clear gap: at least
 0.5 points and two pooled standard deviations over seeds. It is then sensitive to what the control
@@ -17,7 +17,8 @@ Makes:    accuracy.png, cost.png, controls.png, final.csv, costs.csv, controls.c
           in the terminal. A cost of 1 is the operations of training one dense network.
 Sizes:    lenet-mnist: quick 3 seeds, 3 levels pruning 70%, 300 steps, 10% of the examples; paper 5
           seeds, 10 levels pruning 36%, 24,000 steps.
-Cost:     see experiments/README.md.
+Cost:     at quick size 22 minutes with lenet-mnist on 2 cores of an Intel Xeon; the paper's size is
+          not measured.
 Expected: at paper size tickets with rewinding and magnitude after training lead and are sensitive
           to all controls; they cost several dense trainings and one. SNIP, GraSP, SynFlow and
           magnitude at initialization cost next to nothing, beat random masks, and are not sensitive
@@ -29,8 +30,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from matplotlib import pyplot
 
 import jaxticket as jt
@@ -44,7 +46,10 @@ from experiments.common.job import (
 )
 from experiments.common.job import Settings as Common
 from experiments.common.learned import late_step, learned
-from experiments.common.report import cell, differences, named, said, save, seeds
+from experiments.common.report import cell, differences, in_words, named, save, seeds
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CONTROLS = ("shuffle", "reinit", "inverted")
 Find = Callable[[Job, str], jt.Runs]
@@ -57,7 +62,7 @@ class Method:
 
     Attributes:
       find: finds masks and trains what they leave.
-      inverted: the same with the ranking turned round, or None where there is none.
+      inverted: the same with the ranking inverted, or None where there is none.
     """
 
     find: Find
@@ -73,8 +78,8 @@ def tickets(*, late: bool = False, **pruning: Any) -> Method:
     return Method(find)
 
 
-def scored(score: Any, *, ranked: bool = True, **options: Any) -> Method:
-    """Pruning at once by a score; `ranked` is whether there is a ranking to turn round."""
+def scored(score: str, *, ranked: bool = True, **options: Any) -> Method:
+    """Pruning at once by a score; `ranked` is whether there is a ranking to invert."""
 
     def find(job: Job, sub: str) -> jt.Runs:
         return job.prune_at(score, sub=sub, dense=False, **options)
@@ -86,9 +91,7 @@ def scored(score: Any, *, ranked: bool = True, **options: Any) -> Method:
 
 
 def searched(name: str) -> Method:
-    """Masks learned near initialization, from the step that tickets are rewound to, in as many
-    steps as training has.
-    """
+    """Learn masks from the step that tickets are rewound to, in as many steps as training has."""
 
     def find(job: Job, sub: str) -> jt.Runs:
         return learned(job, name, sub=sub, start=late_step(job), steps="long")
@@ -96,7 +99,7 @@ def searched(name: str) -> Method:
     def turned(job: Job, sub: str) -> jt.Runs:
         return learned(job, name, sub=sub, start=late_step(job), steps="long", inverted=True)
 
-    # these have frozen all but the ticket: there is nothing left to turn round
+    # these have frozen all but the ticket: no ranking is left to invert
     return Method(find, turned if name not in ("gem_miner", "kd_lts") else None)
 
 
@@ -137,13 +140,15 @@ class Settings(Common):
     """shuffle, reinit, sign_flip and inverted."""
 
 
-def report(job: Job, table: Any, costs: Any, found: Any, level: int) -> None:
-    """Prints accuracies by density with the cost at one of them, and what controls change there."""
+def report(
+    job: Job, table: pd.DataFrame, costs: pd.DataFrame, found: pd.DataFrame, level: int
+) -> None:
+    """Print accuracies by density with the cost at one of them, and what controls change there."""
     rows = jt.speed.matching(table, margin=job.settings.margin, test_size=len(job.data.test))
     rows = rows.set_index(["branch", "level"])
     names = [name for name in costs["branch"].unique() if name != "dense"]
     looks = jt.plots.branch_styles(names)
-    cost = costs.groupby("branch")["cost"].mean()
+    cost = {name: float(np.mean(own["cost"])) for name, own in costs.groupby("branch")}
     print(f"\n{job.network_name} on {job.data_name} ({job.preset.name}, {job.settings.size} size)")
     print(f"final test accuracy in %, mean (min to max) over {seeds(job)}; cost in dense trainings")
     print(f"at {100 * job.densities[level - 1]:.3g}%; dense {cell(rows.loc[('ticket', 0)])}\n")
@@ -159,13 +164,15 @@ def report(job: Job, table: Any, costs: Any, found: Any, level: int) -> None:
         return
     print("\ncontrol minus method, in points +- pooled standard deviation; * the method passes\n")
     for method, own in found.groupby("method", sort=False):
-        words = (f"{row['control']} {said(row)}" for _, row in own.iterrows())
+        words = (f"{row['control']} {in_words(row)}" for _, row in own.iterrows())
         print(f"{method:28}" + "".join(f"{word:>28}" for word in words))
 
 
-def costs_of(job: Job, found: dict[str, jt.Runs], table: Any, level: int) -> Any:
-    """A row per method and seed at one density: branch, seed, accuracy, cost (operations spent to
-    find the mask, in dense trainings), training_steps and seconds; then the dense networks'.
+def costs_of(job: Job, found: dict[str, jt.Runs], table: pd.DataFrame, level: int) -> pd.DataFrame:
+    """Make a row per method and seed at one density, and one per dense network.
+
+    Columns: branch, seed, accuracy, cost (operations spent to find the mask, in dense trainings),
+    training_steps and seconds.
     """
     forward = jt.layers.cost(job.net)["flops"]
     whole = 3.0 * forward * job.training.steps * job.training.batch_size
@@ -173,7 +180,7 @@ def costs_of(job: Job, found: dict[str, jt.Runs], table: Any, level: int) -> Any
     rows = []
     for name, runs in found.items():
         spent = jt.costs.finding(runs).set_index("level").loc[level]
-        own = final[(final["branch"] == name) & (final["level"] == level)]
+        own = final.loc[(final["branch"] == name) & (final["level"] == level)]
         rows += [
             {
                 "branch": name,
@@ -185,7 +192,7 @@ def costs_of(job: Job, found: dict[str, jt.Runs], table: Any, level: int) -> Any
             }
             for seed, value in zip(own["seed"], own["value"], strict=True)
         ]
-    dense = final[final["level"] == 0]
+    dense = final.loc[final["level"] == 0]
     nothing = {"branch": "dense", "cost": 0.0, "training_steps": 0.0, "seconds": 0.0}
     rows += [
         {**nothing, "seed": int(seed), "accuracy": float(value)}
@@ -194,13 +201,13 @@ def costs_of(job: Job, found: dict[str, jt.Runs], table: Any, level: int) -> Any
     return jt.results.frame(rows)
 
 
-def own_names(table: Any, name: str) -> Any:
+def own_names(table: pd.DataFrame, name: str) -> pd.DataFrame:
     """As `named`, with the dense network's rows left out: those of one method are enough."""
-    return named(table[table["level"] > 0], name)
+    return named(table.loc[table["level"] > 0], name)
 
 
 def main(settings: Settings) -> None:
-    """Trains every method and its controls and draws the three figures."""
+    """Train every method and its controls and draw the three figures."""
     names = chosen(settings.methods, METHODS)
     quick = {"seeds": 2, "levels": 2, "fraction": 0.74, "steps": 150, "eval_every": 150, "pool": 2}
     lenet = {**{key: getattr(LENET, key) for key in quick}, "levels": 3, "fraction": 0.7}
@@ -216,7 +223,7 @@ def main(settings: Settings) -> None:
     with budget(job):
         # the dense networks that all are compared with: those of magnitude after training
         dense = job.prune_at("magnitude", step="end")
-        tables.append(dense.table()[dense.table()["level"] == 0])
+        tables.append(dense.table().loc[dense.table()["level"] == 0])
         for name in names:
             method = METHODS[name]
             runs = dense if name == "magnitude_after_training" else method.find(job, name)
@@ -230,8 +237,8 @@ def main(settings: Settings) -> None:
             if "inverted" in settings.controls and method.inverted is not None:
                 turned = method.inverted(job, f"{name}_inverted")
                 own = own_names(turned.table(), f"{name}_inverted")
-                tables.append(own[own["level"] == level])
-    table: Any = jt.results.concat(tables)
+                tables.append(own.loc[own["level"] == level])
+    table = jt.results.concat(tables)
     judged = differences(table)
     costs = costs_of(job, found, table, level)
     report(job, table, costs, judged, level)

@@ -24,7 +24,10 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -335,7 +338,7 @@ def read(results: Path) -> dict[str, dict[str, Any]]:
 
 
 def write(results: Path, known: Mapping[str, Mapping[str, Any]]) -> None:
-    """Writes the state, whole at any moment."""
+    """Write the state, whole at any moment."""
     results.mkdir(parents=True, exist_ok=True)
     new = results / f"{STATE}.new"
     new.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
@@ -343,12 +346,12 @@ def write(results: Path, known: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def state_of(run: Run, known: Mapping[str, Mapping[str, Any]]) -> str:
-    """ "done", "part", "failed" or "open"."""
+    """Give the state of a run: "done", "part", "failed" or "open"."""
     return known.get(run.key, {}).get("state", "open")
 
 
 def table(runs: Sequence[Run], known: Mapping[str, Mapping[str, Any]]) -> str:
-    """The runs as lines of text: state, minutes so far, name, what it makes."""
+    """Give the runs as lines of text: state, minutes so far, name, what it makes."""
     lines = [f"{'state':>6} {'minutes':>8}  {'run':<44} makes"]
     for run in runs:
         spent = known.get(run.key, {}).get("minutes")
@@ -360,7 +363,7 @@ def table(runs: Sequence[Run], known: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def platform() -> str:
-    """The platform of JAX; asked in a process of its own, which holds no memory of the device."""
+    """Ask another process for JAX's platform, so that this one holds no memory of the device."""
     code = "import jax; print(jax.devices()[0].platform)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if done.returncode:
@@ -371,7 +374,7 @@ def platform() -> str:
 def command(
     run: Run, folder: Path, left: float, *, accelerated: bool, more: Sequence[str] = ()
 ) -> list[str]:
-    """The command line of a run.
+    """Give the command line of a run.
 
     Args:
       run: the run.
@@ -396,14 +399,15 @@ def work(
     accelerated: bool = False,
     more: Sequence[str] = (),
 ) -> dict[str, str]:
-    """Runs what fits into the minutes.
+    """Run what fits into the minutes.
 
     Args:
       runs: in order of value.
       results: where the state, the logs and the results are.
       minutes: in which nothing more is started once they are over.
       least: minutes below which no run is started: each compiles first.
-      accelerated, more: see `command`.
+      accelerated: whether there is an accelerator, see `command`.
+      more: further options of every script.
 
     Returns:
       The state of each run that was started, by its name.
@@ -450,7 +454,7 @@ def work(
 
 
 def call(words: Sequence[str], log: Path, seconds: float) -> int:
-    """Runs a command with its output added to a log; ends it when its time is over.
+    """Run a command with its output added to a log; ends it when its time is over.
 
     It gets SIGTERM, after which a run saves; so it does when this process gets one itself. A
     minute later it is killed.
@@ -470,7 +474,7 @@ def call(words: Sequence[str], log: Path, seconds: float) -> int:
 def _passed_on(child: subprocess.Popen[bytes]) -> Iterator[None]:
     """While the child runs, SIGTERM and Ctrl-C end it before they end this process."""
 
-    def leave(number: int, _: Any) -> None:
+    def leave(number: int, _: object) -> None:
         raise SystemExit(128 + number)
 
     before = signal.signal(signal.SIGTERM, leave)
@@ -520,7 +524,7 @@ def main(
       only: Only runs with this in their name.
       least: Minutes below which no run is started.
       data_dir: Folder of prepared TFDS data sets.
-      data_note: What is to be said of the data beside every number.
+      data_note: A remark on the data to print next to every number.
     """
     runs = [run for run in RUNS if only in run.name]
     if not runs:

@@ -16,12 +16,16 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 import jaxticket as jt
 from experiments.common.job import launch
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 BRANCHES = ("reinit", "shuffle", "random")
 
@@ -57,7 +61,7 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    """Finds the tickets and writes tables and figures."""
+    """Find the tickets and write tables and figures."""
     jt.cpu_devices()
     # a tenth is held out for the early-stop metric
     data = jt.data.load(settings.data, data_dir=settings.data_dir, validation=0.1)
@@ -86,13 +90,13 @@ def main(settings: Settings) -> None:
     print(f"results in {folder}")
 
 
-def summary(runs: jt.Runs, rows: Any, margin: float) -> None:
-    """Prints accuracy against density for every branch, and the sparsest winning ticket."""
+def summary(runs: jt.Runs, rows: pd.DataFrame, margin: float) -> None:
+    """Print accuracy against density for every branch, and the sparsest winning ticket."""
     names = ("ticket", *BRANCHES)
     print(f"\nfinal test accuracy in %, mean (min to max) over {len(runs.seeds)} seeds")
     print(f"{'density':>8}" + "".join(f"{name:>22}" for name in names) + "  matching")
     for level in runs.levels:
-        here = rows[rows.level == level].set_index("branch")
+        here = rows.loc[rows.level == level].set_index("branch")
         cells = ""
         for name in names:
             row = here.loc[name]
@@ -109,9 +113,14 @@ def summary(runs: jt.Runs, rows: Any, margin: float) -> None:
         print(f"\nsparsest winning ticket: level {best}, {100 * density:.2f}% of the weights")
 
 
-def figures(table: Any, folder: Path, note: str, *, margin: float) -> None:
-    """Draws the figures of chapter 3 of Frankle's thesis for this run; `margin` is what matching
-    tickets may lose.
+def figures(table: pd.DataFrame, folder: Path, note: str, *, margin: float) -> None:
+    """Draw the figures of chapter 3 of Frankle's thesis for this run.
+
+    Args:
+      table: the run's tidy table.
+      folder: where the figures go.
+      note: the caption.
+      margin: accuracy that matching tickets may lose.
     """
     import matplotlib
 
@@ -121,7 +130,7 @@ def figures(table: Any, folder: Path, note: str, *, margin: float) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with jt.plots.style(), tqdm(total=4, desc="figures", unit="") as bar:
 
-        def keep(figure: Any, name: str) -> None:
+        def keep(figure: Figure, name: str) -> None:
             jt.plots.caption(figure, note)
             figure.savefig(folder / f"{name}.png", dpi=200)
             plt.close(figure)

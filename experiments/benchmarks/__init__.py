@@ -1,1 +1,1 @@
-"""Speed of jaxticket beside other ways to do the same, as ratios measured in one run."""
+"""Speed of jaxticket against other ways to do the same, as ratios measured in one run."""

@@ -1,7 +1,8 @@
-"""Variants of a benchmark in worker processes of their own, measured in turn, round after round.
+"""Variants of a benchmark, each in its worker processes, measured in turn, round after round.
 
 A shared machine's speed varies by a factor of 2 over time, so every ratio is of two rates of the
 same round. Only one variant works at a time; the others wait for a line on their standard input.
+Every other round goes through the variants backward, so that none is always measured first.
 """
 
 from __future__ import annotations
@@ -12,18 +13,40 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
-Measure = Callable[[], dict[str, Any]]
-Round = dict[Any, dict[str, Any]]
+Answer = dict[str, float]
+"""What a worker measured; "rate" is the main number."""
+Report = dict[str, float | str]
+"""What a worker says after its preparation."""
+Measure = Callable[[], Answer]
 
 
-def answer(prepare: Callable[[], tuple[Measure, dict[str, Any]]]) -> None:
-    """The worker's side: prepares, then measures whenever a line arrives; answers in JSON lines."""
+class Variant(Protocol):
+    """One way to do what is measured: a frozen dataclass of values for JSON."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[object]]]
+
+    @property
+    def name(self) -> str:
+        """The name in tables."""
+        ...
+
+    @property
+    def processes(self) -> int:
+        """Workers that run at the same time."""
+        ...
+
+
+V = TypeVar("V", bound=Variant)
+
+
+def answer(prepare: Callable[[], tuple[Measure, Report]]) -> None:
+    """Prepare in a worker, then measure whenever a line arrives and answer in a line of JSON."""
     replies = sys.stdout
     # whatever libraries print must not be taken for an answer
     with contextlib.redirect_stdout(sys.stderr):
@@ -36,7 +59,8 @@ def answer(prepare: Callable[[], tuple[Measure, dict[str, Any]]]) -> None:
 class _Workers:
     """The processes of one variant."""
 
-    def __init__(self, module: str, variant: Any, *more: Any) -> None:
+    def __init__(self, module: str, variant: Variant, *more: object) -> None:
+        """Start them and wait until they are prepared."""
         task = json.dumps([dataclasses.asdict(variant), *more])
         self.name = variant.name
         self.processes = [
@@ -46,57 +70,57 @@ class _Workers:
             )
             for _ in range(variant.processes)
         ]  # fmt: skip
-        self.report = self._answers()[0]
+        self.report: Report = json.loads(self._lines()[0])
 
-    def _answers(self) -> list[dict[str, Any]]:
+    def _lines(self) -> list[str]:
         lines = [process.stdout.readline() for process in self.processes if process.stdout]
         if not all(lines):
             raise SystemExit(f"a worker of {self.name!r} ended; its error is above")
-        return [json.loads(line) for line in lines]
+        return lines
 
-    def measure(self) -> dict[str, Any]:
-        """The rates of all processes together, and what else the first one says."""
+    def measure(self) -> Answer:
+        """Measure the rate of all processes together, and what else the first one measures."""
         for process in self.processes:
             assert process.stdin is not None
             process.stdin.write("go\n")
             process.stdin.flush()
-        answers = self._answers()
+        answers: list[Answer] = [json.loads(line) for line in self._lines()]
         return answers[0] | {"rate": sum(answer["rate"] for answer in answers)}
 
     def close(self) -> None:
-        """Ends the processes."""
+        """End the processes."""
         for process in self.processes:
             process.kill()
             process.wait()
 
 
 def measured(
-    module: str, variants: Sequence[Any], *more: Any, rounds: int
-) -> tuple[list[Round], Round]:
-    """Measures every variant in every round.
+    module: str, variants: Sequence[V], *more: object, rounds: int
+) -> tuple[list[dict[V, Answer]], dict[V, Report]]:
+    """Measure every variant in every round.
 
     Args:
       module: the benchmark; run as `python -m MODULE worker TASK`, with TASK the JSON text of the
         variant's fields and `more`.
-      variants: what to measure: frozen dataclasses with a `name` and a number of `processes`.
-      *more: given to every worker.
+      variants: what to measure.
+      *more: further values for every worker.
       rounds: how often.
 
     Returns:
-      For each round what each variant answered, and what each reported after its preparation.
+      For each round the answer of each variant, and the report of each after its preparation.
     """
     with contextlib.ExitStack() as stack:
-        pool = []
+        pool: dict[V, _Workers] = {}
         for variant in tqdm(variants, desc="starting workers", unit=""):
-            pool.append(_Workers(module, variant, *more))
-            stack.callback(pool[-1].close)
-        result: list[Round] = [{} for _ in range(rounds)]
+            pool[variant] = _Workers(module, variant, *more)
+            stack.callback(pool[variant].close)
+        result: list[dict[V, Answer]] = [{} for _ in range(rounds)]
         with tqdm(total=rounds * len(variants), desc="measuring", unit="") as bar:
-            for answers in result:
-                for variant, workers in zip(variants, pool, strict=True):
-                    answers[variant] = workers.measure()
+            for i, answers in enumerate(result):
+                for variant in variants if i % 2 == 0 else variants[::-1]:
+                    answers[variant] = pool[variant].measure()
                     bar.update()
-        return result, {v: workers.report for v, workers in zip(variants, pool, strict=True)}
+        return result, {variant: workers.report for variant, workers in pool.items()}
 
 
 def looped(
@@ -107,7 +131,7 @@ def looped(
     block: int,
     worth: float = 1,
 ) -> Measure:
-    """Measures a Python loop over steps for so many seconds.
+    """Give the function that measures a Python loop over steps.
 
     Args:
       step: one step.
@@ -117,7 +141,7 @@ def looped(
       worth: what one step counts in the rate.
     """
 
-    def measure() -> dict[str, Any]:
+    def measure() -> Answer:
         began, steps = time.perf_counter(), 0
         while time.perf_counter() - began < seconds:
             for _ in range(block):
@@ -130,8 +154,15 @@ def looped(
     return measure
 
 
-def rates(variants: Sequence[Any], rounds: Sequence[Round]) -> dict[str, dict[str, float]]:
-    """Median, least and greatest rate of each variant."""
+def host_batches(examples: int, size: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """Draw index arrays of batches of a shape, without end."""
+    rng = np.random.default_rng(0)
+    while True:
+        yield rng.integers(0, examples, size)
+
+
+def rates(variants: Sequence[V], rounds: Sequence[dict[V, Answer]]) -> dict[str, dict[str, float]]:
+    """Compute the median, least and greatest rate of each variant."""
     result = {}
     for variant in variants:
         values = [answers[variant]["rate"] for answers in rounds]
@@ -142,7 +173,7 @@ def rates(variants: Sequence[Any], rounds: Sequence[Round]) -> dict[str, dict[st
 
 
 def print_rates(unit: str, of: dict[str, dict[str, float]]) -> None:
-    """A table of `rates`."""
+    """Print a table of `rates`."""
     print(f"{unit:<56} median    min    max")
     for name, values in of.items():
         print(f"{name:<56} {values['median']:6.0f} {values['min']:6.0f} {values['max']:6.0f}")

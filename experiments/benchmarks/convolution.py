@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,8 @@ from tqdm import tqdm
 
 import jaxticket as jt
 from experiments.benchmarks._machine import machine, publish
+from experiments.benchmarks._workers import Answer
+from experiments.common.machine import cores
 from jaxticket.nn.geometry import Geometry
 from jaxticket.nn.lowering import FORMS, LOWERINGS
 
@@ -48,14 +50,14 @@ class Shape(NamedTuple):
 
     @property
     def geometry(self) -> Geometry:
-        """As the lowering wants it."""
+        """The geometry that the lowering takes."""
         pad = ((self.kernel - 1) // 2, (self.kernel - 1) // 2)
         image, kernel = (self.image, self.image), (self.kernel, self.kernel)
         return Geometry(image, kernel, (self.stride, self.stride), (pad, pad), None)
 
     @property
     def flops(self) -> float:
-        """Multiplications and additions of one network's."""
+        """The multiplications and additions of one network."""
         out = self.geometry.output
         return 2.0 * self.batch * out[0] * out[1] * self.kernel**2 * self.channels * self.features
 
@@ -100,10 +102,8 @@ class Settings:
     """Whether to write experiments/results/benchmarks/convolution[-GPU].csv and .json."""
 
 
-def measure(
-    shape: Shape, form: str, part: str, replicas: int, settings: Settings
-) -> dict[str, Any]:
-    """Time of one call, all replicas together, and the rate."""
+def measure(shape: Shape, form: str, part: str, replicas: int, settings: Settings) -> Answer:
+    """Measure the time of one call, all replicas together, and the rate."""
     platform = jax.default_backend()
     chosen = LOWERINGS.get(platform, LOWERINGS["default"])
     function = getattr(chosen if form == "chosen" else FORMS[form], part)
@@ -124,7 +124,7 @@ def measure(
     ]
 
     def local(times: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
-        def again(_: Any, carry: jax.Array) -> jax.Array:
+        def again(_: jax.Array, carry: jax.Array) -> jax.Array:
             # each call depends on the one before, so that none is left out or moved
             return function(a + carry, b, geometry=at).reshape(-1)[0] * 0
 
@@ -155,15 +155,15 @@ def measure(
     }
 
 
-def measure_torch(shape: Shape, part: str, settings: Settings) -> dict[str, Any]:
-    """The same by PyTorch, for one network."""
+def measure_torch(shape: Shape, part: str, settings: Settings) -> Answer:
+    """Measure the same in PyTorch, for one network."""
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise SystemExit(
             '--forms torch needs PyTorch: pip install "jaxticket[benchmark]", or leave it out'
         ) from error
-    torch.set_num_threads(machine()["cores"])
+    torch.set_num_threads(cores())
     at = shape.geometry
     x = torch.randn(shape.batch, shape.channels, *at.image)
     w = torch.randn(shape.features, shape.channels, *at.kernel)
@@ -175,9 +175,9 @@ def measure_torch(shape: Shape, part: str, settings: Settings) -> dict[str, Any]
         if part == "forward":
             torch.nn.functional.conv2d(x, w, stride=stride, padding=pad)
         else:
-            wanted = [part == "input", part == "kernel", False]
+            needed = [part == "input", part == "kernel", False]
             torch.ops.aten.convolution_backward(
-                g, x, w, None, stride, pad, [1, 1], False, [0, 0], 1, wanted
+                g, x, w, None, stride, pad, [1, 1], False, [0, 0], 1, needed
             )
 
     def seconds(times: int) -> float:
@@ -197,7 +197,7 @@ def measure_torch(shape: Shape, part: str, settings: Settings) -> dict[str, Any]
 
 
 def main(settings: Settings) -> None:
-    """Measures all, prints a table and publishes it."""
+    """Measure all, print a table and publish it."""
     jt.cpu_devices()
     here = machine("jax", "numpy")
     shapes = [s for s in SHAPES if settings.layers in s.layer]

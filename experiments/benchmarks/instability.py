@@ -21,13 +21,24 @@ import json
 import resource
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tyro
 
 from experiments.benchmarks._machine import described, machine, publish
-from experiments.benchmarks._workers import Measure, answer, measured, print_rates, rates
+from experiments.benchmarks._workers import (
+    Answer,
+    Measure,
+    Report,
+    answer,
+    measured,
+    print_rates,
+    rates,
+)
+
+if TYPE_CHECKING:
+    import jaxticket as jt
 
 MODULE = "experiments.benchmarks.instability"
 
@@ -62,20 +73,20 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """How tables call it."""
+        """The name in tables."""
         known = {"lenet": "LeNet", "resnet20": "ResNet-20"}[self.network]
         return f"{known}, {self.form}"
 
 
-def setup(variant: Variant) -> Any:
-    """Network, random data of the right shape, training."""
+def setup(variant: Variant) -> tuple[jt.Network, jt.data.Data, jt.Training]:
+    """Make the network, random data of the right shape, and the training."""
     import jaxticket as jt
 
     rng = np.random.default_rng(0)
     lenet = variant.network == "lenet"
     shape, train, test = ((28, 28, 1), 10_000, 10_000) if lenet else ((32, 32, 3), 512, 256)
 
-    def images(n: int) -> Any:
+    def images(n: int) -> np.ndarray:
         return rng.integers(0, 256, (n, *shape)).astype(np.uint8)
 
     data = jt.data.from_arrays(
@@ -93,7 +104,7 @@ def setup(variant: Variant) -> Any:
 
 
 def memory() -> float:
-    """The most memory that the device (of a CPU, the process) has held, in MB."""
+    """Give the most memory that the device (of a CPU, the process) has held, in MB."""
     import jax
 
     stats = jax.devices()[0].memory_stats() or {}
@@ -102,8 +113,8 @@ def memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def worker(variant: Variant) -> tuple[Measure, dict[str, Any]]:
-    """Compiles by a first run, and returns what measures."""
+def worker(variant: Variant) -> tuple[Measure, Report]:
+    """Compile by a first run, and return what measures."""
     import jaxticket as jt
 
     # a network alone has all cores for its one device
@@ -113,7 +124,7 @@ def worker(variant: Variant) -> tuple[Measure, dict[str, Any]]:
     net, data, training = setup(variant)
     points = 30 if variant.network == "lenet" else 3
 
-    def together() -> dict[str, Any]:
+    def together() -> Answer:
         inst = jt.instability(
             net, data, training, at=0, copies=COPIES, points=points, seeds=range(SEEDS),
             keep=False, progress=False,
@@ -127,14 +138,13 @@ def worker(variant: Variant) -> tuple[Measure, dict[str, Any]]:
             "memory_mb": memory(),
         }
 
-    def alone() -> dict[str, Any]:
+    def alone() -> Answer:
         seconds = 0.0
         for seed in range(2):
             runs = jt.find_tickets(
                 net, data, training, jt.Pruning(levels=0), seeds=(seed,), progress=False
             )
-            timings: Any = runs.timings()
-            seconds += float(timings["train_seconds"].sum())
+            seconds += float(runs.timings()["train_seconds"].to_numpy().sum())
         return {"rate": 2 * variant.steps / seconds, "memory_mb": memory()}
 
     measure = together if variant.form == "together" else alone
@@ -144,7 +154,7 @@ def worker(variant: Variant) -> tuple[Measure, dict[str, Any]]:
 
 
 def products() -> Measure:
-    """The matrix products of LeNet's evaluation: 30 points for 9 pairs on 20,000 images."""
+    """Measure the matrix products of LeNet's evaluation: 30 points for 9 pairs on 20,000 images."""
     import jax
     import jax.numpy as jnp
 
@@ -157,11 +167,13 @@ def products() -> Measure:
     weights = [rng.normal(size=shape).astype(np.float32) for shape in itertools.pairwise(WIDTHS)]
     x = jnp.asarray(rng.normal(size=(20, 1000, 784)), jnp.float32)
 
-    def point(limit: Any, scale: Any, weights: Any, x: Any) -> Any:
+    def point(
+        limit: jax.Array, scale: jax.Array, weights: list[jax.Array], x: jax.Array
+    ) -> jax.Array:
         del limit
         with jax.default_matmul_precision("highest"):
 
-            def batch(total: Any, x: Any) -> Any:
+            def batch(total: jax.Array, x: jax.Array) -> tuple[jax.Array, None]:
                 for w in weights:
                     x = x @ (scale[None, None] * w)
                 return total + jnp.sum(x), None
@@ -174,7 +186,7 @@ def products() -> Measure:
     shared = jt.parallel.put((weights, x), mesh, replicas=False)
     jax.block_until_ready(run(limits, scales, *shared))
 
-    def measure() -> dict[str, Any]:
+    def measure() -> Answer:
         began = time.perf_counter()
         jax.block_until_ready(run(limits, scales, *shared))
         seconds = time.perf_counter() - began
@@ -183,8 +195,8 @@ def products() -> Measure:
     return measure
 
 
-def ten() -> dict[str, Any]:
-    """LeNet's nine copies with all distances at 10 steps k, 2,000 steps each."""
+def ten() -> Answer:
+    """Measure LeNet's nine copies with all distances at 10 steps k, 2,000 steps each."""
     import jaxticket as jt
 
     jt.cpu_devices()
@@ -194,7 +206,7 @@ def ten() -> dict[str, Any]:
         net, data, training, at=(0, 10, 25, 50, 100, 200, 400, 800, 1200, 1600), copies=COPIES,
         seeds=range(SEEDS), keep=False,
     )  # fmt: skip
-    cost: Any = inst.costs().sum(numeric_only=True)
+    cost = inst.costs().sum(numeric_only=True).to_dict()
     return {
         "seconds": time.perf_counter() - began,
         "train_seconds": float(cost["train_seconds"]),
@@ -206,14 +218,12 @@ def ten() -> dict[str, Any]:
 
 
 def main(settings: Settings) -> None:
-    """Measures every variant in every round, then prints and publishes."""
+    """Measure every variant in every round, then print and publish."""
     here = machine("jax", "flax", "optax", "numpy")
     steps = {"lenet": settings.lenet_steps, "resnet20": settings.resnet_steps}
     chosen = [Variant(net, form, n) for net, n in steps.items() for form in ("together", "alone")]
     matrix = Variant("lenet", "products", 0)
-    rounds, reports = measured(
-        "experiments.benchmarks.instability", [*chosen, matrix], rounds=settings.rounds
-    )
+    rounds, reports = measured(MODULE, [*chosen, matrix], rounds=settings.rounds)
     of = rates(chosen, rounds)
     print(f"\n{here}\n")
     print_rates("training steps per second of all networks", of)
@@ -237,7 +247,7 @@ def main(settings: Settings) -> None:
     ]
     for name, values in found.items():
         print(f"{name:<36} {described(values)}")
-    summary: dict[str, Any] = {"machine": here, "settings": dataclasses.asdict(settings)}
+    summary: dict[str, object] = {"machine": here, "settings": dataclasses.asdict(settings)}
     summary |= {"rates": of, "ratios": found}
     summary["reports"] = {variant.name: report for variant, report in reports.items()}
     if settings.ten:

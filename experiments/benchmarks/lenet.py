@@ -22,21 +22,32 @@ import json
 import sys
 import tempfile
 import time
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tyro
 
 from experiments.benchmarks._machine import described, machine, publish
 from experiments.benchmarks._workers import (
+    Answer,
     Measure,
-    Round,
+    Report,
     answer,
     looped,
     measured,
     print_rates,
     rates,
 )
+from experiments.common.machine import cores
+
+if TYPE_CHECKING:
+    import jax
+    import optax
+
+    import jaxticket as jt
+
+    Layers = list[tuple[jax.Array, jax.Array]]
 
 MODULE = "experiments.benchmarks.lenet"
 
@@ -82,6 +93,7 @@ class Variant:
 
     @property
     def name(self) -> str:
+        """The name in tables."""
         if self.kind == "jaxticket":
             devices = f"{self.threads} device" + "s" * (self.threads > 1)
             return f"jaxticket, {self.seeds} seed{'s' * (self.seeds > 1)}, {devices}"
@@ -91,15 +103,15 @@ class Variant:
         return f"PyTorch, {mask}, {self.processes} x {self.threads} threads"
 
 
-def variants(settings: Settings, cores: int) -> list[Variant]:
-    """What is measured in every round."""
-    chosen = [Variant("jaxticket", threads=cores, seeds=n) for n in settings.seeds]
-    if 1 in settings.seeds and cores > 1:
+def variants(settings: Settings, threads: int) -> list[Variant]:
+    """Choose what is measured in every round."""
+    chosen = [Variant("jaxticket", threads=threads, seeds=n) for n in settings.seeds]
+    if 1 in settings.seeds and threads > 1:
         chosen.append(Variant("jaxticket", seeds=1))
     chosen.append(Variant("jax"))
     for form in ("forward", "folded") if settings.torch else ():
-        chosen.append(Variant("torch", threads=cores, form=form))
-        chosen.append(Variant("torch", processes=cores, form=form))
+        chosen.append(Variant("torch", threads=threads, form=form))
+        chosen.append(Variant("torch", processes=threads, form=form))
     return chosen
 
 
@@ -107,13 +119,13 @@ def variants(settings: Settings, cores: int) -> list[Variant]:
 
 
 def worker(variant: Variant, data_dir: str | None, seconds: float) -> None:
-    """Prepares a variant, then measures it whenever it is asked to."""
+    """Prepare a variant, then measure it whenever a line arrives."""
     kinds = {"jaxticket": tickets, "jax": jax_loop, "torch": torch_loop}
     answer(lambda: kinds[variant.kind](variant, data_dir, seconds))
 
 
-def images(data_dir: str | None) -> Any:
-    """MNIST where it is prepared, random images of its shape otherwise."""
+def images(data_dir: str | None) -> jt.data.Data:
+    """Load MNIST where it is prepared, or draw random images of its shape."""
     import jaxticket as jt
 
     try:
@@ -129,10 +141,8 @@ def images(data_dir: str | None) -> Any:
     return jt.data.from_arrays(*drawn[0], *drawn[1], classes=10, name="random")
 
 
-def tickets(
-    variant: Variant, data_dir: str | None, seconds: float
-) -> tuple[Measure, dict[str, Any]]:
-    """jaxticket through its public function."""
+def tickets(variant: Variant, data_dir: str | None, seconds: float) -> tuple[Measure, Report]:
+    """Measure jaxticket through its public function."""
     import jaxticket as jt
 
     jt.cpu_devices(variant.threads)
@@ -143,7 +153,7 @@ def tickets(
     net = jt.networks.lenet(data.shape, data.classes)
     mesh = jt.parallel.mesh()
 
-    def call(steps: int, branches: tuple[str, ...] = ()) -> dict[str, float]:
+    def call(steps: int, branches: tuple[str, ...] = ()) -> Answer:
         training = jt.Training(steps=steps, batch_size=BATCH, lr=RATE, eval_every=INTERVAL)
         seeds = range(variant.seeds)
         built = program(Supervised(net, training), mesh)
@@ -183,10 +193,8 @@ def tickets(
     return lambda: call(steps), report
 
 
-def jax_loop(
-    variant: Variant, data_dir: str | None, seconds: float
-) -> tuple[Measure, dict[str, Any]]:
-    """What one writes first: a jitted step, masks in the forward pass, batches from the host."""
+def jax_loop(variant: Variant, data_dir: str | None, seconds: float) -> tuple[Measure, Report]:
+    """Measure the naive loop: a jitted step, masks in the forward pass, batches from the host."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -205,8 +213,8 @@ def jax_loop(
     ]
 
     @jax.jit
-    def update(params: Any, state: Any, x: jax.Array, y: jax.Array) -> Any:
-        def loss(params: Any) -> jax.Array:
+    def update(params: Layers, state: optax.OptState, x: jax.Array, y: jax.Array):
+        def loss(params: Layers) -> jax.Array:
             h = x.astype(jnp.float32) / 255
             for i, ((w, b), m) in enumerate(zip(params, masks, strict=True)):
                 h = (jax.nn.relu(h) if i else h) @ (w * m) + b[None]
@@ -215,12 +223,13 @@ def jax_loop(
         change, state = adam.update(jax.grad(loss)(params), state, params)
         return optax.apply_updates(params, change), state
 
-    held: list[Any] = [params, adam.init(params)]
+    held = params, adam.init(params)
     batches = host_batches(len(y))
 
     def step() -> None:
+        nonlocal held
         index = next(batches)
-        held[:] = update(*held, x[index], y[index])
+        held = update(*held, x[index], y[index])
 
     def finish() -> None:
         jax.block_until_ready(held)
@@ -233,10 +242,8 @@ def jax_loop(
     }
 
 
-def torch_loop(
-    variant: Variant, data_dir: str | None, seconds: float
-) -> tuple[Measure, dict[str, Any]]:
-    """PyTorch with the data in memory as normalised tensors and fused Adam."""
+def torch_loop(variant: Variant, data_dir: str | None, seconds: float) -> tuple[Measure, Report]:
+    """Measure PyTorch with the data in memory as normalized tensors and fused Adam."""
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -282,8 +289,8 @@ def torch_loop(
     return looped(step, lambda: None, seconds, block=BLOCK), {}
 
 
-def host_batches(examples: int) -> Any:
-    """Index arrays of batches, a new order every epoch."""
+def host_batches(examples: int) -> Iterator[np.ndarray]:
+    """Draw index arrays of batches, in a new order every epoch."""
     rng = np.random.default_rng(0)
     while True:
         order = rng.permutation(examples)
@@ -295,12 +302,12 @@ def host_batches(examples: int) -> Any:
 
 
 def main(settings: Settings) -> None:
-    """Measures every variant in every round, then prints and publishes."""
+    """Measure every variant in every round, then print and publish."""
     packages = ("jax", "optax", "numpy") + (("torch",) if settings.torch else ())
     here = machine(*packages)
-    chosen = variants(settings, here["cores"])
+    chosen = variants(settings, cores())
     rounds, reports = measured(
-        "experiments.benchmarks.lenet",
+        MODULE,
         chosen,
         settings.data_dir,
         settings.seconds,
@@ -330,8 +337,10 @@ def main(settings: Settings) -> None:
         publish("lenet", rows, {"machine": here, "settings": setup, **summary})
 
 
-def summarised(chosen: list[Variant], rounds: list[Round], reports: Round) -> dict[str, Any]:
-    """Medians of the rates, and ratios to the best of each kind of loop in the same round."""
+def summarised(
+    chosen: list[Variant], rounds: list[dict[Variant, Answer]], reports: dict[Variant, Report]
+) -> dict[str, dict[str, Any]]:
+    """Compute median rates, and ratios to the best of each kind of loop in the same round."""
     ours = [v for v in chosen if v.kind == "jaxticket"]
     loops = {
         "JAX loop": [v for v in chosen if v.kind == "jax"],

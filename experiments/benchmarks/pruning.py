@@ -16,16 +16,16 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 import jaxticket as jt
-from experiments.benchmarks._machine import described, machine, publish
+from experiments.benchmarks._machine import Row, described, machine, publish
 
 DENSITY = 0.8
 
@@ -47,7 +47,7 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    """Measures every size."""
+    """Measure every size."""
     here = machine("jax", "numpy") | {"platform": jax.default_backend()}
     print(f"{here}\n")
     rows = []
@@ -69,8 +69,8 @@ def main(settings: Settings) -> None:
         publish("pruning", rows, {"machine": here, "settings": dataclasses.asdict(settings)})
 
 
-def measured(size: int, settings: Settings) -> list[dict[str, Any]]:
-    """One row per variant and round.
+def measured(size: int, settings: Settings) -> list[Row]:
+    """Measure one row per variant and round.
 
     Raises:
       RuntimeError: where a result is not the same as numpy's.
@@ -80,7 +80,7 @@ def measured(size: int, settings: Settings) -> list[dict[str, Any]]:
     tree = {"w": jnp.asarray(host)}
     ones = jt.masks.ones(tree)
     prune = jax.jit(lambda s, m, k: jt.keep_top(s, m, k, prunable={"w": True})["w"])
-    calls: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    calls: dict[str, tuple[jax.stages.Wrapped, tuple[object, ...]]] = {
         "keep_top": (prune, (tree, ones, jnp.int32(keep)))
     }
     if size <= settings.sort_limit:
@@ -89,7 +89,7 @@ def measured(size: int, settings: Settings) -> list[dict[str, Any]]:
     if size <= settings.top_k_limit:
         top_k = jax.jit(lambda s: jax.lax.top_k(s, keep)[0][-1])
         calls["lax.top_k"] = (top_k, (tree["w"],))
-    run: dict[str, Callable[[], Any]] = {}
+    run: dict[str, Callable[[], ArrayLike]] = {}
     compiling = {}
     for name, (function, arguments) in calls.items():
         began = time.perf_counter()
@@ -132,8 +132,8 @@ def measured(size: int, settings: Settings) -> list[dict[str, Any]]:
     return rows
 
 
-def timed(call: Callable[[], Any]) -> float:
-    """Seconds of one call: the mean of as many as fit into half a second."""
+def timed(call: Callable[[], object]) -> float:
+    """Measure the seconds of one call: the mean of as many as fit into half a second."""
     began, calls = time.perf_counter(), 0
     while calls == 0 or time.perf_counter() - began < 0.5:
         call()

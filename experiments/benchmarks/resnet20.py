@@ -26,21 +26,31 @@ import itertools
 import json
 import sys
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tyro
 
 from experiments.benchmarks._machine import described, machine, publish
 from experiments.benchmarks._workers import (
+    Answer,
     Measure,
-    Round,
+    Report,
     answer,
+    host_batches,
     looped,
     measured,
     print_rates,
     rates,
 )
+from experiments.common.machine import cores
+
+if TYPE_CHECKING:
+    import optax
+
+    Params = Mapping[str, Any]
+    State = tuple[Params, optax.OptState]
 
 MODULE = "experiments.benchmarks.resnet20"
 
@@ -76,8 +86,13 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One way to train: kind "jaxticket" (form "" or COMPILER), "flax" (form "step" or "loop") or
-    "torch".
+    """One way to train.
+
+    Attributes:
+      kind: "jaxticket" (form "" or COMPILER), "flax" (form "step" or "loop") or "torch".
+      networks: how many train side by side.
+      form: the variant of the kind.
+      processes: workers.
     """
 
     kind: str
@@ -87,7 +102,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """How tables call it."""
+        """The name in tables."""
         many = f"{self.networks} network{'s' * (self.networks > 1)}"
         if self.kind == "flax":
             vmapped = "vmapped, " if self.networks > 1 else ""
@@ -98,7 +113,7 @@ class Variant:
 
 
 def variants(settings: Settings) -> list[Variant]:
-    """What is measured in every round."""
+    """Choose what is measured in every round."""
     chosen = [Variant("jaxticket", n) for n in settings.seeds]
     if settings.compiler and "gpu" not in machine():
         chosen += [Variant("jaxticket", n, COMPILER) for n in settings.seeds]
@@ -109,19 +124,19 @@ def variants(settings: Settings) -> list[Variant]:
 
 
 def worker(variant: Variant, dtype: str, seconds: float) -> None:
-    """Prepares a variant, then measures it whenever it is asked to."""
+    """Prepare a variant, then measure it whenever a line arrives."""
     kinds = {"jaxticket": tickets, "flax": flax_loop, "torch": torch_loop}
     answer(lambda: kinds[variant.kind](variant, dtype, seconds))
 
 
 def images() -> tuple[np.ndarray, np.ndarray]:
-    """Random images in CIFAR-10's shape."""
+    """Draw random images in CIFAR-10's shape."""
     rng = np.random.default_rng(0)
     return rng.integers(0, 256, (2560, 32, 32, 3), np.uint8), rng.integers(0, CLASSES, 2560)
 
 
-def tickets(variant: Variant, dtype: str, seconds: float) -> tuple[Measure, dict[str, Any]]:
-    """jaxticket through its public function."""
+def tickets(variant: Variant, dtype: str, seconds: float) -> tuple[Measure, Report]:
+    """Measure jaxticket through its public function."""
     if variant.form == COMPILER:
         # as where llvmlite, which generates the kernels, is not installed
         sys.modules["llvmlite"] = None  # type: ignore[assignment]
@@ -132,7 +147,7 @@ def tickets(variant: Variant, dtype: str, seconds: float) -> tuple[Measure, dict
     data = jt.data.from_arrays(x, y, x[:BATCH], y[:BATCH], classes=CLASSES, name="random")
     net = jt.networks.resnet20(data.shape, CLASSES)
 
-    def call(steps: int) -> dict[str, float]:
+    def call(steps: int) -> Answer:
         training = jt.Training(
             steps=steps, batch_size=BATCH, optimizer="momentum", lr=RATE, eval_every=10**6,
             eval_train_examples=BATCH, eval_batch_size=BATCH, compute_dtype=dtype,
@@ -150,8 +165,8 @@ def tickets(variant: Variant, dtype: str, seconds: float) -> tuple[Measure, dict
     return lambda: call(steps), report
 
 
-def flax_loop(variant: Variant, dtype: str, seconds: float) -> tuple[Measure, dict[str, Any]]:
-    """What one writes first in Flax."""
+def flax_loop(variant: Variant, dtype: str, seconds: float) -> tuple[Measure, Report]:
+    """Measure the usual loop in Flax."""
     import flax.linen as nn
     import jax
     import jax.numpy as jnp
@@ -159,8 +174,8 @@ def flax_loop(variant: Variant, dtype: str, seconds: float) -> tuple[Measure, di
 
     class Resnet(nn.Module):
         @nn.compact
-        def __call__(self, x: Any) -> Any:
-            def layer(x: Any, features: int, size: int = 3, stride: int = 1) -> Any:
+        def __call__(self, x: jax.Array) -> jax.Array:
+            def layer(x: jax.Array, features: int, size: int = 3, stride: int = 1) -> jax.Array:
                 x = nn.Conv(
                     features, (size, size), stride, padding=size // 2, use_bias=False, dtype=dtype
                 )(x)
@@ -178,14 +193,14 @@ def flax_loop(variant: Variant, dtype: str, seconds: float) -> tuple[Measure, di
     net, sgd = Resnet(), optax.sgd(RATE, momentum=0.9)
     many = variant.networks > 1
 
-    def init(key: Any) -> Any:
+    def init(key: jax.Array) -> State:
         variables = net.init(key, jnp.zeros((1, 32, 32, 3), dtype))
         return variables, sgd.init(variables["params"])
 
-    def update(state: Any, x: Any, y: Any) -> Any:
+    def update(state: State, x: jax.Array, y: jax.Array) -> State:
         variables, opt = state
 
-        def loss(params: Any) -> Any:
+        def loss(params: Params) -> tuple[jax.Array, Params]:
             logits, new = net.apply(
                 {**variables, "params": params}, x.astype(dtype) / 255, mutable=["batch_stats"]
             )
@@ -200,7 +215,7 @@ def flax_loop(variant: Variant, dtype: str, seconds: float) -> tuple[Measure, di
     keys = jax.random.split(jax.random.key(0), variant.networks)
     state = jax.vmap(init)(keys) if many else init(keys[0])
     inner = 2 if variant.form == "loop" else 1
-    batches = host_batches(len(y), variant.networks)
+    batches = host_batches(len(y), (variant.networks, BATCH) if many else (BATCH,))
     step_of = jax.vmap(update) if many else update
     if inner > 1:
         step_of = lambda s, x, y: jax.lax.fori_loop(0, inner, lambda _, s: update(s, x, y), s)  # noqa: E731
@@ -217,14 +232,14 @@ def flax_loop(variant: Variant, dtype: str, seconds: float) -> tuple[Measure, di
     began = time.perf_counter()
     step()
     finish()
-    report = {"compile_seconds": time.perf_counter() - began}
+    report: Report = {"compile_seconds": time.perf_counter() - began}
     worth = inner * variant.networks * BATCH
     on_cpu = jax.default_backend() == "cpu"
     return looped(step, finish, seconds, block=1 if on_cpu else 50, worth=worth), report
 
 
-def torch_loop(variant: Variant, dtype: str, seconds: float) -> tuple[Measure, dict[str, Any]]:
-    """PyTorch, eager, with the data in memory."""
+def torch_loop(variant: Variant, dtype: str, seconds: float) -> tuple[Measure, Report]:
+    """Measure PyTorch, eager, with the data in memory."""
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -233,10 +248,10 @@ def torch_loop(variant: Variant, dtype: str, seconds: float) -> tuple[Measure, d
         ) from error
     from torch import nn  # pyright: ignore[reportMissingImports]
 
-    torch.set_num_threads(machine()["cores"])
+    torch.set_num_threads(cores())
     torch.manual_seed(0)
 
-    def layer(before: int, after: int, size: int = 3, stride: int = 1) -> Any:
+    def layer(before: int, after: int, size: int = 3, stride: int = 1) -> nn.Sequential:
         conv = nn.Conv2d(before, after, size, stride, padding=size // 2, bias=False)
         return nn.Sequential(conv, nn.BatchNorm2d(after))
 
@@ -249,7 +264,7 @@ def torch_loop(variant: Variant, dtype: str, seconds: float) -> tuple[Measure, d
             )
             self.shortcut = nn.Identity() if stride == 1 else layer(before, after, 1, 2)
 
-        def forward(self, x: Any) -> Any:
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.relu(self.inner(x) + self.shortcut(x))
 
     sizes = (16, 16, 16, 16, 32, 32, 32, 64, 64, 64)
@@ -265,7 +280,7 @@ def torch_loop(variant: Variant, dtype: str, seconds: float) -> tuple[Measure, d
     else:
         x = x.contiguous()
     sgd = torch.optim.SGD(net.parameters(), lr=RATE, momentum=0.9)
-    batches = host_batches(len(y), 1)
+    batches = host_batches(len(y), (BATCH,))
 
     def step() -> None:
         index = torch.from_numpy(next(batches))
@@ -277,21 +292,13 @@ def torch_loop(variant: Variant, dtype: str, seconds: float) -> tuple[Measure, d
     return looped(step, lambda: None, seconds, block=1, worth=BATCH), {}
 
 
-def host_batches(examples: int, networks: int) -> Any:
-    """Index arrays of batches, one for each network where there are several."""
-    rng = np.random.default_rng(0)
-    size = (networks, BATCH) if networks > 1 else BATCH
-    while True:
-        yield rng.integers(0, examples, size)
-
-
 def main(settings: Settings) -> None:
-    """Measures every variant in every round, then prints and publishes."""
+    """Measure every variant in every round, then print and publish."""
     packages = ("jax", "flax", "optax", "numpy") + (("torch",) if settings.torch else ())
     here = machine(*packages)
     chosen = variants(settings)
     rounds, reports = measured(
-        "experiments.benchmarks.resnet20",
+        MODULE,
         chosen,
         settings.dtype,
         settings.seconds,
@@ -325,8 +332,10 @@ def main(settings: Settings) -> None:
         )  # fmt: skip
 
 
-def ratios(chosen: list[Variant], rounds: list[Round]) -> dict[str, dict[str, list[float]]]:
-    """jaxticket's rates over those of the others in the same round."""
+def ratios(
+    chosen: list[Variant], rounds: list[dict[Variant, Answer]]
+) -> dict[str, dict[str, list[float]]]:
+    """Divide jaxticket's rates by those of the others in the same round."""
     ours = [v for v in chosen if v.kind == "jaxticket"]
     compilers = [v for v in ours if v.form == COMPILER]
     ours = [v for v in ours if v.form != COMPILER]

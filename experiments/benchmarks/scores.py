@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import Any
 
 import jax
 import numpy as np
@@ -23,7 +22,7 @@ import tyro
 from tqdm import tqdm
 
 import jaxticket as jt
-from experiments.benchmarks._machine import described, machine, publish
+from experiments.benchmarks._machine import Row, described, machine, publish
 from jaxticket.engine.dense import initial_networks
 from jaxticket.engine.loop import job_plan
 from jaxticket.engine.program import program
@@ -33,6 +32,7 @@ from jaxticket.pruning.compiled import Examples, Selection, Weights, pruner
 from jaxticket.pruning.keep import round_counts
 from jaxticket.pruning.scores.spec import recipe_of
 from jaxticket.random import root_keys
+from jaxticket.typing import TrainState
 
 EXAMPLES = {"lenet": 60_000, "resnet20": 50_000}
 STEPS = {"lenet": 100, "resnet20": 3}
@@ -55,11 +55,11 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    """Measures every score on every network."""
+    """Measure every score on every network."""
     jt.cpu_devices()
     here = machine("jax", "flax", "numpy") | {"platform": jax.default_backend()}
     print(f"{here}\n")
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for name in settings.networks:
         rows += measured(name, settings)
     for name in settings.networks:
@@ -76,8 +76,8 @@ def main(settings: Settings) -> None:
         publish("scores", rows, {"machine": here, "settings": dataclasses.asdict(settings)})
 
 
-def measured(name: str, settings: Settings) -> list[dict[str, Any]]:
-    """One row per score and round; "step" is one step of training."""
+def measured(name: str, settings: Settings) -> list[Row]:
+    """Measure one row per score and round; "step" is one step of training."""
     rng = np.random.default_rng(0)
     shape = (28, 28, 1) if name == "lenet" else (32, 32, 3)
     x = rng.integers(0, 256, (EXAMPLES[name], *shape), np.uint8)
@@ -99,7 +99,7 @@ def measured(name: str, settings: Settings) -> list[dict[str, Any]]:
     plan = jt.parallel.put(job_plan(training, count), mesh)
     steps = STEPS[name]
 
-    def train(state: Any) -> Any:
+    def train(state: TrainState) -> object:
         target = np.full(count, steps, np.int32)
         return run.chunk(target, state, plan, target, zeros > 0, None, placed.arrays)
 
@@ -128,7 +128,7 @@ def measured(name: str, settings: Settings) -> list[dict[str, Any]]:
         calls[score] = (recipe.rounds, lambda s=select, a=arguments: jax.block_until_ready(s(*a)))
         calls[score][1]()
 
-    def fresh() -> Any:
+    def fresh() -> TrainState:
         # the state gives up its memory to every call
         return jax.block_until_ready(run.start(zeros, Origin(params, stats, mask), typed, zeros))
 

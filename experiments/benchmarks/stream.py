@@ -3,7 +3,7 @@
 A set of JPEG images of the size of ImageNet's (500 x 375 and others, about 86 KB) is prepared as
 array_record files in a temporary folder, without TensorFlow, and streamed at 224 x 224. Besides the
 rate by the clock, images per second of CPU time say what one core gives that does nothing else:
-on a shared machine the rate by the clock tells more of the neighbours. The stages of one image are
+on a shared machine the rate by the clock tells more of the neighbors. The stages of one image are
 measured alone, in one thread.
 
 Command:  python -m experiments.benchmarks.stream [--images 400 --rounds 3 --publish]
@@ -20,8 +20,8 @@ import dataclasses
 import io
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tyro
@@ -53,7 +53,7 @@ class Settings:
 
 
 def picture(rng: np.random.Generator) -> bytes:
-    """A JPEG image with structure at all scales, as photographs have it."""
+    """Make a JPEG image with structure at all scales, as photographs have it."""
     height, width = SIZES[rng.choice(len(SIZES), p=SHARES)]
     x = np.zeros((height, width, 3), np.float32)
     for scale in (4, 8, 16, 32, 64, 128):
@@ -69,7 +69,7 @@ def picture(rng: np.random.Generator) -> bytes:
 
 
 def prepare(folder: Path, images: int) -> None:
-    """Writes the set "pictures"."""
+    """Write the set "pictures"."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import registered
 
@@ -82,7 +82,7 @@ def prepare(folder: Path, images: int) -> None:
             VERSION = tfds.core.Version("1.0.0")
             name = "pictures"
 
-            def _info(self) -> Any:
+            def _info(self) -> tfds.core.DatasetInfo:
                 features = {
                     "image": tfds.features.Image(shape=(None, None, 3)),
                     "label": tfds.features.ClassLabel(num_classes=10),
@@ -91,13 +91,13 @@ def prepare(folder: Path, images: int) -> None:
                     builder=self, features=tfds.features.FeaturesDict(features)
                 )
 
-            def _split_generators(self, dl_manager: Any) -> Any:
+            def _split_generators(self, dl_manager: object) -> dict[str, object]:
                 return {
                     "train": self._generate_examples(images),
                     "test": self._generate_examples(8),
                 }
 
-            def _generate_examples(self, n: int) -> Any:  # type: ignore[override]
+            def _generate_examples(self, n: int) -> Iterator[tuple[int, dict[str, object]]]:  # type: ignore[override]
                 rng = np.random.default_rng(n)
                 for i in range(n):
                     yield i, {"image": io.BytesIO(picture(rng)), "label": i % 10}
@@ -105,8 +105,8 @@ def prepare(folder: Path, images: int) -> None:
     Pictures(data_dir=str(folder), file_format="array_record").download_and_prepare()
 
 
-def measured(source: Any, settings: Settings) -> tuple[float, float, int]:
-    """Seconds by the clock and of CPU time for all images, and how many."""
+def measured(source: jt.data.Stream, settings: Settings) -> tuple[float, float, int]:
+    """Measure seconds by the clock and of CPU time for all images, and how many."""
     rng = np.random.default_rng(0)
     count = len(source.train) // settings.batch
     index = rng.permutation(len(source.train))[: count * settings.batch].reshape(count, -1)
@@ -123,8 +123,8 @@ def measured(source: Any, settings: Settings) -> tuple[float, float, int]:
     return time.perf_counter() - clock, time.process_time() - cpu, index.size
 
 
-def stages(source: Any) -> dict[str, float]:
-    """Milliseconds of CPU time of each stage for one image, in one thread; mean of 200."""
+def stages(source: jt.data.Stream) -> dict[str, float]:
+    """Measure milliseconds of CPU time of each stage for one image, in one thread; mean of 200."""
     n = min(200, len(source.train))
     draws = np.random.default_rng(1).random((n, crops.DRAWS))
     times = [time.process_time()]
@@ -147,7 +147,7 @@ def stages(source: Any) -> dict[str, float]:
 
 
 def main(settings: Settings) -> None:
-    """Measures all variants in turn."""
+    """Measure all variants in turn."""
     here = machine("grain", "numpy", "pillow", "tensorflow-datasets")
     print(here)
     rows = []
@@ -177,7 +177,7 @@ def main(settings: Settings) -> None:
                     }
                 )
                 print(rows[-1])
-    summary: dict[str, Any] = {"machine": here, "milliseconds_per_image": one, "settings": {}}
+    summary: dict[str, object] = {"machine": here, "milliseconds_per_image": one, "settings": {}}
     summary["settings"] = {"images": settings.images, "batch": settings.batch}
     for crop, threads in sources:
         mine = [r for r in rows if (r["crop"], r["threads"]) == (crop, threads)]

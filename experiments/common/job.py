@@ -31,6 +31,7 @@ import tyro
 import jaxticket as jt
 from jaxticket._files import write_text
 from jaxticket.presets import Preset
+from jaxticket.sparsify.learned import Method
 
 STARTED = time.monotonic()
 BUDGET_OVER = 75
@@ -107,8 +108,8 @@ QUICK: dict[str, Size] = {
 """Quick sizes by network: narrow, on part of the data, with the schedule shrunk in proportion."""
 
 
-def quick_size(preset: Preset, changes: Mapping[str, Any], lenet: Mapping[str, Any]) -> Size:
-    """The quick size of a setting.
+def quick_size(preset: Preset, changes: Mapping[str, object], lenet: Mapping[str, object]) -> Size:
+    """Give the quick size of a setting.
 
     Args:
       preset: the setting.
@@ -127,7 +128,7 @@ def quick_size(preset: Preset, changes: Mapping[str, Any], lenet: Mapping[str, A
     return dataclasses.replace(QUICK[str(preset.network)], **every)
 
 
-def paper_size(preset: Preset, changes: Mapping[str, Any]) -> Size:
+def paper_size(preset: Preset, changes: Mapping[str, object]) -> Size:
     """The size of the source: all data, the whole schedule; at least 20 levels, to about 1%."""
     size = Size(
         seeds=preset.replicates or 5,
@@ -143,11 +144,11 @@ def size_of(
     preset: Preset,
     settings: Settings,
     *,
-    quick: Mapping[str, Any] | None = None,
-    lenet: Mapping[str, Any] | None = None,
-    paper: Mapping[str, Any] | None = None,
+    quick: Mapping[str, object] | None = None,
+    lenet: Mapping[str, object] | None = None,
+    paper: Mapping[str, object] | None = None,
 ) -> Size:
-    """The size of a job; arguments as of `prepare`."""
+    """Give the size of a job; arguments as of `prepare`."""
     if settings.size == "quick":
         size = quick_size(preset, quick or {}, lenet or {})
     else:
@@ -184,7 +185,7 @@ def pooled(data: jt.data.Data, pool: int) -> jt.data.Data:
     if pool < 1 or height % pool or width % pool:
         raise ValueError(f"`pool` must divide images of {height} x {width}, got {pool}")
 
-    def small(x: Any) -> Any:
+    def small(x: np.ndarray) -> np.ndarray:
         squares = x.reshape(len(x), height // pool, pool, width // pool, pool, -1)
         means = squares.mean(axis=(2, 4))
         whole = np.issubdtype(x.dtype, np.integer)
@@ -218,7 +219,7 @@ class Settings:
     lr: float | None = None
     """Learning rate of training, instead of the preset's."""
     data_note: str = ""
-    """What is to be said of the data beside every number, such as "JPEG re-encoded"."""
+    """A remark on the data to print next to every number, such as "JPEG re-encoded"."""
     budget: float | None = None
     """Minutes after which this call saves and ends with exit code 75; it goes on next time."""
     publish: bool = False
@@ -275,13 +276,14 @@ class Job:
     def training(self) -> jt.Training:
         """How each network is trained, but for the size with the preset's settings."""
         usual = self.preset.training
+        if self.size.pool > 1 and any(name in ("crop", "shift") for name in usual.augment):
+            # images that were made smaller move less
+            usual = usual.replace(augment_pixels=max(1, usual.augment_pixels // self.size.pool))
         # `dilated` also where nothing changes: that keeps every number as it is
         return usual.dilated(self.size.steps / usual.steps).replace(
             steps=self.size.steps,
             batch_size=self.size.batch_size or usual.batch_size,
             eval_every=min(self.size.eval_every, self.size.steps),
-            # images that were made smaller move less
-            augment_pixels=max(1, usual.augment_pixels // self.size.pool),
             eval_train_examples=self.size.eval_train_examples,
             compute_dtype=self.settings.compute_dtype,
             precision=self.settings.precision,
@@ -295,9 +297,7 @@ class Job:
 
     @property
     def densities(self) -> tuple[float, ...]:
-        """Those of the levels but the first, which is dense: what `find_tickets` comes to
-        level by level and `prune_at` prunes to at once.
-        """
+        """The densities of all levels but level 0, which is dense."""
         ladder = jt.densities(self.size.levels, self.size.fraction)
         return tuple(float(density) for density in ladder[1:])
 
@@ -310,7 +310,7 @@ class Job:
 
     @property
     def data_name(self) -> str:
-        """The data in words, with the note that belongs beside every number."""
+        """The data in words, with the remark that belongs next to every number."""
         own = self.settings.data is None
         name = DATA.get(self.preset.data, self.preset.data) if own else self.data.name
         if self.size.pool != 1:
@@ -318,7 +318,7 @@ class Job:
         return f"{name}, {self.settings.data_note}" if self.settings.data_note else name
 
     @property
-    def about(self) -> dict[str, Any]:
+    def about(self) -> dict[str, object]:
         """The settings that say what was trained, as values for JSON."""
         return {
             "network": json.loads(self.net.config),
@@ -332,7 +332,7 @@ class Job:
         }
 
     def _on_time(self) -> None:
-        """Ends the call where the budget was over just as a run ended, before another starts."""
+        """End the call where the budget was over just as a run ended, before another starts."""
         if self.over.is_set():
             raise SystemExit(128 + signal.SIGTERM)
 
@@ -352,14 +352,12 @@ class Job:
         )
 
     def prune_at(self, score: Any, *, sub: str = "", **options: Any) -> Any:
-        """`jt.prune_at` to the densities of the job's levels, at initialization if `options` do not
-        say otherwise. Runs, or for several steps a dict of them.
-        """
+        """Run `jt.prune_at` to the densities of the job's levels, by default at initialization."""
         self._on_time()
         usual = {"score": score, "density": self.densities, **self._kept(sub)}
         return jt.prune_at(self.net, self.data, self.training, **{**usual, **options})
 
-    def search(self, method: Any, *, sub: str = "", **options: Any) -> jt.Runs:
+    def search(self, method: Method, *, sub: str = "", **options: Any) -> jt.Runs:
         """`jt.search` at the densities of the job's levels."""
         self._on_time()
         usual = {"density": self.densities, **self._kept(sub)}
@@ -397,18 +395,19 @@ def prepare(
     script: str,
     settings: Settings,
     *,
-    quick: Mapping[str, Any] | None = None,
-    lenet: Mapping[str, Any] | None = None,
-    paper: Mapping[str, Any] | None = None,
+    quick: Mapping[str, object] | None = None,
+    lenet: Mapping[str, object] | None = None,
+    paper: Mapping[str, object] | None = None,
     held_out: float = 0,
-    network: Mapping[str, Any] | None = None,
+    network: Mapping[str, object] | None = None,
 ) -> Job:
-    """Settles the size, loads the data and names the folder.
+    """Settle the size, load the data and name the folder.
 
     Args:
       script: `__file__` of the script.
       settings: what the user asked for.
-      quick, paper: what the script changes about the two sizes.
+      quick: what the script changes about the quick sizes.
+      paper: what it changes about the paper's size.
       lenet: what it changes beyond that about the quick size of LeNet.
       held_out: share of the training examples to hold out as validation split.
       network: options of the network's constructor that the script changes.
@@ -449,15 +448,15 @@ def _loaded(
     Raises:
       ValueError: for a part of streamed data, which come whole.
     """
+    held_out = preset.validation or held_out
     if preset.image_size is not None:
-        for name, whole in {"share": 1.0, "test_examples": None, "pool": 1}.items():
-            if (value := getattr(size, name)) != whole:
+        for name, full in {"share": 1.0, "test_examples": None, "pool": 1}.items():
+            if (value := getattr(size, name)) != full:
                 raise ValueError(
                     f"`{name}` must be left out where images are streamed from the host, as those "
                     f"of `preset` {preset.name!r} are, got {value!r}"
                 )
         source = preset.data if settings.data is None else settings.data
-        held_out = preset.validation or held_out
         return dataclasses.replace(preset, data=source, validation=held_out).load(settings.data_dir)
     if settings.data is None:
         data = preset.load(settings.data_dir)
@@ -477,7 +476,7 @@ def _loaded(
 
 @contextlib.contextmanager
 def budget(job: Job) -> Iterator[None]:
-    """Ends the training inside the block when the time is over, counted from the script's start.
+    """End the training inside the block when the time is over, counted from the script's start.
 
     SIGTERM makes a run save after the chunk under way and raise `jt.RunInterrupted`; between runs,
     the handler set here raises SystemExit(143) at once. A later call finds all that was saved.
@@ -488,7 +487,7 @@ def budget(job: Job) -> Iterator[None]:
         job.over.set()
         os.kill(os.getpid(), signal.SIGTERM)
 
-    def leave(*_: Any) -> None:
+    def leave(*_: object) -> None:
         raise SystemExit(128 + signal.SIGTERM)
 
     timer, before = None, None
@@ -512,8 +511,8 @@ def budget(job: Job) -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def count_seconds(folder: Path, *, finished: bool = False) -> dict[str, Any]:
-    """Adds the time of this call to that of the calls before it, until the job is finished."""
+def count_seconds(folder: Path, *, finished: bool = False) -> dict[str, object]:
+    """Add the time of this call to that of the calls before it, until the job is finished."""
     path = folder / "seconds.json"
     total: dict[str, Any] = {"seconds": 0.0, "calls": 0, "finished": False}
     if path.exists():
@@ -537,11 +536,11 @@ def count_seconds(folder: Path, *, finished: bool = False) -> dict[str, Any]:
 def chosen(
     asked: Sequence[str] | None, usual: Iterable[str], known: Iterable[str] | None = None
 ) -> tuple[str, ...]:
-    """The methods to run: those that `--methods` asks for, or the usual ones.
+    """Give the methods to run: those that `--methods` asks for, or the usual ones.
 
     Args:
       asked: what the user gave, or None.
-      usual: what the script runs if nothing is said.
+      usual: what the script runs by default.
       known: what it can run; the usual ones if None.
 
     Raises:
@@ -558,7 +557,7 @@ def chosen(
 def launch(
     main: Callable[[Options], None], settings: type[Options], doc: str | None = None
 ) -> None:
-    """Calls `main` with the options of the command line. Compiled programs are kept on disk.
+    """Call `main` with the options of the command line. Compiled programs are kept on disk.
 
     Errors of jaxticket's own kinds and those that begin with an argument in backticks are for the
     user: the message alone is printed. All others keep their traceback. A run that a signal stopped

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
@@ -12,6 +12,9 @@ import jaxticket as jt
 from experiments.common.job import Job
 from experiments.common.job import Settings as Common
 from jaxticket.sparsify.learned import Method, OfTeacher, Teaching
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CTS = {
     "cts_kl": "reverse_kl",
@@ -51,7 +54,7 @@ class Settings(Common):
 
 
 def learned(job: Job, name: str, *, inverted: bool = False, **options: Any) -> jt.Runs:
-    """The runs of a method, in the folder of its name.
+    """Give the runs of a method, in the folder of its name.
 
     Args:
       job: the job.
@@ -75,9 +78,10 @@ def learned(job: Job, name: str, *, inverted: bool = False, **options: Any) -> j
 
 
 def rate(job: Job, steps: int) -> float:
-    """Learning rate of the scores of CTS in a search of so many steps: the preset's, and in a
-    search shorter than the shortest of the preset in proportion more, so that scores, which Adam
-    moves by about the rate in a step, come as far.
+    """Compute the learning rate of the scores of CTS in a search of `steps` steps.
+
+    It is the preset's; in a search shorter than the shortest of the preset it is greater in
+    proportion, so that scores, which Adam moves by about the rate in a step, move as far.
     """
     usual = job.preset.search
     shortest = usual.steps(job.preset.training)
@@ -85,8 +89,9 @@ def rate(job: Job, steps: int) -> float:
 
 
 def kd_lts(job: Job, **changes: Any) -> Method:
-    """KD-LTS with the settings that the paper prints for the network: those of the preset, of the
-    paper's own preset of this network, or of LeNet where there is none.
+    """Make the search of KD-LTS with the settings that the paper prints for the network.
+
+    These are the settings of the preset, else of the paper's preset of this network, else of LeNet.
 
     Args:
       job: the job.
@@ -99,10 +104,10 @@ def kd_lts(job: Job, **changes: Any) -> Method:
 
 
 def continuous(job: Job) -> Method:
-    """Continuous sparsification, its gradients clipped where SGD would diverge as beta grows: in
-    networks without BatchNorm.
+    """Make the search of continuous sparsification.
 
-    Beside KD-LTS it is as that paper runs it: three rounds, each as long as a training, in which
+    In networks without BatchNorm gradients are clipped, since SGD would diverge as beta grows. With
+    a preset of KD-LTS it runs as in that paper: three rounds, each as long as a training, in which
     beta grows to 300 (appendix H), so that it costs three trainings; elsewhere one round, to 200.
     """
     _, stats = job.net.shapes
@@ -119,7 +124,10 @@ def late_step(job: Job) -> int:
 
 
 def length_of(settings: Settings) -> str:
-    """Length of the searches: as asked, or short; of quick trainings, which are short already, all
-    of it.
-    """
+    """Give the length of the searches: as asked, else "short", at quick size "long"."""
     return settings.length or ("long" if settings.size == "quick" else "short")
+
+
+def trained(table: pd.DataFrame) -> pd.DataFrame:
+    """Give the rows of what was trained, without those of supermasks."""
+    return table.loc[~table["branch"].str.endswith("supermask")]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
-import os
-import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 import numpy as np
@@ -19,11 +16,25 @@ from matplotlib.figure import Figure
 
 import jaxticket as jt
 from experiments.common.job import Job, count_seconds, paper_size
+from experiments.common.machine import processor
 from jaxticket.analysis.conditions import clear_gap
 from jaxticket.plots._style import branch_order
 from jaxticket.presets import Preset
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
 PUBLISHED = Path(__file__).resolve().parents[1] / "results"
+
+
+class Row(Protocol):
+    """A row of a table: numbers by column."""
+
+    def __getitem__(self, name: str, /) -> Any:
+        """Give the value of a column."""
+        ...
+
 
 # fields of a size that make its numbers other than the source's
 PART = ("steps", "share", "width", "batch_size", "test_examples")
@@ -32,15 +43,15 @@ SHOWN_AS = {"globally_permuted": "random"}
 DEVIATION = "bands are one standard deviation over seeds"
 
 
-def renamed(table: Any, names: Mapping[str, str] = SHOWN_AS) -> Any:
-    """The table with other names of branches."""
+def renamed(table: pd.DataFrame, names: Mapping[str, str] = SHOWN_AS) -> pd.DataFrame:
+    """Give the table with other names of branches."""
     return table.assign(branch=table["branch"].replace(names))
 
 
-def report(job: Job, table: Any) -> None:
-    """Prints final test accuracies by density, and those of the source beside the nearest level."""
+def report(job: Job, table: pd.DataFrame) -> None:
+    """Print final test accuracies by density, and those of the source next to the nearest level."""
     table = renamed(table)
-    rows: Any = jt.speed.matching(table, margin=job.settings.margin, test_size=len(job.data.test))
+    rows = jt.speed.matching(table, margin=job.settings.margin, test_size=len(job.data.test))
     looks = jt.plots.branch_styles(branch_order(rows["branch"].unique(), None))
     rows = rows.set_index(["level", "branch"]).sort_index()
     print(f"\n{job.network_name} on {job.data_name} ({job.preset.name}, {job.settings.size} size)")
@@ -48,7 +59,7 @@ def report(job: Job, table: Any) -> None:
     print(
         f"{'density':>8}" + "".join(f"{look.label:>25}" for look in looks.values()) + "  matching"
     )
-    densities = rows.xs("ticket", level="branch")["density"]
+    densities = rows.xs("ticket", level="branch")["density"].to_dict()
     for level, density in densities.items():
         cells = "".join(
             f"{cell(rows.loc[(level, name)]) if (level, name) in rows.index else '-':>25}"
@@ -60,25 +71,25 @@ def report(job: Job, table: Any) -> None:
             if level and (level, name) in rows.index and rows.loc[(level, name)]["matching"]
         ]
         print(f"{100 * density:7.2f}%{cells}  {', '.join(enough) if level else '(dense)'}")
-    beside = reported(job.preset)
-    if not beside:
+    printed = reported(job.preset)
+    if not printed:
         print(f"\n({job.preset.source}, prints no accuracies of this setting, only figures)")
         return
     asked = job.preset.matching_density or 1.0
-    nearest = min(densities.index, key=lambda n: abs(math.log(densities[n] / asked)))
+    nearest = min(densities, key=lambda n: abs(math.log(densities[n] / asked)))
     here = f"here, {100 * densities[nearest]:.2g}% of weights"
     print(f"\n{'':24}{here:>25}  {f'reported, {100 * asked:.2g}%':>16}")
-    print(f"{'dense':24}{cell(rows.loc[(0, 'ticket')], 2):>25}  {beside.pop('dense'):16.1f}")
-    for name in (name for name in beside if name in looks):
-        printed = cell(rows.loc[(nearest, name)], 2)
-        print(f"{looks[name].label:24}{printed:>25}  {beside[name]:16.1f}")
+    print(f"{'dense':24}{cell(rows.loc[(0, 'ticket')], 2):>25}  {printed.pop('dense'):16.1f}")
+    for name in (name for name in printed if name in looks):
+        here = cell(rows.loc[(nearest, name)], 2)
+        print(f"{looks[name].label:24}{here:>25}  {printed[name]:16.1f}")
     usual = job.preset.training.steps
     if not at_full_size(job):
         print(f"(reported: {usual:,} steps on all of the data, {job.preset.source})")
 
 
 def at_full_size(job: Job) -> bool:
-    """Whether networks, data and training are those of the source."""
+    """Tell whether networks, data and training are those of the source."""
     mine, whole = job.size, paper_size(job.preset, {})
     same = all(getattr(mine, f) == getattr(whole, f) for f in PART)
     own = job.settings
@@ -86,27 +97,28 @@ def at_full_size(job: Job) -> bool:
 
 
 def seeds(job: Job) -> str:
-    """The number of seeds in words."""
+    """Give the number of seeds in words."""
     return f"{job.size.seeds} seed{'s' if job.size.seeds > 1 else ''}"
 
 
-def cell(row: Any, digits: int = 1) -> str:
-    """Mean, least and greatest accuracy in percent."""
+def cell(row: Row, digits: int = 1) -> str:
+    """Write the mean, least and greatest accuracy in percent."""
     mean, low, high = (f"{100 * row[name]:.{digits}f}" for name in ("mean", "min", "max"))
     return f"{mean} ({low} to {high})"
 
 
-def pair() -> tuple[Figure, Any]:
-    """A figure of two panels; make it inside `jt.plots.style()`."""
-    return pyplot.subplots(1, 2, figsize=(8.4, 3.6), layout="constrained")
+def pair() -> tuple[Figure, tuple[Axes, Axes]]:
+    """Make a figure of two panels; call it inside `jt.plots.style()`."""
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(8.4, 3.6), layout="constrained")
+    return figure, (left, right)
 
 
-def single() -> tuple[Figure, Any]:
-    """A figure of one panel."""
+def single() -> tuple[Figure, Axes]:
+    """Make a figure of one panel."""
     return pyplot.subplots(figsize=(5.2, 3.6), layout="constrained")
 
 
-def test_and_train(table: Any) -> Figure:
+def test_and_train(table: pd.DataFrame) -> Figure:
     """Final accuracy against density: test on the left, train on the right, one legend."""
     with jt.plots.style():
         figure, axes = pair()
@@ -116,7 +128,7 @@ def test_and_train(table: Any) -> Figure:
     return figure
 
 
-def shared_legend(figure: Figure, axes: Sequence[Any]) -> None:
+def shared_legend(figure: Figure, axes: Iterable[Axes]) -> None:
     """One legend above all panels (below them stands the caption)."""
     entries = {}
     for ax in axes:
@@ -133,14 +145,14 @@ def shared_legend(figure: Figure, axes: Sequence[Any]) -> None:
 def save(
     job: Job,
     figures: Mapping[str, Figure],
-    table: Any = None,
+    table=None,
     *,
-    tables: Mapping[str, Any] | None = None,
-    more: Mapping[str, Any] | None = None,
+    tables: Mapping[str, pd.DataFrame] | None = None,
+    more: Mapping[str, object] | None = None,
     bands: str = "bands go from the least to the greatest seed",
     pruning: str | None = None,
 ) -> None:
-    """Writes figures and small tables into the job's folder, and a copy of them if asked to.
+    """Write figures and small tables into the job's folder, and a copy of them if asked to.
 
     Args:
       job: the job.
@@ -201,7 +213,7 @@ def _note(job: Job, figure: Figure, bands: str, pruning: str | None) -> str:
     return note
 
 
-def _final(table: Any) -> Any:
+def _final(table: pd.DataFrame) -> pd.DataFrame:
     """Final train, (validation) and test accuracies over the seeds, by branch and level."""
     parts = []
     for split in table["split"].unique():
@@ -211,7 +223,7 @@ def _final(table: Any) -> Any:
 
 
 def _write(
-    folder: Path, pictures: Path, figures: Mapping[str, Figure], small: Mapping[str, Any]
+    folder: Path, pictures: Path, figures: Mapping[str, Figure], small: Mapping[str, pd.DataFrame]
 ) -> None:
     pictures.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
@@ -220,7 +232,7 @@ def _write(
         table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
 
 
-def _published_name(job: Job, more: Mapping[str, Any]) -> str:
+def _published_name(job: Job, more: Mapping[str, object]) -> str:
     """SCRIPT-PRESET-SIZE; settings other than those get a hash, and so do not replace it."""
     name = f"{job.name}-{job.preset.name}-{job.settings.size}"
     usual = type(job.settings)()
@@ -232,36 +244,29 @@ def _published_name(job: Job, more: Mapping[str, Any]) -> str:
     return jt.results.run_name(name, {**job.about, **more, "margin": job.settings.margin})
 
 
-def _mixture(folder: Path) -> dict[str, Any]:
-    """The environments that computed what lies in a folder, if there are several."""
-    found: list[Any] = []
+def _mixture(folder: Path) -> dict[str, object]:
+    """Give the environments that computed what lies in a folder, if there are several."""
+    found: list[object] = []
     for path in sorted(folder.rglob("environment.json")):
         found += [one for one in json.loads(path.read_text("utf-8")) if one not in found]
     return {"computed_in": found} if len(found) > 1 else {}
 
 
-def _machine() -> dict[str, Any]:
+def _machine() -> dict[str, object]:
     """Processor, devices and versions; nothing that names the host."""
-    cpu = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        cpu = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), cpu)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
-        "cpu": cpu,
-        "cores": cores,
+        **processor(),
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "jax": jax.__version__,
-        "python": platform.python_version(),
     }
 
 
 CONTROLS = ("shuffle", "reinit", "inverted", "sign_flip")
 
 
-def named(table: Any, method: str) -> Any:
-    """The table of a method's runs with its branches called METHOD and METHOD_CONTROL.
+def named(table: pd.DataFrame, method: str) -> pd.DataFrame:
+    """Give the table of a method's runs with its branches called METHOD and METHOD_CONTROL.
 
     The dense network stays level 0 of branch "ticket".
     """
@@ -272,7 +277,7 @@ def named(table: Any, method: str) -> Any:
     return table.assign(branch=own.where(pruned, table["branch"]))
 
 
-def differences(table: Any) -> Any:
+def differences(table: pd.DataFrame) -> pd.DataFrame:
     """What each control changes of each method's final test accuracy.
 
     A method passes a control, that is, it is sensitive to it, where its mean accuracy is above the
@@ -291,11 +296,9 @@ def differences(table: Any) -> Any:
 
     Reference: KD-LTS, definitions 6.2 and 6.3.
     """
-    final: Any = jt.speed.final(table)
-    values = {
-        place: rows["value"].to_numpy(float) for place, rows in final.groupby(["branch", "level"])
-    }
-    densities = final.groupby(["branch", "level"])["density"].median()
+    final = jt.speed.final(table)
+    parts = {(branch, level): part for (branch, level), part in groups(final, "branch", "level")}
+    values = {place: part["value"].to_numpy(float) for place, part in parts.items()}
     names, rows = order(final["branch"]), []
     for branch, level in sorted(values, key=lambda place: (names.index(place[0]), place[1])):
         control = values[branch, level]
@@ -312,7 +315,7 @@ def differences(table: Any) -> Any:
                 "method": method,
                 "control": name,
                 "level": int(level),
-                "density": float(densities[method, level]),
+                "density": float(np.median(parts[method, level]["density"])),
                 "difference": -100 * gap if np.isfinite(gap) else np.nan,
                 "std": 100 * pooled,
                 "seeds": len(own) + len(control),
@@ -323,8 +326,14 @@ def differences(table: Any) -> Any:
     return jt.results.frame(rows)
 
 
+def groups(table: pd.DataFrame, *keys: str) -> Iterator[tuple[tuple, pd.DataFrame]]:
+    """Iterate over the values of several columns and the rows that have them, in table order."""
+    for key, rows in table.groupby(list(keys), sort=False):
+        yield key if isinstance(key, tuple) else (key,), rows
+
+
 def base(branch: str) -> tuple[str, str]:
-    """The method and the control that a branch's name stands for; no control for a method.
+    """Give the method and the control that a branch's name stands for; no control for a method.
 
     >>> base("erk_shuffle"), base("grasp_absolute"), base("magnitude_after_training")
     (('erk', 'shuffle'), ('grasp_absolute', ''), ('magnitude_after_training', ''))
@@ -335,19 +344,20 @@ def base(branch: str) -> tuple[str, str]:
     return branch, ""
 
 
-def in_one_panel(table: Any, method: str, beside: Sequence[str] = ()) -> Any:
-    """A method's rows, called "unmodified", and those of its controls, "shuffle" and so on: between
-    panels of several methods colours tell controls apart. The dense network stays, and methods that
-    are `beside` it keep their names.
+def in_one_panel(table: pd.DataFrame, method: str, beside: Sequence[str] = ()) -> pd.DataFrame:
+    """Select the rows of one method and its controls, for a panel of a figure of several methods.
+
+    The method is called "unmodified" and its controls "shuffle" and so on, so that all panels share
+    one legend. The dense network and methods in `beside` keep their names.
     """
     parts = table["branch"].map(base)
     guests = table["branch"].isin(beside)
     own = parts.map(lambda part: part[0] == method) | guests | (table["level"] == 0)
     names = parts.map(lambda part: part[1] or "unmodified").where(~guests, table["branch"])
-    return table.assign(branch=names.where(table["level"] > 0, table["branch"]))[own]
+    return table.assign(branch=names.where(table["level"] > 0, table["branch"])).loc[own]
 
 
-def order(names: Any) -> list[str]:
+def order(names: Iterable[str]) -> list[str]:
     """Methods in the order of figures, each with its controls behind it."""
     names = list(dict.fromkeys(names))
     places = {name: i for i, name in enumerate(dict.fromkeys(base(name)[0] for name in names))}
@@ -357,8 +367,8 @@ def order(names: Any) -> list[str]:
     )
 
 
-def said(row: Any) -> str:
-    """A difference in words: "-3.1 +- 0.4 *", where the star says that the method passes."""
+def in_words(row: Row) -> str:
+    """Write a difference in words: "-3.1 +- 0.4 *", where the star says that the method passes."""
     lost = f"{row['diverged']} of {row['seeds']} diverged"
     if not np.isfinite(row["difference"]):
         return lost

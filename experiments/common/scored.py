@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from matplotlib import pyplot
 from matplotlib.figure import Figure
@@ -19,14 +19,17 @@ from experiments.common.report import (
     cell,
     differences,
     in_one_panel,
+    in_words,
     named,
     order,
-    said,
     seeds,
     shared_legend,
 )
 from jaxticket.controls import changed
 from jaxticket.presets import Preset
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 AT_ONCE = "each density pruned at once"
 BANDS = "bands go from the least to the greatest seed"
@@ -72,7 +75,7 @@ class SnipSettings(Settings):
     """Options of the scripts that compare SNIP with SNIP in rounds."""
 
     batch_norm: Literal["eval", "train"] = "eval"
-    """The statistics that normalise while SNIP, iterative SNIP and FORCE score: those of all three
+    """The statistics that normalize while SNIP, iterative SNIP and FORCE score: those of all three
     are the running ones (SNIP's own, as in the other figures) or those of the batch (the authors'
     choice for the latter two)."""
 
@@ -83,14 +86,12 @@ def seeds_of(settings: Common) -> int:
 
 
 def density_of(preset: Preset) -> float:
-    """The density of the source's experiments at one density: the least that matches with magnitude
-    pruning after training.
-    """
+    """Give the least density at which magnitude pruning after training is matching."""
     return MATCHING.get(str(preset.network), preset.matching_density or 0.1)
 
 
 def level_of(job: Job, density: float) -> int:
-    """The level of the job nearest to a density, in proportion."""
+    """Give the level of the job nearest to a density, in proportion."""
     near = [abs(math.log(one / density)) for one in job.densities]
     return 1 + near.index(min(near))
 
@@ -98,13 +99,13 @@ def level_of(job: Job, density: float) -> int:
 def run(
     job: Job, method: str, *, sub: str | None = None, batch_norm: str | None = None, **options: Any
 ) -> Any:
-    """The runs of a method, in the folder of its name; those of several steps by step.
+    """Give the runs of a method, in the folder of its name; those of several steps by step.
 
     Args:
       job: the job.
       method: a name in `METHODS`, a score's, or that with "_inverted".
       sub: another folder.
-      batch_norm: the statistics that normalise while SNIP and its variants score; each score's own
+      batch_norm: the statistics that normalize while SNIP and its variants score; each score's own
         if None.
       options: of `jt.prune_at`.
     """
@@ -121,14 +122,14 @@ def run(
     return job.prune_at(options.pop("score"), sub=method if sub is None else sub, **options)
 
 
-def ablated(job: Job, method: str, controls: Sequence[str], **options: Any) -> list[Any]:
+def ablated(job: Job, method: str, controls: Sequence[str], **options: Any) -> list[pd.DataFrame]:
     """Tables of a method and of its controls: METHOD and METHOD_CONTROL.
 
     Args:
       job: the job.
       method: its name.
-      controls: "shuffle", "reinit" and "sign_flip" change what is trained; "inverted" turns the
-        score's ranking round, which are runs of its own.
+      controls: "shuffle", "reinit" and "sign_flip" change what is trained; "inverted" inverts the
+        score's ranking, in a second run.
       options: of `jt.prune_at`.
     """
     branches = tuple(name for name in controls if name != "inverted")
@@ -141,7 +142,7 @@ def ablated(job: Job, method: str, controls: Sequence[str], **options: Any) -> l
 
 
 def control_masks(runs: jt.Runs, level: int, control: str | None = None) -> jt.Runs:
-    """The runs with one level alone, its masks as a control trained them if there is one."""
+    """Give the runs with one level alone, its masks as a control trained them if there is one."""
     ticket = runs.by_level[level]
     if control is not None:
         change = jt.BRANCHES[control]
@@ -149,17 +150,19 @@ def control_masks(runs: jt.Runs, level: int, control: str | None = None) -> jt.R
     return dataclasses.replace(runs, by_level={level: ticket})
 
 
-def branches_of(table: Any) -> list[str]:
-    """The branches of a table but the dense network's, methods in the order of the table."""
-    return order(table[table["level"] > 0]["branch"].unique())
+def branches_of(table: pd.DataFrame) -> list[str]:
+    """Give the branches of a table but the dense network's, methods in the order of the table."""
+    return order(table.loc[table["level"] > 0]["branch"].unique())
 
 
-def report(job: Job, table: Any, *, title: str = "pruned at initialization") -> Any:
-    """Prints final test accuracies, methods by densities; returns them as a table."""
+def report(
+    job: Job, table: pd.DataFrame, *, title: str = "pruned at initialization"
+) -> pd.DataFrame:
+    """Print final test accuracies, methods by densities; return them as a table."""
     rows = jt.speed.matching(table, margin=job.settings.margin, test_size=len(job.data.test))
     names = branches_of(table)
     looks = jt.plots.branch_styles(names)
-    densities = rows[rows["level"] > 0].groupby("level")["density"].median()
+    densities = rows.loc[rows["level"] > 0].groupby("level")["density"].median()
     rows = rows.set_index(["branch", "level"])
     print(f"\n{job.network_name} on {job.data_name} ({job.preset.name}, {job.settings.size} size)")
     print(f"{title}: final test accuracy in %, mean (min to max) over {seeds(job)}")
@@ -173,7 +176,7 @@ def report(job: Job, table: Any, *, title: str = "pruned at initialization") -> 
     return rows.reset_index()
 
 
-def _cell(rows: Any, name: str, level: int) -> str:
+def _cell(rows: pd.DataFrame, name: str, level: int) -> str:
     if (name, level) not in rows.index:
         return f"{'-':>22}"
     row = rows.loc[(name, level)]
@@ -181,15 +184,15 @@ def _cell(rows: Any, name: str, level: int) -> str:
     return f"{cell(row) + star:>22}"
 
 
-def report_controls(table: Any) -> Any:
-    """Prints what every control changes, in points; returns that as a table."""
+def report_controls(table: pd.DataFrame) -> pd.DataFrame:
+    """Print what every control changes, in points; return that as a table."""
     found = differences(table)
     print("\ncontrol minus method, in points +- pooled standard deviation; * the method is")
     print("sensitive: better by at least 0.5 points and two such deviations\n")
     densities = found.groupby("level")["density"].median()
     print(f"{'density':36}" + "".join(f"{100 * density:17.2f}%" for density in densities))
     cells = {
-        (row["method"], row["control"], row["level"]): said(row) for _, row in found.iterrows()
+        (row["method"], row["control"], row["level"]): in_words(row) for _, row in found.iterrows()
     }
     names = order(f"{method}_{control}" for method, control, _ in cells)
     for name in names:
@@ -198,7 +201,7 @@ def report_controls(table: Any) -> Any:
     return found
 
 
-def figure_of(names: Iterable[str], table: Any, *, split: str = "test") -> Figure:
+def figure_of(names: Iterable[str], table: pd.DataFrame, *, split: str = "test") -> Figure:
     """Final accuracy against density, one panel."""
     with jt.plots.style():
         figure, ax = pyplot.subplots(figsize=(5.6, 4.0), layout="constrained")
@@ -208,7 +211,7 @@ def figure_of(names: Iterable[str], table: Any, *, split: str = "test") -> Figur
 
 def panels(
     methods: Sequence[str],
-    table: Any,
+    table: pd.DataFrame,
     draw: Any = None,
     *,
     beside: Mapping[str, Sequence[str]] | None = None,
@@ -239,10 +242,10 @@ def panels(
     return figure
 
 
-def _limits(table: Any) -> tuple[float, float]:
+def _limits(table: pd.DataFrame) -> tuple[float, float]:
     """Limits in percent that show all but inverted methods, whose lines may leave the panel."""
-    final = table[(table["split"] == "test") & (table["metric"] == "accuracy")]
-    final = final[(final["step"] == final["step"].max()) & (final["branch"] != "inverted")]
+    final = table.loc[(table["split"] == "test") & (table["metric"] == "accuracy")]
+    final = final.loc[(final["step"] == final["step"].max()) & (final["branch"] != "inverted")]
     values = 100 * final["value"].astype(float)
     low, high = float(values.min()), float(values.max())
     room = max(0.06 * (high - low), 0.5)

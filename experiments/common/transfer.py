@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from matplotlib import pyplot
 from matplotlib.figure import Figure
@@ -12,7 +12,10 @@ from matplotlib.figure import Figure
 import jaxticket as jt
 from experiments.common.job import Job
 from experiments.common.learned import late_step
-from experiments.common.report import seeds, shared_legend
+from experiments.common.report import Row, renamed, seeds, shared_legend
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +28,8 @@ class Moved:
         random ones as "random".
     """
 
-    matrix: Any
-    tables: Mapping[str, Any]
+    matrix: pd.DataFrame
+    tables: Mapping[str, pd.DataFrame]
 
 
 def tickets(job: Job, *, sub: str = "") -> jt.Runs:
@@ -35,12 +38,12 @@ def tickets(job: Job, *, sub: str = "") -> jt.Runs:
 
 
 def evaluated(levels: Sequence[int]) -> tuple[int, ...]:
-    """The levels that the source trains elsewhere: the first six, then every third."""
+    """Give the levels that the source trains elsewhere: the first six, then every third."""
     return tuple(level for level in levels if level <= 6 or level % 3 == 0)
 
 
 def pairs(jobs: Mapping[str, Job], found: Mapping[str, jt.Runs], targets: Sequence[str]) -> Moved:
-    """Trains every setting's tickets in each of the others, beside the target's own."""
+    """Train every setting's tickets in each of the others, and compare with the target's own."""
     moved: dict[tuple[str, str], jt.Runs] = {}
     tables = {}
     for target in targets:
@@ -50,20 +53,19 @@ def pairs(jobs: Mapping[str, Job], found: Mapping[str, jt.Runs], targets: Sequen
                 levels=evaluated(found[source].levels),
             )  # fmt: skip
             moved[source, target] = runs
-            table: Any = runs.table()
+            table = runs.table()
             names = {"own": "ticket", "globally_permuted": "random"}
-            own = table[table["branch"] == "transferred"].assign(branch=f"from {source}")
+            own = table.loc[table["branch"] == "transferred"].assign(branch=f"from {source}")
             # the target's own tickets, and the random ones, are drawn once
-            others = table[table["branch"].isin(names)] if not parts else table[:0]
-            others = others.assign(branch=others["branch"].replace(names))
-            rows = jt.results.concat([others, own])
-            parts.append(rows[(rows["level"] > 0) | (rows["branch"] == "ticket")])
+            others = renamed(table.loc[table["branch"].isin(list(names))], names)
+            rows = jt.results.concat([others, own]) if not parts else own
+            parts.append(rows.loc[(rows["level"] > 0) | (rows["branch"] == "ticket")])
         tables[target] = jt.results.concat(parts)
     return Moved(jt.transfer_matrix(moved), tables)
 
 
 def say(job: Job, moved: Moved) -> None:
-    """Prints final accuracies by target and density."""
+    """Print final accuracies by target and density."""
     for target, table in moved.tables.items():
         rows = jt.speed.over_seeds(jt.speed.final(table)).set_index(["branch", "level"])
         print(f"\non {target}: final test accuracy in %, mean +- standard deviation, {seeds(job)}")
@@ -79,8 +81,8 @@ def say(job: Job, moved: Moved) -> None:
             print(f"{label:24}" + "".join(f"{text:>16}" for text in cells))
 
 
-def deviating(row: Any) -> str:
-    """Mean and standard deviation in percent."""
+def deviating(row: Row) -> str:
+    """Write mean and standard deviation in percent."""
     return f"{100 * row['mean']:.1f} +- {100 * row['std']:.1f}"
 
 
@@ -103,7 +105,7 @@ def by_density(moved: Moved) -> Figure:
 
 
 def heat_map(moved: Moved) -> Figure:
-    """The matrix at the lowest density."""
+    """Give the matrix at the lowest density."""
     many = max(moved.matrix["target"].nunique(), moved.matrix["source"].nunique())
     with jt.plots.style():
         figure, ax = pyplot.subplots(figsize=(1.6 + 1.2 * many, 1.2 + 0.7 * many),

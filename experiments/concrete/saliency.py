@@ -8,7 +8,8 @@ Command:  python -m experiments.concrete.saliency [--preset NAME] [--size paper]
 Makes:    figure_1, values.csv; the values in the terminal.
 Sizes:    lenet-mnist: quick 3 seeds, 6 levels pruning 60%, 600 steps, 10% of the examples; paper 3
           seeds, 16 levels pruning 36%, 24,000 steps.
-Cost:     see experiments/README.md.
+Cost:     at quick size 11 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; the
+          paper's size is not measured.
 Expected: at paper size (vgg16-cifar10-cts) saliency pruning is rarely ahead of the others, even on
           its own objective. (The concrete search is not in the paper's figure.)
 """
@@ -16,7 +17,7 @@ Expected: at paper size (vgg16-cifar10-cts) saliency pruning is rarely ahead of 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING
 
 from matplotlib import pyplot
 from matplotlib.figure import Figure
@@ -29,6 +30,9 @@ from experiments.common.report import save, seeds, shared_legend
 from experiments.concrete.accuracy import LENET, PAPER, QUICK
 from jaxticket.plots._axes import density_axis
 from jaxticket.sparsify.learned import objective_values
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 METHODS = ("snip", "grasp", "magnitude", "ltr", "random", "cts")
 OWN = {"change_of_loss": "cts_change_of_loss", "gradient_norm": "cts_gradient_norm"}
@@ -47,7 +51,7 @@ class Settings(Common):
 
 
 def masks_of(job: Job, name: str, objective: str, length: str) -> jt.Runs:
-    """The masks of a method at initialization; `cts` searches for the objective itself."""
+    """Give the masks of a method at initialization; `cts` searches for the objective itself."""
     if name == "cts":
         return learned(job, OWN[objective], steps=length, train=False)
     if name == "ltr":
@@ -55,32 +59,32 @@ def masks_of(job: Job, name: str, objective: str, length: str) -> jt.Runs:
     return job.prune_at(name, sub=name, dense=False)
 
 
-def drawn(values: Any, names: tuple[str, ...]) -> Figure:
+def drawn(values: pd.DataFrame, names: tuple[str, ...]) -> Figure:
     """One panel per objective: its value by density, one line per method."""
     looks = jt.plots.branch_styles([OWN.get(name, name) for name in names])
     with jt.plots.style():
         figure, axes = pyplot.subplots(1, 2, figsize=(8.4, 3.8), layout="constrained")
         for ax, objective in zip(axes, OWN, strict=True):
             for name in names:
-                own = values[(values["objective"] == objective) & (values["method"] == name)]
-                by = own[own["level"] > 0].groupby("density")["value"]
+                own = values.loc[(values["objective"] == objective) & (values["method"] == name)]
+                by = own.loc[own["level"] > 0].groupby("density")["value"]
                 mean, low, high = by.mean().abs(), by.min().abs(), by.max().abs()
                 look = looks[OWN.get(name, name)]
                 label = "CTS for this objective" if name == "cts" else look.label
                 style = {"color": look.color, "marker": look.marker, "label": label}
                 ax.plot(100 * mean.index, mean, **style)
                 ax.fill_between(100 * mean.index, low, high, color=look.color, alpha=0.15)
-            dense = values[(values["objective"] == objective) & (values["level"] == 0)]
+            dense = values.loc[(values["objective"] == objective) & (values["level"] == 0)]
             if objective == "gradient_norm" and not dense.empty:
                 ax.axhline(dense["value"].abs().mean(), color="0.4", linestyle=":", label="dense")
             ax.set(yscale="log", ylabel=LABELS[objective])
-            density_axis(ax, values[values["level"] > 0].groupby("level")["density"].median())
+            density_axis(ax, values.loc[values["level"] > 0].groupby("level")["density"].median())
         shared_legend(figure, axes)
     return figure
 
 
 def main(settings: Settings) -> None:
-    """Finds masks with every method and computes both objectives at them."""
+    """Find masks with every method and compute both objectives at them."""
     names = chosen(settings.methods, METHODS)
     quick = {**QUICK, "levels": 3, "fraction": 0.74}
     job = prepare(__file__, settings, quick=quick, lenet=LENET, paper=PAPER)
@@ -94,7 +98,7 @@ def main(settings: Settings) -> None:
                 found = objective_values(runs, objective, examples=settings.examples)
                 tables.append(found.assign(method=name, objective=objective))
     values = jt.results.concat(tables)
-    means = values[values["level"] > 0].pivot_table(
+    means = values.loc[values["level"] > 0].pivot_table(
         index=["objective", "method"], columns="level", values="value", sort=False
     )
     means.columns = [f"{100 * d:.2f}%" for d in job.densities]

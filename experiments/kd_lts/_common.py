@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jaxticket as jt
 from experiments.common.job import Job
 from experiments.common.job import Settings as Common
 from experiments.common.learned import LEARNED, late_step, learned
+
+if TYPE_CHECKING:
+    pass
 
 PRESET = "lenet-mnist-kd_lts"
 # thirds of the way to 20% of the weights, where the paper says that LeNet's tickets still win
@@ -29,8 +32,8 @@ class Place(NamedTuple):
     density: float
 
 
-# printed beside each other: the sparsest ticket as accurate as the dense network (None: a cross, or
-# not run), and the most accurate; by method and network
+# in the paper's tables: the sparsest ticket as accurate as the dense network (None: a cross, or not
+# run), and the most accurate; by method and network
 AT_START: dict[str, dict[str, tuple[Place | None, Place]]] = {
     "lenet": {
         "ltr": (Place(98, 80), Place(98, 68)),
@@ -82,14 +85,14 @@ LATE: dict[str, dict[str, tuple[Place | None, Place]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings(Common):
-    """Options of the scripts of this paper: those of all, with a preset of its own."""
+    """Options of the scripts of this paper: those of all, with another default preset."""
 
     preset: str = PRESET
     """Network, data and training: a name that `python -m jaxticket presets` lists."""
 
 
-def paper(settings: Settings, **changes: Any) -> Mapping[str, Any]:
-    """The paper's size: as many levels as its figures show, of which the seventh has 20%."""
+def paper(settings: Settings, **changes: object) -> Mapping[str, object]:
+    """Give the paper's size: as many levels as its figures show, of which the seventh has 20%."""
     levels = jt.preset(settings.preset).pruning.levels
     return {"levels": levels, "fraction": 1 - 0.2 ** (1 / 7), "seeds": 3, **changes}
 
@@ -103,15 +106,16 @@ def epochs(job: Job) -> int:
 
 
 def third_epoch(job: Job) -> int:
-    """The step after three epochs of the preset's schedule, shrunk with it."""
+    """Give the step after three epochs of the preset's schedule, shrunk with it."""
     if job.preset.method != "KD-LTS":
         return late_step(job)
     return max(1, round(3 / epochs(job) * job.size.steps))
 
 
-def beside(job: Job, script: str) -> Job:
-    """The job of another script at the same size, whose runs need not be made twice; where a folder
-    was asked for, both are in there.
+def of_script(job: Job, script: str) -> Job:
+    """Give the job of another script at the same size, so that its runs are not made twice.
+
+    Where a folder was asked for, both scripts use it.
     """
     if job.settings.folder is not None:
         return job
@@ -120,11 +124,11 @@ def beside(job: Job, script: str) -> Job:
 
 
 def dense(job: Job) -> jt.Runs:
-    """The dense networks, in the job's folder itself."""
+    """Give the dense networks, in the job's folder itself."""
     return job.find_tickets(levels=0)
 
 
-def ladder(settings: Settings, density: float) -> Mapping[str, Any]:
+def ladder(settings: Settings, density: float) -> Mapping[str, object]:
     """Levels that come to a density: as many as asked for, or three; at paper size of 20% each."""
     usual = 3 if settings.size == "quick" else round(math.log(density) / math.log(0.8))
     levels = settings.levels or max(1, usual)
@@ -132,8 +136,7 @@ def ladder(settings: Settings, density: float) -> Mapping[str, Any]:
 
 
 def masks(job: Job, name: str, start: int = 0) -> jt.Runs:
-    """Runs whose last level are a method's masks at the job's lowest density. Nothing is trained
-    that is not needed to find them.
+    """Find a method's masks at the job's lowest density, and train only what they need.
 
     Args:
       job: the job.
@@ -144,15 +147,10 @@ def masks(job: Job, name: str, start: int = 0) -> jt.Runs:
     if name == "ltr":
         return job.find_tickets(sub=sub, rewind=start)
     if name in LEARNED:
-        # these two have lengths of their own
+        # the lengths of these two are their settings
         length = None if name in ("kd_lts", "continuous") else "long"
         own = {"density": job.densities[-1], "steps": length, "train": False}
         return learned(job, name, sub=sub, start=start, **own)
     # masks at initialization do not look at how long the training after them is
     short = dataclasses.replace(job, size=dataclasses.replace(job.size, steps=1, eval_every=1))
     return short.prune_at(name, sub=sub, density=job.densities[-1], dense=False)
-
-
-def trained(table: Any) -> Any:
-    """The rows of what was trained, without those of supermasks."""
-    return table[~table["branch"].str.endswith("supermask")]

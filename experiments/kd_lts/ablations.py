@@ -2,8 +2,8 @@
 
 Number of teachers, and whether a step asks all of them or one; how far they are trained; how long
 the search is; how much of the data it sees, in as many steps; teachers trained before the search or
-along with it; the temperature; what is learned beside the labels; and, which the paper has not,
-whether soft masks start at 1 or at 1/2 and tickets keep that factor, and whether scores are
+along with it; the temperature; what is learned in addition to the labels; and, which the paper has
+not, whether soft masks start at 1 or at 1/2 and tickets keep that factor, and whether scores are
 normalized and the selection is cumulative. Everything else is as the preset says, tickets are
 trained on all data with the whole schedule.
 
@@ -12,7 +12,7 @@ Command:  python -m experiments.kd_lts.ablations [--only GROUP ...] [--preset NA
 Makes:    figure_15 (a panel for each group), ablations.csv; accuracies in the terminal.
 Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 2 levels pruning 80%, 18,760 steps; paper 3 seeds, 2
           levels pruning 80%, 18,760 steps.
-Cost:     see experiments/README.md.
+Cost:     not measured at either size.
 Expected: one teacher asked at each step is as good as the mean of all; more teachers matter at low
           densities alone; teachers of epoch 10 are better than those of 3 or 40; 70% of the epochs
           or of the data suffice; online teachers are as good as offline ones; temperatures below 1
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from matplotlib import pyplot
 from matplotlib.figure import Figure
@@ -32,9 +32,13 @@ import jaxticket as jt
 from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.learned import kd_lts
 from experiments.common.report import cell, save, seeds
+from experiments.common.report import groups as groups_of
 from experiments.kd_lts._common import LENET, QUICK, Settings, dense, epochs, paper
 from jaxticket.plots._style import percent
 from jaxticket.sparsify.learned import KNOWLEDGE, Method
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHARES = (0.3, 0.5, 0.7, 1.0)
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
@@ -124,18 +128,18 @@ def found_and_trained(job: Job, name: str, variant: Variant) -> jt.Runs:
     return job.branch(dataclasses.replace(runs, data=job.data), "retrain")
 
 
-def rows_of(runs: jt.Runs) -> Any:
+def rows_of(runs: jt.Runs) -> pd.DataFrame:
     """Final test accuracy: seed, level, density, value."""
-    table: Any = runs.table()
-    return jt.speed.final(table[table["branch"] != "supermask"])[
-        ["seed", "level", "density", "value"]
+    table = runs.table()
+    return jt.speed.final(table.loc[table["branch"] != "supermask"]).loc[
+        :, ["seed", "level", "density", "value"]
     ]
 
 
-def drawn(job: Job, rows: Any, whole: Any) -> Figure:
-    """A panel for each group: variants from left to right, a colour for each density."""
+def drawn(job: Job, rows: pd.DataFrame, whole: pd.Series) -> Figure:
+    """A panel for each group: variants from left to right, a color for each density."""
     groups = list(rows["group"].unique())
-    sizes = [max(3, rows[rows["group"] == group]["variant"].nunique()) for group in groups]
+    sizes = [max(3, rows.loc[rows["group"] == group]["variant"].nunique()) for group in groups]
     # the panels of few variants share rows
     across = min(3, len(groups))
     down = -(-len(groups) // across)
@@ -144,12 +148,12 @@ def drawn(job: Job, rows: Any, whole: Any) -> Figure:
         figure = pyplot.figure(figsize=(3.6 * across, 3.1 * down), layout="constrained")
         axes = figure.subplots(down, across, squeeze=False).ravel()
         for ax, group, size in zip(axes, groups, sizes, strict=False):
-            own = rows[rows["group"] == group]
+            own = rows.loc[rows["group"] == group]
             names = list(own["variant"].unique())
             ax.axhspan(100 * whole.min(), 100 * whole.max(), color="0.5", alpha=0.18, linewidth=0)
             ax.axhline(100 * whole.mean(), color="0.5", linewidth=1.1, label="dense")
             for i, (level, color) in enumerate(zip(levels, COLORS, strict=False)):
-                by = own[own["level"] == level].groupby("variant")["value"]
+                by = own.loc[own["level"] == level].groupby("variant")["value"]
                 mean, low, high = (100 * getattr(by, f)()[names] for f in ("mean", "min", "max"))
                 at = [place + 0.12 * (i - (len(levels) - 1) / 2) for place in range(len(names))]
                 label = f"{percent(job.densities[level - 1])}% of weights"
@@ -166,29 +170,29 @@ def drawn(job: Job, rows: Any, whole: Any) -> Figure:
 
 
 def main(settings: Options) -> None:
-    """Searches with every variant, trains the tickets, draws and prints."""
+    """Search with every variant, train the tickets, draw and print."""
     groups = chosen(settings.only, GROUPS)
     two = {"levels": 2, "fraction": 0.8}
     job = prepare(
         __file__, settings, quick={**QUICK, **two}, lenet={**LENET, **two, "eval_every": 9_380},
         paper=paper(settings, **two),
     )  # fmt: skip
-    done: dict[Variant, Any] = {}
+    done: dict[Variant, pd.DataFrame] = {}
     parts = []
     with budget(job):
-        whole = jt.speed.final(dense(job).table())["value"]
+        whole = jt.speed.final(dense(job).table()).loc[:, "value"]
         for group in groups:
             for name, variant in variants(job, group).items():
                 if variant not in done:
                     sub = re.sub(r"[^a-z0-9]+", "_", f"{group} {name}".lower()).strip("_")
                     done[variant] = rows_of(found_and_trained(job, sub, variant))
                 parts.append(done[variant].assign(group=group, variant=name))
-    rows: Any = jt.results.concat(parts)
+    rows = jt.results.concat(parts)
     print(f"\n{job.network_name} on {job.data_name} ({job.preset.name}, {settings.size} size)")
     print(f"final test accuracy in %, mean (min to max) over {seeds(job)}; dense ", end="")
     print(f"{cell(whole.agg(['mean', 'min', 'max']), 2)}\n")
     print(f"{'density':34}" + "".join(f"{100 * d:24.2f}%" for d in job.densities))
-    for (group, name), own in rows.groupby(["group", "variant"], sort=False):
+    for (group, name), own in groups_of(rows, "group", "variant"):
         by = own.groupby("level")["value"].agg(["mean", "min", "max"])
         cells = "".join(f"{cell(row, 2):>25}" for _, row in by.iterrows())
         print(f"{group + ': ' + name:34}{cells}")

@@ -1,16 +1,16 @@
 """Figures 2, 3, 5, 6 and 23 and Tables 2 and 3 of KD-LTS: winning tickets, and what they cost.
 
-At initialization KD-LTS beside GEM-MINER, tickets from step 0 (LTR), SNIP, iterative SNIP, GraSP,
-SynFlow, ProsPr and random pruning; with --start late, from epoch 3 of the schedule, KD-LTS beside
+At initialization KD-LTS against GEM-MINER, tickets from step 0 (LTR), SNIP, iterative SNIP, GraSP,
+SynFlow, ProsPr and random pruning; with --start late, from epoch 3 of the schedule, KD-LTS against
 continuous sparsification, tickets rewound to there, and KD-LTS at initialization. The paper reports
 the epoch that is best on a validation split (G.1); figures and tables here are those of the last
 one, and training.csv has both, where the data have such a split, with the generalization gap and
 how many times faster than the dense network tickets learn.
 
 A search's cost counts all before the mask is known: teachers, the search, and of LTR the levels
-before. The paper says that KD-LTS costs 19 times less than LTR: 150 epochs beside 19 levels of 150;
-its teachers are not in that number. Continuous sparsification searches in three rounds, each as
-long as a training, as the paper runs it, and costs three of them.
+before. The paper says that KD-LTS costs 19 times less than LTR: 150 epochs against 19 levels of
+150; its teachers are not in that number. Continuous sparsification searches in three rounds, each
+as long as a training, as the paper runs it, and costs three of them.
 
 Command:  python -m experiments.kd_lts.accuracy [--preset NAME] [--start late] [--size paper]
           [--budget MINUTES]
@@ -20,7 +20,9 @@ Makes:    figure_3 and table_2, or from epoch 3 figure_5 (which is also Figure 2
           accuracies, table and costs in the terminal.
 Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 5 levels pruning 41.5%, 18,760 steps; paper 3 seeds, 8
           levels pruning 20.5%, 18,760 steps.
-Cost:     see experiments/README.md.
+Cost:     at quick size 64 minutes with the settings of
+          results/kd_lts/accuracy-lenet-mnist-kd_lts-quick-60c17b0739, 96 minutes with
+          lenet-mnist-kd_lts on 2 cores of an AMD EPYC; the paper's size is not measured.
 Expected: LeNet-300-100 with 20% of its weights reaches the 98% of the dense network, and 98.3% with
           55%; LTH, SNIP and iterative SNIP reach 98% with 80% alone, GraSP does not. ResNet-20 wins
           with 45% (from epoch 3: 10%), VGG-16 with 5% (2%). Tickets learn some 1.2 times faster
@@ -31,15 +33,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
 
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
 from experiments.common.job import Job, budget, chosen, launch, prepare
-from experiments.common.learned import learned
-from experiments.common.report import named, save, seeds
+from experiments.common.learned import learned, trained
+from experiments.common.report import Row, named, save, seeds
 from experiments.common.scored import figure_of, level_of, report
 from experiments.kd_lts._common import (
     AT_START,
@@ -51,9 +54,11 @@ from experiments.kd_lts._common import (
     epochs,
     paper,
     third_epoch,
-    trained,
 )
 from experiments.kd_lts._common import Settings as Common
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 METHODS = {
     "initialization": ("kd_lts", "gem_miner", "ltr", "snip", "iterative_snip", "grasp", "synflow",
@@ -75,44 +80,50 @@ class Settings(Common):
 
 
 def find(job: Job, name: str, start: int) -> jt.Runs:
-    """The runs of a method; those from a later step have folders of their own."""
+    """Give the runs of a method; those from a later step are in other folders."""
     if name == "kd_lts_at_init":
         return learned(job, "kd_lts")
     sub = f"late_{name}" if start else name
     if name == "ltr":
         return job.find_tickets(sub=sub, rewind=start)
     if name in ("kd_lts", "gem_miner", "continuous"):
-        # KD-LTS has a length of its own, and continuous sparsification that of three trainings
+        # the length of KD-LTS is its own setting, that of continuous sparsification three trainings
         length = None if name in ("kd_lts", "continuous") else "long"
         return learned(job, name, sub=sub, start=start, steps=length)
     return job.prune_at(name, sub=sub, dense=False)
 
 
-def costs_of(found: dict[str, jt.Runs]) -> Any:
+def costs_of(found: dict[str, jt.Runs]) -> pd.DataFrame:
     """What finding each method's masks cost one seed, by density: as `jt.costs.finding`."""
     parts = []
     for name, runs in found.items():
         own = jt.costs.finding(runs)
-        own = own[own["level"] > 0]
+        own = own.loc[own["level"] > 0]
         parts.append(own.assign(branch=name))
-    costs: Any = jt.results.concat(parts)
-    return costs[["branch", *(column for column in costs.columns if column != "branch")]]
+    costs = jt.results.concat(parts)
+    return costs.loc[:, ["branch", *(column for column in costs.columns if column != "branch")]]
 
 
-def table_of(job: Job, rows: Any, costs: Any, level: int, beside: dict[str, Any]) -> Any:
-    """The paper's table: a row for each method.
+def table_of(
+    job: Job,
+    rows: pd.DataFrame,
+    costs: pd.DataFrame,
+    level: int,
+    printed_by: Mapping[str, tuple[Place | None, Place]],
+) -> pd.DataFrame:
+    """Give the paper's table: a row for each method.
 
     Args:
       job: the job.
       rows: final accuracies, of `jt.speed.matching`.
       costs: of `costs_of`.
       level: at which costs are compared.
-      beside: the paper's numbers by method.
+      printed_by: the paper's numbers by method.
     """
-    at = costs[costs["level"] == level].set_index("branch")
+    at = costs.loc[costs["level"] == level].set_index("branch")
     found = []
     for name in at.index:
-        own = rows[(rows["branch"] == name) & (rows["density"] < NON_TRIVIAL)]
+        own = rows.loc[(rows["branch"] == name) & (rows["density"] < NON_TRIVIAL)]
         own = own.sort_values("density")
         wins = own[own["matching"]].head(1)
         best = own.dropna(subset="mean").sort_values("mean", kind="stable").tail(1)
@@ -120,8 +131,8 @@ def table_of(job: Job, rows: Any, costs: Any, level: int, beside: dict[str, Any]
             Place(100 * one["mean"].item(), 100 * one["density"].item()) if len(one) else None
             for one in (wins, best)
         ]
-        printed = beside.get(str(name), (None, None))
-        row: dict[str, Any] = {"method": name}
+        printed = printed_by.get(str(name), (None, None))
+        row: dict[str, object] = {"method": name}
         for source, places in (("", here), ("paper_", printed)):
             for kind, place in zip(("sparsest", "best"), places, strict=True):
                 for field in Place._fields:
@@ -135,32 +146,34 @@ def table_of(job: Job, rows: Any, costs: Any, level: int, beside: dict[str, Any]
     return jt.results.frame(found)
 
 
-def training_of(table: Any) -> Any:
-    """One row per branch and density: mean test accuracy of the last and the best checkpoint, mean
-    generalization gap, and the learning factor with that of the slowest and fastest seed.
+def training_of(table: pd.DataFrame) -> pd.DataFrame:
+    """Describe training, one row per branch and density.
+
+    Columns: the mean test accuracy of the last and the best checkpoint, the mean generalization
+    gap, and the learning factor with that of the slowest and fastest seed.
 
     Args:
       table: tidy table of the dense network and all tickets; without a validation split there is no
         best checkpoint.
     """
     keys = ["branch", "level", "density"]
-    found: Any = jt.speed.learning_factor(table)
+    found = jt.speed.learning_factor(table)
     found = found.rename(columns={"low": "factor_low", "high": "factor_high"})
-    means: dict[str, Any] = {"last": jt.speed.over_seeds(jt.speed.final(table))}
-    if (table["split"] == "validation").any():
+    means: dict[str, pd.DataFrame] = {"last": jt.speed.over_seeds(jt.speed.final(table))}
+    if "validation" in set(table["split"]):
         means["best"] = jt.speed.over_seeds(jt.speed.best(table))
     means["gap"] = jt.speed.over_seeds(jt.speed.generalization_gap(table), "gap")
     for name, own in means.items():
         found = found.merge(
-            own[[*keys, "mean"]].rename(columns={"mean": name}), on=keys, how="left"
+            own.loc[:, [*keys, "mean"]].rename(columns={"mean": name}), on=keys, how="left"
         )
     return found
 
 
-def say(job: Job, table: Any) -> None:
-    """Prints the table."""
+def say(job: Job, table: pd.DataFrame) -> None:
+    """Print the table."""
 
-    def words(row: Any, kind: str) -> str:
+    def words(row: Row, kind: str) -> str:
         accuracy, density = row[f"{kind}_accuracy"], row[f"{kind}_density"]
         return "x" if math.isnan(accuracy) else f"{accuracy:.2f} at {density:.3g}%"
 
@@ -171,7 +184,7 @@ def say(job: Job, table: Any) -> None:
     heads = ("sparsest", "best", "paper: sparsest", "best")
     wide = "".join(f"{head:>17}" for head in heads)
     print(f"{'':30}{wide}{'epochs':>9}{'seconds':>9}{'of LTR':>8}")
-    for _, row in table.iterrows():
+    for row in table.to_dict("records"):
         places = (words(row, f"{source}{kind}") for source in ("", "paper_")
                   for kind in ("sparsest", "best"))  # fmt: skip
         share = row.get("share_of_ltr", math.nan)
@@ -180,7 +193,7 @@ def say(job: Job, table: Any) -> None:
         print(f"{label:30}{cells}{row['epochs']:9.3g}{row['seconds']:9.3g}{share:8.2f}")
 
 
-def speed_of(job: Job, table: Any) -> Figure:
+def speed_of(job: Job, table: pd.DataFrame) -> Figure:
     """Accuracy by epoch of the dense network and of KD-LTS at three densities."""
     here = range(1, len(job.densities) + 1)
     levels = {level_of(job, density) for density in (0.55, 0.2)} | {here[-1]}
@@ -194,14 +207,20 @@ def speed_of(job: Job, table: Any) -> Figure:
 
 
 def figures_of(
-    job: Job, names: Any, table: Any, costs: Any, level: int, *, late: bool
+    job: Job,
+    names: Sequence[str],
+    table: pd.DataFrame,
+    costs: pd.DataFrame,
+    level: int,
+    *,
+    late: bool,
 ) -> dict[str, Figure]:
     """Accuracy by density, and by the cost of the ticket at one of them."""
-    final: Any = jt.speed.final(table)
-    at = costs[costs["level"] == level].set_index("branch")["epochs"]
-    own = final[(final["level"] == level) & final["branch"].isin(names)]
+    final = jt.speed.final(table)
+    at = costs.loc[costs["level"] == level].set_index("branch")["epochs"]
+    own = final.loc[(final["level"] == level) & final["branch"].isin(names)]
     rows = own.assign(accuracy=own["value"], cost=own["branch"].map(at))
-    whole = final[final["level"] == 0]
+    whole = final.loc[final["level"] == 0]
     rows = jt.results.concat([rows, whole.assign(branch="dense", accuracy=whole["value"], cost=0)])
     by_density, by_cost = ("figure_5", "figure_2") if late else ("figure_3", "cost")
     figures = {by_density: figure_of(names, table)}
@@ -213,7 +232,7 @@ def figures_of(
 
 
 def main(settings: Settings) -> None:
-    """Finds masks with every method, trains what they leave, draws and prints."""
+    """Find masks with every method, train what they leave, draw and print."""
     names = chosen(settings.methods, METHODS[settings.start])
     job = prepare(__file__, settings, quick=QUICK, lenet=LENET, paper=paper(settings))
     late = settings.start == "late"
@@ -227,8 +246,8 @@ def main(settings: Settings) -> None:
     rows = report(job, table, title=title)
     costs = costs_of(found)
     level = level_of(job, job.preset.matching_density or job.densities[-1])
-    beside = (LATE if late else AT_START).get(str(job.preset.network), {})
-    summary = table_of(job, rows, costs, level, beside)
+    printed = (LATE if late else AT_START).get(str(job.preset.network), {})
+    summary = table_of(job, rows, costs, level, printed)
     say(job, summary)
     figures = figures_of(job, names, table, costs, level, late=late)
     if "kd_lts" in own:

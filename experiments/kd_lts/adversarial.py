@@ -11,7 +11,7 @@ Makes:    figure_13 (adversarial accuracy at the smallest radius, and clean accu
           accuracies in the terminal.
 Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 2 levels pruning 80%, 18,760 steps; paper 3 seeds, 4
           levels pruning 55.3%, 18,760 steps.
-Cost:     see experiments/README.md.
+Cost:     not measured at either size.
 Expected: on ResNet-20 the paper reports tickets of standard teachers 2 to 3 points above the dense
           network, and those of robust teachers 3 points above them. A box of 0.3 on MNIST leaves
           networks that were trained on clean images next to nothing.
@@ -20,7 +20,8 @@ Expected: on ResNet-20 the paper reports tickets of standard teachers 2 to 3 poi
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -30,12 +31,20 @@ from matplotlib.figure import Figure
 import jaxticket as jt
 from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.learned import kd_lts
-from experiments.common.report import cell, pair, save, seeds, shared_legend
+from experiments.common.report import cell, groups, pair, save, seeds, shared_legend
 from experiments.kd_lts._common import LENET, QUICK, dense, paper
 from experiments.kd_lts._common import Settings as Common
 from jaxticket.engine.adversarial import PGD
 from jaxticket.engine.metrics import Normalization, normalized
 from jaxticket.plots._axes import density_axis
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from pandas.core.groupby import SeriesGroupBy
+
+    from jaxticket.plots._style import BranchStyle
+    from jaxticket.typing import Params, Stats
 
 METHODS = ("kd_lts", "kd_lts_robust", "random")
 # the last radius is that of the teachers' training
@@ -80,7 +89,7 @@ def find(job: Job, name: str, radius: float) -> jt.Runs:
     return dataclasses.replace(runs, branch=name)
 
 
-def accuracy_of(job: Job, by: PGD | None, limit: int) -> Any:
+def accuracy_of(job: Job, by: PGD | None, limit: int) -> Callable[[Params, Stats], list[float]]:
     """A function of (params, stats) [copy, ...]: each copy's accuracy on (attacked) test images."""
     net, data = job.net, job.data
     assert isinstance(data, jt.data.Data)
@@ -90,14 +99,16 @@ def accuracy_of(job: Job, by: PGD | None, limit: int) -> Any:
     count -= count % size
 
     @jax.jit
-    def right(params: Any, stats: Any, x: Any, y: Any, key: Any) -> Any:
+    def right(
+        params: Params, stats: Stats, x: jax.Array, y: jax.Array, key: jax.Array
+    ) -> jax.Array:
         if by is not None:
             x = by(net, params, stats, x, y, by=scale, key=key)
         seen = normalized(x, scale, "float32")
         logits, _ = net.apply(params, stats, seen, train=False)
         return jax.numpy.argmax(logits, axis=-1) == y
 
-    def accuracy(params: Any, stats: Any) -> list[float]:
+    def accuracy(params: Params, stats: Stats) -> list[float]:
         found = []
         for copy in range(len(jax.tree.leaves(params)[0])):
             one = jax.tree.map(lambda leaf, copy=copy: leaf[copy], (params, stats))
@@ -113,7 +124,9 @@ def accuracy_of(job: Job, by: PGD | None, limit: int) -> Any:
     return accuracy
 
 
-def rows_of(job: Job, parts: list[jt.Instability], settings: Settings, radii: Any) -> Any:
+def rows_of(
+    job: Job, parts: list[jt.Instability], settings: Settings, radii: Sequence[float]
+) -> pd.DataFrame:
     """Accuracy of every trained copy, clean (radius 0) and at each radius."""
     rows = []
     for radius in (0.0, *radii):
@@ -135,37 +148,37 @@ def rows_of(job: Job, parts: list[jt.Instability], settings: Settings, radii: An
     return jt.results.frame(rows)
 
 
-def _line(ax: Any, by: Any, at: Any, look: Any) -> None:
+def _line(ax: Axes, by: SeriesGroupBy, at: Sequence[float], look: BranchStyle) -> None:
     mean, low, high = (100 * getattr(by, name)() for name in ("mean", "min", "max"))
     ax.plot(at, mean, color=look.color, marker=look.marker, linestyle=look.line, label=look.label)
     ax.fill_between(at, low, high, color=look.color, alpha=0.15, linewidth=0)
 
 
-def by_density(rows: Any, names: tuple[str, ...], radius: float) -> Figure:
+def by_density(rows: pd.DataFrame, names: tuple[str, ...], radius: float) -> Figure:
     """Adversarial accuracy on the left, clean accuracy on the right."""
     with jt.plots.style():
         figure, axes = pair()
         for ax, own in zip(axes, (radius, 0.0), strict=True):
-            shown = rows[rows["radius"] == own]
-            whole = 100 * shown[shown["level"] == 0]["accuracy"]
+            shown = rows.loc[rows["radius"] == own]
+            whole = 100 * shown.loc[shown["level"] == 0]["accuracy"]
             ax.axhspan(whole.min(), whole.max(), color="0.45", alpha=0.18, linewidth=0)
             ax.axhline(whole.mean(), color="0.45", linewidth=1.1, label="dense")
             for name, look in jt.plots.branch_styles(names).items():
-                by = shown[shown["branch"] == name].groupby("density")["accuracy"]
+                by = shown.loc[shown["branch"] == name].groupby("density")["accuracy"]
                 _line(ax, by, [100 * density for density in by.groups], look)
-            density_axis(ax, shown[shown["level"] > 0]["density"].unique())
+            density_axis(ax, shown.loc[shown["level"] > 0]["density"].unique())
             ax.set_ylabel(f"Accuracy under PGD of {own:.2g} (%)" if own else "Clean accuracy (%)")
         shared_legend(figure, axes)
     return figure
 
 
-def by_radius(rows: Any, names: tuple[str, ...]) -> Figure:
+def by_radius(rows: pd.DataFrame, names: tuple[str, ...]) -> Figure:
     """Accuracy by radius, at the lowest density."""
     last = rows["level"].max()
     with jt.plots.style():
         figure, ax = pyplot.subplots(figsize=(5.2, 3.8), layout="constrained")
         for name, look in jt.plots.branch_styles(["dense", *names]).items():
-            own = rows[(rows["branch"] == name) & rows["level"].isin((0, last))]
+            own = rows.loc[(rows["branch"] == name) & rows["level"].isin((0, last))]
             by = own.groupby("radius")["accuracy"]
             _line(ax, by, list(by.groups), look)
         ax.set(xlabel="Radius of the attack (share of a pixel's range)", ylabel="Accuracy (%)")
@@ -174,7 +187,7 @@ def by_radius(rows: Any, names: tuple[str, ...]) -> Figure:
 
 
 def main(settings: Settings) -> None:
-    """Finds tickets, trains two copies of each, attacks them, draws and prints."""
+    """Find tickets, train two copies of each, attack them, draw and print."""
     names = chosen(settings.methods, METHODS)
     # 20 and 4% of LeNet's weights
     two = {"levels": 2, "fraction": 0.8}
@@ -199,7 +212,7 @@ def main(settings: Settings) -> None:
     print(f"accuracy in % of two copies, mean (min to max) over {seeds(job)}, by radius of PGD\n")
     print(f"{'':28}{'density':>9}" + "".join(f"{radius:>24.3g}" for radius in (0, *radii)))
     looks = jt.plots.branch_styles(["dense", *names])
-    for (name, density), own in rows.groupby(["branch", "density"], sort=False):
+    for (name, density), own in groups(rows, "branch", "density"):
         by = own.groupby("radius")["accuracy"].agg(["mean", "min", "max"])
         cells = "".join(f"{cell(row):>24}" for _, row in by.iterrows())
         print(f"{looks[name].label:28}{100 * density:8.1f}%{cells}")

@@ -1,6 +1,6 @@
-"""Learned masks beside rewound tickets, and which setting of a search makes the difference.
+"""Learned masks against rewound tickets, and which setting of a search makes the difference.
 
-Tickets with rewinding (LTR, 20% per level) beside Concrete Ticket Search and KD-LTS, which are
+Tickets with rewinding (LTR, 20% per level) against Concrete Ticket Search and KD-LTS, which are
 searched to the densities of some of LTR's levels, at the lengths of their papers. CTS is searched
 with one setting changed at a time: its objective, the learning rate and the optimizer of the scores
 (Adam moves all scores alike, SGD in proportion to their weights), the temperature, what the
@@ -19,8 +19,12 @@ Makes:    settings (accuracy of each setting at each density), settings.csv, see
           the terminal.
 Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 25 levels pruning 20%, 18,760 steps; paper 3 seeds, 25
           levels pruning 20%, 18,760 steps.
-Cost:     see experiments/README.md.
-Expected: (papers) CTS beside LTR at 7% and above it at 1% and below; KD-LTS above it at all
+Cost:     at quick size 51 minutes with the settings of
+          results/kd_lts/against_rewinding-lenet-mnist-kd_lts-quick-ee2fd85504, 19 minutes with the
+          settings of results/kd_lts/against_rewinding-lenet-mnist-quick-974856b46d, 6.5 minutes
+          with the settings of results/kd_lts/against_rewinding-lenet-mnist-quick-cc5a7d8853 on 2
+          cores of an Intel Xeon; the paper's size is not measured.
+Expected: (papers) CTS as good as LTR at 7% and above it at 1% and below; KD-LTS above it at all
           densities. Measured with --preset lenet-mnist --steps 3000 --start 60 --length long at
           1.15%: with --batch-norm, as in the networks of CTS's paper, LTR has 94.4 and CTS 97.0;
           in LeNet as it is 97.2 and 94.0, and 96.5 with logits of dense size.
@@ -31,7 +35,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -47,9 +51,14 @@ from experiments.common.job import (
     prepare,
 )
 from experiments.common.learned import kd_lts
-from experiments.common.report import cell, save, seeds
+from experiments.common.report import Row, cell, save, seeds
 from experiments.kd_lts._common import QUICK, Settings, dense, paper, third_epoch
 from jaxticket.sparsify.learned import Bernoulli, Method, Schedule
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from jaxticket.typing import Params
 
 GROUPS = {
     "ltr": (10, 12, 20, 25),
@@ -97,7 +106,8 @@ class BatchNormed(nn.Module):
     classes: int
 
     @nn.compact
-    def __call__(self, x: Any, train: bool = False) -> Any:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Compute logits."""
         x = x.reshape(x.shape[0], -1)
         init = nn.initializers.glorot_normal()
         for i, width in enumerate(self.widths):
@@ -107,7 +117,7 @@ class BatchNormed(nn.Module):
 
 
 def batch_normed(job: Job) -> Job:
-    """The job with that network."""
+    """Give the job with that network."""
     widths = tuple(round(job.size.width * width) for width in (300, 100))
     module = BatchNormed(widths, job.data.classes)
     net = jt.from_linen(module, job.data.shape, name="lenet_batch_norm")
@@ -144,10 +154,10 @@ def by_sgd(lr: float) -> Method:
     return dataclasses.replace(cts(), optimizer=optimizer)
 
 
-def without_the_factor(ticket: jt.Ticket, key: Any, *, net: jt.Network) -> jt.Ticket:
-    """The ticket of KD-LTS with the bare weights, half of those that were searched."""
+def without_the_factor(ticket: jt.Ticket, key: jax.Array, *, net: jt.Network) -> jt.Ticket:
+    """Give the ticket of KD-LTS with the bare weights, half of those that were searched."""
     del key
-    params: Any = jax.tree.map(
+    params: Params = jax.tree.map(
         lambda w, p: w / 2 if p else w, ticket.params, net.prunable(ticket.params)
     )
     return ticket.replace(params=params)
@@ -202,10 +212,12 @@ def variants(job: Job, group: str, start: int, length: str | None) -> dict[str, 
     return {name: Variant(method, start, length) for name, method in methods.items()}
 
 
-def found(job: Job, sub: str, variant: Variant, levels: tuple[int, ...]) -> Any:
-    """Test accuracy after training and before, share of hidden units with incoming weights, and
-    the seconds that finding the mask took one seed: seed, at (the level of LTR), density, value,
-    before, units, seconds.
+def found(job: Job, sub: str, variant: Variant, levels: tuple[int, ...]) -> pd.DataFrame:
+    """Find masks, train them, and describe every seed at each level.
+
+    Columns: seed, at (the level of LTR), density, value (test accuracy after training), before
+    (before training), units (share of hidden units with incoming weights) and seconds (to find one
+    seed's mask).
     """
     if variant.method is None:
         runs = job.find_tickets(sub=sub, rewind=variant.start)
@@ -216,23 +228,24 @@ def found(job: Job, sub: str, variant: Variant, levels: tuple[int, ...]) -> Any:
                      start=variant.start, steps=variant.steps)  # fmt: skip
         at = dict(enumerate(levels, start=1))
     trained = runs if variant.change is None else job.branch(runs, variant.change)
-    table: Any = trained.table()
-    table = table[(table["branch"] == trained.branch) & table["level"].isin(list(at))]
-    seconds = jt.costs.finding(runs).set_index("level")["seconds"]
+    table = trained.table()
+    table = table.loc[(table["branch"] == trained.branch) & table["level"].isin(list(at))]
+    costs = jt.costs.finding(runs)
+    seconds = dict(zip(costs["level"], costs["seconds"], strict=True))
     keys = ["seed", "level"]
     first = table["step"] == table.groupby(keys)["step"].transform("min")
-    firsts: Any = jt.speed.final(table[first])
-    before = firsts[[*keys, "value"]].rename(columns={"value": "before"})
-    rows: Any = jt.speed.final(table).merge(before, on=keys).merge(_units(runs), on=keys)
-    return rows.assign(at=rows["level"].map(at), seconds=rows["level"].map(seconds))[
-        ["seed", "at", "density", "value", "before", "units", "seconds"]
+    firsts = jt.speed.final(table[first])
+    before = firsts.loc[:, [*keys, "value"]].rename(columns={"value": "before"})
+    rows = jt.speed.final(table).merge(before, on=keys).merge(_units(runs), on=keys)
+    return rows.assign(at=rows["level"].map(at.get), seconds=rows["level"].map(seconds.get)).loc[
+        :, ["seed", "at", "density", "value", "before", "units", "seconds"]
     ]
 
 
-def _units(runs: jt.Runs) -> Any:
+def _units(runs: jt.Runs) -> pd.DataFrame:
     """Share of the hidden units that keep an incoming weight: seed, level, units."""
-    report: Any = jt.layers.report(runs)
-    report = report[report["branch"] == "ticket"]
+    report = jt.layers.report(runs)
+    report = report.loc[report["branch"] == "ticket"]
     hidden = report.groupby(["seed", "level"], sort=False).apply(
         # the last layer's are the classes
         lambda own: 1 - own["dead_units"].iloc[:-1].sum() / own["units"].iloc[:-1].sum()
@@ -240,10 +253,8 @@ def _units(runs: jt.Runs) -> Any:
     return hidden.rename("units").reset_index()
 
 
-def summary(rows: Any) -> Any:
-    """A row for each setting and density: mean, standard deviation, least and greatest accuracy
-    over seeds, and the seconds for one.
-    """
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """Compute mean, deviation, minimum and maximum over seeds for each setting and density."""
     keys = ["group", "setting", "at"]
     by = rows.groupby(keys, sort=False)
     stats = by["value"].agg(["mean", "std", "min", "max", "count"])
@@ -251,13 +262,14 @@ def summary(rows: Any) -> Any:
     return stats.assign(**means).reset_index()
 
 
-def say(job: Job, table: Any, whole: Any) -> None:
-    """Prints the table: a line for each setting and density."""
+def say(job: Job, table: pd.DataFrame, dense: Row) -> None:
+    """Print the table: a line for each setting and density."""
     print(f"\n{job.network_name} on {job.data_name} ({job.preset.name}), {job.size.steps} steps")
     print(f"test accuracy in %, mean (min to max) over {seeds(job)}; before: before training;")
     print("units: hidden units with incoming weights; seconds: to find the mask of one seed")
-    print(f"dense {cell(whole.agg(['mean', 'min', 'max']), 2)}")
-    for level, part in table.groupby("at"):
+    print(f"dense {cell(dense, 2)}")
+    for level in sorted(set(table["at"])):
+        part = table.loc[table["at"] == level]
         print(f"\n{100 * job.densities[level - 1]:.2f}% of the weights")
         print(f"{'setting':36}{'accuracy':>24}{'before':>9}{'units':>8}{'seconds':>9}")
         for _, row in part.iterrows():
@@ -266,7 +278,7 @@ def say(job: Job, table: Any, whole: Any) -> None:
             print(f"{name:36}{cell(row, 2):>24}{shares}{row['seconds']:9.0f}")
 
 
-def drawn(job: Job, rows: Any) -> Figure:
+def drawn(job: Job, rows: pd.DataFrame) -> Figure:
     """A panel for each density: settings from top to bottom, a dot for each seed."""
     levels = sorted(rows["at"].unique())
     names = list(dict.fromkeys(rows["group"] + ": " + rows["setting"]))
@@ -277,11 +289,11 @@ def drawn(job: Job, rows: Any) -> Figure:
             sharey=True, squeeze=False,
         )  # fmt: skip
         for ax, level in zip(axes[0], levels, strict=True):
-            own = rows[rows["at"] == level]
+            own = rows.loc[rows["at"] == level]
             place = (own["group"] + ": " + own["setting"]).map(names.index)
             ax.plot(100 * own["value"], place, "o", color="#0072B2", alpha=0.6, markersize=4)
             if "LTR" in set(own["setting"]):
-                mean = 100 * own[own["setting"] == "LTR"]["value"].mean()
+                mean = 100 * own.loc[own["setting"] == "LTR"]["value"].mean()
                 ax.axvline(mean, color="0.5", linestyle=":", linewidth=1)
             ax.set(title=f"{100 * job.densities[level - 1]:.3g}%", xlabel="test accuracy, %")
             ax.locator_params(axis="x", nbins=4)
@@ -291,7 +303,7 @@ def drawn(job: Job, rows: Any) -> Figure:
 
 
 def main(settings: Options) -> None:
-    """Finds tickets with every setting, trains them, draws and prints."""
+    """Find tickets with every setting, train them, draw and print."""
     groups = chosen(settings.only, tuple(GROUPS))
     job = prepare(
         __file__, settings, quick=QUICK, lenet=LENET,
@@ -308,11 +320,11 @@ def main(settings: Options) -> None:
         for group in groups
     }
     start = third_epoch(job) if settings.start is None else settings.start
-    done: dict[Variant, Any] = {}
+    done: dict[Variant, pd.DataFrame] = {}
     subs: dict[tuple[Variant, tuple[int, ...]], str] = {}
     parts = []
     with budget(job):
-        whole = jt.speed.final(dense(job).table())["value"]
+        whole = jt.speed.final(dense(job).table())["value"].agg(["mean", "min", "max"])
         for group in groups:
             for name, variant in variants(job, group, start, settings.length).items():
                 # a branch has the search of its tickets
@@ -322,8 +334,10 @@ def main(settings: Options) -> None:
                     subs.setdefault(place, sub)
                     done[variant] = found(job, subs[place], variant, levels[group])
                 rows = done[variant]
-                parts.append(rows[rows["at"].isin(wanted)].assign(group=group, setting=name))
-    every: Any = jt.results.concat(parts)
+                parts.append(
+                    rows.loc[rows["at"].isin(levels[group])].assign(group=group, setting=name)
+                )
+    every = jt.results.concat(parts)
     table = summary(every)
     say(job, table, whole)
     save(job, {"settings": drawn(job, every)}, tables={"settings": table, "seeds": every},

@@ -9,7 +9,8 @@ Command:  python -m experiments.kd_lts.layers [--at-density SHARE] [--preset NAM
 Makes:    figure_28, layers.csv; the density of each layer in the terminal.
 Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 3 levels pruning 41.5%, 18,760 steps; paper 3 seeds, 7
           levels pruning 20.5%, 18,760 steps.
-Cost:     see experiments/README.md.
+Cost:     at quick size 18 minutes with lenet-mnist-kd_lts on 2 cores of an AMD EPYC; the paper's
+          size is not measured.
 Expected: not printed. Random pruning leaves as much of every layer; the output layer, which is
           small, keeps most of its weights with the methods that look at the loss.
 """
@@ -17,7 +18,7 @@ Expected: not printed. Random pruning leaves as much of every layer; the output 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING
 
 from matplotlib import pyplot
 
@@ -26,6 +27,9 @@ from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.report import save, seeds
 from experiments.kd_lts._common import LENET, QUICK, dense, ladder, masks, paper
 from experiments.kd_lts._common import Settings as Common
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 METHODS = ("kd_lts", "gem_miner", "ltr", "snip", "iterative_snip", "grasp", "synflow", "prospr",
            "random")  # fmt: skip
@@ -42,12 +46,12 @@ class Settings(Common):
 
 
 def last(runs: jt.Runs) -> jt.Runs:
-    """The runs with their last level as the only one but the dense one."""
+    """Give the runs with their last level as the only one but the dense one."""
     return dataclasses.replace(runs, by_level={1: runs.by_level[max(runs.levels)]})
 
 
-def say(job: Job, layers: Any, names: tuple[str, ...]) -> None:
-    """Prints the density of each layer, methods by layers."""
+def say(job: Job, layers: pd.DataFrame, names: tuple[str, ...]) -> None:
+    """Print the density of each layer, methods by layers."""
     looks = jt.plots.branch_styles(names)
     means = layers.pivot_table(index="branch", columns="index", values="layer_density")
     paths = layers.drop_duplicates("index").sort_values("index")["layer"]
@@ -59,7 +63,7 @@ def say(job: Job, layers: Any, names: tuple[str, ...]) -> None:
 
 
 def main(settings: Settings) -> None:
-    """Finds masks with every method, and draws what they leave of each layer."""
+    """Find masks with every method, and draw what they leave of each layer."""
     names = chosen(settings.methods, METHODS)
     levels = ladder(settings, settings.at_density)
     job = prepare(
@@ -70,7 +74,7 @@ def main(settings: Settings) -> None:
     with budget(job):
         dense(job)
         found = {name: last(masks(job, name)) for name in names}
-    layers: Any = jt.results.concat(
+    layers = jt.results.concat(
         jt.layers.report(runs).assign(branch=name) for name, runs in found.items()
     )
     say(job, layers, names)

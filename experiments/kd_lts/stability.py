@@ -2,14 +2,14 @@
 
 Copies of each ticket are trained from initialization under different orders of examples, and the
 error is taken on the line between them: tickets of KD-LTS, of iterative magnitude pruning from step
-0 (LTH), and random pruning, beside the dense network. The tickets are those of accuracy.py.
+0 (LTH), and random pruning, compared with the dense network. The tickets are those of accuracy.py.
 
 Command:  python -m experiments.kd_lts.stability [--preset NAME] [--size paper] [--budget MINUTES]
 Makes:    figure_10 (of VGG-16 figure_27): the error barrier by density, and the error on the line
           at the lowest density; barriers.csv; barriers and errors in the terminal.
 Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 5 levels pruning 41.5%, 18,760 steps; paper 3 seeds, 8
           levels pruning 20.5%, 18,760 steps.
-Cost:     see experiments/README.md.
+Cost:     not measured at either size.
 Expected: the paper finds the tickets of KD-LTS stable (barrier below 2 points) at all densities
           that it draws on ResNet-20 and VGG-16, those of LTH and random pruning not. LeNet-300-100
           on MNIST is stable in all of them.
@@ -18,7 +18,7 @@ Expected: the paper finds the tickets of KD-LTS stable (barrier below 2 points) 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -26,12 +26,16 @@ from matplotlib.figure import Figure
 import jaxticket as jt
 from experiments.common.job import budget, chosen, launch, prepare
 from experiments.common.report import pair, save, seeds, shared_legend
-from experiments.kd_lts._common import LENET, QUICK, beside, dense, paper
+from experiments.kd_lts._common import LENET, QUICK, dense, of_script, paper
 from experiments.kd_lts._common import Settings as Common
 from experiments.kd_lts.accuracy import find
 from jaxticket.plots._axes import density_axis
 from jaxticket.plots._panel import Series, draw, from_zero, stable_line
 from jaxticket.plots._table import column, select, spread, where, with_density
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
 
 METHODS = ("kd_lts", "ltr", "random")
 BANDS = "bands are standard deviations over seeds and pairs of copies"
@@ -49,7 +53,7 @@ class Settings(Common):
     """Places on each line between two copies."""
 
 
-def by_density(ax: Any, table: Any, names: tuple[str, ...]) -> None:
+def by_density(ax: Axes, table: pd.DataFrame, names: tuple[str, ...]) -> None:
     """Barriers of each method against density, and across the dense network's."""
     rows = select("table", table, "test", "barrier", "pair")
     series = []
@@ -60,13 +64,13 @@ def by_density(ax: Any, table: Any, names: tuple[str, ...]) -> None:
     stable_line(ax)
     whole = float(column(where(rows, level=0), "value").mean())
     ax.axhline(whole, color="0.45", linewidth=1.1, label="dense")
-    density_axis(ax, rows[rows["level"] > 0].groupby("level")["density"].median())
+    density_axis(ax, rows.loc[rows["level"] > 0].groupby("level")["density"].median())
     low, high = from_zero(series, least=3.0, most=100.0)
     ax.set_ylim(low, max(high, 1.06 * whole if np.isfinite(whole) else high))
     ax.set_ylabel("Test error barrier (%)")
 
 
-def drawn(table: Any, paths: Any, names: tuple[str, ...], level: int) -> Figure:
+def drawn(table: pd.DataFrame, paths: pd.DataFrame, names: tuple[str, ...], level: int) -> Figure:
     """Barriers by density on the left, errors on the line at one density on the right."""
     with jt.plots.style():
         figure, axes = pair()
@@ -76,11 +80,11 @@ def drawn(table: Any, paths: Any, names: tuple[str, ...], level: int) -> Figure:
     return figure
 
 
-def rows_of(table: Any, copies: Any) -> Any:
+def rows_of(table: pd.DataFrame, copies: pd.DataFrame) -> pd.DataFrame:
     """Mean barrier and error of each method and density."""
     parts = []
     for metric, source in (("barrier", table), ("error", copies)):
-        own = source[(source["metric"] == metric) & (source["split"] == "test")]
+        own = source.loc[(source["metric"] == metric) & (source["split"] == "test")]
         by = own.groupby(["branch", "level"], sort=False)["value"].agg(
             ["mean", "std", "min", "max"]
         )
@@ -92,10 +96,10 @@ def rows_of(table: Any, copies: Any) -> Any:
 
 
 def main(settings: Settings) -> None:
-    """Finds tickets with every method, trains copies of them, compares them, and draws."""
+    """Find tickets with every method, train copies of them, compare them, and draw."""
     names = chosen(settings.methods, METHODS)
     job = prepare(__file__, settings, quick=QUICK, lenet=LENET, paper=paper(settings))
-    other = beside(job, "accuracy")
+    other = of_script(job, "accuracy")
     options = {"copies": settings.copies, "points": settings.points, "keep": False}
     with budget(job):
         # folders themselves are runs'

@@ -1,10 +1,10 @@
 """Figure 21 of KD-LTS: its tickets on other data, with another optimizer, at another depth.
 
 Tickets of KD-LTS from initialization and tickets rewound to epoch 3 (LTH-Rewind) are found in one
-setting and trained in another, beside random ones: new weights and a mask permuted over all layers.
-Settings: between the halves of the data (or to other data, as the paper's CIFAR-10 and CIFAR-100)
-and from SGD to Adam, both with a new output layer, and of residual networks from ResNet-20 to
-ResNet-14, which keeps the output layer.
+setting and trained in another, compared with random ones: new weights and a mask permuted over all
+layers. Settings: between the halves of the data (or to other data, as the paper's CIFAR-10 and
+CIFAR-100) and from SGD to Adam, both with a new output layer, and of residual networks from
+ResNet-20 to ResNet-14, which keeps the output layer.
 
 Command:  python -m experiments.kd_lts.transfer [--kinds data optimizer depth] [--to-data NAME]
           [--preset NAME] [--size paper] [--budget MINUTES]
@@ -12,7 +12,9 @@ Makes:    figure_21 (accuracy by density, a panel for each kind), gaps.csv; accu
           in the terminal.
 Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 3 levels pruning 41.5%, 18,760 steps; paper 3 seeds, 8
           levels pruning 20.5%, 18,760 steps.
-Cost:     see experiments/README.md.
+Cost:     at quick size 9.6 minutes with the settings of
+          results/kd_lts/transfer-lenet-mnist-kd_lts-quick-d9179ea0aa on 2 cores of an AMD EPYC; the
+          paper's size is not measured.
 Expected: KD-LTS above LTH-Rewind by 0.6 points between CIFAR-10 and CIFAR-100, 0.7 from SGD to
           Adam, and 0.42 from ResNet-20 to ResNet-14.
 """
@@ -22,7 +24,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib import pyplot
 from matplotlib.figure import Figure
@@ -33,6 +35,9 @@ from experiments.common.learned import learned
 from experiments.common.report import cell, save, seeds, shared_legend
 from experiments.kd_lts._common import LENET, QUICK, dense, paper, third_epoch
 from experiments.kd_lts._common import Settings as Common
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # gaps of the paper, in points
 KINDS = {"data": 0.6, "optimizer": 0.7, "depth": 0.42}
@@ -56,6 +61,7 @@ class Kind:
     """One change of setting: where tickets are found, and what they move to."""
 
     def __init__(self, job: Job, name: str, settings: Settings) -> None:
+        """Make the change called `name`, one of KINDS."""
         self.source, self.options = job, dict[str, Any](to=job.data)
         if name == "optimizer":
             self.options["training"] = job.training.replace(**ADAM)
@@ -75,7 +81,7 @@ class Kind:
 
 
 def prepared(settings: Settings) -> Job:
-    """The job of these settings."""
+    """Give the job of these settings."""
     return prepare(
         __file__, settings, quick=QUICK, lenet={**LENET, "levels": 3, "eval_every": 18_760},
         paper=paper(settings),
@@ -83,12 +89,12 @@ def prepared(settings: Settings) -> Job:
 
 
 def allowed(job: Job) -> tuple[str, ...]:
-    """The kinds that there are for a network."""
+    """Give the kinds that there are for a network."""
     deep = job.preset.network == "resnet20"
     return tuple(kind for kind in KINDS if deep or kind != "depth")
 
 
-def moved(kind: Kind, name: str) -> Any:
+def moved(kind: Kind, name: str) -> pd.DataFrame:
     """Tables of all tickets in the target setting, whose name folders have."""
     job, parts = kind.source, []
     late = third_epoch(job)
@@ -100,29 +106,29 @@ def moved(kind: Kind, name: str) -> Any:
         # random tickets, and the dense network, are drawn once
         own = {"branches": ("globally_permuted",) if method == "ltr" else ()}
         found = job.transfer(runs, sub=f"{method}_{name}", **kind.options, **own)
-        table: Any = found.table()
-        random = table[table["branch"] == "globally_permuted"]
-        whole = random[random["level"] == 0].assign(branch="ticket")
-        rows = table[(table["branch"] == "transferred") & (table["level"] > 0)]
+        table = found.table()
+        random = table.loc[table["branch"] == "globally_permuted"]
+        whole = random.loc[random["level"] == 0].assign(branch="ticket")
+        rows = table.loc[(table["branch"] == "transferred") & (table["level"] > 0)]
         parts += [whole, rows.assign(branch=method),
-                  random[random["level"] > 0].assign(branch="random")]  # fmt: skip
+                  random.loc[random["level"] > 0].assign(branch="random")]  # fmt: skip
     return jt.results.concat(parts)
 
 
-def gaps_of(tables: Mapping[str, Any], beside: Mapping[str, float]) -> Any:
+def gaps_of(tables: Mapping[str, pd.DataFrame], printed: Mapping[str, float]) -> pd.DataFrame:
     """How far KD-LTS is above rewound tickets: kind, level, density, gap, and paper, in points."""
     rows = []
     for kind, table in tables.items():
-        final: Any = jt.speed.final(table)
-        means = final.groupby(["branch", "level"])[["value", "density"]].mean()
+        final = jt.speed.final(table)
+        means = final.pivot_table(index=["branch", "level"], values=["value", "density"])
         for level, own in means.loc["kd_lts"].iterrows():
             gap = 100 * (own["value"] - means.loc[("ltr", level), "value"])
             rows.append({"kind": kind, "level": level, "density": own["density"], "gap": gap,
-                         "paper": beside.get(kind, math.nan)})  # fmt: skip
+                         "paper": printed.get(kind, math.nan)})  # fmt: skip
     return jt.results.frame(rows)
 
 
-def drawn(tables: Mapping[str, Any]) -> Figure:
+def drawn(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """A panel for each kind."""
     with jt.plots.style():
         figure, axes = pyplot.subplots(
@@ -135,8 +141,8 @@ def drawn(tables: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def say(job: Job, tables: Mapping[str, Any], gaps: Any) -> None:
-    """Prints final accuracies, and the gaps beside the paper's."""
+def say(job: Job, tables: Mapping[str, pd.DataFrame], gaps: pd.DataFrame) -> None:
+    """Print final accuracies, and the gaps next to the paper's."""
     looks = jt.plots.branch_styles([*METHODS, "random"])
     for kind, table in tables.items():
         rows = jt.speed.over_seeds(jt.speed.final(table)).set_index(["branch", "level"])
@@ -147,14 +153,14 @@ def say(job: Job, tables: Mapping[str, Any], gaps: Any) -> None:
                                    for n in levels))  # fmt: skip
         for name, look in looks.items():
             print(f"{look.label:30}" + "".join(f"{cell(rows.loc[(name, n)]):>23}" for n in levels))
-        mean, printed = gaps[gaps["kind"] == kind][["gap", "paper"]].mean()
+        mean, printed = gaps.loc[gaps["kind"] == kind].loc[:, ["gap", "paper"]].mean()
         known = "no such" if math.isnan(printed) else f"{printed:g}"
         print(f"KD-LTS above rewound tickets by {mean:.2f} points, the mean over densities "
               f"(the paper: {known})")  # fmt: skip
 
 
 def main(settings: Settings) -> None:
-    """Finds tickets, moves them, draws and prints."""
+    """Find tickets, move them, draw and print."""
     job = prepared(settings)
     names = chosen(settings.kinds, allowed(job))
     with budget(job):
@@ -165,8 +171,8 @@ def main(settings: Settings) -> None:
             to = f"to_{settings.to_data}" if name == "data" and settings.to_data else name
             tables[name] = moved(Kind(job, name, settings), to)
     # those between halves are not in the paper
-    beside = {kind: gap for kind, gap in KINDS.items() if kind != "data" or settings.to_data}
-    gaps = gaps_of(tables, beside)
+    printed = {kind: gap for kind, gap in KINDS.items() if kind != "data" or settings.to_data}
+    gaps = gaps_of(tables, printed)
     print(f"\n{job.network_name} on {job.data_name} ({job.preset.name}, {settings.size} size)")
     say(job, tables, gaps)
     save(job, {"figure_21": drawn(tables)}, tables={"gaps": gaps},

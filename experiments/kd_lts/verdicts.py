@@ -1,16 +1,19 @@
 """Figure 11 and Table 1 of KD-LTS: what controls do to tickets, and who finds winning tickets.
 
 For tickets of every method at one density `jt.verdict` trains the ticket, a copy under other SGD
-noise, and what it has to beat: weights drawn anew, signs turned, masks shuffled in each layer and
-over all, and a small dense network of as many parameters; and the dense network at three learning
-rates, of which the best on a validation split counts.
+noise, and what it has to beat: reinitialized weights, flipped signs, masks shuffled in each layer
+and over all, and a small dense network of as many parameters; and the dense network at three
+learning rates, of which the best on a validation split counts.
 
 Command:  python -m experiments.kd_lts.verdicts [--preset NAME] [--size paper] [--budget MINUTES]
 Makes:    figure_11 (accuracy of tickets and controls), table_1.csv, conditions.csv; each verdict in
           the terminal, then Table 1.
 Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 3 levels pruning 41.5%, 18,760 steps; paper 3 seeds, 7
           levels pruning 20.5%, 18,760 steps.
-Cost:     see experiments/README.md.
+Cost:     at quick size 63 minutes with the settings of
+          results/kd_lts/verdicts-lenet-mnist-kd_lts-quick-0856ec8a51, 11 minutes with the settings
+          of results/kd_lts/verdicts-lenet-mnist-kd_lts-quick-7808506ffd on 2 cores of an AMD EPYC;
+          the paper's size is not measured.
 Expected: the paper finds tickets of IMP from step 0, SNIP, GraSP, SynFlow and ProsPr neither stable
           nor sensitive, those of GEM-MINER sensitive, those from epoch 3 (LTH-Rewind, CS) both, and
           only KD-LTS to find winning tickets, with 20% of LeNet's weights and 45% of ResNet-20's.
@@ -19,7 +22,7 @@ Expected: the paper finds tickets of IMP from step 0, SNIP, GraSP, SynFlow and P
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib import pyplot
@@ -30,6 +33,9 @@ from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.report import save, seeds, shared_legend
 from experiments.kd_lts._common import LENET, QUICK, dense, ladder, masks, paper, third_epoch
 from experiments.kd_lts._common import Settings as Common
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 START = ("ltr", "snip", "grasp", "synflow", "prospr", "gem_miner", "kd_lts")
 LATE = {"ltr_late": "ltr", "continuous_late": "continuous"}
@@ -70,18 +76,18 @@ def label(name: str) -> str:
 
 
 def verdict_on(job: Job, name: str) -> jt.Verdict:
-    """The verdict on the tickets of a method at the job's lowest density."""
+    """Give the verdict on the tickets of a method at the job's lowest density."""
     start = third_epoch(job) if name in LATE else 0
     runs = masks(job, LATE.get(name, name), start)
     return job.verdict(runs, level=max(runs.levels), training=job.training, method=label(name))
 
 
-def drawn(final: Any, names: tuple[str, ...]) -> Figure:
+def drawn(final: pd.DataFrame, names: tuple[str, ...]) -> Figure:
     """Final accuracy of tickets and of their controls, over seeds."""
     words = {"ticket": "ticket", "sign_flip": "signs turned", "reinit": "reinitialized",
              "shuffle": "shuffled in layers", "random": "shuffled over all",
              "small_dense": "small dense"}  # fmt: skip
-    final = final[final["branch"].isin([*words, "dense"])]
+    final = final.loc[final["branch"].isin([*words, "dense"])]
     rows = final.groupby(["method", "branch"])["value"].agg(["mean", "min", "max"])
     with jt.plots.style():
         figure, ax = pyplot.subplots(figsize=(1.6 + 1.15 * len(names), 4.2), layout="constrained")
@@ -92,7 +98,7 @@ def drawn(final: Any, names: tuple[str, ...]) -> Figure:
             color = "0.2" if branch == "ticket" else f"C{place - 1}"
             ax.errorbar(at, own["mean"], yerr=np.asarray(reach), fmt="o", color=color, markersize=4,
                         capsize=2, label=words[branch])  # fmt: skip
-        dense = 100 * float(rows.xs("dense", level="branch")["mean"].mean())
+        dense = 100 * float(np.mean(rows.xs("dense", level="branch")["mean"]))
         ax.axhline(dense, color="0.5", linestyle=":", linewidth=1, label="dense")
         ax.set_xticks(range(len(names)), [label(name).replace(", ", ",\n") for name in names])
         ax.set_ylabel("test accuracy, %")
@@ -100,8 +106,8 @@ def drawn(final: Any, names: tuple[str, ...]) -> Figure:
     return figure
 
 
-def say(table: Any) -> None:
-    """Prints Table 1 beside the paper's."""
+def say(table: pd.DataFrame) -> None:
+    """Print Table 1 next to the paper's."""
     print("here, and in brackets the paper; of five controls, how many are beaten by a clear gap\n")
     print(f"{'':26}{'stable':>14}{'sensitive':>16}{'at init':>12}{'wins':>12}{'epochs':>16}")
     for row in table.to_dict("records"):
@@ -119,7 +125,7 @@ def say(table: Any) -> None:
 
 
 def main(settings: Settings) -> None:
-    """Finds masks with every method, judges them, draws and prints."""
+    """Find masks with every method, judge them, draw and print."""
     names = chosen(settings.methods, METHODS)
     asked = settings.at_density
     density = jt.preset(settings.preset).matching_density or 0.2 if asked is None else asked

@@ -11,7 +11,7 @@ Makes:    figure_1, layers.csv (density of each layer, level and seed), final.cs
           numbers in the terminal.
 Sizes:    vgg19-cifar10-one_ticket: quick 2 seeds, 2 levels pruning 74%, 160 steps of batch 64, 20%
           of the examples, width 0.125; paper 6 seeds, 30 levels pruning 20%, 15,680 steps.
-Cost:     see experiments/README.md.
+Cost:     not measured at either size.
 Expected: global above layerwise pruning, most at low densities, both far above random tickets. The
           first convolution is pruned far less than the others, deep ones a little more than the
           average. The paper prints no numbers.
@@ -20,7 +20,8 @@ Expected: global above layerwise pruning, most at low densities, both far above 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeVar
 
 import matplotlib
 import numpy as np
@@ -33,6 +34,12 @@ from experiments.common.job import budget, launch, prepare
 from experiments.common.report import DEVIATION, renamed, report, save
 from jaxticket.plots._style import percent
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+T = TypeVar("T")
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings(Common):
@@ -42,7 +49,7 @@ class Settings(Common):
     """Network, data and training: a name that `python -m jaxticket presets` lists."""
 
 
-def layers(runs: jt.Runs) -> Any:
+def layers(runs: jt.Runs) -> pd.DataFrame:
     """Density of each prunable layer, and its pruned share against that of all, as a table.
 
     ratio = (1 - density of the layer) / (1 - density of all), nan for the dense network.
@@ -69,8 +76,8 @@ def layers(runs: jt.Runs) -> Any:
     return jt.results.frame(rows)
 
 
-def by_depth(found: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Layers in the order of the network: numbers in names count, the output layer comes last."""
+def by_depth(found: Mapping[str, T]) -> list[tuple[str, T]]:
+    """Sort layers in the order of the network, by numbers in names; the output layer is last."""
 
     def place(path: str) -> tuple[bool, list[tuple[int, str]]]:
         words = path.replace("/", "_").split("_")
@@ -80,15 +87,15 @@ def by_depth(found: dict[str, Any]) -> list[tuple[str, Any]]:
     return sorted(found.items(), key=lambda item: place(item[0]))
 
 
-def ratios(table: Any, ax: Any) -> None:
+def ratios(table: pd.DataFrame, ax: Axes) -> None:
     """A line per level over the layers, darker at lower densities."""
-    pruned = table[table["level"] > 0]
+    pruned = table.loc[table["level"] > 0]
     levels = sorted(pruned["level"].unique())
     shades = matplotlib.colormaps["Blues"](np.linspace(0.35, 1.0, len(levels)))
     # a legend of thirty levels tells less than one of six
     named = {levels[i] for i in np.linspace(0, len(levels) - 1, min(6, len(levels))).astype(int)}
     for level, shade in zip(levels, shades, strict=True):
-        means = pruned[pruned["level"] == level].groupby("place")[["ratio", "overall"]].mean()
+        means = pruned.loc[pruned["level"] == level].groupby("place").mean(numeric_only=True)
         label = f"{percent(means['overall'].iloc[0])}%" if level in named else f"_{level}"
         ax.plot(1 + means.index, means["ratio"], color=shade, marker=".", label=label)
     ax.axhline(1, color="0.45", linewidth=0.8, zorder=1)
@@ -99,7 +106,7 @@ def ratios(table: Any, ax: Any) -> None:
 
 
 def main(settings: Settings) -> None:
-    """Prunes globally and layer by layer and draws accuracies and the layers' pruned shares."""
+    """Prune globally and layer by layer and draw accuracies and the layers' pruned shares."""
     job = prepare(__file__, settings, lenet={"levels": 7, "fraction": 0.488})
     with budget(job):
         runs = job.find_tickets(branches=("globally_permuted",), scope="global", rewind=job.late)
@@ -108,9 +115,9 @@ def main(settings: Settings) -> None:
     table = renamed(jt.results.concat(parts))
     report(job, table)
     shares = layers(runs)
-    wide = shares.groupby(["place", "layer", "level"])["ratio"].mean().unstack("level")
+    wide = shares.pivot_table(index=["place", "layer"], columns="level", values="ratio")
     print("\npruned share of each layer / pruned share of all, by level (means over seeds)")
-    print(wide.drop(columns=0).round(2).to_string())
+    print(wide.round(2).to_string())
     with jt.plots.style():
         figure, axes = pyplot.subplots(1, 2, figsize=(8.4, 3.6), layout="constrained")
         jt.plots.accuracy(table, axes[0], band="std")

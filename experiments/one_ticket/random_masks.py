@@ -1,14 +1,14 @@
 """Figure A1 of "One ticket to win them all": kinds of random mask.
 
-Tickets beside three controls, all with new weights: the ticket's own mask (preserved), the mask
-permuted within each layer (locally permuted), and permuted over all layers (globally permuted).
-`--preset` takes another network or data set than the paper's VGG-19 on CIFAR-10.
+Tickets compared with three controls, all with new weights: the ticket's own mask (preserved), the
+mask permuted within each layer (locally permuted), and permuted over all layers (globally
+permuted). `--preset` takes another network or data set than the paper's VGG-19 on CIFAR-10.
 
 Command:  python -m experiments.one_ticket.random_masks [--size paper] [--budget MINUTES]
 Makes:    figure_A1, final.csv; final accuracies by density in the terminal.
 Sizes:    vgg19-cifar10-one_ticket: quick 2 seeds, 2 levels pruning 74%, 160 steps of batch 64, 20%
           of the examples, width 0.125; paper 6 seeds, 30 levels pruning 20%, 15,680 steps.
-Cost:     see experiments/README.md.
+Cost:     not measured at either size.
 Expected: tickets above preserved masks, those above locally permuted ones by little, and globally
           permuted ones far below. The paper prints no numbers.
 """
@@ -16,11 +16,15 @@ Expected: tickets above preserved masks, those above locally permuted ones by li
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import jaxticket as jt
 from experiments.common.job import Settings as Common
 from experiments.common.job import budget, launch, prepare
 from experiments.common.report import DEVIATION, report, save, single
+
+if TYPE_CHECKING:
+    pass
 
 BRANCHES = ("preserved", "locally_permuted", "globally_permuted")
 
@@ -34,7 +38,7 @@ class Settings(Common):
 
 
 def main(settings: Settings) -> None:
-    """Trains tickets and three kinds of random mask and draws final accuracy against density."""
+    """Train tickets and three kinds of random mask and draw final accuracy against density."""
     job = prepare(__file__, settings, lenet={"levels": 7, "fraction": 0.488})
     with budget(job):
         runs = job.find_tickets(branches=BRANCHES, rewind=job.late)

@@ -2,15 +2,16 @@
 
 Accuracy of masked networks at their initial weights, signed constants: masks learned by stochastic
 sparsification, edge-popup, GEM-MINER, continuous sparsification, Concrete Ticket Search and KD-LTS,
-beside those of iterative magnitude pruning (LTH), random masks with the layout of smart ratio, and
-random ones.
+compared with those of iterative magnitude pruning (LTH), random masks with the layout of smart
+ratio, and random ones.
 
 Command:  python -m experiments.supermasks.accuracy [--preset NAME] [--size paper]
           [--budget MINUTES]
 Makes:    figure_22, supermasks.csv; accuracies by density in the terminal.
 Sizes:    lenet-mnist: quick 3 seeds, 4 levels pruning 63%, 600 steps, 10% of the examples; paper 3
           seeds, 10 levels pruning 36%, 24,000 steps.
-Cost:     see experiments/README.md.
+Cost:     at quick size 4.8 minutes with lenet-mnist on 2 cores of an AMD EPYC; the paper's size is
+          not measured.
 Expected: the learned masks are far above chance, pruned and random ones are not, at the lowest
           densities least of all. The paper reports at 2% of the weights for KD-LTS and the best of
           the others (but CTS) 94 and 60% on LeNet, 66.4 and 61.5% on ResNet-20, 90.1 and 88.2% on
@@ -20,7 +21,7 @@ Expected: the learned masks are far above chance, pruned and random ones are not
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING
 
 from matplotlib import pyplot
 from matplotlib.figure import Figure
@@ -32,6 +33,9 @@ from experiments.common.learned import learned
 from experiments.common.report import cell, save, seeds
 from jaxticket.plots._axes import density_axis
 from jaxticket.plots._panel import place_legend
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LEARNED = ("edge_popup", "gem_miner", "stochastic", "continuous", "cts_loss", "kd_lts")
 METHODS = (*LEARNED, "ticket", "smart_ratio", "random")
@@ -50,29 +54,29 @@ class Settings(Common):
     """Length of the searches: short (1/8 of training), half or long."""
 
 
-def untrained(job: Job, name: str, length: str) -> Any:
+def untrained(job: Job, name: str, length: str) -> pd.DataFrame:
     """Test accuracy of a method's masks before any training: seed, level, density, value."""
     if name in LEARNED:
         table = learned(job, name, train=False, steps=length).table()
-        rows = table[table["branch"] == "supermask"]
+        rows = table.loc[table["branch"] == "supermask"]
     elif name == "ticket":
-        table: Any = job.find_tickets(sub=name).table()
-        rows = table[(table["level"] > 0) & (table["step"] == 0)]
+        table = job.find_tickets(sub=name).table()
+        rows = table.loc[(table["level"] > 0) & (table["step"] == 0)]
     else:
         layout = {} if name == "random" else {"scope": name}
         table = job.prune_at("random", sub=name, dense=False, **layout).table()
-        rows = table[table["step"] == 0]
-    rows = rows[(rows["split"] == "test") & (rows["metric"] == "accuracy")]
-    return rows[["seed", "level", "density", "value"]].assign(branch=name)
+        rows = table.loc[table["step"] == 0]
+    rows = rows.loc[(rows["split"] == "test") & (rows["metric"] == "accuracy")]
+    return rows.loc[:, ["seed", "level", "density", "value"]].assign(branch=name)
 
 
-def drawn(values: Any, names: tuple[str, ...], chance: float) -> Figure:
+def drawn(values: pd.DataFrame, names: tuple[str, ...], chance: float) -> Figure:
     """Accuracy by density, one line per method."""
     looks = jt.plots.branch_styles(names)
     with jt.plots.style():
         figure, ax = pyplot.subplots(figsize=(6.4, 4.2), layout="constrained")
         for name in names:
-            by = values[values["branch"] == name].groupby("level")[["density", "value"]]
+            by = values.loc[values["branch"] == name].groupby("level")[["density", "value"]]
             mean, low, high = by.mean(), by.min()["value"], by.max()["value"]
             look = looks[name]
             at = 100 * mean["density"]
@@ -87,7 +91,7 @@ def drawn(values: Any, names: tuple[str, ...], chance: float) -> Figure:
 
 
 def main(settings: Settings) -> None:
-    """Learns masks with every method, evaluates what was never trained, draws and prints."""
+    """Learn masks with every method, evaluates what was never trained, draw and print."""
     names = chosen(settings.methods, METHODS)
     job = prepare(
         __file__, settings, quick=QUICK, lenet=LENET, paper=PAPER,
@@ -104,7 +108,7 @@ def main(settings: Settings) -> None:
     print(f"test accuracy in %, mean (min to max) over {seeds(job)}\n")
     print(f"{'density':32}" + "".join(f"{100 * d:21.2f}%" for d in job.densities))
     for name in names:
-        by = values[values["branch"] == name].groupby("level")["value"]
+        by = values.loc[values["branch"] == name].groupby("level")["value"]
         rows = by.agg(["mean", "min", "max"])
         print(f"{looks[name].label:32}" + "".join(f"{cell(r):>22}" for _, r in rows.iterrows()))
     chance = 100 / job.data.classes

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jaxticket as jt
 from experiments.common.job import LENET, Job
 from experiments.common.job import Settings as Common
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BANDS = "bands are standard deviations over seeds and pairs of copies"
 # steps of the source's training; at quick size shares of the shorter one, which has few steps
@@ -62,10 +65,11 @@ class Comparison:
 def comparison(
     job: Job, settings: Settings, *, shares: dict[str, tuple[float, ...]], copies: int
 ) -> Comparison:
-    """The steps and sizes asked for, or those of the job's size.
+    """Choose steps and sizes: those asked for, or those of the job's size.
 
     Args:
-      job, settings: what the user asked for.
+      job: the job.
+      settings: what the user asked for.
       shares: at quick size the steps k, as shares of the training, by network.
       copies: at quick size, of LeNet (of others 2).
 
@@ -94,13 +98,14 @@ def comparison(
     return Comparison(at, *chosen)
 
 
-def verdicts(inst: jt.Instability) -> Any:
-    """One row per branch, level and step k: barrier and final error with their spread, both
-    verdicts, error at k and the distances.
+def verdicts(inst: jt.Instability) -> pd.DataFrame:
+    """Make one row per branch, level and step k.
+
+    Columns: barrier and final error with their spread, both verdicts, the error at k, distances.
     """
     barrier = inst.stable().set_index(["branch", "level", "at"])
     error = inst.matching().set_index(["branch", "level", "at"])
-    rows = barrier[["density", "samples", "diverged"]].copy()
+    rows = barrier.loc[:, ["density", "samples", "diverged"]].copy()
     for name, found in (("barrier", barrier), ("error", error)):
         for part in ("mean", "std", "low", "high"):
             rows[f"{name}_{part}"] = found[part]
@@ -126,13 +131,13 @@ def verdicts(inst: jt.Instability) -> Any:
     return rows.reset_index()
 
 
-def report(job: Job, rows: Any, steps: Any, names: Sequence[str] = ()) -> None:
-    """Prints the verdicts, and the first stable and matching steps."""
+def report(job: Job, rows: pd.DataFrame, steps: pd.DataFrame, names: Sequence[str] = ()) -> None:
+    """Print the verdicts, and the first stable and matching steps."""
     print(f"\n{job.network_name} on {job.data_name} ({job.preset.name}, {job.settings.size} size)")
     print(f"{'':>18} {'density':>8} {'k':>6} {'barrier':>14} {'error':>14}   verdict")
     for row in rows.to_dict("records"):
         dense = row["level"] == 0 and row["branch"] == "ticket"
-        said = [
+        passed = [
             name
             for name in ("stable", "matching")
             if row[name] and not (dense and name != "stable")
@@ -143,7 +148,7 @@ def report(job: Job, rows: Any, steps: Any, names: Sequence[str] = ()) -> None:
         )
         branch = "dense" if dense else row["branch"]
         print(
-            f"{branch:>18} {100 * row['density']:7.1f}% {row['at']:6d}{cells}   {', '.join(said)}"
+            f"{branch:>18} {100 * row['density']:7.1f}% {row['at']:6d}{cells}   {', '.join(passed)}"
         )
     for row in steps.to_dict("records"):
         if not names or row["branch"] in names:

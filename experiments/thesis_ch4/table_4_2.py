@@ -9,10 +9,10 @@ lenet-mnist, and resnet20-cifar10 and vgg16-cifar10, each also with -low and -wa
 Command:  python -m experiments.thesis_ch4.table_4_2 --preset resnet20-cifar10 [--size paper]
           [--budget MINUTES]
 Makes:    table_4_2.csv, final.csv, a figure of accuracy by density; the rows in the terminal,
-          beside those of the thesis.
+          next to those of the thesis.
 Sizes:    resnet20-cifar10: quick 2 seeds, 4 levels pruning 36%, 160 steps of batch 64, 20% of the
           examples, width 0.5; paper 3 seeds, 8 levels pruning 20%, 63,000 steps.
-Cost:     see experiments/README.md.
+Cost:     not measured at either size.
 Expected: at paper size, ResNet-20 on CIFAR-10 91.7% dense; with 16.8% of the weights 88.5% for
           tickets from step 0, 88.6% random, 88.8% reinitialized, and matching tickets from step
           500 on. With "-low" or "-warmup" tickets from step 0 are matching at 8.6%, 89.0 and 89.6%,
@@ -22,12 +22,15 @@ Expected: at paper size, ResNet-20 on CIFAR-10 91.7% dense; with 16.8% of the we
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jaxticket as jt
 from experiments.common.job import Job, budget, launch, prepare
 from experiments.common.job import Settings as Common
 from experiments.common.report import cell, report, save, single
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CONTROLS = ("shuffle", "reinit")
 # Figure 4-18 finds ResNet-20 tickets matching from 500 on; 1,000 tells a plateau from a slope
@@ -41,11 +44,12 @@ class Settings(Common):
     preset: str = "resnet20-cifar10"
     """Network, data and training: a name that `python -m jaxticket presets` lists."""
     rewind: tuple[int, ...] | None = None
-    """Steps k beside 0, of the whole training; they shrink with it. The preset's if not given."""
+    """Steps k other than 0, of the preset's training; they shrink with it. By default those of the
+    preset."""
 
 
 def later(job: Job, rewind: tuple[int, ...] | None) -> dict[int, int]:
-    """The later steps to rewind to, as written: the step of the job's training for each.
+    """Give the later steps to rewind to, as written: the step of the job's training for each.
 
     Raises:
       ValueError: for a step that is not inside of the training.
@@ -58,18 +62,18 @@ def later(job: Job, rewind: tuple[int, ...] | None) -> dict[int, int]:
     return {k: max(1, round(k * job.size.steps / whole)) for k in asked}
 
 
-def rows(table: Any) -> Any:
+def rows(table: pd.DataFrame) -> pd.DataFrame:
     """Final test accuracy of the dense network and of every branch at the sparsest level."""
-    means: Any = jt.speed.over_seeds(jt.speed.final(table))
+    means = jt.speed.over_seeds(jt.speed.final(table))
     last = means["level"] == means["level"].max()
     dense = (means["level"] == 0) & (means["branch"] == "ticket")
-    chosen = means[last | dense].copy()
+    chosen = means.loc[last | dense].copy()
     chosen.loc[chosen["level"] == 0, "branch"] = "dense"
     return chosen.sort_values("level", kind="stable", ignore_index=True)
 
 
 def main(settings: Settings) -> None:
-    """Finds tickets from several steps, trains the controls, and prints the rows of the tables."""
+    """Find tickets from several steps, train the controls, and print the rows of the tables."""
     quick = {"levels": 4, "fraction": 0.36}
     paper = {"levels": jt.preset(settings.preset).pruning.levels}
     job = prepare(__file__, settings, quick=quick, lenet={"levels": 7}, paper=paper)

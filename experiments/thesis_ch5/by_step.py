@@ -13,7 +13,8 @@ Makes:    figures 5-12 and 5-14, steps.csv, controls.csv; accuracies by step and
           changes in the terminal.
 Sizes:    lenet-mnist: quick 3 seeds, 1 level pruning 96.5%, 400 steps, 10% of the examples; paper 5
           seeds, 1 level pruning 96.5%, 24,000 steps.
-Cost:     see experiments/README.md.
+Cost:     at quick size 9.2 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; the
+          paper's size is not measured.
 Expected: at paper size (26.2% of ResNet-20, 6.9% of VGG-16) random pruning is as accurate at every
           step. Magnitude, SNIP and SynFlow become better the later they prune, GraSP hardly.
           Magnitude pruning reaches at step 25,000 (26,000) what LTR has at 1,000 (2,000). It
@@ -24,15 +25,18 @@ Expected: at paper size (26.2% of ResNet-20, 6.9% of VGG-16) random pruning is a
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from matplotlib import pyplot
 
 import jaxticket as jt
 from experiments.common.job import Job, budget, chosen, launch, prepare
-from experiments.common.report import differences, named, order, said, save, seeds
+from experiments.common.report import differences, groups, in_words, named, order, save, seeds
 from experiments.common.scored import KNOWN, SMALL, USUAL, density_of, panels, run, seeds_of
 from experiments.common.scored import Settings as Common
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 METHODS = ("random", "magnitude", "snip", "grasp", "synflow")
 LTR = "LTR"
@@ -52,11 +56,11 @@ class Settings(Common):
     controls: tuple[str, ...] | None = None
     """shuffle, reinit, inverted, sign_flip; the first three if not given (a quick ResNet: two)."""
     ltr_schedule: Literal["full", "remaining"] = "full"
-    """How LTR trains: the whole schedule, as all methods do, or what is left of it after step k."""
+    """Schedule of LTR: all of it, as for the other methods, or the rest of it after step k."""
 
 
 def steps_of(job: Job, settings: Settings) -> tuple[int, ...]:
-    """The steps at which to prune.
+    """Give the steps at which to prune.
 
     Raises:
       ValueError: for a step outside of the training.
@@ -76,13 +80,13 @@ def steps_of(job: Job, settings: Settings) -> tuple[int, ...]:
     return steps
 
 
-def report(job: Job, table: Any, found: Any) -> None:
-    """Prints mean final accuracies by step, and what every control changes there."""
+def report(job: Job, table: pd.DataFrame, found: pd.DataFrame) -> None:
+    """Print mean final accuracies by step, and what every control changes there."""
     final = jt.results.concat(
         jt.speed.final(own).assign(pruned_at=k) for k, own in table.groupby("pruned_at")
     )
-    dense = 100 * final[final["level"] == 0]["value"].mean()
-    own = final[final["level"] > 0]
+    dense = 100 * final.loc[final["level"] == 0]["value"].mean()
+    own = final.loc[final["level"] > 0]
     wide = own.pivot_table(index="branch", columns="pruned_at", values="value", sort=False) * 100
     names = order(wide.index)
     looks = jt.plots.branch_styles(names)
@@ -96,13 +100,15 @@ def report(job: Job, table: Any, found: Any) -> None:
     if found.empty:
         return
     print("\ncontrol minus method, in points +- pooled standard deviation; * is sensitive")
-    for (method, control), rows in found.groupby(["method", "control"], sort=False):
-        words = "".join(f"{said(row):>18}" for _, row in rows.sort_values("pruned_at").iterrows())
+    for (method, control), rows in groups(found, "method", "control"):
+        words = "".join(
+            f"{in_words(row):>18}" for _, row in rows.sort_values("pruned_at").iterrows()
+        )
         print(f"{method:12} {control:10}{words}")
 
 
 def main(settings: Settings) -> None:
-    """Prunes at every step with every method, trains, and draws accuracy against the step."""
+    """Prune at every step with every method, train, and draw accuracy against the step."""
     density = settings.at_density or density_of(jt.preset(settings.preset))
     one = {"levels": 1, "fraction": round(1 - density, 6)}
     job = prepare(

@@ -1,8 +1,8 @@
 """Tables of sections 5.3.4, 5.3.5 and 5.4.4 and Table 5.2 of Frankle's thesis: replications.
 
-SNIP, GraSP and SynFlow at the settings of their papers, beside the accuracies that the papers print
-and those that the thesis measured. `--preset` chooses the row: vgg16-cifar10-snip (also vgg2_16-,
-wrn14_8-, wrn14_10- and wrn20_8-), vgg19-cifar10-grasp, wrn32_2-cifar10-grasp and
+SNIP, GraSP and SynFlow at the settings of their papers, next to the accuracies that the papers
+print and those that the thesis measured. `--preset` chooses the row: vgg16-cifar10-snip (also
+vgg2_16-, wrn14_8-, wrn14_10- and wrn20_8-), vgg19-cifar10-grasp, wrn32_2-cifar10-grasp and
 resnet50-imagenet-grasp (SNIP and GraSP at three densities), vgg11-cifar10-synflow (also vgg16-,
 resnet18-), resnet18-cifar10-synflow_tuned and resnet18-tiny_imagenet-synflow. Of SynFlow the thesis
 prints dense accuracies alone.
@@ -12,7 +12,7 @@ Command:  python -m experiments.thesis_ch5.replication [--preset NAME] [--size p
 Makes:    replication.csv, final.csv, accuracy.png; the table in the terminal.
 Sizes:    vgg16-cifar10-snip: quick 2 seeds, 160 steps of batch 64, 20% of the examples, width
           0.125; paper 5 seeds, 150,000 steps.
-Cost:     see experiments/README.md.
+Cost:     not measured at either size.
 Expected: at paper size, for example VGG-16 of SNIP: dense 91.7% (thesis 93.6%), with 3% of the
           weights 92.0% (92.1%). VGG-19 of GraSP with 5%: SNIP 93.4% (93.4%), GraSP 93.0% (92.5%),
           dense 94.2% (93.5%). All numbers stand in the table that is printed.
@@ -21,13 +21,16 @@ Expected: at paper size, for example VGG-16 of SNIP: dense 91.7% (thesis 93.6%),
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jaxticket as jt
 from experiments.common.job import Job, budget, launch, prepare
 from experiments.common.job import Settings as Common
 from experiments.common.report import at_full_size, cell, named, save, seeds
 from experiments.common.scored import AT_ONCE, figure_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NAN = float("nan")
 # in percent, (paper, thesis): of the dense network, then of scores by density
@@ -81,12 +84,12 @@ def options_of(job: Job, score: str) -> dict[str, Any]:
     return options
 
 
-def beside(job: Job, table: Any) -> Any:
-    """Prints and returns what was measured, beside the paper's numbers and the thesis's."""
+def compared(job: Job, table: pd.DataFrame) -> pd.DataFrame:
+    """Print and return what was measured, next to the paper's numbers and the thesis's."""
     preset = job.preset.name
-    rows: Any = jt.speed.over_seeds(jt.speed.final(table)).sort_values(["level", "branch"])
+    rows = jt.speed.over_seeds(jt.speed.final(table)).sort_values(["level", "branch"])
     printed = []
-    for _, row in rows.iterrows():
+    for row in rows.to_dict("records"):
         branch = "dense" if row["level"] == 0 else str(row["branch"])
         known = PRUNED.get((preset, branch), {})
         asked = 1.0 if row["level"] == 0 else job.preset.arguments["density"][row["level"] - 1]
@@ -106,7 +109,7 @@ def beside(job: Job, table: Any) -> Any:
 
 
 def main(settings: Settings) -> None:
-    """Prunes with the preset's methods at its densities, trains, and prints the table."""
+    """Prune with the preset's methods at its densities, train, and print the table."""
     if settings.preset not in DENSE:
         raise ValueError(f"`preset` must be one of {', '.join(DENSE)}, got {settings.preset!r}")
     small = {"levels": 0, "eval_every": 160}
@@ -120,7 +123,7 @@ def main(settings: Settings) -> None:
             runs = job.prune_at(score, sub="" if i == 0 else name, dense=i == 0, **options)
             tables.append(named(runs.table(), name))
     table = jt.results.concat(tables)
-    found = beside(job, table)
+    found = compared(job, table)
     figures = {"accuracy": figure_of(scores, table)}
     save(job, figures, table, tables={"replication": found}, pruning=AT_ONCE)
 

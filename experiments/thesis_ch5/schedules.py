@@ -21,7 +21,7 @@ import csv
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import matplotlib
 
@@ -29,6 +29,9 @@ import jaxticket as jt
 from experiments.common.job import launch
 from experiments.common.report import MATCHING, PUBLISHED, single
 from jaxticket.presets import Preset
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TICKET, AFTER = "ticket", "magnitude_after_training"
 # section 5.6: the least densities at which pruning at initialization reaches full accuracy; of
@@ -57,7 +60,7 @@ class Settings:
 
 
 def reported(preset: Preset) -> dict[str, float]:
-    """The least densities by method as the thesis reports them.
+    """Give the least densities by method as the thesis reports them.
 
     Raises:
       ValueError: for a preset of which it reports none.
@@ -77,9 +80,7 @@ def reported(preset: Preset) -> dict[str, float]:
 
 
 def measured(path: Path, margin: float) -> dict[str, float]:
-    """The least density by method whose mean is at least the dense mean minus the margin, and so
-    are those of all greater ones.
-    """
+    """Find for each method the least density from which on all means match the dense mean."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
     rows.sort(key=lambda row: int(row["level"]))
@@ -94,7 +95,7 @@ def measured(path: Path, margin: float) -> dict[str, float]:
     return found
 
 
-def schedule(preset: Preset, densities: dict[str, float]) -> Any:
+def schedule(preset: Preset, densities: dict[str, float]) -> pd.DataFrame:
     """One row per method and step at which its density changes: branch, step, density."""
     steps = preset.training.steps
     rewind = preset.matching_rewind
@@ -107,7 +108,7 @@ def schedule(preset: Preset, densities: dict[str, float]) -> Any:
 
 
 def main(settings: Settings) -> None:
-    """Draws the densities of every method over training."""
+    """Draw the densities of every method over training."""
     matplotlib.use("Agg")
     preset = jt.preset(settings.preset)
     if settings.final is None:

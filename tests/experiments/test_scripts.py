@@ -112,6 +112,28 @@ def test_a_script_says_how_to_run_it_and_what_to_expect(script):
     assert f"python -m {module_of(script)}" in text
 
 
+MEASURED = {
+    path.parent.relative_to(EXPERIMENTS / "results").as_posix(): json.loads(path.read_text("utf-8"))
+    for path in sorted((EXPERIMENTS / "results").rglob("environment.json"))
+}
+
+
+@pytest.mark.parametrize("folder", MEASURED)
+def test_the_cost_in_a_header_is_that_of_the_results(folder):
+    """Minutes and processor; a folder whose name ends with a hash has other settings."""
+    settings = json.loads((EXPERIMENTS / "results" / folder / "settings.json").read_text("utf-8"))
+    name = f"{settings['script']}-{settings['preset']}-{settings['size']}"
+    home, found = Path(folder).parent, Path(folder).name
+    source = EXPERIMENTS / home / f"{settings['script']}.py"
+    header = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
+    cost = " ".join(header.split("Cost:")[1].split("Expected:")[0].split())
+    minutes = MEASURED[folder]["seconds"] / 60
+    written = f"{minutes:.1f}" if minutes < 10 else f"{minutes:.0f}"
+    what = settings["preset"] if found == name else f"the settings of results/{folder}"
+    assert f"{written} minutes with {what}" in cost
+    assert ("AMD" in MEASURED[folder]["cpu"]) == ("AMD" in cost)
+
+
 COMMANDS = sorted(
     path.relative_to(EXPERIMENTS).as_posix()
     for path in EXPERIMENTS.rglob("*.py")
@@ -336,6 +358,24 @@ def test_pooled_images_keep_what_is_known_of_the_data():
     assert small.about["source"] == data.about["source"]
     steps = small.about["steps"]
     assert steps[:-1] == data.about["steps"] and steps[-1] == {"step": "pooled", "pool": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels"), [("lenet-mnist", 4), ("resnet20-cifar10", 2), ("lenet-mnist-kd_lts", 4)]
+)
+def test_pooled_images_move_less_where_they_move(small_color, name, pixels):
+    job = prepare("a.py", Settings(preset=name, data=str(small_color), share=1.0, pool=2))
+    assert job.training.augment_pixels == pixels
+    assert bool(job.training.augment) == (pixels == 2)
+
+
+def test_other_data_are_divided_as_the_presets_are(small_color):
+    """KD-LTS chooses checkpoints by a validation split, whichever data are given."""
+    for name, share in (("lenet-mnist", 0), ("lenet-mnist-kd_lts", 1 / 12)):
+        job = prepare("a.py", Settings(preset=name, data=str(small_color), share=1.0))
+        validation = job.data.splits.get("validation", ())
+        assert len(validation) == round(40 * share)
+        assert len(job.data.splits["train"]) == 40 - len(validation)
 
 
 @pytest.mark.parametrize(
@@ -597,8 +637,8 @@ def test_a_control_is_passed_by_a_clear_gap():
     assert rows["difference"].iloc[:3].tolist() == pytest.approx([-2.0, -0.4, -2.0])
     assert rows["std"].iloc[:3].tolist() == pytest.approx([0.1, 0.0, 2.0], abs=1e-6)
     assert rows["passes"].tolist() == [True, False, False, None]
-    assert report.said(rows.iloc[0]) == "-2.0 +- 0.1 *"
-    assert report.said(rows.iloc[3]) == "-20.0 (1 of 4 diverged)"
+    assert report.in_words(rows.iloc[0]) == "-2.0 +- 0.1 *"
+    assert report.in_words(rows.iloc[3]) == "-20.0 (1 of 4 diverged)"
     # without a spread nothing is judged
     rows = report.differences(table[table["seed"] == 0])
     assert rows["passes"].isna().all()
