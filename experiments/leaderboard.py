@@ -30,10 +30,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from matplotlib import pyplot
+import pandas as pd
 
 import jaxticket as jt
 from experiments.common.job import (
@@ -46,10 +46,7 @@ from experiments.common.job import (
 )
 from experiments.common.job import Settings as Common
 from experiments.common.learned import late_step, learned
-from experiments.common.report import cell, differences, in_words, named, save, seeds
-
-if TYPE_CHECKING:
-    import pandas as pd
+from experiments.common.report import cell, differences, in_words, named, save, seeds, single
 
 CONTROLS = ("shuffle", "reinit", "inverted")
 Find = Callable[[Job, str], jt.Runs]
@@ -244,15 +241,13 @@ def main(settings: Settings) -> None:
     report(job, table, costs, judged, level)
     figures = {}
     with jt.plots.style():
-        figures["accuracy"], ax = pyplot.subplots(figsize=(7.2, 5.2), layout="constrained")
+        figures["accuracy"], ax = single(7.2, 5.2)
         jt.plots.accuracy(table, ax, branches=list(names))
-        figures["cost"], ax = pyplot.subplots(figsize=(7.2, 4.6), layout="constrained")
+        figures["cost"], ax = single(7.2, 4.6)
         jt.plots.accuracy_against_cost(costs, ax, band="minmax")
         if not judged.empty:
             rows = 0.9 + 0.3 * judged["method"].nunique()
-            figures["controls"], ax = pyplot.subplots(
-                figsize=(5.6, max(2.4, rows)), layout="constrained"
-            )
+            figures["controls"], ax = single(5.6, max(2.4, rows))
             jt.plots.controls(judged, ax)
     more = {"methods": names, "controls": settings.controls, "at_density": ladder[level - 1]}
     small = {"costs": costs, "controls": judged}

@@ -24,10 +24,10 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    pass
+Entry = dict[str, Any]
+"""What the queue knows of a run, as it is in its JSON file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -319,7 +319,7 @@ STATE = "queue.json"
 GRACE = 3.0
 
 
-def read(results: Path) -> dict[str, dict[str, Any]]:
+def read(results: Path) -> dict[str, Entry]:
     """What is known of the runs, by `Run.key`.
 
     Raises:
@@ -337,7 +337,7 @@ def read(results: Path) -> dict[str, dict[str, Any]]:
     return known
 
 
-def write(results: Path, known: Mapping[str, Mapping[str, Any]]) -> None:
+def write(results: Path, known: Mapping[str, Entry]) -> None:
     """Write the state, whole at any moment."""
     results.mkdir(parents=True, exist_ok=True)
     new = results / f"{STATE}.new"
@@ -345,12 +345,12 @@ def write(results: Path, known: Mapping[str, Mapping[str, Any]]) -> None:
     new.replace(results / STATE)
 
 
-def state_of(run: Run, known: Mapping[str, Mapping[str, Any]]) -> str:
+def state_of(run: Run, known: Mapping[str, Entry]) -> str:
     """Give the state of a run: "done", "part", "failed" or "open"."""
     return known.get(run.key, {}).get("state", "open")
 
 
-def table(runs: Sequence[Run], known: Mapping[str, Mapping[str, Any]]) -> str:
+def table(runs: Sequence[Run], known: Mapping[str, Entry]) -> str:
     """Give the runs as lines of text: state, minutes so far, name, what it makes."""
     lines = [f"{'state':>6} {'minutes':>8}  {'run':<44} makes"]
     for run in runs:
@@ -497,7 +497,7 @@ def _ended(child: subprocess.Popen[bytes]) -> int:
         return child.wait()
 
 
-def _in_words(entry: Mapping[str, Any], log: Path) -> str:
+def _in_words(entry: Entry, log: Path) -> str:
     if entry["state"] == "done":
         return f"done after {entry['minutes']:.1f} minutes in {entry['calls']} calls"
     if entry["state"] == "part":

@@ -16,16 +16,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pandas as pd
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import jaxticket as jt
 from experiments.common.job import launch
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
 
 BRANCHES = ("reinit", "shuffle", "random")
 

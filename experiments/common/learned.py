@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
+import pandas as pd
 
 import jaxticket as jt
 from experiments.common.job import Job
 from experiments.common.job import Settings as Common
 from jaxticket.sparsify.learned import Method, OfTeacher, Teaching
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CTS = {
     "cts_kl": "reverse_kl",

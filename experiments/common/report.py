@@ -7,11 +7,13 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
+import pandas as pd
 from matplotlib import pyplot
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import jaxticket as jt
@@ -20,10 +22,6 @@ from experiments.common.machine import processor
 from jaxticket.analysis.conditions import clear_gap
 from jaxticket.plots._style import branch_order
 from jaxticket.presets import Preset
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "results"
 
@@ -107,15 +105,26 @@ def cell(row: Row, digits: int = 1) -> str:
     return f"{mean} ({low} to {high})"
 
 
-def pair() -> tuple[Figure, tuple[Axes, Axes]]:
+def grid(count: int, across: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    """Make a figure of several panels of a size in inches; call it inside `jt.plots.style()`."""
+    down, (width, height) = -(-count // across), size
+    figure, axes = pyplot.subplots(
+        down, across, figsize=(width * across, height * down), layout="constrained", squeeze=False
+    )
+    for ax in axes.flat[count:]:
+        ax.remove()
+    return figure, list(axes.flat[:count])
+
+
+def pair(width: float = 8.4, height: float = 3.6) -> tuple[Figure, tuple[Axes, Axes]]:
     """Make a figure of two panels; call it inside `jt.plots.style()`."""
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(8.4, 3.6), layout="constrained")
+    figure, (left, right) = grid(2, 2, (width / 2, height))
     return figure, (left, right)
 
 
-def single() -> tuple[Figure, Axes]:
-    """Make a figure of one panel."""
-    return pyplot.subplots(figsize=(5.2, 3.6), layout="constrained")
+def single(width: float = 5.2, height: float = 3.6) -> tuple[Figure, Axes]:
+    """Make a figure of one panel; call it inside `jt.plots.style()`."""
+    return pyplot.subplots(figsize=(width, height), layout="constrained")
 
 
 def test_and_train(table: pd.DataFrame) -> Figure:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
-from matplotlib import pyplot
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import jaxticket as jt
@@ -18,18 +19,17 @@ from experiments.common.report import (
     base,
     cell,
     differences,
+    grid,
     in_one_panel,
     in_words,
     named,
     order,
     seeds,
     shared_legend,
+    single,
 )
 from jaxticket.controls import changed
 from jaxticket.presets import Preset
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 AT_ONCE = "each density pruned at once"
 BANDS = "bands go from the least to the greatest seed"
@@ -204,7 +204,7 @@ def report_controls(table: pd.DataFrame) -> pd.DataFrame:
 def figure_of(names: Iterable[str], table: pd.DataFrame, *, split: str = "test") -> Figure:
     """Final accuracy against density, one panel."""
     with jt.plots.style():
-        figure, ax = pyplot.subplots(figsize=(5.6, 4.0), layout="constrained")
+        figure, ax = single(5.6, 4.0)
         jt.plots.accuracy(table, ax, branches=list(names), split=split)
     return figure
 
@@ -212,7 +212,7 @@ def figure_of(names: Iterable[str], table: pd.DataFrame, *, split: str = "test")
 def panels(
     methods: Sequence[str],
     table: pd.DataFrame,
-    draw: Any = None,
+    draw: Callable[..., Axes] | None = None,
     *,
     beside: Mapping[str, Sequence[str]] | None = None,
     **options: Any,
@@ -227,18 +227,13 @@ def panels(
       options: of that function.
     """
     draw = jt.plots.accuracy if draw is None else draw
-    rows = -(-len(methods) // 2)
     with jt.plots.style():
-        figure, axes = pyplot.subplots(
-            rows, 2, figsize=(8.4, 0.4 + 3.0 * rows), layout="constrained", squeeze=False
-        )
-        for ax, method in zip(axes.flat, methods, strict=False):
+        figure, axes = grid(len(methods), 2, (4.2, 3.2))
+        for ax, method in zip(axes, methods, strict=True):
             own = in_one_panel(table, method, (beside or {}).get(method, ()))
             draw(own, ax, branches=branches_of(own), ylim=_limits(own), legend=False, **options)
             ax.set_title(jt.plots.branch_styles([method])[method].label)
-        for ax in list(axes.flat)[len(methods) :]:
-            ax.remove()
-        shared_legend(figure, list(axes.flat)[: len(methods)])
+        shared_legend(figure, axes)
     return figure
 
 

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from matplotlib import pyplot
+import pandas as pd
 from matplotlib.figure import Figure
 
 import jaxticket as jt
 from experiments.common.job import Job
 from experiments.common.learned import late_step
-from experiments.common.report import Row, renamed, seeds, shared_legend
-
-if TYPE_CHECKING:
-    import pandas as pd
+from experiments.common.report import Row, grid, renamed, seeds, shared_legend, single
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,18 +85,12 @@ def deviating(row: Row) -> str:
 def by_density(moved: Moved) -> Figure:
     """A panel for each target: accuracy by density, a line for each source."""
     names = list(moved.tables)
-    across = min(3, len(names))
-    down = -(-len(names) // across)
     with jt.plots.style():
-        figure, axes = pyplot.subplots(
-            down, across, figsize=(4.2 * across, 3.4 * down), layout="constrained", squeeze=False
-        )
-        for ax, name in zip(axes.ravel(), names, strict=False):
+        figure, axes = grid(len(names), min(3, len(names)), (4.2, 3.4))
+        for ax, name in zip(axes, names, strict=True):
             jt.plots.accuracy(moved.tables[name], ax, band="std", legend=False)
             ax.set_title(name)
-        for ax in axes.ravel()[len(names) :]:
-            ax.remove()
-        shared_legend(figure, list(axes.ravel()[: len(names)]))
+        shared_legend(figure, axes)
     return figure
 
 
@@ -108,7 +98,6 @@ def heat_map(moved: Moved) -> Figure:
     """Give the matrix at the lowest density."""
     many = max(moved.matrix["target"].nunique(), moved.matrix["source"].nunique())
     with jt.plots.style():
-        figure, ax = pyplot.subplots(figsize=(1.6 + 1.2 * many, 1.2 + 0.7 * many),
-                                     layout="constrained")  # fmt: skip
+        figure, ax = single(1.6 + 1.2 * many, 1.2 + 0.7 * many)
         jt.plots.transfer_matrix(moved.matrix, ax)
     return figure

@@ -21,19 +21,15 @@ Expected: at paper size CTS lies above SNIP, GraSP and SynFlow at all densities,
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
-from matplotlib import pyplot
+import pandas as pd
 
 import jaxticket as jt
 from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.learned import Settings as Common
 from experiments.common.learned import late_step, learned, length_of, trained
-from experiments.common.report import named, save, seeds
+from experiments.common.report import named, save, seeds, single
 from experiments.common.scored import figure_of, report
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 METHODS = ("cts_kl", "cts_loss", "ltr", "snip", "grasp", "synflow", "random")
 QUICK = {"seeds": 2, "levels": 4, "fraction": 0.68, "steps": 200, "eval_every": 200, "pool": 2,
@@ -126,7 +122,7 @@ def main(settings: Settings) -> None:
     say(job, times)
     figures = {"figure_2": figure_of(names, table)}
     with jt.plots.style():
-        figures["time"], ax = pyplot.subplots(figsize=(7.2, 4.6), layout="constrained")
+        figures["time"], ax = single(7.2, 4.6)
         jt.plots.accuracy_against_cost(times, ax, unit="seconds per seed", band="minmax")
     more = {"methods": names, "start": start, "length": length_of(settings)}
     save(job, figures, table, tables={"times": times}, more=more, pruning="densities one by one")

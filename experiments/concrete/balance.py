@@ -18,8 +18,8 @@ Expected: GradBalance ends near 1.1 times the wanted density for all learning ra
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
+import pandas as pd
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
@@ -31,9 +31,6 @@ from experiments.common.learned import late_step
 from experiments.common.report import save, seeds
 from experiments.concrete.accuracy import LENET, PAPER, QUICK
 from jaxticket.sparsify.learned import GradBalance, Lagrangian, Method
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 RATES = (0.1, 1.0, 10.0)
 ASCENTS = (0.001, 0.01, 0.1, 1.0)

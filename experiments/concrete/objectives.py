@@ -17,7 +17,6 @@ Expected: at paper size tickets of the reverse divergence, the change of loss an
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import jaxticket as jt
 from experiments.common.job import budget, chosen, launch, prepare
@@ -26,9 +25,6 @@ from experiments.common.learned import Settings as Common
 from experiments.common.report import named, save
 from experiments.common.scored import figure_of, report
 from experiments.concrete.accuracy import LENET, PAPER, QUICK
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclasses.dataclass(frozen=True)

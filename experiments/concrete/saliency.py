@@ -17,22 +17,18 @@ Expected: at paper size (vgg16-cifar10-cts) saliency pruning is rarely ahead of 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
-from matplotlib import pyplot
+import pandas as pd
 from matplotlib.figure import Figure
 
 import jaxticket as jt
 from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.learned import Settings as Common
 from experiments.common.learned import learned, length_of
-from experiments.common.report import save, seeds, shared_legend
+from experiments.common.report import pair, save, seeds, shared_legend
 from experiments.concrete.accuracy import LENET, PAPER, QUICK
 from jaxticket.plots._axes import density_axis
 from jaxticket.sparsify.learned import objective_values
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 METHODS = ("snip", "grasp", "magnitude", "ltr", "random", "cts")
 OWN = {"change_of_loss": "cts_change_of_loss", "gradient_norm": "cts_gradient_norm"}
@@ -63,7 +59,7 @@ def drawn(values: pd.DataFrame, names: tuple[str, ...]) -> Figure:
     """One panel per objective: its value by density, one line per method."""
     looks = jt.plots.branch_styles([OWN.get(name, name) for name in names])
     with jt.plots.style():
-        figure, axes = pyplot.subplots(1, 2, figsize=(8.4, 3.8), layout="constrained")
+        figure, axes = pair(8.4, 3.8)
         for ax, objective in zip(axes, OWN, strict=True):
             for name in names:
                 own = values.loc[(values["objective"] == objective) & (values["method"] == name)]

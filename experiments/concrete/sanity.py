@@ -23,7 +23,6 @@ Expected: at paper size tickets are ahead of all controls, most clearly at the l
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import jaxticket as jt
 from experiments.common.job import budget, chosen, launch, prepare
@@ -32,9 +31,6 @@ from experiments.common.learned import late_step, learned, length_of, trained
 from experiments.common.report import named, save
 from experiments.common.scored import panels, report, report_controls
 from experiments.concrete.accuracy import LENET, PAPER, QUICK
-
-if TYPE_CHECKING:
-    pass
 
 METHODS = ("cts_kl", "cts_loss")
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jaxticket as jt
 from experiments.common.job import Job
 from experiments.common.job import Settings as Common
 from experiments.common.learned import LEARNED, late_step, learned
-
-if TYPE_CHECKING:
-    pass
 
 PRESET = "lenet-mnist-kd_lts"
 # thirds of the way to 20% of the weights, where the paper says that LeNet's tickets still win

@@ -23,22 +23,19 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from matplotlib import pyplot
+import pandas as pd
 from matplotlib.figure import Figure
 
 import jaxticket as jt
 from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.learned import kd_lts
-from experiments.common.report import cell, save, seeds
+from experiments.common.report import cell, grid, save, seeds
 from experiments.common.report import groups as groups_of
 from experiments.kd_lts._common import LENET, QUICK, Settings, dense, epochs, paper
 from jaxticket.plots._style import percent
 from jaxticket.sparsify.learned import KNOWLEDGE, Method
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SHARES = (0.3, 0.5, 0.7, 1.0)
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
@@ -140,14 +137,10 @@ def drawn(job: Job, rows: pd.DataFrame, whole: pd.Series) -> Figure:
     """A panel for each group: variants from left to right, a color for each density."""
     groups = list(rows["group"].unique())
     sizes = [max(3, rows.loc[rows["group"] == group]["variant"].nunique()) for group in groups]
-    # the panels of few variants share rows
-    across = min(3, len(groups))
-    down = -(-len(groups) // across)
     levels = sorted(rows["level"].unique())
     with jt.plots.style():
-        figure = pyplot.figure(figsize=(3.6 * across, 3.1 * down), layout="constrained")
-        axes = figure.subplots(down, across, squeeze=False).ravel()
-        for ax, group, size in zip(axes, groups, sizes, strict=False):
+        figure, axes = grid(len(groups), min(3, len(groups)), (3.6, 3.1))
+        for ax, group, size in zip(axes, groups, sizes, strict=True):
             own = rows.loc[rows["group"] == group]
             names = list(own["variant"].unique())
             ax.axhspan(100 * whole.min(), 100 * whole.max(), color="0.5", alpha=0.18, linewidth=0)
@@ -162,8 +155,6 @@ def drawn(job: Job, rows: pd.DataFrame, whole: pd.Series) -> Figure:
             ax.set_xticks(range(len(names)), names, **slanted)
             ax.set(title=group, xlim=(-0.5, len(names) - 0.5))
             ax.set_ylabel("test accuracy (%)")
-        for ax in axes[len(groups) :]:
-            ax.remove()
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     return figure

@@ -34,15 +34,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from matplotlib import pyplot
+import pandas as pd
 from matplotlib.figure import Figure
 
 import jaxticket as jt
 from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.learned import learned, trained
-from experiments.common.report import Row, named, save, seeds
+from experiments.common.report import Row, named, save, seeds, single
 from experiments.common.scored import figure_of, level_of, report
 from experiments.kd_lts._common import (
     AT_START,
@@ -56,9 +56,6 @@ from experiments.kd_lts._common import (
     third_epoch,
 )
 from experiments.kd_lts._common import Settings as Common
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 METHODS = {
     "initialization": ("kd_lts", "gem_miner", "ltr", "snip", "iterative_snip", "grasp", "synflow",
@@ -200,7 +197,7 @@ def speed_of(job: Job, table: pd.DataFrame) -> Figure:
     own = trained(table)
     by_epoch = own.assign(step=own["step"] * epochs(job) / job.size.steps)
     with jt.plots.style():
-        figure, ax = pyplot.subplots(figsize=(5.6, 4.0), layout="constrained")
+        figure, ax = single(5.6, 4.0)
         jt.plots.curves(by_epoch, ax, levels=[0, *sorted(levels)])
         ax.set_xlabel("Epoch")
     return figure
@@ -225,7 +222,7 @@ def figures_of(
     by_density, by_cost = ("figure_5", "figure_2") if late else ("figure_3", "cost")
     figures = {by_density: figure_of(names, table)}
     with jt.plots.style():
-        figures[by_cost], ax = pyplot.subplots(figsize=(7.2, 4.6), layout="constrained")
+        figures[by_cost], ax = single(7.2, 4.6)
         jt.plots.accuracy_against_cost(rows, ax, unit="epochs to the mask", band="minmax")
         ax.set_title(f"{100 * job.densities[level - 1]:.3g}% of the weights")
     return figures

@@ -21,30 +21,25 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
-from matplotlib import pyplot
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pandas.core.groupby import SeriesGroupBy
 
 import jaxticket as jt
 from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.learned import kd_lts
-from experiments.common.report import cell, groups, pair, save, seeds, shared_legend
+from experiments.common.report import cell, groups, pair, save, seeds, shared_legend, single
 from experiments.kd_lts._common import LENET, QUICK, dense, paper
 from experiments.kd_lts._common import Settings as Common
 from jaxticket.engine.adversarial import PGD
 from jaxticket.engine.metrics import Normalization, normalized
 from jaxticket.plots._axes import density_axis
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-    from pandas.core.groupby import SeriesGroupBy
-
-    from jaxticket.plots._style import BranchStyle
-    from jaxticket.typing import Params, Stats
+from jaxticket.plots._style import BranchStyle
+from jaxticket.typing import Params, Stats
 
 METHODS = ("kd_lts", "kd_lts_robust", "random")
 # the last radius is that of the teachers' training
@@ -176,7 +171,7 @@ def by_radius(rows: pd.DataFrame, names: tuple[str, ...]) -> Figure:
     """Accuracy by radius, at the lowest density."""
     last = rows["level"].max()
     with jt.plots.style():
-        figure, ax = pyplot.subplots(figsize=(5.2, 3.8), layout="constrained")
+        figure, ax = single(5.2, 3.8)
         for name, look in jt.plots.branch_styles(["dense", *names]).items():
             own = rows.loc[(rows["branch"] == name) & rows["level"].isin((0, last))]
             by = own.groupby("radius")["accuracy"]

@@ -35,10 +35,11 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
+import pandas as pd
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
@@ -54,11 +55,7 @@ from experiments.common.learned import kd_lts
 from experiments.common.report import Row, cell, save, seeds
 from experiments.kd_lts._common import QUICK, Settings, dense, paper, third_epoch
 from jaxticket.sparsify.learned import Bernoulli, Method, Schedule
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from jaxticket.typing import Params
+from jaxticket.typing import Params
 
 GROUPS = {
     "ltr": (10, 12, 20, 25),

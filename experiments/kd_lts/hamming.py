@@ -18,21 +18,17 @@ Expected: not printed. Distances fall as the mask settles, with a jump at every 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib import pyplot
+import pandas as pd
 from matplotlib.figure import Figure
 
 import jaxticket as jt
 from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.learned import kd_lts
-from experiments.common.report import save, seeds
+from experiments.common.report import save, seeds, single
 from experiments.kd_lts._common import LENET, QUICK, dense, paper
 from experiments.kd_lts._common import Settings as Common
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 METHODS = {"kd_lts": False, "kd_lts_normalized": True}
 
@@ -60,7 +56,7 @@ def watched(job: Job, name: str, epochs: int) -> pd.DataFrame:
 def drawn(rows: pd.DataFrame, density: float) -> Figure:
     """Distance by epoch, a line for each search."""
     with jt.plots.style():
-        figure, ax = pyplot.subplots(figsize=(5.6, 4.0), layout="constrained")
+        figure, ax = single(5.6, 4.0)
         for name, look in jt.plots.branch_styles(rows["branch"].unique()).items():
             by = rows.loc[rows["branch"] == name].groupby("epoch")["hamming"]
             mean = 100 * by.mean()

@@ -18,18 +18,14 @@ Expected: not printed. Random pruning leaves as much of every layer; the output 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
-from matplotlib import pyplot
+import pandas as pd
 
 import jaxticket as jt
 from experiments.common.job import Job, budget, chosen, launch, prepare
-from experiments.common.report import save, seeds
+from experiments.common.report import save, seeds, single
 from experiments.kd_lts._common import LENET, QUICK, dense, ladder, masks, paper
 from experiments.kd_lts._common import Settings as Common
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 METHODS = ("kd_lts", "gem_miner", "ltr", "snip", "iterative_snip", "grasp", "synflow", "prospr",
            "random")  # fmt: skip
@@ -79,7 +75,7 @@ def main(settings: Settings) -> None:
     )
     say(job, layers, names)
     with jt.plots.style():
-        figure, ax = pyplot.subplots(figsize=(7.2, 4.4), layout="constrained")
+        figure, ax = single(7.2, 4.4)
         jt.plots.layer_densities(layers, ax, branches=names)
         ax.axhline(100 * job.densities[-1], color="0.5", linestyle=":", linewidth=1)
     more = {"methods": names, "at_density": settings.at_density}

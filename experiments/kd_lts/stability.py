@@ -18,9 +18,10 @@ Expected: the paper finds the tickets of KD-LTS stable (barrier below 2 points) 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import jaxticket as jt
@@ -32,10 +33,6 @@ from experiments.kd_lts.accuracy import find
 from jaxticket.plots._axes import density_axis
 from jaxticket.plots._panel import Series, draw, from_zero, stable_line
 from jaxticket.plots._table import column, select, spread, where, with_density
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
 
 METHODS = ("kd_lts", "ltr", "random")
 BANDS = "bands are standard deviations over seeds and pairs of copies"

@@ -24,20 +24,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from matplotlib import pyplot
+import pandas as pd
 from matplotlib.figure import Figure
 
 import jaxticket as jt
 from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.learned import learned
-from experiments.common.report import cell, save, seeds, shared_legend
+from experiments.common.report import cell, grid, save, seeds, shared_legend
 from experiments.kd_lts._common import LENET, QUICK, dense, paper, third_epoch
 from experiments.kd_lts._common import Settings as Common
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # gaps of the paper, in points
 KINDS = {"data": 0.6, "optimizer": 0.7, "depth": 0.42}
@@ -131,13 +128,11 @@ def gaps_of(tables: Mapping[str, pd.DataFrame], printed: Mapping[str, float]) ->
 def drawn(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """A panel for each kind."""
     with jt.plots.style():
-        figure, axes = pyplot.subplots(
-            1, len(tables), figsize=(4.2 * len(tables), 3.6), layout="constrained", squeeze=False
-        )
-        for ax, (kind, table) in zip(axes[0], tables.items(), strict=True):
+        figure, axes = grid(len(tables), len(tables), (4.2, 3.6))
+        for ax, (kind, table) in zip(axes, tables.items(), strict=True):
             jt.plots.accuracy(table, ax, legend=False)
             ax.set_title(kind)
-        shared_legend(figure, list(axes[0]))
+        shared_legend(figure, axes)
     return figure
 
 

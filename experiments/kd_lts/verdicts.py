@@ -22,20 +22,16 @@ Expected: the paper finds tickets of IMP from step 0, SNIP, GraSP, SynFlow and P
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib import pyplot
+import pandas as pd
 from matplotlib.figure import Figure
 
 import jaxticket as jt
 from experiments.common.job import Job, budget, chosen, launch, prepare
-from experiments.common.report import save, seeds, shared_legend
+from experiments.common.report import save, seeds, shared_legend, single
 from experiments.kd_lts._common import LENET, QUICK, dense, ladder, masks, paper, third_epoch
 from experiments.kd_lts._common import Settings as Common
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 START = ("ltr", "snip", "grasp", "synflow", "prospr", "gem_miner", "kd_lts")
 LATE = {"ltr_late": "ltr", "continuous_late": "continuous"}
@@ -90,7 +86,7 @@ def drawn(final: pd.DataFrame, names: tuple[str, ...]) -> Figure:
     final = final.loc[final["branch"].isin([*words, "dense"])]
     rows = final.groupby(["method", "branch"])["value"].agg(["mean", "min", "max"])
     with jt.plots.style():
-        figure, ax = pyplot.subplots(figsize=(1.6 + 1.15 * len(names), 4.2), layout="constrained")
+        figure, ax = single(1.6 + 1.15 * len(names), 4.2)
         for place, branch in enumerate(words):
             own = 100 * rows.xs(branch, level="branch").reindex(list(names))
             at = np.arange(len(names)) + (place - (len(words) - 1) / 2) * 0.8 / len(words)

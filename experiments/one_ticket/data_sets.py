@@ -25,16 +25,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import TYPE_CHECKING
 
 import jaxticket as jt
 from experiments.common.job import Job, budget, launch, prepare
 from experiments.common.job import Settings as Common
 from experiments.common.report import DEVIATION, save
 from experiments.common.transfer import by_density, heat_map, pairs, say, tickets
-
-if TYPE_CHECKING:
-    pass
 
 USUAL = {
     "lenet": ("mnista", "mnistb"),

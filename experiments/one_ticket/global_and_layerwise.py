@@ -21,22 +21,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import matplotlib
 import numpy as np
-from matplotlib import pyplot
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 import jaxticket as jt
 from experiments.common.job import Settings as Common
 from experiments.common.job import budget, launch, prepare
-from experiments.common.report import DEVIATION, renamed, report, save
+from experiments.common.report import DEVIATION, pair, renamed, report, save
 from jaxticket.plots._style import percent
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
 
 T = TypeVar("T")
 
@@ -119,7 +116,7 @@ def main(settings: Settings) -> None:
     print("\npruned share of each layer / pruned share of all, by level (means over seeds)")
     print(wide.round(2).to_string())
     with jt.plots.style():
-        figure, axes = pyplot.subplots(1, 2, figsize=(8.4, 3.6), layout="constrained")
+        figure, axes = pair()
         jt.plots.accuracy(table, axes[0], band="std")
         ratios(shares, axes[1])
     save(job, {"figure_1": figure}, table, tables={"layers": shares}, bands=DEVIATION)

@@ -19,16 +19,12 @@ Expected: tickets of the other optimizer nearly as good as its own, both far abo
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 from experiments.common.job import Job, budget, launch, prepare
 from experiments.common.job import Settings as Common
 from experiments.common.report import DEVIATION, save
 from experiments.common.transfer import by_density, heat_map, pairs, say, tickets
 from experiments.one_ticket.data_sets import LENET, QUICK
-
-if TYPE_CHECKING:
-    pass
 
 # appendix A.1
 OPTIMIZERS = {

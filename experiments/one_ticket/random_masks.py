@@ -16,15 +16,11 @@ Expected: tickets above preserved masks, those above locally permuted ones by li
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import jaxticket as jt
 from experiments.common.job import Settings as Common
 from experiments.common.job import budget, launch, prepare
 from experiments.common.report import DEVIATION, report, save, single
-
-if TYPE_CHECKING:
-    pass
 
 BRANCHES = ("preserved", "locally_permuted", "globally_permuted")
 

@@ -21,21 +21,17 @@ Expected: the learned masks are far above chance, pruned and random ones are not
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
-from matplotlib import pyplot
+import pandas as pd
 from matplotlib.figure import Figure
 
 import jaxticket as jt
 from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.learned import Settings as Common
 from experiments.common.learned import learned
-from experiments.common.report import cell, save, seeds
+from experiments.common.report import cell, save, seeds, single
 from jaxticket.plots._axes import density_axis
 from jaxticket.plots._panel import place_legend
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 LEARNED = ("edge_popup", "gem_miner", "stochastic", "continuous", "cts_loss", "kd_lts")
 METHODS = (*LEARNED, "ticket", "smart_ratio", "random")
@@ -74,7 +70,7 @@ def drawn(values: pd.DataFrame, names: tuple[str, ...], chance: float) -> Figure
     """Accuracy by density, one line per method."""
     looks = jt.plots.branch_styles(names)
     with jt.plots.style():
-        figure, ax = pyplot.subplots(figsize=(6.4, 4.2), layout="constrained")
+        figure, ax = single(6.4, 4.2)
         for name in names:
             by = values.loc[values["branch"] == name].groupby("level")[["density", "value"]]
             mean, low, high = by.mean(), by.min()["value"], by.max()["value"]

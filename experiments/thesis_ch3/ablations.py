@@ -21,14 +21,9 @@ Expected: at paper size, 98.3% dense (Table 4.1); with 3.5% of the weights 98.2%
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import jaxticket as jt
 from experiments.common.job import Settings, budget, launch, prepare
 from experiments.common.report import renamed, report, save, single
-
-if TYPE_CHECKING:
-    pass
 
 BRANCHES = ("reinit", "globally_permuted", "layerwise_random")
 

@@ -19,14 +19,10 @@ Expected: at paper size, tickets with 2.8% of the weights still reach the accura
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import jaxticket as jt
 from experiments.common.job import Settings, budget, launch, prepare
 from experiments.common.report import report, save, single
-
-if TYPE_CHECKING:
-    pass
 
 # the densities of the figures, as near as the levels come
 ALONE = (1.0, 0.51, 0.21, 0.07, 0.035, 0.019)

@@ -23,15 +23,13 @@ Expected: at paper size, tickets need no greater dilation than the dense network
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 import jaxticket as jt
 from experiments.common.job import Settings as Common
 from experiments.common.job import budget, launch, prepare
 from experiments.common.report import report, save, single
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 BRANCHES = {"ticket": "retrain", "reinit": "reinit", "layerwise_random": "layerwise_random"}
 QUICK_FACTORS = (0.25, 0.5, 0.75, 1.0)

@@ -21,14 +21,11 @@ Expected: at paper size, wherever tickets are as accurate as the dense network t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import pandas as pd
 
 import jaxticket as jt
 from experiments.common.job import Settings, budget, launch, prepare
 from experiments.common.report import pair, renamed, report, save, shared_legend
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 BRANCHES = ("reinit", "globally_permuted", "layerwise_random")
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 import jaxticket as jt
 from experiments.common.job import LENET, Job
 from experiments.common.job import Settings as Common
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 BANDS = "bands are standard deviations over seeds and pairs of copies"
 # steps of the source's training; at quick size shares of the shorter one, which has few steps

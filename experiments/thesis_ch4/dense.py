@@ -21,15 +21,16 @@ Expected: at paper size LeNet is stable (barrier below 2 points) from step 0. Re
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
-from matplotlib import pyplot
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import jaxticket as jt
 from experiments.common.job import budget, launch, prepare
-from experiments.common.report import pair, save, shared_legend, single
+from experiments.common.report import grid, pair, save, shared_legend, single
 from experiments.thesis_ch4._copies import (
     BANDS,
     DENSE,
@@ -41,10 +42,6 @@ from experiments.thesis_ch4._copies import (
     verdicts,
 )
 from jaxticket.random import stream
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
 
 DISTANCES = (
     ("l2", "weights"),
@@ -78,15 +75,15 @@ def both(
     return figure
 
 
-def grid(inst: jt.Instability, **options: Any) -> Figure:
+def distances(inst: jt.Instability, **options: Any) -> Figure:
     """Draw all distances against k."""
     with jt.plots.style():
-        figure, axes = pyplot.subplots(3, 2, figsize=(8.4, 8.4), layout="constrained")
-        for ax, (metric, split) in zip(axes.flat, DISTANCES, strict=True):
+        figure, axes = grid(len(DISTANCES), 2, (4.2, 2.8))
+        for ax, (metric, split) in zip(axes, DISTANCES, strict=True):
             own = None if split == "weights" else split
             jt.plots.distance(inst.table(), ax, metric=metric, split=own, legend=False, **options)
             ax.set_title("weights" if split == "weights" else f"{split} set")
-        shared_legend(figure, axes.flat)
+        shared_legend(figure, axes)
     return figure
 
 
@@ -145,7 +142,7 @@ def main(settings: Settings) -> None:
         "figure_4-3": both(jt.plots.instability, inst.table()),
         "figure_4-5": both(jt.plots.throughout, inst.throughout(), by_step=True),
         "figure_4-6": both(jt.plots.path, inst.paths(), by_step=True),
-        "figures_4-7_to_4-12": grid(inst),
+        "figures_4-7_to_4-12": distances(inst),
         "plane": plane,
     }
     with jt.plots.style():

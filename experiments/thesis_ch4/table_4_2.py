@@ -22,15 +22,13 @@ Expected: at paper size, ResNet-20 on CIFAR-10 91.7% dense; with 16.8% of the we
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 import jaxticket as jt
 from experiments.common.job import Job, budget, launch, prepare
 from experiments.common.job import Settings as Common
 from experiments.common.report import cell, report, save, single
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CONTROLS = ("shuffle", "reinit")
 # Figure 4-18 finds ResNet-20 tickets matching from 500 on; 1,000 tells a plateau from a slope

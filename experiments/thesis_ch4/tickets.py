@@ -24,7 +24,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+import pandas as pd
+from matplotlib.figure import Figure
 
 import jaxticket as jt
 from experiments.common.job import budget, launch, prepare
@@ -39,11 +42,7 @@ from experiments.thesis_ch4._copies import (
     verdicts,
 )
 from experiments.thesis_ch4._copies import Settings as Common
-from experiments.thesis_ch4.dense import both, grid
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
+from experiments.thesis_ch4.dense import both, distances
 
 REINIT = {"k": "reinit_at_k", "0": "reinit"}
 
@@ -127,7 +126,7 @@ def main(settings: Settings) -> None:
         "figure_4-21": both(
             jt.plots.throughout, inst.throughout(), by_step=True, level=last, branches=("ticket",)
         ),
-        "figures_4-25_and_4-26": grid(inst, level=last),
+        "figures_4-25_and_4-26": distances(inst, level=last),
     }
     for number, branch in zip(("4-22", "4-23", "4-24"), branches, strict=True):
         figures[f"figure_{number}"] = both(

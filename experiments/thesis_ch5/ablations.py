@@ -25,8 +25,6 @@ Expected: at paper size methods at initialization are as accurate when shuffled 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import jaxticket as jt
 from experiments.common.job import budget, chosen, launch, prepare
 from experiments.common.report import save
@@ -43,9 +41,6 @@ from experiments.common.scored import (
     report_controls,
     seeds_of,
 )
-
-if TYPE_CHECKING:
-    pass
 
 AFTER = "magnitude_after_training"
 VARIANCE_1 = "standardized_magnitude"

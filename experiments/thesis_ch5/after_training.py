@@ -19,8 +19,6 @@ Expected: at paper size magnitude pruning is sensitive to both shuffling and rei
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import jaxticket as jt
 from experiments.common.job import budget, chosen, launch, prepare
 from experiments.common.report import save
@@ -37,9 +35,6 @@ from experiments.common.scored import (
     report_controls,
     seeds_of,
 )
-
-if TYPE_CHECKING:
-    pass
 
 METHODS = ("magnitude", "snip", "grasp", "synflow")
 CONTROLS = ("shuffle", "reinit", "inverted")

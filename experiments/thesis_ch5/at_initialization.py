@@ -26,14 +26,13 @@ Expected: at paper size magnitude after training is as accurate as the dense net
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib import pyplot
+import pandas as pd
 
 import jaxticket as jt
 from experiments.common.job import Job, budget, chosen, launch, prepare
-from experiments.common.report import NEURONS, named, save
+from experiments.common.report import NEURONS, named, save, single
 from experiments.common.scored import (
     AT_ONCE,
     KNOWN,
@@ -50,9 +49,6 @@ from experiments.common.scored import (
     seeds_of,
 )
 from experiments.common.scored import Settings as Common
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 AFTER = "magnitude_after_training"
 METHODS = (AFTER, "random", "magnitude", "snip", "grasp", "synflow", "grasp_absolute")
@@ -145,10 +141,10 @@ def main(settings: Settings) -> None:
     if set(IMPROVED.values()) <= set(improved):
         figures["figure_5-10"] = figure_of(improved, table)
     with jt.plots.style():
-        figures["figure_5-6"], ax = pyplot.subplots(figsize=(5.6, 4.0), layout="constrained")
+        figures["figure_5-6"], ax = single(5.6, 4.0)
         drawn = [name for name in masks if name != "grasp_absolute"]
         jt.plots.unit_collapse(units, ax, branches=drawn, band="minmax")
-        figures["figure_5-11"], ax = pyplot.subplots(figsize=(6.4, 4.0), layout="constrained")
+        figures["figure_5-11"], ax = single(6.4, 4.0)
         jt.plots.layer_densities(layers, ax, branches=[name for name in masks if name in plain])
     few = units[np.isclose(units["threshold"].to_numpy()[:, None], KEPT).any(axis=1)]
     tables = {"gaps": differences, "units": few, "layers": layers}

@@ -25,18 +25,24 @@ Expected: at paper size (26.2% of ResNet-20, 6.9% of VGG-16) random pruning is a
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from matplotlib import pyplot
+import pandas as pd
 
 import jaxticket as jt
 from experiments.common.job import Job, budget, chosen, launch, prepare
-from experiments.common.report import differences, groups, in_words, named, order, save, seeds
+from experiments.common.report import (
+    differences,
+    groups,
+    in_words,
+    named,
+    order,
+    save,
+    seeds,
+    single,
+)
 from experiments.common.scored import KNOWN, SMALL, USUAL, density_of, panels, run, seeds_of
 from experiments.common.scored import Settings as Common
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 METHODS = ("random", "magnitude", "snip", "grasp", "synflow")
 LTR = "LTR"
@@ -152,7 +158,7 @@ def main(settings: Settings) -> None:
     marks = [m for m in job.training.milestones if steps[0] <= m <= steps[-1]]
     shown = table.assign(branch=table["branch"].where(table["level"] > 0, "dense"))
     with jt.plots.style():
-        figure, ax = pyplot.subplots(figsize=(5.6, 4.0), layout="constrained")
+        figure, ax = single(5.6, 4.0)
         jt.plots.accuracy_at_step(shown, ax, branches=[LTR, *methods], band="minmax", marks=marks)
     figures = {"figure_5-12": figure}
     own = [name for name in methods if len(found) and name in set(found["method"])]

@@ -21,16 +21,15 @@ Expected: at paper size, for example VGG-16 of SNIP: dense 91.7% (thesis 93.6%),
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 import jaxticket as jt
 from experiments.common.job import Job, budget, launch, prepare
 from experiments.common.job import Settings as Common
 from experiments.common.report import at_full_size, cell, named, save, seeds
 from experiments.common.scored import AT_ONCE, figure_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 NAN = float("nan")
 # in percent, (paper, thesis): of the dense network, then of scores by density

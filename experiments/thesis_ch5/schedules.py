@@ -21,17 +21,14 @@ import csv
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib
+import pandas as pd
 
 import jaxticket as jt
 from experiments.common.job import launch
 from experiments.common.report import MATCHING, PUBLISHED, single
 from jaxticket.presets import Preset
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 TICKET, AFTER = "ticket", "magnitude_after_training"
 # section 5.6: the least densities at which pruning at initialization reaches full accuracy; of

@@ -20,8 +20,6 @@ Expected: at paper size 100 rounds make no difference to SNIP at the densities o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import jaxticket as jt
 from experiments.common.job import budget, chosen, launch, prepare
 from experiments.common.report import named, save
@@ -37,9 +35,6 @@ from experiments.common.scored import (
     run,
     seeds_of,
 )
-
-if TYPE_CHECKING:
-    pass
 
 ROUNDS = ("snip", "iterative_snip", "force")
 REMOVED = ("grasp", "grasp_inverted", "grasp_absolute")
