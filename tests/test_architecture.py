@@ -204,7 +204,9 @@ def test_everything_public_has_a_docstring(path):
     bare = []
     for node in tree.body:
         if isinstance(node, (*functions, ast.ClassDef)) and is_public(node.name):
-            if not ast.get_docstring(node):
+            # the implementation says what its overloads do
+            overload = any(ast.unparse(one) == "overload" for one in node.decorator_list)
+            if not ast.get_docstring(node) and not overload:
                 bare.append(node.name)
             if isinstance(node, ast.ClassDef):
                 bare += [
