@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,19 @@ from jaxticket.random import root_keys, stream
 from jaxticket.ticket import Ticket
 from jaxticket.typing import Key, Network, Params, Stats
 
-Change = Callable[..., Ticket]
+
+class Change(Protocol):
+    """A control: a ticket changed in one way, for one replica, pure and vmappable."""
+
+    def __call__(self, ticket: Ticket, key: Key, *, net: Network) -> Ticket:
+        """Change a ticket.
+
+        Args:
+          ticket: of one replica.
+          key: for changes that draw.
+          net: the network of the ticket.
+        """
+        ...
 
 
 def _dense(ticket: Ticket, what: str) -> None:

@@ -8,38 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from jaxticket._check import settle, whole
 from jaxticket.typing import Array, relaxed_types
-
-
-class Metric(Protocol):
-    """A number made of sums over the examples of a split, so that it does not depend on batches.
-
-    Objects must be hashable: frozen dataclasses are.
-    """
-
-    @property
-    def name(self) -> str:
-        """What tables call it in the column `metric`."""
-        ...
-
-    def sums(self, logits: Array, labels: Array) -> Array:
-        """What is summed over examples, float [k].
-
-        Args:
-          logits: float32 [batch, classes].
-          labels: int32 [batch].
-        """
-        ...
-
-    def value(self, sums: Array) -> Array:
-        """The metric, a scalar, from the sums over all examples, float32 [k]."""
-        ...
+from jaxticket.typing import Metric as Metric
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +121,7 @@ ALWAYS = ("loss", "accuracy")
 """What every evaluation begins with."""
 
 
-def chosen_metrics(metrics: Sequence[Any]) -> tuple[Metric, ...]:
+def chosen_metrics(metrics: Sequence[str | Metric]) -> tuple[Metric, ...]:
     """The metrics of a training as objects.
 
     Args:

@@ -28,7 +28,17 @@ from jaxticket._check import (
     whole,
 )
 from jaxticket.metrics import METRICS, chosen_metrics
-from jaxticket.typing import Array, LossFunction, Mask, OptimizerMaker, Params, RateSchedule
+from jaxticket.typing import (
+    Array,
+    Layout,
+    LossFunction,
+    Mask,
+    Metric,
+    OptimizerMaker,
+    Params,
+    RateSchedule,
+    Score,
+)
 
 T = TypeVar("T")
 
@@ -194,7 +204,7 @@ class Training:
     precision: str = "highest"
     attack: Callable[..., Any] | None = None
     loss: str | LossFunction = "cross_entropy"
-    metrics: tuple[Any, ...] = ()
+    metrics: tuple[str | Metric, ...] = ()
 
     def __post_init__(self) -> None:
         settle(self, whole, "steps", "batch_size", "eval_batch_size", "augment_pixels", low=1)
@@ -378,7 +388,7 @@ class Pruning:
     levels: int = 12
     fraction: float = 0.2
     one_shot: bool = False
-    score: str | Callable[..., object] = "magnitude"
+    score: str | Score = "magnitude"
     scope: str = "global"
     rates: tuple[tuple[str, float], ...] = ()
     exclude: tuple[str, ...] = ()
@@ -549,9 +559,9 @@ class EarlyPruning(PruningAtStep):
       per_class, batches, batch_size: the training examples that a score looks at.
     """
 
-    score: str | Callable[..., object] = "snip"
+    score: str | Score = "snip"
     rounds: int | None = None
-    scope: str | Callable[..., object] = "global"
+    scope: str | Layout = "global"
     floor: int = 0
     per_class: int | None = 10
     batches: int = 1

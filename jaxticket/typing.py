@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
@@ -58,6 +59,34 @@ class Tap(Protocol):
     def __call__(self, name: str, x: jax.Array, /) -> jax.Array: ...
 
 
+class Apply(Protocol):
+    """The forward pass of a network."""
+
+    def __call__(
+        self,
+        params: Params,
+        stats: Stats,
+        x: Array,
+        /,
+        *,
+        train: bool,
+        key: Key | None = None,
+        axis_name: str | None = None,
+        tap: Tap | None = None,
+    ) -> tuple[Array, Stats]:
+        """Compute (logits, stats).
+
+        Args:
+          params, stats: the network.
+          x: standardized images or tokens [batch, *shape].
+          train: whether statistics are those of the batch, and are updated.
+          key: for dropout.
+          axis_name: the mesh axis that shares the batch, over which statistics are averaged.
+          tap: called as `x = tap(name, x)` at junctions and layer outputs.
+        """
+        ...
+
+
 @contextlib.contextmanager
 def relaxed_types() -> Iterator[None]:
     """Types and ranks are promoted as NumPy does it, whatever the user chose for this process: code
@@ -98,9 +127,9 @@ class Network:
     """
 
     config: str
-    init: Callable[..., tuple[Params, Stats]]
-    apply: Callable[..., tuple[Array, Stats]]
-    prunable: Callable[[Params], Any]
+    init: Callable[[Key], tuple[Params, Stats]]
+    apply: Apply
+    prunable: Callable[[Params], Tree[bool]]
     output: str
     shape: tuple[int, ...]
     classes: int
@@ -260,5 +289,69 @@ class ScoreContext(NamedTuple):
         return jax.tree.map(lambda x: jnp.ndim(x) >= 2, params)
 
 
-Score = Callable[..., Params]
-"""`score(params, context, *, key) -> tree like params`; a higher score is kept longer."""
+class Score(Protocol):
+    """How much each weight matters: the weights with the highest scores are kept."""
+
+    def __call__(self, params: Params, context: ScoreContext, /, *, key: Key) -> Params:
+        """Score every weight.
+
+        Args:
+          params: the weights.
+          context: losses, logits and batches that the score may look at.
+          key: for scores that draw.
+
+        Returns:
+          A tree like the params.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer as layouts see it.
+
+    Attributes:
+      path: of its kernel.
+      shape: of its kernel, [..., in, out].
+      place: position from the input to the output; any numbers that are in that order.
+      output: whether it is the output layer.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    place: int
+    output: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of its weights."""
+        return math.prod(self.shape)
+
+
+Layout: TypeAlias = Callable[[Sequence[Layer], float], np.ndarray]
+"""`(layers, density) -> weights that each layer keeps`, int32 [layer]."""
+
+
+class Metric(Protocol):
+    """A number made of sums over the examples of a split, so that it does not depend on batches.
+
+    Objects must be hashable: frozen dataclasses are.
+    """
+
+    @property
+    def name(self) -> str:
+        """What tables call it in the column `metric`."""
+        ...
+
+    def sums(self, logits: Array, labels: Array) -> Array:
+        """What is summed over examples, float [k].
+
+        Args:
+          logits: float32 [batch, classes].
+          labels: int32 [batch].
+        """
+        ...
+
+    def value(self, sums: Array) -> Array:
+        """The metric, a scalar, from the sums over all examples, float32 [k]."""
+        ...

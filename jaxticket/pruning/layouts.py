@@ -10,9 +10,7 @@ density of 1 is the dense network, whatever the layout.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,35 +19,12 @@ import numpy as np
 from jaxticket import _tree
 from jaxticket._check import share
 from jaxticket.nn.flops import kernels
+from jaxticket.typing import Layer as Layer
+from jaxticket.typing import Layout as Layout
 from jaxticket.typing import Network
 
 OUTPUT_SHARE = 0.3
 """What the smart ratio keeps of the output layer."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A layer as layouts see it.
-
-    Attributes:
-      path: of its kernel.
-      shape: of its kernel, [..., in, out].
-      place: position from the input to the output; any numbers that are in that order.
-      output: whether it is the output layer.
-    """
-
-    path: str
-    shape: tuple[int, ...]
-    place: int
-    output: bool = False
-
-    @property
-    def size(self) -> int:
-        """Number of its weights."""
-        return math.prod(self.shape)
-
-
-Layout = Callable[[Sequence[Layer], float], np.ndarray]
 
 
 def uniform(layers: Sequence[Layer], density: float) -> np.ndarray:
