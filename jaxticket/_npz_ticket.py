@@ -7,9 +7,10 @@ import json
 import math
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+
+from jaxticket.typing import Json
 
 FORMAT = "jaxticket ticket 1"
 _NUMBERS = "biuf"
@@ -22,7 +23,7 @@ def is_npz(path: Path) -> bool:
         return file.read(2) == b"PK"
 
 
-def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read(path: Path) -> tuple[Json, dict[str, np.ndarray]]:
     """Read the header and the arrays of a file.
 
     They take no more memory than the file is long: it is not compressed, and no shape is believed

@@ -6,30 +6,35 @@ tables of accuracies with them, `jt.stability` tables of copies, and `jt.verdict
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+Numbers: TypeAlias = Any
+"""A number, an array or a column of a table; comparisons give bools of the same kind."""
 
 # accuracies were float32 on the device: what differs by less than this differs by rounding
 GUARD = 1e-7
 
 
-def at_least(value: Any, bar: Any) -> Any:
+def at_least(value: Numbers, bar: Numbers) -> Numbers:
     """Compare `value >= bar` up to rounding; nan reaches no bar."""
     return value >= bar - GUARD
 
 
-def at_most(value: Any, bar: Any) -> Any:
+def at_most(value: Numbers, bar: Numbers) -> Numbers:
     """Compare `value <= bar` up to rounding; nan keeps no bound."""
     return value <= bar + GUARD
 
 
-def below(value: Any, bar: Any) -> Any:
+def below(value: Numbers, bar: Numbers) -> Numbers:
     """Compare `value < bar` by more than rounding; nan is below nothing."""
     return value < bar - GUARD
 
 
-def matching(accuracy: Any, dense: Any, *, margin: float, diverged: Any = 0) -> Any:
+def matching(accuracy: Numbers, dense: Numbers, *, margin: float, diverged: Numbers = 0) -> Numbers:
     """Judge whether mean accuracies match the dense network's.
 
     matching ⇔ accuracy ≥ dense - margin, and no seed diverged
@@ -43,7 +48,7 @@ def matching(accuracy: Any, dense: Any, *, margin: float, diverged: Any = 0) -> 
     return at_least(accuracy, dense - margin) & (diverged == 0)
 
 
-def finite(values: Any) -> np.ndarray:
+def finite(values: ArrayLike) -> np.ndarray:
     """The values of the seeds that did not diverge, float64."""
     values = np.asarray(values, float)
     return values[np.isfinite(values)]
@@ -88,9 +93,11 @@ def clear_gap(
     return found, pooled, bool(at_least(found, max(gap, deviations * pooled)))
 
 
-def described(values: Any, confidence: float = 0.95) -> dict[str, float]:
-    """Describe a sample: the columns samples (finite values), diverged (all others), mean, std
-    (n - 1), min, max, low and high (Student's interval of the mean).
+def described(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> dict[str, float]:
+    """Describe a sample by its size, mean, spread and interval.
+
+    The columns are samples (finite values), diverged (all others), mean, std (n - 1), min, max, low
+    and high (Student's interval of the mean).
     """
     good = finite(values)
     n, center, reach = len(good), mean(good), half_width(good, confidence)

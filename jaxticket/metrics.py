@@ -68,7 +68,7 @@ class CalibrationError:
 
     @property
     def name(self) -> str:
-        """ "calibration_error", whatever the bins."""
+        """Always "calibration_error", whatever the bins."""
         return self.kind
 
     def sums(self, logits: Array, labels: Array) -> Array:
@@ -96,7 +96,7 @@ class Brier:
 
     @property
     def name(self) -> str:
-        """ "brier"."""
+        """Always "brier"."""
         return self.kind
 
     def sums(self, logits: Array, labels: Array) -> Array:
@@ -149,8 +149,9 @@ def chosen_metrics(metrics: Sequence[str | Metric]) -> tuple[Metric, ...]:
 
 
 def sums_of(metric: Metric, logits: Array, labels: Array) -> Array:
-    """What a metric sums, for each example by itself, float32 [batch, k]: the examples that fill up
-    a batch have to be left out, which a sum over all of it would hold.
+    """The sums of a metric for each example alone, float32 [batch, k].
+
+    Examples that fill up a batch have to be left out, and a sum over the batch would hold them.
     """
 
     def one(logits: Array, label: Array) -> Array:

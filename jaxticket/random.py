@@ -44,8 +44,9 @@ def root_keys(seeds: Sequence[int]) -> Key:
 
 
 def mix(x: Array) -> Array:
-    """A bijection of uint32 in which every bit of the input changes every bit of the output half of
-    the time.
+    """Mix the bits of uint32 numbers, one to one.
+
+    Every bit of the input changes every bit of the output half of the time.
     """
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)

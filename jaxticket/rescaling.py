@@ -6,18 +6,16 @@ Masks and weights are host arrays of several networks, [replica, ...]; factors a
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import numpy as np
 
-from jaxticket.typing import Mask, Params
+from jaxticket.typing import Mask, Params, Prunable
 
 RESCALE = ("global", "layer")
 """Which density the kept weights of a layer are divided by: that of the network or its own."""
 
 
-def by_density(mask: Mask, prunable: Any, rescale: str) -> Params:
+def by_density(mask: Mask, prunable: Prunable, rescale: str) -> Params:
     """`1 / density` for each prunable leaf.
 
     A layer of which nothing is kept has the factor of one kept weight.
@@ -45,7 +43,7 @@ def by_density(mask: Mask, prunable: Any, rescale: str) -> Params:
     return jax.tree.unflatten(tree, made)
 
 
-def constant(mask: Mask, prunable: Any, factor: float) -> Params:
+def constant(mask: Mask, prunable: Prunable, factor: float) -> Params:
     """One factor for all prunable leaves."""
     return jax.tree.map(
         lambda m, p: np.full(len(m), factor if p else 1.0, np.float32), mask, prunable

@@ -6,15 +6,19 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxticket import _files
 from jaxticket._identity import canonical as canonical
 from jaxticket._identity import first_difference as first_difference
 from jaxticket._identity import plain as plain
 from jaxticket._identity import run_name as run_name
+
+Column = Sequence[object] | np.ndarray
+"""One entry per place along an axis of an array."""
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,9 +100,7 @@ def tidy(
     metrics: tuple[str, ...],
     precision: str,
 ) -> pd.DataFrame:
-    """One row per value, in the columns of `COLUMNS` and then `dilation`, `diverged` and
-    `precision`.
-    """
+    """One row per value: the columns of `COLUMNS`, then `dilation`, `diverged` and `precision`."""
     import pandas as pd
 
     parts = []
@@ -137,7 +139,7 @@ def tidy(
     return table.sort_values(order, kind="stable", ignore_index=True)
 
 
-def spread(values: np.ndarray, *axes: Mapping[str, Any]) -> pd.DataFrame:
+def spread(values: np.ndarray, *axes: Mapping[str, Column]) -> pd.DataFrame:
     """One row per entry of an array, in a column "value" after those of its axes.
 
     Args:
@@ -175,14 +177,14 @@ class Labeled:
     """
 
     values: np.ndarray
-    axes: Mapping[str, Mapping[str, Any]]
+    axes: Mapping[str, Mapping[str, Column]]
 
     def __post_init__(self) -> None:
         for size, (axis, columns) in zip(self.values.shape, self.axes.items(), strict=True):
             if any(len(labels) != size for labels in columns.values()):
                 raise ValueError(f"`axes` has other than {size} labels for the axis {axis!r}")
 
-    def only(self, axis: str, labels: Sequence[Any]) -> Labeled:
+    def only(self, axis: str, labels: Sequence[object]) -> Labeled:
         """The places of an axis that have these labels, in their order."""
         columns = self.axes[axis]
         known = list(next(iter(columns.values())))
@@ -191,7 +193,7 @@ class Labeled:
         values = np.take(self.values, places, axis=list(self.axes).index(axis))
         return Labeled(values, {**self.axes, axis: kept})
 
-    def at(self, **labels: Any) -> Labeled:
+    def at(self, **labels: object) -> Labeled:
         """The array at one label of each of some axes, without these axes."""
         found = self
         for axis, label in labels.items():
@@ -204,7 +206,7 @@ class Labeled:
         rest = {name: columns for name, columns in self.axes.items() if name != axis}
         return Labeled(function(moved), rest)
 
-    def table(self, **constant: Any) -> pd.DataFrame:
+    def table(self, **constant: ArrayLike) -> pd.DataFrame:
         """One row per entry: the columns of all axes, those that are constant, and "value"."""
         shared = {name: np.broadcast_to(x, self.values.shape[-1:]) for name, x in constant.items()}
         *axes, last = self.axes.values()
@@ -249,7 +251,7 @@ def concat(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(list(tables), ignore_index=True)
 
 
-def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+def frame(rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
     """A table from rows."""
     import pandas as pd
 

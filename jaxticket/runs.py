@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -25,7 +25,7 @@ from jaxticket.engine.source import split_names
 from jaxticket.engine.store import explained
 from jaxticket.settings import Loaded, Pruning, PruningAtStep, Training
 from jaxticket.ticket import Ticket, check_ticket, drawn_exactly
-from jaxticket.typing import Network, Params
+from jaxticket.typing import Json, Network, Params
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,13 +68,13 @@ class Runs:
     histories: tuple[results.EvaluationLog, ...]
     by_level: Mapping[int, Ticket]
     origin: Ticket
-    costs: tuple[Mapping[str, Any], ...]
+    costs: tuple[Json, ...]
     folder: Path | None
     mesh: Mesh = field(repr=False)
     size: int = field(repr=False)
-    traces: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    traces: tuple[Json, ...] = field(default=(), repr=False)
     found_in: Runs | None = field(default=None, repr=False)
-    moved: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    moved: Mapping[str, object] = field(default_factory=dict, repr=False)
     lost: Mapping[int, np.ndarray] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -87,10 +87,10 @@ class Runs:
                     f"{np.shape(ticket.level)}; stack tickets with jax.tree.map"
                 )
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "mesh": None}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         # those of the process that reads it
         self.__dict__.update(state, mesh=parallel.check_mesh(None))
 
@@ -116,8 +116,9 @@ class Runs:
         return jax.tree.map(lambda x: x[replica], self.by_level[level])
 
     def whole(self, level: int) -> Ticket:
-        """The tickets of a level, stacked over [replica], with weights at every position, so that
-        masks can be moved: where they are False stand those of `origin`.
+        """The tickets of a level with weights at every position, stacked over [replica].
+
+        Masks can then be moved: where they are False stand the weights of `origin`.
         """
         own = self.by_level[level]
         weights = rescaling.scaled(self.origin.params, self.factors(level))
@@ -125,8 +126,10 @@ class Runs:
         return own.replace(params=params)
 
     def factors(self, level: int) -> Params | None:
-        """What the tickets of a level start from, in units of the weights of the rewind point: the
-        height of a learned mask and `rescale`, float32 [replica] for each leaf; None for 1.
+        """The factors of the starting weights of a level, float32 [replica] for each leaf.
+
+        They are in units of the weights of the rewind step: the height of a learned mask and
+        `rescale`. None stands for 1.
         """
         if level == 0:
             return None
@@ -155,9 +158,11 @@ class Runs:
             precision=f"{self.training.compute_dtype}/{self.training.precision}",
         )
 
-    def identity(self, levels: Sequence[int]) -> dict[str, Any]:
-        """What the tickets of some levels are, for the settings of a folder: a digest of their
-        masks and weights and of those that moved masks find, and how they came about.
+    def identity(self, levels: Sequence[int]) -> Json:
+        """Identify the tickets of some levels, for the settings of a folder.
+
+        This is a digest of their masks and weights and of the weights that moved masks use, and the
+        settings that they came from.
         """
         checksum = hashlib.sha256()
         own = [(self.by_level[level], self.lost_at(level)) for level in levels]
@@ -176,23 +181,28 @@ class Runs:
         }
 
     def table(self) -> pd.DataFrame:
-        """Every evaluation, one row per value: seed, level, density, branch, step, split ("train",
-        "validation", "test"), metric ("accuracy" in [0, 1], "loss", and those of
-        `Training.metrics`), value; then dilation (factor of the schedule's times), diverged (step
-        of the first loss that was not finite, or -1) and precision.
+        """Every evaluation, one row per value.
+
+        The columns are seed, level, density, branch, step, split ("train", "validation", "test"),
+        metric ("accuracy" in [0, 1], "loss", and those of `Training.metrics`), value; then dilation
+        (factor of the schedule's times), diverged (step of the first loss that was not finite, or
+        -1) and precision.
         """
         return self._table.copy()
 
     def timings(self) -> pd.DataFrame:
-        """Seconds per unit of work: training, pruning and saving; of a resumed unit, those since it
-        was resumed.
+        """Seconds per unit of work: training, pruning and saving.
+
+        For a unit that was resumed they count from there on.
         """
         return results.frame(self.costs)
 
     def trace(self) -> pd.DataFrame:
-        """The progress of `jt.search`: seed, level, density (as asked for), step (of the search),
-        expected (the expected density) and multiplier (of what holds the density); with
-        `watch_masks` hamming, the share of entries in which the mask differs from the one before.
+        """The progress of `jt.search`, one row per evaluation.
+
+        The columns are seed, level, density (as asked for), step (of the search), expected (the
+        expected density) and multiplier (of the density constraint); with `watch_masks` also
+        hamming, the share of entries in which the mask differs from the one before.
 
         Raises:
           ValueError: for runs of another kind.
@@ -204,8 +214,9 @@ class Runs:
         return results.frame(self.traces)
 
     def _accuracy(self, level: int, replica: int) -> float | None:
-        """Final test accuracy of a ticket of this branch with the schedule as it is; None where it
-        was not trained so, or diverged.
+        """Final test accuracy of a ticket of this branch with the schedule as it is.
+
+        None where it was not trained so, or diverged.
         """
         value = float(self._final().get(level, np.full(len(self.seeds), np.nan))[replica])
         return value if np.isfinite(value) else None
@@ -220,8 +231,9 @@ class Runs:
         return None
 
     def _final(self) -> dict[int, np.ndarray]:
-        """Final test accuracies [replica] by level, of this branch with the schedule as it is; nan
-        where a replica diverged.
+        """Final test accuracies [replica] by level, of this branch with the schedule as it is.
+
+        They are nan where a replica diverged.
         """
         test, accuracy = split_names(self.data).index("test"), METRICS.index("accuracy")
         return {
@@ -231,8 +243,10 @@ class Runs:
         }
 
     def matching(self, margin: float = 0.002) -> dict[int, bool]:
-        """For each level, whether the tickets are as accurate as the dense network: the mean final
-        test accuracy over seeds is at least the dense mean minus the margin.
+        """Judge for each level whether the tickets are as accurate as the dense network.
+
+        They are where the mean final test accuracy over seeds is at least the dense mean minus the
+        margin.
 
         Trainings with another dilation do not count. A level at which a seed diverged is not
         matching, whatever the others reach; the dense mean is that of the seeds that did not
@@ -276,8 +290,9 @@ class Runs:
         return found
 
     def collapsed(self) -> dict[int, dict[int, tuple[str, ...]]]:
-        """The prunable layers without any weights left: level -> seed -> their paths. Levels and
-        seeds that keep some of every layer are left out.
+        """The prunable layers without any weights: level -> seed -> their paths.
+
+        Levels and seeds that keep some of every layer are left out.
         """
         prunable = self.net.prunable_leaves(self.pruning.exclude)
         found: dict[int, dict[int, tuple[str, ...]]] = {}
@@ -289,8 +304,9 @@ class Runs:
         return found
 
     def winning(self, margin: float = 0.002) -> int | None:
-        """The sparsest level whose tickets are winning in the sense of Frankle's thesis, that is
-        matching (see `matching`) and trained from initialization. None where there is none.
+        """The sparsest level with winning tickets in the sense of Frankle's thesis, or None.
+
+        Winning tickets are matching (see `matching`) and trained from initialization.
 
         With `rewind` above 0, or the learning rate rewound, there are matching tickets and no
         winning ones. KD-LTS defines winning tickets more strictly, by comparison with controls:
@@ -302,10 +318,12 @@ class Runs:
         return None if self.pruning.rewind != 0 or not found else max(found)
 
     def save(self, folder: str | Path | None = None) -> Path:
-        """Writes table and timings (Parquet and CSV) and each ticket as a small file into the run's
-        folder: mask bits, and the seed where every device draws the same weights from it (signed
-        constants at initialization), else the kept weights. Files of tickets that were moved say
-        where they train, and under "found_in" where they were found.
+        """Write table, timings and tickets into the folder of the run.
+
+        Tables are Parquet and CSV. Each ticket is a small file: mask bits, and the seed where every
+        device draws the same weights from it (signed constants at initialization), else the kept
+        weights. Files of tickets that were moved describe where they train, and under "found_in"
+        where they were found.
         """
         target = _files.absolute(folder) if folder is not None else self.folder
         if target is None:
@@ -352,7 +370,7 @@ def require_runs(argument: str, value: object) -> Runs:
     )
 
 
-def _setting(runs: Runs) -> dict[str, Any]:
+def _setting(runs: Runs) -> Json:
     """What a ticket file says of the setting in which tickets train."""
     return {
         "data": runs.data.name,
@@ -368,8 +386,9 @@ def density(
     ticket: Ticket,
     lost: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Density of each replica of a ticket stacked over [replica], float64: the share of prunable
-    weights that its mask keeps.
+    """Density of each replica of a ticket stacked over [replica], float64.
+
+    This is the share of prunable weights that its mask keeps.
 
     A replica that is `lost` (bool [replica]) has no mask of its level, only an older one: it gets
     the density that the others of its level have, or the nominal one if all are lost.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import optax
@@ -30,12 +30,14 @@ from jaxticket._check import (
 from jaxticket.metrics import METRICS, chosen_metrics
 from jaxticket.typing import (
     Array,
+    Json,
     Layout,
     LossFunction,
     Mask,
     Metric,
     OptimizerMaker,
     Params,
+    Prunable,
     RateSchedule,
     Score,
 )
@@ -53,11 +55,11 @@ MOST_LEVELS = 1000
 
 
 def _field(
-    default: Any,
+    default: T,
     *,
     traced: bool = False,
     used_by: tuple[str, tuple[str, ...]] | None = None,
-) -> Any:
+) -> T:
     """A field of settings.
 
     Args:
@@ -193,7 +195,7 @@ class Training:
     label_smoothing: float = _field(0.0, used_by=("loss", LOSSES))
     clip_norm: float | None = None
     last_batch: str = "wrap"
-    augment: tuple[Any, ...] = ()
+    augment: tuple[object, ...] = ()
     augment_pixels: int = _field(4, used_by=_MOVES)
     augment_scale: tuple[float, float] = _field((0.08, 1.0), used_by=_RESIZED)
     augment_ratio: tuple[float, float] = _field((3 / 4, 4 / 3), used_by=_RESIZED)
@@ -202,7 +204,7 @@ class Training:
     eval_train_examples: int | None = 10_000
     compute_dtype: str = "float32"
     precision: str = "highest"
-    attack: Callable[..., Any] | None = None
+    attack: Callable[..., Array] | None = None
     loss: str | LossFunction = "cross_entropy"
     metrics: tuple[str | Metric, ...] = ()
 
@@ -266,8 +268,9 @@ class Training:
         return dataclasses.replace(self, **usual, **changes)  # type: ignore[arg-type]
 
     def dilated(self, factor: float) -> Training:
-        """All times of the schedule (steps, warmup, milestones) multiplied by `factor` and rounded;
-        a schedule of the user's own is called at `step / factor`.
+        """Multiply all times of the schedule (steps, warmup, milestones) by `factor`, rounded.
+
+        A schedule of the user's own is called at `step / factor`.
 
         Raises:
           ValueError: for a factor that is not above 0, and for an optimizer with a learning rate of
@@ -329,7 +332,7 @@ def static_part(settings: T) -> T:
     return dataclasses.replace(settings, **changes)  # type: ignore[type-var]
 
 
-def _unused(values: Mapping[str, Any]) -> dict[str, str]:
+def _unused(values: Json) -> dict[str, str]:
     """Fields of a training that have no effect, and what would give them one."""
     unused = {}
     for name, (user, wanted) in _USED_BY.items():
@@ -425,7 +428,7 @@ class Pruning:
                 f"them out"
             )
 
-    def factors(self, mask: Mask, prunable: Any) -> Params | None:
+    def factors(self, mask: Mask, prunable: Prunable) -> Params | None:
         """What the rewound weights of tickets are multiplied by; None for nothing.
 
         Args:
@@ -436,15 +439,17 @@ class Pruning:
 
     @property
     def rewind_step(self) -> int:
-        """The step whose weights a ticket starts from; 0 under learning-rate rewinding, which
-        repeats the schedule.
+        """The step whose weights a ticket starts from.
+
+        It is 0 under learning-rate rewinding, which repeats the schedule.
         """
         return 0 if isinstance(self.rewind, str) else self.rewind
 
     @property
     def start(self) -> int:
-        """Where in the schedule a ticket begins: at the rewind step, or at 0 where it repeats the
-        whole schedule.
+        """Where in the schedule a ticket begins.
+
+        This is the rewind step, or 0 where it repeats the whole schedule.
         """
         return 0 if self.schedule == "full" else self.rewind_step
 
@@ -459,8 +464,7 @@ class Pruning:
 
 @dataclass(frozen=True)
 class PruningAtStep:
-    """What `jt.prune_at` and `jt.search` have in common: masks are found once, at one step of
-    dense training.
+    """Masks are found once, at one step of dense training: `jt.prune_at` and `jt.search`.
 
     Attributes:
       densities: of levels 1, 2, ...: each is found straight from the dense network.
@@ -506,7 +510,7 @@ class PruningAtStep:
         """The density that was asked for at a level; level 0 is dense."""
         return self.densities[level - 1] if level else 1.0
 
-    def factors(self, mask: Mask, prunable: Any) -> Params | None:
+    def factors(self, mask: Mask, prunable: Prunable) -> Params | None:
         """What the dense weights of pruned networks are multiplied by; None for nothing.
 
         Args:
@@ -522,16 +526,18 @@ class PruningAtStep:
 
     @property
     def order(self) -> str:
-        """As of `Pruning`: "fresh" where masks were found under the batches that pruned networks
-        would see again.
+        """As of `Pruning`.
+
+        "fresh" where masks were found under the batches that pruned networks would see again.
         """
         return "fresh" if self.step > 0 and self.schedule == "full" else "same"
 
 
 @dataclass(frozen=True)
 class Loaded(PruningAtStep):
-    """Stands where it would be said how tickets were found, of tickets that were loaded from files:
-    only their densities and the step at which they begin are known.
+    """Placeholder pruning settings of tickets that were loaded from files.
+
+    Only their densities and the step at which they begin are known.
     """
 
     @property
@@ -541,9 +547,7 @@ class Loaded(PruningAtStep):
 
     @property
     def order(self) -> str:
-        """Under which noise their masks were found is not known either: they get noise of their
-        level.
-        """
+        """SGD noise of the level, since the noise of the run that found the masks is not known."""
         return "fresh"
 
 
@@ -587,13 +591,14 @@ class EarlyPruning(PruningAtStep):
 
 
 def order_of(pruning: Pruning | PruningAtStep, level: int) -> int:
-    """The number of the SGD noise that networks of a level are trained under; 0 is that of the
-    dense network.
+    """The number of the SGD noise that networks of a level are trained under.
+
+    0 is that of the dense network.
     """
     return level if pruning.order == "fresh" else 0
 
 
-def _named(argument: str, value: Any) -> str | Callable[..., object]:
+def _named(argument: str, value: object) -> str | Callable[..., object]:
     """A name or a function."""
     if callable(value):
         return value
@@ -602,7 +607,7 @@ def _named(argument: str, value: Any) -> str | Callable[..., object]:
     raise ValueError(f"`{argument}` must be a name or a function, got {value!r}")
 
 
-def _rate(argument: str, value: Any) -> tuple[str, float]:
+def _rate(argument: str, value: object) -> tuple[str, float]:
     """A pattern of paths and the fraction of such layers."""
     if not isinstance(value, (tuple, list)) or len(value) != 2 or not isinstance(value[0], str):
         raise ValueError(

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -20,7 +18,7 @@ from safetensors.numpy import save as serialized
 
 from jaxticket import _files, _npz_ticket, _tree, masks
 from jaxticket.random import stream
-from jaxticket.typing import Array, Key, Mask, Network, Params, Stats
+from jaxticket.typing import AnyArray, Json, Key, Mask, Network, Params, Stats, cached
 
 _FORMAT = "jaxticket ticket 2"
 _TEXTS = ("format", "sha256", "weights_sha256")
@@ -32,8 +30,9 @@ _NUMBERS = "biuf"
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Ticket:
-    """A mask and the weights it starts from; a pytree. Stacked tickets have leading axes, such as
-    [level, replica].
+    """A mask and the weights it starts from; a pytree.
+
+    Stacked tickets have leading axes, such as [level, replica].
 
     Attributes:
       mask: tree of bools, which weights are kept.
@@ -48,10 +47,10 @@ class Ticket:
     mask: Mask
     params: Params
     stats: Stats
-    level: Array
-    step: Array
+    level: AnyArray
+    step: AnyArray
 
-    def replace(self, **changes: Any) -> Ticket:
+    def replace(self, **changes: object) -> Ticket:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
@@ -61,10 +60,11 @@ class Ticket:
         *,
         net: Network | None = None,
         seed: int | None = None,
-        **about: Any,
+        **about: object,
     ) -> Path:
-        """Write one small safetensors file: mask bits, the kept weights (or a seed), settings and a
-        checksum.
+        """Write one small safetensors file.
+
+        It holds mask bits, the kept weights (or a seed), settings and a checksum.
 
         Tensors are "mask/PATH" (bits, as by np.packbits), "shape/PATH", "kept/PATH" (the kept
         weights in order), "stats/PATH", "level" and "step". The metadata hold "net", "about" and
@@ -89,7 +89,7 @@ class Ticket:
                 f"`save` takes one ticket, this one is stacked {np.shape(self.level)}; "
                 f"take one with jax.tree.map(lambda x: x[level, replica], tickets)"
             )
-        header: dict[str, Any] = {
+        header: Json = {
             "net": None if net is None else json.loads(net.config),
             "about": about,
             "seed": seed,
@@ -172,7 +172,7 @@ class Ticket:
         return ticket.replace(params=params)
 
 
-def about(path: str | os.PathLike[str]) -> dict[str, Any]:
+def about(path: str | os.PathLike[str]) -> Json:
     """What a ticket file says of itself: network, settings, seed, checksum, level and step."""
     header, arrays = _read(_files.absolute(path))
     told = {name: value for name, value in header.items() if name != "keys"}
@@ -241,8 +241,9 @@ def check_ticket(argument: str, ticket: Ticket, like: tuple[Params, Stats] | Non
 
 
 def _whole_keys(ticket: Ticket) -> dict[str, list[str | int]]:
-    """The keys of the paths that hold whole numbers as keys of dicts, as NNX makes them of lists:
-    their text alone would come back as another tree, in another order.
+    """The keys of the paths that hold whole numbers as keys of dicts.
+
+    NNX makes such dicts of lists; the text alone would come back as another tree, in another order.
     """
     found = {}
     for tree in (ticket.params, ticket.stats):
@@ -291,8 +292,8 @@ def host_apply(mask: Mask, tree: Params) -> Params:
     return jax.tree.map(lambda m, x: np.where(m, x, np.zeros_like(x)), mask, tree)
 
 
-def _json(value: Any) -> str:
-    def number(value: Any) -> Any:
+def _json(value: object) -> str:
+    def number(value: object) -> object:
         if isinstance(value, np.generic):
             return value.item()
         raise TypeError(f"{value!r}")
@@ -306,8 +307,8 @@ def _json(value: Any) -> str:
         ) from error
 
 
-@functools.lru_cache(maxsize=16)
-def _initial(net: Network) -> Any:
+@cached(16)
+def _initial(net: Network) -> Callable[[Key], tuple[Params, Stats]]:
     return jax.jit(lambda key: net.init(stream(key, "init")))
 
 
@@ -317,9 +318,11 @@ def _from_seed(net: Network, seed: int, mask: Mask) -> Params:
 
 
 def drawn_exactly(net: Network, seed: int, ticket: Ticket) -> bool:
-    """Whether a ticket may be saved as seed and bits: its weights are those that the network draws
-    from this seed, and every device draws them alike, which signed constants are and numbers that
-    pass through a logarithm or a sine are not.
+    """Whether a ticket may be saved as seed and bits.
+
+    It may where its weights are those that the network draws from this seed, and every device draws
+    them alike, which holds for signed constants and not for numbers that pass through a logarithm
+    or a sine.
     """
     exact = json.loads(net.config).get("init") == "signed_constant"
     if not exact or int(ticket.step) != 0:
@@ -328,7 +331,7 @@ def drawn_exactly(net: Network, seed: int, ticket: Ticket) -> bool:
     return _same(_from_seed(net, seed, host.mask), host_apply(host.mask, host.params))
 
 
-def _same(a: Any, b: Any) -> bool:
+def _same(a: Params, b: Params) -> bool:
     return all(
         np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     )
@@ -348,8 +351,9 @@ def _digest(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str] | None = 
 
 
 def pack(ticket: Ticket) -> dict[str, np.ndarray]:
-    """A ticket, stacked or not, as named arrays: mask bits, kept weights in order, statistics,
-    numbers.
+    """A ticket, stacked or not, as named arrays.
+
+    They are mask bits, kept weights in order, statistics and numbers.
     """
     arrays: dict[str, np.ndarray] = {
         "level": np.asarray(ticket.level),
@@ -411,9 +415,11 @@ def unpack(
     drawn: tuple[Params, Stats] | None = None,
     keys: Mapping[str, Sequence[str | int]] | None = None,
 ) -> Ticket:
-    """The inverse of `pack`; `like` = (params, stats) gives the trees' structure, nested dicts if
-    None, and `drawn` what stands, unpruned, where they do not fit. `keys` are the keys of paths
-    that are not the texts between their slashes.
+    """Invert `pack`.
+
+    `like` = (params, stats) gives the structure of the trees, nested dicts if None, and `drawn` the
+    values of leaves that do not fit, which are not pruned. `keys` are the keys of paths that are
+    not the texts between their slashes.
 
     Raises:
       ValueError: where the paths are not those of `like` and nothing is drawn, and for arrays that
@@ -435,10 +441,13 @@ def unpack(
         w[m] = kept
         params[path] = w
     if like is None:
-        made = (_nested(tree, keys or {}) for tree in (mask, params, stats))
-        trees_of: Any = tuple(made)
+        trees_of = (
+            _nested(mask, keys or {}),
+            _nested(params, keys or {}),
+            _nested(stats, keys or {}),
+        )
     else:
-        new: Any = (None, None, None)
+        new = (None, None, None)
         if drawn is not None:
             new = (jax.tree.map(lambda x: np.ones(x.shape, bool), drawn[0]), *drawn)
         # stacked tickets have leading axes
@@ -448,10 +457,16 @@ def unpack(
             _as("params", params, like[0], lead, new[1]),
             _as("stats", stats, like[1], lead, new[2]),
         )
-    return Ticket(*trees_of, level=arrays["level"], step=arrays["step"])  # type: ignore[arg-type]
+    return Ticket(*trees_of, level=arrays["level"], step=arrays["step"])
 
 
-def _as(what: str, values: dict[str, np.ndarray], like: Any, lead: int, drawn: Any = None) -> Any:
+def _as(
+    what: str,
+    values: dict[str, np.ndarray],
+    like: Params,
+    lead: int,
+    drawn: Params | None = None,
+) -> Params:
     names, odd, found = _tree.paths(like), [], []
     others = [None] * len(names) if drawn is None else jax.tree.leaves(drawn)
     for name, x, other in zip(names, jax.tree.leaves(like), others, strict=True):
@@ -471,13 +486,11 @@ def _as(what: str, values: dict[str, np.ndarray], like: Any, lead: int, drawn: A
     return jax.tree.unflatten(jax.tree.structure(like), found)
 
 
-def _nested(
-    values: dict[str, np.ndarray], keys: Mapping[str, Sequence[str | int]]
-) -> dict[str | int, Any]:
-    result: dict[str | int, Any] = {}
+def _nested(values: dict[str, np.ndarray], keys: Mapping[str, Sequence[str | int]]) -> Params:
+    result: dict = {}
     for path, x in values.items():
         *parents, last = keys.get(path, path.split("/"))
-        at: Any = result
+        at = result
         for parent in parents:
             at = at.setdefault(parent, {})
             if not isinstance(at, dict):
@@ -488,7 +501,7 @@ def _nested(
     return result
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _read(path: Path) -> tuple[Json, dict[str, np.ndarray]]:
     if not path.is_file():
         raise ValueError(
             f"`path` {str(path)!r} is no file; tickets lie in the `tickets` folder of a run"
@@ -511,8 +524,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _in_order(file: bytes) -> bytes:
-    """The bytes of a safetensors file with its metadata sorted: safetensors writes them in another
-    order each time, and files of equal tickets are equal.
+    """The bytes of a safetensors file with its metadata sorted.
+
+    Safetensors writes them in another order each time, and files of equal tickets are equal.
     """
     end = 8 + int.from_bytes(file[:8], "little")
     header = json.loads(file[8:end])
@@ -523,7 +537,7 @@ def _in_order(file: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + file[end:]
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _read_safetensors(path: Path) -> tuple[Json, dict[str, np.ndarray]]:
     """Read the header and the arrays of a file, whose checksum covers both.
 
     Safetensors takes no more memory than the file is long: it checks all shapes and offsets against
@@ -541,7 +555,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]
     return header, arrays
 
 
-def _wrong(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
+def _wrong(header: Json, arrays: dict[str, np.ndarray]) -> str:
     """What is wrong with a header, or with the arrays that every ticket has; nothing if ""."""
     for name in ("level", "step"):
         value = arrays.get(name)

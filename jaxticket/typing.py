@@ -7,7 +7,7 @@ import functools
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypeAlias, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,11 @@ empty.
 Mask: TypeAlias = Mapping[str, Tree[AnyArray]]
 """A tree of bool arrays shaped like the params: True where a weight is kept."""
 
+Prunable: TypeAlias = Mapping[str, Tree[bool]]
+"""A tree of python bools shaped like the params: which leaves may be pruned."""
+Json: TypeAlias = dict[str, Any]
+"""What a JSON object holds: numbers, texts, lists and further objects."""
+
 LossFunction: TypeAlias = Callable[[Array, Array], Array]
 """`(logits, labels) -> losses`: float32 [batch, classes] and int32 [batch] to [batch]."""
 RateSchedule: TypeAlias = Callable[[Array], ArrayLike]
@@ -43,7 +48,7 @@ RateSchedule: TypeAlias = Callable[[Array], ArrayLike]
 OptimizerMaker: TypeAlias = Callable[[Array], optax.GradientTransformation]
 """`learning rate -> optimizer`, such as `optax.lion`; the rate is a traced scalar."""
 
-Axis = str | Mapping[str, Any] | None
+Axis = str | Mapping[str, Sequence[int] | np.ndarray] | None
 """What moves along one axis of a leaf: the units of a permutation, by its name; or where along the
 axis each unit lies, int [units] or [units, copies] by name; or None for nothing.
 """
@@ -56,7 +61,9 @@ Symmetry = Mapping[str, tuple[Axis, ...]]
 class Tap(Protocol):
     """What a network calls as `x = tap(name, x)` at its junctions and layer outputs."""
 
-    def __call__(self, name: str, x: jax.Array, /) -> jax.Array: ...
+    def __call__(self, name: str, x: jax.Array, /) -> jax.Array:
+        """Look at a layer's output, and return what takes its place."""
+        ...
 
 
 class Apply(Protocol):
@@ -87,10 +94,21 @@ class Apply(Protocol):
         ...
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def cached(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Cache a function as `functools.lru_cache` does, and keep its signature for checkers."""
+    # a checker knows `lru_cache` to take anything that is hashable
+    return cast("Callable[[Callable[P, T]], Callable[P, T]]", functools.lru_cache(maxsize))
+
+
 @contextlib.contextmanager
 def relaxed_types() -> Iterator[None]:
-    """Types and ranks are promoted as NumPy does it, whatever the user chose for this process: code
-    of other libraries, such as optax, counts on that.
+    """Promote types and ranks as NumPy does, whatever was chosen for this process.
+
+    Code of other libraries, such as optax, counts on that.
     """
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
@@ -129,7 +147,7 @@ class Network:
     config: str
     init: Callable[[Key], tuple[Params, Stats]]
     apply: Apply
-    prunable: Callable[[Params], Tree[bool]]
+    prunable: Callable[[Params], Prunable]
     output: str
     shape: tuple[int, ...]
     classes: int
@@ -167,7 +185,7 @@ class Network:
         """Whether `apply` can be called with a tap."""
         return _tapped(self)
 
-    def prunable_leaves(self, exclude: Sequence[str] = ()) -> Any:
+    def prunable_leaves(self, exclude: Sequence[str] = ()) -> Prunable:
         """Mark the leaves that are pruned: the prunable ones that no pattern of `exclude` matches.
 
         Args:
@@ -212,13 +230,13 @@ SymmetryOf = Symmetry | Callable[[Network], Symmetry]
 """A symmetry, or a function of the network that returns it."""
 
 
-@functools.lru_cache(maxsize=256)
+@cached(256)
 def _shapes(net: Network, real: str) -> tuple[Params, Stats]:
     del real  # the widest type of numbers: part of the key, since x64 can be switched on and off
     return jax.eval_shape(net.init, jax.random.key(0))
 
 
-@functools.lru_cache(maxsize=256)
+@cached(256)
 def _tapped(net: Network) -> bool:
     try:
         jax.eval_shape(
@@ -234,8 +252,9 @@ def _tapped(net: Network) -> bool:
 
 
 class TrainState(NamedTuple):
-    """One replica's training state; outside the compiled program every leaf has a leading replica
-    axis.
+    """One replica's training state.
+
+    Outside the compiled program every leaf has a leading replica axis.
 
     Attributes:
       step: int32, absolute step: the number of updates done since initialization.
@@ -277,12 +296,13 @@ class ScoreContext(NamedTuple):
     params_at_init: Params
     mask: Mask
     batches: tuple[Array, Array]
-    prunable: Any = None
+    prunable: Prunable | None = None
     tapped: Callable[[Params, Array, Tap], Array] | None = None
 
-    def prunable_leaves(self, params: Params) -> Any:
-        """Mark the leaves that are pruned, in a tree of python bools: `prunable`, or all leaves of
-        two or more dimensions.
+    def prunable_leaves(self, params: Params) -> Prunable:
+        """Mark the leaves that are pruned, in a tree of python bools.
+
+        These are `prunable`, or all leaves of two or more dimensions.
         """
         if self.prunable is not None:
             return self.prunable

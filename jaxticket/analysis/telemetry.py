@@ -16,7 +16,7 @@ from jaxticket import _identity, _tree, results
 from jaxticket._check import chosen, from_table, whole
 from jaxticket.controls import BRANCHES, Change
 from jaxticket.engine import parallel
-from jaxticket.engine.learner import Plan
+from jaxticket.engine.learner import Block, Plan
 from jaxticket.engine.loop import (
     Arrays,
     Jobs,
@@ -27,7 +27,7 @@ from jaxticket.engine.loop import (
     train_jobs,
 )
 from jaxticket.engine.runtime import Run, Runtime, settled
-from jaxticket.engine.source import Block, DataArrays
+from jaxticket.engine.source import DataArrays
 from jaxticket.engine.supervised import Supervised
 from jaxticket.random import permutation_words, root_keys, stream
 from jaxticket.runs import Runs, density, require_runs
@@ -35,7 +35,7 @@ from jaxticket.settings import Training
 from jaxticket.sparsify.retraining import branch_groups
 from jaxticket.sparsify.runner import jobs_of
 from jaxticket.ticket import host_apply
-from jaxticket.typing import Mask, Network, Params, TrainState
+from jaxticket.typing import Mask, Network, Params, Prunable, TrainState
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -276,7 +276,7 @@ def _observer(
 
 
 def measured(
-    params: Params, start: Params, gradient: Params, mask: Mask, prunable: Mask
+    params: Params, start: Params, gradient: Params, mask: Mask, prunable: Prunable
 ) -> jax.Array:
     """Compute the metrics of one replica, float32 in the order of `METRICS`.
 

@@ -201,7 +201,7 @@ def _dense(net: Network, runner: Runner) -> Ticket:
     params, stats = initial_networks(net, runner.run.mesh, runner.keys)
     ones = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
     zero = np.zeros(len(runner.seeds), np.int32)
-    return Ticket(ones, params, stats, zero, zero)  # type: ignore[arg-type]
+    return Ticket(ones, params, stats, zero, zero)
 
 
 def _small(contest: Contest, net: Network, run: Run) -> EvaluationLog:

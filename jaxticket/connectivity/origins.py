@@ -83,7 +83,7 @@ class Starts:
             params, stats = self.dense[kind.at]
             ones = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
             step = np.full_like(level, kind.at)
-            return Ticket(ones, params, stats, level, step)  # type: ignore[arg-type]
+            return Ticket(ones, params, stats, level, step)
         runs = self._runs(kind)
         if not self.dense:
             return self._seeds_of(runs, runs.whole(kind.level))

@@ -17,8 +17,10 @@ from jaxticket.typing import Array, Key, Network, Params, Stats
 
 @dataclasses.dataclass(frozen=True)
 class PGD:
-    r"""`x <- clip(x + step * sign(grad_x L))`, clipped to within `radius` of the clean image in
-    every pixel and to the range of pixels.
+    r"""Projected gradient ascent on the loss within a box around each image.
+
+    `x <- clip(x + step * sign(grad_x L))`, clipped to within `radius` of the clean image in every
+    pixel and to the range of pixels.
 
     Attributes:
       radius: largest change of a pixel, as a share of the range of pixels; KD-LTS prints none,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -19,7 +18,7 @@ from jaxticket.engine.runtime import Run
 from jaxticket.engine.supervised import Origin
 from jaxticket.random import stream
 from jaxticket.settings import Training
-from jaxticket.typing import Network
+from jaxticket.typing import Network, cached
 
 
 class DenseStates(NamedTuple):
@@ -49,7 +48,7 @@ def initial_networks(net: Network, mesh: Mesh, keys: np.ndarray) -> Networks:
     return take(parallel.host(drawn), 0, len(keys))
 
 
-@functools.lru_cache(maxsize=64)
+@cached(64)
 def _initializer(net: Network, mesh: Mesh) -> Callable[..., Networks]:
     return parallel.over_replicas(lambda limit, key: net.init(stream(key, "init")), mesh)
 

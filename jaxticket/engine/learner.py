@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,20 +28,46 @@ class State(Protocol):
     """
 
     @property
-    def step(self) -> Array: ...
+    def step(self) -> Array:
+        """The absolute step."""
+        ...
 
     @property
-    def key(self) -> Key: ...
+    def key(self) -> Key:
+        """The root key."""
+        ...
 
     @property
-    def diverged(self) -> Array: ...
+    def diverged(self) -> Array:
+        """The step of divergence, or -1."""
+        ...
 
-    def _replace(self, **fields: Any) -> Any: ...
+    def _replace(self, **fields: Any) -> Self: ...
+
+    def _asdict(self) -> dict[str, object]: ...
+
+
+class Planned(Protocol):
+    """What the engine asks of a plan, a NamedTuple with at least the fields of `Plan`."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """Learning rate, decay and stop step."""
+        ...
+
+    @property
+    def order(self) -> AnyArray:
+        """The data order."""
+        ...
+
+    @property
+    def augment(self) -> AnyArray:
+        """The augmentation."""
+        ...
 
 
 class Plan(NamedTuple):
-    """What one replica does; every field may differ between replicas of one program. The plan of
-    any learner has these fields, and others of its own.
+    """What one replica does; every field may differ between replicas of one program.
 
     Attributes:
       schedule: learning rate, decay and stop step.
@@ -66,6 +92,24 @@ class Batch(NamedTuple):
     x: Array
     y: Array
     by: Normalization
+
+
+class Block(NamedTuple):
+    """Examples of several steps: x [replica, step, batch, ...], y int32 [replica, step, batch]."""
+
+    x: Array
+    y: Array
+
+
+class Piece(NamedTuple):
+    """Some of the steps of a call.
+
+    `count` is the number of steps of each replica, int32 [replica], `block` holds their examples,
+    or is None where these are on the devices.
+    """
+
+    count: np.ndarray
+    block: Block | None
 
 
 StateT = TypeVar("StateT", bound=State)
@@ -119,8 +163,9 @@ class Learner(Protocol[StateT, PlanT, OriginT]):
         ...
 
     def boundary(self, state: StateT, plan: PlanT, here: Array) -> StateT:
-        """The state after a call's last step, such as after a round; as it was where `here` is
-        False: it did not get there, or diverged.
+        """The state after a call's last step, such as after a round.
+
+        It stays as it was where `here` is False: the replica did not get to that step, or diverged.
         """
         del plan, here
         return state
@@ -168,7 +213,7 @@ def guarded_update(
 
     fields = {
         name: jax.tree.map(taken if name in free else held, new, getattr(state, name))
-        for name, new in updated._asdict().items()  # type: ignore[attr-defined]
+        for name, new in updated._asdict().items()
         if name not in ("step", "key", "diverged")
     }
     return state._replace(**fields, step=state.step + active.astype(jnp.int32), diverged=diverged)

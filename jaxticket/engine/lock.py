@@ -14,9 +14,9 @@ import os
 import socket
 import tempfile
 import threading
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 try:
     import fcntl
@@ -64,7 +64,7 @@ def acquire(path: Path) -> Lock | str:
         holder = _holder(file)
         if ours is False or _lives(path, holder, known_dead=ours is True):
             os.close(file)
-            return holder.get("name") or "another process"
+            return str(holder.get("name") or "another process")
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         pid, host = os.getpid(), socket.gethostname()
         name = f"process {pid} on {host} since {since}"
@@ -91,7 +91,7 @@ def _locked(file: int) -> bool | None:
     return True
 
 
-def _holder(file: int) -> dict[str, Any]:
+def _holder(file: int) -> dict[str, object]:
     """What the file says of its holder; nothing where it was released."""
     with contextlib.suppress(ValueError):
         found = json.loads(os.read(file, 10_000))
@@ -100,7 +100,7 @@ def _holder(file: int) -> dict[str, Any]:
     return {}
 
 
-def _lives(path: Path, holder: dict[str, Any], *, known_dead: bool) -> bool:
+def _lives(path: Path, holder: Mapping[str, object], *, known_dead: bool) -> bool:
     """Whether a holder that the system's lock does not tell of is alive.
 
     Args:
@@ -111,7 +111,7 @@ def _lives(path: Path, holder: dict[str, Any], *, known_dead: bool) -> bool:
     if not holder:
         return False
     if holder.get("host") == socket.gethostname() and fcntl is not None:
-        return not known_dead and _runs(int(holder.get("pid", 0)))
+        return not known_dead and _runs(int(str(holder.get("pid", 0))))
     # by the file system's own clock
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".clock-") as now:
         return os.stat(now.name).st_mtime - path.stat().st_mtime < STALE

@@ -1,5 +1,6 @@
-"""Training many replicas from host to host: calls of the compiled program, evaluations, saves,
-progress.
+"""Training of many replicas, from host arrays to host arrays.
+
+A training is a sequence of calls of the compiled program, with evaluations, saves and progress.
 """
 
 from __future__ import annotations
@@ -7,21 +8,24 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from jaxticket.engine import parallel
-from jaxticket.engine.learner import Plan
+from jaxticket.engine.learner import Plan, State
 from jaxticket.engine.metrics import METRICS
 from jaxticket.engine.optim import schedule
+from jaxticket.engine.program import OriginT, PlanT, StateT
 from jaxticket.engine.runtime import Arrays, Run
 from jaxticket.settings import Training
 
+T = TypeVar("T")
 
-class Jobs(NamedTuple):
+
+class Jobs(NamedTuple, Generic[OriginT, PlanT]):
     """What to train: host arrays, each leaf with a leading job axis.
 
     Attributes:
@@ -33,10 +37,10 @@ class Jobs(NamedTuple):
         come from diverged: they stay as they are, and count as diverged from their start on.
     """
 
-    origin: Any
+    origin: OriginT
     keys: np.ndarray
     start: np.ndarray
-    plan: Any
+    plan: PlanT
     lost: np.ndarray
 
     @property
@@ -45,7 +49,7 @@ class Jobs(NamedTuple):
         return int((np.asarray(self.plan.schedule.stop) - self.start).sum())
 
 
-class Trained(NamedTuple):
+class Trained(NamedTuple, Generic[StateT]):
     """Trained jobs.
 
     Attributes:
@@ -59,7 +63,7 @@ class Trained(NamedTuple):
       seconds: time spent in this process.
     """
 
-    state: Any
+    state: StateT
     steps: np.ndarray
     wanted: np.ndarray
     values: np.ndarray
@@ -79,7 +83,7 @@ class Trained(NamedTuple):
         }
 
 
-class Watch(NamedTuple):
+class Watch(NamedTuple, Generic[StateT]):
     """What to compute from the states of all jobs at every evaluation.
 
     Attributes:
@@ -91,21 +95,21 @@ class Watch(NamedTuple):
     """
 
     shape: tuple[int, ...]
-    look: Callable[[Any, np.ndarray], np.ndarray]
+    look: Callable[[StateT, np.ndarray], np.ndarray]
     evaluates: str = "all"
 
 
-def take(jobs: Any, begin: int, end: int) -> Any:
+def take(jobs: T, begin: int, end: int) -> T:
     """Some of the jobs (or of any tree with a leading job axis)."""
     return jax.tree.map(lambda x: x[begin:end], jobs)
 
 
-def join(parts: list[Any]) -> Any:
+def join(parts: list[T]) -> T:
     """Trees put one after another along their leading axis."""
     return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
 
 
-def begin_state(run: Run, jobs: Jobs) -> Any:
+def begin_state(run: Run[StateT, PlanT, OriginT], jobs: Jobs[OriginT, PlanT]) -> StateT:
     """The training states of jobs on the devices, padded to the block's size."""
     padded = parallel.pad(jobs, run.size)
     keys = jax.random.wrap_key_data(parallel.put(padded.keys, run.mesh))
@@ -121,8 +125,9 @@ _called: set[tuple[int, int]] = set()
 
 
 def _first_call(run: Run) -> bool:
-    """Whether this process has not yet trained so many replicas with this program, so that its
-    first call compiles it.
+    """Whether the next call compiles the program.
+
+    It does where this process has not yet trained so many replicas with this program.
     """
     place = id(run.program.chunk), run.size
     known = place in _called
@@ -131,8 +136,9 @@ def _first_call(run: Run) -> bool:
 
 
 class Calls(NamedTuple):
-    """The calls of the program by which jobs are trained: each job is trained as far as `until`,
-    but neither before its start nor beyond its stop.
+    """The calls of the program by which jobs are trained.
+
+    Each job is trained as far as `until`, but neither before its start nor beyond its stop.
 
     Attributes:
       until: int [call].
@@ -183,21 +189,22 @@ class Record(NamedTuple):
 
     values: np.ndarray
     watched: np.ndarray
-    snapshots: list[Any]
+    snapshots: list[object]
 
 
 def train_jobs(
-    run: Run,
-    jobs: Jobs,
+    run: Run[StateT, PlanT, OriginT],
+    jobs: Jobs[OriginT, PlanT],
     unit: str,
     *,
     snapshots_at: Sequence[int] = (),
     ends_only: bool = False,
-    watch: Watch | None = None,
-    keeps: Callable[[Any], Any] | None = None,
-) -> Trained:
-    """Trains jobs, at most a block of them, to their stop steps, evaluating each at its start, at
-    every multiple of the interval and at its stop.
+    watch: Watch[StateT] | None = None,
+    keeps: Callable[[StateT], object] | None = None,
+) -> Trained[StateT]:
+    """Train jobs, at most a block of them, to their stop steps.
+
+    Each job is evaluated at its start, at every multiple of the interval and at its stop.
 
     With a folder the state is saved from time to time, and training goes on from the newest save of
     this unit. The result does not depend on where it was saved: calls end at the same absolute
@@ -215,10 +222,10 @@ def train_jobs(
     """
     began, count = time.perf_counter(), len(jobs.start)
     calls = _planned(jobs, run.interval, snapshots_at, ends_only, watch)
-    keeps = keeps if keeps is not None else lambda state: (state.params, state.stats)
+    kept = run.program.learner.network if keeps is None else keeps
     state = begin_state(run, jobs)
     looks, shape = len(calls.until), () if watch is None else watch.shape
-    zeros = [jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), keeps(state)) for _ in snapshots_at]
+    zeros = [jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), kept(state)) for _ in snapshots_at]
     record = Record(
         np.full((looks, count, run.splits, run.program.metrics), np.nan, np.float32),
         np.full((looks, *shape), np.nan, np.float32),
@@ -227,10 +234,10 @@ def train_jobs(
     first, state, record = _resumed(run, unit, state, record)
     run.advance(sum(calls.steps(i) for i in range(first)))
 
-    def after(call: int, state: Any) -> None:
+    def after(call: int, state: StateT) -> None:
         for place, step in enumerate(snapshots_at):
             if calls.until[call] == step:
-                record.snapshots[place] = parallel.host(keeps(state))
+                record.snapshots[place] = parallel.host(kept(state))
         if watch is not None and calls.wanted[call].any():
             record.watched[call] = watch.look(state, calls.wanted[call])
 
@@ -251,17 +258,18 @@ def train_jobs(
 
 
 def _advanced(
-    run: Run,
-    jobs: Jobs,
+    run: Run[StateT, PlanT, OriginT],
+    jobs: Jobs[OriginT, PlanT],
     unit: str,
     calls: Calls,
-    state: Any,
+    state: StateT,
     record: Record,
     first: int,
-    after: Callable[[int, Any], None],
-) -> Any:
-    """The state after the calls from `first` on, which is saved when it is time; `after(call,
-    state)` is called after each.
+    after: Callable[[int, StateT], None],
+) -> StateT:
+    """Make the calls from `first` on, and return the state after them.
+
+    The state is saved when it is time; `after(call, state)` is called after each call.
     """
     count, new = len(jobs.start), _first_call(run)
 
@@ -293,11 +301,9 @@ def _advanced(
 
 @contextlib.contextmanager
 def _calling(
-    run: Run, jobs: Jobs, calls: Calls, first: int
-) -> Iterator[Callable[[int, Any], tuple[Any, jax.Array]]]:
-    """Gives `call(i, state) -> (state, metrics)`, to be made for the calls from `first` on, in
-    order.
-    """
+    run: Run[StateT, PlanT, OriginT], jobs: Jobs[OriginT, PlanT], calls: Calls, first: int
+) -> Iterator[Callable[[int, StateT], tuple[StateT, jax.Array]]]:
+    """Give `call(i, state) -> (state, metrics)`, for the calls from `first` on, in order."""
     program, data, mesh = run.program, run.data, run.mesh
     keys, plan = parallel.pad((jobs.keys, jobs.plan), run.size)
     placed, empty = parallel.put(plan, mesh), run.size - len(jobs.start)
@@ -308,7 +314,7 @@ def _calling(
     begin, end = (list(map(padded, rows[first:])) for rows in (calls.begin, calls.end))
     with data.pieces(keys, plan, begin, end) as pieces:
 
-        def call(i: int, state: Any) -> tuple[Any, jax.Array]:
+        def call(i: int, state: StateT) -> tuple[StateT, jax.Array]:
             wanted, metrics = padded(calls.evaluated[i]), None
             target, on = parallel.put((end[i - first], wanted), mesh)
             for piece in pieces(i - first):
@@ -324,10 +330,11 @@ def _calling(
         yield call
 
 
-def _evaluated(run: Run, state: Any, wanted: np.ndarray) -> jax.Array:
+def _evaluated(run: Run[StateT, PlanT, OriginT], state: StateT, wanted: np.ndarray) -> jax.Array:
     """Metrics of states by evaluation batches that come in blocks."""
     zeros = np.zeros((len(wanted), run.splits, run.program.sums), np.float32)
-    limits, sums = parallel.put((wanted.astype(np.int32), zeros), run.mesh)
+    limits = parallel.put(wanted.astype(np.int32), run.mesh)
+    sums = parallel.put(zeros, run.mesh)
     if wanted.any():
         with run.data.evaluation() as blocks:
             for batched in blocks:
@@ -337,8 +344,13 @@ def _evaluated(run: Run, state: Any, wanted: np.ndarray) -> jax.Array:
 
 
 def _checked(
-    run: Run, jobs: Jobs, unit: str, calls: Calls, state: Any, record: Record
-) -> tuple[Any, np.ndarray]:
+    run: Run[StateT, PlanT, OriginT],
+    jobs: Jobs[OriginT, PlanT],
+    unit: str,
+    calls: Calls,
+    state: StateT,
+    record: Record,
+) -> tuple[StateT, np.ndarray]:
     """The final state, and the step at which each job diverged, or -1.
 
     Raises:
@@ -358,19 +370,19 @@ def _checked(
     return state._replace(diverged=parallel.put(diverged, run.mesh)), diverged[:count]
 
 
-def _saved(state: Any, record: Record, mesh: Mesh) -> dict[str, jax.Array]:
-    """What a save holds, as a flat dict of device arrays: Orbax then needs to know none of our
-    types.
-    """
+def _saved(state: State, record: Record, mesh: Mesh) -> dict[str, jax.Array]:
+    """What a save holds, as a flat dict of device arrays, so that Orbax needs none of our types."""
     plain = state._replace(key=jax.random.key_data(state.key))
-    tree = {f"state-{i:04d}": x for i, x in enumerate(jax.tree.leaves(plain))}
-    kept = jax.tree.leaves(parallel.put(record.snapshots, mesh))
-    tree |= {f"snapshot-{i:04d}": x for i, x in enumerate(kept)}
-    seen = {"values": record.values, "watched": record.watched}
-    return tree | parallel.put(seen, mesh, replicas=False)
+    leaves, kept = map(jax.tree.leaves, (plain, parallel.put(record.snapshots, mesh)))
+    return {
+        **{f"state-{i:04d}": x for i, x in enumerate(leaves)},
+        **{f"snapshot-{i:04d}": x for i, x in enumerate(kept)},
+        "values": parallel.put(record.values, mesh, replicas=False),
+        "watched": parallel.put(record.watched, mesh, replicas=False),
+    }
 
 
-def _resumed(run: Run, unit: str, state: Any, record: Record) -> tuple[int, Any, Record]:
+def _resumed(run: Run, unit: str, state: StateT, record: Record) -> tuple[int, StateT, Record]:
     """The first call to make, state and record: those of the newest save, if the folder has one."""
     found = None
     if run.folder is not None:
@@ -386,14 +398,15 @@ def _resumed(run: Run, unit: str, state: Any, record: Record) -> tuple[int, Any,
     plain = jax.tree.unflatten(jax.tree.structure(plain), leaves("state"))
     structure = jax.tree.structure(record.snapshots)
     snapshots = jax.tree.unflatten(structure, parallel.host(leaves("snapshot")))
-    values, watched = parallel.host((tree["values"], tree["watched"]))
+    values, watched = parallel.host(tree["values"]), parallel.host(tree["watched"])
     state = plain._replace(key=jax.random.wrap_key_data(plain.key))
     return first, state, Record(values, watched, snapshots)
 
 
 def _lost_at_the_end(values: np.ndarray, evaluated: np.ndarray) -> np.ndarray:
-    """Whether the last evaluation of each job has a loss that is not finite, bool [job]; False
-    where nothing was evaluated.
+    """Whether the last evaluation of each job has a loss that is not finite, bool [job].
+
+    False where nothing was evaluated.
     """
     calls, count = evaluated.shape
     last = calls - 1 - np.argmax(evaluated[::-1], axis=0)
@@ -402,8 +415,9 @@ def _lost_at_the_end(values: np.ndarray, evaluated: np.ndarray) -> np.ndarray:
 
 
 def job_plan(training: Training, count: int, *, order: int = 0, augment: int | None = None) -> Plan:
-    """The same plan for so many jobs, as host arrays; a new order has new augmentation, if nothing
-    else is said.
+    """The same plan for several jobs, as host arrays.
+
+    A new order comes with new augmentation unless `augment` is given.
     """
     noise = order if augment is None else augment
     one = Plan(schedule(training), np.asarray(order, np.int32), np.asarray(noise, np.int32))
@@ -411,12 +425,13 @@ def job_plan(training: Training, count: int, *, order: int = 0, augment: int | N
 
 
 def history_arrays(blocks: list[Arrays]) -> Arrays:
-    """Steps, evaluations and divergence of all jobs of several blocks, which may have made
-    different calls.
+    """Steps, evaluations and divergence of all jobs of several blocks.
+
+    Blocks may have made different calls: missing ones are filled.
     """
     calls = max(len(b["steps"]) for b in blocks)
 
-    def longer(x: np.ndarray, fill: Any) -> np.ndarray:
+    def longer(x: np.ndarray, fill: float) -> np.ndarray:
         missing = np.full((calls - len(x), *x.shape[1:]), fill, x.dtype)
         return np.concatenate([x, missing])
 

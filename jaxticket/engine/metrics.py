@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,23 +12,45 @@ import optax
 
 from jaxticket import _tree
 from jaxticket._check import naming
+from jaxticket.data.arrays import Data
+from jaxticket.data.streaming import Stream
 from jaxticket.metrics import ALWAYS, Metric, chosen_metrics, sums_of, value_of
 from jaxticket.settings import Training
-from jaxticket.typing import Array, Network, Params, Stats, relaxed_types
+from jaxticket.typing import (
+    AnyArray,
+    Array,
+    LossFunction,
+    Network,
+    Params,
+    Stats,
+    cached,
+    relaxed_types,
+)
 
-Loss = str | Callable[..., Any]
+Loss = str | LossFunction
 """A name in `settings.LOSSES`, or a function `(logits, labels) -> [batch]`."""
 METRICS = ALWAYS
 """Those that every evaluation begins with; `metric_names` has all of a training."""
 
 
 class Normalization(NamedTuple):
-    """`(x - mean) / std` per channel, in the raw units of the data; float32 [channels] each: what
-    images become on their way into the network. Tokens stay as they are.
+    """`(x - mean) / std` per channel, in the raw units of the data; float32 [channels] each.
+
+    Networks take normalized images. Tokens stay as they are.
     """
 
-    mean: Array
-    std: Array
+    mean: AnyArray
+    std: AnyArray
+
+
+def normalization(data: Data | Stream) -> Normalization:
+    """The normalization of a data set or a data stream."""
+    return Normalization(np.asarray(data.mean), np.asarray(data.std))
+
+
+def split_names(data: Data | Stream) -> tuple[str, ...]:
+    """Names of the splits, in the order of the metrics' split axis (as jax sorts dicts)."""
+    return tuple(sorted(data.splits))
 
 
 def normalized(x: Array, by: Normalization, dtype: str) -> Array:
@@ -96,8 +117,9 @@ def cut(
 
 
 def cross_entropy(logits: Array, labels: Array, smoothing: float = 0.0) -> Array:
-    """Cross-entropy of each example in float32: `-sum_c q_c log p_c`, q = (1 - s) onehot + s /
-    classes.
+    """Cross-entropy of each example, float32 [batch].
+
+    `-sum_c q_c log p_c` with q = (1 - s) onehot + s / classes.
     """
     classes = logits.shape[-1]
     target = jax.nn.one_hot(labels, classes, dtype=jnp.float32)
@@ -132,7 +154,7 @@ def metric_names(training: Training) -> tuple[str, ...]:
     return (*METRICS, *(metric.name for metric in chosen_metrics(training.metrics)))
 
 
-@functools.lru_cache(maxsize=256)
+@cached(256)
 def sizes(metrics: tuple[Metric, ...], classes: int) -> tuple[int, ...]:
     """Length of what each metric sums, for so many logits."""
     logits, label = (
@@ -150,8 +172,9 @@ def sizes(metrics: tuple[Metric, ...], classes: int) -> tuple[int, ...]:
 
 
 def width(training: Training, net: Network) -> int:
-    """How many sums evaluations keep of each split: losses, right answers, examples, and what the
-    metrics sum.
+    """Number of sums that evaluations keep of each split.
+
+    They are loss, right answers, examples, and the sums of the metrics.
     """
     return 3 + sum(sizes(chosen_metrics(training.metrics), net.classes))
 
@@ -184,8 +207,9 @@ def evaluate(
     splits: int,
     axis: tuple[str, int] | None = None,
 ) -> Array:
-    """Mean loss (without label smoothing), accuracy and the metrics of a training on each split,
-    float32 [split, metric] in the order of `metric_names`.
+    """Mean loss (without label smoothing), accuracy and further metrics of each split.
+
+    The result is float32 [split, metric] in the order of `metric_names`.
 
     Args:
       splits: number of splits.
@@ -233,8 +257,9 @@ def tally(
     splits: int,
     axis: tuple[str, int] | None = None,
 ) -> Array:
-    """Adds batches to each split's sums, float32 [split, `width`]: losses, right answers, examples,
-    and what the metrics sum.
+    """Add evaluation batches to each split's sums, float32 [split, `width`].
+
+    They are loss, right answers, examples, and the sums of the metrics.
     """
     metrics = chosen_metrics(training.metrics)
     weights = cast(params, training.compute_dtype)

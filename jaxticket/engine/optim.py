@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple, TypeVar, cast
 
 import jax
@@ -20,6 +19,7 @@ from jaxticket.typing import (
     OptimizerMaker,
     Params,
     RateSchedule,
+    cached,
     relaxed_types,
 )
 
@@ -27,8 +27,9 @@ WeightsT = TypeVar("WeightsT", bound="Params | tuple[Params, ...]")
 
 
 class Schedule(NamedTuple):
-    """What may differ between replicas of one compiled program; every field has a leading replica
-    axis outside.
+    """The hyperparameters that may differ between replicas of one compiled program.
+
+    Outside the program every field has a leading replica axis.
 
     Attributes:
       lr, final_lr, weight_decay, gamma: float32.
@@ -217,7 +218,7 @@ def apply_update(
         return moved, _tree.varying_like(new, state)
 
 
-@functools.lru_cache(maxsize=64)
+@cached(64)
 def moments(training: Training, net: Network) -> int:
     """How many numbers the optimizer keeps for each weight."""
     params = net.shapes[0]
@@ -226,7 +227,7 @@ def moments(training: Training, net: Network) -> int:
     return round(numbers[0] / numbers[1])
 
 
-@functools.lru_cache(maxsize=64)
+@cached(64)
 def check(training: Training, net: Network) -> None:
     """Raises where an optimizer or a schedule of the user's own does not work for a network."""
     kind, own = training.schedule, training.optimizer

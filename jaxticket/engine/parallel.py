@@ -1,5 +1,6 @@
-"""Replicas on devices: a mesh, where arrays go, and how replicas of one device run. No machine
-learning here.
+"""Replicas on devices: the mesh, the placement of arrays, and how replicas of one device run.
+
+There is no machine learning in this module.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,9 @@ from jax.sharding import PartitionSpec as P
 
 from jaxticket import _files
 from jaxticket._check import path_or_none, whole
+from jaxticket.typing import AnyArray
+
+T = TypeVar("T")
 
 SEED, DATA = "seed", "data"
 
@@ -53,7 +57,7 @@ def mesh(seeds: int | None = None, data: int = 1, devices: Sequence[Any] | None 
     )
 
 
-def check_mesh(value: Any) -> Mesh:
+def check_mesh(value: object) -> Mesh:
     """The mesh to use: all devices along "seed" if None."""
     if value is None:
         return mesh()
@@ -128,8 +132,9 @@ def cores() -> int:
 
 
 def block_size(jobs: int, mesh: Mesh, at_once: int | None) -> int:
-    """Replicas per call: a multiple of the seed axis; `at_once` limits how many one device
-    holds.
+    """Replicas per call: a multiple of the seed axis.
+
+    `at_once` limits how many one device holds.
     """
     devices = mesh.shape[SEED]
     per_device = -(-jobs // devices)
@@ -143,15 +148,24 @@ def sharding(mesh: Mesh, *, replicas: bool) -> NamedSharding:
     return NamedSharding(mesh, P(SEED) if replicas else P())
 
 
-def put(tree: Any, mesh: Mesh, *, replicas: bool = True) -> Any:
-    """Host arrays onto the devices, their leading replica axis spread over the seed axis (or copied
-    to all).
+@overload
+def put(tree: AnyArray, mesh: Mesh, *, replicas: bool = True) -> jax.Array: ...
+
+
+@overload
+def put(tree: T, mesh: Mesh, *, replicas: bool = True) -> T: ...
+
+
+def put(tree: object, mesh: Mesh, *, replicas: bool = True) -> object:
+    """Put host arrays on the devices.
+
+    Their leading replica axis is spread over the seed axis; without one they are copied to all.
     """
     where = sharding(mesh, replicas=replicas)
     if jax.process_count() == 1:
         return jax.device_put(tree, where)
 
-    def one(x: Any) -> jax.Array:
+    def one(x: AnyArray) -> jax.Array:
         if isinstance(x, jax.Array) and not x.is_fully_addressable:
             return jax.device_put(x, where)
         # `device_put` would compare the hosts' arrays, which fails for nan
@@ -161,10 +175,18 @@ def put(tree: Any, mesh: Mesh, *, replicas: bool = True) -> Any:
     return jax.tree.map(one, tree)
 
 
-def host(tree: Any) -> Any:
+@overload
+def host(tree: AnyArray) -> np.ndarray: ...
+
+
+@overload
+def host(tree: T) -> T: ...
+
+
+def host(tree: object) -> object:
     """Device arrays as NumPy arrays; on several hosts, every process gets all of them."""
 
-    def one(x: Any) -> np.ndarray:
+    def one(x: jax.Array) -> np.ndarray:
         if jax.process_count() > 1 and not x.is_fully_addressable:
             from jax.experimental import multihost_utils
 
@@ -203,7 +225,7 @@ def broadcast(message: bytes, part: int = 2**28) -> bytes:
     return b"".join(sent)
 
 
-def pad(tree: Any, size: int) -> Any:
+def pad(tree: T, size: int) -> T:
     """Host arrays with their first entry repeated until the leading axis has `size` entries."""
 
     def one(x: np.ndarray) -> np.ndarray:
@@ -260,13 +282,13 @@ def placement(mesh: Mesh) -> Placement:
 
 
 def over_replicas(
-    fn: Callable[..., Any],
+    fn: Callable[..., T],
     mesh: Mesh,
     *,
     donate: tuple[int, ...] = (),
     shared: int = 0,
     parted: tuple[int, ...] = (),
-) -> Callable[..., Any]:
+) -> Callable[..., T]:
     """Compiles `fn` for many replicas.
 
     Args:
@@ -287,13 +309,13 @@ def over_replicas(
     # an axis of one device counts as varying too, where nothing averages over it
     split = P(SEED, None, DATA) if mesh.shape[DATA] > 1 else P(SEED)
 
-    def local(limits: jax.Array, *args: Any) -> Any:
+    def local(limits: jax.Array, *args: object) -> T:
         own, common = args[: len(args) - shared], args[len(args) - shared :]
         if one_by_one:
             return jax.lax.map(lambda a: fn(a[0], *a[1], *common), (limits, own))
         return jax.vmap(lambda *a: fn(jnp.max(limits), *a, *common))(*own)
 
-    def run(limits: jax.Array, *args: Any) -> Any:
+    def run(limits: jax.Array, *args: object) -> T:
         own = (split if i in parted else P(SEED) for i in range(len(args) - shared))
         specs = (P(SEED), *own, *(P(),) * shared)
         mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P(SEED))

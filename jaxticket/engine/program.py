@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ from jaxticket.data import augment
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import metrics, optim, parallel
-from jaxticket.engine.learner import Learner
+from jaxticket.engine.learner import Block, Learner, Planned, State
 from jaxticket.engine.metrics import (
     Batched,
     Normalization,
@@ -25,12 +24,17 @@ from jaxticket.engine.metrics import (
     metric_names,
     tally,
 )
+from jaxticket.engine.source import DataArrays
 from jaxticket.random import permutation_words, stream
 from jaxticket.settings import Training
-from jaxticket.typing import Array, Key, Network
+from jaxticket.typing import AnyArray, Array, Key, Network, cached
+
+StateT = TypeVar("StateT", bound=State)
+PlanT = TypeVar("PlanT", bound=Planned)
+OriginT = TypeVar("OriginT")
 
 
-class Program(NamedTuple):
+class Program(NamedTuple, Generic[StateT, PlanT, OriginT]):
     """The compiled functions of a learner, for any number of replicas.
 
     Attributes:
@@ -49,27 +53,29 @@ class Program(NamedTuple):
       traces: `() -> int`, how often `chunk` was traced (and compiled) so far.
     """
 
-    learner: Learner[Any, Any, Any]
-    start: Callable[..., Any]
-    chunk: Callable[..., tuple[Any, Array | None]]
-    tallied: Callable[..., Array]
-    averaged: Callable[..., Array]
-    checked: Callable[..., tuple[Array, Array]]
+    learner: Learner[StateT, PlanT, OriginT]
+    start: Callable[[AnyArray, OriginT, Key, AnyArray], StateT]
+    chunk: Callable[
+        [AnyArray, StateT, PlanT, AnyArray, AnyArray, Block | None, DataArrays],
+        tuple[StateT, Array | None],
+    ]
+    tallied: Callable[[AnyArray, StateT, Array, Batched, Normalization], Array]
+    averaged: Callable[[AnyArray, Array], Array]
+    checked: Callable[[AnyArray, StateT], tuple[Array, Array]]
     traces: Callable[[], int]
     metrics: int
     sums: int
 
 
 def check_fit(net: Network, data: Data | Stream, training: Training, mesh: Mesh) -> None:
-    """Raises where network, data, training and mesh do not go together, or are something else."""
+    """Raise where network, data, training and mesh do not fit together, or are something else."""
     instance("net", net, Network, "a network, such as jt.networks.lenet(data.shape, data.classes)")
     instance("data", data, (Data, Stream), "data, such as jt.data.load('digits') gives them")
     instance("training", training, Training, "a jt.Training")
     if tuple(net.shape) != tuple(data.shape):
         raise ValueError(
             f"`net` takes examples of shape {tuple(net.shape)} but `data` {data.name!r} has "
-            f"{tuple(data.shape)}; "
-            f"build the network with data.shape"
+            f"{tuple(data.shape)}; build the network with data.shape"
         )
     tokens = bool(getattr(data, "tokens", False))
     if (net.dtype == "int32") != tokens:
@@ -92,8 +98,7 @@ def check_fit(net: Network, data: Data | Stream, training: Training, mesh: Mesh)
     if training.batch_size > len(data.train):
         raise ValueError(
             f"`batch_size` {training.batch_size} is larger than the training split of "
-            f"{data.name!r}, "
-            f"{len(data.train)} examples; use a smaller batch"
+            f"{data.name!r}, {len(data.train)} examples; use a smaller batch"
         )
     if training.augment:
         augment.check(training, data)
@@ -103,30 +108,37 @@ def check_fit(net: Network, data: Data | Stream, training: Training, mesh: Mesh)
     if training.batch_size % parts:
         raise ValueError(
             f"`batch_size` {training.batch_size} does not divide over the {parts} devices of the "
-            f"mesh's data axis; "
-            f"use a multiple of {parts} or a mesh with another `data`"
+            f"mesh's data axis; use a multiple of {parts} or a mesh with another `data`"
         )
     if parts > 1 and not net.syncs_stats:
         raise ValueError(
             f"`mesh` has a data axis of {parts}, but the statistics of this network cannot be "
-            f"averaged over it; "
-            f"give the module an `axis_name` field that reaches its BatchNorm, or use mesh(data=1)"
+            f"averaged over it; give the module an `axis_name` field that reaches its BatchNorm, "
+            f"or use mesh(data=1)"
         )
 
 
-@functools.lru_cache(maxsize=64)
-def program(learner: Learner[Any, Any, Any], mesh: Mesh) -> Program:
+@cached(64)
+def program(
+    learner: Learner[StateT, PlanT, OriginT], mesh: Mesh
+) -> Program[StateT, PlanT, OriginT]:
     """The compiled functions of a learner on a mesh; equal arguments give the same ones."""
     training, placement, traced = learner.training, parallel.placement(mesh), 0
     names = len(metric_names(training))
 
-    def start(limit: Array, origin: Any, key: Key, step: Array) -> Any:
+    def start(limit: Array, origin: OriginT, key: Key, step: Array) -> StateT:
         del limit
         return learner.start(origin, step, key=key)
 
     def chunk(
-        limit: Array, state: Any, plan: Any, target: Array, wanted: Array, block: Any, arrays: Any
-    ) -> tuple[Any, Array | None]:
+        limit: Array,
+        state: StateT,
+        plan: PlanT,
+        target: Array,
+        wanted: Array,
+        block: Block | None,
+        arrays: DataArrays,
+    ) -> tuple[StateT, Array | None]:
         nonlocal traced
         traced += 1
 
@@ -134,30 +146,32 @@ def program(learner: Learner[Any, Any, Any], mesh: Mesh) -> Program:
             words = permutation_words(stream(state.key, "order", plan.order))
             batch = arrays.batches(training, words, block, placement)
 
-            def body(i: Array, s: Any) -> Any:
+            def body(i: Array, s: StateT) -> StateT:
                 return learner.step(s, batch(i, s.step), plan, s.step < target, placement)
 
             state = jax.lax.fori_loop(0, limit, body, state)
             here = (limit > 0) & (state.step == target) & (state.diverged < 0)
             state = learner.boundary(state, plan, here)
-            if arrays.batched is None:
+            batched = arrays.batched
+            if batched is None:
                 return state, None
             nothing = jnp.full((len(arrays.splits), names), jnp.nan, jnp.float32)
             skipped = _tree.varying_like(nothing, state.step)
             if learner.network(state) is None:
                 return state, skipped
 
-            def measure(s: Any) -> Array:
-                params, stats = learner.network(s)  # type: ignore[misc]
+            def measure(s: StateT) -> Array:
+                network = learner.network(s)
+                assert network is not None
                 return evaluate(
-                    learner.net, params, stats, arrays.batched, arrays.by, training,
+                    learner.net, *network, batched, arrays.by, training,
                     splits=len(arrays.splits), axis=placement.axis,
                 )  # fmt: skip
 
             return state, jax.lax.cond(wanted, measure, lambda _: skipped, state)
 
     def tallied(
-        limit: Array, state: Any, sums: Array, batched: Batched, by: Normalization
+        limit: Array, state: StateT, sums: Array, batched: Batched, by: Normalization
     ) -> Array:
         network = learner.network(state)
         if network is None:
@@ -175,7 +189,7 @@ def program(learner: Learner[Any, Any, Any], mesh: Mesh) -> Program:
     def averaged(limit: Array, sums: Array) -> Array:
         return jnp.where(limit > 0, means(sums, training, learner.net), jnp.nan)
 
-    def checked(limit: Array, state: Any) -> tuple[Array, Array]:
+    def checked(limit: Array, state: StateT) -> tuple[Array, Array]:
         del limit
         return learner.broken(state), learner.finite(state)
 

@@ -10,9 +10,9 @@ import dataclasses
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, NoReturn
 
 import jax
 import numpy as np
@@ -23,12 +23,13 @@ from jaxticket._check import flag, instance, number, or_none, path_or_none, sett
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
-from jaxticket.engine.program import Program, program
+from jaxticket.engine.learner import Plan
+from jaxticket.engine.program import OriginT, PlanT, Program, StateT, program
 from jaxticket.engine.source import Source, put_data
 from jaxticket.engine.store import RunFolder, agreed, on_first
-from jaxticket.engine.supervised import Supervised
+from jaxticket.engine.supervised import Origin, Supervised
 from jaxticket.settings import Training
-from jaxticket.typing import Network
+from jaxticket.typing import Network, TrainState
 
 Arrays = dict[str, np.ndarray]
 
@@ -70,7 +71,7 @@ class _Signals:
             yield
             return
 
-        def note(number: int, _: Any) -> None:
+        def note(number: int, _: object) -> None:
             if self.noted and number == signal.SIGINT:
                 raise KeyboardInterrupt  # asked twice: stop at once
             self.noted = number
@@ -84,7 +85,7 @@ class _Signals:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class Run(Generic[StateT, PlanT, OriginT]):
     """A run under way: where its networks are trained, saved and reported.
 
     Attributes:
@@ -97,14 +98,14 @@ class Run:
       folder: where finished units and states are saved, or None.
     """
 
-    program: Program
+    program: Program[StateT, PlanT, OriginT]
     data: Source
     mesh: Mesh
     size: int
     splits: int
     interval: int
     folder: RunFolder | None
-    _bar: Any
+    _bar: tqdm[NoReturn]
     _signals: _Signals
 
     @property
@@ -153,7 +154,7 @@ class Run:
             self.folder.save_state(unit, call, tree)
             self._stop_if_asked(self.folder)
 
-    def finish(self, *saves: Callable[[], Any]) -> None:
+    def finish(self, *saves: Callable[[], object]) -> None:
         """Writes results into the folder, if there is one, and removes the states."""
         if self.folder is not None:
             on_first(*saves)
@@ -275,12 +276,12 @@ class Runtime:
         net: Network,
         data: Data | Stream,
         training: Training,
-        settings: dict[str, Any],
+        settings: Mapping[str, object],
         *,
         size: int,
         steps: int = 0,
         interval: int | None = None,
-    ) -> Iterator[Run]:
+    ) -> Iterator[Run[TrainState, Plan, Origin]]:
         """A run under way, which leaves its folder, its signals and its progress bar at the end.
 
         Args:

@@ -1,5 +1,6 @@
-"""Run folders: what is finished stays, what is under way is resumed; the only module that knows
-Orbax.
+"""Run folders: finished work is kept, interrupted work is resumed.
+
+This is the only module that knows Orbax.
 
 A run is a sequence of units (one level, one block of replicas). A finished unit is one .npz file
 that appears at once. Inside a unit, the training state is saved by Orbax from time to time; only
@@ -23,16 +24,22 @@ import shutil
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import numpy as np
 
 from jaxticket import _files, results
 from jaxticket.engine import lock, parallel
+from jaxticket.typing import Json
+
+if TYPE_CHECKING:
+    from orbax.checkpoint import v1 as ocp
+
+T = TypeVar("T")
 
 _SETTINGS = "settings.json"
 _ENVIRONMENT = "environment.json"
@@ -42,8 +49,9 @@ _PATIENCE = 24 * 3600
 
 
 class RunFolderError(ValueError):
-    """A run folder cannot be used: other settings or code, another process, no room, no
-    permission.
+    """A run folder cannot be used.
+
+    It holds other settings or code, another process uses it, or there is no room or permission.
     """
 
 
@@ -85,8 +93,9 @@ def _explanation(folder: Path, error: BaseException) -> RunFolderError:
 
 @contextlib.contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Turns the operating system's errors into ones that say what to do; what was saved before
-    stays.
+    """Turn the operating system's errors into ones that name a remedy.
+
+    What was saved before stays.
     """
     try:
         yield
@@ -98,8 +107,10 @@ _meetings = itertools.count()
 
 
 def _meet() -> None:
-    """Waits until all processes are here. Collectives on a CPU wait for half a minute only, which
-    is too short where one host compiles, writes or waits for a folder longer than another.
+    """Wait until all processes are here.
+
+    Collectives on a CPU wait for half a minute only, which is too short where one host compiles,
+    writes or waits for a folder longer than another.
     """
     if jax.process_count() > 1:
         from orbax.checkpoint import multihost
@@ -167,7 +178,7 @@ class RunFolder:
     def __init__(
         self,
         path: str | os.PathLike[str],
-        settings: dict[str, Any],
+        settings: Mapping[str, object],
         *,
         every: float = 60.0,
         wait: float = 0.0,
@@ -181,7 +192,7 @@ class RunFolder:
         self._noted = by_first(lambda: self._open(settings, wait, asked)) is not None
 
     def _open(
-        self, settings: dict[str, Any], wait: float, asked: Callable[[], bool]
+        self, settings: Mapping[str, object], wait: float, asked: Callable[[], bool]
     ) -> bytes | None:
         """Takes the folder for this process; gives nothing where it was there before."""
         ours = {"format": _FORMAT, **json.loads(results.canonical(settings))}
@@ -229,7 +240,7 @@ class RunFolder:
             self._lock.release()
             self._lock = None
 
-    def _compare(self, ours: dict[str, Any], there: Path) -> None:
+    def _compare(self, ours: Mapping[str, object], there: Path) -> None:
         """Raises where the folder is of another run."""
         theirs = _read_json(there, dict, "restore it from a copy, or choose another folder")
         if theirs.get("format") != _FORMAT:
@@ -248,7 +259,7 @@ class RunFolder:
     def _note_environment(self) -> None:
         """Adds this machine to those on which the run was computed, and says where they differ."""
         path, ours = self.path / _ENVIRONMENT, environment()
-        known: list[Any] = []
+        known: list[Json] = []
         if path.exists():
             known = _read_json(path, list, "delete it to go on, as if on the same machine")
         if ours not in known:
@@ -324,7 +335,7 @@ class RunFolder:
         return time.monotonic() - self._last >= self.every
 
     @contextlib.contextmanager
-    def _checkpointer(self) -> Iterator[Any]:
+    def _checkpointer(self) -> Iterator[ocp.training.Checkpointer]:
         # takes half a second, which runs without a folder need not pay
         from orbax.checkpoint import v1 as ocp
 
@@ -377,8 +388,9 @@ class RunFolder:
     def load_state(
         self, unit: str, like: dict[str, jax.Array]
     ) -> tuple[int, dict[str, jax.Array]] | None:
-        """The newest state of a unit as (call, tree), None where there is none, and, with a
-        warning, where it is damaged.
+        """The newest state of a unit as (call, tree), or None.
+
+        A damaged state gives None and a warning.
 
         Args:
           unit: the unit's name; states of other units do not count.
@@ -418,7 +430,8 @@ class RunFolder:
             latest = saver.latest
             if latest is None:
                 return None
-            about = dict(saver.metadata().custom_metadata or {})
+            known = saver.metadata().custom_metadata
+            about: Json = dict(known) if isinstance(known, dict) else {}
             if about.get("unit") != unit:
                 return None
             if about.get("layout") != _layout(like):
@@ -452,13 +465,14 @@ class RunFolder:
         on_first(remove)
 
 
-def environment() -> dict[str, Any]:
-    """What the bits of a result depend on beside the settings: versions, flags and devices, and
-    where the CPU computes, which one it is.
+def environment() -> dict[str, object]:
+    """Describe what the bits of a result depend on besides the settings.
+
+    These are versions, flags and devices, and the model of the CPU where it computes.
     """
     names = ("jaxticket", "jax", "jaxlib", "flax", "optax", "numpy", "llvmlite")
     versions = {name: _version(name) for name in names}
-    told: dict[str, Any] = {
+    told: dict[str, object] = {
         "python": platform.python_version(),
         **versions,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
@@ -494,7 +508,7 @@ def _cpu() -> dict[str, str]:
     }
 
 
-def _read_json(path: Path, kind: type, remedy: str) -> Any:
+def _read_json(path: Path, kind: type[T], remedy: str) -> T:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, kind):
@@ -504,13 +518,13 @@ def _read_json(path: Path, kind: type, remedy: str) -> Any:
     return found
 
 
-def _layout(tree: dict[str, Any]) -> str:
+def _layout(tree: Mapping[str, jax.Array]) -> str:
     """Names, shapes and types of a flat tree as a short text."""
     about = [(name, str(tree[name].dtype), list(tree[name].shape)) for name in sorted(tree)]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
 
 
-def _checksum(about: dict[str, Any], tree: dict[str, jax.Array]) -> str:
+def _checksum(about: Mapping[str, object], tree: Mapping[str, jax.Array]) -> str:
     """Of what a save says of itself and of the bytes of its arrays."""
     sums = {
         name: zlib.crc32(

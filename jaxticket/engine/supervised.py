@@ -91,7 +91,7 @@ class Supervised(Learner[TrainState, Plan, Origin]):
         first, x = placement.part[0] * batch.y.shape[0], batch.x
         if training.augment:
             key = stream(state.key, "augment", plan.augment, state.step)
-            x = augmented(x, training, batch.by.mean, key=key, first=first)
+            x = augmented(x, training, jnp.asarray(batch.by.mean), key=key, first=first)
         if training.attack is not None:
             key = stream(state.key, "adversary", plan.augment, state.step)
             x = training.attack(

@@ -122,7 +122,7 @@ class Search:
         zeros = np.zeros(replicas, np.int32)
         # the dense weights that tickets rewind to; of a rewind step above 0 they are known after
         # level 0
-        self.origin = Ticket(ones, params, stats, zeros, zeros)  # type: ignore[arg-type]
+        self.origin = Ticket(ones, params, stats, zeros, zeros)
         self.next_masks: dict[int, Mask] = {0: ones}
         # statistics of the last trained network, for learning-rate rewinding
         self.stats = stats

@@ -76,7 +76,7 @@ class StepRun:
         for pruning in plan.prunings:
             params, stats = dense.states[pruning.step]
             step = np.full(count, pruning.start, np.int32)
-            origin = Ticket(ones, params, stats, zeros, step)  # type: ignore[arg-type]
+            origin = Ticket(ones, params, stats, zeros, step)
             self.origins[pruning.step] = origin
             if dense.steps:
                 steps = dense.steps // count

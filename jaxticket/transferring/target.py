@@ -216,7 +216,8 @@ def _zeros(net: Network) -> Networks:
 def _blank(net: Network) -> Ticket:
     params, stats = _zeros(net)
     mask = jax.tree.map(lambda x: np.broadcast_to(np.ones((), bool), x.shape), params)
-    return Ticket(mask, params, stats, np.int32(0), np.int32(0))  # type: ignore[arg-type]
+    zero = np.zeros((), np.int32)
+    return Ticket(mask, params, stats, zero, zero)
 
 
 def _deeper(net: Network, to: Network) -> Network:

@@ -18,7 +18,7 @@ from jaxticket.data import blocks as pipeline
 from jaxticket.data import crops
 from jaxticket.data.sampling import batch_indices
 from jaxticket.engine.program import program
-from jaxticket.engine.source import StreamedData, local_box
+from jaxticket.engine.streamed import StreamedData, local_box
 from jaxticket.engine.supervised import Supervised
 from jaxticket.random import permutation_words, root_keys, stream
 

@@ -4,6 +4,7 @@ import functools
 import itertools
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -347,12 +348,8 @@ def test_as_masking_in_the_forward_pass(name):
             direction, memory = opt.update(slope, memory, raw)
         rate = np.float32(training.lr * min(1, t / 2))
         raw = jax.tree.map(lambda p, d, r=rate: p - r * d, raw, direction)
-        for ours, theirs in zip(
-            jax.tree.leaves(states[t + 1].params),
-            jax.tree.leaves(masks.apply(mask, raw)),
-            strict=True,
-        ):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-6)
+        kept = masks.apply(mask, raw)
+        chex.assert_trees_all_close(states[t + 1].params, kept, rtol=1e-4, atol=2e-6)
     hidden = _tree.norm(masks.apply(jax.tree.map(jnp.logical_not, mask), raw))
     assert float(hidden) > 0.1, "the reference does hold something under its mask"
 
@@ -363,18 +360,14 @@ def test_what_lies_under_the_mask_is_of_no_account():
     poisoned = jax.tree.map(lambda m, w: jnp.where(m, w, jnp.nan), mask, params)
     _, ours, _, _ = trained(OPTIMIZERS["momentum"], 5)
     _, theirs, _, _ = trained(OPTIMIZERS["momentum"], 5, params=poisoned)
-    for a, b in zip(
-        jax.tree.leaves(ours[-1].params), jax.tree.leaves(theirs[-1].params), strict=True
-    ):
-        np.testing.assert_array_equal(a, b)
+    chex.assert_trees_all_equal(ours[-1].params, theirs[-1].params)
 
 
 def test_a_replica_that_has_ended_stays_as_it_is():
     _, states, _, step = trained(OPTIMIZERS["adam"], 3)
     after = step(states[-1], jnp.bool_(False))
     assert int(after.step) == 3
-    for a, b in zip(jax.tree.leaves(after.params), jax.tree.leaves(states[-1].params), strict=True):
-        np.testing.assert_array_equal(a, b)
+    chex.assert_trees_all_equal(after.params, states[-1].params)
 
 
 def test_the_first_step_of_a_warmup_changes_nothing():

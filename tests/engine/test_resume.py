@@ -17,6 +17,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -147,8 +148,7 @@ def test_a_finished_run_is_read_not_trained(tmp_path, monkeypatch):
     monkeypatch.setattr("jaxticket.sparsify.runner.train_jobs", fail)
     second = find(tmp_path / "run")
     assert second.table().equals(first.table())
-    for a, b in zip(jax.tree.leaves(first.tickets), jax.tree.leaves(second.tickets), strict=True):
-        np.testing.assert_array_equal(a, b)
+    chex.assert_trees_all_equal(first.tickets, second.tickets)
 
 
 def test_a_runtime_does_what_the_arguments_do(tmp_path):

@@ -208,7 +208,7 @@ class LearnedMasks:
                 f"{trained.diverged[place]}; the mask is that of the scores before. "
                 "A lower `lr` of the method may help"
             )
-        if self.taught is not None:
+        if self.taught is not None and trained.state.tutors:
             self._report_teachers(run, parallel.host(trained.state.tutors.diverged), wanted)
         mask = take(parallel.host(compiled.chosen(limits, trained.state, placed)), 0, count)
         # a network that diverged before the search stays dense, as in `prune_at`

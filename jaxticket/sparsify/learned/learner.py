@@ -228,7 +228,7 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
         if training.augment:
             key = stream(state.key, "augment", plan.augment, state.step)
             first = placement.part[0] * batch.y.shape[0]
-            x = augmented(batch.x, training, batch.by.mean, key=key, first=first)
+            x = augmented(batch.x, training, jnp.asarray(batch.by.mean), key=key, first=first)
             batch = batch._replace(x=x)
         tutors, teachers = state.tutors, plan.teachers
         if self.tutor is not None:
