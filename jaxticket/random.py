@@ -1,7 +1,7 @@
 """Random streams: one root key per seed, named streams below it.
 
 A stream is a pure function of (seed, name, numbers): nothing depends on the order of calls, so a
-run that is resumed, or trained beside others, draws what it would have drawn alone.
+run that is resumed, or trained with others, draws what it would have drawn alone.
 """
 
 from __future__ import annotations

@@ -371,7 +371,7 @@ def require_runs(argument: str, value: object) -> Runs:
 
 
 def _setting(runs: Runs) -> Json:
-    """What a ticket file says of the setting in which tickets train."""
+    """Describe the setting in which tickets train, for their files."""
     return {
         "data": runs.data.name,
         "fingerprint": runs.data.fingerprint,

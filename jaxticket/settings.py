@@ -102,7 +102,7 @@ class Training:
     where decay is `gamma ** #{m in milestones: m <= t}` for the schedule "steps" and
     `(1 + cos(pi * t / steps)) / 2` for "cosine"; for "linear" `lr * decay(t)` is the straight line
     from `lr` at step 0 to `final_lr` at `steps`. With no milestones, "steps" is constant. A
-    schedule of the user's own gives the rate itself: `min(1, t / warmup) * schedule(t)`.
+    user's schedule gives the rate itself: `min(1, t / warmup) * schedule(t)`.
 
     `optimizer`, `schedule`, `augment`, `loss` and `metrics` take names or objects of the user's
     own, which must be hashable (functions and frozen dataclasses are): equal ones share compiled
@@ -139,14 +139,14 @@ class Training:
       final_lr: rate that "linear" ends at.
       label_smoothing: share of the target spread evenly over the classes, of "cross_entropy".
       clip_norm: largest global norm of the masked gradient, clipped before weight decay and before
-        what an optimizer of the user's own does; None to leave it.
+        a user's optimizer; None to leave it.
       last_batch: "wrap" runs batches on into the next epoch, so that each is full and each example
         is seen equally often; "drop" leaves out what does not fill a batch at the end of an epoch.
       augment: what each training image goes through: names, or objects of `jt.augment`, which
         carry their options. At most one of "crop" (padded with black, then cut to the old size),
         "shift" (the same, padded with the mean color) and "resized_crop" (a part of random area and
         aspect at full size), and "flip" (left to right with probability 1/2), in any order; then,
-        in the order given, augmentations of the user's own (see `jaxticket.data.augment`).
+        in the order given, the user's augmentations (see `jaxticket.data.augment`).
         Evaluation and scores see images as they are.
       augment_pixels: of the names "crop" and "shift": the largest move in each direction, pixels.
       augment_scale: of the name "resized_crop": bounds of the part's area, as a share of the
@@ -270,7 +270,7 @@ class Training:
     def dilated(self, factor: float) -> Training:
         """Multiply all times of the schedule (steps, warmup, milestones) by `factor`, rounded.
 
-        A schedule of the user's own is called at `step / factor`.
+        A user's schedule is called at `step / factor`.
 
         Raises:
           ValueError: for a factor that is not above 0, and for an optimizer with a learning rate of
@@ -470,11 +470,11 @@ class PruningAtStep:
       densities: of levels 1, 2, ...: each is found straight from the dense network.
       step: when; 0 is initialization, and the last step of training is after it.
       schedule: "full" trains pruned networks with the whole schedule from its start, "remaining"
-        with what is left of it after `step`.
+        with the rest of it, after `step`.
       exclude: patterns of paths that are never pruned and not counted.
       rescale: as of `Pruning`.
 
-    At step 0, and with what is left of the schedule, pruned networks see the batches that the
+    At step 0, and with the rest of the schedule, pruned networks see the batches that the
     dense one sees: their masks have seen none of them. Where they repeat the schedule after a later
     step, each density has new SGD noise (`order` "fresh", see `Pruning`).
     """

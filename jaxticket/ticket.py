@@ -173,10 +173,10 @@ class Ticket:
 
 
 def about(path: str | os.PathLike[str]) -> Json:
-    """What a ticket file says of itself: network, settings, seed, checksum, level and step."""
+    """Describe a ticket file: network, settings, seed, checksum, level and step."""
     header, arrays = _read(_files.absolute(path))
-    told = {name: value for name, value in header.items() if name != "keys"}
-    return {**told, **{name: int(arrays[name]) for name in ("level", "step")}}
+    described = {name: value for name, value in header.items() if name != "keys"}
+    return {**described, **{name: int(arrays[name]) for name in ("level", "step")}}
 
 
 def layer_masks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

@@ -126,7 +126,7 @@ class Learner(Protocol[StateT, PlanT, OriginT]):
     Attributes:
       net: the network that is evaluated.
       training: the settings that a compiled program is made for: batch size, precision, ...
-      invariant: what an error says where `broken`.
+      invariant: the message of the error where `broken`.
     """
 
     invariant: ClassVar[str] = "an invariant was broken"
@@ -199,7 +199,7 @@ def guarded_update(
       updated: after it, with `step` and `diverged` as they were.
       finite: bool, whether the loss, and what else must be, is finite.
       active: bool, whether the replica takes a step.
-      free: fields that are taken from `updated` in any case.
+      free: fields that are always taken from `updated`.
     """
     fresh = ~finite & active & (state.diverged < 0)
     diverged = jnp.where(fresh, state.step, state.diverged)

@@ -1,6 +1,6 @@
 """The lock of a run folder: one process at a time uses it, and a dead one does not keep it.
 
-The file says who holds it. Between processes of one machine the operating system's lock decides,
+The file names its holder. Between processes of one machine the operating system's lock decides,
 which ends with its process. Between machines whose file system does not share such locks the
 file's age does: its holder touches it every `BEAT` seconds, and counts as dead when it has not for
 `STALE` seconds.
@@ -92,7 +92,7 @@ def _locked(file: int) -> bool | None:
 
 
 def _holder(file: int) -> dict[str, object]:
-    """What the file says of its holder; nothing where it was released."""
+    """The holder that the file names; nothing where it was released."""
     with contextlib.suppress(ValueError):
         found = json.loads(os.read(file, 10_000))
         if isinstance(found, dict):
@@ -105,7 +105,7 @@ def _lives(path: Path, holder: Mapping[str, object], *, known_dead: bool) -> boo
 
     Args:
       path: the file.
-      holder: what it says.
+      holder: the one that the file names.
       known_dead: whether a holder on this machine would have had the system's lock.
     """
     if not holder:

@@ -206,7 +206,7 @@ def train_jobs(
 
     Each job is evaluated at its start, at every multiple of the interval and at its stop.
 
-    With a folder the state is saved from time to time, and training goes on from the newest save of
+    With a folder the state is saved from time to time, and training resumes from the newest save of
     this unit. The result does not depend on where it was saved: calls end at the same absolute
     steps.
 

@@ -180,7 +180,7 @@ def width(training: Training, net: Network) -> int:
 
 
 def check(training: Training, net: Network) -> None:
-    """Raises where a loss or a metric of the user's own does not work for a network."""
+    """Raise where a user's loss or metric does not work for a network."""
     sizes(chosen_metrics(training.metrics), net.classes)
     if not isinstance(training.loss, str):
         logits = jax.ShapeDtypeStruct((2, net.classes), jnp.float32)

@@ -35,7 +35,7 @@ class Schedule(NamedTuple):
       lr, final_lr, weight_decay, gamma: float32.
       warmup, milestones, steps: int32; `steps` is the length that "cosine" and "linear" refer to.
       stop: int32, the step at which the replica is frozen.
-      dilation: float32, what a schedule of the user's own is stretched by.
+      dilation: float32, the factor by which a user's schedule is stretched.
     """
 
     lr: AnyArray
@@ -93,7 +93,7 @@ def learning_rate(at: Schedule, step: Array, *, kind: str | RateSchedule) -> Arr
 
 
 def _own_rate(own: RateSchedule, t: Array) -> Array:
-    """The rate that a schedule of the user's own gives."""
+    """The rate that a user's schedule gives."""
     function = own.schedule if isinstance(own, Dilated) else own
     with relaxed_types():
         rate = jnp.asarray(function(t))
@@ -113,7 +113,7 @@ def optimizer(
     Of a named optimizer the updates are a direction, to be multiplied by minus the learning rate.
     Clipping by the global norm comes first, then weight decay on every parameter (biases and
     BatchNorm included), then momentum: `v <- momentum * v + g + decay * w`. AdamW adds its decay
-    after the moments instead. One of the user's own gives the updates of the weights themselves, at
+    after the moments instead. A user's optimizer gives the updates of the weights themselves, at
     this learning rate; clipping comes before it.
 
     The structure of the state depends neither on `weight_decay` nor on `rate`, which may be traced.
@@ -229,7 +229,7 @@ def moments(training: Training, net: Network) -> int:
 
 @cached(64)
 def check(training: Training, net: Network) -> None:
-    """Raises where an optimizer or a schedule of the user's own does not work for a network."""
+    """Raise where a user's optimizer or schedule does not work for a network."""
     kind, own = training.schedule, training.optimizer
     if isinstance(kind, str) and isinstance(own, str):
         return

@@ -1,4 +1,4 @@
-"""Where and how a run goes on: devices, folder, saves, progress, signals.
+"""Where and how runs are computed: devices, folder, saves, progress, signals.
 
 `Runtime` is what a user chooses; `Run` is a run under way, which strategies and loops are given.
 """
@@ -166,8 +166,8 @@ class Run(Generic[StateT, PlanT, OriginT]):
         On several hosts a signal counts wherever it came, and process 0 has the clock: all of them
         hear the same answer, since a save is written by all together.
         """
-        told = agreed([self._signals.noted, folder.due])
-        return int(told[:, 0].max()), bool(told[0, 1])
+        answers = agreed([self._signals.noted, folder.due])
+        return int(answers[:, 0].max()), bool(answers[0, 1])
 
     def _stop_if_asked(self, folder: RunFolder) -> None:
         number, _ = self._asked(folder)
@@ -204,7 +204,7 @@ class Run(Generic[StateT, PlanT, OriginT]):
 
 @dataclasses.dataclass(frozen=True)
 class Runtime:
-    """Where and how runs go on; no result depends on it.
+    """Where and how runs are computed; no result depends on it.
 
     >>> Runtime(folder="results/mine", at_once=8).save_every
     60.0

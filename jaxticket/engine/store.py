@@ -134,20 +134,20 @@ def by_first(make: Callable[[], bytes | None]) -> bytes | None:
     """
     if jax.process_count() == 1:
         return make()
-    told, error = b"", None
+    message, error = b"", None
     if jax.process_index() == 0:
         try:
             made = make()
-            told = b"nothing" if made is None else b"made" + made
+            message = b"nothing" if made is None else b"made" + made
         except BaseException as raised:
-            error, told = raised, b"error" + str(raised).encode()
+            error, message = raised, b"error" + str(raised).encode()
     _meet()
-    told = parallel.broadcast(told)
+    message = parallel.broadcast(message)
     if error is not None:
         raise error
-    if told.startswith(b"error"):
-        raise RunFolderError(told.removeprefix(b"error").decode())
-    return None if told == b"nothing" else told.removeprefix(b"made")
+    if message.startswith(b"error"):
+        raise RunFolderError(message.removeprefix(b"error").decode())
+    return None if message == b"nothing" else message.removeprefix(b"made")
 
 
 def on_first(*todo: Callable[[], object]) -> None:
@@ -257,11 +257,11 @@ class RunFolder:
             )
 
     def _note_environment(self) -> None:
-        """Adds this machine to those on which the run was computed, and says where they differ."""
+        """Add this machine to those on which the run was computed, and warn where they differ."""
         path, ours = self.path / _ENVIRONMENT, environment()
         known: list[Json] = []
         if path.exists():
-            known = _read_json(path, list, "delete it to go on, as if on the same machine")
+            known = _read_json(path, list, "delete it to continue as if on the same machine")
         if ours not in known:
             known.append(ours)
             _files.write_text(path, json.dumps(known, indent=1) + "\n")
@@ -472,7 +472,7 @@ def environment() -> dict[str, object]:
     """
     names = ("jaxticket", "jax", "jaxlib", "flax", "optax", "numpy", "llvmlite")
     versions = {name: _version(name) for name in names}
-    told: dict[str, object] = {
+    facts: dict[str, object] = {
         "python": platform.python_version(),
         **versions,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
@@ -481,8 +481,8 @@ def environment() -> dict[str, object]:
         "devices": jax.device_count(),
     }
     if jax.default_backend() == "cpu":
-        return told | _cpu()
-    return told | {"platform": str(jax.devices()[0].client.platform_version)}
+        return facts | _cpu()
+    return facts | {"platform": str(jax.devices()[0].client.platform_version)}
 
 
 def _version(name: str) -> str:
@@ -494,15 +494,15 @@ def _version(name: str) -> str:
 
 def _cpu() -> dict[str, str]:
     """The CPU's model and its vector instructions, by which XLA chooses code."""
-    told: dict[str, str] = {}
+    facts: dict[str, str] = {}
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             name, _, value = line.partition(":")
-            told.setdefault(name.strip().lower(), value.strip())
-    flags = told.get("flags", told.get("features", "")).split()
+            facts.setdefault(name.strip().lower(), value.strip())
+    flags = facts.get("flags", facts.get("features", "")).split()
     vector = ("sse", "ssse", "avx", "fma", "amx", "f16c", "asimd", "sve", "bf16", "i8mm")
     return {
-        "cpu": told.get("model name", platform.processor() or platform.machine()),
+        "cpu": facts.get("model name", platform.processor() or platform.machine()),
         "cores": str(parallel.cores()),
         "instructions": " ".join(sorted(flag for flag in flags if flag.startswith(vector))),
     }
@@ -525,7 +525,7 @@ def _layout(tree: Mapping[str, jax.Array]) -> str:
 
 
 def _checksum(about: Mapping[str, object], tree: Mapping[str, jax.Array]) -> str:
-    """Of what a save says of itself and of the bytes of its arrays."""
+    """The checksum of the description of a save and of the bytes of its arrays."""
     sums = {
         name: zlib.crc32(
             np.ascontiguousarray(parallel.host(tree[name])).reshape(-1).view(np.uint8).data

@@ -120,7 +120,7 @@ class StreamedData:
         begin: Sequence[np.ndarray],
         end: Sequence[np.ndarray],
     ) -> Iterator[Callable[[int], Iterator[Piece]]]:
-        """As many pieces for each call as `stretches` says."""
+        """One piece for each of the `stretches` of a call."""
         stretches = self.stretches(begin, end)
         orders, augments = np.asarray(plan.order), np.asarray(plan.augment)
         with self.training_blocks(keys, orders, augments, stretches) as blocks:
