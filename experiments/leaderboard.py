@@ -246,7 +246,7 @@ def main(settings: Settings) -> None:
         figures["cost"], ax = single(7.2, 4.6)
         jt.plots.accuracy_against_cost(costs, ax, band="minmax")
         if not judged.empty:
-            rows = 0.9 + 0.3 * judged["method"].nunique()
+            rows = 0.9 + 0.3 * len(set(judged["method"]))
             figures["controls"], ax = single(5.6, max(2.4, rows))
             jt.plots.controls(judged, ax)
     more = {"methods": names, "controls": settings.controls, "at_density": ladder[level - 1]}

@@ -266,7 +266,7 @@ def read(path: str | os.PathLike[str]) -> pd.DataFrame:
 
 
 def write(table: pd.DataFrame, folder: Path, name: str) -> None:
-    """Writes `name.parquet` and `name.csv`, each complete or not at all."""
+    """Write `name.parquet` and `name.csv`, each complete or not at all."""
     import pandas as pd
 
     for suffix, save in (("parquet", pd.DataFrame.to_parquet), ("csv", pd.DataFrame.to_csv)):

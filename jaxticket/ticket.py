@@ -188,7 +188,7 @@ def layer_masks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def check_ticket(argument: str, ticket: Ticket, like: tuple[Params, Stats] | None = None) -> None:
-    """Raises unless a ticket, stacked or not, is a mask and weights of one tree.
+    """Raise unless a ticket, stacked or not, is a mask and weights of one tree.
 
     A function and no check of the constructor, since trees of anything are mapped over tickets.
 
@@ -267,7 +267,7 @@ def _damaged(path: Path, error: Exception | str) -> ValueError:
 def _tell_drawn(
     path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], net: Network
 ) -> None:
-    """Warns of the layers that were drawn anew.
+    """Warn of the layers that were drawn anew.
 
     Raises:
       ValueError: where nothing that can be pruned is the ticket's.

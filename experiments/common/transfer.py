@@ -96,7 +96,7 @@ def by_density(moved: Moved) -> Figure:
 
 def heat_map(moved: Moved) -> Figure:
     """Give the matrix at the lowest density."""
-    many = max(moved.matrix["target"].nunique(), moved.matrix["source"].nunique())
+    many = max(len(set(moved.matrix[name])) for name in ("target", "source"))
     with jt.plots.style():
         figure, ax = single(1.6 + 1.2 * many, 1.2 + 0.7 * many)
         jt.plots.transfer_matrix(moved.matrix, ax)

@@ -67,8 +67,7 @@ def drawn(values: pd.DataFrame, names: tuple[str, ...]) -> Figure:
                 mean, low, high = by.mean().abs(), by.min().abs(), by.max().abs()
                 look = looks[OWN.get(name, name)]
                 label = "CTS for this objective" if name == "cts" else look.label
-                style = {"color": look.color, "marker": look.marker, "label": label}
-                ax.plot(100 * mean.index, mean, **style)
+                ax.plot(100 * mean.index, mean, color=look.color, marker=look.marker, label=label)
                 ax.fill_between(100 * mean.index, low, high, color=look.color, alpha=0.15)
             dense = values.loc[(values["objective"] == objective) & (values["level"] == 0)]
             if objective == "gradient_norm" and not dense.empty:

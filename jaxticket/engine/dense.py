@@ -63,7 +63,7 @@ def train_dense(
     ends_only: bool = False,
     name: str = "dense",
 ) -> DenseStates:
-    """Trains the dense networks to the last of some steps, with their states at each.
+    """Train the dense networks to the last of some steps, with their states at each.
 
     Args:
       run: where to run; units that its folder holds are read.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
+from typing import ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ class State(Protocol):
         """The step of divergence, or -1."""
         ...
 
-    def _replace(self, **fields: Any) -> Self: ...
+    def _replace(self, **fields: object) -> Self: ...
 
     def _asdict(self) -> dict[str, object]: ...
 

@@ -41,7 +41,7 @@ class Lock:
                 os.utime(self._path)
 
     def release(self) -> None:
-        """Lets others take the lock."""
+        """Let others take the lock."""
         if not self._released.is_set():
             self._released.set()
             with contextlib.suppress(OSError):

@@ -70,7 +70,7 @@ def check_mesh(value: object) -> Mesh:
 
 
 def cpu_devices(count: int | None = None) -> None:
-    """Makes one virtual CPU device per core; call it before anything else touches JAX.
+    """Make one virtual CPU device per core; call it before anything else touches JAX.
 
     On a CPU, replicas on devices of their own train about 1.5 times as fast as on one. Does nothing
     on other platforms, nor where the number was set before.
@@ -289,7 +289,7 @@ def over_replicas(
     shared: int = 0,
     parted: tuple[int, ...] = (),
 ) -> Callable[..., T]:
-    """Compiles `fn` for many replicas.
+    """Compile `fn` for many replicas.
 
     Args:
       fn: `fn(limit, *replica, *shared)` of one replica, pure. `limit` is an int32 scalar that

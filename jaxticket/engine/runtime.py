@@ -12,7 +12,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Generic, NoReturn
+from typing import Generic, NoReturn, TypedDict, Unpack
 
 import jax
 import numpy as np
@@ -66,7 +66,7 @@ class _Signals:
 
     @contextlib.contextmanager
     def caught(self) -> Iterator[None]:
-        """Catches the signals inside the block; only the main thread can."""
+        """Catch the signals inside the block; only the main thread can."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -145,7 +145,7 @@ class Run(Generic[StateT, PlanT, OriginT]):
         return self.folder is not None and any(self._asked(self.folder))
 
     def save_state(self, unit: str, call: int, tree: dict[str, jax.Array]) -> None:
-        """Saves the state after so many calls of a unit.
+        """Save the state after so many calls of a unit.
 
         Raises:
           RunInterrupted: after the save, if a signal asks to stop.
@@ -155,7 +155,7 @@ class Run(Generic[StateT, PlanT, OriginT]):
             self._stop_if_asked(self.folder)
 
     def finish(self, *saves: Callable[[], object]) -> None:
-        """Writes results into the folder, if there is one, and removes the states."""
+        """Write results into the folder, if there is one, and remove the states."""
         if self.folder is not None:
             on_first(*saves)
             self.folder.forget_state()
@@ -177,28 +177,28 @@ class Run(Generic[StateT, PlanT, OriginT]):
     # progress
 
     def describe(self, text: str) -> None:
-        """Says in front of the bar what is being done."""
+        """Say in front of the bar what is being done."""
         self._bar.set_description(text)
 
     def note(self, text: str) -> None:
-        """Says something behind the bar, such as "compiling"; nothing with an empty text."""
+        """Say something behind the bar, such as "compiling"; nothing with an empty text."""
         self._bar.set_postfix_str(text)
 
     def write(self, text: str) -> None:
-        """Says something above the bar, on one of several hosts."""
+        """Say something above the bar, on one of several hosts."""
         if jax.process_index() == 0:
             self._bar.write(text)
 
     def advance(self, steps: int) -> None:
-        """Counts steps (of all replicas) as done."""
+        """Count steps (of all replicas) as done."""
         self._bar.update(steps)
 
     def expect(self, more: int) -> None:
-        """Adds to the steps that the whole run is expected to take."""
+        """Add to the steps that the whole run is expected to take."""
         self._bar.total += more
 
     def remaining(self, steps: int) -> None:
-        """Sets how many steps are expected from here on."""
+        """Set how many steps are expected from here on."""
         self._bar.total = self._bar.n + steps
 
 
@@ -337,7 +337,17 @@ class Runtime:
             run._stop_if_asked(folder)
 
 
-def settled(runtime: Runtime | None, **given: Any) -> Runtime:
+class Options(TypedDict, total=False):
+    """The fields of `Runtime` that calls take as keyword arguments too."""
+
+    mesh: Mesh | None
+    folder: str | os.PathLike[str] | None
+    at_once: int | None
+    save_every: float
+    progress: bool
+
+
+def settled(runtime: Runtime | None, **given: Unpack[Options]) -> Runtime:
     """The runtime of a call: `runtime`, or one of the call's own keyword arguments.
 
     Args:

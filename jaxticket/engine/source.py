@@ -159,7 +159,7 @@ class Source(Protocol):
 
 
 def put_data(data: Data | Stream, training: Training, mesh: Mesh) -> Source:
-    """Copies a data set to every device, or makes a data stream ready to be fed to them."""
+    """Copy a data set to every device, or make a data stream ready to be fed to them."""
     if isinstance(data, Stream):
         return StreamedData(data, training, mesh)
     return HeldData(data, training, mesh)

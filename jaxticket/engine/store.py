@@ -151,7 +151,7 @@ def by_first(make: Callable[[], bytes | None]) -> bytes | None:
 
 
 def on_first(*todo: Callable[[], object]) -> None:
-    """Calls functions on process 0 alone; the others wait, and raise where one of them raises."""
+    """Call functions on process 0 alone; the others wait, and raise where one of them raises."""
 
     def make() -> None:
         for do in todo:
@@ -194,7 +194,7 @@ class RunFolder:
     def _open(
         self, settings: Mapping[str, object], wait: float, asked: Callable[[], bool]
     ) -> bytes | None:
-        """Takes the folder for this process; gives nothing where it was there before."""
+        """Take the folder for this process; nothing if it existed before."""
         ours = {"format": _FORMAT, **json.loads(results.canonical(settings))}
         with explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -221,7 +221,7 @@ class RunFolder:
         return None if begun else b""
 
     def _take(self, wait: float, asked: Callable[[], bool]) -> None:
-        """Takes the lock; a process that died gives it back."""
+        """Take the lock; a process that died gives it back."""
         until = time.monotonic() + wait
         while isinstance(found := lock.acquire(self.path / ".lock"), str):
             if asked():
@@ -235,13 +235,13 @@ class RunFolder:
         self._lock = found
 
     def close(self) -> None:
-        """Lets other processes use the folder."""
+        """Let other processes use the folder."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
 
     def _compare(self, ours: Mapping[str, object], there: Path) -> None:
-        """Raises where the folder is of another run."""
+        """Raise where the folder is of another run."""
         theirs = _read_json(there, dict, "restore it from a copy, or choose another folder")
         if theirs.get("format") != _FORMAT:
             of = "an older jaxticket (0.1)" if "format" not in theirs else "another jaxticket"
@@ -322,7 +322,7 @@ class RunFolder:
         return found
 
     def save(self, name: str, arrays: dict[str, np.ndarray]) -> None:
-        """Marks a unit as finished, at once, and forgets the state inside it."""
+        """Mark a unit as finished, at once, and forget the state inside it."""
         with explained(self.path):
             on_first(lambda: _files.write_arrays(self._unit(name), arrays))
         self._last = time.monotonic()
@@ -346,7 +346,7 @@ class RunFolder:
             yield saver
 
     def _set_aside(self) -> None:
-        """Moves saved states that cannot be used out of the way."""
+        """Move saved states that cannot be used out of the way."""
 
         def move() -> None:
             shutil.rmtree(self.path / "damaged", ignore_errors=True)
@@ -357,7 +357,7 @@ class RunFolder:
             on_first(move)
 
     def save_state(self, unit: str, call: int, tree: dict[str, jax.Array]) -> None:
-        """Saves the state after so many calls of a unit: a flat dict of device arrays."""
+        """Save the state after so many calls of a unit: a flat dict of device arrays."""
         about = {"unit": unit, "call": call, "layout": _layout(tree)}
         about["checksum"] = _checksum(about, tree)
 
@@ -447,7 +447,7 @@ class RunFolder:
         return int(about["call"]), tree
 
     def _discard_half_written(self) -> None:
-        """Removes saves without readable metadata: Orbax would stumble over them."""
+        """Remove saves without readable metadata: Orbax would stumble over them."""
         for step in (self.path / "state").glob("[0-9]*"):
             try:
                 json.loads((step / "_CHECKPOINT_METADATA").read_text())
@@ -456,7 +456,7 @@ class RunFolder:
                 shutil.rmtree(step)
 
     def forget_state(self) -> None:
-        """Removes what is only needed while a run is under way."""
+        """Remove what is only needed while a run is under way."""
 
         def remove() -> None:
             for name in ("state", "damaged"):
