@@ -13,11 +13,15 @@ from jaxticket.analysis import layers
 from jaxticket.connectivity import line
 from jaxticket.data import augment
 from jaxticket.data.arrays import Data
-from jaxticket.engine.loop import job_plan
-from jaxticket.engine.supervised import Supervised
+from jaxticket.engine.learner import Plan
+from jaxticket.engine.loop import Jobs, job_plan, train_jobs
+from jaxticket.engine.program import program
+from jaxticket.engine.runtime import Run
+from jaxticket.engine.supervised import Origin, Supervised
 from jaxticket.pruning import layouts
 from jaxticket.sparsify import learned
-from jaxticket.typing import Params, ScoreContext
+from jaxticket.sparsify.learned.learner import ScoreOrigin, ScorePlan
+from jaxticket.typing import Params, ScoreContext, TrainState
 
 
 def score(params: Params, context: ScoreContext, *, key: jax.Array) -> Params:
@@ -33,6 +37,16 @@ def score_of_weights(params: Params, *, key: jax.Array) -> Params:
 def loss_of_logits(logits: jax.Array) -> jax.Array:
     """No loss: it takes no labels."""
     return logits
+
+
+def trainings(
+    run: Run[TrainState, Plan, Origin],
+    jobs: Jobs[Origin, Plan],
+    jobs_of_scores: Jobs[ScoreOrigin, ScorePlan],
+) -> None:
+    """Jobs of the learner that the run has compiled, and of another."""
+    train_jobs(run, jobs, "level-00")
+    train_jobs(run, jobs_of_scores, "level-00")  # wrong
 
 
 def calls(
@@ -66,7 +80,11 @@ def calls(
     # engine
     job_plan(training, 3)
     job_plan("training", 3)  # wrong
+    learner = Supervised(net, training)
     Supervised(net, "training")  # wrong
+    program(learner, jt.parallel.mesh())
+    program(learner, "mesh")  # wrong
+    program(net, jt.parallel.mesh())  # wrong
     jt.parallel.mesh("2")  # wrong
 
     # nn
