@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import optax
@@ -42,7 +42,11 @@ from jaxticket.typing import (
     Score,
 )
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 T = TypeVar("T")
+SettingsT = TypeVar("SettingsT", bound="DataclassInstance")
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 SCHEDULES = ("steps", "cosine", "linear")
@@ -265,7 +269,7 @@ class Training:
         """
         idle = set(_unused({**vars(self), **changes})) - set(changes)
         usual = {name: _DEFAULTS[name] for name in idle}
-        return dataclasses.replace(self, **usual, **changes)  # type: ignore[arg-type]
+        return dataclasses.replace(self, **usual, **changes)
 
     def dilated(self, factor: float) -> Training:
         """Multiply all times of the schedule (steps, warmup, milestones) by `factor`, rounded.
@@ -316,20 +320,20 @@ def has_own_rate(optimizer: object) -> bool:
     return isinstance(optimizer, optax.GradientTransformation)
 
 
-def static_part(settings: T) -> T:
+def static_part(settings: SettingsT) -> SettingsT:
     """The settings with every field that compiled programs take as an array set to one value.
 
     These are the fields with `traced` in their metadata: they become their defaults, and tuples as
     many zeros as they have entries, since the shape of an array is static.
     """
     changes = {}
-    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
+    for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if field.metadata.get("traced"):
             changes[field.name] = (0,) * len(value) if isinstance(value, tuple) else field.default
         elif isinstance(value, Dilated):
             changes[field.name] = static_part(value)
-    return dataclasses.replace(settings, **changes)  # type: ignore[type-var]
+    return dataclasses.replace(settings, **changes)
 
 
 def _unused(values: Json) -> dict[str, str]:
@@ -459,7 +463,7 @@ class Pruning:
 
     def replace(self, **changes: object) -> Pruning:
         """A copy with some fields changed."""
-        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+        return dataclasses.replace(self, **changes)
 
 
 @dataclass(frozen=True)

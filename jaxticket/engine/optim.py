@@ -123,7 +123,7 @@ def optimizer(
         parts.append(optax.clip_by_global_norm(training.clip_norm))
     if not isinstance(training.optimizer, str):
         return optax.chain(*parts, _own_transformation(training.optimizer, jnp.asarray(rate)))
-    decay = optax.add_decayed_weights(weight_decay)  # type: ignore[arg-type]
+    decay = optax.add_decayed_weights(jnp.asarray(weight_decay))
     adam = optax.scale_by_adam(b1=training.b1, b2=training.b2, eps=training.eps)
     if training.optimizer == "adamw":
         parts += [adam, decay]
