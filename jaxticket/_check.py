@@ -1,10 +1,9 @@
 """Checks of arguments: every error names the argument, the value and the remedy.
 
 Each check returns the value as the plain Python type that it stands for, so that NumPy and JAX
-scalars are as good as Python's own and run folders record the same text for both.
+scalars are accepted and run folders record the same text for both.
 
-A single name (or function) stands for a sequence of one; where several numbers are meant, they come
-in a sequence.
+A single name or function stands for a sequence of one; several numbers come in a sequence.
 """
 
 from __future__ import annotations
@@ -16,11 +15,16 @@ import numbers
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, SupportsFloat, SupportsIndex, TypeVar
 
+import jax
 import numpy as np
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., object])
 INT32 = 2**31 - 1
 """The largest number that counters on the device hold."""
 
@@ -46,14 +50,13 @@ def shown(value: object) -> str:
     return text
 
 
-def from_table(
-    argument: str, value: Any, table: Mapping[str, Callable[..., Any]]
-) -> Callable[..., Any]:
+def from_table(argument: str, value: str | F, table: Mapping[str, F]) -> F:
     """The function that `value` names in `table`, or `value` itself if it is a function."""
-    if callable(value):
+    if isinstance(value, str):
+        if value in table:
+            return table[value]
+    elif callable(value):
         return value
-    if isinstance(value, str) and value in table:
-        return table[value]
     raise ValueError(
         f"`{argument}` is unknown: {shown(value)}; {nearest(str(value), table)}, or pass a function"
     )
@@ -61,11 +64,11 @@ def from_table(
 
 def one_of(argument: str, value: T, choices: Sequence[T]) -> T:
     """The value, which must be one of `choices`, of the same type."""
-    given: Any = value
-    if isinstance(given, np.generic) or getattr(given, "shape", None) == ():
+    given: object = value
+    if isinstance(given, (np.generic, np.ndarray, jax.Array)) and given.shape == ():
         given = given.item()
     for choice in choices:
-        # of the same type: True is not 1, and arrays are compared with nothing
+        # same type required: True is not 1, and arrays are never compared
         if type(given) is type(choice) and given == choice:
             return choice
     raise ValueError(
@@ -74,8 +77,8 @@ def one_of(argument: str, value: T, choices: Sequence[T]) -> T:
 
 
 @contextlib.contextmanager
-def naming(argument: str, value: Any) -> Iterator[None]:
-    """Errors of code of the user's own as a ValueError that names the argument."""
+def naming(argument: str, value: object) -> Iterator[None]:
+    """Raise errors of the user's code as a ValueError that names the argument."""
     try:
         yield
     except Exception as error:
@@ -99,13 +102,16 @@ def hashable(argument: str, value: T) -> T:
     return value
 
 
-def name_or_own(argument: str, value: Any, names: Sequence[str], own: str = "a function") -> Any:
-    """One of the names, or something of the user's own that can be hashed.
+def name_or_own(
+    argument: str, value: str | T, names: Sequence[str], own: str = "a function"
+) -> str | T:
+    """One of the names, or a hashable object of the user's.
 
     Args:
-      argument, value: what is checked.
-      names: those that there are.
-      own: what the user may pass instead.
+      argument: name of the argument, for errors.
+      value: what was passed for it.
+      names: the known names.
+      own: what may be passed in place of a name, in words.
     """
     if isinstance(value, str):
         return one_of(argument, value, names)
@@ -118,10 +124,12 @@ def name_or_own(argument: str, value: Any, names: Sequence[str], own: str = "a f
     return hashable(argument, value)
 
 
-def names_or_own(argument: str, value: Any, names: Sequence[str], *, like: str) -> tuple[Any, ...]:
-    """Distinct names and objects of the user's own as a tuple; one stands for itself."""
+def names_or_own(
+    argument: str, value: object, names: Sequence[str], *, like: str
+) -> tuple[object, ...]:
+    """Distinct names and objects of the user's as a tuple; a single one needs no sequence."""
 
-    def one(argument: str, entry: Any) -> Any:
+    def one(argument: str, entry: object) -> object:
         if isinstance(entry, type):
             raise ValueError(
                 f"`{argument}` holds the class {entry.__name__}; pass an object of it, such as "
@@ -134,7 +142,7 @@ def names_or_own(argument: str, value: Any, names: Sequence[str], *, like: str) 
     return several(argument, given, one, like=like, empty=True, distinct=True)
 
 
-def whole(argument: str, value: Any, low: int = 0, high: int = INT32) -> int:
+def whole(argument: str, value: object, low: int = 0, high: int = INT32) -> int:
     """A whole number in [low, high] as a Python int: never a bool, never a float.
 
     >>> whole("steps", np.int64(3), low=1)
@@ -144,15 +152,15 @@ def whole(argument: str, value: Any, low: int = 0, high: int = INT32) -> int:
         raise ValueError(
             f"`{argument}` must be a whole number of at least {low}, got {shown(value)}"
         )
-    found = operator.index(value)
-    if found > high:
-        raise ValueError(f"`{argument}` must be a whole number of at most {high}, got {found}")
-    return found
+    integer = operator.index(value)
+    if integer > high:
+        raise ValueError(f"`{argument}` must be a whole number of at most {high}, got {integer}")
+    return integer
 
 
-def is_integer(value: Any) -> bool:
-    """Whether a value is an integer of Python, NumPy or JAX; bools are none."""
-    if isinstance(value, (bool, np.bool_)):
+def is_integer(value: object) -> TypeIs[SupportsIndex]:
+    """Whether a value is an integer of Python, NumPy or JAX; bools are not."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, SupportsIndex):
         return False
     try:
         operator.index(value)
@@ -163,7 +171,7 @@ def is_integer(value: Any) -> bool:
 
 def number(
     argument: str,
-    value: Any,
+    value: object,
     low: float = -math.inf,
     high: float = math.inf,
     *,
@@ -174,31 +182,33 @@ def number(
     >>> number("lr", np.float64(0.5), low=0)
     0.5
     """
-    found = _scalar(value)
-    if not math.isfinite(found) or found < low or found > high or (above and found == low):
+    scalar = _scalar(value)
+    if not math.isfinite(scalar) or not low <= scalar <= high or (above and scalar == low):
         bounds = "" if low == -math.inf else f" {'above' if above else 'of at least'} {low:g}"
         bounds += "" if high == math.inf else f"{' and' if bounds else ' of'} at most {high:g}"
         raise ValueError(f"`{argument}` must be a finite number{bounds}, got {shown(value)}")
-    return found
+    return scalar
 
 
-def share(argument: str, value: Any, *, zero: bool = False, one: bool = True) -> float:
+def share(argument: str, value: object, *, zero: bool = False, one: bool = True) -> float:
     """A number in (0, 1], or with the ends that `zero` and `one` say, as a Python float."""
-    found = _scalar(value)
-    low_ok = found >= 0 if zero else found > 0
-    high_ok = found <= 1 if one else found < 1
+    scalar = _scalar(value)
+    low_ok = scalar >= 0 if zero else scalar > 0
+    high_ok = scalar <= 1 if one else scalar < 1
     if not (low_ok and high_ok):
         interval = f"{'[' if zero else '('}0, 1{']' if one else ')'}"
         raise ValueError(f"`{argument}` must be in {interval}, got {shown(value)}")
-    return found
+    return scalar
 
 
-def _scalar(value: Any) -> float:
-    """A real scalar of any library as a float; nan, which no bound admits, for what is none."""
+def _scalar(value: object) -> float:
+    """A real scalar of any library as a float; nan, which fails every bound, for anything else."""
     dtype = getattr(value, "dtype", None)
     if isinstance(value, (bool, str, bytes)) or str(dtype).startswith(("bool", "complex")):
         return math.nan
-    if not isinstance(value, numbers.Real) and (dtype is None or np.ndim(value)):
+    if not isinstance(value, numbers.Real) and (dtype is None or getattr(value, "ndim", 0)):
+        return math.nan
+    if not isinstance(value, SupportsFloat):
         return math.nan
     try:
         return float(value)
@@ -206,25 +216,26 @@ def _scalar(value: Any) -> float:
         return math.nan
 
 
-def flag(argument: str, value: Any) -> bool:
+def flag(argument: str, value: object) -> bool:
     """True or False: no text, no number."""
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     raise ValueError(f"`{argument}` must be True or False, got {shown(value)}")
 
 
-def text(argument: str, value: Any) -> str:
+def text(argument: str, value: object) -> str:
     """A text that is not empty."""
     if isinstance(value, str) and value:
         return value
     raise ValueError(f"`{argument}` must be a text, got {shown(value)}")
 
 
-def instance(argument: str, value: Any, kind: type[T] | tuple[type[T], ...], remedy: str) -> T:
+def instance(argument: str, value: object, kind: type[T] | tuple[type[T], ...], remedy: str) -> T:
     """The value, which must be of a type.
 
     Args:
-      argument, value: what is checked.
+      argument: name of the argument, for errors.
+      value: what was passed for it.
       kind: the type, or several.
       remedy: what to pass: "data, such as jt.data.load('digits')".
     """
@@ -242,21 +253,22 @@ def function(argument: str, value: T) -> T:
 
 def several(
     argument: str,
-    value: Any,
+    value: object,
     check: Callable[..., T],
     *,
     like: str,
     empty: bool = False,
     distinct: bool = False,
-    **bounds: Any,
+    **bounds: object,
 ) -> tuple[T, ...]:
     """A sequence whose entries all pass a check, as a tuple.
 
     Args:
-      argument, value: what is checked: a list, tuple, range, array, ...; no text and no scalar.
+      argument: name of the argument, for errors.
+      value: what was passed for it: a list, tuple, range, array, ...; no text and no scalar.
       check: of one entry, such as `whole`.
       like: an example: "(0, 500)".
-      empty: whether there may be none.
+      empty: whether the sequence may be empty.
       distinct: whether entries must differ.
       **bounds: passed to `check`.
 
@@ -271,42 +283,43 @@ def several(
         raise ValueError(
             f"`{argument}` must be several, such as {like}, got {shown(value)}"
         ) from None
-    found = tuple(check(argument, entry, **bounds) for entry in given)
-    if not found and not empty:
+    entries = tuple(check(argument, entry, **bounds) for entry in given)
+    if not entries and not empty:
         raise ValueError(f"`{argument}` is empty; pass at least one, such as {like}")
-    if distinct and len(set(found)) < len(found):
-        repeated = sorted({entry for entry in found if found.count(entry) > 1}, key=str)
+    if distinct and len(set(entries)) < len(entries):
+        repeated = sorted({entry for entry in entries if entries.count(entry) > 1}, key=str)
         raise ValueError(
             f"`{argument}` must be distinct, got {shown(repeated)} more than once; leave out the "
             f"repeats"
         )
-    return found
+    return entries
 
 
-def example_shape(shape: Any, axes: str = "") -> tuple[int, ...]:
+def example_shape(shape: object, axes: str = "") -> tuple[int, ...]:
     """The shape of one example as Python ints.
 
     Args:
       shape: whole numbers of at least 1.
-      axes: how many there have to be, such as "(height, width, channels)"; any number if empty.
+      axes: the axes that are needed, such as "(height, width, channels)"; any number if empty.
     """
     try:
-        found = several("shape", shape, whole, like="data.shape", low=1)
+        sizes = several("shape", shape, whole, like="data.shape", low=1)
     except ValueError:
-        found = ()
-    if not found or (axes and len(found) != axes.count(",") + 1):
+        sizes = ()
+    if not sizes or (axes and len(sizes) != axes.count(",") + 1):
         what = f"one image {axes}" if axes else "one example"
         raise ValueError(
             f"`shape` must be the shape of {what}, such as data.shape, got {shown(shape)}"
         )
-    return found
+    return sizes
 
 
-def interval(argument: str, value: Any, high: float = math.inf) -> tuple[float, float]:
+def interval(argument: str, value: object, high: float = math.inf) -> tuple[float, float]:
     """Two numbers, `0 < low <= high`, as a tuple of Python floats.
 
     Args:
-      argument, value: what is checked.
+      argument: name of the argument, for errors.
+      value: what was passed for it.
       high: an upper bound of both.
     """
     if not isinstance(value, (tuple, list, np.ndarray)) or len(value) != 2:
@@ -318,75 +331,90 @@ def interval(argument: str, value: Any, high: float = math.inf) -> tuple[float, 
     return first, last
 
 
-def chosen(argument: str, value: Any, known: Sequence[int], of: str = "") -> tuple[int, ...]:
-    """Some of the numbers that there are, each once, in the order asked for; all of them if None.
+def chosen(argument: str, value: object, known: Sequence[int], of: str = "") -> tuple[int, ...]:
+    """A selection of the known numbers, each once, in the order given; all of them if None.
 
     Args:
-      argument, value: what is checked.
-      known: the numbers that there are.
-      of: what errors say of them.
+      argument: name of the argument, for errors.
+      value: what was passed for it.
+      known: the numbers to select from.
+      of: a qualification of them in errors, such as " of level 3".
     """
     if value is None:
         return tuple(known)
-    found = several(argument, value, whole, like=str(tuple(known[:2])), distinct=True, high=2**32)
-    if missing := [one for one in found if one not in known]:
+    numbers = several(argument, value, whole, like=str(tuple(known[:2])), distinct=True, high=2**32)
+    if missing := [number for number in numbers if number not in known]:
         raise ValueError(f"`{argument}` must be some of {tuple(known)}{of}, got {missing}")
-    return found
+    return numbers
 
 
-def texts(argument: str, value: Any, *, like: str) -> tuple[str, ...]:
-    """Distinct texts as a tuple; one stands for itself."""
+def texts(argument: str, value: object, *, like: str) -> tuple[str, ...]:
+    """Distinct texts as a tuple; a single one needs no sequence."""
     given = (value,) if isinstance(value, str) else value
     return several(argument, given, text, like=like, empty=True, distinct=True)
 
 
-def one_or_several(argument: str, value: Any, check: Callable[..., T], **options: Any) -> Any:
+def one_or_several(
+    argument: str,
+    value: object,
+    check: Callable[..., T],
+    *,
+    like: str,
+    empty: bool = False,
+    distinct: bool = False,
+    **bounds: object,
+) -> tuple[T, ...]:
     """As `several`, where a scalar stands for a sequence of one."""
-    return several(argument, (value,) if is_one(value) else value, check, **options)
+    given = (value,) if is_one(value) else value
+    return several(argument, given, check, like=like, empty=empty, distinct=distinct, **bounds)
 
 
-def is_one(value: Any) -> bool:
-    """Whether a value is a single one: a text, or what cannot be iterated over."""
+def is_one(value: object) -> bool:
+    """Whether a value is a single one: a text, or anything that cannot be iterated over."""
     alone = isinstance(value, (str, bytes)) or not isinstance(value, Iterable)
     return alone or getattr(value, "shape", None) == ()
 
 
-def seed(argument: str, value: Any) -> int:
+def seed(argument: str, value: object) -> int:
     """One seed as a Python int."""
-    found = whole(argument, value, high=2**63)
-    if found >= 2**32:
-        raise ValueError(f"`{argument}` must lie in [0, 2**32), got {found}; choose a smaller one")
-    return found
+    integer = whole(argument, value, high=2**63)
+    if integer >= 2**32:
+        raise ValueError(
+            f"`{argument}` must lie in [0, 2**32), got {integer}; choose a smaller one"
+        )
+    return integer
 
 
-def distinct_seeds(seeds: Any) -> tuple[int, ...]:
+def distinct_seeds(seeds: object) -> tuple[int, ...]:
     """The seeds as a tuple of distinct Python ints, at least one."""
-    if isinstance(seeds, Mapping) or is_one(seeds):
+    if isinstance(seeds, Mapping) or is_one(seeds) or not isinstance(seeds, Iterable):
         raise ValueError(f"`seeds` must be whole numbers such as range(5), got {shown(seeds)}")
     given = list(seeds)
-    if not all(is_integer(one) for one in given):
+    integers = tuple(operator.index(one) for one in given if is_integer(one))
+    if len(integers) < len(given):
         raise ValueError(f"`seeds` must be whole numbers such as range(5), got {shown(given)}")
-    found = tuple(operator.index(one) for one in given)
-    if not found:
+    if not integers:
         raise ValueError("`seeds` is empty; pass at least one seed, such as range(5)")
-    repeated = sorted({seed for seed in found if found.count(seed) > 1})
+    repeated = sorted({seed for seed in integers if integers.count(seed) > 1})
     if repeated:
         raise ValueError(
             f"`seeds` must be distinct, got {repeated} more than once; leave out the repeats"
         )
-    if min(found) < 0 or max(found) >= 2**32:
-        raise ValueError(f"`seeds` must lie in [0, 2**32), got {min(found)} to {max(found)}")
-    return found
+    if min(integers) < 0 or max(integers) >= 2**32:
+        raise ValueError(f"`seeds` must lie in [0, 2**32), got {min(integers)} to {max(integers)}")
+    return integers
 
 
-def path_or_none(argument: str, value: Any) -> None:
-    """Raises unless the value is a path that is not empty, or None."""
+def path_or_none(argument: str, value: object) -> None:
+    """Raise unless the value is a path that is not empty, or None."""
     if value is not None and not (isinstance(value, (str, os.PathLike)) and str(value)):
         raise ValueError(f"`{argument}` must be a path or None, got {shown(value)}")
 
 
-def settle(settings: Any, check: Callable[..., Any], /, *names: str, **bounds: Any) -> None:
-    """Puts fields of a frozen dataclass through a check, in its `__post_init__`."""
+def settle(
+    settings: object, check: Callable[..., object], /, *names: str, **bounds: object
+) -> None:
+    """Replace fields of a frozen dataclass by their checked values, in its `__post_init__`."""
     for name in names:
         object.__setattr__(settings, name, check(name, getattr(settings, name), **bounds))
 
@@ -394,7 +422,7 @@ def settle(settings: Any, check: Callable[..., Any], /, *names: str, **bounds: A
 def or_none(check: Callable[..., T]) -> Callable[..., T | None]:
     """A check that lets None pass."""
 
-    def checked(argument: str, value: Any, **bounds: Any) -> T | None:
+    def checked(argument: str, value: object, **bounds: object) -> T | None:
         return None if value is None else check(argument, value, **bounds)
 
     return checked

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and paths that stay where they are."""
+"""Atomic writes of files, and paths that do not depend on the working directory."""
 
 from __future__ import annotations
 
@@ -12,19 +12,16 @@ import numpy as np
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:
-    """The path with `~` expanded, absolute: a later change of the working directory does not move
-    it.
-    """
+    """Expand `~` and make a path absolute, so that changing the working directory keeps it."""
     return Path(path).expanduser().absolute()
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A new empty file beside `path` to write to, which takes its place when the block ends; where
-    the block fails, `path` stays as it was.
+    """Give a temporary file that replaces `path` when the block ends without an error.
 
-    Its name cannot be guessed, its permissions are those that the umask gives, and its bytes are on
-    the disk before it gets its name.
+    It lies in the same folder, its name cannot be guessed, its permissions follow the umask, and it
+    is flushed to disk before it is renamed. If the block fails, `path` stays as it was.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -39,13 +36,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file, complete or not at all."""
+    """Write a text file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
-    """Writes named arrays as .npz: complete or not at all, also when the power fails."""
+    """Write named arrays as .npz, atomically, even if the power fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # by an open file, since np.savez adds ".npz" to other names
     with replacing(path) as temporary, temporary.open("wb") as file:
@@ -54,7 +51,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
 
 
 def write_bytes(path: Path, data: bytes) -> Path:
-    """Writes a file, complete or not at all, and the folders above it."""
+    """Write a file atomically, and create its parent folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_bytes(data)

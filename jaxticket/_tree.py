@@ -1,4 +1,4 @@
-"""Trees of arrays: paths, sizes, sums and lines between them."""
+"""Trees of arrays: paths, sizes, inner products, comparison of structures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 T = TypeVar("T")
 
 
-def paths(tree: Any) -> list[str]:
+def paths(tree: object) -> list[str]:
     """Give the path of every leaf, joined by "/", in the order of `jax.tree.leaves`.
 
     >>> paths({"dense_0": {"kernel": 1, "bias": 2}})
@@ -26,8 +26,8 @@ def paths(tree: Any) -> list[str]:
     ]
 
 
-def leaves(tree: Any) -> dict[str, Any]:
-    """The leaves by their paths.
+def leaves(tree: object) -> dict[str, Any]:
+    """Give the leaves (arrays, shapes, bools, ...) by their paths.
 
     >>> leaves({"dense_0": {"kernel": 1, "bias": 2}})
     {'dense_0/bias': 2, 'dense_0/kernel': 1}
@@ -35,13 +35,13 @@ def leaves(tree: Any) -> dict[str, Any]:
     return dict(zip(paths(tree), jax.tree.leaves(tree), strict=True))
 
 
-def unflatten(leaves: Mapping[str, Any], like: Any) -> Any:
-    """The inverse of `leaves`: a tree like `like` of leaves by its paths."""
+def unflatten(leaves: Mapping[str, object], like: T) -> T:
+    """Invert `leaves`: build a tree of the structure of `like` from leaves by their paths."""
     return jax.tree.unflatten(jax.tree.structure(like), [leaves[path] for path in paths(like)])
 
 
 def natural(path: str) -> list[tuple[bool, int, str]]:
-    """Sort key that orders numbers in names by their size.
+    """Give a sort key that orders numbers in names by their size.
 
     >>> sorted(["block_10", "block_2"], key=natural)
     ['block_2', 'block_10']
@@ -51,7 +51,7 @@ def natural(path: str) -> list[tuple[bool, int, str]]:
 
 
 def matches(path: str, patterns: Sequence[str]) -> bool:
-    """Whether a path matches a pattern, or lies below a layer of that name.
+    """Tell whether a path matches a pattern, or lies below a layer of that name.
 
     >>> matches("dense_2/kernel", ["dense_2"]), matches("dense_2/kernel", ["*/bias"])
     (True, False)
@@ -69,26 +69,26 @@ def rows(tree: T, index: int | Sequence[int] | np.ndarray) -> T:
     return jax.tree.map(lambda x: np.asarray(x)[places], tree)
 
 
-def size(tree: Any) -> int:
-    """Number of entries of all leaves."""
+def size(tree: object) -> int:
+    """Count the entries of all leaves."""
     return sum(int(leaf.size) for leaf in jax.tree.leaves(tree))
 
 
-def dot(a: Any, b: Any) -> jax.Array:
-    """Inner product of two trees, summed in float32."""
+def dot(a: object, b: object) -> jax.Array:
+    """Compute the inner product of two trees, summed in float32."""
     products = jax.tree.map(
         lambda x, y: jnp.sum(x.astype(jnp.float32) * y.astype(jnp.float32)), a, b
     )
     return jax.tree.reduce(jnp.add, products, jnp.float32(0))
 
 
-def norm(tree: Any) -> jax.Array:
-    """Euclidean norm of a tree."""
+def norm(tree: object) -> jax.Array:
+    """Compute the Euclidean norm of a tree."""
     return jnp.sqrt(dot(tree, tree))
 
 
-def finite(tree: Any) -> jax.Array:
-    """Whether every entry of every floating leaf is finite, a bool scalar."""
+def finite(tree: object) -> jax.Array:
+    """Tell whether every entry of every floating leaf is finite, a bool scalar."""
     flags = [
         jnp.all(jnp.isfinite(x))
         for x in jax.tree.leaves(tree)
@@ -97,9 +97,14 @@ def finite(tree: Any) -> jax.Array:
     return jnp.all(jnp.stack(flags)) if flags else jnp.bool_(True)
 
 
-def same_structure(argument: str, tree: Any, like: Any, *, of: str = "params") -> None:
-    """Raises unless `tree` has the paths, containers and shapes of `like` (called `of` in the
-    message), naming the first that differs.
+def same_structure(argument: str, tree: object, like: object, *, of: str = "params") -> None:
+    """Raise unless `tree` has the paths, containers and shapes of `like`.
+
+    Args:
+      argument: name of the argument, for the message, which names the first difference.
+      tree: what was passed for it.
+      like: the tree to compare with.
+      of: what the message calls that tree.
     """
     ours, theirs = paths(tree), paths(like)
     if ours != theirs:
@@ -122,12 +127,12 @@ def same_structure(argument: str, tree: Any, like: Any, *, of: str = "params") -
             )
 
 
-def varying_like(tree: Any, like: Any) -> Any:
-    """The tree, whose leaves vary over all mesh axes over which some leaf of `like` varies.
+def varying_like(tree: T, like: object) -> T:
+    """Mark the leaves as varying over all mesh axes over which some leaf of `like` varies.
 
     Inside `shard_map`, constants are the same on all devices, and loops, conditions and some
-    primitives take no such value in the place of one that varies. The transpose is a sum over
-    devices. Elsewhere this changes nothing.
+    primitives refuse such a value in the place of one that varies. The transpose is a sum over
+    devices. Outside of `shard_map` this changes nothing.
     """
     axes = frozenset().union(*map(_varying, jax.tree.leaves(like)))
 
@@ -143,4 +148,4 @@ def _varying(x: jax.Array) -> frozenset[str]:
     aval = jax.typeof(x)
     # the attribute moved between JAX 0.10 and 0.12
     kind = getattr(aval, "manual_axis_type", None)
-    return aval.vma if kind is None else kind.varying  # type: ignore[attr-defined]
+    return getattr(aval, "vma", frozenset()) if kind is None else kind.varying

@@ -1,4 +1,4 @@
-"""The digest of an object: of all that it holds and names, in its turn."""
+"""The digest of an object: of everything that it holds and names, recursively."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Iterable, Mapping
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,9 @@ from jaxticket._identity.owner import (
 )
 from jaxticket.typing import Network
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 # of classes and functions: what they say of themselves, and what others keep in them
 _IGNORED = {
     "__abstractmethods__", "__annotate__", "__annotate_func__", "__annotations__",
@@ -55,10 +58,10 @@ _WRAPPERS = (type(jax.jit(len)), type(functools.lru_cache(len)))
 
 
 class Walk:
-    """Digests of objects: those of all that they hold and name, in their turn.
+    """Digests of objects and, recursively, of everything that they hold and name.
 
     Attributes:
-      own: whether code of the user's own was met.
+      own: whether code of the user's was found.
     """
 
     def __init__(self) -> None:
@@ -66,10 +69,10 @@ class Walk:
         self._done: dict[int, bytes] = {}
         self._texts: dict[Path, bytes] = {}
         self._open: dict[int, int] = {}
-        # what lives on keeps its id
-        self._held: list[Any] = []
+        # an object that is kept alive keeps its id
+        self._held: list[object] = []
 
-    def digest(self, value: Any) -> bytes:
+    def digest(self, value: object) -> bytes:
         """The digest of an object."""
         if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
             if type(value).__module__ == "builtins":
@@ -87,13 +90,13 @@ class Walk:
         self._done[id(value)] = found
         return found
 
-    def _all(self, kind: str, values: Iterable[Any]) -> bytes:
+    def _all(self, kind: str, values: Iterable[object]) -> bytes:
         return hashed(kind, *(self.digest(value) for value in values))
 
-    def _named(self, kind: str, values: Mapping[str, Any]) -> bytes:
+    def _named(self, kind: str, values: Mapping[str, object]) -> bytes:
         return hashed(kind, *((name, self.digest(values[name])) for name in sorted(values)))
 
-    def _of(self, value: Any) -> bytes:
+    def _of(self, value: object) -> bytes:
         if isinstance(value, types.FunctionType):
             return self._function(value)
         if isinstance(value, type):
@@ -124,7 +127,7 @@ class Walk:
             return parts if exact else self._beyond(value, parts)
         if isinstance(value, np.dtype):
             return hashed("dtype", str(value))
-        if type(value) in (dict, types.MappingProxyType):
+        if isinstance(value, Mapping) and type(value) in (dict, types.MappingProxyType):
             return self._all("dict", [part for pair in value.items() for part in pair])
         if isinstance(value, (set, frozenset)):
             parts = hashed("set", *sorted(self.digest(part) for part in value))
@@ -171,9 +174,9 @@ class Walk:
             self._named("attributes", attributes),
         )
 
-    def _code(self, code: types.CodeType, names: Mapping[str, Any]) -> bytes:
+    def _code(self, code: types.CodeType, names: Mapping[str, object]) -> bytes:
         """The digest of bytecode and of what it names; `names` are the global variables."""
-        parts: list[Any] = [
+        parts: list[object] = [
             (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount),
             code.co_varnames[: code.co_argcount + code.co_kwonlyargcount],
             # *args, **options, generators and coroutines; not whether names are nested
@@ -186,7 +189,7 @@ class Walk:
         # nor the constant that is stored there
         instructions = [one for n, one in enumerate(found) if not {n, n + 1} & about]
         for number, one in enumerate(instructions):
-            said: Any = one.arg
+            said: object = one.arg
             if one.opcode in dis.hasconst:
                 constant = one.argval
                 own = isinstance(constant, types.CodeType)
@@ -203,10 +206,12 @@ class Walk:
         return hashed("code", *parts, *sorted(used.items()))
 
     def _looked_up(
-        self, rest: list[dis.Instruction], names: Mapping[str, Any]
+        self, rest: list[dis.Instruction], names: Mapping[str, object]
     ) -> tuple[str, bytes]:
-        """The global name that the first instruction loads, with attributes where it is a module,
-        and the digest of what is there.
+        """Resolve the global name that the first instruction loads, through attributes of modules.
+
+        Returns:
+          The name with these attributes, and the digest of its value.
         """
         path = name = str(rest[0].argval)
         if name not in names:
@@ -228,14 +233,14 @@ class Walk:
         return path, self.digest(value)
 
     def _imported(
-        self, name: str, level: int, given: tuple[str, ...] | None, names: Mapping[str, Any]
+        self, name: str, level: int, given: tuple[str, ...] | None, names: Mapping[str, object]
     ) -> bytes:
-        """What code imports when it runs: a module, and the modules among the names that it takes
-        from it.
-        """
+        """The digest of an import statement: of the module and of imported submodules."""
         if level:
             package = names.get("__package__") or str(names.get("__name__")).rpartition(".")[0]
-            name = ".".join([*package.split(".")[: 1 - level or None], *([name] if name else [])])
+            name = ".".join(
+                [*str(package).split(".")[: 1 - level or None], *([name] if name else [])]
+            )
         if owner_of_module(name) is not None:
             return self._of_library(name)
         if given is None:
@@ -268,9 +273,7 @@ class Walk:
         return hashed("module", self._library(name), *own) if own else self._library(name)
 
     def _files(self, spec: ModuleSpec, *, whole: bool) -> bytes:
-        """The code of a module of the user's own and of those that it imports, as their files say
-        it; on demand that of all modules in a package.
-        """
+        """The digest of the source files of a user's module; with `whole`, of its whole package."""
         folders = [Path(place) for place in spec.submodule_search_locations or ()]
         files = [(file, folder) for folder in folders for file in sorted(folder.rglob("*.py"))]
         if not (whole and files):
@@ -301,7 +304,7 @@ class Walk:
             self._texts[file] = self._code(code, {"__package__": package})
         return self._texts[file]
 
-    def _compiled(self, value: Any) -> list[bytes]:
+    def _compiled(self, value: object) -> list[bytes]:
         """The file of a compiled module of the user's own that something is from."""
         module = sys.modules.get(str(getattr(value, "__module__", None)))
         file = getattr(module, "__file__", None) or ""
@@ -345,7 +348,7 @@ class Walk:
         whole = np.ascontiguousarray(value).reshape(-1).view(np.uint8).data if value.size else b""
         return hashed("array", str(value.dtype), value.shape, whole)
 
-    def _object(self, value: Any) -> bytes:
+    def _object(self, value: object) -> bytes:
         """Any other object: its class, and its fields or what it is pickled from."""
         kind = self.digest(type(value))
         if owner_of(type(value)) == PACKAGE:
@@ -353,7 +356,7 @@ class Walk:
             if (fingerprint := getattr(value, "fingerprint", None)) is not None:
                 return hashed("data", kind, fingerprint)
             if callable(own := getattr(value, "identity", None)):
-                return hashed("runs", kind, self.digest(own(value.levels)))
+                return hashed("runs", kind, self.digest(own(getattr(value, "levels", None))))
         if dataclasses.is_dataclass(value):
             fields = {f.name: getattr(value, f.name, None) for f in dataclasses.fields(value)}
             return hashed("fields", kind, self._named("fields", fields | besides_fields(value)))
@@ -366,9 +369,11 @@ class Walk:
             raise
         except Exception:  # what cannot be pickled says so in many ways
             made = None
-        parts: list[Any] = []
+        parts: list[object] = []
         state = None
+        given: tuple[object, ...] = ()
         if isinstance(made, tuple):
+            given = made[1]
             parts = [*made[:2], *(None if part is None else list(part) for part in made[3:5])]
             state = made[2] if len(made) > 2 else None
             if made[0] in (copyreg.__newobj__, copyreg.__reduce_ex__):  # type: ignore[attr-defined]
@@ -377,8 +382,8 @@ class Walk:
             named = ["opaque", kind] if made is None else ["global", kind, made]
             return hashed(*named, *self._compiled(value))
         if own:
-            # what it holds as a float, a dict or another type that its class is made of
-            more = parts and (parts[0] is not None or len(parts[1]) > 1 or any(parts[2:]))
+            # its value as a float, a dict or another built-in type that its class derives from
+            more = parts and (parts[0] is not None or len(given) > 1 or any(parts[2:]))
             of = [self._all("from", parts)] if more else []
             state = self._named("state", plain_state(value))
             return hashed("object", kind, state, *of, *self._compiled(value))
@@ -387,14 +392,14 @@ class Walk:
             state = self._named("state", {k: v for k, v in state.items() if k not in _IGNORED})
         return hashed("made", kind, self.digest(state), self._all("from", parts))
 
-    def _beyond(self, value: Any, held: bytes) -> bytes:
+    def _beyond(self, value: object, held: bytes) -> bytes:
         """An object of a class made of one of Python's or NumPy's, which holds what they do."""
         return hashed(
             "of", self.digest(type(value)), self._named("state", plain_state(value)), held
         )
 
 
-def _contents(cell: types.CellType) -> list[Any]:
+def _contents(cell: types.CellType) -> list[object]:
     try:
         return [cell.cell_contents]
     except ValueError:  # empty: a name that gets its value later
@@ -407,11 +412,11 @@ def _made(kind: type) -> bool:
     return bool(on_heap) and known_name(kind) is None
 
 
-def _is_slot(value: Any) -> bool:
+def _is_slot(value: object) -> bool:
     return isinstance(value, (types.MemberDescriptorType, types.GetSetDescriptorType))
 
 
-def plain_state(value: Any) -> dict[str, Any]:
+def plain_state(value: object) -> dict[str, object]:
     """The attributes of an object, in its dict and in slots, without cached properties."""
     state = dict(getattr(value, "__dict__", {}))
     cached = set()
@@ -424,10 +429,8 @@ def plain_state(value: Any) -> dict[str, Any]:
     return {k: v for k, v in state.items() if k not in _IGNORED | cached}
 
 
-def besides_fields(value: Any) -> dict[str, Any]:
-    """The attributes of a dataclass of the user's own that are no fields, such as those that its
-    `__post_init__` sets.
-    """
+def besides_fields(value: DataclassInstance) -> dict[str, object]:
+    """The attributes of a user's dataclass that are not fields, such as from `__post_init__`."""
     owners = {owner_of(kind) for kind in type(value).__mro__}
     # in modules of Flax and the like they are what those keep for themselves
     if None not in owners or owners - {None, PACKAGE} - sys.stdlib_module_names:

@@ -1,4 +1,4 @@
-"""Whose code something is: jaxticket's, a library's or the user's own, and of which version."""
+"""Whose code something is (jaxticket's, a library's or the user's), and of which version."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import types
 from importlib import metadata
 from importlib.machinery import ModuleSpec
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 VERSIONS: dict[str, int] = {"sparsify.learned.distillation.Distillation": 2}
 """Versions of what jaxticket computes, 1 where nothing is said: raise one in the commit that
@@ -38,7 +37,7 @@ def version(name: str) -> int:
     return VERSIONS.get(name, 1)
 
 
-def name_of(function: Any) -> str:
+def name_of(function: object) -> str:
     """Module and qualified name of a function or of an object's class; never an address."""
     if isinstance(function, functools.partial):
         return f"functools.partial of {name_of(function.func)}"
@@ -51,8 +50,8 @@ def name_of(function: Any) -> str:
     return f"{getattr(function, '__module__', None) or ''}.{named}"
 
 
-def of_users_class(value: Any) -> bool:
-    """Whether an object's class is code of the user's own."""
+def of_users_class(value: object) -> bool:
+    """Whether an object's class is the user's code."""
     return owner_of(type(value)) is None
 
 
@@ -126,8 +125,8 @@ def spec_of(name: str) -> ModuleSpec | None:
         return None
 
 
-def owner_of(value: Any) -> str | None:
-    """The root package whose code a function, class or module is; None for the user's own."""
+def owner_of(value: object) -> str | None:
+    """The root package that a function, class or module is from; None for the user's code."""
     if isinstance(value, types.FunctionType):
         # not its `__module__`: decorators of libraries take that of what they decorate
         module = value.__globals__.get("__name__")
@@ -151,8 +150,10 @@ def version_of(root: str) -> str:
 
 
 def _release(name: str) -> str:
-    """The version of a distribution; where it was installed from a folder, an archive or a
-    repository, whose code may change under the same version, with a digest of its files.
+    """The version of a distribution, with a digest of its files unless it is from an index.
+
+    Code that was installed from a folder, an archive or a repository may change under the same
+    version.
     """
     found = metadata.distribution(name)
     if found.read_text("direct_url.json") is None:
@@ -164,17 +165,15 @@ def _release(name: str) -> str:
     return f"{found.version} {hashed(*digests).hex()[:16]}"
 
 
-def known_name(value: Any) -> str | None:
-    """The name by which a library (or jaxticket) knows a function, class or object; None where it
-    knows none.
-    """
+def known_name(value: object) -> str | None:
+    """The name under which a library or jaxticket has a function, class or object, or None."""
     if isinstance(value, (types.FunctionType, type)) and owner_of(value) is None:
         return None
     module = getattr(value, "__module__", None)
     named = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
     if not isinstance(module, str) or not isinstance(named, str) or not owner_of_module(module):
         return None
-    found: Any = sys.modules.get(module)
+    found: object = sys.modules.get(module)
     for part in named.split("."):
         # without calling properties
         found = inspect.getattr_static(found, part, None)
@@ -187,7 +186,7 @@ def written_name(function: types.FunctionType) -> str:
     return f"{function.__globals__.get('__name__')}.{function.__code__.co_qualname}"
 
 
-def hashed(*parts: Any) -> bytes:
+def hashed(*parts: object) -> bytes:
     """Sha256 of parts, each of which is told from its neighbors."""
     total = hashlib.sha256()
     for part in parts:

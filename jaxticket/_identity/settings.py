@@ -8,7 +8,8 @@ import json
 import sys
 import weakref
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +21,25 @@ from jaxticket.typing import Network
 
 _FROM_CODE = ("from_linen", "from_nnx", "from_functions")
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-_LAST: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+_LAST: weakref.WeakKeyDictionary[object, str] = weakref.WeakKeyDictionary()
+
+
+class Named(Protocol):
+    """A data set or stream, as far as a run's identity depends on it."""
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        ...
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of its examples."""
+        ...
 
 
 class Code(NamedTuple):
-    """Something that can be called, as a run folder records it.
+    """A function, class or object, as a run folder records it.
 
     Attributes:
       name: module and qualified name.
@@ -41,7 +56,7 @@ class Code(NamedTuple):
         return self.name if self.code is None else {"name": self.name, "code": self.code}
 
 
-def code_of(function: Any) -> Code:
+def code_of(function: object) -> Code:
     """The identity of a function, class, partial function or other object."""
     name = name_of(function)
     walk = Walk()
@@ -55,10 +70,8 @@ def code_of(function: Any) -> Code:
     return Code(name, found)
 
 
-def network(net: Network) -> dict[str, Any]:
-    """The identity of a network: its config, the version of its constructor, and, where it was made
-    of code of the user's own, that code.
-    """
+def network(net: Network) -> dict[str, object]:
+    """The identity of a network: its config, and its constructor's version or the user's code."""
     config = json.loads(net.config)
     constructor = config.get("constructor")
     walk = Walk()
@@ -71,14 +84,14 @@ def network(net: Network) -> dict[str, Any]:
     return {"config": config, "code": code}
 
 
-def run(kind: str, net: Network, data: Any, **settings: Any) -> dict[str, Any]:
+def run(kind: str, net: Network, data: Named, **settings: object) -> dict[str, object]:
     """The settings of a run, for its folder.
 
     Args:
       kind: "find_tickets", "branch", ...
       net: the network.
       data: a data set or stream.
-      **settings: all else that the results depend on.
+      **settings: everything else that the results depend on.
     """
     # at once, before compiled programs are used
     _look_at([net, settings])
@@ -92,8 +105,8 @@ def run(kind: str, net: Network, data: Any, **settings: Any) -> dict[str, Any]:
     }
 
 
-def _look_at(value: Any) -> None:
-    """Notices functions that compute something else than before; see `_forget_compiled`."""
+def _look_at(value: object) -> None:
+    """Detect functions whose computation has changed; see `_forget_compiled`."""
     if isinstance(value, Network):
         network(value)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -109,9 +122,10 @@ def _look_at(value: Any) -> None:
         code_of(value)
 
 
-def _forget_compiled(function: Any, code: str) -> None:
-    """Forgets compiled programs where a function computes something else than when it was last
-    looked at, such as with another value of a global variable: they hold the old value.
+def _forget_compiled(function: object, code: str) -> None:
+    """Clear compiled programs if a function has changed since its last call of this.
+
+    They hold old values, for instance of a global variable that the function uses.
     """
     try:
         before = _LAST.get(function)
@@ -122,9 +136,11 @@ def _forget_compiled(function: Any, code: str) -> None:
         jax.clear_caches()
 
 
-def plain(value: Any) -> Any:
-    """Settings as what JSON can hold: dataclasses as dicts; networks and functions by their names
-    and, where a name does not say all, by their code (`code_of`).
+def plain(value: object) -> Any:
+    """Convert settings to JSON values.
+
+    Dataclasses become dicts; networks and functions are given by their names and, where these do
+    not identify them, by their code (`code_of`).
     """
     if isinstance(value, Network):
         return network(value)
@@ -151,12 +167,12 @@ def plain(value: Any) -> Any:
     return code_of(value).plain
 
 
-def canonical(settings: Mapping[str, Any]) -> str:
+def canonical(settings: Mapping[str, object]) -> str:
     """Settings as one JSON text, the same for equal settings."""
     return json.dumps(plain(settings), sort_keys=True, indent=1)
 
 
-def run_name(name: str, settings: Mapping[str, Any]) -> str:
+def run_name(name: str, settings: Mapping[str, object]) -> str:
     """A folder name: the given name and the first ten digits of the settings' sha256.
 
     >>> run_name("tickets", {"seeds": [0]})
@@ -165,10 +181,8 @@ def run_name(name: str, settings: Mapping[str, Any]) -> str:
     return f"{name}-{hashlib.sha256(canonical(settings).encode()).hexdigest()[:10]}"
 
 
-def first_difference(ours: Any, theirs: Any, at: str = "") -> str | None:
-    """The first field in which two plain settings differ, with both values; None where they do
-    not.
-    """
+def first_difference(ours: object, theirs: object, at: str = "") -> str | None:
+    """Describe the first field in which two plain settings differ, or return None."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         # runs of another kind differ in much else, which says less
         order = {"kind": -1, "code": 1}
@@ -193,9 +207,10 @@ def first_difference(ours: Any, theirs: Any, at: str = "") -> str | None:
     return None if ours == theirs else f"`{at}` is {theirs!r} there and {ours!r} here"
 
 
-def _other_code(ours: dict[str, Any], theirs: dict[str, Any], at: str) -> str:
+def _other_code(ours: dict[str, object], theirs: dict[str, object], at: str) -> str:
     """Says that something of the same name is other code."""
-    config = ours.get("config", {})
+    config = ours.get("config")
+    config = config if isinstance(config, dict) else {}
     name = ours.get("name", config.get("name", config.get("constructor")))
     here, there = str(ours.get("code")), str(theirs.get("code"))
     if here.startswith("python") and there.startswith("python"):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -182,9 +183,7 @@ class _Inception(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool, tap: Tap = no_tap) -> Array:
-        def layer(features: int, **options: Any) -> nn.Module:
-            return Conv(features, self.style, axis_name=self.axis_name, **options)
-
+        layer = functools.partial(Conv, style=self.style, axis_name=self.axis_name)
         for name, branches in _BLOCKS.items():
             x = _Block(branches, layer, self.width, name=name)(x, train=train, tap=tap)
             if name == "block_6e" and self.auxiliary:

@@ -20,11 +20,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import AbstractValue, ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -100,7 +101,7 @@ def _geometry(x: Array, kernel: Array, stride: tuple[int, int], padding: Padding
 
 
 class _Axes(NamedTuple):
-    """Where an axis of one operand alone can go: (its place in the operand, in the result)."""
+    """Destination of a batch axis of one operand: (axis of the operand, axis of the result)."""
 
     first: tuple[int, int]
     second: tuple[int, int]
@@ -130,13 +131,17 @@ def _compiled(primitive: Primitive, geometry: Geometry) -> Callable[..., Array]:
     return jax.jit(functools.partial(primitive.bind, geometry=geometry))
 
 
-def _abstract(general: Callable[..., Array], a: Any, b: Any, *, geometry: Geometry) -> Any:
+def _abstract(
+    general: Callable[..., Array], a: ShapedArray, b: ShapedArray, *, geometry: Geometry
+) -> AbstractValue:
     return _traced(general, a, b, geometry)
 
 
 @functools.lru_cache(maxsize=4096)
-def _traced(general: Callable[..., Array], a: Any, b: Any, geometry: Geometry) -> Any:
-    # the type that the compiler's own convolution has, mesh axes included
+def _traced(
+    general: Callable[..., Array], a: ShapedArray, b: ShapedArray, geometry: Geometry
+) -> AbstractValue:
+    # the type of the compiler's convolution, mesh axes included
     return jax.make_jaxpr(functools.partial(general, geometry=geometry))(a, b).out_avals[0]
 
 
@@ -155,13 +160,14 @@ def _batched(
         merged = [x.reshape(count * replicas, *x.shape[2:]) for x in (a, b)]
         y = primitive.bind(*merged, geometry=geometry)
         return y.reshape(count, replicas, *y.shape[1:]), 0
-    (place, result), own, dim = (axes.second, b, at_b) if at_a is None else (axes.first, a, at_a)
+    # `x` has the axis, the other operand does not
+    (place, result), x, dim = (axes.second, b, at_b) if at_a is None else (axes.first, a, at_a)
     assert dim is not None
-    count = own.shape[dim]
-    own = jnp.moveaxis(own, dim, place)
-    shape = own.shape
-    own = own.reshape(*shape[:place], count * shape[place + 1], *shape[place + 2 :])
-    y = primitive.bind(*((a, own) if at_a is None else (own, b)), geometry=geometry)
+    count = x.shape[dim]
+    x = jnp.moveaxis(x, dim, place)
+    shape = x.shape
+    x = x.reshape(*shape[:place], count * shape[place + 1], *shape[place + 2 :])
+    y = primitive.bind(*((a, x) if at_a is None else (x, b)), geometry=geometry)
     shape = y.shape
     return y.reshape(*shape[:result], count, shape[result] // count, *shape[result + 1 :]), result
 

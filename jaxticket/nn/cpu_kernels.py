@@ -1,4 +1,4 @@
-"""Convolution kernels for CPUs, generated when they are needed.
+"""Convolution kernels for CPUs, generated on demand.
 
 The compiler's own convolutions of few channels spend their time on packing patches, and its
 gradient of a kernel is slow inside loops (lowering.py has numbers). These kernels read the image
@@ -31,13 +31,19 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from jaxticket.nn.geometry import Geometry
+
+# optional, and imported when a kernel is generated
+if TYPE_CHECKING:
+    from llvmlite.binding import ExecutionEngine
+    from llvmlite.ir import Function, GlobalVariable, Module, Value
 
 VERSION = 1
 """Part of the kernels' names: programs that are cached on disk refer to kernels by name."""
@@ -80,18 +86,18 @@ def _interface_minor() -> int | None:
             text = file.read()
     except OSError:
         return None
-    found = {name: int(number) for name, number in re.findall(r"XLA_FFI_API_(\w+) (\d+)", text)}
-    return found.get("MINOR") if found.get("MAJOR") == 0 else None
+    version = {name: int(number) for name, number in re.findall(r"XLA_FFI_API_(\w+) (\d+)", text)}
+    return version.get("MINOR") if version.get("MAJOR") == 0 else None
 
 
 def cores_per_device() -> float:
     """Cores that this process may use, for each CPU device."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return (there or 1) / jax.local_device_count("cpu")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (cores or 1) / jax.local_device_count("cpu")
 
 
-def supports(dtype: Any, features: int) -> bool:
-    """Whether kernels are generated for this type and number of output channels, here."""
+def supports(dtype: DTypeLike, features: int) -> bool:
+    """Whether kernels can be generated for this type and number of output channels."""
     target = _target()
     if target is None or jnp.dtype(dtype) != jnp.float32 or cores_per_device() > 2:
         return False
@@ -177,8 +183,10 @@ def kernel_gradient(x: Array, g: Array, at: Geometry) -> Array:
 
 
 class _Residue(NamedTuple):
-    """Along one axis, the input positions `first + stride * i` for i below `count`, and the taps
-    (of the kernel, offset): position i meets entry `i + offset` of the output's gradient.
+    """Input positions along one axis that share the remainder of their division by the stride.
+
+    They are `first + stride * i` for i below `count`. Each tap is (entry of the kernel, offset):
+    position i meets entry `i + offset` of the output's gradient.
     """
 
     first: int
@@ -197,22 +205,22 @@ class _Residue(NamedTuple):
 
 
 def _residues(image: int, kernel: int, stride: int, pad: int) -> list[_Residue]:
-    found = []
+    residues = []
     for first in range(min(stride, image)):
         taps = tuple(
             (a, (first + pad - a) // stride)
             for a in range(kernel)
             if (first + pad - a) % stride == 0
         )
-        found.append(_Residue(first, -(-(image - first) // stride), taps))
-    return found
+        residues.append(_Residue(first, -(-(image - first) // stride), taps))
+    return residues
 
 
 # what a kernel computes, as static numbers
 
 
 class _Tap(NamedTuple):
-    """A place of the kernel, and where it meets the padded image: rows down, columns right."""
+    """An entry of the kernel, and its offset in the padded image: rows down, columns right."""
 
     place: int
     down: int
@@ -220,8 +228,10 @@ class _Tap(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """Output positions `first + spread * (i, j)` for (i, j) in `size`, which meet the padded image
-    at `step * (i, j)` and the offsets of the taps.
+    """Output positions that are computed from the same taps.
+
+    They are `first + spread * (i, j)` for (i, j) in `size`; their windows begin at `step * (i, j)`
+    of the padded image, plus the offset of each tap.
     """
 
     taps: tuple[_Tap, ...]
@@ -232,7 +242,7 @@ class _Part(NamedTuple):
 
 
 class _Frame(NamedTuple):
-    """Size of a padded image, and where the image begins in it (negative where it is cut)."""
+    """Size of a padded image, and the origin of the image in it (negative where it is cut)."""
 
     size: tuple[int, int]
     at: tuple[int, int]
@@ -264,14 +274,15 @@ class _Plan(NamedTuple):
 
 # from a plan to a call in a program
 
+Emit = Callable[["Module", _Plan, _Target], "Function"]
+"""Writes the code of a kernel into a module."""
+
 _lock = threading.Lock()
-_engines: list[Any] = []
+_engines: list[ExecutionEngine] = []
 """Owners of the machine code, which lives as long as the process."""
 
 
-def _call(
-    emit: Callable[..., Any], plan: _Plan, operands: tuple[Array, Array], shape: tuple[int, ...]
-) -> Array:
+def _call(emit: Emit, plan: _Plan, operands: tuple[Array, Array], shape: tuple[int, ...]) -> Array:
     target = _target()
     assert target is not None, "callers ask `supports` first"
     with _lock:
@@ -284,8 +295,8 @@ def _call(
 
 
 @functools.cache
-def _registered(emit: Callable[..., Any], plan: _Plan, target: _Target) -> str:
-    """Generates a kernel and makes it known to XLA; its name there."""
+def _registered(emit: Emit, plan: _Plan, target: _Target) -> str:
+    """Generate a kernel, register it with XLA and return its name."""
     import hashlib
 
     import llvmlite.binding as llvm
@@ -323,8 +334,8 @@ def _registered(emit: Callable[..., Any], plan: _Plan, target: _Target) -> str:
     return name
 
 
-def _emit_handler(module: Any, kernel: Any) -> None:
-    """The function that XLA calls, `XLA_FFI_Error* handler(XLA_FFI_CallFrame*)`.
+def _emit_handler(module: Module, kernel: Function) -> None:
+    """Write the function that XLA calls, `XLA_FFI_Error* handler(XLA_FFI_CallFrame*)`.
 
     Offsets are those of the C structures in xla/ffi/api/c_api.h, which its versions 0.x share.
     """
@@ -336,10 +347,10 @@ def _emit_handler(module: Any, kernel: Any) -> None:
     b = ir.IRBuilder(handler.append_basic_block())
     success = ir.Constant(pointer, None)
 
-    def field(of: Any, offset: int) -> Any:
+    def field(of: Value, offset: int) -> Value:
         return b.gep(of, [ir.Constant(wide, offset)], source_etype=byte)
 
-    def load(of: Any, offset: int) -> Any:
+    def load(of: Value, offset: int) -> Value:
         return b.load(field(of, offset), typ=pointer)
 
     frame = handler.args[0]
@@ -363,7 +374,7 @@ def _emit_handler(module: Any, kernel: Any) -> None:
 class _Code:
     """Writes the code of one kernel: `kernel(first operand, second operand, result, scratch)`."""
 
-    def __init__(self, module: Any, target: _Target) -> None:
+    def __init__(self, module: Module, target: _Target) -> None:
         import llvmlite.ir as ir
 
         self.ir, self.lanes = ir, target.lanes
@@ -379,12 +390,13 @@ class _Code:
         self._fma = ir.Function(module, kind, f"llvm.fma.v{target.lanes}f32")
         self.zero = ir.Constant(self.vector, [0.0] * target.lanes)
 
-    def at(self, pointer: Any, *terms: Any) -> Any:
-        """Address of an entry, whose number is the sum of products of the terms: numbers, values or
-        pairs (value, factor).
+    def at(self, pointer: Value, *terms: Value | int | tuple[Value, int]) -> Value:
+        """Address of an entry, whose index is the sum of the terms.
+
+        Terms are numbers, values or pairs (value, factor), which stand for their product.
         """
         total = 0
-        value: Any = None
+        value: Value | None = None
         for term in terms:
             if isinstance(term, int):
                 total += term
@@ -399,16 +411,16 @@ class _Code:
             place = self.b.add(value, place)
         return self.b.gep(pointer, [place], source_etype=self.number)
 
-    def load(self, pointer: Any, *, vector: bool = True) -> Any:
-        """A vector, or one number."""
+    def load(self, pointer: Value, *, vector: bool = True) -> Value:
+        """Read a vector or a number."""
         return self.b.load(pointer, align=4, typ=self.vector if vector else self.number)
 
-    def store(self, value: Any, pointer: Any) -> None:
-        """Writes a vector or a number."""
+    def store(self, value: Value, pointer: Value) -> None:
+        """Write a vector or a number."""
         self.b.store(value, pointer, align=4)
 
-    def broadcast(self, pointer: Any) -> Any:
-        """One number, in all lanes."""
+    def broadcast(self, pointer: Value) -> Value:
+        """Read a number into all lanes of a vector."""
         word = self.ir.IntType(32)
         nothing = self.ir.Constant(self.vector, self.ir.Undefined)
         one = self.b.insert_element(
@@ -417,16 +429,18 @@ class _Code:
         places = self.ir.Constant(self.ir.VectorType(word, self.lanes), [0] * self.lanes)
         return self.b.shuffle_vector(one, nothing, places)
 
-    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
-        """a * b + c."""
+    def multiply_add(self, a: Value, b: Value, c: Value) -> Value:
+        """Compute a * b + c."""
         return self.b.call(self._fma, [a, b, c])
 
     @contextmanager
     def loop(
-        self, stop: int, step: int = 1, sums: Sequence[Any] = ()
-    ) -> Iterator[tuple[Any, list[Any]]]:
-        """A loop from 0 to `stop`, as (counter, sums): the block replaces the entries of the list
-        of sums by their new values, and after the loop it holds the final ones.
+        self, stop: int, step: int = 1, sums: Sequence[Value] = ()
+    ) -> Iterator[tuple[Value, list[Value]]]:
+        """Write a loop from 0 to `stop`, given as (counter, sums).
+
+        The block replaces the entries of the list of sums by their new values; after the loop the
+        list holds the final ones.
         """
         b, before = self.b, self.b.block
         head, body, end = (b.append_basic_block() for _ in range(3))
@@ -436,7 +450,7 @@ class _Code:
         counter.add_incoming(self.ir.Constant(self.index, 0), before)
         carried = []
         for value in sums:
-            phi = b.phi(value.type)
+            phi = b.phi(self.vector)
             phi.add_incoming(value, before)
             carried.append(phi)
         b.cbranch(b.icmp_signed("<", counter, self.ir.Constant(self.index, stop)), body, end)
@@ -451,24 +465,24 @@ class _Code:
         b.position_at_end(end)
         current[:] = carried
 
-    def fill_with_zeros(self, pointer: Any, count: int) -> None:
-        """Zeros at `count` numbers."""
+    def fill_with_zeros(self, pointer: Value, count: int) -> None:
+        """Write `count` zeros."""
         whole = count // self.lanes * self.lanes
         with self.loop(whole, self.lanes) as (i, _):
             self.store(self.zero, self.at(pointer, i))
         for i in range(whole, count):
             self.store(self.ir.Constant(self.number, 0.0), self.at(pointer, i))
 
-    def copy(self, source: Any, target: Any, count: int) -> None:
-        """`count` numbers from one place to another."""
+    def copy(self, source: Value, target: Value, count: int) -> None:
+        """Copy `count` numbers."""
         whole = count // self.lanes * self.lanes
         with self.loop(whole, self.lanes) as (i, _):
             self.store(self.load(self.at(source, i)), self.at(target, i))
         for i in range(whole, count):
             self.store(self.load(self.at(source, i), vector=False), self.at(target, i))
 
-    def pad(self, image: Any, scratch: Any, plan: _Plan) -> None:
-        """One image into its frame, whose border is zero already."""
+    def pad(self, image: Value, scratch: Value, plan: _Plan) -> None:
+        """Copy one image into its frame, whose border is already zero."""
         _, height, width, channels = plan.image
         (rows, columns), (top, left) = plan.frame
         first, last = max(0, -top), min(height, rows - top)
@@ -484,13 +498,14 @@ class _Code:
 
 
 def _vectors(features: int, target: _Target, most: int) -> int:
-    """Vectors of output channels that are computed together."""
+    """Choose how many vectors of output channels are computed together."""
     return next(v for v in (4, 2, 1) if v <= most and features % (v * target.lanes) == 0)
 
 
 def _tile(size: tuple[int, int], most: int) -> tuple[int, int]:
-    """The largest tile (rows, columns) of at most so many positions that divides a part; of equal
-    ones the widest.
+    """Choose the largest tile (rows, columns) of at most `most` positions that divides a part.
+
+    Of tiles of equal size the widest is taken.
     """
     tiles = [
         (rows, columns)
@@ -501,15 +516,14 @@ def _tile(size: tuple[int, int], most: int) -> tuple[int, int]:
     return max(tiles, key=lambda tile: (tile[0] * tile[1], tile[1]))
 
 
-def _emit_convolution(module: Any, plan: _Plan, target: _Target) -> Any:
+def _emit_convolution(module: Module, plan: _Plan, target: _Target) -> Function:
     code = _Code(module, target)
     image, kernel, result, scratch = code.function.args
     batch, height, width, channels = plan.image
     rows, columns = plan.output
     code.fill_with_zeros(scratch, plan.scratch)
     with code.loop(batch) as (n, _):
-        own = code.at(image, (n, height * width * channels))
-        code.pad(own, scratch, plan)
+        code.pad(code.at(image, (n, height * width * channels)), scratch, plan)
         y = code.at(result, (n, rows * columns * plan.features))
         for part in plan.parts:
             _emit_part(code, plan, part, target, scratch, kernel, y)
@@ -518,9 +532,9 @@ def _emit_convolution(module: Any, plan: _Plan, target: _Target) -> Any:
 
 
 def _emit_part(
-    code: _Code, plan: _Plan, part: _Part, target: _Target, scratch: Any, kernel: Any, y: Any
+    code: _Code, plan: _Plan, part: _Part, target: _Target, scratch: Value, kernel: Value, y: Value
 ) -> None:
-    """One image's output positions of a part."""
+    """Write the code for one image's output positions of a part."""
     ir, b = code.ir, code.b
     channels, features, columns = plan.channels, plan.features, plan.output[1]
     wide = plan.frame.size[1]
@@ -542,7 +556,7 @@ def _emit_part(
         variable.global_constant = True
         held.append(variable)
 
-    def offset(table: Any, tap: Any) -> Any:
+    def offset(table: GlobalVariable, tap: Value) -> Value:
         return b.load(b.gep(table, [tap], source_etype=code.index), typ=code.index)
 
     unroll = next(u for u in range(_UNROLL, 0, -1) if channels % u == 0)
@@ -577,7 +591,7 @@ def _emit_part(
                 code.store(sums[place * vectors + v], code.at(out, to))
 
 
-def _emit_kernel_gradient(module: Any, plan: _Plan, target: _Target) -> Any:
+def _emit_kernel_gradient(module: Module, plan: _Plan, target: _Target) -> Function:
     code = _Code(module, target)
     image, gradient, result, scratch = code.function.args
     batch, height, width, channels = plan.image
@@ -649,8 +663,9 @@ def _emit_kernel_gradient(module: Any, plan: _Plan, target: _Target) -> Any:
 
 
 def _entries(width: int, channels: int, most: int) -> tuple[int, int]:
-    """Taps of a row of the kernel, and input channels, whose sums are computed together: as many
-    as there is room for, and few taps if there are several ways.
+    """Choose how many taps of a kernel row and input channels are summed together.
+
+    As many as fit into the registers; of equal choices the one with the fewest taps.
     """
     choices = [
         (taps, entries)

@@ -44,7 +44,7 @@ class Family:
         return self.constructor(self.shape, self.classes, **self.scaled(self.options, factor))
 
     def adapted(
-        self, shape: tuple[int, ...] | None = None, classes: int | None = None, **changes: Any
+        self, shape: tuple[int, ...] | None = None, classes: int | None = None, **changes: object
     ) -> Network:
         """Make the network for other data, or with other options."""
         return self.constructor(
@@ -64,30 +64,32 @@ def family_network(
     symmetry: SymmetryOf | None = None,
     stages: Sequence[Sequence[str]] = (),
     scaled: Scaled = wider,
-    **options: Any,
+    **options: object,
 ) -> Network:
     """Make the network of a module, with its constructor and options recorded.
 
     Args:
       constructor: called as `constructor(shape, classes, **options)` for other sizes.
       module: `module(width)`, a Linen module.
-      shape, classes: checked arguments of the constructor.
-      output, symmetry, stages: as for `from_linen`.
-      scaled: how the options of a wider network follow.
+      shape: checked argument of the constructor.
+      classes: argument of the constructor.
+      output: as for `from_linen`.
+      symmetry: as for `from_linen`.
+      stages: as for `from_linen`.
+      scaled: gives the options of a wider network.
       **options: all other arguments of the constructor, `init` among them.
     """
     classes = whole("classes", classes, 1)
+    width = 1.0
     if "width" in options:
-        options["width"] = number("width", options["width"], 0, above=True)
-    init = options["init"]
+        options["width"] = width = number("width", options["width"], 0, above=True)
+    described = init = options["init"]
     if callable(init):
         described = f"{init.__module__}.{getattr(init, '__qualname__', repr(init))}"
-    else:
-        described = init
     family = Family(constructor, shape, classes, options, scaled)
     name = constructor.__name__
     return make_network(
-        **linen.parts(module(options.get("width", 1.0)), shape, name=name),
+        **linen.parts(module(width), shape, name=name),
         constructor=name,
         output=output,
         config={"shape": list(shape), "classes": classes, **options, "init": described},

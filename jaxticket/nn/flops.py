@@ -1,10 +1,10 @@
-"""Multiply-adds of any function, and where a network uses its kernels, read from the trace.
+"""Multiply-adds of any function, and the uses of a network's kernels, read from the trace.
 
-Counted are the products of `dot_general` and of convolutions, those of this library included: 2
-floating-point operations per multiply-add. Sums, activations, normalisation and pooling count
-nothing, as in the papers. A product with a zero of the padding counts; one with a zero that a
-transposed convolution puts between the entries of its input, or in step with these around it, does
-not. Nothing is compiled or run.
+Only products of `dot_general` and of convolutions are counted, those of this library included: 2
+floating-point operations per multiply-add. Sums, activations, normalization and pooling count as
+zero, as in the papers. A product with a zero of the padding counts; one with a zero that a
+transposed convolution inserts between the entries of its input, or at the same spacing around it,
+does not. Nothing is compiled or run.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 import jax
-from jax.extend.core import Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from jaxticket import _tree
 from jaxticket.typing import Network
+
+if TYPE_CHECKING:
+    from jax.core import Atom
 
 _OPAQUE = ("pallas_call", "ffi_call", "ragged_dot", "ragged_dot_general", "custom_linear_solve")
 _VIEWS = (
@@ -27,9 +30,9 @@ _VIEWS = (
     "pvary", "pcast", "stop_gradient", "neg", "mul", "div", "add", "sub", "select_n", "abs", "sign",
     "max", "min", "tanh", "logistic",
 )  # fmt: skip
-"""What leaves every entry of a kernel an entry, moved or changed by itself."""
+"""Operations that move or change the entries of a kernel one by one."""
 _CUTS = ("slice", "dynamic_slice", "gather", "split", "concatenate", "pad", "reduce_sum")
-"""What takes entries of a kernel apart or puts them together."""
+"""Operations that separate or combine entries of a kernel."""
 
 
 class Kernel(NamedTuple):
@@ -48,20 +51,20 @@ class Kernel(NamedTuple):
     positions: float
 
 
-def count(function: Callable[..., Any], *args: Any) -> float:
-    """Floating-point operations of the products in `function(*args)`, 2 per multiply-add.
+def count(function: Callable[..., object], *args: object) -> float:
+    """Count the floating-point operations of products in `function(*args)`, 2 per multiply-add.
 
     Args:
       function: anything that JAX can trace; close over arguments that are not arrays.
       *args: trees of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
-      The number. A `scan` counts as often as it runs, the dearest branch of a `cond`, all devices
-      of a `shard_map`; what no result needs does not count.
+      The number. A `scan` counts as often as it runs, a `cond` as its most expensive branch, a
+      `shard_map` on all devices; operations that no result depends on do not count.
 
     Raises:
-      ValueError: for products in a `while` loop, whose number of rounds is unknown, and inside
-        what cannot be read: kernels of other languages (Pallas, FFI), ragged products, solvers.
+      ValueError: for products in a `while` loop, whose number of iterations is unknown, and in
+        operations that cannot be read: foreign kernels (Pallas, FFI), ragged products, solvers.
 
     >>> count(lambda a, b: a @ b, jax.numpy.ones((3, 4)), jax.numpy.ones((4, 5)))
     120.0
@@ -72,11 +75,11 @@ def count(function: Callable[..., Any], *args: Any) -> float:
 
 @functools.lru_cache(maxsize=64)
 def kernels(net: Network) -> tuple[Kernel, ...]:
-    """The kernels of a network in the order in which its forward pass first uses them.
+    """Find the kernels of a network, in the order in which its forward pass first uses them.
 
-    Leaves are followed through casts, reshapes, transposes and changes of single entries to the
-    products with what comes from the input (`train=False`). All prunable leaves are among them, and
-    other leaves of two or more dimensions that are multiplied so.
+    Leaves are followed through casts, reshapes, transposes and elementwise changes to the products
+    with values that depend on the input (`train=False`). The result has all prunable leaves, and
+    other leaves of two or more dimensions that are multiplied in this way.
 
     Raises:
       ValueError: for a prunable leaf that cannot be followed to a product, naming it.
@@ -97,11 +100,11 @@ def kernels(net: Network) -> tuple[Kernel, ...]:
     states += [None] * (len(jaxpr.jaxpr.invars) - len(states) - 1) + [_Data()]
     uses = _walk(jaxpr.jaxpr, states).uses
     for i, (name, p) in enumerate(zip(names, prunable, strict=True)):
-        found = uses.get(i)
-        if p and (found is None or found.lost):
-            why = "is not multiplied with anything that comes from the input"
-            if found is not None:
-                why = f"{found.lost} before it is multiplied"
+        use = uses.get(i)
+        if p and (use is None or use.lost):
+            why = "is not multiplied with anything that depends on the input"
+            if use is not None:
+                why = f"{use.lost} before it is multiplied"
             raise ValueError(
                 f"`net`: {name!r} cannot be followed: it {why}; leave it out with the network's "
                 f"`prunable`, or give each layer a leaf of its own"
@@ -113,11 +116,11 @@ def kernels(net: Network) -> tuple[Kernel, ...]:
     )
 
 
-# what is known of a value while walking
+# states of values during the walk
 
 
 class _Leaf(NamedTuple):
-    """Entry by entry a leaf, or, where `cut` says how, parts of it."""
+    """A leaf, moved or changed entry by entry; `cut` tells how parts of it were taken, if so."""
 
     number: int
     cut: str = ""
@@ -147,11 +150,11 @@ def _add(uses: dict[int, _Use], more: dict[int, _Use], times: float = 1.0) -> No
         uses[number] = _Use(before.products + times * use.products, before.lost or use.lost)
 
 
-def _walk(jaxpr: Any, states: Sequence[_State]) -> _Walked:
-    known: dict[Any, _State] = dict(zip(jaxpr.invars, states, strict=True))
+def _walk(jaxpr: Jaxpr, states: Sequence[_State]) -> _Walked:
+    known: dict[Atom, _State] = dict(zip(jaxpr.invars, states, strict=True))
     total, uses = 0.0, {}
 
-    def state(atom: Any) -> _State:
+    def state(atom: Atom) -> _State:
         return None if isinstance(atom, Literal) else known.get(atom)
 
     for eqn in _live(jaxpr):
@@ -163,9 +166,10 @@ def _walk(jaxpr: Any, states: Sequence[_State]) -> _Walked:
     return _Walked(total, uses, [state(atom) for atom in jaxpr.outvars])
 
 
-def _live(jaxpr: Any) -> list[Any]:
-    """The equations that a result needs, in order: compilers drop the others, such as the initial
-    values that NNX modules draw and never use.
+def _live(jaxpr: Jaxpr) -> list[JaxprEqn]:
+    """List the equations that a result depends on, in order.
+
+    Compilers drop the others, such as initial values that NNX modules draw and never use.
     """
     needed = {atom for atom in jaxpr.outvars if not isinstance(atom, Literal)}
     live = []
@@ -176,7 +180,7 @@ def _live(jaxpr: Any) -> list[Any]:
     return live[::-1]
 
 
-def _equation(eqn: Any, inputs: list[_State]) -> _Walked:
+def _equation(eqn: JaxprEqn, inputs: list[_State]) -> _Walked:
     name = eqn.primitive.name
     if name in _OPAQUE:
         raise ValueError(
@@ -191,8 +195,8 @@ def _equation(eqn: Any, inputs: list[_State]) -> _Walked:
         return _while(eqn, inputs)
     if name == "cond":
         return _cond(eqn, inputs)
-    inner = [_open(j) for j in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr)
-             if _is_jaxpr(j)]  # fmt: skip
+    parameters = jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr)
+    inner = [open_jaxpr(p) for p in parameters if _is_jaxpr(p)]
     data = any(isinstance(s, _Data) for s in inputs)
     if len(inner) == 1 and len(inner[0].invars) == len(inputs):
         walked, times = _walk(inner[0], inputs), 1.0
@@ -204,35 +208,31 @@ def _equation(eqn: Any, inputs: list[_State]) -> _Walked:
         if len(walked.out) == len(eqn.outvars):
             return _Walked(walked.products * times, uses, walked.out)
         return _Walked(walked.products * times, uses, _same(eqn, _Data() if data else None))
-    # functions whose arguments are arranged otherwise: their products count, kernels end there
+    # functions with another order of arguments: their products count, kernels are not followed
     products = sum(_walk(j, [None] * len(j.invars)).products for j in inner)
     return _Walked(products, {}, _same(eqn, _Data() if data else _followed(eqn, inputs)))
 
 
-def _same(eqn: Any, state: _State) -> list[_State]:
+def _same(eqn: JaxprEqn, state: _State) -> list[_State]:
     return [state] * len(eqn.outvars)
 
 
-def _followed(eqn: Any, inputs: list[_State]) -> _State:
-    """What comes of leaves, and of nothing that the input has a part in."""
-    found = [s for s in inputs if isinstance(s, _Leaf)]
-    if not found:
+def _followed(eqn: JaxprEqn, inputs: list[_State]) -> _State:
+    """Give the state of an operation on leaves, none of whose inputs depends on the input."""
+    pairs = zip(eqn.invars, inputs, strict=True)
+    sized = [(math.prod(_shape(atom)), s) for atom, s in pairs if isinstance(s, _Leaf)]
+    if not sized:
         return None
-    name, first = eqn.primitive.name, found[0]
-    cut = next((s.cut for s in found if s.cut), "")
-    sizes = {
-        atom.aval.size for atom, s in zip(eqn.invars, inputs, strict=True) if isinstance(s, _Leaf)
-    }
-    if name in _VIEWS and len({s.number for s in found}) == 1 and len(sizes) == 1:
+    leaves = [leaf for _, leaf in sized]
+    name, first = eqn.primitive.name, leaves[0]
+    cut = next((leaf.cut for leaf in leaves if leaf.cut), "")
+    same = len({leaf.number for leaf in leaves}) == 1 and len({size for size, _ in sized}) == 1
+    if name in _VIEWS and same:
         # a norm that divides its own kernel is a cut of it, which changes single entries only
-        return _Leaf(first.number, cut if all(s.cut for s in found) else "")
+        return _Leaf(first.number, cut if all(leaf.cut for leaf in leaves) else "")
     if name in _VIEWS:
-        largest = max(
-            (atom.aval.size, -i)
-            for i, (atom, s) in enumerate(zip(eqn.invars, inputs, strict=True))
-            if isinstance(s, _Leaf)
-        )
-        return inputs[-largest[1]]
+        # the first of the largest
+        return max(sized, key=lambda pair: pair[0])[1]
     if name in _CUTS:
         return _Leaf(first.number, cut or f"goes through {name!r}")
     return None
@@ -241,18 +241,18 @@ def _followed(eqn: Any, inputs: list[_State]) -> _State:
 # products
 
 
-def _products(eqn: Any) -> float | None:
-    """Multiply-adds of an equation that is a product, None for all others."""
+def _products(eqn: JaxprEqn) -> float | None:
+    """Count the multiply-adds of an equation that is a product; None for all others."""
     name = eqn.primitive.name
     if name == "dot_general":
         (contracted, _), _ = eqn.params["dimension_numbers"]
-        shape = eqn.invars[0].aval.shape
-        return float(eqn.outvars[0].aval.size * math.prod(shape[i] for i in contracted))
+        shape, size = _shape(eqn.invars[0]), math.prod(_shape(eqn.outvars[0]))
+        return float(size * math.prod(shape[i] for i in contracted))
     if name == "conv_general_dilated":
         return _convolution(eqn)
     if name.startswith("jaxticket_convolution"):
-        a, b = (atom.aval for atom in eqn.invars)
-        y = eqn.outvars[0].aval
+        a, b = map(_shape, eqn.invars)
+        y = _shape(eqn.outvars[0])
         # all three are sums over replica, batch, position of the output, place of the kernel, in
         # and out; only the roles of the operands differ
         at = eqn.params["geometry"]
@@ -262,14 +262,14 @@ def _products(eqn: Any) -> float | None:
             "jaxticket_convolution_input": (y, b, a),
             "jaxticket_convolution_kernel": (a, y, b),
         }[name]
-        return float(x.shape[0] * out.shape[1] * places * w.shape[3] * w.shape[4])
+        return float(x[0] * out[1] * places * w[3] * w[4])
     return None
 
 
-def _convolution(eqn: Any) -> float:
+def _convolution(eqn: JaxprEqn) -> float:
     params = eqn.params
     numbers = params["dimension_numbers"]
-    w, y = eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape
+    w, y = _shape(eqn.invars[1]), _shape(eqn.outvars[0])
     positions = 1
     # per axis the pairs of an output position and a place of the kernel that meet an entry of the
     # input or its padding, rather than a zero put between entries
@@ -284,7 +284,7 @@ def _convolution(eqn: Any) -> float:
     return float(batch * features * positions * w[numbers.rhs_spec[1]])
 
 
-def _product(eqn: Any, inputs: list[_State], products: float) -> _Walked:
+def _product(eqn: JaxprEqn, inputs: list[_State], products: float) -> _Walked:
     first, second = inputs
     data = isinstance(first, _Data) or isinstance(second, _Data)
     uses: dict[int, _Use] = {}
@@ -301,16 +301,21 @@ def _product(eqn: Any, inputs: list[_State], products: float) -> _Walked:
 # control flow
 
 
-def _is_jaxpr(x: Any) -> bool:
-    return hasattr(x, "eqns") or (hasattr(x, "jaxpr") and hasattr(x.jaxpr, "eqns"))
+def _shape(atom: Atom) -> tuple[int, ...]:
+    return getattr(atom.aval, "shape", ())
 
 
-def _open(x: Any) -> Any:
-    return x if hasattr(x, "invars") and not hasattr(x, "jaxpr") else x.jaxpr
+def _is_jaxpr(x: object) -> TypeGuard[Jaxpr | ClosedJaxpr]:
+    return isinstance(x, (Jaxpr, ClosedJaxpr))
 
 
-def _settled(jaxpr: Any, fixed: list[_State], carry: list[_State], rest: list[_State]) -> _Walked:
-    """One round of a loop whose carried values are what they are in every round."""
+def open_jaxpr(program: Jaxpr | ClosedJaxpr) -> Jaxpr:
+    """Give the program without its constants; versions of JAX differ in whether it has some."""
+    return getattr(program, "jaxpr", program)
+
+
+def _settled(jaxpr: Jaxpr, fixed: list[_State], carry: list[_State], rest: list[_State]) -> _Walked:
+    """Walk one iteration of a loop, with states of the carried values that hold in all."""
     while True:
         walked = _walk(jaxpr, [*fixed, *carry, *rest])
         new = [
@@ -322,12 +327,12 @@ def _settled(jaxpr: Any, fixed: list[_State], carry: list[_State], rest: list[_S
         carry = new
 
 
-def _scan(eqn: Any, inputs: list[_State]) -> _Walked:
-    body = _open(eqn.params["jaxpr"])
-    # [constants, carry, xs] -> [carry, ys]: only xs and ys have an axis more outside of the loop;
-    # the parameters that say how many there are differ between versions of JAX
-    carry = sum(a.aval.ndim == b.aval.ndim for a, b in zip(eqn.outvars, body.outvars, strict=True))
-    end = sum(a.aval.ndim == b.aval.ndim for a, b in zip(eqn.invars, body.invars, strict=True))
+def _scan(eqn: JaxprEqn, inputs: list[_State]) -> _Walked:
+    body = open_jaxpr(eqn.params["jaxpr"])
+    # [constants, carry, xs] -> [carry, ys]: only xs and ys have one more axis outside of the loop;
+    # the parameters that tell their numbers differ between versions of JAX
+    carry = sum(map(_same_rank, eqn.outvars, body.outvars))
+    end = sum(map(_same_rank, eqn.invars, body.invars))
     consts = end - carry
     walked = _settled(body, inputs[:consts], inputs[consts:end], inputs[end:])
     times, uses = float(eqn.params["length"]), {}
@@ -335,21 +340,25 @@ def _scan(eqn: Any, inputs: list[_State]) -> _Walked:
     return _Walked(walked.products * times, uses, walked.out)
 
 
-def _while(eqn: Any, inputs: list[_State]) -> _Walked:
+def _same_rank(a: Atom, b: Atom) -> bool:
+    return len(_shape(a)) == len(_shape(b))
+
+
+def _while(eqn: JaxprEqn, inputs: list[_State]) -> _Walked:
     n, m = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-    body, test = _open(eqn.params["body_jaxpr"]), _open(eqn.params["cond_jaxpr"])
+    body, test = open_jaxpr(eqn.params["body_jaxpr"]), open_jaxpr(eqn.params["cond_jaxpr"])
     walked = _settled(body, inputs[n : n + m], inputs[n + m :], [])
     tested = _walk(test, [*inputs[:n], *walked.out])
     if walked.products + tested.products:
         raise ValueError(
-            "`function` has products in a `while` loop, whose number of rounds is unknown; use "
+            "`function` has products in a `while` loop, whose number of iterations is unknown; use "
             "`jax.lax.scan` or a `fori_loop` with constant bounds"
         )
     return walked
 
 
-def _cond(eqn: Any, inputs: list[_State]) -> _Walked:
-    branches = [_walk(_open(b), inputs[1:]) for b in eqn.params["branches"]]
+def _cond(eqn: JaxprEqn, inputs: list[_State]) -> _Walked:
+    branches = [_walk(open_jaxpr(b), inputs[1:]) for b in eqn.params["branches"]]
     dearest = max(branches, key=lambda walked: walked.products)
     uses = dict(dearest.uses)
     for walked in branches:

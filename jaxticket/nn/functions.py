@@ -27,8 +27,8 @@ def from_functions(
 
     Args:
       init: `init(key) -> (params, stats)`; stats may be `{}`.
-      apply: `apply(params, stats, x, *, train, key, axis_name, tap) -> (logits, stats)`; of the
-        last three it may leave out what it does not use.
+      apply: `apply(params, stats, x, *, train, key, axis_name, tap) -> (logits, stats)`; it
+        need not take those of the last three that it does not use.
       name: the network's name in run folders; networks are told apart by their code too.
       shape: shape of one example.
       prunable: patterns of paths or a function, as for `from_linen`; None for leaves called
@@ -39,7 +39,8 @@ def from_functions(
       adapted: `adapted(shape=..., classes=..., **options) -> Network`.
       syncs_stats: whether `apply` averages its batch statistics over `axis_name`.
       dtype: type of the examples, as for `from_linen`.
-      symmetry, stages: as for `from_linen`.
+      symmetry: as for `from_linen`.
+      stages: as for `from_linen`.
 
     Raises, Warns: as `from_linen`.
     """

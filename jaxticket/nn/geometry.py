@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Geometry(NamedTuple):
-    """What both operands' shapes do not say.
+    """Sizes, stride and padding, which the shapes of both operands do not determine.
 
     Attributes:
       image: (height, width) of x.

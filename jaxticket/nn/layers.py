@@ -1,10 +1,10 @@
-"""What the convolutional networks share: layers, pooling, the checks of their options.
+"""Layers, pooling and checks of options that the convolutional networks share.
 
 Names: the parameters of a layer lie under its path ("block_1_0/conv_0/kernel",
 "block_1_0/conv_0/norm/scale"), and the tap of a layer has that path as its name. A tap whose name
 has no "/" is a junction: all paths from the input to the logits pass through it (a layer of a
 chain, a block after its addition or concatenation, the logits). Names with a "/" are inside a
-block, where other paths may run beside. In natural order (block_2 before block_10) the names of the
+block, which may have other paths. In natural order (block_2 before block_10) the names of the
 layers are in the order of the forward pass.
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -31,14 +30,14 @@ SHORTCUTS = ("projection", "padding")
 
 @dataclass(frozen=True)
 class Style:
-    """How all layers of a network are made.
+    """Options of all layers of a network.
 
     Attributes:
       init: name of the kernels' initializer, or a function.
       norm: "batch", "group" or "none".
-      scale: what the scale of the normalisation starts at: "ones" or "uniform" (U[0, 1]).
+      scale: what the scale of the normalization starts at: "ones" or "uniform" (U[0, 1]).
       bias: whether convolutions add one.
-      epsilon: what the normalisation adds to the variance.
+      epsilon: what the normalization adds to the variance.
     """
 
     init: str | Initializer
@@ -53,16 +52,16 @@ class Style:
 
 
 class Conv(nn.Module):
-    """A convolution with its normalisation and ReLU.
+    """A convolution with its normalization and ReLU.
 
     Attributes:
       features: output channels.
-      style: kind of normalisation, initializers, whether there is a bias (it starts at 0).
+      style: kind of normalization, initializers, whether there is a bias (it starts at 0).
       kernel: its height and width.
       stride: along both axes.
       padding: rows and columns of zeros on either side; None for (size - 1) / 2 of the kernel, as
         PyTorch's sources pad ("SAME" would pad a stride of 2 unevenly).
-      relu: whether it ends in one.
+      relu: whether a ReLU follows.
       axis_name: mesh axis over which batch statistics are averaged.
     """
 
@@ -76,6 +75,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
+        """Map [batch, height, width, in] to [batch, height', width', features]."""
         style = self.style
         shape = (*self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", style.kernel(), shape, jnp.float32)
@@ -90,7 +90,7 @@ class Conv(nn.Module):
 
 
 class Norm(nn.Module):
-    """Normalisation, `scale * (x - mean) / sqrt(var + epsilon) + bias`.
+    """Normalization, `scale * (x - mean) / sqrt(var + epsilon) + bias`.
 
     Batch: with the statistics of the batch in training and their running averages (`new = 0.9 * old
     + 0.1 * batch`) in evaluation; the biased variance in both, where PyTorch averages the unbiased
@@ -112,6 +112,7 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
+        """Normalize [batch, height, width, channels]."""
         if self.style.norm == "none":
             return x
         n = x.shape[-1]
@@ -134,7 +135,7 @@ class Norm(nn.Module):
         return (y + bias[None, None, None]).astype(x.dtype)
 
     def batch_statistics(self, y: Array, *, train: bool) -> tuple[Array, Array]:
-        """Mean and variance of the batch, averaged into the running ones, or these."""
+        """Mean and variance: of the batch, averaged into the running ones, or in evaluation these."""
         n = y.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (n,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (n,), jnp.float32)
@@ -153,7 +154,7 @@ class Norm(nn.Module):
 
 
 def groups(channels: int) -> int:
-    """The most groups of equal size, up to 32, with four channels or more each.
+    """The largest number of equal groups, at most 32, with four or more channels each.
 
     Groups of one channel would turn a map of one pixel into a constant.
 
@@ -169,8 +170,9 @@ def dense(x: Array, features: int, style: Style, *, name: str) -> Array:
 
 
 def head(x: Array, hidden: Sequence[int], classes: int, style: Style, *, tap: Tap) -> Array:
-    """Dense layers with ReLU between them, called and tapped as dense_0, dense_1, ...; the last
-    one gives the logits. Call it inside a compact module.
+    """Dense layers dense_0, dense_1, ... with ReLU between them; the last gives the logits.
+
+    Each has a tap of its name. Call it inside a compact module.
     """
     for i, units in enumerate(hidden):
         x = tap(f"dense_{i}", jax.nn.relu(dense(x, units, style, name=f"dense_{i}")))
@@ -191,8 +193,9 @@ def block_names(counts: Sequence[int]) -> tuple[tuple[str, ...], ...]:
 
 
 def staged(counts: Sequence[int], features: Sequence[int]) -> Iterator[tuple[int, int, str]]:
-    """Features, stride and name of each residual block; each stage but the first begins with a
-    stride of 2.
+    """Features, stride and name of each residual block.
+
+    Each stage but the first begins with a stride of 2.
 
     >>> list(staged((1, 2), (16, 32)))
     [(16, 1, 'block_1_0'), (32, 2, 'block_2_0'), (32, 1, 'block_2_1')]
@@ -203,9 +206,8 @@ def staged(counts: Sequence[int], features: Sequence[int]) -> Iterator[tuple[int
 
 
 def max_pool(x: Array, size: int, stride: int, padding: int = 0) -> Array:
-    """The largest value of every window; windows that do not fit are left out."""
-    sides: Any = ((padding, padding), (padding, padding))
-    return nn.max_pool(x, (size, size), (stride, stride), sides)
+    """The maximum of every window; windows that do not fit are left out."""
+    return nn.max_pool(x, (size, size), (stride, stride), ((padding, padding),) * 2)
 
 
 def average_pool(x: Array, size: int, stride: int, padding: int = 0) -> Array:
@@ -220,7 +222,7 @@ def global_average(x: Array) -> Array:
 
 
 def is_junction(name: str) -> bool:
-    """Whether the tap of this name is one that all paths from the input to the logits pass.
+    """Whether all paths from the input to the logits pass through the tap of this name.
 
     >>> is_junction("block_1_0"), is_junction("block_1_0/conv_0")
     (True, False)
@@ -240,7 +242,7 @@ def channels(base: int, width: float) -> int:
 def checked_style(
     init: str | Initializer, norm: str, scale: str, *, bias: bool, epsilon: float = 1e-5
 ) -> Style:
-    """The style, after a check of its names."""
+    """Check the options and return them as a style."""
     from_table("init", init, INITIALIZERS)
     one_of("norm", norm, NORMS)
     one_of("scale", scale, SCALES)
@@ -248,11 +250,11 @@ def checked_style(
 
 
 def checked_shape(shape: tuple[int, ...], least: int, network: str) -> tuple[int, ...]:
-    """The shape of one image, at least `least` pixels high and wide."""
+    """Check the shape of one image, which must be at least `least` pixels high and wide."""
     shape = example_shape(shape, "(height, width, channels)")
     if min(shape[:2]) < least:
         raise ValueError(
             f"`shape`: {network} needs images of at least {least} x {least} pixels, got {shape}; "
-            f"take a network of fewer stages or larger images"
+            f"use larger images or a network with fewer stages"
         )
     return shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypedDict
 
 import flax.linen as nn
 import jax
@@ -12,12 +12,20 @@ import jax.numpy as jnp
 from flax.errors import InvalidRngError
 from jax import Array
 
-from jaxticket.nn.network import Prunable, WithOptions, accepted, checked_example, make_network
+from jaxticket.nn.network import (
+    Apply,
+    Init,
+    Prunable,
+    WithOptions,
+    accepted,
+    checked_example,
+    make_network,
+)
 from jaxticket.random import stream
 from jaxticket.typing import Key, Network, Params, Stats, SymmetryOf, Tap
 
 _MODES = ("train", "training", "deterministic", "use_running_average")
-"""What modules call the argument that switches between training and evaluation."""
+"""Names in use for the argument that switches between training and evaluation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +37,7 @@ class Linen:
       shape, dtype: of one example.
       name: the network's name, for errors.
       modes: the arguments of `_MODES` that its `__call__` takes.
-      dropped: collections that are no statistics.
+      dropped: collections that are not statistics.
     """
 
     module: nn.Module
@@ -39,12 +47,12 @@ class Linen:
     modes: frozenset[str]
     dropped: tuple[str, ...] = ("intermediates",)
 
-    def _mode(self, train: bool) -> dict[str, Any]:
+    def _mode(self, train: bool) -> dict[str, bool]:
         values = dict(zip(_MODES, (train, train, not train, not train), strict=True))
         return {name: values[name] for name in _MODES if name in self.modes}
 
-    def variables(self, key: Key) -> dict[str, Any]:
-        """All collections as the module initializes them."""
+    def variables(self, key: Key) -> dict[str, Params]:
+        """Initialize all collections of the module."""
         return dict(
             self.module.init(
                 {"params": stream(key, "params"), "dropout": stream(key, "dropout")},
@@ -54,7 +62,7 @@ class Linen:
         )
 
     def sown(self) -> tuple[str, ...]:
-        """Collections that grow with every call, as those of `sow` do."""
+        """Find the collections that grow with every call, as those of `sow` do."""
         before = jax.eval_shape(self.variables, jax.random.key(0))
         names = [name for name in before if name != "params"]
         if not names:
@@ -62,7 +70,7 @@ class Linen:
         x = jax.ShapeDtypeStruct((1, *self.shape), jnp.dtype(self.dtype))
         key = jax.eval_shape(lambda: jax.random.key(0))
         _, after = jax.eval_shape(
-            lambda v, x, key: self._called(v, x, True, key, mutable=names), before, x, key
+            lambda v, x, key: self._called(v, x, True, key, names), before, x, key
         )
         return tuple(
             name
@@ -72,26 +80,37 @@ class Linen:
 
     def init(self, key: Key) -> tuple[Params, Stats]:
         """Initialize params and statistics."""
-        # sown values and the like are made by every call: only weights and statistics are kept
+        # sown values and the like are computed by every call: only weights and statistics are kept
         variables = self.variables(key)
         params = variables.pop("params", {})
         return params, {k: v for k, v in variables.items() if k not in self.dropped}
 
     def _called(
-        self, variables: Mapping[str, Any], x: Array, train: bool, key: Key | None, **options: Any
-    ) -> Any:
-        # what is neither called "dropout" nor has a stream of its own draws from "params"
+        self,
+        variables: Mapping[str, Params],
+        x: Array,
+        train: bool,
+        key: Key | None,
+        mutable: list[str],
+        **options: object,
+    ) -> tuple[Array, dict[str, Params]]:
+        """Compute (logits, the updated collections of `mutable`)."""
+        # rng streams other than "dropout" draw from "params"
         rngs = None if key is None else {"dropout": key, "params": stream(key, "params")}
         module = self.module
         if "axis_name" in options:
             module = module.clone(axis_name=options.pop("axis_name"))
+        options |= self._mode(train)
         try:
-            return module.apply(variables, x, rngs=rngs, **self._mode(train), **options)
+            return module.apply(
+                variables, x, rngs=rngs, mutable=mutable, method=None,
+                capture_intermediates=False, **options,
+            )  # fmt: skip
         except InvalidRngError as error:
-            told = str(error).partition(" (https")[0]
+            reason = str(error).partition(" (https")[0]
             raise ValueError(
-                f"network {self.name!r} draws random numbers in evaluation, where networks are "
-                f"deterministic: {told}; draw them where its argument `train` is True"
+                f"network {self.name!r} draws random numbers in evaluation, where networks must be "
+                f"deterministic: {reason}; draw them only if its argument `train` is True"
             ) from error
 
     def apply(
@@ -102,26 +121,38 @@ class Linen:
         *,
         train: bool,
         key: Key | None = None,
-        axis_name: str | None = None,
-        tap: Tap | None = None,
+        **options: str | Tap | None,
     ) -> tuple[Array, Stats]:
-        """Compute (logits, stats)."""
-        given = {"axis_name": axis_name, "tap": tap}
-        options = {name: value for name, value in given.items() if value is not None}
+        """Compute (logits, stats); options are `axis_name` and `tap`."""
+        given = {name: value for name, value in options.items() if value is not None}
+        mutable = list(stats) if train else []
         variables = {"params": params, **stats}
-        if train and stats:
-            logits, updated = self._called(variables, x, train, key, mutable=list(stats), **options)
-            return logits, {**stats, **updated}
-        return self._called(variables, x, train, key, **options), stats
+        logits, updated = self._called(variables, x, train, key, mutable, **given)
+        return logits, {**stats, **updated} if mutable else stats
+
+
+class Parts(TypedDict):
+    """The arguments of `make_network` that follow from a Linen module."""
+
+    init: Init
+    apply: Apply
+    shape: tuple[int, ...]
+    name: str
+    source: nn.Module
+    syncs_stats: bool
+    dtype: str
 
 
 def parts(
     module: nn.Module, shape: Sequence[int], *, name: str, dtype: str = "float32", own: bool = False
-) -> dict[str, Any]:
-    """The arguments of `make_network` that follow from a Linen module.
+) -> Parts:
+    """Derive the arguments of `make_network` from a Linen module.
 
     Args:
-      module, shape, name, dtype: as for `from_linen`.
+      module: as for `from_linen`.
+      shape: as for `from_linen`.
+      name: as for `from_linen`.
+      dtype: as for `from_linen`.
       own: a module of the user's, which may sow values.
     """
     call = type(module).__call__
@@ -161,7 +192,7 @@ def from_linen(
     `deterministic`, `use_running_average`) and `tap`. A field `axis_name` receives the mesh axis
     over which BatchNorm averages; a module with statistics and without that field is refused on a
     mesh with a data axis above 1. In training every rng stream (`make_rng(name)`) draws from `key`,
-    which differs between replicas and steps; in evaluation there is none. What the module sows is
+    which differs between replicas and steps; in evaluation there is none. Sown values are
     ignored. Call `x = tap(name, x)` with the path of the layer; a name without "/" says that all
     paths from the input to the logits pass through x.
 
@@ -186,11 +217,11 @@ def from_linen(
         "block_1_1"]]`, for `jt.elastic`.
 
     Raises:
-      ValueError: for a shape that is none, logits that are not [batch, classes], params that are
+      ValueError: for an invalid shape, logits that are not [batch, classes], params that are
         not float32, random numbers in evaluation, statistics that change their shape.
 
     Warns:
-      UserWarning: for leaves that look like kernels, are not called so and would not be pruned.
+      UserWarning: for leaves that look like kernels but have another name and are not pruned.
     """
     return make_network(
         **parts(module, shape, name=name, dtype=dtype, own=True),

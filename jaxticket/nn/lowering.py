@@ -44,8 +44,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +68,7 @@ compilation stays bounded."""
 def _convolve(
     x: Array,
     w: Array,
-    pads: Any,
+    pads: Sequence[tuple[int, int]],
     precision: str | None,
     *,
     stride: tuple[int, int] = (1, 1),
@@ -93,7 +93,7 @@ def _forward(x: Array, w: Array, at: Geometry) -> Array:
 
 
 def _input_pads(at: Geometry) -> list[tuple[int, int]]:
-    """Pads of the output's gradient, after its entries were spread by the stride."""
+    """Padding of the output's gradient after dilation by the stride."""
     sizes = zip(at.image, at.kernel, at.stride, at.pads, at.output, strict=True)
     return [(k - 1 - p[0], n + p[0] - 1 - (m - 1) * s) for n, k, s, p, m in sizes]
 
@@ -104,8 +104,9 @@ def _input(g: Array, w: Array, at: Geometry) -> Array:
 
 
 def _kernel_pads(at: Geometry) -> list[tuple[int, int]]:
-    """Pads of x so that the output's gradient, spread by the stride, has a kernel's places in it;
-    negative where the stride leaves out the last rows.
+    """Padding of x with which the dilated gradient of the output yields the kernel's shape.
+
+    Negative where the stride skips the last rows.
     """
     sizes = zip(at.image, at.kernel, at.stride, at.pads, at.output, strict=True)
     return [(p[0], (m - 1) * s + k - n - p[0]) for n, k, s, p, m in sizes]
@@ -121,8 +122,10 @@ def _kernel(x: Array, g: Array, at: Geometry) -> Array:
 
 
 def _places(x: Array, at: Geometry) -> list[Array]:
-    """For each place of the kernel, in row-major order, the entries of x that it meets: the shape
-    of x with the output's height and width.
+    """Slice x for each entry of the kernel, in row-major order.
+
+    Returns:
+      The entries of x that meet it, of the shape of x with the output's height and width.
     """
     zero = jnp.zeros((), x.dtype)
     pads = [(0, 0, 0), *((low, high, 0) for low, high in _kernel_pads(at)), (0, 0, 0)]
@@ -142,14 +145,14 @@ def _product(x: Array, w: Array, at: Geometry) -> Array:
     return jax.lax.dot_general(patches, w, (((3,), (0,)), ((), ())), precision=at.precision)
 
 
-def _spread(x: Array, by: tuple[int, int], pads: list[tuple[int, int]]) -> Array:
-    """x with zeros between its rows and columns and around it."""
-    inner = [(*p, s - 1) for p, s in zip(pads, by, strict=True)]
+def _spread(x: Array, stride: tuple[int, int], pads: list[tuple[int, int]]) -> Array:
+    """Insert zeros between the rows and columns of x and around it."""
+    inner = [(*p, s - 1) for p, s in zip(pads, stride, strict=True)]
     return jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *inner, (0, 0, 0)])
 
 
 def _flipped(w: Array) -> Array:
-    """The kernel that carries gradients back."""
+    """Flip a kernel and exchange its channels, for gradients with respect to the input."""
     return jnp.flip(w, (0, 1)).transpose(0, 1, 3, 2)
 
 
@@ -161,8 +164,8 @@ def _input_product(g: Array, w: Array, at: Geometry) -> Array:
         return _spread(product, at.stride, _input_pads(at))
     g = _spread(g, at.stride, _input_pads(at))
     height, width = g.shape[1:3]
-    whole = at._replace(image=(height, width), stride=(1, 1), pads=((0, 0), (0, 0)))
-    return _product(g, _flipped(w), whole)
+    unstrided = at._replace(image=(height, width), stride=(1, 1), pads=((0, 0), (0, 0)))
+    return _product(g, _flipped(w), unstrided)
 
 
 def _kernel_product(x: Array, g: Array, at: Geometry) -> Array:
@@ -243,7 +246,7 @@ def _generated_kernel(x: Array, g: Array, at: Geometry) -> Array:
 
 
 def _separate(one: Callable[..., Array], loop_from: int) -> Callable[..., Array]:
-    """Replica after replica: as many convolutions in a row, or a loop from so many on."""
+    """Compute replica by replica: unrolled below `loop_from` replicas, else in a loop."""
 
     def every(a: Array, b: Array, *, geometry: Geometry) -> Array:
         if a.shape[0] == 1:
@@ -256,7 +259,7 @@ def _separate(one: Callable[..., Array], loop_from: int) -> Callable[..., Array]
 
 
 def _in_float32(one: Callable[..., Array]) -> Callable[..., Array]:
-    """Half precision is emulated, slowly, on CPUs: products are made in float32."""
+    """Compute products of half precision in float32, since CPUs emulate it slowly."""
 
     def wide(a: Array, b: Array, at: Geometry) -> Array:
         if a.dtype.itemsize > 2:

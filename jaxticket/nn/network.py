@@ -1,4 +1,4 @@
-"""The part that all adapters share: `init` and `apply` become a checked `Network`."""
+"""What all adapters share: `init` and `apply` become a checked `Network`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import json
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +15,9 @@ from jax import Array
 
 from jaxticket import _tree, masks
 from jaxticket._check import one_of
-from jaxticket.typing import Key, Network, Params, Stats, SymmetryOf, Tap
+from jaxticket.typing import Key, Mask, Network, Params, Stats, SymmetryOf, Tap
 
-Prunable = Callable[[Params], Any] | str | Sequence[str]
+Prunable = Callable[[Params], Mask] | str | Sequence[str]
 """Selects the leaves that may be pruned: `prunable(params) -> tree of python bools`, or patterns of
 paths."""
 
@@ -38,8 +37,8 @@ def no_tap(name: str, x: Array) -> Array:
     return x
 
 
-def accepted(function: Callable[..., Any], *names: str) -> frozenset[str]:
-    """Those of `names` that a function takes as arguments."""
+def accepted(function: Callable[..., object], *names: str) -> frozenset[str]:
+    """Select those of `names` that a function takes as arguments."""
     parameters = inspect.signature(function).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return frozenset(names)
@@ -48,7 +47,7 @@ def accepted(function: Callable[..., Any], *names: str) -> frozenset[str]:
 
 @dataclass(frozen=True, eq=False)
 class WithOptions:
-    """The `apply` of a network: passes those options on that the wrapped function takes.
+    """The `apply` of a network: passes on those options that the wrapped function takes.
 
     A class and no closure, so that networks pickle.
 
@@ -83,9 +82,10 @@ class WithOptions:
         return self.function(params, stats, x, train=train, **options)
 
 
-def kernels(params: Params) -> Any:
-    """Mark the leaves called "kernel" of two or more dimensions; where no leaf is called so, all
-    leaves of two or more dimensions.
+def kernels(params: Params) -> Mask:
+    """Mark the leaves called "kernel" of two or more dimensions.
+
+    If no leaf has that name, mark all leaves of two or more dimensions.
     """
     named = [path.rsplit("/", 1)[-1] == "kernel" for path in _tree.paths(params)]
     if not any(named):
@@ -102,12 +102,12 @@ class _Matching:
 
     patterns: tuple[str, ...]
 
-    def __call__(self, params: Params) -> Any:
-        found = [_tree.matches(path, self.patterns) for path in _tree.paths(params)]
-        return jax.tree.unflatten(jax.tree.structure(params), found)
+    def __call__(self, params: Params) -> Mask:
+        flags = [_tree.matches(path, self.patterns) for path in _tree.paths(params)]
+        return jax.tree.unflatten(jax.tree.structure(params), flags)
 
 
-def _checked_prunable(prunable: Prunable | None, params: Params) -> Callable[[Params], Any]:
+def _checked_prunable(prunable: Prunable | None, params: Params) -> Callable[[Params], Mask]:
     """Return what may be pruned as a function of the params.
 
     Raises:
@@ -126,9 +126,9 @@ def _checked_prunable(prunable: Prunable | None, params: Params) -> Callable[[Pa
         ]
         if passed:
             warnings.warn(
-                f"not pruned, since other leaves are called 'kernel' and these are not: "
-                f"{', '.join(passed[:8])}{', ...' if len(passed) > 8 else ''}; say what is pruned "
-                f"with `prunable`, such as prunable=['*/kernel', {passed[0].split(' ')[0]!r}]",
+                f"not pruned, because they are not called 'kernel' as other leaves are: "
+                f"{', '.join(passed[:8])}{', ...' if len(passed) > 8 else ''}; choose "
+                f"them with `prunable`, such as prunable=['*/kernel', {passed[0].split(' ')[0]!r}]",
                 stacklevel=4,
             )
         return kernels
@@ -171,18 +171,20 @@ def checked_example(shape: Sequence[int], dtype: str) -> tuple[int, ...]:
 
 
 def _no_width(width: float) -> Network:
-    raise ValueError(f"`resized({width})`: this network has no width; build the other size by hand")
+    raise ValueError(
+        f"`resized({width})`: this network has no width; pass `resized`, or build the other size"
+    )
 
 
-def _fixed(**changes: Any) -> Network:
+def _fixed(**changes: object) -> Network:
     raise ValueError(
         f"`adapted({', '.join(f'{k}={v!r}' for k, v in changes.items())})`: this network was made "
-        f"of a module or functions, which are for one shape; build the other one by hand"
+        f"of a module or functions for one shape; pass `adapted`, or build the other network"
     )
 
 
 def _check_params(params: Params, name: str) -> None:
-    """Raise for weights of a type that training does not keep."""
+    """Raise for weights of a type that training does not support."""
     for path, x in _tree.leaves(params).items():
         if x.dtype not in (jnp.float32, jnp.float64):
             raise ValueError(
@@ -195,7 +197,7 @@ def _check_params(params: Params, name: str) -> None:
 
 
 def _checked_logits(out: object, name: str) -> jax.ShapeDtypeStruct:
-    """The logits' shape in the output of `apply` for a batch of 2."""
+    """Check the output of `apply` for a batch of 2, and return the logits' shape."""
     remedy = "if the module returns more than the logits, wrap it in one that returns them alone"
     if not (isinstance(out, tuple) and len(out) == 2):
         raise ValueError(
@@ -236,8 +238,8 @@ def _check_stats(old: Stats, new: Stats, name: str) -> None:
 
 
 @functools.lru_cache(maxsize=256)
-def _outputs(net: Network, train: bool, real: str) -> tuple[Any, Any]:
-    """Shapes of what `apply` returns for a batch of 2; equal networks are traced once."""
+def _outputs(net: Network, train: bool, real: str) -> tuple[jax.ShapeDtypeStruct, Stats]:
+    """Trace the shapes that `apply` returns for a batch of 2; equal networks are traced once."""
     del real  # as for the network's own shapes
     key = jax.eval_shape(lambda: jax.random.key(0)) if train else None
 
@@ -260,7 +262,7 @@ def make_network(
     syncs_stats: bool,
     prunable: Prunable | None = None,
     output: str | None = None,
-    config: Mapping[str, Any] | None = None,
+    config: Mapping[str, object] | None = None,
     resized: Callable[[float], Network] | None = None,
     adapted: Callable[..., Network] | None = None,
     dtype: str = "float32",
@@ -336,5 +338,5 @@ def make_network(
     )
 
 
-def _recorded(constructor: str, config: Mapping[str, Any] | None) -> str:
+def _recorded(constructor: str, config: Mapping[str, object] | None) -> str:
     return json.dumps({"constructor": constructor, **(config or {})}, sort_keys=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 from jax import Array
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from flax import nnx
 
 
-def _within(tree: Any, like: Any) -> Any:
-    """The part of nested dicts that `like` has too."""
+def _within(tree: Stats, like: Stats) -> Stats:
+    """Select the entries of nested dicts that `like` has too."""
     if not isinstance(like, dict):
         return tree
     return {name: _within(tree[name], inner) for name, inner in like.items() if name in tree}
@@ -37,7 +37,7 @@ class Nnx:
 
     @staticmethod
     def split(model: nnx.Module) -> tuple[Params, Stats]:
-        """Weights and statistics, without random states and sown values."""
+        """Split a module into weights and statistics, without random states and sown values."""
         from flax import nnx
 
         _, params, _, rest = nnx.split(model, nnx.Param, (nnx.RngState, nnx.Intermediate), ...)
@@ -60,10 +60,11 @@ class Nnx:
         """Compute (logits, stats)."""
         from flax import nnx
 
-        # the values drawn here are all overwritten, so that the compiler drops their computation
-        drawn: Any = 0 if key is None else key
-        other: Any = 0 if key is None else stream(key, "default")
-        model: Any = self.make(nnx.Rngs(default=other, params=0, dropout=drawn))
+        # the initial values are all overwritten, so that the compiler drops their computation
+        dropout = 0 if key is None else key
+        default = 0 if key is None else stream(key, "default")
+        model = self.make(nnx.Rngs(default=default, params=0, dropout=dropout))
+        assert callable(model), "construction has called the module"
         nnx.update(model, params)
         if jax.tree.leaves(stats):
             nnx.update(model, stats)
@@ -90,12 +91,15 @@ def from_nnx(
         logits.
       shape: shape of one example.
       name: the network's name in run folders; networks are told apart by their code too.
-      prunable, output, dtype, symmetry, stages: as for `from_linen`.
+      prunable: as for `from_linen`.
+      output: as for `from_linen`.
+      dtype: as for `from_linen`.
+      symmetry: as for `from_linen`.
+      stages: as for `from_linen`.
 
     The module's train and eval modes are set by `train()` and `eval()`. In training every rng
-    stream draws from the replica's key of the step. What the module sows is ignored. Its BatchNorm
-    cannot be told the mesh axis from outside: with statistics it is refused on a mesh with a data
-    axis above 1.
+    stream draws from the replica's key of the step. Sown values are ignored. Its BatchNorm cannot
+    be given the mesh axis: a module with statistics is refused on a mesh with a data axis above 1.
 
     Raises, Warns: as `from_linen`.
     """
