@@ -18,7 +18,7 @@ _NUMBERS = "biuf"
 
 
 def is_npz(path: Path) -> bool:
-    """Whether a file begins as an archive does."""
+    """Whether a file begins like an archive."""
     with path.open("rb") as file:
         return file.read(2) == b"PK"
 
@@ -26,27 +26,27 @@ def is_npz(path: Path) -> bool:
 def read(path: Path) -> tuple[Json, dict[str, np.ndarray]]:
     """Read the header and the arrays of a file.
 
-    They take no more memory than the file is long: it is not compressed, and no shape is believed
-    before it fits the bytes.
+    They take no more memory than the file's size: it is not compressed, and every shape is checked
+    against the number of bytes.
 
     Raises:
       Exception: of many kinds, for files that are damaged.
     """
-    found = {}
+    arrays = {}
     with path.open("rb") as raw, zipfile.ZipFile(raw) as archive:
         members = archive.infolist()
         if sum(member.file_size for member in members) > path.stat().st_size:
             raise ValueError("its parts are larger than the file")
         for member in members:
             name = member.filename.removesuffix(".npy")
-            if name == member.filename or name in found or member.compress_type:
-                raise ValueError(f"{member.filename!r} is no array, is compressed or comes twice")
-            found[name] = _array(archive.read(member), name)
-    return json.loads(found.pop("header").tobytes()), found
+            if name == member.filename or name in arrays or member.compress_type:
+                raise ValueError(f"{member.filename!r} is not an array, compressed or repeated")
+            arrays[name] = _array(archive.read(member), name)
+    return json.loads(arrays.pop("header").tobytes()), arrays
 
 
 def _array(stored: bytes, name: str) -> np.ndarray:
-    """The array of a .npy file of numbers."""
+    """Read the array of a .npy file of numbers."""
     file = io.BytesIO(stored)
     version = np.lib.format.read_magic(file)
     read = {

@@ -253,8 +253,8 @@ BAD = [
     ("line", "networks", [3, 4], r"`networks`\[0\] must be \(params, stats\)"),
     ("plane", "networks", None, "`networks` must be a list"),
     ("prune", "context", "x", "`context` must be a jt.ScoreContext"),
-    ("preset", "name", 3, "`name` is no preset"),
-    ("preset", "name", ["lenet-mnist"], "`name` is no preset"),
+    ("preset", "name", 3, "`name` is not a preset"),
+    ("preset", "name", ["lenet-mnist"], "`name` is not a preset"),
     # numbers
     *(("prune_at", "density", value, "`density` must be in")
       for value in ("abc", "0.1", 0, 1.5, NAN, True, None, [0.5, "0.1"])),
@@ -389,7 +389,7 @@ def test_the_unused_is_refused():
         (name,) = options
         refused(f"`{name}` .* has no effect on score 'magnitude'", jt.scores.configured,
                 "magnitude", **options)  # fmt: skip
-    refused("`seed`=3 has no use for", jt.data.load, lambda: made_data(), seed=3)
+    refused("`seed`=3 is not used for", jt.data.load, lambda: made_data(), seed=3)
 
 
 def test_magnitude_needs_no_context():

@@ -156,7 +156,7 @@ def npy(shape, kind="<f4", data=b"", version=(1, 0)):
         ("stats/x.npy", npy((0, -4)), "shape|header"),
         ("stats/x.txt", b"hello", "'stats/x.txt' is no array"),
         ("stats/x.npy", b"\x93NUMPY\x03\x00" + b"\xff" * 60, "damaged"),
-        ("level.npy", npy((), "<i4", b"\0" * 4), "comes twice"),
+        ("level.npy", npy((), "<i4", b"\0" * 4), "repeated"),
     ],
 )
 def test_arrays_that_state_what_they_are_not(name, stored, message, tmp_path, recwarn):

@@ -249,7 +249,7 @@ def test_layers_are_shown_in_natural_order_and_in_letters_of_the_terminal(tmp_pa
         bars = [line for line in lines if line.startswith("conv_")]
         assert [line.split("/")[0] for line in bars] == names
         assert all(line.count(letter) == 40 for line in bars)
-        assert any("licence not known" in line for line in lines)
+        assert any("license not known" in line for line in lines)
 
 
 def test_a_run_says_what_is_needed_to_use_its_tickets_elsewhere(tmp_path, capsys):

@@ -20,20 +20,20 @@ from jaxticket.data.arrays import Split as Split
 from jaxticket.data.conversion import from_arrays as from_arrays
 from jaxticket.data.conversion import from_npz as from_npz
 from jaxticket.data.folder import load_folder as load_folder
-from jaxticket.data.memory import gigabytes
 from jaxticket.data.records import StreamError as StreamError
 from jaxticket.data.streaming import Stream as Stream
 from jaxticket.data.streaming import stream as stream
 from jaxticket.data.tfds import MissingDataError as MissingDataError
+from jaxticket.data.tfds import gigabytes
 from jaxticket.data.tfds import load_tfds as load_tfds
 
 
 def _too_large(name: str, images: int, *, data_dir: object = None, download: bool = False) -> Data:
     del data_dir, download
     raise ValueError(
-        f"`name`={name!r} is not held whole: its {images:,} images take "
+        f"`name`={name!r} does not fit in memory: its {images:,} images take "
         f"{gigabytes(images * 224 * 224 * 3)} at 224x224; use "
-        f"jaxticket.data.stream({name!r}, size=(224, 224)), which decodes them while training runs"
+        f"jaxticket.data.stream({name!r}, size=(224, 224)), which decodes them during training"
     )
 
 
@@ -63,7 +63,7 @@ def load(
     seed: int = 0,
     corrupt: str = "refuse",
 ) -> Data:
-    """A data set by name, path or function.
+    """Load a data set by name, path or function.
 
     Networks see standardized images: `(x - mean) / std` of each channel, with mean and standard
     deviation of the training split (without its validation part), as `from_arrays` says;
@@ -100,21 +100,20 @@ def load(
     # download=True is a permission and may go unused; a folder that is not looked at is a mistake
     if data_dir is not None and "data_dir" not in used:
         raise ValueError(
-            f"`data_dir`={str(data_dir)!r} has no use for {name!r}, which does not come from "
+            f"`data_dir`={str(data_dir)!r} is not used for {name!r}, which does not come from "
             "TensorFlow Datasets; leave it out"
         )
     if seed and "seed" not in used and not validation:
         raise ValueError(
-            f"`seed`={seed} has no use for {name!r} without a validation split: nothing is divided "
-            f"here; leave it out"
+            f"`seed`={seed} is not used for {name!r} without a validation split; leave it out"
         )
-    # not by **settings: what functions of users' own have long been passed stays the same
+    # only if named: functions with **settings have been called without it since version 0.1
     if "corrupt" in parameters:
         used["corrupt"] = corrupt
     elif corrupt != "refuse":
         raise ValueError(
-            f"`corrupt`={corrupt!r} has no use for {name!r}, which is no folder of image files; "
-            "leave it out"
+            f"`corrupt`={corrupt!r} is not used for {name!r}, which is no image folder; leave it "
+            "out"
         )
     data = make(**used)
     if not isinstance(data, Data):
@@ -126,7 +125,7 @@ def load(
 
 
 def _loader(name: str | os.PathLike[str] | Callable[..., Data]) -> Callable[..., Data]:
-    """The function that loads what `name` says."""
+    """Find the function that loads `name`."""
     if callable(name):
         return name
     if isinstance(name, str) and name in DATASETS:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jaxticket import _check
 from jaxticket.data.arrays import Data
-from jaxticket.data.conversion import from_arrays, handed_over
+from jaxticket.data.conversion import from_owned
 from jaxticket.data.folder import read_images
 from jaxticket.data.tfds import MissingDataError
 
@@ -38,10 +38,10 @@ def tiny_imagenet(
     Reference: Le and Yang, "Tiny ImageNet visual recognition challenge", Stanford CS231n (2015).
     """
     _check.one_of("corrupt", corrupt, ("refuse", "skip"))
-    path = _found(data_dir)
+    path = _folder(data_dir)
     names, files = labelled_files(path)
     arrays, skipped = read_images(path, files, names, corrupt=corrupt)
-    data = from_arrays(**handed_over(arrays), classes=len(names), name="tiny_imagenet")
+    data = from_owned(arrays, classes=len(names), name="tiny_imagenet")
     about = {
         "source": _SOURCE,
         **skipped,
@@ -52,8 +52,8 @@ def tiny_imagenet(
     return dataclasses.replace(data, about=about)
 
 
-def _found(data_dir: str | os.PathLike[str] | None) -> Path:
-    """The folder tiny-imagenet-200."""
+def _folder(data_dir: str | os.PathLike[str] | None) -> Path:
+    """Locate the folder tiny-imagenet-200."""
     given = os.environ.get("JAXTICKET_DATA_DIR") if data_dir is None else data_dir
     setting = "JAXTICKET_DATA_DIR" if data_dir is None else "`data_dir`"
     looked = []
@@ -66,7 +66,7 @@ def _found(data_dir: str | os.PathLike[str] | None) -> Path:
     where = "Looked for\n" + "\n".join(looked) if looked else "JAXTICKET_DATA_DIR is not set."
     target = str(Path(given).expanduser().absolute()) if given else "FOLDER"
     raise MissingDataError(
-        f"`name`='tiny_imagenet' is not there. {where}\nDownload (237 MB) and unpack it, once:\n"
+        f"`name`='tiny_imagenet' was not found. {where}\nDownload (237 MB) and unpack it, once:\n"
         f"  curl -O {_SOURCE}\n  unzip -q {_FOLDER}.zip -d {target}\n"
         "and pass that folder as `data_dir`, or name it in JAXTICKET_DATA_DIR."
     )

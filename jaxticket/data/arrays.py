@@ -6,12 +6,15 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
 from jaxticket import _check
 from jaxticket.data.sampling import permutation, stratified
+
+About: TypeAlias = dict[str, Any]
+"""Where data come from and how they were divided, as values that JSON can hold."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +67,7 @@ class Data:
     validation: Split | None = None
     mean: np.ndarray
     std: np.ndarray
-    about: dict[str, Any] = field(default_factory=dict)
+    about: About = field(default_factory=dict)
     normalize: bool = True
 
     def __post_init__(self) -> None:
@@ -94,7 +97,7 @@ class Data:
 
     @property
     def tokens(self) -> bool:
-        """Whether the examples are whole numbers other than pixels, which no one standardizes."""
+        """Whether the examples are whole numbers other than pixels, which are not standardized."""
         return self.train.x.dtype == np.int32
 
     @property
@@ -129,7 +132,7 @@ class Data:
         return digest.hexdigest()
 
     def with_validation(self, share: float = 0.1, *, seed: int = 0) -> Data:
-        """Holds out a random `round(share * n)` of the n training examples as validation split.
+        """Hold out a random `round(share * n)` of the n training examples as validation split.
 
         Mean and standard deviation are those of the examples that remain. Both parts keep the
         order of the training split.
@@ -225,11 +228,11 @@ def _with_train(
     data: Data,
     indices: np.ndarray,
     *,
-    step: dict[str, Any],
+    step: About,
     name: str | None = None,
     validation: Split | None = None,
 ) -> Data:
-    """`data` with only these training examples; what was done is added to `about["steps"]`."""
+    """Keep only these training examples, and add a record of it to `about["steps"]`."""
     train = _take(data.train, indices)
     mean, std = mean_and_std(train.x) if data.normalize else (data.mean, data.std)
     # a digest, not the indices: 50,000 numbers would swamp the settings they are stored with
@@ -247,14 +250,14 @@ def _with_train(
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
-    """A view that cannot be written to: the fingerprint is computed once."""
+    """A view that cannot be written to, since the fingerprint is computed only once."""
     view = array.view()
     view.flags.writeable = False
     return view
 
 
 def _check_split(name: str, split: Split, train: Split, classes: int) -> None:
-    """Raises unless a split can stand beside the training split."""
+    """Raise unless a split fits the training split."""
     x, y = split.x, split.y
     if not (isinstance(x, np.ndarray) and isinstance(y, np.ndarray)) or y.dtype != np.int32:
         raise ValueError(

@@ -1,9 +1,9 @@
-"""Augmentation inside the training step: each image is read through a window drawn for it.
+"""Augmentation inside the training step: each image is read through a random window.
 
-A window says where each row and each column of the new image comes from, so moves and flips
-together are one gather from the raw images (resizes: one pair of products), whatever their number.
-It is drawn from the key, the step and the image's place in the batch: nothing is stored, resumed
-training draws what it would have drawn, and so do the parts of a batch split over devices.
+A window maps each row and each column of the new image to one of the old, so that any number of
+moves and flips is one gather from the raw images (resizes: one pair of products). It is a function
+of the key, the step and the image's place in the batch: nothing is stored, and resumed training and
+batches split over devices see the same windows.
 
 `Training(augment=...)` takes the names of `AUGMENTATIONS` and objects: those of this module, which
 carry their options, and the user's own, of two kinds.
@@ -23,7 +23,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, ClassVar, NamedTuple
+from types import ModuleType
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -31,25 +32,85 @@ import jax.numpy as jnp
 from jaxticket._check import interval, settle, whole
 from jaxticket.random import stream
 from jaxticket.settings import Training
-from jaxticket.typing import Array, Key, relaxed_types
+from jaxticket.typing import AnyArray, Array, Key, relaxed_types
 
-_ATTEMPTS = 10
+if TYPE_CHECKING:
+    from jaxticket.data.arrays import Data
+    from jaxticket.data.streaming import Stream
+
+ATTEMPTS = 10
+"""Sizes that a random resized crop tries."""
 
 
 class Window(NamedTuple):
-    """Where the pixels of one new image come from.
+    """The source of the pixels of one new image.
 
     Attributes:
       rows: [height], the row of the old image that each row of the new one shows; int32 for exact
-        copies, float32 where rows between two are interpolated. Rows outside the image are filled.
+        copies, float32 for interpolation between two rows. Rows outside the image are filled.
       columns: [width], likewise, of the same type.
-      outside: float32, what fills: this share of the data's mean. 0 is black, 1 becomes zero in
-        normalisation.
+      outside: float32, the fill value as a share of the data's mean: 0 is black, 1 becomes zero in
+        normalization.
     """
 
     rows: Array
     columns: Array
     outside: Array
+
+
+@runtime_checkable
+class Windowed(Protocol):
+    """An augmentation that changes where the pixels of an image come from."""
+
+    def window(self, window: Window, *, key: Key) -> Window:
+        """Change the window of one image."""
+        ...
+
+
+class Change(Protocol):
+    """An augmentation that changes pixels: float32 images [1, height, width, channels]."""
+
+    def __call__(self, images: Array, /, *, key: Key) -> Array:
+        """Change one image, as a batch of one."""
+        ...
+
+
+def resized_part(
+    xp: ModuleType,
+    shape: tuple[int, int],
+    share: AnyArray,
+    turn: AnyArray,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> tuple[tuple[AnyArray, AnyArray], AnyArray]:
+    """Compute the size of a random part of an image, as random resized crops take it.
+
+    An area a, uniform in `scale` times the image's, and an aspect r, log-uniform in `ratio`, give
+    a part of width sqrt(a r) and height sqrt(a / r), rounded. The first of the parts that fit into
+    the image is taken; where none does, the largest part whose aspect is within bounds.
+
+    Args:
+      xp: `numpy` or `jax.numpy`, which computes it.
+      shape: (height, width) of the image.
+      share: uniform numbers in [0, 1) for the areas, [ATTEMPTS].
+      turn: uniform numbers in [0, 1) for the aspects, [ATTEMPTS].
+      scale: bounds of the area, as a share of the image's.
+      ratio: bounds of width / height.
+
+    Returns:
+      (height, width) of the part, whole numbers, and whether one of the parts did fit.
+
+    Reference: Szegedy et al., "Going deeper with convolutions" (2015), section 6.
+    """
+    (height, width), (small, large), (low, high) = shape, scale, ratio
+    area = (small + (large - small) * share) * (height * width)
+    aspect = xp.exp(math.log(low) + (math.log(high) - math.log(low)) * turn)
+    wide, tall = xp.round(xp.sqrt(area * aspect)), xp.round(xp.sqrt(area / aspect))
+    fits = (wide >= 1) & (wide <= width) & (tall >= 1) & (tall <= height)
+    first, some = xp.argmax(fits), xp.any(fits)
+    h = xp.where(some, tall[first], max(1.0, min(height, round(width / low))))
+    w = xp.where(some, wide[first], max(1.0, min(width, round(height * high))))
+    return (h, w), some
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,19 +135,19 @@ class Crop:
         settle(self, whole, "pixels", low=1)
 
     def window(self, window: Window, *, key: Key) -> Window:
-        """The window moved by a random offset."""
+        """Move the window by a random offset."""
         # the remainder favors no offset by more than 2**-28
         drawn = jax.random.bits(key, (2,), jnp.uint32) % jnp.uint32(2 * self.pixels + 1)
-        by = drawn.astype(jnp.int32) - self.pixels
-        rows, columns = window.rows + by[0], window.columns + by[1]
+        offset = drawn.astype(jnp.int32) - self.pixels
+        rows, columns = window.rows + offset[0], window.columns + offset[1]
         return window._replace(rows=rows, columns=columns, outside=jnp.float32(self.outside))
 
 
 @dataclasses.dataclass(frozen=True)
 class Shift(Crop):
-    """Move by a random offset up to `pixels` in each direction; what comes in is the mean color.
+    """Move by a random offset of up to `pixels` in each direction, filled with the mean color.
 
-    The same as `Crop` but for the filling, which is zero after normalization.
+    Like `Crop`, but the fill is zero after normalization.
 
     Attributes:
       pixels: the largest move in each direction.
@@ -101,11 +162,9 @@ class Shift(Crop):
 
 @dataclasses.dataclass(frozen=True)
 class ResizedCrop:
-    """Take a random part of random area and aspect, resized to the size of the image (bilinear).
+    """Take a part of random area and aspect, resized to the size of the image (bilinear).
 
-    The area is `uniform(scale)` of the image's, the aspect (width / height) log-uniform in
-    `ratio`; sides are rounded to whole pixels and the place is uniform. The first of ten such parts
-    that fit is taken; if none does, the largest part in the middle whose aspect is within bounds.
+    The size is that of `resized_part`, the place is uniform (central if none of ten sizes fits).
     Row i of h rows shown as H is `(i + 1/2) h / H - 1/2`, kept inside the part.
 
     Attributes:
@@ -126,22 +185,15 @@ class ResizedCrop:
         settle(self, interval, "ratio")
 
     def window(self, window: Window, *, key: Key) -> Window:
-        """The window of the part."""
+        """Give the window of a random part."""
         height, width = window.rows.shape[0], window.columns.shape[0]
         shape_key, place_key = stream(key, "shape"), stream(key, "place")
-        (small, large), (low, high) = self.scale, self.ratio
-        share, turn = jax.random.uniform(shape_key, (2, _ATTEMPTS))
-        area = (small + (large - small) * share) * (height * width)
-        aspect = jnp.exp(math.log(low) + (math.log(high) - math.log(low)) * turn)
-        wide, tall = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))
-        fits = (wide >= 1) & (wide <= width) & (tall >= 1) & (tall <= height)
-        first = jnp.argmax(fits)
-        some = jnp.any(fits)
-        h = jnp.where(some, tall[first], max(1.0, min(height, round(width / low))))
-        w = jnp.where(some, wide[first], max(1.0, min(width, round(height * high))))
-        place = jnp.where(some, jax.random.uniform(place_key, (2,)), 0.5)
+        share, turn = jax.random.uniform(shape_key, (2, ATTEMPTS))
+        size = (height, width)
+        (h, w), fits = resized_part(jnp, size, share, turn, self.scale, self.ratio)
+        place = jnp.where(fits, jax.random.uniform(place_key, (2,)), 0.5)
 
-        def axis(size: int, part: Array, at: Array) -> Array:
+        def axis(size: int, part: AnyArray, at: Array) -> Array:
             # uniform numbers lie below 1, but their product with a whole number may be rounded up
             # to it
             begin = jnp.minimum(jnp.floor(at * (size - part + 1)), size - part)
@@ -158,46 +210,48 @@ class Flip:
     kind: ClassVar[str] = "flip"
 
     def window(self, window: Window, *, key: Key) -> Window:
-        """The window, read from the right where the image is flipped."""
+        """Reverse the columns of the window with probability 1/2."""
         turned = jax.random.bits(key, (), jnp.uint32) >= jnp.uint32(2**31)
         return window._replace(columns=jnp.where(turned, window.columns[::-1], window.columns))
 
 
-AUGMENTATIONS: dict[str, type[Any]] = {
+AUGMENTATIONS: dict[str, type[Crop] | type[ResizedCrop] | type[Flip]] = {
     "crop": Crop,
     "shift": Shift,
     "resized_crop": ResizedCrop,
-    # last, so that it turns the new image whatever else was done
+    # last, so that it flips the result of the others
     "flip": Flip,
 }
 """The augmentations that `Training.augment` knows by name, in the order in which they are
 applied."""
 
 
-def chosen(training: Training) -> tuple[tuple[Any, str], ...]:
-    """The augmentations of a training as objects, in the order in which they are applied, each with
-    the name of its random stream.
+def chosen(training: Training) -> tuple[tuple[Windowed | Change, str], ...]:
+    """List the augmentations of a training as objects, in the order in which they are applied.
+
+    Returns:
+      Pairs of an augmentation and the name of its rng stream.
     """
-    options = {
-        "crop": {"pixels": training.augment_pixels},
-        "shift": {"pixels": training.augment_pixels},
-        "resized_crop": {"scale": training.augment_scale, "ratio": training.augment_ratio},
-        "flip": {},
+    named: dict[str, Windowed] = {
+        "crop": Crop(training.augment_pixels),
+        "shift": Shift(training.augment_pixels),
+        "resized_crop": ResizedCrop(training.augment_scale, training.augment_ratio),
+        "flip": Flip(),
     }
-    found = []
-    for place, one in enumerate(training.augment):
-        made = AUGMENTATIONS[one](**options[one]) if isinstance(one, str) else one
-        found.append((made, getattr(made, "kind", f"own {place}")))
+    pairs = []
+    for place, given in enumerate(training.augment):
+        augmentation = named[given] if isinstance(given, str) else given
+        pairs.append((augmentation, getattr(augmentation, "kind", f"own {place}")))
     order = {kind: number for number, kind in enumerate(AUGMENTATIONS)}
-    return tuple(sorted(found, key=lambda pair: order.get(pair[1], len(order))))
+    return tuple(sorted(pairs, key=lambda pair: order.get(pair[1], len(order))))
 
 
-def check(training: Training, data: Any) -> None:
-    """Raises where augmentations do not fit the images of some data, or do not give images.
+def check(training: Training, data: Data | Stream) -> None:
+    """Raise if augmentations do not fit the images of some data, or do not return images.
 
     Args:
       training: its `augment`.
-      data: a `Data` or a `Stream`.
+      data: the data or stream.
     """
     kinds = [kind for _, kind in chosen(training)]
     if repeated := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
@@ -207,13 +261,13 @@ def check(training: Training, data: Any) -> None:
         if pixels >= min(data.shape[:2]):
             option = "`augment_pixels`" if kind in training.augment else "`augment` with pixels"
             raise ValueError(
-                f"{option} {pixels} moves whole images of {data.shape[:2]} out of sight "
+                f"{option} {pixels} can move images of {data.shape[:2]} out of view "
                 f"({data.name!r}); use fewer"
             )
         if kind == "resized_crop" and getattr(data, "train_crop", None) == "random":
             raise ValueError(
-                f"`augment` holds 'resized_crop', but the stream {data.name!r} cuts its images so "
-                f"already; leave it out, or make the stream with train_crop='center'"
+                f"`augment` holds 'resized_crop', but the stream {data.name!r} already takes such "
+                f"crops; leave it out, or make the stream with train_crop='center'"
             )
     if any(not isinstance(made, tuple(AUGMENTATIONS.values())) for made, _ in chosen(training)):
         x = jax.ShapeDtypeStruct((1, *data.shape), jnp.float32)
@@ -223,7 +277,7 @@ def check(training: Training, data: Any) -> None:
 
 
 def windows(shape: tuple[int, int], positions: Array, training: Training, *, key: Key) -> Window:
-    """The windows of some images of a batch.
+    """Draw the windows of some images of a batch.
 
     Args:
       shape: (height, width).
@@ -232,8 +286,8 @@ def windows(shape: tuple[int, int], positions: Array, training: Training, *, key
       key: of this replica and step.
 
     Returns:
-      A Window whose leaves have a leading axis of images. Each augmentation draws from a stream of
-      its own name, so one more leaves the others as they are.
+      A Window whose leaves have a leading axis of images. Each augmentation draws from the rng
+      stream of its name, so adding one does not change the others.
     """
     start = Window(
         jnp.arange(shape[0], dtype=jnp.int32),
@@ -241,36 +295,35 @@ def windows(shape: tuple[int, int], positions: Array, training: Training, *, key
         jnp.float32(0),
     )
 
-    drawn = [(made, name) for made, name in chosen(training) if hasattr(made, "window")]
-
     def one(position: Array) -> Window:
         window = start
-        for made, name in drawn:
-            window = _own_window(made, window, stream(key, name, position))
+        for made, name in chosen(training):
+            if isinstance(made, Windowed):
+                window = _changed_window(made, window, stream(key, name, position))
         return window
 
     return jax.vmap(one)(positions)
 
 
-def _own_window(made: Any, window: Window, key: Key) -> Window:
-    """The window after one more augmentation."""
+def _changed_window(made: Windowed, window: Window, key: Key) -> Window:
+    """Apply one more augmentation to a window, and check what a user's returns."""
     if isinstance(made, tuple(AUGMENTATIONS.values())):
         return made.window(window, key=key)
     with relaxed_types():
-        found = made.window(window, key=key)
+        new = made.window(window, key=key)
     like = tuple(x.shape for x in window)
-    if not isinstance(found, Window) or tuple(jnp.shape(x) for x in found) != like:
+    if not isinstance(new, Window) or tuple(jnp.shape(x) for x in new) != like:
         raise ValueError(
             f"`augment` {made!r} must give a Window of rows {like[0]}, columns {like[1]} and a "
-            f"number outside, got {found!r}"
+            f"number outside, got {new!r}"
         )
-    exact = all(jnp.issubdtype(jnp.asarray(x).dtype, jnp.integer) for x in found[:2])
+    exact = all(jnp.issubdtype(jnp.asarray(x).dtype, jnp.integer) for x in new[:2])
     types = (*2 * (jnp.int32 if exact else jnp.float32,), jnp.float32)
-    return Window(*(jnp.asarray(x, t) for x, t in zip(found, types, strict=True)))
+    return Window(*(jnp.asarray(x, t) for x, t in zip(new, types, strict=True)))
 
 
-def seen_through(x: Array, window: Window, mean: Array) -> Array:
-    """Raw images through their windows.
+def seen_through(x: AnyArray, window: Window, mean: Array) -> Array:
+    """Apply windows to raw images.
 
     Args:
       x: uint8 or float32 [images, height, width, channels].
@@ -292,7 +345,7 @@ def seen_through(x: Array, window: Window, mean: Array) -> Array:
             _weights(window.rows, height),
             x.astype(jnp.float32),
             _weights(window.columns, width),
-            # 8 bits are all there is to lose
+            # lower precision would lose some of the 8 bits
             precision="highest",
             optimize=[(0, 1), (0, 1)],
         )
@@ -304,14 +357,14 @@ def seen_through(x: Array, window: Window, mean: Array) -> Array:
         rows = jnp.clip(window.rows, 0, height - 1)[:, :, None]
         columns = jnp.clip(window.columns, 0, width - 1)[:, None, :]
         new = x.at[image, rows, columns].get(mode="promise_in_bounds").astype(jnp.float32)
-    there = inside(window.rows, height)[:, :, None] & inside(window.columns, width)[:, None, :]
+    visible = inside(window.rows, height)[:, :, None] & inside(window.columns, width)[:, None, :]
     fill = window.outside[:, None] * mean[None]
-    return jnp.where(there[..., None], new, fill[:, None, None])
+    return jnp.where(visible[..., None], new, fill[:, None, None])
 
 
 def _weights(index: Array, size: int) -> Array:
-    """What each of `size` rows gives to the row at `index`: `max(0, 1 - |index - row|)`."""
-    # products with these are 3 times as fast on a CPU as gathering each pixel's four neighbours
+    """Weights of `size` rows in the interpolation at `index`: `max(0, 1 - |index - row|)`."""
+    # products with these are 3 times as fast on a CPU as gathering each pixel's four neighbors
     away = jnp.abs(index[:, :, None] - jnp.arange(size, dtype=jnp.float32)[None, None])
     return jnp.maximum(1 - away, 0)
 
@@ -319,7 +372,7 @@ def _weights(index: Array, size: int) -> Array:
 def augmented(
     x: Array, training: Training, mean: Array, *, key: Key, first: Array | int = 0
 ) -> Array:
-    """A batch, or a part of it, augmented as `training.augment` says.
+    """Augment a batch, or a part of it, as `training.augment` says.
 
     Args:
       x: raw images, uint8 or float32 [images, height, width, channels].
@@ -329,11 +382,11 @@ def augmented(
       first: place of the first image in the whole batch.
 
     Returns:
-      Raw images in float32; evaluation and scores see none of this.
+      Raw images in float32.
     """
     positions = jnp.arange(x.shape[0], dtype=jnp.int32) + first
     size = (x.shape[1], x.shape[2])
-    changes = [(made, name) for made, name in chosen(training) if not hasattr(made, "window")]
+    changes = [(made, name) for made, name in chosen(training) if not isinstance(made, Windowed)]
     if len(changes) == len(training.augment):
         x = jnp.asarray(x).astype(jnp.float32)
     else:
@@ -342,13 +395,13 @@ def augmented(
     def one(image: Array, position: Array) -> Array:
         for made, name in changes:
             with relaxed_types():
-                found = made(image[None], key=stream(key, name, position))
-            if jnp.shape(found) != (1, *image.shape):
+                new = made(image[None], key=stream(key, name, position))
+            if jnp.shape(new) != (1, *image.shape):
                 raise ValueError(
-                    f"`augment` {made!r} must give images of the shape that it gets, "
-                    f"{(1, *image.shape)}, got {jnp.shape(found)}"
+                    f"`augment` {made!r} must return images of the shape of its argument, "
+                    f"{(1, *image.shape)}, got {jnp.shape(new)}"
                 )
-            image = jnp.asarray(found)[0].astype(jnp.float32)
+            image = jnp.asarray(new)[0].astype(jnp.float32)
         return image
 
     return jax.vmap(one)(x, positions) if changes else x

@@ -1,17 +1,18 @@
-"""Blocks of decoded examples, made ahead of their use by a Grain pipeline.
+"""Blocks of decoded examples, prefetched by a Grain pipeline.
 
 A block is a function of its number alone, so a pipeline can begin at any block. Its examples are
-divided into pieces which threads read, decode and cut; the image libraries release Python's lock
-meanwhile, so that threads use all cores. An example that a block holds in several places is read
-and decoded once.
+divided into pieces that threads read, decode and crop; the image libraries release Python's lock,
+so that threads use all cores. An example that occurs several times in a block is read and decoded
+once.
 """
 
 from __future__ import annotations
 
 import contextlib
+import operator
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, SupportsIndex, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -21,11 +22,12 @@ from jaxticket.data import crops
 from jaxticket.data.records import StreamError
 from jaxticket.data.streaming import Stream
 
+T = TypeVar("T")
 _PIECE = 32
 
 
 class Request(NamedTuple):
-    """What a block holds.
+    """The contents of a block.
 
     Attributes:
       index: int64, any shape: numbers of the stream's examples, -1 for places that stay empty.
@@ -53,7 +55,7 @@ class _Piece(NamedTuple):
 
 
 class _Pieces:
-    """Piece k of all pieces of all blocks, as Grain wants it: random access and a length."""
+    """The pieces of all blocks, as a random-access source of Grain."""
 
     def __init__(self, request: Callable[[int], Request], count: int, per_block: int) -> None:
         self.request, self.count, self.per_block = request, count, per_block
@@ -63,8 +65,8 @@ class _Pieces:
     def __len__(self) -> int:
         return self.count * self.per_block
 
-    def __getitem__(self, k: Any) -> _Part:
-        block, share = divmod(int(k), self.per_block)
+    def __getitem__(self, k: SupportsIndex) -> _Part:
+        block, share = divmod(operator.index(k), self.per_block)
         numbers, places, draws = self._grouped(block)
         mine = slice(share, None, self.per_block)
         return _Part(numbers[mine].tolist(), places[mine], draws)
@@ -72,7 +74,7 @@ class _Pieces:
     def _grouped(self, block: int) -> tuple[np.ndarray, list[np.ndarray], np.ndarray | None]:
         with self.lock:
             if block not in self.recent:
-                # the threads work on two neighbouring blocks at most
+                # the threads work on two neighboring blocks at most
                 while len(self.recent) > 2:
                     self.recent.pop(min(self.recent))
                 index, draws = self.request(block)
@@ -108,15 +110,15 @@ def _rendered(part: _Part, stream: Stream) -> _Piece:
 def _boxes(
     image: Image.Image, places: np.ndarray, draws: np.ndarray | None, stream: Stream
 ) -> dict[crops.Box, list[int]]:
-    """The places of each crop: branches of one seed see the same ones."""
+    """Group places by their crop, since branches of one seed see the same crops."""
     shape = image.height, image.width
     if draws is None:
         return {crops.center_box(shape, stream.size, stream.resize): places.tolist()}
-    found: dict[crops.Box, list[int]] = {}
+    boxes: dict[crops.Box, list[int]] = {}
     for place in places.tolist():
         box = crops.random_box(shape, draws[place], scale=stream.scale, ratio=stream.ratio)
-        found.setdefault(box, []).append(place)
-    return found
+        boxes.setdefault(box, []).append(place)
+    return boxes
 
 
 @contextlib.contextmanager
@@ -126,34 +128,34 @@ def blocks(
     count: int,
     *,
     shape: tuple[int, ...],
-    put: Callable[[np.ndarray, np.ndarray], Any],
+    put: Callable[[np.ndarray, np.ndarray], T],
     ahead: int = 1,
-) -> Iterator[Iterator[Any]]:
-    """Blocks 0 .. count-1 in order, made ahead of their use by threads that end with the context.
+) -> Iterator[Iterator[T]]:
+    """Prefetch blocks 0 .. count-1 in order, by threads that end with the context.
 
-    Of images, about one block's worth is in pieces, one block is being put together, and
-    `ahead + 1` blocks are finished, beside the one in use.
+    In memory are, besides the block in use, about one block's worth of pieces, one block that is
+    being assembled, and `ahead + 1` finished blocks.
 
     Args:
       stream: where the examples come from.
-      request: what a block holds; called from threads, in any order.
+      request: the contents of a block; called from threads, in any order.
       count: number of blocks.
       shape: of every request's index.
-      put: `put(x, y)` makes of a block, x uint8 [*shape, height, width, channels] and y int32
-        [*shape] (-1 at empty places), what the iterator gives; called from a thread.
-      ahead: finished blocks that wait in line.
+      put: `put(x, y)` converts a block, x uint8 [*shape, height, width, channels] and y int32
+        [*shape] (-1 at empty places), to what the iterator gives; called from a thread.
+      ahead: finished blocks in the queue.
 
     Raises:
       StreamError: from the iterator, for a record that cannot be read or decoded.
     """
-    # imported here because it takes a second, which data in memory need not pay
+    # imported here because it takes a second, which data in memory do not need
     _extras.require("grain", "stream")
     import grain
     import grain.experimental
 
     places = int(np.prod(shape))
 
-    def joined(pieces: Any) -> Any:
+    def joined(pieces: Sequence[_Piece]) -> T:
         x = np.zeros((places, *stream.shape), np.uint8)
         y = np.full(places, -1, np.int32)
         for piece in pieces:
@@ -162,12 +164,11 @@ def blocks(
         return put(x.reshape(*shape, *stream.shape), y.reshape(shape))
 
     per_block = -(-places // _PIECE)
-    source: Any = _Pieces(request, count, per_block)
     options = grain.ReadOptions(
         num_threads=stream.threads, prefetch_buffer_size=max(per_block, stream.threads)
     )
     dataset = (
-        grain.MapDataset.source(source)
+        grain.MapDataset.source(_Pieces(request, count, per_block))
         .map(lambda part: _rendered(part, stream))
         .to_iter_dataset(options)
         .batch(per_block, batch_fn=joined)
@@ -175,7 +176,7 @@ def blocks(
     # in a list that is emptied: Grain's iterators complain when they outlive the interpreter
     line = [iter(grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=ahead))]
 
-    def finished() -> Iterator[Any]:
+    def finished() -> Iterator[T]:
         for _ in range(count):
             yield next(line[0])
 

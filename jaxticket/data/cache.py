@@ -12,20 +12,19 @@ import json
 import os
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jaxticket import _files
 from jaxticket.data.arrays import Data
-from jaxticket.data.conversion import from_arrays, handed_over
+from jaxticket.data.conversion import from_owned
 
 # a cache file of another layout counts as stale
 _LAYOUT = 1
 
 
-def folder_state(folder: Path) -> dict[str, Any]:
-    """What the arrays are decoded from: the version, and name, size and time of every file."""
+def folder_state(folder: Path) -> dict[str, object]:
+    """Identify the files of a prepared set: its version, and name, size and time of each file."""
     stats = [(f.name, f.stat()) for f in sorted(folder.iterdir()) if f.is_file()]
     return {
         "layout": _LAYOUT,
@@ -35,7 +34,7 @@ def folder_state(folder: Path) -> dict[str, Any]:
 
 
 def cache_file(folder: Path) -> Path:
-    """Where the arrays decoded from `folder` are kept."""
+    """Locate the file that keeps the arrays decoded from `folder`."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     # two folders may hold the same version of a set with different images
     digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
@@ -43,11 +42,11 @@ def cache_file(folder: Path) -> Path:
 
 
 def read_cache(folder: Path, name: str) -> Data | None:
-    """The set decoded from `folder`, called `name`.
+    """Read the set decoded from `folder`, and call it `name`.
 
     Returns:
-      None if it is not kept, or was decoded from other files, or, with a warning, if the cache
-      file is damaged.
+      None if there is no cache file or it was made from other files; also, with a warning, if it
+      is damaged.
     """
     path = cache_file(folder)
     if not path.is_file():
@@ -62,7 +61,7 @@ def read_cache(folder: Path, name: str) -> Data | None:
         for key, (shape, dtype) in note["arrays"].items():
             if list(arrays[key].shape) != shape or arrays[key].dtype.str != dtype:
                 raise ValueError(f"{key} has shape {arrays[key].shape}, not {shape}")
-        data = from_arrays(**handed_over(arrays), classes=note["classes"], name=name)
+        data = from_owned(arrays, classes=note["classes"], name=name)
         return dataclasses.replace(data, about=note["about"])
     except Exception as error:  # a damaged file can raise almost anything
         warnings.warn(
@@ -73,10 +72,10 @@ def read_cache(folder: Path, name: str) -> Data | None:
         return None
 
 
-def write_cache(folder: Path, data: Data, state: dict[str, Any]) -> None:
-    """Keeps `data`, decoded from `folder` in this `state`, whole or not at all.
+def write_cache(folder: Path, data: Data, state: dict[str, object]) -> None:
+    """Keep `data`, decoded from `folder` in this `state`, atomically.
 
-    A cache folder that cannot be written is a warning: the data are there all the same.
+    A cache folder that cannot be written to gives a warning.
     """
     path = cache_file(folder)
     arrays = {}
@@ -92,7 +91,7 @@ def write_cache(folder: Path, data: Data, state: dict[str, Any]) -> None:
         _files.write_arrays(path, {"note": np.array(json.dumps(note)), **arrays})
     except OSError as error:
         warnings.warn(
-            f"cannot keep the decoded arrays in {path.parent} ({error}): the set is decoded anew "
-            "each time; set XDG_CACHE_HOME to a folder that can be written, or pass cache=False",
+            f"cannot keep the decoded arrays in {path.parent} ({error}), so the set is decoded "
+            "again each time; set XDG_CACHE_HOME to a writable folder, or pass cache=False",
             stacklevel=3,
         )

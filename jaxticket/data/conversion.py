@@ -1,4 +1,4 @@
-"""Data sets from arrays of the user's, checked and copied."""
+"""Data sets from arrays, which are checked and copied."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import os
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -67,10 +66,7 @@ def from_arrays(
     """
     if (x_validation is None) != (y_validation is None):
         given, absent = ("x", "y") if y_validation is None else ("y", "x")
-        raise ValueError(
-            f"`{given}_validation` was given and `{absent}_validation` was not; "
-            "pass both or neither"
-        )
+        raise ValueError(f"`{given}_validation` needs `{absent}_validation`; pass both or neither")
     if not isinstance(normalize, bool):
         raise ValueError(f"`normalize` must be True or False, got {normalize!r}")
     arrays: dict[str, tuple[object, object]] = {
@@ -146,23 +142,35 @@ def from_npz(path: str | os.PathLike[str], *, name: str | None = None) -> Data:
             f"{', '.join(_KEYS[4:])}; missing: {', '.join(missing) or 'none'}, "
             f"unknown: {', '.join(unknown) or 'none'}"
         )
-    data = from_arrays(**handed_over(arrays), name=name or path.stem)
+    data = from_owned(arrays, name=name or path.stem)
     return dataclasses.replace(data, about={"source": "npz file", "file": path.name})
 
 
-def handed_over(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Arrays that nobody else holds, marked as read-only, which `from_arrays` then need not copy.
+def from_owned(arrays: dict[str, np.ndarray], *, name: str, classes: int | None = None) -> Data:
+    """Make a data set of arrays that nothing else refers to.
 
-    They keep half of the memory that a large set takes while it is loaded.
+    They are marked as read-only, so that `from_arrays` need not copy them: loading a large set then
+    takes half of the memory.
+
+    Args:
+      arrays: by the names of the arguments of `from_arrays`.
+      name: as for `from_arrays`.
+      classes: as for `from_arrays`.
     """
     for array in arrays.values():
         array.flags.writeable = False
-    return arrays
+    return from_arrays(
+        *(arrays[key] for key in _KEYS[:4]),
+        x_validation=arrays.get("x_validation"),
+        y_validation=arrays.get("y_validation"),
+        classes=classes,
+        name=name,
+    )
 
 
-def _own(array: np.ndarray, given: object) -> np.ndarray:
-    """A read-only array that nobody can change: a copy, unless it is one already."""
-    at: Any = array
+def _unshared(array: np.ndarray, given: object) -> np.ndarray:
+    """A read-only array that no caller can change: a copy, unless it is one already."""
+    at: object = array
     while isinstance(at, np.ndarray) and not at.flags.writeable:
         at = at.base
     if at is None and isinstance(given, np.ndarray):
@@ -171,7 +179,7 @@ def _own(array: np.ndarray, given: object) -> np.ndarray:
 
 
 def _plain(argument: str, value: object) -> np.ndarray:
-    """The value as an array; what NumPy would have to guess is refused."""
+    """Convert to an array; values that NumPy would have to guess about are refused."""
     if isinstance(value, np.ma.MaskedArray):
         raise ValueError(
             f"`{argument}` is a masked array, whose mask would be lost; leave out the masked "
@@ -186,7 +194,7 @@ def _plain(argument: str, value: object) -> np.ndarray:
 
 
 def _examples(argument: str, value: object, *, normalize: bool) -> np.ndarray:
-    """Checked images, uint8 or float32 [n, height, width, channels], or tokens, int32 [n, ...]."""
+    """Check images, uint8 or float32 [n, height, width, channels], or tokens, int32 [n, ...]."""
     x = _plain(argument, value)
     tokens = x.dtype.kind in "iu" and x.dtype != np.uint8 and (x.ndim == 2 or not normalize)
     if x.ndim == 3 and not tokens:
@@ -226,11 +234,11 @@ def _examples(argument: str, value: object, *, normalize: bool) -> np.ndarray:
         if x.dtype.kind in "iu":
             remedy += " for images, or pass normalize=False for tokens"
         raise ValueError(f"`{argument}` must be uint8 or floating, got {x.dtype}; {remedy}")
-    return _own(np.ascontiguousarray(x), value)
+    return _unshared(np.ascontiguousarray(x), value)
 
 
 def _labels(argument: str, value: object, images: str, n: int) -> np.ndarray:
-    """Checked labels: int32 [n]."""
+    """Check labels, int32 [n]."""
     y = _plain(argument, value)
     if y.ndim != 1:
         raise ValueError(
@@ -247,23 +255,23 @@ def _labels(argument: str, value: object, images: str, n: int) -> np.ndarray:
         raise ValueError(
             f"`{argument}` holds labels from {y.min()} to {y.max()}; number the classes from 0"
         )
-    return _own(y.astype(np.int32, copy=False), value)
+    return _unshared(y.astype(np.int32, copy=False), value)
 
 
 def _numbered(y: np.ndarray) -> str:
-    """How labels of another type become whole numbers."""
+    """The remedy for labels of another type."""
     if y.dtype.kind in "USTO":
         return "number the names with names, y = np.unique(y, return_inverse=True)"
     if y.dtype.kind == "f" and not (np.isfinite(y) & (y == np.rint(y))).all():
         return (
-            "these are no classes: classification needs whole numbers, and regression is not "
+            "these are not classes: classification needs whole numbers, and regression is not "
             "supported"
         )
     return "convert with astype('int32')"
 
 
 def _counted(splits: dict[str, Split]) -> int:
-    """The number of classes, one more than the largest label.
+    """Count the classes: one more than the largest label.
 
     Raises:
       ValueError: for one class, and where there are more classes than examples.
@@ -272,8 +280,7 @@ def _counted(splits: dict[str, Split]) -> int:
     classes = 1 + int(present.max())
     if len(present) == 1:
         raise ValueError(
-            f"`y_train` holds one class, {int(present[0])}: there is nothing to tell apart; pass "
-            f"labels of two classes or more"
+            f"`y_train` holds a single class, {int(present[0])}; pass labels of two or more classes"
         )
     n = sum(len(part) for part in splits.values())
     if classes > n:
@@ -293,7 +300,7 @@ def _counted(splits: dict[str, Split]) -> int:
 
 
 def _warn_of_shape(given: tuple[int, ...], x: np.ndarray) -> None:
-    """Warns of images whose axes are probably in another order."""
+    """Warn about images whose axes are probably in another order."""
     if x.dtype == np.int32:
         return
     height, width, channels = x.shape[1:]
@@ -313,5 +320,5 @@ def _warn_of_shape(given: tuple[int, ...], x: np.ndarray) -> None:
 
 
 def _unchanged(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean and standard deviation that change nothing."""
+    """Mean 0 and standard deviation 1, which leave images as they are."""
     return np.zeros(x.shape[-1], np.float32), np.ones(x.shape[-1], np.float32)

@@ -6,15 +6,15 @@ import dataclasses
 import os
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
 from jaxticket import _check
-from jaxticket.data.arrays import Data
-from jaxticket.data.conversion import from_arrays, handed_over
+from jaxticket.data.arrays import About, Data
+from jaxticket.data.conversion import from_owned
+from jaxticket.data.crops import in_mode
 from jaxticket.data.sampling import stratified
 
 _ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -47,7 +47,7 @@ def load_folder(
       size: (height, width) that images are resized to (bilinear, with antialiasing); without it
         all images must have one size.
       test_share: share of the images of each class to hold out as test split, in (0, 1); for
-        PATH/CLASS/* only, and needed there.
+        PATH/CLASS/* only, where it is required.
       seed: seed of the choice that `test_share` makes.
       corrupt: what happens to files that cannot be read as images, such as truncated ones:
         "refuse" is an error that counts them and names the first; "skip" leaves them out with a
@@ -67,7 +67,7 @@ def load_folder(
 
     _check.one_of("corrupt", corrupt, _CORRUPT)
     seed = _check.seed("seed", seed)
-    about: dict[str, Any] = {"source": "image folder"}
+    about: About = {"source": "image folder"}
     if size is not None:
         about["resized_to"] = list(size)
     folders = _subfolders(path)
@@ -86,7 +86,7 @@ def load_folder(
         arrays, skipped = read_images(path, files, names, size=size, corrupt=corrupt)
         arrays = _divide(arrays, test_share, seed)
         about |= {"test_share": test_share, "seed": _check.seed("seed", seed)}
-    data = from_arrays(**handed_over(arrays), classes=len(names), name=path.resolve().name)
+    data = from_owned(arrays, classes=len(names), name=path.resolve().name)
     return dataclasses.replace(data, about={**about, **skipped, "classes": names})
 
 
@@ -96,11 +96,11 @@ def divided(path: Path) -> tuple[list[str], dict[str, list[tuple[Path, int]]]]:
 
 
 def _subfolders(path: Path) -> dict[str, Path]:
-    """The folders in `path` by name, sorted, without hidden ones such as .ipynb_checkpoints."""
+    """List the folders in `path` by name, sorted, without hidden ones (.ipynb_checkpoints)."""
     entries = [f for f in sorted(path.iterdir()) if not _hidden(f)]
     for entry in entries:
         if not entry.exists():
-            raise ValueError(f"`path`: the link {str(entry)!r} leads nowhere; restore or remove it")
+            raise ValueError(f"`path`: the link {str(entry)!r} is broken; restore or remove it")
     return {f.name: f for f in entries if f.is_dir()}
 
 
@@ -109,7 +109,7 @@ def _hidden(path: Path) -> bool:
 
 
 def _is_image(path: Path) -> bool:
-    """Whether this is called an image; a link that leads nowhere is one that cannot be read."""
+    """Whether the file's name is one of an image; a broken link counts as an unreadable image."""
     return path.suffix.lower() in _ENDINGS and not path.is_dir()
 
 
@@ -132,7 +132,7 @@ def _class_files(path: Path) -> dict[str, list[Path]]:
     if not classes:
         raise ValueError(
             f"`path`: there are no class folders in {str(path)!r}; put the images of each class "
-            "into a folder of their own"
+            "into a separate folder"
         )
     empty = [name for name, files in classes.items() if not files]
     if empty:
@@ -144,11 +144,11 @@ def _class_files(path: Path) -> dict[str, list[Path]]:
 
 
 def _several(path: Path, names: list[str]) -> list[str]:
-    """The class names, of which there are two or more."""
+    """Check that there are two or more class names."""
     if len(names) < 2:
         raise ValueError(
-            f"`path`: {str(path)!r} has one class, {names[0]!r}, so that there is nothing to tell "
-            f"apart; add a folder with the images of another class"
+            f"`path`: {str(path)!r} has a single class, {names[0]!r}; add a folder with images "
+            f"of another class"
         )
     return names
 
@@ -159,15 +159,15 @@ def _divided(
     """Class names, and (file, label) pairs of each split, for folders train, test, ..."""
     if test_share is not None:
         raise ValueError(
-            f"`test_share`={test_share!r} has no use: {str(path)!r} has a folder 'train'; "
-            "leave the argument out"
+            f"`test_share`={test_share!r} is not used: {str(path)!r} has a folder 'train'; leave "
+            "it out"
         )
     if "test" not in folders:
         raise ValueError(f"`path`: {str(path)!r} has a folder 'train' and no 'test'; add one")
     unknown = sorted(set(folders) - set(_SPLITS))
     if unknown:
         raise ValueError(
-            f"`path`: {str(path)!r} has folders beside train, validation and test: "
+            f"`path`: {str(path)!r} has folders other than train, validation and test: "
             f"{', '.join(unknown)}; rename or remove them"
         )
     classes = {split: _class_files(folders[split]) for split in _SPLITS if split in folders}
@@ -197,7 +197,7 @@ def _undivided(
 
 
 def _divide(arrays: dict[str, np.ndarray], test_share: float, seed: int) -> dict[str, np.ndarray]:
-    """Moves a class-balanced share of the training images to a test split."""
+    """Move a class-balanced share of the training images to a test split."""
     x, y = arrays["x_train"], arrays["y_train"]
     count = round(test_share * len(y))
     test = stratified(y, count, seed=seed, stream="test")
@@ -217,8 +217,8 @@ def read_images(
     *,
     size: tuple[int, int] | None = None,
     corrupt: str = "refuse",
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Decodes the images of all splits.
+) -> tuple[dict[str, np.ndarray], About]:
+    """Decode the images of all splits.
 
     Args:
       path: the folder, for messages.
@@ -228,7 +228,7 @@ def read_images(
       corrupt: likewise.
 
     Returns:
-      The arrays as `from_arrays` names them, and what `about` says of files that were skipped.
+      The arrays by the names of `from_arrays`, and the entry of `about` for skipped files.
     """
     every = [file for pairs in files.values() for file, _ in pairs]
     bad: dict[Path, str] = {}
@@ -252,20 +252,20 @@ def read_images(
     if not bad:
         return arrays, {}
     some = "; ".join(f"{str(file)!r} ({bad[file]})" for file in sorted(bad)[:3])
-    found = (
+    problem = (
         f"{len(bad)} of {len(every)} image files cannot be read: "
         f"{some}{'; ...' if len(bad) > 3 else ''}"
     )
     if corrupt == "refuse":
         raise ValueError(
-            f"`path`: {found}; replace or remove them, or pass corrupt='skip' to leave them out"
+            f"`path`: {problem}; replace or remove them, or pass corrupt='skip' to leave them out"
         )
     empty = set(range(len(names))) - set(arrays["y_train"].tolist())
     if empty:
         raise ValueError(
-            f"`path`: no image of class {names[min(empty)]!r} can be read; {found}; replace them"
+            f"`path`: no image of class {names[min(empty)]!r} can be read; {problem}; replace them"
         )
-    warnings.warn(f"left out of {str(path)!r}: {found}", stacklevel=3)
+    warnings.warn(f"left out of {str(path)!r}: {problem}", stacklevel=3)
     relative = [file.relative_to(path).as_posix() for file in sorted(bad)]
     return arrays, {"skipped": {"count": len(bad), "files": relative[:20]}}
 
@@ -273,8 +273,9 @@ def read_images(
 def _common(
     files: list[Path], size: tuple[int, int] | None, bad: dict[Path, str]
 ) -> tuple[tuple[int, int], str]:
-    """The (height, width) and the mode that all images come to, from the files' headers; files
-    without a readable header are added to `bad`.
+    """Find the common (height, width) and mode of all images from the files' headers.
+
+    Files without a readable header are added to `bad`.
     """
     mode = "L"
     first = None
@@ -306,12 +307,10 @@ def _common(
 def _pixels(
     file: Path, mode: str, shape: tuple[int, int], bad: dict[Path, str]
 ) -> np.ndarray | None:
-    """The pixels of an image; None for one that is added to `bad`."""
+    """Decode an image; None for one that cannot be read, which is added to `bad`."""
     try:
         with Image.open(file) as image:
-            # by way of RGBA, because Pillow warns of palettes with transparency otherwise
-            opaque = image.convert("RGBA") if "transparency" in image.info else image
-            pixels = opaque.convert(mode)
+            pixels = in_mode(image, mode)
     except Exception as error:
         bad[file] = _reason(file, error)
         return None

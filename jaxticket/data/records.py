@@ -1,13 +1,18 @@
-"""Where a stream reads: splits of encoded images with their labels, read by number."""
+"""Sources of a stream: splits of encoded images with their labels, read by number."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+
+from jaxticket.data.arrays import About
+
+Row = Mapping[str, Any]
+"""An example of a prepared set: "image", encoded bytes or pixels, and "label"."""
 
 
 class StreamError(ValueError):
@@ -15,17 +20,27 @@ class StreamError(ValueError):
 
 
 class Records(Protocol):
-    """The encoded images of one split.
-
-    `read` returns (encoded bytes, label) of each number asked for; `called` names a record in
-    errors. Both are called from several threads at once.
-    """
+    """The encoded images of one split; its methods are called from several threads at once."""
 
     def __len__(self) -> int: ...
 
-    def read(self, numbers: Sequence[int]) -> list[tuple[bytes, int]]: ...
+    def read(self, numbers: Sequence[int]) -> list[tuple[bytes, int]]:
+        """Read (encoded bytes, label) of each of these records."""
+        ...
 
-    def called(self, number: int) -> str: ...
+    def called(self, number: int) -> str:
+        """Name a record, for errors."""
+        ...
+
+
+class Table(Protocol):
+    """Rows that are read by number, as TFDS and Grain define them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> Row: ...
+
+    def __getitems__(self, numbers: Sequence[int], /) -> Sequence[Row]: ...
 
 
 class Opened(NamedTuple):
@@ -37,27 +52,27 @@ class Opened(NamedTuple):
       classes: number of classes.
       channels: 1 or 3.
       about: where the data come from, as values that JSON can hold.
-      identity: what tells the files from others, as values that JSON can hold.
+      identity: what identifies the files, as values that JSON can hold.
     """
 
     name: str
     splits: dict[str, Records]
     classes: int
     channels: int
-    about: dict[str, Any]
-    identity: dict[str, Any]
+    about: About
+    identity: About
 
 
 class TableRecords:
-    """Records of a source that gives rows {"image": bytes, "label": int}.
+    """Records of a table with rows {"image": bytes, "label": int}.
 
     Args:
-      source: has `__getitem__` and `__getitems__`.
+      source: the table.
       count: number of records that the data set says it has.
       where: the split and the folder, for errors.
     """
 
-    def __init__(self, source: Any, count: int, where: str) -> None:
+    def __init__(self, source: Table, count: int, where: str) -> None:
         self.source, self.count, self.where = source, count, where
 
     def __len__(self) -> int:
@@ -65,19 +80,19 @@ class TableRecords:
         return self.count
 
     def called(self, number: int) -> str:
-        """ "record 17 of split 'train' of FOLDER"."""
+        """Name a record, as "record 17 of split 'train' of FOLDER"."""
         return f"record {number} of {self.where}"
 
     def read(self, numbers: Sequence[int]) -> list[tuple[bytes, int]]:
-        """The rows of these numbers."""
+        """Read the rows of these numbers."""
         try:
             rows = self.source.__getitems__([int(n) for n in numbers])
         except Exception:  # array_record raises many kinds for damaged files
-            # once more, one by one, to know which it is
+            # again, one by one, to find the damaged one
             rows = [self._row(int(n)) for n in numbers]
         return [(row["image"], int(row["label"])) for row in rows]
 
-    def _row(self, number: int) -> Any:
+    def _row(self, number: int) -> Row:
         try:
             return self.source[number]
         except Exception as error:
@@ -99,28 +114,28 @@ class FileRecords:
         return len(self.files)
 
     def called(self, number: int) -> str:
-        """The path of the file."""
+        """Give the path of the file."""
         return repr(str(self.files[number][0]))
 
     def read(self, numbers: Sequence[int]) -> list[tuple[bytes, int]]:
-        """The contents of these files."""
-        found = []
+        """Read the contents of these files."""
+        contents = []
         for number in numbers:
             path, label = self.files[number]
             try:
-                found.append((path.read_bytes(), label))
+                contents.append((path.read_bytes(), label))
             except OSError as error:
                 raise StreamError(
                     f"`name`: {self.called(number)} cannot be read ({error}); "
                     "the folder has changed since the stream was opened"
                 ) from error
-        return found
+        return contents
 
 
 def open_files(
     path: Path, divided: Callable[[Path], tuple[list[str], dict[str, list[tuple[Path, int]]]]]
 ) -> Opened:
-    """A folder of image files as a stream; images become RGB.
+    """Open a folder of image files as a stream; images become RGB.
 
     Args:
       path: the folder.
@@ -154,13 +169,13 @@ class Rows:
         self.records, self.numbers = records, numbers
 
     def __len__(self) -> int:
-        """How many are taken."""
+        """Number of records that are taken."""
         return len(self.numbers)
 
     def called(self, number: int) -> str:
-        """As the split calls it."""
+        """Name a record as the split does."""
         return self.records.called(int(self.numbers[number]))
 
     def read(self, numbers: Sequence[int]) -> list[tuple[bytes, int]]:
-        """The records at these places."""
+        """Read the records at these places."""
         return self.records.read([int(self.numbers[n]) for n in numbers])

@@ -1,4 +1,4 @@
-"""Which examples go where: splits, training batches and the batches of scores.
+"""Selection of examples: splits, training batches and the batches of scores.
 
 Training batches are a function of (key, step) alone, computed inside the training step. The order
 of an epoch is a keyed permutation of 0 .. n-1 that is evaluated one index at a time, so no
@@ -12,7 +12,7 @@ import functools
 import math
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ from jax import Array
 from jaxticket import _check
 from jaxticket.random import mix, permutation_words, permuted, stream
 from jaxticket.typing import Key
+
+P = ParamSpec("P")
 
 
 def permutation(n: int, *, seed: int, stream: str) -> np.ndarray:
@@ -135,7 +137,8 @@ def score_indices(*, key: Key, examples: int, batches: int, size: int) -> Array:
     Args:
       key: from the rng stream "prune".
       examples: number of training examples.
-      batches, size: number of batches, and of examples in each.
+      batches: number of batches.
+      size: number of examples in each.
     """
     words = permutation_words(stream(key, "batches"))
     return jax.vmap(lambda i: batch_indices(words, i, examples=examples, batch_size=size))(
@@ -207,18 +210,20 @@ def _host_whole_order(examples: int, rounds: int | None) -> Callable[..., np.nda
     return on_host(one)
 
 
-def on_host(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function for the CPU, whatever the devices: a GPU would answer only after the chunk
-    that it is busy with, and the next block could not be prepared in the meantime.
+def on_host(fn: Callable[P, object]) -> Callable[P, Any]:
+    """Compile a function of arrays for the CPU, with NumPy arrays as its results.
+
+    A GPU would answer only after the chunk that it is busy with, and the next block could not be
+    prepared in the meantime.
     """
     compiled = jax.jit(fn)
 
-    def run(*args: Any) -> Any:
+    def run(*args: P.args, **kwargs: P.kwargs) -> object:
         try:
             device = jax.local_devices(backend="cpu")[0]
-        except RuntimeError:  # a process that was told to use the GPU alone
+        except RuntimeError:  # a process that may use the GPU alone
             device = None
         with jax.default_device(device):
-            return jax.tree.map(np.asarray, compiled(*args))
+            return jax.tree.map(np.asarray, compiled(*args, **kwargs))
 
     return run

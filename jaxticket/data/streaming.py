@@ -1,7 +1,7 @@
-"""Data sets that do not fit on the device: read, decoded and cut on the host while training runs.
+"""Data sets that do not fit on the device: read, decoded and cropped on the host during training.
 
-A stream goes wherever a `Data` goes. Training sees exactly the batches that it would see if the set
-were held in memory: which examples a step takes is a function of the replica's key and the step.
+A stream can be used wherever a `Data` can. Training sees exactly the batches that it would see if
+the set were held in memory: the examples of a step depend on the replica's key and the step alone.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from jaxticket import _check
 from jaxticket.data import crops
-from jaxticket.data.arrays import mean_and_std
+from jaxticket.data.arrays import About, mean_and_std
 from jaxticket.data.folder import divided
 from jaxticket.data.records import Records, Rows, open_files
 from jaxticket.data.sampling import permutation
@@ -40,14 +40,18 @@ class Stream:
       name: what tables and run folders call it.
       classes: number of classes.
       channels: 1 or 3.
-      train, test, validation: the splits; they have a length and give encoded images.
+      train: training split; splits have a length and give encoded images.
+      test: test split.
+      validation: held-out split, or None.
       size: (height, width) of the examples.
       resize: short side before the central crop.
       train_crop: "random" or "center", of the training batches.
-      scale, ratio: bounds of area and aspect of random crops.
-      mean, std: float32 [channels] in units of 0 to 255.
+      scale: bounds of the area of random crops.
+      ratio: bounds of their aspect.
+      mean: float32 [channels] in units of 0 to 255.
+      std: likewise.
       about: where the data come from, as values that JSON can hold.
-      identity: what tells the files from others.
+      identity: what identifies the files.
       threads: threads that read and decode.
       block_bytes: bytes of images that one device is fed at a time, at least one step's.
       hold_bytes: evaluation images of at most so many bytes are decoded once and stay on the
@@ -69,14 +73,14 @@ class Stream:
     ratio: tuple[float, float]
     mean: np.ndarray
     std: np.ndarray
-    about: dict[str, Any] = field(default_factory=dict)
-    identity: dict[str, Any] = field(default_factory=dict)
+    about: About = field(default_factory=dict)
+    identity: About = field(default_factory=dict)
     threads: int
     block_bytes: int
     hold_bytes: int
 
     def class_counts(self) -> None:
-        """Nothing: labels are read as they are needed."""
+        """None, since labels are read when they are needed."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -91,10 +95,11 @@ class Stream:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sha256 (hex) of what the files say of themselves (version, counts, bytes), of the crops,
-        the mean and the standard deviation; the images are not read for it.
+        """Sha256 (hex) of the files' identity, the crops, the mean and the standard deviation.
+
+        The files' identity is their version, counts and sizes; the images are not read.
         """
-        told = {
+        parts = {
             "identity": self.identity,
             "steps": self.about.get("steps", []),
             "splits": {split: len(part) for split, part in self.splits.items()},
@@ -103,11 +108,11 @@ class Stream:
             "crop": [self.train_crop, self.scale, self.ratio],
             "statistics": [np.asarray(x, np.float32).tolist() for x in (self.mean, self.std)],
         }
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @cached_property
     def starts(self) -> dict[str, int]:
-        """The number of each split's first example: they are numbered through, split by split."""
+        """Number of each split's first example; examples are numbered consecutively over splits."""
         lengths = [0, *(len(part) for part in self.splits.values())]
         return dict(zip(self.splits, np.cumsum(lengths).tolist(), strict=False))
 
@@ -116,7 +121,7 @@ class Stream:
         return split, number - self.starts[split]
 
     def read(self, numbers: Sequence[int]) -> list[tuple[bytes, int]]:
-        """Encoded image and label of each of these examples."""
+        """Read the encoded image and label of each of these examples."""
         if len(numbers) == 0:
             return []
         # all of one split, as nearly always
@@ -127,13 +132,14 @@ class Stream:
         return [row for n in numbers for row in self.read([n])]
 
     def called(self, number: int) -> str:
-        """What errors call an example."""
+        """Name an example, for errors."""
         split, within = self._within(number)
         return self.splits[split].called(within)
 
     def with_validation(self, share: float = 0.1, *, seed: int = 0) -> Stream:
-        """Holds out `round(share * n)` of the n training examples, the same as
-        `Data.with_validation` would. Mean and standard deviation stay.
+        """Hold out `round(share * n)` of the n training examples, the same as for `Data`.
+
+        Mean and standard deviation stay the same.
         """
         share, seed = _check.share("share", share, one=False), _check.seed("seed", seed)
         n = len(self.train)
@@ -171,7 +177,7 @@ def stream(
     block_bytes: int = 2**28,
     hold_bytes: int = 2**31,
 ) -> Stream:
-    """A data set that is decoded while training runs, for sets that do not fit on the device.
+    """Open a data set that is decoded during training, for sets that do not fit on the device.
 
     Evaluation, scores and `train_crop`="center" see the image with its short side at `resize`, cut
     to `size` in the middle. With "random", each training example is a part of random area, aspect
@@ -190,14 +196,15 @@ def stream(
       mean: of each channel, in units of 0 to 255; None measures it on at most 1,000 training
         images, evenly spread, cut in the middle.
       std: standard deviation of each channel; given if and only if `mean` is.
-      data_dir, download: as `load` takes them.
+      data_dir: as for `load`.
+      download: as for `load`.
       validation: share of the training split to hold out.
       seed: seed of that choice.
       threads: threads that decode; None for one per core.
       block_bytes: bytes of images that one device is fed at a time; several such blocks are under
         way at once. At least one step's images are fed.
       hold_bytes: evaluation images of at most so many bytes are decoded once and stay on the
-        devices; more are decoded anew at every evaluation.
+        devices; more are decoded again at every evaluation.
 
     Raises:
       MissingDataError: if a TFDS set is not prepared.
@@ -216,7 +223,7 @@ def stream(
     path = Path(name).expanduser()
     if (isinstance(name, os.PathLike) or os.sep in str(name)) and path.is_dir():
         if data_dir is not None:
-            raise ValueError(f"`data_dir` has no use for the folder {str(path)!r}; leave it out")
+            raise ValueError(f"`data_dir` is not used for the folder {str(path)!r}; leave it out")
         opened = open_files(path, divided)
     else:
         called = str(name).removeprefix("tfds:")
@@ -282,7 +289,7 @@ def _check_arguments(
 def _measured(
     train: Records, channels: int, size: tuple[int, int], resize: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of at most 1,000 training images."""
+    """Measure mean and standard deviation on at most 1,000 training images."""
     count = min(1000, len(train))
     numbers = (np.arange(count, dtype=np.int64) * len(train)) // count
     images = np.empty((count, *size, channels), np.uint8)

@@ -14,30 +14,38 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from jaxticket import _check, _extras
-from jaxticket.data.arrays import Data
+from jaxticket.data.arrays import About, Data
 from jaxticket.data.cache import folder_state, read_cache, write_cache
-from jaxticket.data.conversion import from_arrays, handed_over
-from jaxticket.data.licenses import licensed
-from jaxticket.data.memory import check_memory, gigabytes
-from jaxticket.data.records import Opened, Records, TableRecords
+from jaxticket.data.conversion import from_owned
+from jaxticket.data.records import Opened, Records, Table, TableRecords
 
 _NAME = re.compile(r"(?P<set>\w+)(/(?P<config>[^/:]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _INSTALL = 'pip install "jaxticket[prepare]"'
 # all labels of their test splits are -1: the answers are not public
 _UNLABELLED = {"imagenet2012", "imagenet2012_subset", "places365_small"}
+LICENCES = {
+    "mnist": "CC BY-SA 3.0, as its mirrors state",
+    "fashion_mnist": "MIT",
+    "cifar10": "not stated by the source",
+    "cifar100": "not stated by the source",
+    "svhn_cropped": "non-commercial use only, as its page says",
+    "imagenet2012": "non-commercial research and education, by ImageNet's terms of access",
+    "places365_small": "non-commercial research and education, by the terms of its page",
+}
+"""Licenses of sets whose own files state none, by the names of TensorFlow Datasets."""
 
 
 class MissingDataError(ValueError):
-    """A data set is not there, or not in a form that can be read without TensorFlow."""
+    """A data set is missing, or not in a form that can be read without TensorFlow."""
 
 
 def load_tfds(
@@ -47,7 +55,7 @@ def load_tfds(
     download: bool = False,
     cache: bool = True,
 ) -> Data:
-    """An image classification set of TensorFlow Datasets, whole, as arrays.
+    """Load an image classification set of TensorFlow Datasets into memory.
 
     It needs the features "image" (of one size) and "label" (a class label) and a split "train".
     The split "test" becomes the test split and "validation", if there is one, the validation
@@ -67,19 +75,19 @@ def load_tfds(
 
     Raises:
       MissingDataError: if the set is not prepared, or only as tfrecord files.
-      ValueError: if it is no image classification set with images of one size.
+      ValueError: if it is not an image classification set with images of one size.
     """
     _check.flag("download", download)
     _check.flag("cache", cache)
     label, folder = find_folder(name, data_dir=data_dir, download=download)
     data = read_cache(folder, label) if cache else None
     if data is None:
-        # taken before decoding: files that change meanwhile make the cache stale, not wrong
+        # read before decoding: files that change during it make the cache stale, not wrong
         state = folder_state(folder)
         data = _decode(label, folder)
         if cache:
             write_cache(folder, data, state)
-    # not in the cache, which may be older than the table of licences
+    # not from the cache, which may be older than the table of licenses
     return dataclasses.replace(data, about=licensed(data.about))
 
 
@@ -89,7 +97,7 @@ def load_tfds(
 def find_folder(
     name: str, *, data_dir: str | os.PathLike[str] | None, download: bool
 ) -> tuple[str, Path]:
-    """What a set is called in tables, and the folder of its newest version in array_record files.
+    """Find a set's name in tables, and the folder of its newest version in array_record files.
 
     Raises:
       MissingDataError: as `load_tfds`.
@@ -116,7 +124,7 @@ def find_folder(
 
 
 def _roots(data_dir: str | os.PathLike[str] | None) -> dict[Path, str]:
-    """The folders to search, in order, each with the name of the setting that it comes from."""
+    """List the folders to search, each with the name of the setting that it comes from."""
     if data_dir is not None:
         places = [(data_dir, "`data_dir`")]
     else:
@@ -139,7 +147,7 @@ def _roots(data_dir: str | os.PathLike[str] | None) -> dict[Path, str]:
 
 
 def _versions(roots: dict[Path, str], base: Path, version: str | None) -> list[Path]:
-    """Folders of prepared versions: those of the first root first, the newest first."""
+    """List the folders of prepared versions, by root and then the newest first."""
     return [
         folder
         for root in roots
@@ -148,29 +156,30 @@ def _versions(roots: dict[Path, str], base: Path, version: str | None) -> list[P
             key=lambda f: [int(part) for part in re.findall(r"\d+", f.name)],
             reverse=True,
         )
-        # a preparation that was cut short leaves a folder such as incomplete.AB12_3.0.1
+        # an interrupted preparation leaves a folder such as incomplete.AB12_3.0.1
         if _VERSION.fullmatch(folder.name)
         and version in (None, folder.name)
         and (folder / "dataset_info.json").is_file()
     ]
 
 
-def _info(folder: Path) -> dict[str, Any]:
+def _info(folder: Path) -> About:
+    """Read what TFDS has recorded of a prepared set."""
     path = folder / "dataset_info.json"
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
-        whole = isinstance(info, dict) and all(
+        complete = isinstance(info, dict) and all(
             isinstance(split, dict) and {"name", "shardLengths"} <= set(split)
             for split in info.get("splits", [])
         )
-        if not whole:
+        if not complete:
             raise ValueError("it does not describe a data set and its splits")
     except (TypeError, ValueError) as error:
         raise ValueError(f"`name`: {path} is damaged ({error}); prepare the set again") from error
     return info
 
 
-def _formats(info: dict[str, Any]) -> set[str]:
+def _formats(info: About) -> set[str]:
     # sets prepared before TFDS had formats do not name one
     return {info.get("fileFormat", "tfrecord"), *info.get("alternativeFileFormats", [])}
 
@@ -183,7 +192,7 @@ def _command(name: str, root: Path) -> str:
 
 
 def _missing(name: str, base: Path, roots: dict[Path, str]) -> MissingDataError:
-    """The error for a set that is nowhere: where it was looked for, and how to prepare it."""
+    """The error for a missing set: where it was looked for, and how to prepare it."""
     looked = [
         f"  {root / base}  ({setting}{'' if root.is_dir() else '; there is no ' + str(root)})"
         for root, setting in roots.items()
@@ -193,9 +202,9 @@ def _missing(name: str, base: Path, roots: dict[Path, str]) -> MissingDataError:
         "/".join(p.parts[-4:-2]) for root in roots for p in root.glob("*/*/*/dataset_info.json")
     }
     others |= {f"{base}:{folder.name}" for folder in _versions(roots, base, None)}
-    there = f"Of what is prepared there: {_check.nearest(name, others)}\n" if others else ""
+    known = f"Of what is prepared there: {_check.nearest(name, others)}\n" if others else ""
     return MissingDataError(
-        f"`name`={name!r} is not prepared. Looked in\n" + "\n".join(looked) + f"\n{there}"
+        f"`name`={name!r} is not prepared. Looked in\n" + "\n".join(looked) + f"\n{known}"
         "Preparing it needs TensorFlow and the network, once; reading it needs neither:\n"
         f"  {_INSTALL}\n  {_command(name, next(iter(roots)))}\n"
         "With TensorFlow installed, download=True does the same. A set from elsewhere can be "
@@ -217,7 +226,7 @@ def _tensorflow_installed() -> bool:
 
 
 def _prepare(name: str, root: Path) -> None:
-    # asked first, because TFDS notices only after the download
+    # checked first, because TFDS notices only after the download
     if not _tensorflow_installed():
         raise MissingDataError(
             f"`download`=True cannot prepare {name!r} without TensorFlow; install it with\n"
@@ -241,9 +250,10 @@ def _prepare(name: str, root: Path) -> None:
 # --- from records to arrays
 
 
-def used_splits(name: str, info: dict[str, Any]) -> dict[str, str]:
-    """Our splits and what the set calls them; without a "test" that has labels, "validation" is the
-    test split.
+def used_splits(name: str, info: About) -> dict[str, str]:
+    """Map our splits to the set's.
+
+    Without a "test" split that has labels, "validation" is the test split.
     """
     splits = [split["name"] for split in info.get("splits", [])]
     labelled = "test" in splits and info.get("name") not in _UNLABELLED
@@ -259,46 +269,65 @@ def used_splits(name: str, info: dict[str, Any]) -> dict[str, str]:
     return used
 
 
-def _features(name: str, folder: Path) -> dict[str, Any]:
-    """The features of a prepared set, "image" and "label" among them."""
-    # imported here because it takes half a second, which a cached set need not pay
+class _Features(NamedTuple):
+    """Number and names of the classes, and channels of the images, None where they vary."""
+
+    classes: int
+    names: list[str]
+    channels: int | None
+
+
+def _features(name: str, folder: Path) -> _Features:
+    """Read the features of a prepared set of images and labels."""
+    # imported here because it takes half a second, which a cached set does not need
     _extras.require("tensorflow_datasets", "data")
     import tensorflow_datasets as tfds
 
     with _reading(folder, "the features"):
         features = tfds.builder_from_directory(folder).info.features
     features = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
-    if not isinstance(features.get("label"), tfds.features.ClassLabel) or "image" not in features:
+    label = features.get("label")
+    if not isinstance(label, tfds.features.ClassLabel) or "image" not in features:
         raise ValueError(
             f"`name`={name!r} needs the features 'image' and 'label' (a class label), it has "
             f"{', '.join(sorted(features)) or 'none'}; only image classification sets can be loaded"
         )
-    return features
+    return _Features(int(label.num_classes or 0), list(label.names), features["image"].shape[-1])
+
+
+def _table(folder: Path, split: str, decoders: Mapping[str, object] | None = None) -> Table:
+    """Open a split of a prepared set."""
+    _extras.require("tensorflow_datasets", "data")
+    import tensorflow_datasets as tfds
+
+    with _reading(folder, f"split {split!r}"):
+        # named, since the decorator around it hides its type from checkers
+        open_split: Callable[..., Table] = tfds.builder_from_directory(folder).as_data_source
+        return open_split(split=split, decoders=decoders)
 
 
 def _decode(name: str, folder: Path) -> Data:
-    """Reads and decodes the splits of a prepared set."""
+    """Read and decode the splits of a prepared set."""
     info = _info(folder)
     used = used_splits(name, info)
-    label = _features(name, folder)["label"]
+    features = _features(name, folder)
     arrays = {}
     for split, source in used.items():
         arrays[f"x_{split}"], arrays[f"y_{split}"] = _decode_split(name, folder, source)
-    data = from_arrays(**handed_over(arrays), classes=label.num_classes, name=name)
-
-    about = _about(name, folder, info, used, label.names)
+    data = from_owned(arrays, classes=features.classes, name=name)
+    about = _about(name, folder, info, used, features.names)
     return dataclasses.replace(data, about=about)
 
 
 def open_records(
     name: str, *, data_dir: str | os.PathLike[str] | None = None, download: bool = False
 ) -> Opened:
-    """A set as encoded images that are read one by one, for `stream`; arguments as `load_tfds`."""
+    """Open a set as encoded images that are read one by one; arguments as for `load_tfds`."""
     label, folder = find_folder(name, data_dir=data_dir, download=download)
     info = _info(folder)
     used = used_splits(label, info)
     features = _features(label, folder)
-    channels = features["image"].shape[-1]
+    channels = features.channels
     if channels not in (1, 3):
         raise ValueError(
             f"`name`={name!r} has images of {channels} channels; only 1 and 3 can be streamed"
@@ -309,25 +338,24 @@ def open_records(
     sizes = {split["name"]: list(map(int, split["shardLengths"])) for split in info["splits"]}
     splits: dict[str, Records] = {}
     for split, source in used.items():
-        where = f"split {source!r} of {folder}"
-        with _reading(folder, f"split {source!r}"):
-            # Any: the decorator around as_data_source hides its arguments from type checkers
-            builder: Any = tfds.builder_from_directory(folder)
-            skip = {"image": tfds.decode.SkipDecoding()}
-            table = builder.as_data_source(split=source, decoders=skip)
-        splits[split] = TableRecords(table, sum(sizes[source]), where)
-    about = licensed(_about(label, folder, info, used, features["label"].names))
+        table = _table(folder, source, {"image": tfds.decode.SkipDecoding()})
+        splits[split] = TableRecords(table, sum(sizes[source]), f"split {source!r} of {folder}")
+    about = licensed(_about(label, folder, info, used, features.names))
     identity = {
         "set": {key: info.get(key) for key in ("name", "configName", "version")},
         "splits": sorted([s["name"], s["shardLengths"], s.get("numBytes")] for s in info["splits"]),
     }
-    return Opened(label, splits, features["label"].num_classes, channels, about, identity)
+    return Opened(label, splits, features.classes, channels, about, identity)
 
 
-def _about(
-    name: str, folder: Path, info: dict[str, Any], used: dict[str, str], classes: Any
-) -> dict[str, Any]:
-    about: dict[str, Any] = {
+def licensed(about: About) -> About:
+    """Add the license of `LICENCES` to what is known of a set, unless the set states one."""
+    known = LICENCES.get(about["builder"])
+    return about if known is None else {"licence": known, **about}
+
+
+def _about(name: str, folder: Path, info: About, used: dict[str, str], classes: list[str]) -> About:
+    about: About = {
         "source": "tensorflow_datasets",
         "builder": info.get("name", name),
         "version": folder.name,
@@ -337,7 +365,7 @@ def _about(
     if licence := info.get("redistributionInfo", {}).get("license"):
         about["licence"] = licence
     if classes:
-        about["classes"] = list(classes)
+        about["classes"] = classes
     if used["test"] == "validation":
         about["note"] = "the set has no test split; its validation split is used as test split"
     splits = {split["name"] for split in info.get("splits", [])}
@@ -348,17 +376,43 @@ def _about(
     return about
 
 
-def _decode_split(name: str, folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    _extras.require("tensorflow_datasets", "data")
-    import tensorflow_datasets as tfds
+def gigabytes(size: int) -> str:
+    """Format a number of bytes.
 
-    with _reading(folder, f"split {split!r}"):
-        # Any: the decorator around as_data_source hides its arguments from type checkers
-        builder: Any = tfds.builder_from_directory(folder)
-        source = builder.as_data_source(split=split)
+    >>> gigabytes(200_384_217_088)
+    '200 GB'
+    """
+    return f"{size / 1e9:.3g} GB"
+
+
+def memory() -> int | None:
+    """Bytes of this machine's memory, None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def check_memory(name: str, images: int, each: int) -> None:
+    """Raise if so many images of so many bytes exceed the machine's memory.
+
+    It is checked before reading, since the system overcommits memory and kills the process that
+    uses it.
+    """
+    available = memory()
+    if available is not None and images * each > available:
+        raise ValueError(
+            f"`name`={name!r} does not fit in memory: {images:,} images take "
+            f"{gigabytes(images * each)}, this machine has {gigabytes(available)}; use "
+            f"jaxticket.data.stream({name!r})"
+        )
+
+
+def _decode_split(name: str, folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    source = _table(folder, split)
     n = len(source)
     x, y = np.empty((0, 0, 0, 0), np.uint8), np.empty(n, np.int64)
-    # no bar for what takes a second or two
+    # no progress bar for a second or two
     with tqdm(total=n, desc=f"{name} {split}", unit="image", disable=n <= 5000) as bar:
         for start in range(0, n, 1000):
             with _reading(folder, f"split {split!r}"):
@@ -371,7 +425,7 @@ def _decode_split(name: str, folder: Path, split: str) -> tuple[np.ndarray, np.n
                 if image.shape != x.shape[1:]:
                     raise ValueError(
                         f"`name`={name!r} has images of different sizes: {x.shape[1:]} and "
-                        f"{image.shape} in split {split!r}; whole, its {n} images would take "
+                        f"{image.shape} in split {split!r}; in memory, its {n} images would take "
                         f"{gigabytes(n * 224 * 224 * 3)} at 224x224: use "
                         f"jaxticket.data.stream({name!r}, size=(224, 224)), or save them as image "
                         "folders and use load_folder(path, size=(height, width))"
@@ -383,7 +437,7 @@ def _decode_split(name: str, folder: Path, split: str) -> tuple[np.ndarray, np.n
 
 @contextlib.contextmanager
 def _reading(folder: Path, what: str) -> Iterator[None]:
-    """Names the folder in errors, and keeps TFDS from advising OpenCV: the arrays are cached."""
+    """Name the folder in errors, and silence TFDS's advice to install OpenCV."""
 
     def keep(record: logging.LogRecord) -> bool:
         return "OpenCV is not installed" not in record.getMessage()

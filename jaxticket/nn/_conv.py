@@ -47,21 +47,21 @@ def conv(
     init: str | Initializer = "glorot_normal",
     scale: str = "ones",
 ) -> Network:
-    """Conv-2, -4, -6 and -8: pairs of 3x3 convolutions, each followed by a 2x2 max-pool, then dense
-    layers of 256, 256 and `classes` units, ReLU between all.
+    """Conv-2, -4, -6 and -8: pairs of 3x3 convolutions and three dense layers.
 
-    The pairs have 64, 128, 256 and 512 channels. Layers and taps are conv_0, conv_1, ..., dense_0,
-    dense_1, dense_2; every tap is a junction.
+    Each pair is followed by a 2x2 max-pool; the dense layers have 256, 256 and `classes` units,
+    with ReLU between all layers. The pairs have 64, 128, 256 and 512 channels. Layers and taps are
+    conv_0, conv_1, ..., dense_0, dense_1, dense_2; every tap is a junction.
 
     Args:
       shape: shape of one image, at least 2^(depth / 2) pixels high and wide.
       classes: number of logits.
       depth: number of convolutions: 2, 4, 6 or 8.
       width: factor of all channels and hidden units.
-      norm: normalisation after every convolution: "batch", "group" or "none"; without one,
+      norm: normalization after every convolution: "batch", "group" or "none"; without one,
         convolutions have biases.
       init: name of the kernels' initializer; biases start at 0.
-      scale: what the scale of the normalisation starts at, "ones" or "uniform" (U[0, 1]).
+      scale: what the scale of the normalization starts at, "ones" or "uniform" (U[0, 1]).
 
     Raises:
       ValueError: for an image too small, and unknown depths, norms, initializers or scales.

@@ -99,8 +99,8 @@ _BLOCKS: dict[str, tuple[_Branch, ...]] = {
 
 
 def _least(*, auxiliary: bool) -> int:
-    """The least image size: the last map has a pixel, and the auxiliary head's 5x5 kernel five."""
-    # walking back: blocks 7a and 6a halve; the head sees 17 pixels, five after its pooling
+    """The least image size: the last map has a pixel, the auxiliary head's 5x5 kernel five."""
+    # backward: blocks 7a and 6a halve; the head sees 17 pixels, five after its pooling
     size = 2 * (17 if auxiliary else 3) + 1
     for step in reversed(_STEM):
         if not isinstance(step, _C) or step.stride == 2:
@@ -187,7 +187,7 @@ class _Inception(nn.Module):
         for name, branches in _BLOCKS.items():
             x = _Block(branches, layer, self.width, name=name)(x, train=train, tap=tap)
             if name == "block_6e" and self.auxiliary:
-                # its logits leave through their tap alone
+                # its logits are available at their tap only
                 _Auxiliary(layer, self.width, self.classes, self.style, name="auxiliary")(
                     x, train=train, tap=tap
                 )
@@ -206,27 +206,29 @@ def inception_v3(
     init: str | Initializer = "kaiming_normal",
     scale: str = "uniform",
 ) -> Network:
-    """Inception-v3: five convolutions, eleven blocks of parallel branches, global average pooling,
-    one dense layer; convolutions with normalisation (epsilon 0.001), no dropout.
+    """Inception-v3: five convolutions, eleven blocks of parallel branches, one dense layer.
+
+    Global average pooling precedes the dense layer. Convolutions have normalization (epsilon
+    0.001); there is no dropout.
 
     Layers: block_0/conv_0_0 to conv_0_4, block_5b/conv_0_0 (branch 0, layer 0), ..., block_7c,
     dense. Taps: every layer by its path, and the junctions block_0, block_5b, ... (after the
     branches are joined), dense.
 
-    The auxiliary head classifies the output of block_6e while training. It is there, and counted,
-    only where asked for; `apply` returns the logits of the network alone. A loss that uses it reads
-    the tap "auxiliary/dense": `tap = lambda name, x: seen.setdefault(name, x)`. Without such a loss
-    its weights get no gradient.
+    The auxiliary head classifies the output of block_6e in training. It exists, and its parameters
+    count, only with `auxiliary=True`; `apply` returns the logits of the network alone. A loss that
+    uses it reads the tap "auxiliary/dense": `tap = lambda name, x: seen.setdefault(name, x)`.
+    Without such a loss its weights get no gradient.
 
     Args:
       shape: shape of one image, at least 75 pixels high and wide (299 with the auxiliary head).
       classes: number of logits.
       width: factor of all channels.
-      norm: normalisation after every convolution: "batch", "group" or "none"; without one,
+      norm: normalization after every convolution: "batch", "group" or "none"; without one,
         convolutions have biases.
       auxiliary: whether to build the auxiliary head, "auxiliary/conv_0" and so on.
       init: name of the kernels' initializer; biases start at 0.
-      scale: what the scale of the normalisation starts at, "uniform" (U[0, 1], OpenLTH) or "ones".
+      scale: what the scale of the normalization starts at, "uniform" (U[0, 1], OpenLTH) or "ones".
 
     Raises:
       ValueError: for an image too small, and unknown norms, initializers or scales.

@@ -66,10 +66,12 @@ def vgg(
     init: str | Initializer = "kaiming_normal",
     scale: str = "uniform",
 ) -> Network:
-    """VGG for small images: five blocks of 3x3 convolutions with 64, 128, 256, 512 and 512
-    channels, 2x2 max-pools between them, global average pooling and one dense layer.
+    """VGG for small images: five blocks of 3x3 convolutions and one dense layer.
 
-    Layers and taps are conv_0, conv_1, ..., dense_0; every tap is a junction (after normalisation
+    The blocks have 64, 128, 256, 512 and 512 channels, with 2x2 max-pools between them and global
+    average pooling after the last.
+
+    Layers and taps are conv_0, conv_1, ..., dense_0; every tap is a junction (after normalization
     and ReLU, before the pooling).
 
     Args:
@@ -79,15 +81,15 @@ def vgg(
         that name has. 20 is VGG-19 with one convolution more in the fourth block, the list of
         filters that "One ticket" prints (17 convolutions) under the name of VGG-19.
       width: factor of all channels and hidden units.
-      norm: normalisation after every convolution: "batch", "group" or "none".
+      norm: normalization after every convolution: "batch", "group" or "none".
       dense: hidden dense layers of 512 units with ReLU before the output layer; 1 is VGG2-16, "two
         fully-connected layers" in the thesis (hidden units and ReLU are our reading of it).
-      bias: whether convolutions have biases, as in OpenLTH, also where a normalisation follows.
+      bias: whether convolutions have biases, as in OpenLTH, also where a normalization follows.
       last_pool: what precedes the dense layers: "average" over the whole map (OpenLTH, "One
         ticket"), or a 2x2 "max" pool before that, as after the other blocks. At 32x32 pixels both
         leave 512 features.
       init: name of the kernels' initializer; biases start at 0.
-      scale: what the scale of the normalisation starts at, "uniform" (U[0, 1], OpenLTH) or "ones".
+      scale: what the scale of the normalization starts at, "uniform" (U[0, 1], OpenLTH) or "ones".
 
     Raises:
       ValueError: for an image too small, and unknown depths, norms, pools, initializers or scales.

@@ -135,7 +135,7 @@ class Norm(nn.Module):
         return (y + bias[None, None, None]).astype(x.dtype)
 
     def batch_statistics(self, y: Array, *, train: bool) -> tuple[Array, Array]:
-        """Mean and variance: of the batch, averaged into the running ones, or in evaluation these."""
+        """Mean and variance of the batch, which update the running ones, or in evaluation these."""
         n = y.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (n,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (n,), jnp.float32)

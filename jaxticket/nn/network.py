@@ -272,21 +272,28 @@ def make_network(
     """Check `init` and `apply` by tracing them, and make the network.
 
     Args:
-      init, apply, shape: as the attributes of `Network`.
+      init: as the attribute of `Network`.
+      apply: as the attribute of `Network`.
+      shape: as the attribute of `Network`.
       constructor: the constructor's name, which is recorded.
       name: the network's name, for errors and the record.
       source: what `init` and `apply` were made from.
       syncs_stats: whether `apply` averages batch statistics over `axis_name`.
-      prunable, output, dtype, symmetry, stages: as for `from_linen`.
+      prunable: as for `from_linen`.
+      output: as for `from_linen`.
       config: the arguments of a constructor of this library, recorded instead of name and shapes;
-        such networks are known to keep the form of their statistics.
-      resized, adapted: as the attributes of `Network`; None where there is no such network.
+        such networks are known to keep the structure of their statistics.
+      resized: as the attribute of `Network`; None if there is no such network.
+      adapted: as the attribute of `Network`; None if there is no such network.
+      dtype: as for `from_linen`.
+      symmetry: as for `from_linen`.
+      stages: as for `from_linen`.
 
     Raises, Warns: as `from_linen`.
     """
     shape = checked_example(shape, dtype)
-    own = config is None
-    if own:
+    users = config is None
+    if users:
         config = {"name": name, "shape": list(shape)}
     if dtype != "float32":
         config = {**(config or {}), "dtype": dtype}
@@ -310,22 +317,22 @@ def make_network(
     _check_params(params, name)
     real = jnp.result_type(float).name
     logits = _checked_logits(_outputs(net, False, real), name)
-    if own:
+    if users:
         _check_stats(stats, _outputs(net, True, real)[1], name)
     prunable = _checked_prunable(prunable, params)
     shapes = {path: list(leaf.shape) for path, leaf in _tree.leaves(params).items()}
     if output and not any(_tree.matches(path, [output]) for path in shapes):
-        raise ValueError(f"`output` {output!r} is no layer; the paths are {', '.join(shapes)}")
+        raise ValueError(f"`output` {output!r} is not a layer; the paths are {', '.join(shapes)}")
     for block in (block for stage in net.stages for block in stage):
         if not any(_tree.matches(path, [block]) for path in shapes):
             raise ValueError(
-                f"`stages` names the block {block!r}, which is no layer; the paths are "
+                f"`stages` names the block {block!r}, which is not a layer; the paths are "
                 f"{', '.join(shapes)}"
             )
-    if own:
+    if users:
         config = {**(config or {}), "params": shapes}
     if prunable is not kernels:
-        # part of what a network is: programs, run folders and tickets tell such networks apart
+        # part of the identity of a network in programs, run folders and tickets
         marked = zip(shapes, jax.tree.leaves(prunable(params)), strict=True)
         config = {**(config or {}), "prunable": [path for path, p in marked if p]}
     return replace(

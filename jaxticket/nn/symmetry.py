@@ -1,7 +1,7 @@
-"""Which hidden units of a network can change places without changing its function.
+"""Permutations of hidden units that leave the function of a network unchanged.
 
-A symmetry says for every axis of every leaf what moves along it. It is a plain dict from the path
-of a leaf (of the params or of the statistics) to one entry per axis:
+A symmetry names the units that are permuted along every axis of every leaf. It is a plain dict from
+the path of a leaf (of the params or of the statistics) to one entry per axis:
 
 - None: nothing moves;
 - a name: the axis is the units of the permutation of that name, in their order;
@@ -56,8 +56,10 @@ def _of_chain(kernels: Shapes, output: str) -> Layers:
 
 
 def _padded(channels: Axis, old: int, new: int, name: str) -> Axis:
-    """The sum of `new` channels and a shortcut of `old` channels padded with zeros: the old ones
-    move as before, the others, to which the shortcut adds nothing, move among themselves.
+    """Describe the sum of `new` channels and a shortcut of `old` channels padded with zeros.
+
+    The old channels move as before; the others, to which the shortcut adds zero, have a permutation
+    of their own.
     """
     left = (new - old) // 2
     inner = {channels: np.arange(old)} if isinstance(channels, str) else dict(channels or {})
@@ -80,7 +82,7 @@ def _of_residual(kernels: Shapes, output: str) -> Layers:
         elif new != width:
             channels = _padded(channels, width, new, block)
         width = new
-        # normalisation before the convolutions; other networks have no such layers
+        # normalization before the convolutions; other networks have no such layers
         layers[f"{block}/norm_0"] = (None, before)
         layers[f"{block}/norm_1"] = (None, inner[0])
         for layer in inner:
@@ -130,8 +132,7 @@ def _full(net: Network, *, of_layers: Callable[[Shapes, str], Layers]) -> Symmet
 
 
 def chain(net: Network) -> Symmetry:
-    """The symmetry of layers one after the other: each hidden layer has a permutation, named by its
-    path.
+    """The symmetry of a chain of layers: each hidden layer has a permutation, named by its path.
 
     >>> from jaxticket.nn import lenet
     >>> chain(lenet())["dense_1/kernel"]

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from jaxticket import _check, results
 from jaxticket.presets.files import PAPERS, read
@@ -35,43 +34,47 @@ PRESETS: dict[str, Preset] = {name: p for paper in PAPERS for name, p in read(pa
 WATCHED = (
     "eval_every", "eval_batch_size", "eval_train_examples", "metrics", "compute_dtype", "precision",
 )  # fmt: skip
-"""Fields of `Training` that say how training is watched and computed, not what is trained."""
+"""Fields of `Training` that change how training is evaluated and computed, not what is trained."""
 _CALLED = {"svhn_cropped": "svhn", "imagenet2012": "imagenet", "places365_small": "places365"}
 
 
 def preset_of(
-    net: Network | Mapping[str, Any], data: str, training: Training | Mapping[str, Any]
+    net: Network | Mapping[str, object], data: str, training: Training | Mapping[str, object]
 ) -> str | None:
-    """The names of the presets with this network, data and training, joined by ", "; None where
-    there is none. How it is evaluated and at which precision makes no difference.
+    """Find the presets with this network, data and training.
+
+    Settings of evaluation and precision make no difference.
 
     Args:
-      net, training: of a run, or as ticket files record them.
+      net: of a run, or as ticket files record it.
       data: the name of its data, as a preset or as the data set calls them.
+      training: of a run, or as ticket files record it.
+
+    Returns:
+      Their names, joined by ", "; None if there is no such preset.
     """
     config = json.loads(net.config) if isinstance(net, Network) else dict(net)
     trained = _trained(training)
     names = [
         name
-        for name, own in PRESETS.items()
-        if own.data == _CALLED.get(data, data)
-        and _trained(own.training) == trained
-        and json.loads(own.net().config) == config
+        for name, p in PRESETS.items()
+        if p.data == _CALLED.get(data, data)
+        and _trained(p.training) == trained
+        and json.loads(p.net().config) == config
     ]
     return ", ".join(names) or None
 
 
-def _trained(training: Training | Mapping[str, Any]) -> dict[str, Any]:
-    """What is trained, as in a JSON file."""
-    if isinstance(training, Training):
-        plain: Mapping[str, Any] = json.loads(json.dumps(results.plain(training)))
-    else:
-        plain = training
+def _trained(training: Training | Mapping[str, object]) -> dict[str, object]:
+    """Select the settings that training depends on, as JSON values."""
+    plain = training
+    if isinstance(plain, Training):
+        plain = json.loads(json.dumps(results.plain(plain)))
     return {name: value for name, value in plain.items() if name not in WATCHED}
 
 
-def preset(name: str, **changes: Any) -> Preset:
-    """A preset by name, with some fields changed.
+def preset(name: str, **changes: object) -> Preset:
+    """Look up a preset by name, with some fields changed.
 
     Args:
       name: a name in `jt.PRESETS`; `python -m jaxticket presets` lists them.
@@ -85,5 +88,5 @@ def preset(name: str, **changes: Any) -> Preset:
     Pruning(levels=13, fraction=0.2, one_shot=False, score='magnitude', ...rewind=100, ...)
     """
     if not isinstance(name, str) or name not in PRESETS:
-        raise ValueError(f"`name` is no preset: {name!r}; {_check.nearest(name, PRESETS)}")
+        raise ValueError(f"`name` is not a preset: {name!r}; {_check.nearest(name, PRESETS)}")
     return PRESETS[name].replace(**changes)

@@ -16,7 +16,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from jaxticket.presets.schema import Preset, steps_per_epoch
 from jaxticket.settings import Pruning, Training
@@ -25,6 +25,8 @@ PAPERS = (
     "thesis", "lth2019", "openlth", "one_ticket", "kd_lts", "cts", "snip", "grasp", "synflow",
     "rigl",
 )  # fmt: skip
+Table: TypeAlias = dict[str, Any]
+"""A table of a TOML file."""
 FRACTION = re.compile(r"(\d+)/(\d+)")
 
 
@@ -32,39 +34,40 @@ def read(paper: str) -> dict[str, Preset]:
     """The presets of a paper, a name in `PAPERS`.
 
     Raises:
-      ValueError: for a setting that cannot be, naming the preset.
+      ValueError: for an invalid setting, naming the preset.
     """
     text = Path(__file__).with_name(f"{paper}.toml").read_text(encoding="utf-8")
     tables = tomllib.loads(text)
-    found = {}
+    presets = {}
     for name in (name for name in tables if "-" in name):
         try:
-            found[name] = _preset(name, _whole(tables, name))
+            presets[name] = _preset(name, _inherited(tables, name))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"preset {name!r} in {paper}.toml: {error}") from error
-    return found
+    return presets
 
 
-def _whole(tables: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A table with all that it is like."""
-    own = dict(tables[name])
-    above = own.pop("like", "all" if name != "all" else None)
-    return own if above not in tables else _merged(_whole(tables, above), own)
+def _inherited(tables: Mapping[str, Table], name: str) -> Table:
+    """Merge a table with the one that it is `like`, recursively."""
+    table = dict(tables[name])
+    parent = table.pop("like", "all" if name != "all" else None)
+    return table if parent not in tables else _merged(_inherited(tables, parent), table)
 
 
-def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    merged = {**base, **own}
-    for name in base.keys() & own.keys():
-        if isinstance(own[name], dict):
-            merged[name] = {**base[name], **own[name]}
+def _merged(base: Table, table: Table) -> Table:
+    merged = {**base, **table}
+    for name in base.keys() & table.keys():
+        if isinstance(table[name], dict):
+            merged[name] = {**base[name], **table[name]}
         elif name == "notes":
-            merged[name] = [*own[name], *base[name]]
+            merged[name] = [*table[name], *base[name]]
     return merged
 
 
-def _preset(name: str, table: dict[str, Any]) -> Preset:
+def _preset(name: str, table: Table) -> Preset:
     network, data = name.split("-")[:2]
-    fields = {"network": network, "data": data, **_value(table)}
+    fields: Table = {"network": network, "data": data}
+    fields |= {key: _value(value) for key, value in table.items()}
     training, pruning = fields.pop("training"), fields.pop("pruning")
     if "epochs" in training:
         per_epoch = training.pop("per_epoch", None) or steps_per_epoch(
@@ -77,13 +80,13 @@ def _preset(name: str, table: dict[str, Any]) -> Preset:
             pruning["rewind"] = pruning.pop("rewind_epochs") * per_epoch
     pruning = Pruning(**pruning)
     if "matching_density" in fields:
-        # reported of tickets that are rewound so
+        # reported for tickets that are rewound to this step
         fields.setdefault("matching_rewind", pruning.rewind)
     return Preset(name=name, training=Training(**training), pruning=pruning, **fields)
 
 
-def _value(value: Any) -> Any:
-    """Settings as Python has them."""
+def _value(value: object) -> object:
+    """Convert a value of TOML to a setting."""
     if isinstance(value, dict):
         return {name: _value(inner) for name, inner in value.items()}
     if isinstance(value, list):

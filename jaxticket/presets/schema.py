@@ -1,4 +1,4 @@
-"""What a preset is, and what it knows of a data set before the data are there."""
+"""Presets, and the facts about data sets that they use without loading the data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jaxticket.typing import Network, Score
 
 
 class Facts(NamedTuple):
-    """What is known of a data set without having it.
+    """Facts about a data set.
 
     Attributes:
       shape: shape of one example as distributed, None where it varies.
@@ -54,20 +54,20 @@ FUNCTIONS = {
     "transfer": "jt.transfer(runs, to=..., **p.arguments), with the runs of jt.find_tickets",
     "sparse_train": "a mask rule, which nothing here runs yet",
 }
-"""What finds the tickets of a preset `p`, and the call that does so."""
+"""Functions that find the tickets of a preset `p`, with the call."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """One setting of the sources: network, data, training and pruning, and what was reported.
+    """One setting of the sources: network, data, training, pruning and reported results.
 
     Attributes:
       name: "NETWORK-DATA", and "-VARIANT" where a source has several or differs from the thesis.
       network: name in `jt.NETWORKS`.
       data: name in `jt.data.DATASETS`.
       training: how a network is trained.
-      pruning: how tickets are found. Sources that prune in ways of their own (`method`) have here
-        the magnitude pruning that they compare with.
+      pruning: how tickets are found. For sources with another `method`, the magnitude pruning that
+        they compare with.
       source: paper, section and table.
       options: keyword arguments of the network's constructor.
       image_size: height and width of the random crops of data that are streamed
@@ -80,13 +80,13 @@ class Preset:
       matching_density: the least density for which a matching ticket is reported; None where not
         printed.
       matching_rewind: the step that those tickets were rewound to, or "learning_rate".
-      method: what found those tickets, in words.
-      function: the function of `jaxticket` that finds them so, a name in `FUNCTIONS`.
-      finder: what finds the masks: of `search` a name in `jt.SEARCHES`, of `prune_at` one in
+      method: the method that found those tickets, in words.
+      function: the function of `jaxticket` that implements it, a name in `FUNCTIONS`.
+      finder: the method of the function: of `search` a name in `jt.SEARCHES`, of `prune_at` one in
         `jt.SCORES`, of `sparse_train` a mask rule; None for magnitude pruning by levels.
       settings: options of the finder.
       keywords: further keyword arguments of the function; see `arguments`.
-      notes: what is unverified, chosen by us, or printed otherwise elsewhere.
+      notes: unverified settings, choices of ours, and contradictions between sources.
     """
 
     name: str
@@ -95,7 +95,7 @@ class Preset:
     training: Training
     pruning: Pruning
     source: str
-    options: dict[str, Any] = field(default_factory=dict, hash=False)
+    options: dict[str, object] = field(default_factory=dict, hash=False)
     image_size: int | None = None
     validation: float = 0.0
     replicates: int | None = None
@@ -106,12 +106,12 @@ class Preset:
     method: str = "IMP"
     function: str = "find_tickets"
     finder: str | None = None
-    settings: dict[str, Any] = field(default_factory=dict, hash=False)
-    keywords: dict[str, Any] = field(default_factory=dict, hash=False)
+    settings: dict[str, object] = field(default_factory=dict, hash=False)
+    keywords: dict[str, object] = field(default_factory=dict, hash=False)
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        # dicts of its own, so that changing one preset's does not change another's
+        # copies, so that changing one preset's dicts does not change another's
         for name in ("options", "settings", "keywords"):
             value = _check.instance(name, getattr(self, name), Mapping, "a dict")
             object.__setattr__(self, name, dict(value))
@@ -132,7 +132,7 @@ class Preset:
         """The method of learning masks, for `jt.search`.
 
         Raises:
-          ValueError: for presets that find tickets otherwise, and settings that it does not take.
+          ValueError: for presets with another function, and settings that the method does not take.
 
         >>> from jaxticket.presets import PRESETS
         >>> PRESETS["resnet20-cifar10-cts"].search.objective
@@ -147,17 +147,16 @@ class Preset:
         """The score with its options, for `jt.prune_at`.
 
         Raises:
-          ValueError: for presets that find tickets otherwise.
+          ValueError: for presets with another function.
         """
         name = self._finder("prune_at")
         return configured(name, **self.settings) if self.settings else name
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of the preset's function, besides network, data, training and
-        `pruning` or `search`; `FUNCTIONS` has the calls.
+        """Further keyword arguments of the preset's function; `FUNCTIONS` has the calls.
 
-        Searches start where `pruning` rewinds to and come to the densities of its levels.
+        Searches start at the rewind step of `pruning` and reach the densities of its levels.
 
         Raises:
           ValueError: for presets with a mask rule.
@@ -168,22 +167,21 @@ class Preset:
                 f"masks during training as {self.method} does; its settings are in `settings`, and "
                 f"`pruning` has the magnitude pruning that it is compared with"
             )
-        own: dict[str, Any] = {}
+        derived: dict[str, object] = {}
         if self.function == "prune_at":
-            own = {"score": self.score}
+            derived = {"score": self.score}
         if self.function == "search":
             # the levels and the rewind point of the magnitude pruning that it is compared with
             levels = range(1, self.pruning.levels + 1)
             density = tuple(self.pruning.density_of(level) for level in levels)
-            own = {"density": density, "start": self.pruning.rewind_step}
-        return {**own, **self.keywords}
+            derived = {"density": density, "start": self.pruning.rewind_step}
+        return {**derived, **self.keywords}
 
     def _finder(self, function: str) -> str:
         if self.function != function or self.finder is None:
             raise ValueError(
-                f"`{'score' if function == 'prune_at' else function}` is not of preset "
-                f"{self.name!r}, which finds tickets by {self.method}: "
-                f"{FUNCTIONS[self.function]}"
+                f"`{'score' if function == 'prune_at' else function}` is not defined for preset "
+                f"{self.name!r}, which finds tickets by {self.method}: {FUNCTIONS[self.function]}"
             )
         return self.finder
 
@@ -195,8 +193,8 @@ class Preset:
             return (self.image_size, self.image_size, 3 if shape is None else shape[2])
         if shape is None:
             raise ValueError(
-                f"`image_size` is needed: the images of {self.data!r} vary in size; "
-                f"use replace(image_size=224)"
+                f"`image_size` is needed: the images of {self.data!r} vary in size; use "
+                f"replace(image_size=224)"
             )
         return shape
 
@@ -209,17 +207,17 @@ class Preset:
     def _facts(self) -> Facts:
         if self.data not in FACTS:
             raise ValueError(
-                f"`data`={self.data!r} is no data set that presets know the shape of "
-                f"({', '.join(FACTS)}); load it and pass it: net(data)"
+                f"`data`={self.data!r} has a shape that presets do not know (they know "
+                f"{', '.join(FACTS)}); load the data and pass them: net(data)"
             )
         return FACTS[self.data]
 
     def net(self, data: data_sets.Data | data_sets.Stream | None = None) -> Network:
-        """The network, for the shape and classes of `data`.
+        """Make the network for the shape and classes of `data`.
 
         Args:
-          data: what `load` returns, or data of your own; None for the shape and classes that the
-            named data set has, without loading it.
+          data: what `load` returns, or other data; None for the shape and classes of the named data
+            set, without loading it.
 
         Raises:
           ValueError: if the network is unknown or does not take the options.
@@ -232,30 +230,34 @@ class Preset:
     def load(
         self, data_dir: str | os.PathLike[str] | None = None, *, download: bool = False
     ) -> data_sets.Data | data_sets.Stream:
-        """The data, with the source's validation split held out; a stream with `image_size`.
+        """Load the data with the source's validation split; a stream if `image_size` is given.
 
         Args:
-          data_dir, download: as in `jt.data.load`.
+          data_dir: as for `jt.data.load`.
+          download: as for `jt.data.load`.
 
         Raises:
-          MissingDataError: if the data are not there: where they were looked for, and the command
-            that prepares them.
+          MissingDataError: if the data are missing, with the places that were searched and the
+            command that prepares them.
         """
-        places = {"data_dir": data_dir, "download": download, "validation": self.validation}
+        validation = self.validation
         if self.image_size is None:
-            return data_sets.load(self.data, **places)
-        size = (self.image_size, self.image_size)
+            return data_sets.load(
+                self.data, data_dir=data_dir, download=download, validation=validation
+            )
+        size, resize = (self.image_size, self.image_size), round(self.image_size / 0.875)
         return data_sets.stream(
-            self.data, size=size, resize=round(self.image_size / 0.875), **places
-        )
+            self.data, size=size, resize=resize, data_dir=data_dir, download=download,
+            validation=validation,
+        )  # fmt: skip
 
-    def replace(self, **changes: Any) -> Preset:
-        """A copy with some fields changed, of the preset, its training, pruning or network.
+    def replace(self, **changes: object) -> Preset:
+        """Copy the preset with some fields of it, its training, pruning or network changed.
 
         A change names a field of `Preset`, of `Training` or of `Pruning`, or an option of the
         network's constructor. Nothing else changes with it: `steps=1000` leaves milestones where
-        they are, `training=p.training.dilated(0.1)` moves all of them; but what has no effect any
-        more goes back to its default, as in `Training.replace`.
+        they are, `training=p.training.dilated(0.1)` moves all of them; but settings that no longer
+        have an effect return to their defaults, as in `Training.replace`.
 
         Raises:
           ValueError: if a name is unknown, or belongs to more than one of these.
@@ -265,8 +267,8 @@ class Preset:
         >>> p.training.steps, p.training.lr, p.pruning.levels
         (1000, 0.0012, 3)
         """
-        own = {name: changes[name] for name in changes if name in _FIELDS}
-        base = dataclasses.replace(self, **own)
+        fields = {name: changes[name] for name in changes if name in _FIELDS}
+        base = dataclasses.replace(self, **fields)
         make = _check.from_table("network", base.network, NETWORKS)
         names = {
             "preset": _FIELDS,
@@ -274,14 +276,14 @@ class Preset:
             "pruning": _names(Pruning),
             "options": options_of(make),
         }
-        parts: dict[str, dict[str, Any]] = {part: {} for part in names}
+        parts: dict[str, dict[str, object]] = {part: {} for part in names}
         for name, value in changes.items():
             homes = [part for part in names if name in names[part]]
             if not homes:
                 known = {n for part in names.values() for n in part}
                 raise ValueError(
-                    f"`{name}` is no field of Preset, Training or Pruning and no option of network "
-                    f"{base.network!r}; {_check.nearest(name, known)}"
+                    f"`{name}` is not a field of Preset, Training or Pruning or an option of "
+                    f"network {base.network!r}; {_check.nearest(name, known)}"
                 )
             if len(homes) > 1:
                 raise ValueError(
@@ -305,7 +307,7 @@ _FIELDS = _names(Preset)
 
 
 def _check_options(
-    argument: str, options: dict[str, Any], make: Callable[..., object], what: str
+    argument: str, options: dict[str, object], make: Callable[..., object], what: str
 ) -> None:
     """Raise for options that a constructor does not take."""
     known = options_of(make)
@@ -322,10 +324,10 @@ def options_of(make: Callable[..., object]) -> tuple[str, ...]:
 
 
 def steps_per_epoch(data: str, batch_size: int, *, validation: float = 0.0) -> int:
-    """Batches of an epoch, the last of which may be partial, as PyTorch's loaders count them.
+    """Count the batches of an epoch with a partial last one, as PyTorch's loaders do.
 
-    391 for CIFAR-10 in batches of 128. Batches here are always full and run on into the next epoch
-    (`last_batch="wrap"`), so that as many steps see up to one batch per epoch more.
+    391 for CIFAR-10 in batches of 128. Batches here are always full and continue into the next
+    epoch (`last_batch="wrap"`), so that the same steps see up to one batch per epoch more.
     """
     train = FACTS[data].train
     return math.ceil((train - round(validation * train)) / batch_size)

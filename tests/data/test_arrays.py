@@ -139,8 +139,8 @@ NAN[0, 0, 0, 0] = np.nan
         ({"classes": 3}, r"`y_train` must lie in \[0, 3\), got labels from 0 to 3"),
         ({"classes": 0}, "`classes` must be a whole number of at least 2, got 0"),
         ({"classes": 4.0}, "`classes` must be a whole number"),
-        ({"x_validation": X}, "`x_validation` was given and `y_validation` was not"),
-        ({"y_validation": Y}, "`y_validation` was given and `x_validation` was not"),
+        ({"x_validation": X}, "`x_validation` needs `y_validation`"),
+        ({"y_validation": Y}, "`y_validation` needs `x_validation`"),
         ({"x_validation": X, "y_validation": Y + 9, "classes": 4}, "`y_validation` must lie"),
     ],
 )

@@ -372,7 +372,7 @@ def test_settings_that_do_not_fit(changes, message):
 
 
 def test_moves_larger_than_the_image_are_refused():
-    with pytest.raises(ValueError, match=r"`augment_pixels` 6 moves whole images of \(6, 6\)"):
+    with pytest.raises(ValueError, match=r"`augment_pixels` 6 can move images of \(6, 6\)"):
         jt.find_tickets(NET, DATA, TRAINING.replace(augment_pixels=6), progress=False)
 
 
@@ -396,6 +396,6 @@ def test_a_stream_that_cuts_its_images_needs_no_resized_crop():
     )
     training = jt.Training(batch_size=8, augment=("resized_crop",))
     mesh = parallel.mesh(devices=jax.devices()[:1])
-    with pytest.raises(ValueError, match="'resized_crop', but the stream 'photos' cuts its images"):
+    with pytest.raises(ValueError, match=r"'resized_crop', but .* 'photos' already takes such"):
         train.check_fit(NET, cutting, training, mesh)
     train.check_fit(NET, dataclasses.replace(cutting, train_crop="center"), training, mesh)

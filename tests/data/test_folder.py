@@ -74,12 +74,12 @@ def test_links_that_lead_nowhere_are_refused_like_damaged_files(tmp_path):
         assert len(jd.load_folder(tmp_path, corrupt="skip").train) == 6
     link.unlink()
     (tmp_path / "train" / "dog").symlink_to(tmp_path / "nowhere")
-    refused(tmp_path, "`path`: the link .*dog' leads nowhere")
+    refused(tmp_path, "`path`: the link .*dog' is broken")
 
 
 def test_one_class_is_refused(tmp_path):
-    refused(divided(tmp_path / "a", classes=("cat",)), "`path`: .* has one class, 'cat'")
-    refused(undivided(tmp_path / "b", {"a": 4}), "has one class, 'a'", test_share=0.5)
+    refused(divided(tmp_path / "a", classes=("cat",)), "`path`: .* has a single class, 'cat'")
+    refused(undivided(tmp_path / "b", {"a": 4}), "has a single class, 'a'", test_share=0.5)
 
 
 def test_test_share_divides_each_class(tmp_path):
@@ -154,12 +154,12 @@ def test_folders_that_do_not_fit(tmp_path):
     (tmp_path / "test").mkdir()
     refused(tmp_path, "no class folders in .*train")
     divided(tmp_path)
-    refused(tmp_path, "`test_share`=0.2 has no use", test_share=0.2)
+    refused(tmp_path, "`test_share`=0.2 is not used", test_share=0.2)
     (tmp_path / "train" / "dog").mkdir()
     refused(tmp_path, "no images in .*dog")
     (tmp_path / "train" / "dog").rmdir()
     (tmp_path / "val").mkdir()
-    refused(tmp_path, "beside train, validation and test: val; rename")
+    refused(tmp_path, "other than train, validation and test: val; rename")
     (tmp_path / "val").rmdir()
     write(tmp_path / "test" / "cats" / "0.png")
     refused(tmp_path, "class 'cats' is in test/ and not in train/; did you mean 'cat'")
@@ -258,5 +258,5 @@ def test_a_class_of_corrupt_files_alone_is_refused(tmp_path):
     refused(path, "no image of class 'ant' can be read; 12 of 12 image files", corrupt="skip")
     refused(path, "12 of 12 image files cannot be read")
     refused(path, "`corrupt` must be one of 'refuse', 'skip', got 'ignore'", corrupt="ignore")
-    with pytest.raises(ValueError, match="`corrupt`='skip' has no use for 'digits'"):
+    with pytest.raises(ValueError, match="`corrupt`='skip' is not used for 'digits'"):
         jd.load("digits", corrupt="skip")

@@ -113,7 +113,7 @@ def test_load_passes_a_function_what_it_takes():
         ("digit", {}, "`name` is unknown: 'digit'; did you mean 'digits'"),
         ("missing.npz", {}, "`name` is unknown: 'missing.npz'.*tfds:NAME"),
         (3, {}, "`name` is unknown: 3"),
-        ("digits", {"data_dir": "x"}, "`data_dir`='x' has no use for 'digits'"),
+        ("digits", {"data_dir": "x"}, "`data_dir`='x' is not used for 'digits'"),
         ("digits", {"validation": 1.0}, r"`validation` must be in \[0, 1\)"),
         (lambda: 3, {}, "must be a function that returns a Data, it returned int"),
         ("svhn", {}, "`name`='svhn_cropped' is not prepared"),

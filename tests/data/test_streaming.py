@@ -599,7 +599,7 @@ def test_bad_arguments(root, change, message):
 def test_bad_names(root, folder, tmp_path):
     with pytest.raises(jt.data.MissingDataError, match="'imagenet2012' is not prepared"):
         jt.data.stream("imagenet", data_dir=root)
-    with pytest.raises(ValueError, match="`data_dir` has no use for the folder"):
+    with pytest.raises(ValueError, match="`data_dir` is not used for the folder"):
         jt.data.stream(folder, data_dir=root)
     prepared(tmp_path, counts={"train": 3, "other": 3})
     with pytest.raises(ValueError, match="needs the splits 'train' and 'test'"):

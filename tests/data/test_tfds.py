@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 import jaxticket.data as jd
-from jaxticket.data import cache, memory
+from jaxticket.data import cache
 from jaxticket.data import tfds as reader
-from jaxticket.data.licenses import LICENCES
 from jaxticket.data.streaming import STREAMS
+from jaxticket.data.tfds import LICENCES
 
 SPLITS = {"train": 12, "test": 6}
 
@@ -247,14 +247,14 @@ def test_images_of_different_sizes(tmp_path):
 
 
 def test_more_images_than_memory(root, monkeypatch):
-    monkeypatch.setattr(memory, "memory", lambda: 12 * 20 - 1)
+    monkeypatch.setattr(reader, "memory", lambda: 12 * 20 - 1)
     message = r"`name`='tiny' does not fit in memory: 12 images take 2.4e-07 GB.*stream\('tiny'\)"
     with pytest.raises(ValueError, match=message):
         jd.load_tfds("tiny", data_dir=root)
-    monkeypatch.setattr(memory, "memory", lambda: 12 * 20)
+    monkeypatch.setattr(reader, "memory", lambda: 12 * 20)
     assert len(jd.load_tfds("tiny", data_dir=root).train) == 12
     monkeypatch.undo()
-    assert memory.memory() > 2**28
+    assert reader.memory() > 2**28
 
 
 def test_other_features(tmp_path):

@@ -271,11 +271,11 @@ WRONG = [
     ({"augment": (jt.augment.Crop,)}, "`augment` holds the class Crop; pass an object of it"),
     ({"augment": (jt.augment.Crop(), "shift")}, "`augment` takes only one of"),
     ({"augment": (jt.augment.Flip(), "flip")}, "`augment` holds 'flip' more than once"),
-    ({"augment": (jt.augment.Crop(9),)}, "`augment` with pixels 9 moves whole images"),
+    ({"augment": (jt.augment.Crop(9),)}, "`augment` with pixels 9 can move images"),
     ({"augment": (3,)}, "`augment` must be names, and objects that are called"),
     (
         {"augment": (lambda images, *, key: images[0],)},
-        "`augment` .* must give images of the",
+        "`augment` .* must return images of the",
     ),
     ({"augment": (jt.augment.Crop(2),), "augment_pixels": 2}, "`augment_pixels` is used by"),
     ({"metrics": (Unhashable(),)}, "`metrics` must be hashable"),

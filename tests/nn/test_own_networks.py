@@ -237,7 +237,7 @@ class Mixing(nn.Module):
 
 
 def test_leaves_that_look_like_kernels_are_named():
-    with pytest.warns(UserWarning, match=r"not pruned, since .*: w \(8, 8\); .*prunable=\[.*'w'\]"):
+    with pytest.warns(UserWarning, match=r"not pruned, .*: w \(8, 8\); .*prunable=\[.*'w'\]"):
         net = jt.from_linen(Mixing(), SHAPE, name="own")
     assert net.prunable(net.init(KEY)[0])["w"] is False
 
@@ -270,7 +270,10 @@ def test_what_is_pruned_is_said_by_patterns_or_a_function(prunable, expected):
         ({"prunable": [3]}, "`prunable` pattern 3 matches no weight"),
         ({"prunable": lambda p: jax.tree.map(lambda x: False, p)}, "`prunable` must give a bool"),
         ({"prunable": lambda p: True}, "`prunable` must give a bool for each"),
-        ({"prunable": "w", "output": "Dense_9"}, "`output` 'Dense_9' is no layer; the paths are"),
+        (
+            {"prunable": "w", "output": "Dense_9"},
+            "`output` 'Dense_9' is not a layer; the paths are",
+        ),
         ({"prunable": "w", "dtype": "uint8"}, "`dtype` must be one of 'float32', 'int32'"),
     ],
 )

@@ -330,7 +330,9 @@ def test_a_search_has_the_densities_of_the_levels():
 
 
 def test_what_a_preset_does_not_have_says_what_it_has():
-    with pytest.raises(ValueError, match=r"`search` is not of preset 'lenet-mnist'.*find_tickets"):
+    with pytest.raises(
+        ValueError, match=r"`search` is not defined for preset 'lenet-mnist'.*find_tickets"
+    ):
         _ = jt.preset("lenet-mnist").search
     with pytest.raises(ValueError, match=r"`score` is not of .*by CTS: jt.search\(p.net"):
         _ = jt.preset("resnet20-cifar10-cts").score
@@ -430,11 +432,15 @@ def test_the_lines_of_the_docstring_run():
 
 
 def test_unknown_names_are_told_the_nearest():
-    with pytest.raises(ValueError, match=r"`name` is no preset: 'resnet20-cifar'; did you mean 'r"):
+    with pytest.raises(
+        ValueError, match=r"`name` is not a preset: 'resnet20-cifar'; did you mean 'r"
+    ):
         jt.preset("resnet20-cifar")
-    with pytest.raises(ValueError, match=r"`level` is no field of Preset, .*did you mean 'levels'"):
+    with pytest.raises(
+        ValueError, match=r"`level` is not a field of Preset, .*did you mean 'levels'"
+    ):
         jt.preset("resnet20-cifar10", level=3)
-    with pytest.raises(ValueError, match=r"`stem` is no field of .* option of network 'resnet20'"):
+    with pytest.raises(ValueError, match=r"`stem` is not .* option of network 'resnet20'"):
         jt.preset("resnet20-cifar10", stem="small")
     with pytest.raises(ValueError, match=r"`network` is unknown: 'resnet21'; did you .*'resnet20'"):
         jt.preset("resnet20-cifar10", network="resnet21")
@@ -462,7 +468,9 @@ def test_options_that_a_network_does_not_take():
 def test_shapes_that_are_not_known():
     with pytest.raises(ValueError, match="`image_size` is needed: the images of 'imagenet' vary"):
         jt.preset("resnet50-imagenet", image_size=None).net()
-    with pytest.raises(ValueError, match="`data`='tfds:beans' is no data set that presets know"):
+    with pytest.raises(
+        ValueError, match="`data`='tfds:beans' has a shape that presets do not know"
+    ):
         jt.preset("lenet-mnist", data="tfds:beans").net()
 
 
@@ -539,7 +547,9 @@ def test_a_function_has_its_name_in_the_table():
 
 
 def test_mistakes_on_the_command_line(capsys, monkeypatch):
-    with pytest.raises(SystemExit, match="error: `name` is no preset: 'resnet20-mnist'; did you"):
+    with pytest.raises(
+        SystemExit, match="error: `name` is not a preset: 'resnet20-mnist'; did you"
+    ):
         main(["presets", "resnet20-mnist"])
     monkeypatch.setattr(sys, "argv", ["jaxticket"])
     with pytest.raises(SystemExit) as caught:

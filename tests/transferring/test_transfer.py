@@ -123,7 +123,7 @@ def test_adapted_networks_keep_their_constructor():
     linear = jt.from_functions(lambda key: ({"kernel": jax.random.normal(key, (4, 2))}, {}),
                             lambda p, s, x, *, train: (x.reshape(len(x), -1) @ p["kernel"], s),
                             name="linear", shape=(2, 2, 1))  # fmt: skip
-    with pytest.raises(ValueError, match=r"adapted\(classes=3\).*build the other one by hand"):
+    with pytest.raises(ValueError, match=r"adapted\(classes=3\).*build the other network"):
         linear.adapted(classes=3)
 
 
@@ -457,7 +457,7 @@ def test_custom_modules_transfer_to_other_classes(data):
     )
     runs = jt.find_tickets(network(10), data, TRAINING, jt.Pruning(levels=1, fraction=0.5),
                            seeds=range(2), progress=False)  # fmt: skip
-    with pytest.raises(ValueError, match="build the other one by hand"):
+    with pytest.raises(ValueError, match="build the other network"):
         jt.transfer(runs, to=parity, progress=False)
     found = jt.transfer(runs, to=parity, net=network(2), progress=False)
     assert found.net.classes == 2 and set(found.table()["step"]) == {0, 20, 40}
