@@ -40,7 +40,7 @@ from jaxticket.typing import Network
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-# of classes and functions: what they say of themselves, and what others keep in them
+# attributes of classes and functions that describe them, or that libraries store in them
 _IGNORED = {
     "__abstractmethods__", "__annotate__", "__annotate_func__", "__annotations__",
     "__annotations_cache__", "__dataclass_fields__", "__dataclass_params__", "__dict__", "__doc__",
@@ -48,7 +48,7 @@ _IGNORED = {
     "__parameters__", "__qualname__", "__repr__", "__slotnames__", "__static_attributes__",
     "__str__", "__type_params__", "__weakref__", "_abc_impl", "_value2member_map_",
 }  # fmt: skip
-# in bodies of classes and modules: what the compiler notes of the text
+# bytecode in bodies of classes and modules that records properties of the source text
 _ABOUT = {("STORE_NAME", f"__{name}__") for name in ("doc", "firstlineno", "static_attributes")}
 _GLOBALS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 # caches, which change with use
@@ -184,25 +184,26 @@ class Walk:
             code.co_exceptiontable,
         ]
         used: dict[str, bytes] = {}
-        found = [one for one in dis.get_instructions(code) if one.opname != "EXTENDED_ARG"]
-        about = {n for n, one in enumerate(found) if (one.opname, one.argval) in _ABOUT}
-        # nor the constant that is stored there
-        instructions = [one for n, one in enumerate(found) if not {n, n + 1} & about]
+        listing = [one for one in dis.get_instructions(code) if one.opname != "EXTENDED_ARG"]
+        about = {n for n, one in enumerate(listing) if (one.opname, one.argval) in _ABOUT}
+        # without these and the constants that they store
+        instructions = [one for n, one in enumerate(listing) if not {n, n + 1} & about]
         for number, one in enumerate(instructions):
-            said: object = one.arg
+            argument: object = one.arg
             if one.opcode in dis.hasconst:
                 constant = one.argval
                 own = isinstance(constant, types.CodeType)
-                said = self._code(constant, names) if own else self.digest(constant)
+                argument = self._code(constant, names) if own else self.digest(constant)
             elif one.opcode in dis.hasname:
-                said = one.argval
+                argument = one.argval
                 if one.opname in _GLOBALS:
                     path, value = self._looked_up(instructions[number:], names)
                     used[path] = value
                 elif one.opname == "IMPORT_NAME":
                     level, given = (two.argval for two in instructions[number - 2 : number])
-                    said = (said, self._imported(str(said), level, given, names))
-            parts.append((one.opname, said))
+                    module = self._imported(str(argument), level, given, names)
+                    argument = (argument, module)
+            parts.append((one.opname, argument))
         return hashed("code", *parts, *sorted(used.items()))
 
     def _looked_up(
@@ -215,7 +216,7 @@ class Walk:
         """
         path = name = str(rest[0].argval)
         if name not in names:
-            # of Python itself, or not there yet
+            # built in, or not defined yet
             return path, hashed("no global")
         value = names[name]
         for one in rest[1:]:
@@ -250,7 +251,7 @@ class Walk:
         return hashed("import", *(self._found(one, whole=False) for one in (name, *inner)))
 
     def _found(self, name: str, *, whole: bool) -> bytes:
-        """A module by its name, whether or not it is imported yet."""
+        """The digest of a module by its name, whether or not it is imported yet."""
         if (spec := spec_of(name)) is not None:
             return self._files(spec, whole=whole)
         module = sys.modules.get(name)
@@ -259,7 +260,7 @@ class Walk:
     def _module(self, module: types.ModuleType) -> bytes:
         if owner_of(module) is not None:
             return self._of_library(module.__name__)
-        # which of its functions are used is not known: all of it counts
+        # the functions that are used are unknown, so that all of it counts
         if (spec := getattr(module, "__spec__", None)) is not None:
             return self._files(spec, whole=True)
         if file := getattr(module, "__file__", None):
@@ -268,7 +269,7 @@ class Walk:
         return self._named("module", values)
 
     def _of_library(self, name: str) -> bytes:
-        """A module of a library; of jaxticket, it is not known what is used of it."""
+        """The digest of a library's module; for jaxticket's, with all of `VERSIONS`."""
         own = sorted(VERSIONS.items()) if name.partition(".")[0] == PACKAGE else []
         return hashed("module", self._library(name), *own) if own else self._library(name)
 
@@ -286,16 +287,16 @@ class Walk:
         return hashed("module", spec.name, *parts)
 
     def _text(self, file: Path, package: str) -> bytes:
-        """What a file holds; where it is Python, without comments and the like."""
+        """The digest of a file, of its bytecode if it is Python."""
         if file in self._texts:
             return self._texts[file]
         self._texts[file] = b"again"
         self.own = True
-        # of a module in an archive, the archive
+        # the archive, for a module in an archive
         data = next((p.read_bytes() for p in (file, *file.parents) if p.is_file()), b"")
         try:
             with warnings.catch_warnings():
-                # what Python says of the user's own text is not for here
+                # warnings about the user's code do not belong here
                 warnings.simplefilter("ignore", SyntaxWarning)
                 code = compile(data, file.name, "exec", dont_inherit=True)
         except (SyntaxError, ValueError):
@@ -305,7 +306,7 @@ class Walk:
         return self._texts[file]
 
     def _compiled(self, value: object) -> list[bytes]:
-        """The file of a compiled module of the user's own that something is from."""
+        """The digest of the user's compiled module that something is from."""
         module = sys.modules.get(str(getattr(value, "__module__", None)))
         file = getattr(module, "__file__", None) or ""
         if module is None or not file.endswith(tuple(EXTENSION_SUFFIXES)) or owner_of(module):
@@ -349,10 +350,10 @@ class Walk:
         return hashed("array", str(value.dtype), value.shape, whole)
 
     def _object(self, value: object) -> bytes:
-        """Any other object: its class, and its fields or what it is pickled from."""
+        """The digest of other objects: of the class, and the fields or the pickled state."""
         kind = self.digest(type(value))
         if owner_of(type(value)) == PACKAGE:
-            # data sets, streams and runs say themselves what they are
+            # data sets, streams and runs have an identity
             if (fingerprint := getattr(value, "fingerprint", None)) is not None:
                 return hashed("data", kind, fingerprint)
             if callable(own := getattr(value, "identity", None)):
@@ -367,7 +368,7 @@ class Walk:
             made = value.__reduce_ex__(2)
         except RecursionError:
             raise
-        except Exception:  # what cannot be pickled says so in many ways
+        except Exception:  # objects that cannot be pickled raise many kinds
             made = None
         parts: list[object] = []
         state = None
@@ -388,12 +389,12 @@ class Walk:
             state = self._named("state", plain_state(value))
             return hashed("object", kind, state, *of, *self._compiled(value))
         if isinstance(state, dict) and all(isinstance(name, str) for name in state):
-            # the order in which attributes were set says nothing
+            # the order in which attributes were set does not matter
             state = self._named("state", {k: v for k, v in state.items() if k not in _IGNORED})
         return hashed("made", kind, self.digest(state), self._all("from", parts))
 
     def _beyond(self, value: object, held: bytes) -> bytes:
-        """An object of a class made of one of Python's or NumPy's, which holds what they do."""
+        """The digest of an object whose class derives from one of Python's or NumPy's."""
         return hashed(
             "of", self.digest(type(value)), self._named("state", plain_state(value)), held
         )
@@ -407,7 +408,7 @@ def _contents(cell: types.CellType) -> list[object]:
 
 
 def _made(kind: type) -> bool:
-    """Whether a library made a class of others when it ran: it knows none of that name."""
+    """Whether a library created a class at run time, so that it has none of that name."""
     on_heap = kind.__flags__ & (1 << 9)
     return bool(on_heap) and known_name(kind) is None
 
@@ -432,7 +433,7 @@ def plain_state(value: object) -> dict[str, object]:
 def besides_fields(value: DataclassInstance) -> dict[str, object]:
     """The attributes of a user's dataclass that are not fields, such as from `__post_init__`."""
     owners = {owner_of(kind) for kind in type(value).__mro__}
-    # in modules of Flax and the like they are what those keep for themselves
+    # those of Flax modules and the like are internal to these libraries
     if None not in owners or owners - {None, PACKAGE} - sys.stdlib_module_names:
         return {}
     fields = {field.name for field in dataclasses.fields(value)}

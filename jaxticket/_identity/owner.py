@@ -16,9 +16,9 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path, PurePosixPath
 
 VERSIONS: dict[str, int] = {"sparsify.learned.distillation.Distillation": 2}
-"""Versions of what jaxticket computes, 1 where nothing is said: raise one in the commit that
-changes results, and folders of the version before are refused (or, where the folder's name is made
-of its settings, another folder is used).
+"""Versions of jaxticket's computations, 1 by default: raise one in the commit that changes results,
+and folders of the previous version are refused (or, where the folder's name is derived from its
+settings, another folder is used).
 
 Keys are functions, classes and their methods without the package's name
 ("pruning.scores._snip.snip", "sparsify.learned.relaxations.Concrete"), networks
@@ -33,7 +33,7 @@ PACKAGE = "jaxticket"
 
 
 def version(name: str) -> int:
-    """The version of something that jaxticket computes; see `VERSIONS`."""
+    """The version of a computation of jaxticket; see `VERSIONS`."""
     return VERSIONS.get(name, 1)
 
 
@@ -139,7 +139,7 @@ def owner_of(value: object) -> str | None:
 
 @functools.lru_cache(maxsize=256)
 def version_of(root: str) -> str:
-    """What tells versions of a library apart, empty where environment.json does."""
+    """The version of a library; empty if environment.json records it."""
     if root == PACKAGE or root in ENVIRONMENT or root in sys.stdlib_module_names:
         return ""
     try:
@@ -182,12 +182,12 @@ def known_name(value: object) -> str | None:
 
 
 def written_name(function: types.FunctionType) -> str:
-    """Where a function was written, whatever it says of itself."""
+    """The module and name of a function's code, whatever its attributes say."""
     return f"{function.__globals__.get('__name__')}.{function.__code__.co_qualname}"
 
 
 def hashed(*parts: object) -> bytes:
-    """Sha256 of parts, each of which is told from its neighbors."""
+    """Sha256 of parts, with their types and lengths as separators."""
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, (tuple, list)):

@@ -43,8 +43,8 @@ class Code(NamedTuple):
 
     Attributes:
       name: module and qualified name.
-      code: what tells it from others of its name, or None where the name says all: a version, or
-        a digest after the Python version whose bytecode it is of.
+      code: what distinguishes it from others of its name, or None if the name suffices: a version,
+        or a digest, preceded by the version of Python if it is of bytecode.
     """
 
     name: str
@@ -63,11 +63,11 @@ def code_of(function: object) -> Code:
     digest = walk.digest(function).hex()[:16]
     if known_name(function) is not None and not walk.own:
         own = version(name.removeprefix(f"{PACKAGE}."))
-        told = version_of(name.partition(".")[0]) or ("" if own == 1 else str(own))
-        return Code(name, f"version {told}" if told else None)
-    found = f"python {_PYTHON} {digest}" if walk.own else digest
-    _forget_compiled(function, found)
-    return Code(name, found)
+        release = version_of(name.partition(".")[0]) or ("" if own == 1 else str(own))
+        return Code(name, f"version {release}" if release else None)
+    code = f"python {_PYTHON} {digest}" if walk.own else digest
+    _forget_compiled(function, code)
+    return Code(name, code)
 
 
 def network(net: Network) -> dict[str, object]:
@@ -97,7 +97,7 @@ def run(kind: str, net: Network, data: Named, **settings: object) -> dict[str, o
     _look_at([net, settings])
     return {
         "kind": kind,
-        # every raise of either gives a number that was not there before
+        # raising either gives a new number
         "version": version(kind) + version("training") - 1,
         "net": net,
         "data": {"name": data.name, "fingerprint": data.fingerprint},
@@ -145,14 +145,14 @@ def plain(value: object) -> Any:
     if isinstance(value, Network):
         return network(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        # of parts that can be exchanged for one another, the settings say which one it is
+        # classes that can be exchanged for one another have a `kind`
         kind = getattr(value, "kind", None)
         named = {} if kind is None else {"kind": kind}
         known = code_of(type(value))
         if known.code is not None:
             named |= {"class": known.plain}
             if more := besides_fields(value):
-                # under a name of its own: an attribute may be called "kind" or "class"
+                # in a separate entry, since an attribute may be called "kind" or "class"
                 named |= {"attributes": plain(more)}
         return named | {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -163,7 +163,7 @@ def plain(value: object) -> Any:
         value = value if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) else value.item()
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    # functions, and what else JSON does not know: arrays, sets, enumerations
+    # functions, and other values that JSON does not have: arrays, sets, enumerations
     return code_of(value).plain
 
 
@@ -184,31 +184,31 @@ def run_name(name: str, settings: Mapping[str, object]) -> str:
 def first_difference(ours: object, theirs: object, at: str = "") -> str | None:
     """Describe the first field in which two plain settings differ, or return None."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
-        # runs of another kind differ in much else, which says less
+        # the kind of run first: it is more informative than the other differences
         order = {"kind": -1, "code": 1}
         names = sorted(set(ours) | set(theirs), key=lambda name: (order.get(name, 0), name))
         for name in names:
-            found = first_difference(
+            difference = first_difference(
                 ours.get(name, "absent"), theirs.get(name, "absent"), f"{at}.{name}" if at else name
             )
-            if found and name == "code" and {"code", *ours} == {"code", *theirs}:
+            if difference and name == "code" and {"code", *ours} == {"code", *theirs}:
                 return _other_code(ours, theirs, at)
-            if found:
-                return found
+            if difference:
+                return difference
         return None
     if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
         for place, pair in enumerate(zip(ours, theirs, strict=True)):
-            found = first_difference(*pair, f"{at}[{place}]")
-            if found:
-                # of lists of numbers and names, all of it says more
+            difference = first_difference(*pair, f"{at}[{place}]")
+            if difference:
+                # lists of numbers and names are shown completely
                 short = not any(isinstance(part, (dict, list)) for part in ours + theirs)
-                return f"`{at}` is {theirs!r} there and {ours!r} here" if short else found
+                return f"`{at}` is {theirs!r} there and {ours!r} here" if short else difference
         return None
     return None if ours == theirs else f"`{at}` is {theirs!r} there and {ours!r} here"
 
 
 def _other_code(ours: dict[str, object], theirs: dict[str, object], at: str) -> str:
-    """Says that something of the same name is other code."""
+    """Describe a difference in code of the same name."""
     config = ours.get("config")
     config = config if isinstance(config, dict) else {}
     name = ours.get("name", config.get("name", config.get("constructor")))

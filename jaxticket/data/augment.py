@@ -24,7 +24,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -33,10 +33,6 @@ from jaxticket._check import interval, settle, whole
 from jaxticket.random import stream
 from jaxticket.settings import Training
 from jaxticket.typing import AnyArray, Array, Key, relaxed_types
-
-if TYPE_CHECKING:
-    from jaxticket.data.arrays import Data
-    from jaxticket.data.streaming import Stream
 
 ATTEMPTS = 10
 """Sizes that a random resized crop tries."""
@@ -64,6 +60,20 @@ class Windowed(Protocol):
 
     def window(self, window: Window, *, key: Key) -> Window:
         """Change the window of one image."""
+        ...
+
+
+class Images(Protocol):
+    """Data or a stream, as far as augmentations depend on it."""
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one example."""
         ...
 
 
@@ -246,7 +256,7 @@ def chosen(training: Training) -> tuple[tuple[Windowed | Change, str], ...]:
     return tuple(sorted(pairs, key=lambda pair: order.get(pair[1], len(order))))
 
 
-def check(training: Training, data: Data | Stream) -> None:
+def check(training: Training, data: Images) -> None:
     """Raise if augmentations do not fit the images of some data, or do not return images.
 
     Args:

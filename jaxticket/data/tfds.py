@@ -70,8 +70,8 @@ def load_tfds(
         ~/tensorflow_datasets.
       download: downloads and prepares a set that is missing, into the first of these folders;
         needs TensorFlow.
-      cache: keeps the decoded arrays in the user's cache folder and uses what is kept there, as
-        long as the files of the data set have the same sizes and times.
+      cache: keeps the decoded arrays in the user's cache folder and reads them from it, as long as
+        the files of the data set have the same sizes and times.
 
     Raises:
       MissingDataError: if the set is not prepared, or only as tfrecord files.
@@ -349,7 +349,7 @@ def open_records(
 
 
 def licensed(about: About) -> About:
-    """Add the license of `LICENCES` to what is known of a set, unless the set states one."""
+    """Add the license of `LICENCES` to the facts about a set, unless the set states one."""
     known = LICENCES.get(about["builder"])
     return about if known is None else {"licence": known, **about}
 
@@ -394,7 +394,7 @@ def memory() -> int | None:
 
 
 def check_memory(name: str, images: int, each: int) -> None:
-    """Raise if so many images of so many bytes exceed the machine's memory.
+    """Raise if `images` images of `each` bytes exceed the machine's memory.
 
     It is checked before reading, since the system overcommits memory and kills the process that
     uses it.

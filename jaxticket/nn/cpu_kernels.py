@@ -252,7 +252,7 @@ class _Plan(NamedTuple):
     """Everything that a kernel's code depends on.
 
     Attributes:
-      image: [batch, height, width, channels] of what is padded.
+      image: [batch, height, width, channels] of the image that is padded.
       channels, features: input and output channels of the kernel.
       output: height and width of the result (of the kernel, where that is the result).
       frame: of the padded image.
@@ -316,7 +316,7 @@ def _registered(emit: Emit, plan: _Plan, target: _Target) -> str:
     machine = llvm.Target.from_default_triple().create_target_machine(
         opt=3, cpu=llvm.get_host_cpu_name(), features=features, codemodel="jitdefault"
     )
-    # loops are unrolled here as far as is good
+    # loops are unrolled by this module
     options = llvm.create_pipeline_tuning_options(speed_level=2)
     options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
     builder = llvm.create_pass_builder(machine, options)

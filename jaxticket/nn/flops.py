@@ -107,7 +107,7 @@ def kernels(net: Network) -> tuple[Kernel, ...]:
                 why = f"{use.lost} before it is multiplied"
             raise ValueError(
                 f"`net`: {name!r} cannot be followed: it {why}; leave it out with the network's "
-                f"`prunable`, or give each layer a leaf of its own"
+                f"`prunable`, or give each layer a separate leaf"
             )
     return tuple(
         Kernel(names[i], tuple(leaves[i].shape), use.products / math.prod(leaves[i].shape))

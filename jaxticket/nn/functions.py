@@ -29,7 +29,7 @@ def from_functions(
       init: `init(key) -> (params, stats)`; stats may be `{}`.
       apply: `apply(params, stats, x, *, train, key, axis_name, tap) -> (logits, stats)`; it
         need not take those of the last three that it does not use.
-      name: the network's name in run folders; networks are told apart by their code too.
+      name: the network's name in run folders; networks are distinguished by their code too.
       shape: shape of one example.
       prunable: patterns of paths or a function, as for `from_linen`; None for leaves called
         "kernel", or all leaves of two or more dimensions where there are none.

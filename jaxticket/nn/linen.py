@@ -199,7 +199,7 @@ def from_linen(
     Args:
       module: a `flax.linen.Module`.
       shape: shape of one example, such as `data.shape`.
-      name: the network's name in run folders; networks are told apart by their code too.
+      name: the network's name in run folders; networks are distinguished by their code too.
       prunable: what may be pruned: patterns of paths such as `["*/kernel", "mixer/w"]`, or
         `prunable(params) -> tree of python bools`; None for every leaf called "kernel" of two or
         more dimensions (all leaves of two or more where none is called so). Embeddings are not

@@ -1,4 +1,4 @@
-"""How convolutions are computed on each platform: the one place where that is chosen.
+"""The choice of how convolutions are computed on each platform.
 
 `FORMS` has ways to compute the convolution, its input gradient and its kernel gradient for operands
 with an axis of replicas; `LOWERINGS` chooses one for each platform.
@@ -188,7 +188,7 @@ _WIDE = 128
 _PARTS = 8
 """Parts of the batch that this gradient is summed over otherwise."""
 _HELD = 2**20
-"""Bytes of weights that stay in a core's second cache, beside the image."""
+"""Bytes of weights that stay in a core's second cache, besides the image."""
 
 
 def _held(w: Array) -> bool:

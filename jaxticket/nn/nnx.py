@@ -90,7 +90,7 @@ def from_nnx(
       make: `make(rngs) -> flax.nnx.Module`, called with `nnx.Rngs(...)`; the module maps x to
         logits.
       shape: shape of one example.
-      name: the network's name in run folders; networks are told apart by their code too.
+      name: the network's name in run folders; networks are distinguished by their code too.
       prunable: as for `from_linen`.
       output: as for `from_linen`.
       dtype: as for `from_linen`.

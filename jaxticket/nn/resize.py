@@ -1,4 +1,4 @@
-"""Smaller networks of the same kind: as wide as a number of parameters allows."""
+"""Narrower networks of the same kind with at most a given number of parameters."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from jaxticket import _tree
 from jaxticket._check import whole
 from jaxticket.typing import Network
 
-# of the factor; widths are whole numbers of units, so that fewer than a million of them to a layer
-# are told apart
+# relative, of the factor: it resolves widths of up to a million units per layer
 PRECISION = 1e-6
 
 
@@ -22,7 +21,7 @@ def parameters(net: Network) -> int:
 
 
 def narrowed(net: Network, most: int) -> Network:
-    """The widest `net.resized(width)`, width <= 1, that has at most so many parameters.
+    """The widest `net.resized(width)`, width <= 1, that has at most `most` parameters.
 
     All widths are multiplied by one factor and rounded, so the depth stays and the next wider
     network has more parameters than `most`.
@@ -44,8 +43,8 @@ def narrowed(net: Network, most: int) -> Network:
     if parameters(net) <= most:
         return net
     low, high = PRECISION, 1.0
-    found = net.resized(low)
-    if (least := parameters(found)) > most:
+    widest = net.resized(low)
+    if (least := parameters(widest)) > most:
         raise ValueError(
             f"`most` is {most}, but the narrowest network of this kind has {least} parameters; "
             f"ask for a denser one"
@@ -55,7 +54,7 @@ def narrowed(net: Network, most: int) -> Network:
         middle = (low * high) ** 0.5
         network = net.resized(middle)
         if parameters(network) <= most:
-            low, found = middle, network
+            low, widest = middle, network
         else:
             high = middle
-    return found
+    return widest
