@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import io
 import json
+import math
 import threading
 import types
 
@@ -237,6 +238,25 @@ def test_random_boxes_lie_in_the_image_and_have_the_area_asked_for():
     small = area[area < 0.5]
     assert abs(np.median(small) - 0.29) < 0.02 and abs((aspect[area < 0.5] < 1).mean() - 0.5) < 0.05
     assert len(np.unique(left)) > 40 and len(np.unique(top)) > 30
+
+
+@pytest.mark.parametrize("shape", [(60, 80), (375, 500), (10, 100)])
+def test_random_boxes_are_those_of_the_formula_in_plain_python(shape):
+    height, width = shape
+
+    def box(u):
+        for share, turn in zip(u[:-2:2], u[1:-2:2], strict=True):
+            area = height * width * (0.08 + share * 0.92)
+            aspect = math.exp(math.log(3 / 4) + turn * (math.log(4 / 3) - math.log(3 / 4)))
+            wide, tall = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if 0 < wide <= width and 0 < tall <= height:
+                top, left = int(u[-2] * (height - tall + 1)), int(u[-1] * (width - wide + 1))
+                return left, top, left + wide, top + tall
+        wide, tall = min(width, round(height * 4 / 3)), height
+        return (width - wide) // 2, 0, (width - wide) // 2 + wide, tall
+
+    draws = np.random.default_rng(2).random((2000, crops.DRAWS), np.float32)
+    assert [crops.random_box(shape, u) for u in draws] == [box(u.tolist()) for u in draws]
 
 
 def test_an_image_that_no_box_fits_is_cut_in_the_middle():
