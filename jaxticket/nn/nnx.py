@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,9 +20,14 @@ if TYPE_CHECKING:
 
 def _within(tree: Stats, like: Stats) -> Stats:
     """Select the entries of nested dicts that `like` has too."""
-    if not isinstance(like, dict):
-        return tree
-    return {name: _within(tree[name], inner) for name, inner in like.items() if name in tree}
+    selected = {}
+    for name, inner in like.items():
+        if name in tree:
+            value = tree[name]
+            if isinstance(value, Mapping) and isinstance(inner, Mapping):
+                value = _within(value, inner)
+            selected[name] = value
+    return selected
 
 
 @dataclass(frozen=True, eq=False)
