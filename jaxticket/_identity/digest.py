@@ -358,7 +358,7 @@ class Walk:
                 return hashed("data", kind, fingerprint)
             if callable(own := getattr(value, "identity", None)):
                 return hashed("runs", kind, self.digest(own(getattr(value, "levels", None))))
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
             fields = {f.name: getattr(value, f.name, None) for f in dataclasses.fields(value)}
             return hashed("fields", kind, self._named("fields", fields | besides_fields(value)))
         if type(value) in _WRAPPERS:

@@ -65,8 +65,8 @@ class _Pieces:
     def __len__(self) -> int:
         return self.count * self.per_block
 
-    def __getitem__(self, record_key: SupportsIndex) -> _Part:
-        block, share = divmod(operator.index(record_key), self.per_block)
+    def __getitem__(self, index: SupportsIndex) -> _Part:
+        block, share = divmod(operator.index(index), self.per_block)
         numbers, places, draws = self._grouped(block)
         mine = slice(share, None, self.per_block)
         return _Part(numbers[mine].tolist(), places[mine], draws)

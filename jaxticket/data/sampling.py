@@ -12,7 +12,7 @@ import functools
 import math
 import zlib
 from collections.abc import Callable
-from typing import Any, ParamSpec
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,6 @@ from jax import Array
 from jaxticket import _check
 from jaxticket.random import mix, permutation_words, permuted, stream
 from jaxticket.typing import Key
-
-P = ParamSpec("P")
 
 
 def permutation(n: int, *, seed: int, stream: str) -> np.ndarray:
@@ -210,7 +208,7 @@ def _host_whole_order(examples: int, rounds: int | None) -> Callable[..., np.nda
     return on_host(one)
 
 
-def on_host(fn: Callable[P, object]) -> Callable[P, Any]:
+def on_host(fn: Callable[..., object]) -> Callable[..., Any]:
     """Compile a function of arrays for the CPU, with NumPy arrays as its results.
 
     A GPU would answer only after the chunk that it is busy with, and the next block could not be
@@ -218,12 +216,12 @@ def on_host(fn: Callable[P, object]) -> Callable[P, Any]:
     """
     compiled = jax.jit(fn)
 
-    def run(*args: P.args, **kwargs: P.kwargs) -> object:
+    def run(*args: object) -> object:
         try:
             device = jax.local_devices(backend="cpu")[0]
         except RuntimeError:  # a process that may use the GPU alone
             device = None
         with jax.default_device(device):
-            return jax.tree.map(np.asarray, compiled(*args, **kwargs))
+            return jax.tree.map(np.asarray, compiled(*args))
 
     return run

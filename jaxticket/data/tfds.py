@@ -292,7 +292,9 @@ def _features(name: str, folder: Path) -> _Features:
             f"`name`={name!r} needs the features 'image' and 'label' (a class label), it has "
             f"{', '.join(sorted(features)) or 'none'}; only image classification sets can be loaded"
         )
-    return _Features(int(label.num_classes or 0), list(label.names), features["image"].shape[-1])
+    shape = features["image"].shape
+    channels = shape[-1] if isinstance(shape, tuple) else None
+    return _Features(int(label.num_classes or 0), list(label.names), channels)
 
 
 def _table(folder: Path, split: str, decoders: Mapping[str, object] | None = None) -> Table:
@@ -301,9 +303,11 @@ def _table(folder: Path, split: str, decoders: Mapping[str, object] | None = Non
     import tensorflow_datasets as tfds
 
     with _reading(folder, f"split {split!r}"):
-        # named, since the decorator around it hides its type from checkers
-        open_split: Callable[..., Table] = tfds.builder_from_directory(folder).as_data_source
-        return open_split(split=split, decoders=decoders)
+        # named, since the decorator around it hides its arguments from type checkers
+        open_split: Callable[..., object] = tfds.builder_from_directory(folder).as_data_source
+        table = open_split(split=split, decoders=decoders)
+    assert isinstance(table, Table), "splits of array_record files are read by number"
+    return table
 
 
 def _decode(name: str, folder: Path) -> Data:

@@ -311,7 +311,7 @@ def _is_jaxpr(x: object) -> TypeGuard[Jaxpr | ClosedJaxpr]:
 
 def open_jaxpr(program: Jaxpr | ClosedJaxpr) -> Jaxpr:
     """Give the program without its constants; versions of JAX differ in whether it has some."""
-    return getattr(program, "jaxpr", program)
+    return program.jaxpr if isinstance(program, ClosedJaxpr) else program
 
 
 def _settled(jaxpr: Jaxpr, fixed: list[_State], carry: list[_State], rest: list[_State]) -> _Walked:

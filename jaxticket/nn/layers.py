@@ -207,7 +207,8 @@ def staged(counts: Sequence[int], features: Sequence[int]) -> Iterator[tuple[int
 
 def max_pool(x: Array, size: int, stride: int, padding: int = 0) -> Array:
     """The maximum of every window; windows that do not fit are left out."""
-    return nn.max_pool(x, (size, size), (stride, stride), ((padding, padding),) * 2)
+    sides = ((padding, padding),) * 2
+    return nn.pool(x, -jnp.inf, jax.lax.max, (size, size), (stride, stride), sides)
 
 
 def average_pool(x: Array, size: int, stride: int, padding: int = 0) -> Array:

@@ -57,6 +57,7 @@ class Linen:
             self.module.init(
                 {"params": stream(key, "params"), "dropout": stream(key, "dropout")},
                 jnp.zeros((1, *self.shape), jnp.dtype(self.dtype)),
+                method=None,
                 **self._mode(False),
             )
         )
@@ -102,7 +103,7 @@ class Linen:
             module = module.clone(axis_name=options.pop("axis_name"))
         options |= self._mode(train)
         try:
-            return module.apply(
+            logits, updated = module.apply(
                 variables, x, rngs=rngs, mutable=mutable, method=None,
                 capture_intermediates=False, **options,
             )  # fmt: skip
@@ -112,6 +113,7 @@ class Linen:
                 f"network {self.name!r} draws random numbers in evaluation, where networks must be "
                 f"deterministic: {reason}; draw them only if its argument `train` is True"
             ) from error
+        return logits, dict(updated)
 
     def apply(
         self,

@@ -13,7 +13,7 @@ from jax import Array
 
 from jaxticket._check import is_integer, one_of
 from jaxticket.nn import layers
-from jaxticket.nn.family import family_network
+from jaxticket.nn.family import family_network, wider
 from jaxticket.nn.initializers import Initializer
 from jaxticket.nn.layers import Conv, Norm, Style
 from jaxticket.nn.network import no_tap
@@ -184,7 +184,7 @@ def _network(
 
     return family_network(
         constructor, module, shape, classes, output="dense", symmetry=residual,
-        stages=layers.block_names(counts), **options,
+        stages=layers.block_names(counts), scaled=wider, **options,
     )  # fmt: skip
 
 

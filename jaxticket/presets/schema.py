@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from jaxticket import _check
 from jaxticket import data as data_sets
@@ -17,6 +17,9 @@ from jaxticket.pruning.scores import configured
 from jaxticket.settings import Pruning, Training
 from jaxticket.sparsify.learned import SEARCHES, Method
 from jaxticket.typing import Network, Score
+
+Settings: TypeAlias = dict[str, Any]
+"""Keyword arguments of a network's constructor, of a finder or of a function."""
 
 
 class Facts(NamedTuple):
@@ -95,7 +98,7 @@ class Preset:
     training: Training
     pruning: Pruning
     source: str
-    options: dict[str, object] = field(default_factory=dict, hash=False)
+    options: Settings = field(default_factory=dict, hash=False)
     image_size: int | None = None
     validation: float = 0.0
     replicates: int | None = None
@@ -106,8 +109,8 @@ class Preset:
     method: str = "IMP"
     function: str = "find_tickets"
     finder: str | None = None
-    settings: dict[str, object] = field(default_factory=dict, hash=False)
-    keywords: dict[str, object] = field(default_factory=dict, hash=False)
+    settings: Settings = field(default_factory=dict, hash=False)
+    keywords: Settings = field(default_factory=dict, hash=False)
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -153,7 +156,7 @@ class Preset:
         return configured(name, **self.settings) if self.settings else name
 
     @property
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> Settings:
         """Further keyword arguments of the preset's function; `FUNCTIONS` has the calls.
 
         Searches start at the rewind step of `pruning` and reach the densities of its levels.
@@ -307,7 +310,7 @@ _FIELDS = _names(Preset)
 
 
 def _check_options(
-    argument: str, options: dict[str, object], make: Callable[..., object], what: str
+    argument: str, options: Settings, make: Callable[..., object], what: str
 ) -> None:
     """Raise for options that a constructor does not take."""
     known = options_of(make)

@@ -334,7 +334,7 @@ def test_what_a_preset_does_not_have_says_what_it_has():
         ValueError, match=r"`search` is not defined for preset 'lenet-mnist'.*find_tickets"
     ):
         _ = jt.preset("lenet-mnist").search
-    with pytest.raises(ValueError, match=r"`score` is not of .*by CTS: jt.search\(p.net"):
+    with pytest.raises(ValueError, match=r"`score` is not .*by CTS: jt.search\(p.net"):
         _ = jt.preset("resnet20-cifar10-cts").score
     rigl = jt.preset("wrn16_4-cifar10-rigl")
     assert rigl.settings["update_until"] == 75_000 and rigl.keywords["density"] == (0.1,)
