@@ -15,7 +15,6 @@ import weakref
 from collections.abc import Iterable, Mapping
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -36,9 +35,6 @@ from jaxticket._identity.owner import (
     written_name,
 )
 from jaxticket.typing import Network
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 # attributes of classes and functions that describe them, or that libraries store in them
 _IGNORED = {
@@ -358,7 +354,7 @@ class Walk:
                 return hashed("data", kind, fingerprint)
             if callable(own := getattr(value, "identity", None)):
                 return hashed("runs", kind, self.digest(own(getattr(value, "levels", None))))
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if dataclasses.is_dataclass(value):
             fields = {f.name: getattr(value, f.name, None) for f in dataclasses.fields(value)}
             return hashed("fields", kind, self._named("fields", fields | besides_fields(value)))
         if type(value) in _WRAPPERS:
@@ -430,11 +426,12 @@ def plain_state(value: object) -> dict[str, object]:
     return {k: v for k, v in state.items() if k not in _IGNORED | cached}
 
 
-def besides_fields(value: DataclassInstance) -> dict[str, object]:
+def besides_fields(value: object) -> dict[str, object]:
     """The attributes of a user's dataclass that are not fields, such as from `__post_init__`."""
     owners = {owner_of(kind) for kind in type(value).__mro__}
     # those of Flax modules and the like are internal to these libraries
     if None not in owners or owners - {None, PACKAGE} - sys.stdlib_module_names:
         return {}
-    fields = {field.name for field in dataclasses.fields(value)}
+    own = dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
+    fields = {field.name for field in own}
     return {k: v for k, v in plain_state(value).items() if k not in fields}

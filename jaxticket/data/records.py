@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -33,7 +33,6 @@ class Records(Protocol):
         ...
 
 
-@runtime_checkable
 class Table(Protocol):
     """Rows that are read by number, as TFDS and Grain define them."""
 

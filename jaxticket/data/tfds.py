@@ -12,9 +12,10 @@ import dataclasses
 import importlib.util
 import json
 import logging
+import operator
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -303,11 +304,9 @@ def _table(folder: Path, split: str, decoders: Mapping[str, object] | None = Non
     import tensorflow_datasets as tfds
 
     with _reading(folder, f"split {split!r}"):
-        # named, since the decorator around it hides its arguments from type checkers
-        open_split: Callable[..., object] = tfds.builder_from_directory(folder).as_data_source
-        table = open_split(split=split, decoders=decoders)
-    assert isinstance(table, Table), "splits of array_record files are read by number"
-    return table
+        # by name, since a decorator hides the method's arguments from type checkers
+        opened = operator.methodcaller("as_data_source", split=split, decoders=decoders)
+        return opened(tfds.builder_from_directory(folder))
 
 
 def _decode(name: str, folder: Path) -> Data:
