@@ -154,7 +154,7 @@ def npy(shape, kind="<f4", data=b"", version=(1, 0)):
         ("stats/x.npy", npy((4,), data=b"\0" * 15), "another number of bytes"),
         ("stats/x.npy", npy((-4,), data=b"\0" * 16), "shape|header"),
         ("stats/x.npy", npy((0, -4)), "shape|header"),
-        ("stats/x.txt", b"hello", "'stats/x.txt' is no array"),
+        ("stats/x.txt", b"hello", "'stats/x.txt' is not an array"),
         ("stats/x.npy", b"\x93NUMPY\x03\x00" + b"\xff" * 60, "damaged"),
         ("level.npy", npy((), "<i4", b"\0" * 4), "repeated"),
     ],
