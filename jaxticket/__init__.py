@@ -6,8 +6,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from jaxticket import connectivity, controls, data, masks, metrics, nn, results
-from jaxticket.analysis import costs, layers
+from jaxticket.analysis import costs, layers, probes
 from jaxticket.analysis import stats as speed
+from jaxticket.analysis.measuring import measure
+from jaxticket.analysis.probes import PROBES
 from jaxticket.analysis.telemetry import telemetry
 from jaxticket.analysis.transfer_matrix import transfer_matrix
 from jaxticket.analysis.verdict import Verdict, overview, verdict
@@ -20,12 +22,14 @@ from jaxticket.engine.runtime import RunInterrupted, Runtime
 from jaxticket.engine.store import RunFolderError
 from jaxticket.masks import density
 from jaxticket.nn import NETWORKS, from_functions, from_linen, from_nnx
+from jaxticket.problem import Problem
 from jaxticket.pruning import scores
 from jaxticket.pruning.keep import densities, keep_top, prune
 from jaxticket.pruning.scores import LAYOUTS, SCORES
 from jaxticket.runs import Runs
 from jaxticket.settings import EarlyPruning, Pruning, Training
-from jaxticket.sparsify import learned
+from jaxticket.sparsify import dynamic, learned
+from jaxticket.sparsify.dynamic import RULES, sparse_train
 from jaxticket.sparsify.iterative import find_tickets
 from jaxticket.sparsify.learned import SEARCHES, search
 from jaxticket.sparsify.prune_once import prune_at
@@ -57,9 +61,10 @@ __all__ = [  # noqa: RUF022
     "Training", "augment", "metrics", "Pruning", "EarlyPruning", "preset", "presets", "PRESETS",
     # finding tickets
     "find_tickets", "prune_at", "scores", "SCORES", "LAYOUTS", "ScoreContext",
-    "search", "learned", "SEARCHES",
+    "search", "learned", "SEARCHES", "sparse_train", "dynamic", "RULES",
     # what a run gives
     "Runs", "Ticket", "results", "plots", "speed", "layers", "costs", "telemetry",
+    "measure", "probes", "PROBES", "Problem",
     # judging and moving tickets
     "branch", "branches", "controls", "BRANCHES", "verdict", "Verdict", "overview",
     "transfer", "elastic", "transfer_matrix",

@@ -134,16 +134,16 @@ def varying_like(tree: T, like: object) -> T:
     primitives refuse such a value in the place of one that varies. The transpose is a sum over
     devices. Outside of `shard_map` this changes nothing.
     """
-    axes = frozenset().union(*map(_varying, jax.tree.leaves(like)))
+    axes = frozenset().union(*map(varying_axes, jax.tree.leaves(like)))
 
     def one(x: jax.Array) -> jax.Array:
-        missing = tuple(axes - _varying(x))
+        missing = tuple(axes - varying_axes(x))
         return jax.lax.pcast(x, missing, to="varying") if missing else x
 
     return jax.tree.map(one, tree)
 
 
-def _varying(x: jax.Array) -> frozenset[str]:
+def varying_axes(x: jax.Array) -> frozenset[str]:
     """The mesh axes over which a value differs from device to device."""
     aval = jax.typeof(x)
     # the attribute moved between JAX 0.10 and 0.12

@@ -39,6 +39,8 @@ class EvaluationLog(NamedTuple):
       values: float32 [call, replica, split, metric].
       diverged: int [replica], step of the first loss that was not finite, or -1.
       dilation: factor of the schedule's times, float64 [replica].
+      looked: bool [call, replica] by the names of what monitors give: where it was measured.
+      monitored: float32 [call, replica, ...] by name.
     """
 
     seeds: np.ndarray
@@ -50,6 +52,8 @@ class EvaluationLog(NamedTuple):
     values: np.ndarray
     diverged: np.ndarray
     dilation: np.ndarray
+    looked: Mapping[str, np.ndarray] = {}
+    monitored: Mapping[str, np.ndarray] = {}
 
     @classmethod
     def of_group(
@@ -74,6 +78,14 @@ class EvaluationLog(NamedTuple):
           dilation: factor of its schedule's times.
         """
         mine = slice(group * len(seeds), (group + 1) * len(seeds))
+
+        def own(kind: str) -> dict[str, np.ndarray]:
+            return {
+                name.removeprefix(kind): x[:, mine]
+                for name, x in arrays.items()
+                if name.startswith(kind)
+            }
+
         return cls(
             seeds=np.asarray(seeds),
             level=level,
@@ -84,6 +96,8 @@ class EvaluationLog(NamedTuple):
             values=arrays["values"][:, mine],
             diverged=arrays["diverged"][mine],
             dilation=np.full(len(seeds), dilation),
+            looked=own("looked/"),
+            monitored=own("monitored/"),
         )
 
     def final(self) -> np.ndarray:
@@ -137,6 +151,36 @@ def tidy(
     table = pd.concat(parts, ignore_index=True)
     order = ["branch", "level", "dilation", "seed", "step", "split", "metric"]
     return table.sort_values(order, kind="stable", ignore_index=True)
+
+
+def monitored(logs: Iterable[EvaluationLog]) -> pd.DataFrame:
+    """One row per number that monitors measured.
+
+    Args:
+      logs: the evaluations of several levels and branches.
+
+    Returns:
+      Table of seed, level, density, branch, step, metric, index, value and dilation.
+    """
+    parts = []
+    for log in logs:
+        for name, values in log.monitored.items():
+            call, replica = np.nonzero(log.looked[name])
+            flat = values[call, replica].reshape(len(call), -1)
+            about = {
+                "seed": log.seeds[replica].astype(np.int64),
+                "level": np.full(len(call), log.level, np.int64),
+                "density": log.density[replica].astype(np.float64),
+                "branch": [log.branch] * len(call),
+                "step": log.steps[call, replica].astype(np.int64),
+                "dilation": log.dilation[replica].astype(np.float64),
+            }
+            places = {"metric": [name] * flat.shape[1], "index": np.arange(flat.shape[1])}
+            parts.append(spread(flat, about, places))
+    order = ["branch", "level", "dilation", "seed", "metric", "step", "index"]
+    table = concat(parts).sort_values(order, kind="stable", ignore_index=True)
+    columns = ("seed", "level", "density", "branch", "step", "metric", "index", "value")
+    return table[[*columns, "dilation"]]
 
 
 def spread(values: np.ndarray, *axes: Mapping[str, Column]) -> pd.DataFrame:

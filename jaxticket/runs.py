@@ -213,6 +213,23 @@ class Runs:
             )
         return results.frame(self.traces)
 
+    def monitored(self) -> pd.DataFrame:
+        """What the monitors of the training measured (`Training.monitors`), one row per number.
+
+        The columns are seed, level, density, branch, step, metric (the monitor's name for it),
+        index (its place in an array of several, else 0), value and dilation. Values are nan from
+        where the loss was not finite on.
+
+        Raises:
+          ValueError: for a training without monitors.
+        """
+        if not any(log.monitored for log in self.histories):
+            raise ValueError(
+                "`monitored` is there for trainings with monitors, such as "
+                "jt.Training(monitors=(monitor,)); this one has none"
+            )
+        return results.monitored(self.histories)
+
     def _accuracy(self, level: int, replica: int) -> float | None:
         """Final test accuracy of a ticket of this branch with the schedule as it is.
 
@@ -332,6 +349,8 @@ class Runs:
             (target / "tickets").mkdir(parents=True, exist_ok=True)
             results.write(self.table(), target, "table")
             results.write(self.timings(), target, "timings")
+            if any(log.monitored for log in self.histories):
+                results.write(self.monitored(), target, "monitored")
             if self.traces:
                 results.write(self.trace(), target, "trace")
             said = _setting(self)

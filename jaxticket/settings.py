@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from jaxticket import rescaling
 from jaxticket._check import (
     flag,
+    hashable,
     interval,
     name_or_own,
     names_or_own,
@@ -62,6 +63,7 @@ def _field(
     default: T,
     *,
     traced: bool = False,
+    seen: bool = True,
     used_by: tuple[str, tuple[str, ...]] | None = None,
 ) -> T:
     """A field of settings.
@@ -70,9 +72,12 @@ def _field(
       default: its default.
       traced: compiled programs take its value as an array, so that replicas may differ in it;
         any other field is static: a program is compiled for each of its values.
+      seen: whether compiled training steps know of it at all.
       used_by: another field, and its values with which this one has an effect.
     """
-    return dataclasses.field(default=default, metadata={"traced": traced, "used_by": used_by})
+    return dataclasses.field(
+        default=default, metadata={"traced": traced, "seen": seen, "used_by": used_by}
+    )
 
 
 _ADAM = ("optimizer", ("adam", "adamw"))
@@ -172,6 +177,9 @@ class Training:
         minimized. It is also the metric "loss" and the loss that scores differentiate.
       metrics: what evaluations measure after "loss" and "accuracy": names in `jt.metrics.METRICS`
         or objects with `name`, `sums` and `value` (see `jaxticket.metrics.Metric`).
+      monitors: what is measured while tickets are trained: objects with `every` that are called
+        as `(problem, state, batch) -> dict of arrays` (see `jaxticket.engine.monitors`), for
+        `Runs.monitored`. They change no result.
 
     Raises:
       ValueError: for values out of range, settings without an effect, unknown names, and objects
@@ -211,6 +219,7 @@ class Training:
     attack: Callable[..., Array] | None = None
     loss: str | LossFunction = "cross_entropy"
     metrics: tuple[str | Metric, ...] = ()
+    monitors: tuple[Callable[..., object], ...] = _field((), seen=False)
 
     def __post_init__(self) -> None:
         settle(self, whole, "steps", "batch_size", "eval_batch_size", "augment_pixels", low=1)
@@ -232,6 +241,8 @@ class Training:
         settle(self, share, "momentum", "b1", "b2", "label_smoothing", zero=True, one=False)
         settle(self, flag, "nesterov")
         chosen_metrics(self.metrics)
+        like = "(monitor,)"
+        settle(self, several, "monitors", check=_monitor, like=like, empty=True, distinct=True)
         for one in self.augment:
             if not (isinstance(one, str) or callable(one) or hasattr(one, "window")):
                 raise ValueError(
@@ -324,12 +335,15 @@ def static_part(settings: SettingsT) -> SettingsT:
     """The settings with every field that compiled programs take as an array set to one value.
 
     These are the fields with `traced` in their metadata: they become their defaults, and tuples as
-    many zeros as they have entries, since the shape of an array is static.
+    many zeros as they have entries, since the shape of an array is static. Fields that compiled
+    steps do not know of become their defaults too.
     """
     changes = {}
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        if field.metadata.get("traced"):
+        if not field.metadata.get("seen", True):
+            changes[field.name] = field.default
+        elif field.metadata.get("traced"):
             changes[field.name] = (0,) * len(value) if isinstance(value, tuple) else field.default
         elif isinstance(value, Dilated):
             changes[field.name] = static_part(value)
@@ -609,6 +623,17 @@ def _named(argument: str, value: object) -> str | Callable[..., object]:
     if isinstance(value, str) and value:
         return value
     raise ValueError(f"`{argument}` must be a name or a function, got {value!r}")
+
+
+def _monitor(argument: str, value: object) -> object:
+    """A monitor: an object that is called and has a number of steps."""
+    if isinstance(value, type) or not callable(value) or not hasattr(value, "every"):
+        raise ValueError(
+            f"`{argument}` must be objects with a number of steps `every` that are called "
+            f"`(problem, state, batch) -> dict of arrays`, got {value!r}"
+        )
+    whole(f"{argument}.every", value.every, 1)  # type: ignore[attr-defined]
+    return hashable(argument, value)
 
 
 def _rate(argument: str, value: object) -> tuple[str, float]:

@@ -111,7 +111,7 @@ LAYERS = (
         "metrics",
     ),
     ("masks", "data", "nn"),
-    ("ticket", "results", "engine", "pruning"),
+    ("ticket", "results", "engine", "problem", "pruning"),
     ("runs", "controls"),
     ("sparsify", "connectivity", "transferring"),
     ("analysis",),

@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from jaxticket import _identity, _tree, results
 from jaxticket._check import chosen, from_table, whole
 from jaxticket.controls import BRANCHES, Change
-from jaxticket.engine import parallel
-from jaxticket.engine.learner import Block, Plan
 from jaxticket.engine.loop import (
     Arrays,
     Jobs,
-    Watch,
     join,
     report_diverged,
     take,
     train_jobs,
 )
 from jaxticket.engine.runtime import Run, Runtime, settled
-from jaxticket.engine.source import DataArrays
-from jaxticket.engine.supervised import Supervised
-from jaxticket.random import permutation_words, root_keys, stream
+from jaxticket.engine.supervised import TrainBatch
+from jaxticket.problem import Problem
+from jaxticket.random import root_keys
 from jaxticket.runs import Runs, density, require_runs
-from jaxticket.settings import Training
 from jaxticket.sparsify.retraining import branch_groups
 from jaxticket.sparsify.runner import jobs_of
-from jaxticket.ticket import host_apply
-from jaxticket.typing import Mask, Network, Params, Prunable, TrainState
+from jaxticket.typing import Mask, Params, Prunable, TrainState
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -147,10 +142,10 @@ def telemetry(
         runs.net, runs.data, runs.training, settings, size=size, steps=jobs.steps, interval=every
     ) as run:
         run.describe(f"telemetry of {label}")
-        look = observer(runs.net, runs.training, runs.mesh, runs.pruning.exclude)
+        monitor = Telemetry(every, tuple(runs.pruning.exclude))
         for begin in range(0, count, size):
             part, own = take(jobs, begin, begin + size), about[begin : begin + size]
-            arrays = _unit(run, part, look, f"jobs-{begin:05d}-{begin + len(own):05d}")
+            arrays = _unit(run, part, monitor, f"jobs-{begin:05d}-{begin + len(own):05d}")
             for job, columns in enumerate(own):
                 parts.append(_rows(arrays, job, columns))
                 where = f"level {columns['level']}, {label}"
@@ -179,100 +174,64 @@ def _shortened(jobs: Jobs, steps: int | None) -> Jobs:
     return jobs._replace(plan=jobs.plan._replace(schedule=schedule))
 
 
-def _unit(run: Run, jobs: Jobs, look: Callable[..., jax.Array], name: str) -> Arrays:
+def _unit(run: Run, jobs: Jobs, monitor: Telemetry, name: str) -> Arrays:
     """Train and measure some jobs.
 
     Args:
       run: the run under way.
       jobs: what to train.
-      look: the compiled measurement, see `observer`.
+      monitor: what measures them.
       name: name of the unit of work.
 
     Returns:
-      Host arrays: steps int32 and wanted bool [call, job], watched float32 [call, job, metric] and
+      Host arrays: steps int32 and looked bool [call, job], watched float32 [call, job, metric] and
       diverged int32 [job].
     """
 
     def make() -> Arrays:
-        trained = train_jobs(run, jobs, name, watch=_watch(run, jobs, look))
-        watched = trained.watched.copy()
-        watched[(trained.diverged >= 0) & (trained.steps >= trained.diverged)] = np.nan
-        arrays = trained.evaluations | {"watched": watched}
-        del arrays["values"]
-        return arrays
+        trained = train_jobs(run, jobs, name, ends_only=True, monitors=(monitor,))
+        return {
+            "steps": trained.steps,
+            "looked": trained.looked[METRICS[0]],
+            "watched": np.stack([trained.monitored[metric] for metric in METRICS], axis=-1),
+            "diverged": trained.diverged,
+        }
 
     return run.unit(name, jobs.steps, make)
 
 
-def _watch(run: Run, jobs: Jobs, look: Callable[..., jax.Array]) -> Watch:
-    masked = host_apply(jobs.origin.mask, jobs.origin.params)
-    keys, own, masked = parallel.pad((jobs.keys, jobs.plan, masked), run.size)
-    start, plan = parallel.put((masked, own), run.mesh)
-    limits, shape = np.zeros(run.size, np.int32), (len(jobs.start), len(METRICS))
-
-    def seen(state: TrainState, wanted: np.ndarray) -> np.ndarray:
-        block = run.data.at_step(keys, own, parallel.host(state.step))
-        values = parallel.host(look(limits, state, start, plan, block, run.data.arrays))
-        return np.where(wanted[:, None], values[: shape[0]], np.float32(np.nan))
-
-    return Watch(shape, seen, evaluates="ends")
-
-
 def _rows(arrays: Arrays, job: int, about: Mapping[str, object]) -> pd.DataFrame:
     """Give the measurements of one job as a table."""
-    calls = np.flatnonzero(arrays["wanted"][:, job])
+    calls = np.flatnonzero(arrays["looked"][:, job])
     columns = {name: np.asarray([value] * len(calls)) for name, value in about.items()}
     columns["step"] = arrays["steps"][calls, job].astype(np.int64)
     return results.spread(arrays["watched"][calls, job], columns, {"metric": METRICS})
 
 
-def observer(
-    net: Network, training: Training, mesh: Mesh, exclude: tuple[str, ...] = ()
-) -> Callable[..., jax.Array]:
-    """Give the compiled measurement of replicas; equal arguments share one program.
+@dataclasses.dataclass(frozen=True)
+class Telemetry:
+    """The monitor of `jt.telemetry`; what it measures is said there.
 
-    Args:
-      net: the network.
-      training: how it is trained.
-      mesh: devices.
+    Attributes:
+      every: steps between measurements.
       exclude: patterns of paths that are not pruned.
-
-    Returns:
-      `look(limits, state, start, plan, block, arrays) -> float32 [replica, metric]`, in the order
-      of `METRICS`; `start` are the masked weights at the start of training, `block` and `arrays`
-      belong to the data.
     """
-    return _observer(Supervised(net, training), mesh, exclude)
 
+    every: int
+    exclude: tuple[str, ...] = ()
 
-@functools.lru_cache(maxsize=64)
-def _observer(
-    learner: Supervised, mesh: Mesh, exclude: tuple[str, ...]
-) -> Callable[..., jax.Array]:
-    placement, training = parallel.placement(mesh), learner.training
-
-    def look(
-        limit: jax.Array,
-        state: TrainState,
-        start: Params,
-        plan: Plan,
-        block: Block | None,
-        arrays: DataArrays,
-    ) -> jax.Array:
-        del limit
-        prunable = learner.net.prunable_leaves(exclude)
-        with jax.default_matmul_precision(training.precision):
-            words = permutation_words(stream(state.key, "order", plan.order))
-            batch = arrays.batches(training, words, block, placement)(jnp.int32(0), state.step)
-            loss, gradient, _ = learner.gradient(state, batch, plan, placement)
-        values = measured(state.params, start, gradient, state.mask, prunable)
+    def __call__(
+        self, problem: Problem, state: TrainState, batch: TrainBatch
+    ) -> dict[str, jax.Array]:
+        """Measure the surviving weights of a training state."""
+        assert problem.start is not None
+        loss, gradient = problem.update(state, batch)
+        prunable = problem.net.prunable_leaves(self.exclude)
+        values = measured(state.params, problem.start[0], gradient, state.mask, prunable)
+        found = dict(zip(METRICS, values, strict=True))
         # the state is marked as diverged only at the step after a non-finite loss
-        values = values.at[METRICS.index("gradient_norm")].mul(
-            jnp.where(jnp.isfinite(loss), 1.0, jnp.nan)
-        )
-        return jnp.where(state.diverged < 0, values, jnp.nan)
-
-    return parallel.over_replicas(look, mesh, shared=1, parted=(3,))
+        found["gradient_norm"] *= jnp.where(jnp.isfinite(loss), 1.0, jnp.nan)
+        return found
 
 
 def measured(

@@ -284,6 +284,8 @@ def verdict(
     data = runs.data if data is None else data
     training = runs.training if training is None else training
     check_fit(net, data, training, runs.mesh)
+    # a verdict has no place for what monitors measure
+    training = training.replace(monitors=())
     if net != runs.net:
         raise ValueError(f"`net` must be that of `runs`, {runs.net.config}, got {net.config}")
     known = [n for n in runs.levels if n]

@@ -119,6 +119,11 @@ def instability(
     )
     mesh = runtime.devices
     check_fit(net, data, training, mesh)
+    if training.monitors:
+        raise ValueError(
+            "`training` has monitors, which jt.instability does not report; pass "
+            "training.replace(monitors=())"
+        )
     copies = whole("copies", copies, 2)
     points = whole("points", points, 3)
     throughout = whole("throughout", throughout)

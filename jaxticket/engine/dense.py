@@ -14,6 +14,7 @@ from jaxticket import _tree
 from jaxticket.engine import parallel
 from jaxticket.engine.learner import Networks as Networks
 from jaxticket.engine.loop import Arrays, Jobs, history_arrays, job_plan, take, train_jobs
+from jaxticket.engine.monitors import Monitor
 from jaxticket.engine.runtime import Run
 from jaxticket.engine.supervised import Origin
 from jaxticket.random import stream
@@ -61,6 +62,7 @@ def train_dense(
     steps: Sequence[int],
     *,
     ends_only: bool = False,
+    monitors: Sequence[Monitor] = (),
     name: str = "dense",
 ) -> DenseStates:
     """Train the dense networks to the last of some steps, with their states at each.
@@ -72,6 +74,7 @@ def train_dense(
       initial: where they begin.
       steps: which states to keep.
       ends_only: evaluate at the start and the end only.
+      monitors: what to measure.
       name: of the units in the folder.
     """
     states = {0: initial} if 0 in steps else {}
@@ -94,7 +97,7 @@ def train_dense(
     for first in range(0, len(keys), run.size):
         own = take(jobs, first, first + run.size)
         unit = f"{name}-{first:05d}-{first + len(own.start):05d}"
-        parts.append(_unit(run, own, unit, later, ends_only))
+        parts.append(_unit(run, own, unit, later, ends_only, monitors))
     for k in later:
         names = _tree.paths(initial)
         leaves = [np.concatenate([part[f"state-{k}/{name}"] for part in parts]) for name in names]
@@ -104,9 +107,18 @@ def train_dense(
     return DenseStates(states, history, history["diverged"], later[-1] * len(keys), seconds)
 
 
-def _unit(run: Run, jobs: Jobs, name: str, steps: list[int], ends_only: bool) -> Arrays:
+def _unit(
+    run: Run,
+    jobs: Jobs,
+    name: str,
+    steps: list[int],
+    ends_only: bool,
+    monitors: Sequence[Monitor],
+) -> Arrays:
     def make() -> Arrays:
-        trained = train_jobs(run, jobs, name, snapshots_at=steps, ends_only=ends_only)
+        trained = train_jobs(
+            run, jobs, name, snapshots_at=steps, ends_only=ends_only, monitors=monitors
+        )
         arrays = trained.evaluations | {"seconds": np.asarray(trained.seconds)}
         for k, snapshot in zip(steps, trained.snapshots, strict=True):
             leaves = zip(_tree.paths(snapshot), jax.tree.leaves(snapshot), strict=True)

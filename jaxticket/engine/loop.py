@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from jaxticket.engine import parallel
 from jaxticket.engine.learner import Plan, State
 from jaxticket.engine.metrics import METRICS
+from jaxticket.engine.monitors import Monitor, Watcher
 from jaxticket.engine.optim import schedule
 from jaxticket.engine.program import OriginT, PlanT, StateT
 from jaxticket.engine.runtime import Arrays, Run
@@ -58,6 +60,9 @@ class Trained(NamedTuple, Generic[StateT]):
         metric], nan from the step of divergence on.
       diverged: int32 [job], the first step whose own weights gave a loss that was not finite, or
         -1.
+      looked: bool [call, job] by the names of what monitors give: where it was measured.
+      monitored: float32 [call, job, ...] by name, nan where it was not, and from the step of
+        divergence on.
       snapshots: (params, stats), or what `keeps` gives, of each step asked for, on the host.
       watched: float32 [call, ...], what the watch saw; nan where nothing was evaluated.
       seconds: time spent in this process.
@@ -71,6 +76,8 @@ class Trained(NamedTuple, Generic[StateT]):
     snapshots: tuple[Any, ...]
     watched: np.ndarray
     seconds: float
+    looked: dict[str, np.ndarray]
+    monitored: dict[str, np.ndarray]
 
     @property
     def evaluations(self) -> Arrays:
@@ -80,6 +87,8 @@ class Trained(NamedTuple, Generic[StateT]):
             "wanted": self.wanted,
             "values": self.values,
             "diverged": self.diverged,
+            **{f"looked/{name}": x for name, x in self.looked.items()},
+            **{f"monitored/{name}": x for name, x in self.monitored.items()},
         }
 
 
@@ -90,13 +99,12 @@ class Watch(NamedTuple, Generic[StateT]):
       shape: of what it gives.
       look: `look(state, wanted) -> float32 [*shape]`, of device states padded to the block's size;
         wanted: bool [job], which of them are evaluated now.
-      evaluates: whether the splits are evaluated too whenever it looks ("all"), at the ends alone
-        ("ends"), or not at all ("none").
+      evaluates: whether the splits are evaluated too whenever it looks.
     """
 
     shape: tuple[int, ...]
     look: Callable[[StateT, np.ndarray], np.ndarray]
-    evaluates: str = "all"
+    evaluates: bool = True
 
 
 def take(jobs: T, begin: int, end: int) -> T:
@@ -145,6 +153,7 @@ class Calls(NamedTuple):
       begin, end: int32 [call, job], the steps that a call takes each job from and to.
       wanted: bool [call, job], where a job is looked at after the call.
       evaluated: bool [call, job], where its splits are evaluated.
+      due: for each monitor bool [call, job], where it measures.
     """
 
     until: list[int]
@@ -152,6 +161,7 @@ class Calls(NamedTuple):
     end: np.ndarray
     wanted: np.ndarray
     evaluated: np.ndarray
+    due: tuple[np.ndarray, ...]
 
     def steps(self, call: int) -> int:
         """Steps of all jobs of a call."""
@@ -159,23 +169,36 @@ class Calls(NamedTuple):
 
 
 def _planned(
-    jobs: Jobs, interval: int, snapshots_at: Sequence[int], ends_only: bool, watch: Watch | None
+    jobs: Jobs,
+    interval: int,
+    snapshots_at: Sequence[int],
+    ends_only: bool,
+    watch: Watch | None,
+    monitors: Sequence[Monitor],
 ) -> Calls:
-    """The calls of a training: they end where some job is evaluated, kept or stops."""
+    """The calls of a training: they end where some job is evaluated, measured, kept or stops."""
     start, stop = jobs.start, np.asarray(jobs.plan.schedule.stop)
     low, high = int(start.min()), int(stop.max())
-    points = {low, *stop.tolist(), *range(low - low % interval + interval, high, interval)}
-    until = sorted(p for p in points | set(snapshots_at) if low <= p <= high)
+    points = {low, *stop.tolist(), *snapshots_at}
+    for every in (interval, *(monitor.every for monitor in monitors)):
+        points |= set(range(low - low % every + every, high, every))
+    until = sorted(p for p in points if low <= p <= high)
     end = np.stack([np.clip(point, start, stop) for point in until])
     begin = np.concatenate([start[None], end[:-1]])
-    wanted = np.ones(end.shape, bool)
-    regular = (end[1:] % interval == 0) & (not ends_only)
-    wanted[1:] = (end[1:] != begin[1:]) & (regular | (end[1:] == stop))
+
+    def at_multiples(every: int | None) -> np.ndarray:
+        """Where jobs start, reach a multiple, or stop."""
+        on = np.ones(end.shape, bool)
+        regular = np.zeros(end[1:].shape, bool) if every is None else end[1:] % every == 0
+        on[1:] = (end[1:] != begin[1:]) & (regular | (end[1:] == stop))
+        return on
+
+    wanted = at_multiples(None if ends_only else interval)
     evaluated = wanted.copy()
-    if watch is not None and watch.evaluates != "all":
-        evaluated[1:] &= end[1:] == stop
-        evaluated &= watch.evaluates == "ends"
-    return Calls(until, begin, end, wanted, evaluated)
+    if watch is not None and not watch.evaluates:
+        evaluated[:] = False
+    due = tuple(at_multiples(monitor.every) for monitor in monitors)
+    return Calls(until, begin, end, wanted, evaluated, due)
 
 
 class Record(NamedTuple):
@@ -184,11 +207,13 @@ class Record(NamedTuple):
     Attributes:
       values: float32 [call, job, split, metric], nan where nothing is evaluated.
       watched: float32 [call, ...], what the watch saw.
+      monitored: for each monitor float32 [call, job, ...] by name, nan where nothing is measured.
       snapshots: what is kept of each step asked for; zeros until it is there.
     """
 
     values: np.ndarray
     watched: np.ndarray
+    monitored: list[dict[str, np.ndarray]]
     snapshots: list[object]
 
 
@@ -200,6 +225,7 @@ def train_jobs(
     snapshots_at: Sequence[int] = (),
     ends_only: bool = False,
     watch: Watch[StateT] | None = None,
+    monitors: Sequence[Monitor] = (),
     keeps: Callable[[StateT], object] | None = None,
 ) -> Trained[StateT]:
     """Train jobs, at most a block of them, to their stop steps.
@@ -217,18 +243,27 @@ def train_jobs(
       snapshots_at: keep the weights and statistics of these steps.
       ends_only: evaluate at the start and the stop of each job only.
       watch: what else to compute at every evaluation.
+      monitors: what to measure, of supervised training.
       keeps: `keeps(state) -> tree`, what a snapshot holds, device arrays [place, ...]; None for the
         weights and statistics.
     """
     began, count = time.perf_counter(), len(jobs.start)
-    calls = _planned(jobs, run.interval, snapshots_at, ends_only, watch)
+    calls = _planned(jobs, run.interval, snapshots_at, ends_only, watch, monitors)
     kept = run.program.learner.network if keeps is None else keeps
     state = begin_state(run, jobs)
     looks, shape = len(calls.until), () if watch is None else watch.shape
     zeros = [jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), kept(state)) for _ in snapshots_at]
+    watcher, observed = None, ()
+    if monitors:
+        watcher = Watcher(run.program.learner, run.mesh, monitors, looks, count)
+        keys, plan = parallel.pad((jobs.keys, jobs.plan), run.size)
+        # copies: the state is given up by the first call
+        start = jax.tree.map(jnp.copy, run.program.learner.network(state))
+        observed = start, parallel.put(plan, run.mesh)
     record = Record(
         np.full((looks, count, run.splits, run.program.metrics), np.nan, np.float32),
         np.full((looks, *shape), np.nan, np.float32),
+        watcher.values if watcher is not None else [],
         zeros,
     )
     first, state, record = _resumed(run, unit, state, record)
@@ -240,11 +275,21 @@ def train_jobs(
                 record.snapshots[place] = parallel.host(kept(state))
         if watch is not None and calls.wanted[call].any():
             record.watched[call] = watch.look(state, calls.wanted[call])
+        if watcher is not None and any(on[call].any() for on in calls.due):
+            block = run.data.at_step(keys, plan, parallel.host(state.step))
+            given = (state, *observed, block, run.data.arrays)
+            watcher.look(call, [on[call] for on in calls.due], np.zeros(run.size, np.int32), *given)
 
     state = _advanced(run, jobs, unit, calls, state, record, first, after)
     state, diverged = _checked(run, jobs, unit, calls, state, record)
     # what diverged predicts one class: its accuracy is a number that means nothing
-    record.values[(diverged >= 0) & (calls.end >= diverged)] = np.nan
+    meaningless = (diverged >= 0) & (calls.end >= diverged)
+    record.values[meaningless] = np.nan
+    looked, monitored = {}, {}
+    for due, values in zip(calls.due, record.monitored, strict=True):
+        for name, x in values.items():
+            x[meaningless] = np.nan
+            looked[name], monitored[name] = due, x
     return Trained(
         state,
         calls.end,
@@ -254,6 +299,8 @@ def train_jobs(
         tuple(take(snapshot, 0, count) for snapshot in record.snapshots),
         record.watched,
         time.perf_counter() - began,
+        looked,
+        monitored,
     )
 
 
@@ -374,11 +421,13 @@ def _saved(state: State, record: Record, mesh: Mesh) -> dict[str, jax.Array]:
     """What a save holds, as a flat dict of device arrays, so that Orbax needs none of our types."""
     plain = state._replace(key=jax.random.key_data(state.key))
     leaves, kept = map(jax.tree.leaves, (plain, parallel.put(record.snapshots, mesh)))
+    seen = {"values": record.values, "watched": record.watched}
+    measured = jax.tree.leaves(record.monitored)
+    seen |= {f"monitored-{i:04d}": x for i, x in enumerate(measured)}
     return {
         **{f"state-{i:04d}": x for i, x in enumerate(leaves)},
         **{f"snapshot-{i:04d}": x for i, x in enumerate(kept)},
-        "values": parallel.put(record.values, mesh, replicas=False),
-        "watched": parallel.put(record.watched, mesh, replicas=False),
+        **{name: parallel.put(x, mesh, replicas=False) for name, x in seen.items()},
     }
 
 
@@ -400,7 +449,11 @@ def _resumed(run: Run, unit: str, state: StateT, record: Record) -> tuple[int, S
     snapshots = jax.tree.unflatten(structure, parallel.host(leaves("snapshot")))
     values, watched = parallel.host(tree["values"]), parallel.host(tree["watched"])
     state = plain._replace(key=jax.random.wrap_key_data(plain.key))
-    return first, state, Record(values, watched, snapshots)
+    # in place: the watcher goes on to fill them
+    kept = parallel.host(leaves("monitored"))
+    for old, new in zip(jax.tree.leaves(record.monitored), kept, strict=True):
+        old[:] = new
+    return first, state, Record(values, watched, record.monitored, snapshots)
 
 
 def _lost_at_the_end(values: np.ndarray, evaluated: np.ndarray) -> np.ndarray:
@@ -436,7 +489,10 @@ def history_arrays(blocks: list[Arrays]) -> Arrays:
         return np.concatenate([x, missing])
 
     result = {"diverged": np.concatenate([b["diverged"] for b in blocks])}
-    for name, fill in (("steps", 0), ("wanted", False), ("values", np.nan)):
+    fills = {"steps": 0, "wanted": False, "values": np.nan}
+    fills |= {name: False for name in blocks[0] if name.startswith("looked/")}
+    fills |= {name: np.nan for name in blocks[0] if name.startswith("monitored/")}
+    for name, fill in fills.items():
         result[name] = np.concatenate([longer(b[name], fill) for b in blocks], axis=1)
     return result
 

@@ -117,19 +117,19 @@ def cut(
 
 
 def cross_entropy(logits: Array, labels: Array, smoothing: float = 0.0) -> Array:
-    """Cross-entropy of each example, float32 [batch].
+    """Cross-entropy of each example, float32 [batch]; float64 for logits of that type.
 
     `-sum_c q_c log p_c` with q = (1 - s) onehot + s / classes.
     """
-    classes = logits.shape[-1]
-    target = jax.nn.one_hot(labels, classes, dtype=jnp.float32)
+    classes, kind = logits.shape[-1], jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
+    target = jax.nn.one_hot(labels, classes, dtype=kind)
     if smoothing:
-        target = target * jnp.float32(1 - smoothing) + jnp.float32(smoothing / classes)
-    return optax.losses.softmax_cross_entropy(logits.astype(jnp.float32), target)
+        target = target * jnp.asarray(1 - smoothing, kind) + jnp.asarray(smoothing / classes, kind)
+    return optax.losses.softmax_cross_entropy(logits.astype(kind), target)
 
 
 def losses(loss: Loss, logits: Array, labels: Array, *, smoothing: float = 0.0) -> Array:
-    """The loss of each example, float32 [batch].
+    """The loss of each example, float32 [batch]; float64 for logits of that type.
 
     Args:
       loss: as of `Training`.
@@ -140,13 +140,14 @@ def losses(loss: Loss, logits: Array, labels: Array, *, smoothing: float = 0.0) 
     if isinstance(loss, str):
         return cross_entropy(logits, labels, smoothing)
     with relaxed_types():
-        found = jnp.asarray(loss(logits.astype(jnp.float32), jnp.maximum(labels, 0)))
+        kind = jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
+        found = jnp.asarray(loss(logits.astype(kind), jnp.maximum(labels, 0)))
     if found.shape != labels.shape:
         raise ValueError(
             f"`loss` {loss!r} must give one number for each example, [batch], "
             f"{labels.shape} here; got the shape {found.shape}"
         )
-    return found.astype(jnp.float32)
+    return found.astype(kind)
 
 
 def metric_names(training: Training) -> tuple[str, ...]:

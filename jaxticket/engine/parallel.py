@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxticket import _files
+from jaxticket import _files, _tree
 from jaxticket._check import path_or_none, whole
 from jaxticket.typing import AnyArray
 
@@ -269,6 +269,11 @@ class Placement:
     def mean(self, x: jax.Array) -> jax.Array:
         """The mean over the devices that share a batch."""
         return x if self.axis is None else jax.lax.pmean(x, self.axis[0])
+
+    def unvarying(self, x: jax.Array) -> jax.Array:
+        """The mean over the devices that share a batch, of what differs between them."""
+        varies = self.axis is not None and self.axis[0] in _tree.varying_axes(x)
+        return self.mean(x) if varies else x
 
     def own_key(self, key: jax.Array) -> jax.Array:
         """A key for each of the devices that share a batch."""

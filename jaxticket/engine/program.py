@@ -14,7 +14,7 @@ from jaxticket._check import instance
 from jaxticket.data import augment
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
-from jaxticket.engine import metrics, optim, parallel
+from jaxticket.engine import metrics, monitors, optim, parallel
 from jaxticket.engine.learner import Block, Learner, Planned, State
 from jaxticket.engine.metrics import (
     Batched,
@@ -104,6 +104,7 @@ def check_fit(net: Network, data: Data | Stream, training: Training, mesh: Mesh)
         augment.check(training, data)
     optim.check(training, net)
     metrics.check(training, net)
+    monitors.check(training, net)
     parts = mesh.shape[parallel.DATA]
     if training.batch_size % parts:
         raise ValueError(

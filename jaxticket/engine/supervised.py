@@ -27,6 +27,20 @@ class Origin(NamedTuple):
     mask: Mask
 
 
+class TrainBatch(NamedTuple):
+    """The batch of one training step as its update sees it.
+
+    Attributes:
+      x: normalized examples [batch, ...], augmented (and attacked) as the training asks for.
+      y: labels, int32 [batch].
+      key: of the noise inside the network, such as dropout.
+    """
+
+    x: jax.Array
+    y: jax.Array
+    key: Key
+
+
 @dataclasses.dataclass(frozen=True)
 class Supervised(Learner[TrainState, Plan, Origin]):
     """Trains the weights of a network that are not pruned by the gradient of the mean loss.
@@ -78,14 +92,16 @@ class Supervised(Learner[TrainState, Plan, Origin]):
         # inside the loss, so that the gradient is averaged too
         return placement.mean(loss), stats
 
-    def gradient(
+    def prepared(
         self, state: TrainState, batch: Batch, plan: Plan, placement: Placement
-    ) -> tuple[Array, Params, Stats]:
-        """Loss, masked gradient and statistics after it, of the update that follows a state.
+    ) -> TrainBatch:
+        """The batch as the update that follows a state sees it.
 
         Args:
           state: where the update begins; its step and key decide on augmentation and dropout.
-          batch, plan, placement: as of `step`.
+          batch: raw examples of this device.
+          plan: what the replica does.
+          placement: how the replica and its batch lie on the devices.
         """
         net, training = self.net, self.training
         first, x = placement.part[0] * batch.y.shape[0], batch.x
@@ -101,18 +117,36 @@ class Supervised(Learner[TrainState, Plan, Origin]):
         x = normalized(x, batch.by, training.compute_dtype)
         # copies under other SGD noise draw other dropout masks too
         key = placement.own_key(stream(state.key, "noise", plan.augment, state.step))
+        return TrainBatch(x, batch.y, key)
+
+    def gradient(
+        self, state: TrainState, batch: TrainBatch, placement: Placement
+    ) -> tuple[Array, Params, Stats]:
+        """Loss, gradient and statistics after it, of the update that follows a state.
+
+        The gradient is that with respect to the effective weights, also where they are pruned.
+
+        Args:
+          state: where the update begins.
+          batch: as `prepared` gives it.
+          placement: how the replica and its batch lie on the devices.
+        """
 
         def loss_of(params: Params) -> tuple[Array, Stats]:
-            return self.loss(params, state.stats, x, batch.y, key=key, placement=placement)
+            return self.loss(
+                params, state.stats, batch.x, batch.y, key=batch.key, placement=placement
+            )
 
         (loss, stats), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        return loss, masks.apply(state.mask, gradient), stats
+        return loss, gradient, stats
 
     def step(
         self, state: TrainState, batch: Batch, plan: Plan, active: Array, placement: Placement
     ) -> TrainState:
         """One update."""
-        loss, gradient, stats = self.gradient(state, batch, plan, placement)
+        seen = self.prepared(state, batch, plan, placement)
+        loss, gradient, stats = self.gradient(state, seen, placement)
+        gradient = masks.apply(state.mask, gradient)
         rate = learning_rate(plan.schedule, state.step, kind=self.training.schedule)
         moved, opt_state = apply_update(
             self.training, plan.schedule, rate, gradient, state.opt_state, state.params

@@ -32,7 +32,8 @@ from jaxticket.typing import Network
 PRESETS: dict[str, Preset] = {name: p for paper in PAPERS for name, p in read(paper).items()}
 """Every preset by its name."""
 WATCHED = (
-    "eval_every", "eval_batch_size", "eval_train_examples", "metrics", "compute_dtype", "precision",
+    "eval_every", "eval_batch_size", "eval_train_examples", "metrics", "monitors", "compute_dtype",
+    "precision",
 )  # fmt: skip
 """Fields of `Training` that change how training is evaluated and computed, not what is trained."""
 _CALLED = {"svhn_cropped": "svhn", "imagenet2012": "imagenet", "places365_small": "places365"}

@@ -16,9 +16,11 @@ from jaxticket._check import or_none, settle, whole
 from jaxticket.engine import parallel
 from jaxticket.engine.metrics import Loss, Normalization, cast, losses, normalized
 from jaxticket.nn.linearity import curved
+from jaxticket.problem import Problem
 from jaxticket.pruning.keep import prune_in_rounds
 from jaxticket.pruning.scores.spec import Recipe, name_of, recipe_of
 from jaxticket.random import stream
+from jaxticket.settings import Training
 from jaxticket.typing import Array, Key, Mask, Network, Params, Score, ScoreContext, Stats, Tap
 
 
@@ -180,14 +182,12 @@ def context_maker(
     """
     if recipe.batch_norm == "initial":
         stats = net.init(stream(key, "init"))[1]
+    train = recipe.batch_norm == "train"
+    problem = Problem(net, None, Training(loss=loss), by)
+    noise = stream(key, "noise", 0) if train else None
 
     def tapped(params: Params, x: Array, tap: Tap | None) -> Array:
-        if by is not None and jnp.issubdtype(jnp.asarray(x).dtype, jnp.integer):
-            x = normalized(x, by, jax.tree.leaves(params)[0].dtype)
-        if recipe.batch_norm == "train":
-            noise = stream(key, "noise", 0)
-            return net.apply(params, stats, x, train=True, key=noise, tap=tap)[0]
-        return net.apply(params, stats, x, train=False, tap=tap)[0]
+        return problem.logits(params, stats, x, train=train, key=noise, tap=tap)
 
     def logits(params: Params, x: Array) -> Array:
         return tapped(params, x, None)

@@ -28,6 +28,7 @@ from jaxticket.engine.loop import (
     take,
     train_jobs,
 )
+from jaxticket.engine.monitors import Monitor
 from jaxticket.engine.runtime import Run
 from jaxticket.engine.supervised import Origin
 from jaxticket.random import root_keys
@@ -182,7 +183,9 @@ class Runner:
             # a control may start elsewhere than its ticket (reinit: at step 0)
             self.run.expect(jobs.steps - int(expected[first:end].sum()))
             name = f"{unit}-{first:05d}-{end:05d}"
-            make = functools.partial(self._trained, name, jobs, first, keep, snapshots_at)
+            make = functools.partial(
+                self._trained, name, jobs, first, keep, snapshots_at, own[0].training.monitors
+            )
             blocks.append(self.run.unit(name, jobs.steps, make))
             seconds = time.perf_counter() - began
             costs.append({"unit": f"replicas {first} to {end}", "train_seconds": seconds})
@@ -195,8 +198,9 @@ class Runner:
         first: int,
         keep: Callable[[Trained, Jobs, int], Arrays] | None,
         snapshots_at: Sequence[int],
+        monitors: Sequence[Monitor],
     ) -> Arrays:
-        trained = train_jobs(self.run, jobs, name, snapshots_at=snapshots_at)
+        trained = train_jobs(self.run, jobs, name, snapshots_at=snapshots_at, monitors=monitors)
         arrays = trained.evaluations | {"seconds": np.asarray(trained.seconds)}
         return arrays if keep is None else arrays | keep(trained, jobs, first)
 

@@ -61,7 +61,10 @@ class StepRun:
         self.finder.check(run, self.runner.keys)
         run.describe("dense")
         initial = initial_networks(plan.net, run.mesh, self.runner.keys)
-        dense = train_dense(run, plan.training, self.runner.keys, initial, plan.dense_steps)
+        dense = train_dense(
+            run, plan.training, self.runner.keys, initial, plan.dense_steps,
+            monitors=plan.training.monitors,
+        )  # fmt: skip
         report_diverged(run, "dense", plan.seeds, dense.diverged)
         self.initial = initial
         count = len(plan.seeds)

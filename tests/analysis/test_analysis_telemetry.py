@@ -14,6 +14,7 @@ from jaxticket.analysis import telemetry as module
 from jaxticket.data.sampling import batch_indices
 from jaxticket.engine import program as train
 from jaxticket.engine.loop import job_plan
+from jaxticket.engine.monitors import observer
 from jaxticket.engine.source import put_data
 from jaxticket.engine.store import RunFolder
 from jaxticket.engine.supervised import Supervised
@@ -276,16 +277,17 @@ def test_a_batch_split_over_devices_gives_the_same(table, runs):
     state = jt.TrainState(
         put(ticket.step), put(ticket.params), {}, (), put(ticket.mask), keys, minus
     )
-    seen = module.observer(NET, TRAINING, split)(
+    seen = observer(Supervised(NET, TRAINING), split, module.Telemetry(1))(
         np.zeros(2, np.int32),
         state,
-        put(ticket.params),
+        (put(ticket.params), {}),
         put(job_plan(TRAINING, 2, order=2)),
         None,
         put_data(DATA, TRAINING, split).arrays,
     )
     rows = table[(table.level == 2) & (table.step == REWIND)]
-    np.testing.assert_allclose(np.asarray(seen).reshape(-1), rows.value, rtol=1e-5)
+    found = np.stack([seen[name] for name in module.METRICS], axis=-1)
+    np.testing.assert_allclose(found.reshape(-1), rows.value, rtol=1e-5)
 
 
 def test_a_branch_is_watched_without_training_it_before(runs, table):

@@ -191,7 +191,7 @@ class LearnedMasks:
             del on
             return parallel.host(compiled.look(limits, state, placed))[:count]
 
-        watch = Watch((count, len(TRACE)), look, "none")
+        watch = Watch((count, len(TRACE)), look, evaluates=False)
         moments = self._moments(pruning)
 
         def keeps(state: ScoreState) -> tuple[Mask, Any]:

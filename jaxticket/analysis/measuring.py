@@ -1,0 +1,253 @@
+"""Measuring tickets: a probe of all replicas of a level in one compiled program."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxticket import _identity, _tree, masks, results
+from jaxticket._check import chosen, from_table, hashable, naming
+from jaxticket.analysis.probes import PROBES, Probe
+from jaxticket.controls import BRANCHES, Change, changed
+from jaxticket.engine import parallel
+from jaxticket.engine.loop import Arrays
+from jaxticket.engine.metrics import cast
+from jaxticket.engine.monitors import check_numbers
+from jaxticket.engine.runtime import Runtime, settled
+from jaxticket.problem import Problem, batched
+from jaxticket.random import root_keys, stream
+from jaxticket.runs import Runs, density, require_runs
+from jaxticket.settings import static_part
+from jaxticket.ticket import Ticket
+from jaxticket.typing import Key, Network
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def measure(
+    runs: Runs,
+    probe: str | Probe,
+    *,
+    levels: Sequence[int] | None = None,
+    branches: Sequence[str | Change] = ("ticket",),
+    seeds: Sequence[int] | None = None,
+    examples: int | None = 1000,
+    split: str = "train",
+    runtime: Runtime | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    at_once: int | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Measures tickets with a probe, all replicas of a level in one compiled program.
+
+    What is measured are tickets as they start: masks with the weights of the rewind step, which is
+    what `Runs` holds; not the trained weights.
+
+    Networks are in evaluation mode, products are computed at the highest precision, and in float64
+    where that is enabled (`jax_enable_x64`). The random numbers of a probe are those of the seed:
+    the same for all levels and branches, which are so compared along the same directions.
+
+    Args:
+      runs: what `find_tickets`, `prune_at`, `search`, `branch` or `transfer` returned.
+      probe: a name in `jt.PROBES`, or `probe(problem, ticket, *, key) -> dict of arrays` (see
+        `jaxticket.analysis.probes`), such as `jt.probes.HessianTrace(samples=20)`.
+      levels: which levels; all if None.
+      branches: "ticket" for the tickets of `runs`; names in `jt.BRANCHES` and change functions for
+        the controls that they make of them.
+      seeds: which seeds; all if None.
+      examples: at most so many examples of the split, evenly spread over it; None for all.
+      split: "train", "validation" or "test".
+      runtime: folder and the like in one; leave the arguments that follow out then.
+      folder: where to save; a folder below that of `runs` if None, where it has one.
+      at_once: replicas that one device holds at most.
+      progress: as for `find_tickets`.
+
+    Returns:
+      Tidy table, one row per number: seed, level, density, branch, metric (the probe's name for
+      it), index (its place in an array of several, else 0), value, and diverged: the step at which
+      the training of this ticket diverged, or the network that its mask should have come from; -1
+      for the others. Values of what diverged are nan.
+
+    Raises:
+      ValueError: for levels, seeds, branches and splits that there are not, data streams, and a
+        probe that fails or gives something else.
+    """
+    require_runs("runs", runs)
+    runtime = settled(runtime, folder=folder, at_once=at_once, progress=progress).on(runs.mesh)
+    function = hashable("probe", from_table("probe", probe, PROBES))
+    name = probe if isinstance(probe, str) else _name(probe)
+    levels = chosen("levels", levels, runs.levels)
+    seeds = chosen("seeds", seeds, runs.seeds)
+    changes = _changes(branches, runs.branch)
+    found, by = batched(runs.data, split, examples=examples)  # type: ignore[arg-type]
+    training = static_part(runs.training)
+    _check_probe(function, runs.net, Problem(runs.net, found, training, by))
+    settings = _identity.run(
+        "measure",
+        runs.net,
+        runs.data,
+        of=runs.identity(levels),
+        probe=function,
+        levels=levels,
+        branches=list(changes.items()),
+        seeds=seeds,
+        examples=examples,
+        split=split,
+    )
+    runtime = runtime.in_folder(runs.folder, "measures", results.run_name(name, settings))
+    mesh, places = runtime.devices, [runs.seeds.index(seed) for seed in seeds]
+    size = runtime.replicas_per_call(len(seeds))
+    count = len(changes) * len(levels) * len(seeds)
+    with runtime.run(runs.net, runs.data, runs.training, settings, size=size, steps=count) as run:
+        problem = Problem(runs.net, found, training, by)
+        problem = parallel.put(problem, mesh, replicas=False)
+        keys = np.asarray(jax.random.key_data(root_keys(seeds)))
+        look = measurer(runs.net, mesh, function)
+
+        def values(ticket: Ticket, first: int) -> Arrays:
+            end = min(first + size, len(seeds))
+            own = jax.tree.map(lambda x: x[first:end], (ticket, keys))
+            padded = parallel.put(parallel.pad(own, size), mesh)
+            limits = (np.arange(size) < end - first).astype(np.int32)
+            return {
+                path: x[: end - first]
+                for path, x in parallel.host(look(limits, *padded, problem)).items()
+            }
+
+        parts = []
+        for label, change in changes.items():
+            for level in levels:
+                run.describe(f"{name} of level {level}, {label}")
+                ticket = _ticket(runs, label, change, level)
+                lost = runs.lost_at(level)
+                share = density(runs.net, runs.pruning, ticket, lost)
+                ticket = jax.tree.map(lambda x: np.asarray(x)[places], ticket)
+                blocks = [
+                    run.unit(
+                        f"{label}-level-{level:03d}-{first:05d}",
+                        min(size, len(seeds) - first),
+                        functools.partial(values, ticket, first),
+                    )
+                    for first in range(0, len(seeds), size)
+                ]
+                diverged = _diverged(runs, label, level)[places]
+                about = {"seed": seeds, "level": [level] * len(seeds), "density": share[places]}
+                about |= {"branch": [label] * len(seeds), "diverged": diverged}
+                parts += [
+                    _rows(np.concatenate([b[metric] for b in blocks]), metric, about)
+                    for metric in blocks[0]
+                ]
+        table = results.concat(parts)
+        if run.path is not None:
+            run.finish(functools.partial(results.write, table, run.path, "table"))
+    return table
+
+
+def _name(value: object) -> str:
+    return str(getattr(value, "__name__", type(value).__name__))
+
+
+def _changes(branches: Sequence[str | Change], own: str) -> dict[str, Change]:
+    """What makes the tickets of each branch, by its name in tables."""
+    given = (branches,) if isinstance(branches, str) or callable(branches) else tuple(branches)
+    found: dict[str, Change] = {}
+    for branch in given:
+        if branch in ("ticket", own):
+            name, change = own, BRANCHES["retrain"]
+        else:
+            change = from_table("branches", branch, BRANCHES)
+            name = branch if isinstance(branch, str) else _name(branch)
+        if name in found:
+            raise ValueError(f"`branches` holds {name!r} more than once; leave one of them out")
+        found[name] = change
+    if not found:
+        raise ValueError("`branches` is empty; pass names such as ('ticket', 'reinit')")
+    return found
+
+
+def _ticket(runs: Runs, label: str, change: Change, level: int) -> Ticket:
+    """The tickets of a level and branch, stacked over [replica]."""
+    if label == runs.branch:
+        return runs.by_level[level]
+    return changed(
+        change,
+        runs.whole(level),
+        runs.seeds,
+        name=label,
+        net=runs.net,
+        mesh=runs.mesh,
+        exclude=runs.pruning.exclude,
+        factors=runs.factors(level),
+    )
+
+
+def _diverged(runs: Runs, label: str, level: int) -> np.ndarray:
+    """The step at which each replica of a level and branch diverged, int64 [replica], or -1."""
+    found = np.where(runs.lost_at(level), 0, -1)
+    for log in runs.histories:
+        usual = (log.dilation == 1).all()
+        if usual and (log.level, log.branch) == (level, label):
+            return np.maximum(found, log.diverged).astype(np.int64)
+    return found.astype(np.int64)
+
+
+def _rows(values: np.ndarray, metric: str, about: Mapping[str, Sequence[object]]) -> pd.DataFrame:
+    """The numbers of one name, [replica, ...], as a table; nan where a replica diverged."""
+    flat = values.reshape(len(values), -1).astype(np.float64)
+    flat[np.asarray(about["diverged"]) >= 0] = np.nan
+    places = {"metric": [metric] * flat.shape[1], "index": np.arange(flat.shape[1])}
+    table = results.spread(flat, about, places)
+    return table[["seed", "level", "density", "branch", "metric", "index", "value", "diverged"]]
+
+
+def _check_probe(probe: Probe, net: Network, problem: Problem) -> None:
+    """Raises where a probe fails on the shapes of a network, or gives something else."""
+    real = jnp.result_type(float)
+    params, stats = jax.eval_shape(lambda tree: cast(tree, str(real)), net.shapes)
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    mask = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bool_), params)
+    ticket = Ticket(mask, params, stats, number, number)  # type: ignore[arg-type]
+    with naming("probe", probe):
+        found = jax.eval_shape(
+            lambda ticket, problem: probe(problem, ticket, key=jax.random.key(0)), ticket, problem
+        )
+    check_numbers("probe", probe, found)
+
+
+@functools.lru_cache(maxsize=64)
+def measurer(net: Network, mesh: Mesh, probe: Probe) -> Callable[..., dict[str, jax.Array]]:
+    """The compiled measurement of replicas.
+
+    Returns:
+      `look(limits, tickets, keys, problem) -> name -> [replica, ...]`, nan where the limit is 0;
+      keys as key data.
+    """
+    del net  # part of the key of the cache: probes look at it through the problem
+
+    def one(limit: jax.Array, ticket: Ticket, key: Key, problem: Problem) -> dict[str, jax.Array]:
+        real = str(jnp.result_type(float))
+        params, stats = (cast(tree, real) for tree in (ticket.params, ticket.stats))
+        own = ticket.replace(params=masks.apply(ticket.mask, params), stats=stats)
+
+        def measured(own: Ticket) -> dict[str, jax.Array]:
+            drawn = stream(jax.random.wrap_key_data(key), "probe")
+            found = probe(problem, own, key=drawn)
+            numbers = {name: jnp.asarray(x).astype(real) for name, x in found.items()}
+            return _tree.varying_like(numbers, own.params)
+
+        def skipped(own: Ticket) -> dict[str, jax.Array]:
+            shapes = jax.eval_shape(measured, own)
+            empty = {name: jnp.full(x.shape, jnp.nan, x.dtype) for name, x in shapes.items()}
+            return _tree.varying_like(empty, own.params)
+
+        return jax.lax.cond(limit > 0, measured, skipped, own)
+
+    return parallel.over_replicas(one, mesh, shared=1)

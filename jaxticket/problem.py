@@ -1,0 +1,295 @@
+"""What scores, mask rules, probes and monitors may ask of a network on examples."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxticket import _tree, masks
+from jaxticket._check import instance, one_of, or_none, whole
+from jaxticket.data.arrays import Data
+from jaxticket.engine.learner import Networks
+from jaxticket.engine.metrics import Batched, Normalization, cut, losses, normalized
+from jaxticket.engine.parallel import Placement
+from jaxticket.engine.supervised import Supervised, TrainBatch
+from jaxticket.settings import Training, static_part
+from jaxticket.typing import Key, Mask, Network, Params, Stats, Tap, TrainState
+
+T = TypeVar("T")
+
+
+Batch = tuple[jax.Array, jax.Array] | TrainBatch
+"""Examples and labels; images of whole numbers are normalized where they are used."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    """A network, examples and a loss: what can be asked of weights.
+
+    All methods are pure functions of the weights and statistics of one network, for use inside
+    `jax.jit` and `jax.vmap`; a problem is a pytree whose arrays are its examples. Networks are in
+    evaluation mode (BatchNorm normalizes with the statistics that are passed) unless `train=True`.
+
+    `loss`, `gradient` and `hvp` are those of the mean loss of the training, without label
+    smoothing and weight decay, over one batch, or over all examples of the problem, batch after
+    batch, where none is passed. With a mask they are those of the kept weights alone: pruned ones
+    count as zero and have no derivatives. Without one the weights are taken as they are, and the
+    gradient is that with respect to the effective weights, also where they are pruned.
+
+    >>> import jaxticket as jt
+    >>> data = jt.data.load("digits")
+    >>> net = jt.networks.lenet(data.shape, data.classes, widths=(8,))
+    >>> problem = jt.Problem(net, data, jt.Training())
+    >>> params, stats = net.init(jax.random.key(0))
+    >>> problem.loss(params, stats).shape, problem.examples
+    ((), 1437)
+
+    Attributes:
+      net: the network.
+      data: the examples, as `batched` gives them. A data set stands for the training examples that
+        evaluations look at (`Training.eval_train_examples`); None where each call brings a batch.
+      training: loss, and how the network is trained.
+      by: how images of whole numbers are normalized; that of the data set. Other examples are
+        taken as they are.
+      start: of monitors, the masked weights and statistics that this training began with.
+      precision: of matrix products, as of `Training`; "highest" for curvature.
+      placement: how a batch lies on the devices; set by compiled programs.
+
+    Raises:
+      ValueError: for something else than a network, data in memory and a training.
+    """
+
+    net: Network = dataclasses.field(metadata={"static": True})
+    data: Data | Batched | None
+    training: Training = dataclasses.field(metadata={"static": True})
+    by: Normalization | None = None
+    start: Networks | None = None
+    precision: str = dataclasses.field(default="highest", metadata={"static": True})
+    placement: Placement = dataclasses.field(default=Placement(), metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        if isinstance(self.data, Data):
+            instance("net", self.net, Network, "a network, such as jt.networks.lenet(...)")
+            instance("training", self.training, Training, "a jt.Training")
+            training = self.training
+            found, by = batched(
+                self.data, examples=training.eval_train_examples, size=training.eval_batch_size
+            )
+            object.__setattr__(self, "data", found)
+            object.__setattr__(self, "by", by)
+            object.__setattr__(self, "training", static_part(training))
+
+    @property
+    def batches(self) -> Batched:
+        """The examples, cut into batches of one size.
+
+        Raises:
+          ValueError: where each call brings its batch.
+        """
+        if not isinstance(self.data, Batched):
+            raise ValueError(
+                "`batch` is needed: this problem has no examples of its own; pass the batch that "
+                "came with it, such as problem.loss(state.params, state.stats, batch)"
+            )
+        return self.data
+
+    @property
+    def examples(self) -> int | jax.Array:
+        """Number of examples."""
+        living = self.batches.y >= 0
+        return int(living.sum()) if isinstance(living, np.ndarray) else jnp.sum(living)
+
+    def logits(
+        self,
+        params: Params,
+        stats: Stats,
+        x: jax.Array,
+        *,
+        train: bool = False,
+        key: Key | None = None,
+        tap: Tap | None = None,
+    ) -> jax.Array:
+        """The logits of examples, [batch, classes].
+
+        Args:
+          params, stats: the network.
+          x: examples [batch, ...]; images of whole numbers are normalized.
+          train: training mode: BatchNorm normalizes with the batch, dropout draws.
+          key: for dropout, with `train`.
+          tap: `tap(name, x) -> x`, called at junctions and layers of networks that have taps.
+        """
+        if self.by is not None and jnp.issubdtype(jnp.asarray(x).dtype, jnp.integer):
+            x = normalized(x, self.by, str(jax.tree.leaves(params)[0].dtype))
+        noise = {"key": key} if train else {}
+        with jax.default_matmul_precision(self.precision):
+            return self.net.apply(params, stats, x, train=train, tap=tap, **noise)[0]
+
+    def features(self, params: Params, stats: Stats, x: jax.Array) -> dict[str, jax.Array]:
+        """The activations at every tap, name -> [batch, ...], and the logits under "logits".
+
+        Raises:
+          ValueError: for a network without taps.
+        """
+        if not self.net.tapped:
+            raise ValueError(
+                "`net` has no taps, so that its activations cannot be seen; give `apply` an "
+                "argument `tap` and call `x = tap(name, x)` where they are to be seen"
+            )
+        found = {}
+
+        def tap(name: str, x: jax.Array) -> jax.Array:
+            found[name] = x
+            return x
+
+        logits = self.logits(params, stats, x, tap=tap)
+        return {**found, "logits": logits}
+
+    def loss(
+        self,
+        params: Params,
+        stats: Stats,
+        batch: Batch | None = None,
+        *,
+        mask: Mask | None = None,
+        train: bool = False,
+        key: Key | None = None,
+    ) -> jax.Array:
+        """The mean loss, a scalar.
+
+        Args:
+          params, stats: the network.
+          batch: examples and labels; None for all examples of the problem.
+          mask: which weights are kept; None takes all as they are.
+          train, key: as of `logits`; with a batch.
+        """
+        return self._over(
+            lambda batch: self._total(_masked(mask, params), stats, batch, train, key),
+            batch, params, train,
+        )  # fmt: skip
+
+    def gradient(
+        self,
+        params: Params,
+        stats: Stats,
+        batch: Batch | None = None,
+        *,
+        mask: Mask | None = None,
+        train: bool = False,
+        key: Key | None = None,
+    ) -> Params:
+        """The gradient of `loss` with respect to the weights, whose arguments it takes."""
+
+        def of(batch: Batch) -> Params:
+            return jax.grad(self._total)(_masked(mask, params), stats, batch, train, key)
+
+        return _masked(mask, self._over(of, batch, params, train))
+
+    def hvp(
+        self,
+        params: Params,
+        stats: Stats,
+        vector: Params,
+        batch: Batch | None = None,
+        *,
+        mask: Mask | None = None,
+    ) -> Params:
+        """The Hessian of `loss` times a vector, zero where weights are pruned.
+
+        Computed forward over reverse, batch after batch.
+
+        Args:
+          params, stats, batch, mask: as of `loss`.
+          vector: tree like the params; what stands at pruned weights does not count.
+        """
+        at, along = _masked(mask, params), _masked(mask, vector)
+
+        def of(batch: Batch) -> Params:
+            slope = jax.grad(lambda w: self._total(w, stats, batch, False, None))
+            return jax.jvp(slope, (at,), (along,))[1]
+
+        return _masked(mask, self._over(of, batch, params, False))
+
+    def update(self, state: TrainState, batch: TrainBatch) -> tuple[jax.Array, Params]:
+        """Loss and gradient of the update that follows a training state.
+
+        Those of the training itself: with label smoothing, BatchNorm in training mode, dropout and
+        its compute type; without weight decay, clipping and momentum. The gradient is that with
+        respect to the effective weights, also where they are pruned.
+
+        Args:
+          state: where the update begins.
+          batch: of its step, as monitors and mask rules are given it.
+        """
+        learner = Supervised(self.net, self.training)
+        loss, gradient, _ = learner.gradient(state, batch, self.placement)
+        return loss, gradient
+
+    def _total(
+        self, params: Params, stats: Stats, batch: Batch, train: bool, key: Key | None
+    ) -> jax.Array:
+        """The losses of a batch, added up, over the number of its examples on average."""
+        x, y = batch[:2]
+        each = losses(self.training.loss, self.logits(params, stats, x, train=train, key=key), y)
+        # fillers have the label -1
+        return self.placement.mean(jnp.sum(jnp.where(y >= 0, each, 0)))
+
+    def _over(
+        self, function: Callable[[Batch], T], batch: Batch | None, like: Params, train: bool
+    ) -> T:
+        """The mean over examples of what a function adds up over a batch."""
+        if batch is not None:
+            return _divided(function(batch), batch[1].shape[0])
+        if train:
+            raise ValueError(
+                "`batch` is needed with train=True: in training mode the examples of a batch "
+                "depend on one another, and the last one of a problem is filled up"
+            )
+        batches = self.batches
+        x, y = jnp.asarray(batches.x), jnp.asarray(batches.y)
+        shapes = jax.eval_shape(function, (x[0], y[0]))
+        zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+        def add(total: T, one: tuple[jax.Array, jax.Array]) -> tuple[T, None]:
+            return jax.tree.map(jnp.add, total, function(one)), None
+
+        total, _ = jax.lax.scan(add, _tree.varying_like(zero, like), (x, y))
+        return _divided(total, jnp.sum(y >= 0))
+
+
+def _masked(mask: Mask | None, tree: Params) -> Params:
+    return tree if mask is None else masks.apply(mask, tree)
+
+
+def _divided(tree: T, count: int | jax.Array) -> T:
+    return jax.tree.map(lambda x: x / jnp.asarray(count, x.dtype), tree)
+
+
+def batched(
+    data: Data, split: str = "train", *, examples: int | None = None, size: int = 250
+) -> tuple[Batched, Normalization]:
+    """Examples of a split in batches of one size, and how they are normalized.
+
+    Args:
+      data: a data set in memory.
+      split: "train", "validation" or "test".
+      examples: at most so many, evenly spread over the split; None for all.
+      size: examples per batch at most.
+
+    Raises:
+      ValueError: for a data stream, an unknown split, and a number below 1.
+    """
+    instance("data", data, Data, "a data set in memory, such as jt.data.load('digits')")
+    split = one_of("split", split, tuple(data.splits))
+    examples = or_none(whole)("examples", examples, low=1)
+    own = data.splits[split]
+    by = Normalization(np.asarray(data.mean), np.asarray(data.std))  # type: ignore[arg-type]
+    found = cut({split: (own.x, own.y)}, whole("size", size, 1), most={split: examples})
+    if np.issubdtype(found.x.dtype, np.floating):
+        found = found._replace(x=((found.x - by.mean) / by.std).astype(np.float32))
+    return found, by

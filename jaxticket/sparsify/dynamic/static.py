@@ -1,0 +1,68 @@
+"""The static rule: a random mask of a layout that does not change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxticket import masks
+from jaxticket._check import from_table
+from jaxticket.problem import Problem
+from jaxticket.pruning.keep import keep_top
+from jaxticket.pruning.layouts import LAYOUTS, Layout, layers_of
+from jaxticket.typing import Key, Mask, Network, Params, TrainState
+
+
+def random_mask(net: Network, density: float, layout: str | Layout = "erk", *, key: Key) -> Mask:
+    """A random mask with exactly `round(density * P)` weights, spread over the layers by a layout.
+
+    Args:
+      net: the network.
+      density: share of the prunable weights that are kept.
+      layout: name in `jt.LAYOUTS`, or a function.
+      key: draws the positions.
+    """
+    params, _ = net.shapes
+    spread = from_table("layout", layout, LAYOUTS)
+    counts = np.asarray(spread(layers_of(net), density), np.int32)
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    drawn = [jax.random.uniform(k, x.shape, jnp.float32) for k, x in zip(keys, leaves, strict=True)]
+    scores = jax.tree.unflatten(tree, drawn)
+    return keep_top(
+        scores, masks.ones(scores), counts, prunable=net.prunable_leaves(), scope="layer"
+    )
+
+
+@dataclass(frozen=True)
+class Static:
+    """Train a random mask that never changes.
+
+    Attributes:
+      layout: how the density is spread over the layers: a name in `jt.LAYOUTS`, or a function.
+
+    Reference: Evci et al. 2020 (RigL), "Static"; Frankle's thesis, section 3.1.4 (random pruning).
+    """
+
+    layout: str | Layout = "erk"
+
+    def __post_init__(self) -> None:
+        from_table("layout", self.layout, LAYOUTS)
+
+    def init(self, problem: Problem, density: float, *, key: Key) -> Mask:
+        """A random mask."""
+        return random_mask(problem.net, density, self.layout, key=key)
+
+    def when(self, step: jax.Array) -> jax.Array:
+        """Never."""
+        return jnp.zeros_like(step, bool)
+
+    def update(
+        self, state: TrainState, dense_gradient: Params, *, step: jax.Array, key: Key
+    ) -> TrainState:
+        """The state as it is."""
+        del dense_gradient, step, key
+        return state

@@ -1,0 +1,216 @@
+"""Sparse training under mask rules: counts, grown weights, moments, and what is refused."""
+
+import dataclasses
+import functools
+import os
+import signal
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+import jaxticket as jt
+from jaxticket import masks
+
+DIGITS = jt.data.load("digits")
+DATA = jt.data.from_arrays(
+    DIGITS.train.x[:96], DIGITS.train.y[:96], DIGITS.test.x[:80], DIGITS.test.y[:80]
+)
+NET = jt.networks.lenet(DATA.shape, DATA.classes, widths=(5,))
+SIZE = 64 * 5 + 5 * 10
+TRAINING = jt.Training(
+    steps=8, batch_size=16, optimizer="momentum", lr=0.1, eval_every=4, eval_batch_size=48
+)
+DENSITIES = (0.5, 0.2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Grow(jt.dynamic.Static):
+    """Half of each layer's weights, the smallest, give way to those with the largest gradients."""
+
+    every: int = 3
+    extra: int = 0
+
+    def when(self, step):
+        return (step > 0) & (step % self.every == 0)
+
+    def update(self, state, dense_gradient, *, step, key):
+        def one(mask, weights, slope):
+            if mask.ndim < 2:
+                return mask
+            kept = jnp.sum(mask, dtype=jnp.int32)
+            stay = jt.keep_top({"w": jnp.abs(weights)}, {"w": mask}, kept // 2)["w"]
+            free = jt.keep_top({"w": jnp.abs(slope)}, {"w": ~stay}, kept - kept // 2 + self.extra)
+            return stay | free["w"]
+
+        return state._replace(mask=jax.tree.map(one, state.mask, state.params, dense_gradient))
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """The mask, weights and momentum at every step."""
+
+    every: int = 1
+
+    def __call__(self, problem, state, batch):
+        momentum = state.opt_state[-1].trace["dense_0"]["kernel"]
+        _, slope = problem.update(state, batch)
+        return {
+            "mask": state.mask["dense_0"]["kernel"],
+            "weights": state.params["dense_0"]["kernel"],
+            "momentum": momentum,
+            "slope": slope["dense_0"]["kernel"],
+        }
+
+
+train = functools.partial(
+    jt.sparse_train, NET, DATA, TRAINING, density=DENSITIES, seeds=(0, 1), progress=False
+)
+
+
+@functools.cache
+def grown():
+    return train(Grow())
+
+
+def same(a, b):
+    pd.testing.assert_frame_equal(a.table(), b.table())
+    for x, y in zip(jax.tree.leaves(a.by_level), jax.tree.leaves(b.by_level), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_static_training_is_that_of_the_same_mask():
+    """Bit for bit, by the program that trains any ticket; and the mask is that of the layout."""
+    runs = train()
+    assert runs.levels == (1, 2)
+    again = jt.branch(runs, "retrain", name="ticket", progress=False)
+    pd.testing.assert_frame_equal(again.table(), runs.table())
+    for level, share in enumerate(DENSITIES, 1):
+        ticket = runs.ticket(level, 1)
+        kept = [int(ticket.mask[name]["kernel"].sum()) for name in ("dense_0", "dense_1")]
+        assert sum(kept) == round(share * SIZE) and runs.densities[level - 1] == sum(kept) / SIZE
+        assert kept[0] / 320 < kept[1] / 50, "Erdos-Renyi keeps more of small layers"
+    a, b = (runs.ticket(2, seed).mask["dense_0"]["kernel"] for seed in (0, 1))
+    assert not np.array_equal(a, b)
+
+
+def test_a_rule_that_never_updates_is_static():
+    same(train(Grow(every=100)), train())
+
+
+def test_masks_move_and_keep_their_counts():
+    first, last = train(), grown()
+    for level, share in enumerate(DENSITIES, 1):
+        for seed in (0, 1):
+            a, b = (runs.ticket(level, seed) for runs in (first, last))
+            assert not masks.nested(a.mask, b.mask)
+            for name in ("dense_0", "dense_1"):
+                assert a.mask[name]["kernel"].sum() == b.mask[name]["kernel"].sum()
+            zero = jax.tree.map(lambda m, w: not np.any(w[~m]), b.mask, b.params)
+            assert all(jax.tree.leaves(zero))
+        assert last.densities[level - 1] == round(share * SIZE) / SIZE
+    assert not first.table().value.equals(last.table().value)
+
+
+def test_an_update_by_hand():
+    """Between updates the mask stays; grown weights start at zero, with new momentum."""
+    runs = jt.sparse_train(
+        NET, DATA, TRAINING.replace(monitors=(Seen(),)), Grow(), density=0.5, seeds=(0,),
+        progress=False,
+    )  # fmt: skip
+    table = runs.monitored()
+    at = {
+        (name, step): rows.sort_values("index").value.to_numpy()
+        for (name, step), rows in table.groupby(["metric", "step"])
+    }
+    mask = {step: at["mask", step] > 0 for step in range(9)}
+    for step in range(8):
+        # an update at step t comes before the update of the weights at t
+        moved = step in (3, 6)
+        assert np.array_equal(mask[step], mask[step + 1]) != moved
+        assert mask[step].sum() == mask[0].sum()
+        assert not at["weights", step][~mask[step]].any()
+        if not moved:
+            continue
+        new = mask[step + 1] & ~mask[step]
+        assert new.sum() > 10
+        # one step of descent from zero, with the momentum of that step alone
+        slope = at["momentum", step + 1][new]
+        np.testing.assert_allclose(at["weights", step + 1][new], -0.1 * slope, rtol=1e-5)
+        assert not at["momentum", step + 1][~mask[step + 1]].any()
+        old = at["momentum", step][mask[step] & mask[step + 1]]
+        assert np.abs(old).max() > 0
+        # what grew has the largest gradients of what did not stay
+        size = np.abs(at["slope", step])
+        stay = mask[step] & mask[step + 1]
+        assert size[new].min() >= size[~mask[step] & ~mask[step + 1]].max() and stay.any()
+
+
+def test_one_device_and_few_at_once_give_the_same():
+    same(train(Grow(), mesh=jt.parallel.mesh(devices=jax.devices()[:1]), at_once=1), grown())
+
+
+def test_batches_split_over_devices_give_the_same_masks():
+    split = train(Grow(), mesh=jt.parallel.mesh(2, data=2))
+    pd.testing.assert_frame_equal(split.table(), grown().table(), rtol=1e-3)
+
+
+def test_a_stopped_run_goes_on(tmp_path):
+    long = functools.partial(
+        jt.sparse_train, NET, DATA, TRAINING.replace(steps=60, eval_every=2), Grow(),
+        density=0.5, seeds=(0, 1), progress=False,
+    )  # fmt: skip
+    whole, folder = long(), tmp_path / "run"
+    handler = signal.signal(signal.SIGTERM, lambda *_: None)
+
+    def stop():
+        while not any(folder.glob("state/*")):
+            time.sleep(0.002)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    with pytest.raises(jt.RunInterrupted):
+        long(folder=folder, save_every=0)
+    stopper.join()
+    signal.signal(signal.SIGTERM, handler)
+    same(long(folder=folder), whole)
+    same(long(folder=folder), whole)
+    with pytest.raises(jt.RunFolderError, match=r"pruning.density|densities"):
+        long(folder=folder, density=0.4)
+
+
+def test_another_number_of_weights_is_an_error():
+    with pytest.raises(RuntimeError, match="a mask rule kept another number of weights"):
+        train(Grow(extra=1))
+
+
+class Unhashable(Grow):
+    __hash__ = None
+
+
+WRONG = [
+    ({"rule": "rigle"}, "`rule` is unknown: 'rigle'"),
+    ({"rule": jt.dynamic.Static}, "`rule` must be a name in jt.RULES, or an object"),
+    ({"rule": 3}, "`rule` must be a name in jt.RULES, or an object"),
+    ({"rule": Unhashable()}, "`rule` must be hashable"),
+    ({"density": 1.2}, "`density`"),
+    ({"density": 1e-4}, "`density` 0.0001 keeps none of the 370 weights"),
+    ({"density": (0.5, 0.5)}, "`density`"),
+    ({"seeds": ()}, "`seeds`"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG)
+def test_wrong_arguments_are_refused_by_name(changes, message):
+    with pytest.raises(ValueError, match=message):
+        train(**{"rule": "static", **changes})
+
+
+def test_unknown_layouts_are_refused():
+    with pytest.raises(ValueError, match="`layout` is unknown: 'erg'"):
+        jt.dynamic.Static("erg")
