@@ -114,7 +114,7 @@ def _script(row: Row) -> str:
 
 
 def markdown(rows: list[Row]) -> str:
-    """Renders the rows as one markdown table per source.
+    """Render the rows as one markdown table per source.
 
     Args:
         rows: the index, as `read` returns it.
@@ -137,7 +137,7 @@ def markdown(rows: list[Row]) -> str:
 
 
 def _split(text: str) -> tuple[str, str, str]:
-    """Splits `README.md` into what is before, between and after the markers."""
+    """Split `README.md` into the parts before, between and after the markers."""
     for marker in (BEGIN, END):
         if text.count(marker) != 1:
             raise ValueError(
@@ -152,7 +152,7 @@ def _split(text: str) -> tuple[str, str, str]:
 
 
 def rewrite(root: Path = ROOT) -> None:
-    """Rewrites the index section of `experiments/README.md`; all else in the file stays.
+    """Rewrite the index section of `experiments/README.md`; the rest of the file stays.
 
     Args:
         root: top of the repository.
@@ -167,7 +167,7 @@ def rewrite(root: Path = ROOT) -> None:
 
 
 def check(root: Path = ROOT) -> list[str]:
-    """Looks for what is wrong with the index.
+    """Find the problems of the index.
 
     Args:
         root: top of the repository.

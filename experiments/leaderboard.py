@@ -67,7 +67,7 @@ class Method:
 
 
 def tickets(*, late: bool = False, **pruning: Any) -> Method:
-    """Iterative magnitude pruning; `late` rewinds to the preset's rewind step (see `late_step`)."""
+    """Make iterative magnitude pruning; `late` rewinds to the preset's rewind step."""
 
     def find(job: Job, sub: str) -> jt.Runs:
         return job.find_tickets(sub=sub, **({"rewind": late_step(job)} if late else {}), **pruning)
@@ -76,7 +76,7 @@ def tickets(*, late: bool = False, **pruning: Any) -> Method:
 
 
 def scored(score: str, *, ranked: bool = True, **options: Any) -> Method:
-    """Pruning at once by a score; `ranked` is whether there is a ranking to invert."""
+    """Make pruning at once by a score; `ranked` tells whether it has a ranking to invert."""
 
     def find(job: Job, sub: str) -> jt.Runs:
         return job.prune_at(score, sub=sub, dense=False, **options)
@@ -199,7 +199,7 @@ def costs_of(job: Job, found: dict[str, jt.Runs], table: pd.DataFrame, level: in
 
 
 def own_names(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """As `named`, with the dense network's rows left out: those of one method are enough."""
+    """Rename as `named` does, without the dense network's rows: those of one method are enough."""
     return named(table.loc[table["level"] > 0], name)
 
 

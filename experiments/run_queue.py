@@ -320,7 +320,7 @@ GRACE = 3.0
 
 
 def read(results: Path) -> dict[str, Entry]:
-    """What is known of the runs, by `Run.key`.
+    """Read the state of the runs, by `Run.key`.
 
     Raises:
       ValueError: if the file is not what `write` wrote.
@@ -472,7 +472,7 @@ def call(words: Sequence[str], log: Path, seconds: float) -> int:
 
 @contextlib.contextmanager
 def _passed_on(child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """While the child runs, SIGTERM and Ctrl-C end it before they end this process."""
+    """Pass SIGTERM and Ctrl-C on to the child before they end this process."""
 
     def leave(number: int, _: object) -> None:
         raise SystemExit(128 + number)

@@ -129,7 +129,7 @@ def quick_size(preset: Preset, changes: Mapping[str, object], lenet: Mapping[str
 
 
 def paper_size(preset: Preset, changes: Mapping[str, object]) -> Size:
-    """The size of the source: all data, the whole schedule; at least 20 levels, to about 1%."""
+    """Give the source's size: all data, all of the schedule; at least 20 levels, to about 1%."""
     size = Size(
         seeds=preset.replicates or 5,
         levels=max(20, preset.pruning.levels),
@@ -158,7 +158,7 @@ def size_of(
 
 
 def size_in_words(size: Size) -> str:
-    """A size as scripts say it under "Sizes:"."""
+    """Write a size as headers of scripts have it after "Sizes:"."""
     parts = [f"{size.seeds} seed{'s' if size.seeds > 1 else ''}"]
     if size.levels:
         parts.append(f"{size.levels} level{'s' if size.levels > 1 else ''}")
@@ -176,7 +176,7 @@ def size_in_words(size: Size) -> str:
 
 
 def pooled(data: jt.data.Data, pool: int) -> jt.data.Data:
-    """Images averaged over squares of pixels.
+    """Average images over squares of pixels.
 
     Raises:
       ValueError: where squares do not fit the images.
@@ -339,7 +339,7 @@ class Job:
     def find_tickets(
         self, *, branches: Sequence[str] = (), sub: str = "", **pruning: Any
     ) -> jt.Runs:
-        """`jt.find_tickets` at the job's size, in its folder or one below it.
+        """Run `jt.find_tickets` at the job's size, in its folder or one below it.
 
         Tickets are rewound to step 0 where `pruning` does not say otherwise, whatever the preset
         has.
@@ -358,7 +358,7 @@ class Job:
         return jt.prune_at(self.net, self.data, self.training, **{**usual, **options})
 
     def search(self, method: Method, *, sub: str = "", **options: Any) -> jt.Runs:
-        """`jt.search` at the densities of the job's levels."""
+        """Run `jt.search` at the densities of the job's levels."""
         self._on_time()
         usual = {"density": self.densities, **self._kept(sub)}
         return jt.search(self.net, self.data, self.training, method, **{**usual, **options})
@@ -366,28 +366,28 @@ class Job:
     def branch(
         self, runs: jt.Runs, change: str | Callable[..., jt.Ticket], **options: Any
     ) -> jt.Runs:
-        """`jt.branch` of runs of this job."""
+        """Run `jt.branch` on runs of this job."""
         self._on_time()
         return jt.branch(runs, change, **options)
 
     def transfer(self, runs: jt.Runs, *, sub: str, **options: Any) -> jt.Runs:
-        """`jt.transfer`, in a folder below the job's, which is the target's."""
+        """Run `jt.transfer`, in a folder below the job's, which is the target's."""
         self._on_time()
         return jt.transfer(runs, folder=self.folder / sub, **options)
 
     def verdict(self, runs: jt.Runs, **options: Any) -> jt.Verdict:
-        """`jt.verdict` on runs of this job."""
+        """Run `jt.verdict` on runs of this job."""
         self._on_time()
         return jt.verdict(runs, **options)
 
     def instability(self, *, sub: str = "", **options: Any) -> jt.Instability:
-        """`jt.instability` of the job's networks."""
+        """Run `jt.instability` on the job's networks."""
         self._on_time()
         usual = self._kept(sub)
         return jt.instability(self.net, self.data, self.training, **{**usual, **options})
 
     def _kept(self, sub: str) -> dict[str, Any]:
-        """Seeds and folder of a run."""
+        """Give the seeds and the folder of a run."""
         return {"seeds": range(self.size.seeds), "folder": self.folder / sub}
 
 
@@ -443,7 +443,7 @@ def prepare(
 def _loaded(
     preset: Preset, settings: Settings, size: Size, held_out: float
 ) -> jt.data.Data | jt.data.Stream:
-    """As much of the data as the size says, with a validation split where one is wanted.
+    """Load as much of the data as the size says, with a validation split where one is asked for.
 
     Raises:
       ValueError: for a part of streamed data, which come whole.

@@ -117,7 +117,7 @@ def continuous(job: Job) -> Method:
 
 
 def late_step(job: Job) -> int:
-    """The step near initialization: the preset's rewind step, or without one 2% of training."""
+    """Give the preset's rewind step, or 2% of training where it has none."""
     return job.late or max(1, round(0.02 * job.size.steps))
 
 

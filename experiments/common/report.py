@@ -15,12 +15,14 @@ import pandas as pd
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+from pandas.core.groupby import SeriesGroupBy
 
 import jaxticket as jt
 from experiments.common.job import Job, count_seconds, paper_size
 from experiments.common.machine import processor
 from jaxticket.analysis.conditions import clear_gap
-from jaxticket.plots._style import branch_order
+from jaxticket.plots._style import BranchStyle, branch_order
 from jaxticket.presets import Preset
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "results"
@@ -128,7 +130,7 @@ def single(width: float = 5.2, height: float = 3.6) -> tuple[Figure, Axes]:
 
 
 def test_and_train(table: pd.DataFrame) -> Figure:
-    """Final accuracy against density: test on the left, train on the right, one legend."""
+    """Draw final accuracy against density: test on the left, train on the right, one legend."""
     with jt.plots.style():
         figure, axes = pair()
         for ax, split in zip(axes, ("test", "train"), strict=True):
@@ -137,8 +139,15 @@ def test_and_train(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def mean_line(ax: Axes, by: SeriesGroupBy, at: ArrayLike, look: BranchStyle) -> None:
+    """Draw the means of groups in percent at places along x, and the minimum and maximum."""
+    mean, low, high = (100 * getattr(by, name)() for name in ("mean", "min", "max"))
+    ax.plot(at, mean, color=look.color, marker=look.marker, linestyle=look.line, label=look.label)
+    ax.fill_between(at, low, high, color=look.color, alpha=0.15, linewidth=0)
+
+
 def shared_legend(figure: Figure, axes: Iterable[Axes]) -> None:
-    """One legend above all panels (below them stands the caption)."""
+    """Draw one legend above all panels; the caption is below them."""
     entries = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
@@ -204,7 +213,7 @@ def save(
 
 
 def _note(job: Job, figure: Figure, bands: str, pruning: str | None) -> str:
-    """Where a figure's numbers come from, and how to read what it draws."""
+    """Write the caption: where a figure's numbers come from, and how to read it."""
     note = (
         f"{job.folder.name}: {job.network_name} on {job.data_name} ({len(job.data.train):,} "
         f"training, {len(job.data.test):,} test examples), {seeds(job)}, {job.size.steps:,} steps "
@@ -223,7 +232,7 @@ def _note(job: Job, figure: Figure, bands: str, pruning: str | None) -> str:
 
 
 def _final(table: pd.DataFrame) -> pd.DataFrame:
-    """Final train, (validation) and test accuracies over the seeds, by branch and level."""
+    """Compute final accuracies of all splits over the seeds, by branch and level."""
     parts = []
     for split in table["split"].unique():
         rows = jt.speed.over_seeds(jt.speed.final(table, split=split))
@@ -242,7 +251,7 @@ def _write(
 
 
 def _published_name(job: Job, more: Mapping[str, object]) -> str:
-    """SCRIPT-PRESET-SIZE; settings other than those get a hash, and so do not replace it."""
+    """Name the folder SCRIPT-PRESET-SIZE, with a hash where other settings differ."""
     name = f"{job.name}-{job.preset.name}-{job.settings.size}"
     usual = type(job.settings)()
     # the network is in the preset's name
@@ -262,7 +271,7 @@ def _mixture(folder: Path) -> dict[str, object]:
 
 
 def _machine() -> dict[str, object]:
-    """Processor, devices and versions; nothing that names the host."""
+    """Describe processor, devices and versions; nothing that names the host."""
     return {
         **processor(),
         "device": jax.devices()[0].device_kind,
@@ -287,7 +296,7 @@ def named(table: pd.DataFrame, method: str) -> pd.DataFrame:
 
 
 def differences(table: pd.DataFrame) -> pd.DataFrame:
-    """What each control changes of each method's final test accuracy.
+    """Compute how each control changes each method's final test accuracy.
 
     A method passes a control, that is, it is sensitive to it, where its mean accuracy is above the
     control's by a clear gap (`clear_gap`). Whoever does not pass has found how much of each layer
@@ -367,7 +376,7 @@ def in_one_panel(table: pd.DataFrame, method: str, beside: Sequence[str] = ()) -
 
 
 def order(names: Iterable[str]) -> list[str]:
-    """Methods in the order of figures, each with its controls behind it."""
+    """Sort methods in the order of figures, each followed by its controls."""
     names = list(dict.fromkeys(names))
     places = {name: i for i, name in enumerate(dict.fromkeys(base(name)[0] for name in names))}
     return sorted(
@@ -419,6 +428,6 @@ NEURONS: dict[str, dict[str, float]] = {
 
 
 def reported(preset: Preset) -> dict[str, float]:
-    """What the source prints for a setting, in percent by branch: "dense" first."""
+    """Give the source's accuracies of a setting, in percent by branch: "dense" first."""
     dense = preset.dense_accuracy
     return ({} if dense is None else {"dense": 100 * dense}) | TABLE_4_2.get(preset.name, {})

@@ -81,7 +81,7 @@ class SnipSettings(Settings):
 
 
 def seeds_of(settings: Common) -> int:
-    """Seeds of the source: five, where the preset does not say otherwise."""
+    """Give the number of seeds of the source: the preset's, or five."""
     return jt.preset(settings.preset).replicates or 5
 
 
@@ -123,7 +123,7 @@ def run(
 
 
 def ablated(job: Job, method: str, controls: Sequence[str], **options: Any) -> list[pd.DataFrame]:
-    """Tables of a method and of its controls: METHOD and METHOD_CONTROL.
+    """Make the tables of a method and of its controls: METHOD and METHOD_CONTROL.
 
     Args:
       job: the job.
@@ -202,7 +202,7 @@ def report_controls(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def figure_of(names: Iterable[str], table: pd.DataFrame, *, split: str = "test") -> Figure:
-    """Final accuracy against density, one panel."""
+    """Draw final accuracy against density."""
     with jt.plots.style():
         figure, ax = single(5.6, 4.0)
         jt.plots.accuracy(table, ax, branches=list(names), split=split)
@@ -217,7 +217,7 @@ def panels(
     beside: Mapping[str, Sequence[str]] | None = None,
     **options: Any,
 ) -> Figure:
-    """A panel per method: the method and its controls.
+    """Draw a panel per method: the method and its controls.
 
     Args:
       methods: names of methods.
@@ -238,7 +238,7 @@ def panels(
 
 
 def _limits(table: pd.DataFrame) -> tuple[float, float]:
-    """Limits in percent that show all but inverted methods, whose lines may leave the panel."""
+    """Compute limits in percent that show all but inverted methods, which may leave the panel."""
     final = table.loc[(table["split"] == "test") & (table["metric"] == "accuracy")]
     final = final.loc[(final["step"] == final["step"].max()) & (final["branch"] != "inverted")]
     values = 100 * final["value"].astype(float)

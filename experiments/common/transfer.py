@@ -29,7 +29,7 @@ class Moved:
 
 
 def tickets(job: Job, *, sub: str = "") -> jt.Runs:
-    """Tickets of a setting with its late resetting; the output layer is not pruned."""
+    """Find tickets of a setting with its late rewinding; the output layer is not pruned."""
     return job.find_tickets(sub=sub, rewind=late_step(job), exclude=(job.net.output,))
 
 
@@ -83,7 +83,7 @@ def deviating(row: Row) -> str:
 
 
 def by_density(moved: Moved) -> Figure:
-    """A panel for each target: accuracy by density, a line for each source."""
+    """Draw a panel for each target: accuracy by density, a line for each source."""
     names = list(moved.tables)
     with jt.plots.style():
         figure, axes = grid(len(names), min(3, len(names)), (4.2, 3.4))

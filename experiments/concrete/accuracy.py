@@ -79,7 +79,7 @@ def times_of(job: Job, found: dict[str, jt.Runs], table: pd.DataFrame, start: in
 
 
 def shared_seconds(runs: jt.Runs, start: int) -> float:
-    """What the dense training to step k took of what finding masks did, for one seed."""
+    """Compute the seconds of one seed that the search shares with the dense training to step k."""
     if isinstance(runs.pruning, jt.Pruning):
         whole = next(row for row in runs.costs if row["unit"] == "level 0")["train_seconds"]
         return whole / len(runs.seeds) * start / runs.training.steps

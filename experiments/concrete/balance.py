@@ -102,7 +102,7 @@ def drawn(trace: pd.DataFrame, rows: pd.DataFrame) -> Figure:
 def table_of(
     found: dict[str, jt.Runs], trained: dict[str, jt.Runs]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Traces of all searches, and a row for each: where the density ended, and accuracies."""
+    """Give traces of all searches, and a row for each: where its density ended, and accuracies."""
     traces, rows = [], []
     for name, runs in found.items():
         own = runs.trace()

@@ -56,7 +56,7 @@ def masks_of(job: Job, name: str, objective: str, length: str) -> jt.Runs:
 
 
 def drawn(values: pd.DataFrame, names: tuple[str, ...]) -> Figure:
-    """One panel per objective: its value by density, one line per method."""
+    """Draw a panel per objective: its value by density, one line per method."""
     looks = jt.plots.branch_styles([OWN.get(name, name) for name in names])
     with jt.plots.style():
         figure, axes = pair(8.4, 3.8)

@@ -95,7 +95,7 @@ def paper(settings: Settings, **changes: object) -> Mapping[str, object]:
 
 
 def epochs(job: Job) -> int:
-    """Epochs of a training; those of the job's data where the preset has no search of KD-LTS."""
+    """Count epochs of a training, of the job's data if the preset has no search of KD-LTS."""
     own = job.preset.settings
     if job.preset.method == "KD-LTS":
         return round(own["epochs"] / own["length"])
@@ -126,7 +126,7 @@ def dense(job: Job) -> jt.Runs:
 
 
 def ladder(settings: Settings, density: float) -> Mapping[str, object]:
-    """Levels that come to a density: as many as asked for, or three; at paper size of 20% each."""
+    """Choose levels that end at a density: those asked for, or three; at paper size 20% each."""
     usual = 3 if settings.size == "quick" else round(math.log(density) / math.log(0.8))
     levels = settings.levels or max(1, usual)
     return {"levels": levels, "fraction": 1 - density ** (1 / levels)}

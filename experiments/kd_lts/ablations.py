@@ -59,7 +59,7 @@ class Variant(NamedTuple):
 
 
 def variants(job: Job, group: str) -> dict[str, Variant]:
-    """What a group compares, by the name in its panel."""
+    """Give the variants that a group compares, by the name in its panel."""
     usual = kd_lts(job)
     asked, length = usual_epochs(job), usual.length
     if group == "teachers":
@@ -111,12 +111,12 @@ def variants(job: Job, group: str) -> dict[str, Variant]:
 
 
 def usual_epochs(job: Job) -> int:
-    """Epochs of the preset's search."""
+    """Give the epochs of the preset's search."""
     return job.preset.settings.get("epochs", 40)
 
 
 def found_and_trained(job: Job, name: str, variant: Variant) -> jt.Runs:
-    """Tickets of a variant, trained on all data."""
+    """Find the tickets of a variant and train them on all data."""
     if variant.share == 1:
         return job.search(variant.method, sub=name, dense=False)
     assert isinstance(job.data, jt.data.Data)
@@ -126,7 +126,7 @@ def found_and_trained(job: Job, name: str, variant: Variant) -> jt.Runs:
 
 
 def rows_of(runs: jt.Runs) -> pd.DataFrame:
-    """Final test accuracy: seed, level, density, value."""
+    """Give final test accuracies: seed, level, density, value."""
     table = runs.table()
     return jt.speed.final(table.loc[table["branch"] != "supermask"]).loc[
         :, ["seed", "level", "density", "value"]
@@ -134,7 +134,7 @@ def rows_of(runs: jt.Runs) -> pd.DataFrame:
 
 
 def drawn(job: Job, rows: pd.DataFrame, whole: pd.Series) -> Figure:
-    """A panel for each group: variants from left to right, a color for each density."""
+    """Draw a panel for each group: variants from left to right, a color for each density."""
     groups = list(rows["group"].unique())
     sizes = [max(3, rows.loc[rows["group"] == group]["variant"].nunique()) for group in groups]
     levels = sorted(rows["level"].unique())

@@ -91,7 +91,7 @@ def find(job: Job, name: str, start: int) -> jt.Runs:
 
 
 def costs_of(found: dict[str, jt.Runs]) -> pd.DataFrame:
-    """What finding each method's masks cost one seed, by density: as `jt.costs.finding`."""
+    """Compute the cost of finding each method's masks per seed, as `jt.costs.finding`."""
     parts = []
     for name, runs in found.items():
         own = jt.costs.finding(runs)
@@ -191,7 +191,7 @@ def say(job: Job, table: pd.DataFrame) -> None:
 
 
 def speed_of(job: Job, table: pd.DataFrame) -> Figure:
-    """Accuracy by epoch of the dense network and of KD-LTS at three densities."""
+    """Draw accuracy by epoch of the dense network and of KD-LTS at three densities."""
     here = range(1, len(job.densities) + 1)
     levels = {level_of(job, density) for density in (0.55, 0.2)} | {here[-1]}
     own = trained(table)
@@ -212,7 +212,7 @@ def figures_of(
     *,
     late: bool,
 ) -> dict[str, Figure]:
-    """Accuracy by density, and by the cost of the ticket at one of them."""
+    """Draw accuracy by density, and by the cost of the ticket at one of them."""
     final = jt.speed.final(table)
     at = costs.loc[costs["level"] == level].set_index("branch")["epochs"]
     own = final.loc[(final["level"] == level) & final["branch"].isin(names)]

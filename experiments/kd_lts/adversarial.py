@@ -25,20 +25,26 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from pandas.core.groupby import SeriesGroupBy
 
 import jaxticket as jt
 from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.learned import kd_lts
-from experiments.common.report import cell, groups, pair, save, seeds, shared_legend, single
+from experiments.common.report import (
+    cell,
+    groups,
+    mean_line,
+    pair,
+    save,
+    seeds,
+    shared_legend,
+    single,
+)
 from experiments.kd_lts._common import LENET, QUICK, dense, paper
 from experiments.kd_lts._common import Settings as Common
 from jaxticket.engine.adversarial import PGD
 from jaxticket.engine.metrics import Normalization, normalized
 from jaxticket.plots._axes import density_axis
-from jaxticket.plots._style import BranchStyle
 from jaxticket.typing import Params, Stats
 
 METHODS = ("kd_lts", "kd_lts_robust", "random")
@@ -66,7 +72,7 @@ class Settings(Common):
 
 
 def attack(job: Job, radius: float, steps: int) -> PGD:
-    """An attack whose steps come 2.5 times as far as the box reaches."""
+    """Make an attack whose steps together are 2.5 times the radius."""
     assert isinstance(job.data, jt.data.Data)
     x = job.data.train.x
     # bytes need not be used up: digits go to 16
@@ -75,7 +81,7 @@ def attack(job: Job, radius: float, steps: int) -> PGD:
 
 
 def find(job: Job, name: str, radius: float) -> jt.Runs:
-    """Tickets of a method, under its name."""
+    """Find the tickets of a method, under its name."""
     if name == "random":
         runs = job.prune_at(name, sub=name, dense=False)
     else:
@@ -85,7 +91,7 @@ def find(job: Job, name: str, radius: float) -> jt.Runs:
 
 
 def accuracy_of(job: Job, by: PGD | None, limit: int) -> Callable[[Params, Stats], list[float]]:
-    """A function of (params, stats) [copy, ...]: each copy's accuracy on (attacked) test images."""
+    """Make a function of (params, stats) [copy, ...]: accuracy on attacked test images."""
     net, data = job.net, job.data
     assert isinstance(data, jt.data.Data)
     scale = Normalization(jax.numpy.asarray(data.mean), jax.numpy.asarray(data.std))
@@ -122,7 +128,7 @@ def accuracy_of(job: Job, by: PGD | None, limit: int) -> Callable[[Params, Stats
 def rows_of(
     job: Job, parts: list[jt.Instability], settings: Settings, radii: Sequence[float]
 ) -> pd.DataFrame:
-    """Accuracy of every trained copy, clean (radius 0) and at each radius."""
+    """Evaluate every trained copy, clean (radius 0) and at each radius."""
     rows = []
     for radius in (0.0, *radii):
         by = attack(job, radius, settings.attack_steps) if radius else None
@@ -143,14 +149,8 @@ def rows_of(
     return jt.results.frame(rows)
 
 
-def _line(ax: Axes, by: SeriesGroupBy, at: Sequence[float], look: BranchStyle) -> None:
-    mean, low, high = (100 * getattr(by, name)() for name in ("mean", "min", "max"))
-    ax.plot(at, mean, color=look.color, marker=look.marker, linestyle=look.line, label=look.label)
-    ax.fill_between(at, low, high, color=look.color, alpha=0.15, linewidth=0)
-
-
 def by_density(rows: pd.DataFrame, names: tuple[str, ...], radius: float) -> Figure:
-    """Adversarial accuracy on the left, clean accuracy on the right."""
+    """Draw adversarial accuracy on the left, clean accuracy on the right."""
     with jt.plots.style():
         figure, axes = pair()
         for ax, own in zip(axes, (radius, 0.0), strict=True):
@@ -160,7 +160,7 @@ def by_density(rows: pd.DataFrame, names: tuple[str, ...], radius: float) -> Fig
             ax.axhline(whole.mean(), color="0.45", linewidth=1.1, label="dense")
             for name, look in jt.plots.branch_styles(names).items():
                 by = shown.loc[shown["branch"] == name].groupby("density")["accuracy"]
-                _line(ax, by, [100 * density for density in by.groups], look)
+                mean_line(ax, by, [100 * density for density in by.groups], look)
             density_axis(ax, shown.loc[shown["level"] > 0]["density"].unique())
             ax.set_ylabel(f"Accuracy under PGD of {own:.2g} (%)" if own else "Clean accuracy (%)")
         shared_legend(figure, axes)
@@ -168,14 +168,14 @@ def by_density(rows: pd.DataFrame, names: tuple[str, ...], radius: float) -> Fig
 
 
 def by_radius(rows: pd.DataFrame, names: tuple[str, ...]) -> Figure:
-    """Accuracy by radius, at the lowest density."""
+    """Draw accuracy by radius, at the lowest density."""
     last = rows["level"].max()
     with jt.plots.style():
         figure, ax = single(5.2, 3.8)
         for name, look in jt.plots.branch_styles(["dense", *names]).items():
             own = rows.loc[(rows["branch"] == name) & rows["level"].isin((0, last))]
             by = own.groupby("radius")["accuracy"]
-            _line(ax, by, list(by.groups), look)
+            mean_line(ax, by, list(by.groups), look)
         ax.set(xlabel="Radius of the attack (share of a pixel's range)", ylabel="Accuracy (%)")
         ax.legend()
     return figure

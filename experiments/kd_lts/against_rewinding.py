@@ -141,12 +141,12 @@ class Variant(NamedTuple):
 
 
 def cts(objective: str = "loss", **options: Any) -> Method:
-    """Concrete Ticket Search."""
+    """Make the search of Concrete Ticket Search."""
     return jt.SEARCHES["concrete"](objective, **options)
 
 
 def by_sgd(lr: float) -> Method:
-    """CTS whose scores move in proportion to their gradients, and so to their weights."""
+    """Make CTS by SGD, which moves scores in proportion to gradients, and so to weights."""
     optimizer = (("optimizer", "momentum"), ("lr", lr))
     return dataclasses.replace(cts(), optimizer=optimizer)
 
@@ -161,7 +161,7 @@ def without_the_factor(ticket: jt.Ticket, key: jax.Array, *, net: jt.Network) ->
 
 
 def variants(job: Job, group: str, start: int, length: str | None) -> dict[str, Variant]:
-    """What a group compares, by name.
+    """Give the variants that a group compares, by name.
 
     Args:
       job: the job.
@@ -240,7 +240,7 @@ def found(job: Job, sub: str, variant: Variant, levels: tuple[int, ...]) -> pd.D
 
 
 def _units(runs: jt.Runs) -> pd.DataFrame:
-    """Share of the hidden units that keep an incoming weight: seed, level, units."""
+    """Compute the share of hidden units that keep an incoming weight: seed, level, units."""
     report = jt.layers.report(runs)
     report = report.loc[report["branch"] == "ticket"]
     hidden = report.groupby(["seed", "level"], sort=False).apply(
@@ -276,7 +276,7 @@ def say(job: Job, table: pd.DataFrame, dense: Row) -> None:
 
 
 def drawn(job: Job, rows: pd.DataFrame) -> Figure:
-    """A panel for each density: settings from top to bottom, a dot for each seed."""
+    """Draw a panel for each density: settings from top to bottom, a dot for each seed."""
     levels = sorted(rows["at"].unique())
     names = list(dict.fromkeys(rows["group"] + ": " + rows["setting"]))
     with jt.plots.style():

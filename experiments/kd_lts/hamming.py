@@ -44,7 +44,7 @@ class Settings(Common):
 
 
 def watched(job: Job, name: str, epochs: int) -> pd.DataFrame:
-    """Distances of a search: branch, seed, epoch, hamming."""
+    """Measure the distances of masks in a search: branch, seed, epoch, hamming."""
     method = kd_lts(job, normalized=METHODS[name])
     runs = job.search(method, sub=name, dense=False, train=False, watch_masks=epochs)
     trace = runs.trace()
@@ -54,7 +54,7 @@ def watched(job: Job, name: str, epochs: int) -> pd.DataFrame:
 
 
 def drawn(rows: pd.DataFrame, density: float) -> Figure:
-    """Distance by epoch, a line for each search."""
+    """Draw the distance by epoch, a line for each search."""
     with jt.plots.style():
         figure, ax = single(5.6, 4.0)
         for name, look in jt.plots.branch_styles(rows["branch"].unique()).items():

@@ -51,7 +51,7 @@ class Settings(Common):
 
 
 def by_density(ax: Axes, table: pd.DataFrame, names: tuple[str, ...]) -> None:
-    """Barriers of each method against density, and across the dense network's."""
+    """Draw barriers of each method against density, and the dense network's across."""
     rows = select("table", table, "test", "barrier", "pair")
     series = []
     for name, look in jt.plots.branch_styles(names).items():
@@ -68,7 +68,7 @@ def by_density(ax: Axes, table: pd.DataFrame, names: tuple[str, ...]) -> None:
 
 
 def drawn(table: pd.DataFrame, paths: pd.DataFrame, names: tuple[str, ...], level: int) -> Figure:
-    """Barriers by density on the left, errors on the line at one density on the right."""
+    """Draw barriers by density on the left, errors on the line at one density on the right."""
     with jt.plots.style():
         figure, axes = pair()
         by_density(axes[0], table, names)

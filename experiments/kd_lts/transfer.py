@@ -92,7 +92,7 @@ def allowed(job: Job) -> tuple[str, ...]:
 
 
 def moved(kind: Kind, name: str) -> pd.DataFrame:
-    """Tables of all tickets in the target setting, whose name folders have."""
+    """Train all tickets in the target setting, in folders of its name, and give their tables."""
     job, parts = kind.source, []
     late = third_epoch(job)
     for method in METHODS:
@@ -113,7 +113,7 @@ def moved(kind: Kind, name: str) -> pd.DataFrame:
 
 
 def gaps_of(tables: Mapping[str, pd.DataFrame], printed: Mapping[str, float]) -> pd.DataFrame:
-    """How far KD-LTS is above rewound tickets: kind, level, density, gap, and paper, in points."""
+    """Compute the points that KD-LTS is above rewound tickets: kind, level, density, gap, paper."""
     rows = []
     for kind, table in tables.items():
         final = jt.speed.final(table)
@@ -126,7 +126,7 @@ def gaps_of(tables: Mapping[str, pd.DataFrame], printed: Mapping[str, float]) ->
 
 
 def drawn(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """A panel for each kind."""
+    """Draw a panel for each kind."""
     with jt.plots.style():
         figure, axes = grid(len(tables), len(tables), (4.2, 3.6))
         for ax, (kind, table) in zip(axes, tables.items(), strict=True):

@@ -67,7 +67,7 @@ class Settings(Common):
 
 
 def label(name: str) -> str:
-    """A method in words."""
+    """Give the name of a method in figures."""
     return NAMES.get(name) or jt.plots.branch_styles([name])[name].label
 
 
@@ -79,7 +79,7 @@ def verdict_on(job: Job, name: str) -> jt.Verdict:
 
 
 def drawn(final: pd.DataFrame, names: tuple[str, ...]) -> Figure:
-    """Final accuracy of tickets and of their controls, over seeds."""
+    """Draw the final accuracy of tickets and of their controls, over seeds."""
     words = {"ticket": "ticket", "sign_flip": "signs turned", "reinit": "reinitialized",
              "shuffle": "shuffled in layers", "random": "shuffled over all",
              "small_dense": "small dense"}  # fmt: skip

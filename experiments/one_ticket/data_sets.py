@@ -61,7 +61,7 @@ class Settings(Common):
 
 
 def preset_for(network: str, data: str) -> tuple[str, str | None]:
-    """The preset that says how a network is trained on data, and other data than the preset's."""
+    """Give the preset of a network and data, and the data where they are not the preset's."""
     if network == "lenet":
         return "lenet-mnist", None if data == "mnist" else data
     name = f"{network}-{data}-one_ticket"

@@ -47,7 +47,7 @@ class Settings(Common):
 
 
 def layers(runs: jt.Runs) -> pd.DataFrame:
-    """Density of each prunable layer, and its pruned share against that of all, as a table.
+    """Compute each layer's density, and its pruned share relative to that of all layers.
 
     ratio = (1 - density of the layer) / (1 - density of all), nan for the dense network.
     """
@@ -85,7 +85,7 @@ def by_depth(found: Mapping[str, T]) -> list[tuple[str, T]]:
 
 
 def ratios(table: pd.DataFrame, ax: Axes) -> None:
-    """A line per level over the layers, darker at lower densities."""
+    """Draw a line per level over the layers, darker at lower densities."""
     pruned = table.loc[table["level"] > 0]
     levels = sorted(pruned["level"].unique())
     shades = matplotlib.colormaps["Blues"](np.linspace(0.35, 1.0, len(levels)))

@@ -29,7 +29,7 @@ import jaxticket as jt
 from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.learned import Settings as Common
 from experiments.common.learned import learned
-from experiments.common.report import cell, save, seeds, single
+from experiments.common.report import cell, mean_line, save, seeds, single
 from jaxticket.plots._axes import density_axis
 from jaxticket.plots._panel import place_legend
 
@@ -51,7 +51,7 @@ class Settings(Common):
 
 
 def untrained(job: Job, name: str, length: str) -> pd.DataFrame:
-    """Test accuracy of a method's masks before any training: seed, level, density, value."""
+    """Measure the accuracy of a method's masks before training: seed, level, density, value."""
     if name in LEARNED:
         table = learned(job, name, train=False, steps=length).table()
         rows = table.loc[table["branch"] == "supermask"]
@@ -67,17 +67,13 @@ def untrained(job: Job, name: str, length: str) -> pd.DataFrame:
 
 
 def drawn(values: pd.DataFrame, names: tuple[str, ...], chance: float) -> Figure:
-    """Accuracy by density, one line per method."""
+    """Draw accuracy by density, one line per method."""
     looks = jt.plots.branch_styles(names)
     with jt.plots.style():
         figure, ax = single(6.4, 4.2)
         for name in names:
-            by = values.loc[values["branch"] == name].groupby("level")[["density", "value"]]
-            mean, low, high = by.mean(), by.min()["value"], by.max()["value"]
-            look = looks[name]
-            at = 100 * mean["density"]
-            ax.plot(at, 100 * mean["value"], color=look.color, marker=look.marker, label=look.label)
-            ax.fill_between(at, 100 * low, 100 * high, color=look.color, alpha=0.15)
+            by = values.loc[values["branch"] == name].groupby("level")
+            mean_line(ax, by["value"], 100 * by["density"].mean(), looks[name])
         ax.axhline(chance, color="0.5", linestyle=":", linewidth=1)
         ax.set_ylabel("test accuracy before training, %")
         density_axis(ax, values.groupby("level")["density"].median())

@@ -56,7 +56,7 @@ DISTANCES = (
 def both(
     draw: Callable[..., Axes], *tables: pd.DataFrame, by_step: bool = False, **options: Any
 ) -> Figure:
-    """A figure with a panel for the test and one for the train split.
+    """Draw a panel for the test and one for the train split.
 
     Args:
       draw: function of `jt.plots`.

@@ -61,7 +61,7 @@ def later(job: Job, rewind: tuple[int, ...] | None) -> dict[int, int]:
 
 
 def rows(table: pd.DataFrame) -> pd.DataFrame:
-    """Final test accuracy of the dense network and of every branch at the sparsest level."""
+    """Select final accuracies of the dense network and of every branch at the sparsest level."""
     means = jt.speed.over_seeds(jt.speed.final(table))
     last = means["level"] == means["level"].max()
     dense = (means["level"] == 0) & (means["branch"] == "ticket")

@@ -60,7 +60,7 @@ class Settings(Common):
 
 
 def best(tables: dict[int, pd.DataFrame]) -> pd.DataFrame:
-    """Final accuracies of the step k whose tickets are best at each density, as a branch.
+    """Select at each density the step k whose tickets are best, as a branch.
 
     Args:
       tables: of the runs, by step k.

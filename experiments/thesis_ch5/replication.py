@@ -74,7 +74,7 @@ class Settings(Common):
 
 
 def options_of(job: Job, score: str) -> dict[str, Any]:
-    """The preset's options of `jt.prune_at`, for its own score or another on the same examples."""
+    """Give the preset's options of `jt.prune_at`, for its score or another one."""
     options = dict(job.preset.arguments)
     if score != job.preset.finder:
         options["score"] = score

@@ -93,7 +93,7 @@ def measured(path: Path, margin: float) -> dict[str, float]:
 
 
 def schedule(preset: Preset, densities: dict[str, float]) -> pd.DataFrame:
-    """One row per method and step at which its density changes: branch, step, density."""
+    """Make a row per method and step at which its density changes: branch, step, density."""
     steps = preset.training.steps
     rewind = preset.matching_rewind
     at = {TICKET: rewind if isinstance(rewind, int) else 0, AFTER: steps}

@@ -20,12 +20,6 @@ from jaxticket.plots._matrices import FACES
 from jaxticket.plots._style import DENSE, KNOWN, VARIANTS, branch_order, branch_styles, percent
 
 
-@pytest.fixture(autouse=True)
-def _closed():
-    yield
-    pyplot.close("all")
-
-
 def refused(message, draw, *tables, **options):
     with pytest.raises(ValueError, match=message):
         draw(*tables, **options)

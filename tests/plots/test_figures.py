@@ -21,14 +21,6 @@ with_bands = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(autouse=True)
-def _closed(monkeypatch):
-    """Figures are closed after each test, and none may be shown."""
-    monkeypatch.setattr(pyplot, "show", lambda *_, **__: pytest.fail("a figure was shown"))
-    yield
-    pyplot.close("all")
-
-
 def has(name, option):
     return option in inspect.signature(FIGURES[name].draw).parameters
 
