@@ -453,7 +453,7 @@ def test_other_sizes_have_other_folders(small_color):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"preset": "conv5-cifar10"}, "`name` is no preset: 'conv5-cifar10'"),
+        ({"preset": "conv5-cifar10"}, "`name` is not a preset: 'conv5-cifar10'"),
         ({"preset": "resnet50-imagenet"}, "`size`='quick' is not known"),
         (
             {"preset": "resnet50-imagenet", "size": "paper", "share": 0.5},
