@@ -6,14 +6,15 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 
 from jaxticket import _check
 from jaxticket.data.sampling import permutation, stratified
+from jaxticket.typing import Json
 
-About: TypeAlias = dict[str, Any]
+About: TypeAlias = Json
 """Where data come from and how they were divided, as values that JSON can hold."""
 
 

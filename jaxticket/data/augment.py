@@ -23,8 +23,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from types import ModuleType
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -77,12 +78,8 @@ class Images(Protocol):
         ...
 
 
-class Change(Protocol):
-    """An augmentation that changes pixels: float32 images [1, height, width, channels]."""
-
-    def __call__(self, images: Array, /, *, key: Key) -> Array:
-        """Change one image, as a batch of one."""
-        ...
+Change: TypeAlias = Callable[..., object]
+"""An augmentation `(images, *, key) -> images` of pixels, float32 [1, height, width, channels]."""
 
 
 def resized_part(
@@ -248,9 +245,10 @@ def chosen(training: Training) -> tuple[tuple[Windowed | Change, str], ...]:
         "resized_crop": ResizedCrop(training.augment_scale, training.augment_ratio),
         "flip": Flip(),
     }
-    pairs = []
+    pairs: list[tuple[Windowed | Change, str]] = []
     for place, given in enumerate(training.augment):
         augmentation = named[given] if isinstance(given, str) else given
+        assert isinstance(augmentation, Windowed) or callable(augmentation), "settings check this"
         pairs.append((augmentation, getattr(augmentation, "kind", f"own {place}")))
     order = {kind: number for number, kind in enumerate(AUGMENTATIONS)}
     return tuple(sorted(pairs, key=lambda pair: order.get(pair[1], len(order))))
@@ -405,13 +403,13 @@ def augmented(
     def one(image: Array, position: Array) -> Array:
         for made, name in changes:
             with relaxed_types():
-                new = made(image[None], key=stream(key, name, position))
-            if jnp.shape(new) != (1, *image.shape):
+                new = jnp.asarray(made(image[None], key=stream(key, name, position)))
+            if new.shape != (1, *image.shape):
                 raise ValueError(
                     f"`augment` {made!r} must return images of the shape of its argument, "
-                    f"{(1, *image.shape)}, got {jnp.shape(new)}"
+                    f"{(1, *image.shape)}, got {new.shape}"
                 )
-            image = jnp.asarray(new)[0].astype(jnp.float32)
+            image = new[0].astype(jnp.float32)
         return image
 
     return jax.vmap(one)(x, positions) if changes else x

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import flax.linen as nn
 
 from jaxticket._check import number, whole
 from jaxticket.nn import linen
 from jaxticket.nn.network import make_network
-from jaxticket.typing import Network, SymmetryOf
+from jaxticket.typing import Json, Network, SymmetryOf
 
-Options = dict[str, Any]
+Options = Json
 """Arguments of a constructor besides `shape` and `classes`."""
 Scaled = Callable[[Options, float], Options]
 """`scaled(options, factor)`: the options of the network `factor` times as wide."""

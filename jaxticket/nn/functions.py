@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from jaxticket.nn.network import Apply, Init, Prunable, WithOptions, accepted, make_network
+from jaxticket.nn.network import ApplyFunction, Init, Selection, WithOptions, accepted, make_network
 from jaxticket.typing import Network, SymmetryOf
 
 
 def from_functions(
     init: Init,
-    apply: Apply,
+    apply: ApplyFunction,
     *,
     name: str,
     shape: Sequence[int],
-    prunable: Prunable | None = None,
+    prunable: Selection | None = None,
     output: str | None = None,
     resized: Callable[[float], Network] | None = None,
     adapted: Callable[..., Network] | None = None,

@@ -13,9 +13,9 @@ from flax.errors import InvalidRngError
 from jax import Array
 
 from jaxticket.nn.network import (
-    Apply,
+    ApplyFunction,
     Init,
-    Prunable,
+    Selection,
     WithOptions,
     accepted,
     checked_example,
@@ -137,7 +137,7 @@ class Parts(TypedDict):
     """The arguments of `make_network` that follow from a Linen module."""
 
     init: Init
-    apply: Apply
+    apply: ApplyFunction
     shape: tuple[int, ...]
     name: str
     source: nn.Module
@@ -180,7 +180,7 @@ def from_linen(
     shape: Sequence[int],
     *,
     name: str,
-    prunable: Prunable | None = None,
+    prunable: Selection | None = None,
     output: str | None = None,
     dtype: str = "float32",
     resized: Callable[[float], Network] | None = None,

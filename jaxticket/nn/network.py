@@ -15,14 +15,14 @@ from jax import Array
 
 from jaxticket import _tree, masks
 from jaxticket._check import one_of
-from jaxticket.typing import Key, Mask, Network, Params, Stats, SymmetryOf, Tap
+from jaxticket.typing import Key, Network, Params, Prunable, Stats, SymmetryOf, Tap
 
-Prunable = Callable[[Params], Mask] | str | Sequence[str]
+Selection = Callable[[Params], Prunable] | str | Sequence[str]
 """Selects the leaves that may be pruned: `prunable(params) -> tree of python bools`, or patterns of
 paths."""
 
 Init = Callable[[Key], tuple[Params, Stats]]
-Apply = Callable[..., tuple[Array, Stats]]
+ApplyFunction = Callable[..., tuple[Array, Stats]]
 
 DTYPES = ("float32", "int32")
 """Types of examples: images, and tokens."""
@@ -58,7 +58,7 @@ class WithOptions:
       remedy: how networks of this kind get taps.
     """
 
-    function: Apply
+    function: ApplyFunction
     accepted: frozenset[str]
     name: str
     remedy: str
@@ -82,7 +82,7 @@ class WithOptions:
         return self.function(params, stats, x, train=train, **options)
 
 
-def kernels(params: Params) -> Mask:
+def kernels(params: Params) -> Prunable:
     """Mark the leaves called "kernel" of two or more dimensions.
 
     If no leaf has that name, mark all leaves of two or more dimensions.
@@ -102,12 +102,12 @@ class _Matching:
 
     patterns: tuple[str, ...]
 
-    def __call__(self, params: Params) -> Mask:
+    def __call__(self, params: Params) -> Prunable:
         flags = [_tree.matches(path, self.patterns) for path in _tree.paths(params)]
         return jax.tree.unflatten(jax.tree.structure(params), flags)
 
 
-def _checked_prunable(prunable: Prunable | None, params: Params) -> Callable[[Params], Mask]:
+def _checked_prunable(prunable: Selection | None, params: Params) -> Callable[[Params], Prunable]:
     """Return what may be pruned as a function of the params.
 
     Raises:
@@ -253,14 +253,14 @@ def _outputs(net: Network, train: bool, real: str) -> tuple[jax.ShapeDtypeStruct
 
 def make_network(
     init: Init,
-    apply: Apply,
+    apply: ApplyFunction,
     shape: Sequence[int],
     *,
     constructor: str,
     name: str,
     source: Hashable,
     syncs_stats: bool,
-    prunable: Prunable | None = None,
+    prunable: Selection | None = None,
     output: str | None = None,
     config: Mapping[str, object] | None = None,
     resized: Callable[[float], Network] | None = None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import jax
 from jax import Array
 
-from jaxticket.nn.network import Prunable, WithOptions, make_network
+from jaxticket.nn.network import Selection, WithOptions, make_network
 from jaxticket.random import stream
 from jaxticket.typing import Key, Network, Params, Stats, SymmetryOf
 
@@ -83,7 +83,7 @@ def from_nnx(
     shape: Sequence[int],
     *,
     name: str,
-    prunable: Prunable | None = None,
+    prunable: Selection | None = None,
     output: str | None = None,
     dtype: str = "float32",
     symmetry: SymmetryOf | None = None,

@@ -16,16 +16,17 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from jaxticket.presets.schema import Preset, steps_per_epoch
 from jaxticket.settings import Pruning, Training
+from jaxticket.typing import Json
 
 PAPERS = (
     "thesis", "lth2019", "openlth", "one_ticket", "kd_lts", "cts", "snip", "grasp", "synflow",
     "rigl",
 )  # fmt: skip
-Table: TypeAlias = dict[str, Any]
+Table: TypeAlias = Json
 """A table of a TOML file."""
 FRACTION = re.compile(r"(\d+)/(\d+)")
 

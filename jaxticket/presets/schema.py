@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from jaxticket import _check
 from jaxticket import data as data_sets
@@ -16,9 +16,9 @@ from jaxticket.nn import NETWORKS
 from jaxticket.pruning.scores import configured
 from jaxticket.settings import Pruning, Training
 from jaxticket.sparsify.learned import SEARCHES, Method
-from jaxticket.typing import Network, Score
+from jaxticket.typing import Json, Network, Score
 
-Settings: TypeAlias = dict[str, Any]
+Settings: TypeAlias = Json
 """Keyword arguments of a network's constructor, of a finder or of a function."""
 
 
