@@ -104,7 +104,7 @@ def summary(runs: jt.Runs, rows: pd.DataFrame, margin: float) -> None:
     best = runs.winning(margin)
     if best is None:
         late = " (tickets that rewind to a later step are matching, not winning)"
-        print(f"\nno winning ticket found{late if runs.pruning.rewind else ''}")
+        print(f"\nno winning ticket found{'' if runs.pruning.from_initialization else late}")
     else:
         density = runs.densities[runs.levels.index(best)]
         print(f"\nsparsest winning ticket: level {best}, {100 * density:.2f}% of the weights")

@@ -27,12 +27,12 @@ from jaxticket.pruning import scores
 from jaxticket.pruning.keep import densities, keep_top, prune
 from jaxticket.pruning.scores import LAYOUTS, SCORES
 from jaxticket.runs import Runs
-from jaxticket.settings import EarlyPruning, Pruning, Training
+from jaxticket.settings import Training
 from jaxticket.sparsify import dynamic, learned
+from jaxticket.sparsify.at_step import EarlyPruning, prune_at
 from jaxticket.sparsify.dynamic import RULES, sparse_train
-from jaxticket.sparsify.iterative import find_tickets
+from jaxticket.sparsify.iterative import Pruning, find_tickets
 from jaxticket.sparsify.learned import SEARCHES, search
-from jaxticket.sparsify.prune_once import prune_at
 from jaxticket.sparsify.retraining import branch
 from jaxticket.ticket import Ticket
 from jaxticket.transferring._transfer import transfer

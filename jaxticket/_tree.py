@@ -26,18 +26,23 @@ def paths(tree: object) -> list[str]:
     ]
 
 
-def leaves(tree: object) -> dict[str, Any]:
-    """Give the leaves (arrays, shapes, bools, ...) by their paths.
+def leaves(tree: object, under: str = "") -> dict[str, Any]:
+    """Give the leaves (arrays, shapes, bools, ...) by their paths, below a name if one is given.
 
     >>> leaves({"dense_0": {"kernel": 1, "bias": 2}})
     {'dense_0/bias': 2, 'dense_0/kernel': 1}
     """
-    return dict(zip(paths(tree), jax.tree.leaves(tree), strict=True))
+    begin = f"{under}/" if under else ""
+    names = [begin + path for path in paths(tree)]
+    return dict(zip(names, jax.tree.leaves(tree), strict=True))
 
 
-def unflatten(leaves: Mapping[str, object], like: T) -> T:
+def unflatten(leaves: Mapping[str, object], like: T, under: str = "") -> T:
     """Invert `leaves`: build a tree of the structure of `like` from leaves by their paths."""
-    return jax.tree.unflatten(jax.tree.structure(like), [leaves[path] for path in paths(like)])
+    begin = f"{under}/" if under else ""
+    return jax.tree.unflatten(
+        jax.tree.structure(like), [leaves[begin + path] for path in paths(like)]
+    )
 
 
 def natural(path: str) -> list[tuple[bool, int, str]]:

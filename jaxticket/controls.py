@@ -25,6 +25,7 @@ from jax.core import Tracer
 from jax.sharding import Mesh
 
 from jaxticket import _tree, masks
+from jaxticket._check import from_table, several
 from jaxticket.engine import parallel
 from jaxticket.random import root_keys, stream
 from jaxticket.ticket import Ticket
@@ -188,6 +189,31 @@ BRANCHES: dict[str, Change] = {
 REDRAWN = ("reinit", "reinit_at_k", "layerwise_random", "preserved", "locally_permuted",
            "globally_permuted")  # fmt: skip
 """The branches whose weights are not those of the ticket's own training."""
+
+
+def named_changes(branches: Sequence[str | Change]) -> dict[str, Change]:
+    """Branch names and their functions, in order.
+
+    Args:
+      branches: names in `BRANCHES` or change functions, or one of them.
+    """
+    if isinstance(branches, str) or callable(branches):
+        branches = (branches,)
+    changes = {}
+    for given in several("branches", branches, _given, like='["reinit", "shuffle"]', empty=True):
+        function = from_table("branches", given, BRANCHES)
+        name = given if isinstance(given, str) else getattr(given, "__name__", "branch")
+        if name in changes or name == "ticket":
+            raise ValueError(
+                f"`branches` holds the name {name!r} twice; give each change function a name of "
+                f"its own"
+            )
+        changes[name] = function
+    return changes
+
+
+def _given(argument: str, value: str | Change) -> str | Change:
+    return value if isinstance(value, str) else from_table(argument, value, BRANCHES)
 
 
 def changed(

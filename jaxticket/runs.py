@@ -23,7 +23,7 @@ from jaxticket.engine import parallel
 from jaxticket.engine.metrics import METRICS, metric_names
 from jaxticket.engine.source import split_names
 from jaxticket.engine.store import explained
-from jaxticket.settings import Loaded, Pruning, PruningAtStep, Training
+from jaxticket.settings import Loaded, PruningSettings, Training
 from jaxticket.ticket import Ticket, check_ticket, drawn_exactly
 from jaxticket.typing import Json, Network, Params
 
@@ -62,7 +62,7 @@ class Runs:
     net: Network
     data: Data | Stream
     training: Training
-    pruning: Pruning | PruningAtStep
+    pruning: PruningSettings
     seeds: tuple[int, ...]
     branch: str
     histories: tuple[results.EvaluationLog, ...]
@@ -332,7 +332,7 @@ class Runs:
         Reference: Frankle's thesis, section 3.2; section 4.2 for the word when rewinding.
         """
         found = [level for level, ok in self.matching(margin).items() if ok and level > 0]
-        return None if self.pruning.rewind != 0 or not found else max(found)
+        return None if not self.pruning.from_initialization or not found else max(found)
 
     def save(self, folder: str | Path | None = None) -> Path:
         """Write table, timings and tickets into the folder of the run.
@@ -401,7 +401,7 @@ def _setting(runs: Runs) -> Json:
 
 def density(
     net: Network,
-    pruning: Pruning | PruningAtStep,
+    pruning: PruningSettings,
     ticket: Ticket,
     lost: np.ndarray | None = None,
 ) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
 import optax
@@ -32,7 +32,6 @@ from jaxticket.metrics import METRICS, chosen_metrics
 from jaxticket.typing import (
     Array,
     Json,
-    Layout,
     LossFunction,
     Mask,
     Metric,
@@ -40,7 +39,6 @@ from jaxticket.typing import (
     Params,
     Prunable,
     RateSchedule,
-    Score,
 )
 
 if TYPE_CHECKING:
@@ -55,8 +53,6 @@ LOSSES = ("cross_entropy",)
 PRECISIONS = ("default", "high", "highest")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 AUGMENTATIONS = ("crop", "shift", "resized_crop", "flip")
-MOST_LEVELS = 1000
-"""Of `Pruning`; with the usual fraction every network has lost its last weight long before."""
 
 
 def _field(
@@ -366,85 +362,69 @@ def _unused(values: Json) -> dict[str, str]:
     return unused
 
 
-@dataclass(frozen=True)
-class Pruning:
-    """How tickets are found: train, prune, rewind, repeat.
+class PruningSettings:
+    """What all ways to prune say of their tickets: which weights count, and how training starts.
 
-    Level n keeps `round((1 - fraction) ** n * P)` of the P prunable weights (round half to even).
+    Dataclasses of settings inherit from it; what they leave out, it raises.
 
     Attributes:
-      levels: number of times the network is pruned, at most 1000; the last one has to keep at least
-        one weight.
-      fraction: share of the remaining weights that each level removes.
-      one_shot: prune the trained dense network straight to each level's density, instead of level
-        after level.
-      score: name in `jt.SCORES` or a score function.
-      scope: "global" ranks all weights together, "layer" each layer by itself.
-      rates: pairs (pattern, fraction): with scope "layer", the fraction of the layers whose path
-        matches (the first that does). The 2019 paper prunes the output layer at half the rate of
-        the others.
       exclude: patterns of paths, such as "dense_2/*", that are never pruned and not counted in P.
-      rewind: the step to whose weights a ticket goes back, 0 for initialization; or
-        "learning_rate", which keeps the trained weights and repeats the whole schedule (LRR).
-      schedule: "remaining" trains tickets from the rewind step to the end, as Algorithm 4;
-        "full" trains them with the whole schedule from its start, whatever step their weights are
-        of (section 5.2). With rewind=0 and "learning_rate" both are the whole schedule.
-      order: "fresh" draws new SGD noise (order of examples and augmentation) for every level, so
-        that no ticket is trained under the noise that it was found with; its branches share the
-        noise of their level. "same" shows every level the batches of level 0.
-      score_batches, score_batch_size: training batches that a score may look at; no batch is
-        larger than the training split. An error to set for scores that look at none.
+      schedule: "remaining" trains tickets from the rewind step to the end, "full" with the whole
+        schedule from its start.
       rescale: "global" divides the kept weights of every ticket by its density before it is
-        trained, "layer" those of each layer by the layer's; always the weights of the rewind step,
-        so that factors of different levels never multiply. None, as in the papers but KD-LTS and in
-        the published code of all of them, leaves the weights alone. Controls follow: new weights
-        get the ticket's factors too.
-
-    Reference: Frankle's thesis, Algorithms 1, 2 and 4 (line 5 for the noise, which no source
-      holds fixed: the published codes shuffle examples differently in every training); section
-      3.3.3 for one-shot. KD-LTS, appendix H, Algorithm 2 (rescale), where the printed `1 - |m'|_0 /
-      P` is read as the density.
+        trained, "layer" those of each layer by the layer's, None leaves them alone.
     """
 
-    levels: int = 12
-    fraction: float = 0.2
-    one_shot: bool = False
-    score: str | Score = "magnitude"
-    scope: str = "global"
-    rates: tuple[tuple[str, float], ...] = ()
-    exclude: tuple[str, ...] = ()
-    rewind: int | str = 0
-    order: str = "fresh"
-    score_batches: int = 1
-    score_batch_size: int = 100
-    schedule: str = "remaining"
-    rescale: str | None = dataclasses.field(default=None, kw_only=True)
+    exclude: tuple[str, ...]
+    schedule: str
+    rescale: str | None
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[object]]]
 
-    def __post_init__(self) -> None:
-        settle(self, whole, "levels", high=MOST_LEVELS)
-        settle(self, share, "fraction", one=False)
-        settle(self, flag, "one_shot")
-        settle(self, _named, "score")
-        settle(self, one_of, "scope", choices=("global", "layer"))
-        settle(self, several, "rates", check=_rate, like='(("dense_2", 0.1),)', empty=True)
-        settle(self, texts, "exclude", like='("dense_2",)')
-        if self.rates and self.scope != "layer":
-            raise ValueError(f"`rates` need scope='layer', got scope={self.scope!r}")
-        if isinstance(self.rewind, str):
-            one_of("rewind", self.rewind, ("learning_rate",))
-        else:
-            settle(self, whole, "rewind")
-        settle(self, one_of, "order", choices=("same", "fresh"))
-        settle(self, one_of, "schedule", choices=("remaining", "full"))
-        settle(self, whole, "score_batches", "score_batch_size", low=1)
-        if self.rescale is not None:
-            settle(self, one_of, "rescale", choices=rescaling.RESCALE)
-        if self.rescale is not None and isinstance(self.rewind, str):
-            raise ValueError(
-                f"`rescale` {self.rescale!r} needs weights that are rewound to a step: with "
-                f"rewind={self.rewind!r} the factors of all levels would multiply; leave one of "
-                f"them out"
-            )
+    remedy = ""
+    """What the report of a layer without weights ends with."""
+
+    @property
+    def name(self) -> str:
+        """What finds the masks, in a word."""
+        return type(self).__name__
+
+    @property
+    def last_level(self) -> int:
+        """The highest level."""
+        raise NotImplementedError
+
+    @property
+    def rewind_step(self) -> int:
+        """The step whose weights a ticket starts from."""
+        raise NotImplementedError
+
+    @property
+    def from_initialization(self) -> bool:
+        """Whether tickets start from the weights of initialization, so that one can win."""
+        return self.rewind_step == 0
+
+    @property
+    def keeps_trained(self) -> bool:
+        """Whether tickets keep their trained weights, as under learning-rate rewinding."""
+        return False
+
+    @property
+    def start(self) -> int:
+        """Where in the schedule a ticket begins."""
+        return 0 if self.schedule == "full" else self.rewind_step
+
+    @property
+    def fresh_noise(self) -> bool:
+        """Whether every level has its own SGD noise; else all see that of the dense network."""
+        raise NotImplementedError
+
+    def noise(self, level: int) -> int:
+        """The number of the SGD noise of a level; 0 is that of the dense network."""
+        return level if self.fresh_noise else 0
+
+    def density_of(self, level: int) -> float:
+        """The nominal density of a level."""
+        raise NotImplementedError
 
     def factors(self, mask: Mask, prunable: Prunable) -> Params | None:
         """What the rewound weights of tickets are multiplied by; None for nothing.
@@ -455,33 +435,9 @@ class Pruning:
         """
         return None if self.rescale is None else rescaling.by_density(mask, prunable, self.rescale)
 
-    @property
-    def rewind_step(self) -> int:
-        """The step whose weights a ticket starts from.
-
-        It is 0 under learning-rate rewinding, which repeats the schedule.
-        """
-        return 0 if isinstance(self.rewind, str) else self.rewind
-
-    @property
-    def start(self) -> int:
-        """Where in the schedule a ticket begins.
-
-        This is the rewind step, or 0 where it repeats the whole schedule.
-        """
-        return 0 if self.schedule == "full" else self.rewind_step
-
-    def density_of(self, level: int) -> float:
-        """The nominal density of a level, `(1 - fraction) ** level`."""
-        return (1 - self.fraction) ** level
-
-    def replace(self, **changes: object) -> Pruning:
-        """A copy with some fields changed."""
-        return dataclasses.replace(self, **changes)
-
 
 @dataclass(frozen=True)
-class PruningAtStep:
+class PruningAtStep(PruningSettings):
     """Masks are found once, at one step of dense training: `jt.prune_at` and `jt.search`.
 
     Attributes:
@@ -494,7 +450,7 @@ class PruningAtStep:
 
     At step 0, and with the rest of the schedule, pruned networks see the batches that the
     dense one sees: their masks have seen none of them. Where they repeat the schedule after a later
-    step, each density has new SGD noise (`order` "fresh", see `Pruning`).
+    step, each density has new SGD noise, as with `order="fresh"` of `Pruning`.
     """
 
     densities: tuple[float, ...]
@@ -515,40 +471,23 @@ class PruningAtStep:
             settle(self, one_of, "rescale", choices=rescaling.RESCALE)
 
     @property
+    def last_level(self) -> int:
+        """The number of densities."""
+        return len(self.densities)
+
+    @property
     def rewind_step(self) -> int:
         """The step whose weights pruned networks start from."""
         return self.step
 
     @property
-    def rewind(self) -> int | str:
-        """As of `Pruning`: only masks found at initialization make winning tickets."""
-        return self.step
+    def fresh_noise(self) -> bool:
+        """Whether masks were found under the batches that pruned networks would see again."""
+        return self.step > 0 and self.schedule == "full"
 
     def density_of(self, level: int) -> float:
         """The density that was asked for at a level; level 0 is dense."""
         return self.densities[level - 1] if level else 1.0
-
-    def factors(self, mask: Mask, prunable: Prunable) -> Params | None:
-        """What the dense weights of pruned networks are multiplied by; None for nothing.
-
-        Args:
-          mask: of several networks, host arrays [replica, ...].
-          prunable: tree of python bools.
-        """
-        return None if self.rescale is None else rescaling.by_density(mask, prunable, self.rescale)
-
-    @property
-    def start(self) -> int:
-        """Where in the schedule pruned networks begin."""
-        return self.step if self.schedule == "remaining" else 0
-
-    @property
-    def order(self) -> str:
-        """As of `Pruning`.
-
-        "fresh" where masks were found under the batches that pruned networks would see again.
-        """
-        return "fresh" if self.step > 0 and self.schedule == "full" else "same"
 
 
 @dataclass(frozen=True)
@@ -559,64 +498,17 @@ class Loaded(PruningAtStep):
     """
 
     @property
-    def rewind(self) -> str:
+    def from_initialization(self) -> bool:
         """Whether their weights are those of initialization is not known, so that none wins."""
-        return "unknown"
+        return False
 
     @property
-    def order(self) -> str:
-        """SGD noise of the level, since the noise of the run that found the masks is not known."""
-        return "fresh"
+    def fresh_noise(self) -> bool:
+        """Under which noise masks were found is not known: tickets get that of their level."""
+        return True
 
 
-@dataclass(frozen=True)
-class EarlyPruning(PruningAtStep):
-    """How `jt.prune_at` prunes.
-
-    Attributes:
-      score: name in `jt.SCORES` or a score function.
-      rounds: rounds of scoring on the way to each density; None for those of the score's recipe.
-      scope: "global", "layer", or how the density is spread: a name in `jt.LAYOUTS` or a function.
-      floor: weights that every layer keeps at least; with scope "global".
-      per_class, batches, batch_size: the training examples that a score looks at.
-    """
-
-    score: str | Score = "snip"
-    rounds: int | None = None
-    scope: str | Layout = "global"
-    floor: int = 0
-    per_class: int | None = 10
-    batches: int = 1
-    batch_size: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        settle(self, _named, "score", "scope")
-        settle(self, or_none(whole), "rounds", "per_class", "batch_size", low=1)
-        settle(self, whole, "floor")
-        settle(self, whole, "batches", low=1)
-        if self.floor and self.scope != "global":
-            raise ValueError(
-                f"`floor` needs scope='global', got {self.floor} with scope={self.scope!r}"
-            )
-        if self.per_class is not None and self.batch_size is not None:
-            raise ValueError(
-                f"`batch_size` {self.batch_size} is not used with per_class={self.per_class}: "
-                f"pass per_class=None to draw batches of that size"
-            )
-        if self.per_class is None and self.batch_size is None:
-            raise ValueError("`batch_size` is needed with per_class=None; 128 is usual")
-
-
-def order_of(pruning: Pruning | PruningAtStep, level: int) -> int:
-    """The number of the SGD noise that networks of a level are trained under.
-
-    0 is that of the dense network.
-    """
-    return level if pruning.order == "fresh" else 0
-
-
-def _named(argument: str, value: object) -> str | Callable[..., object]:
+def name_or_function(argument: str, value: object) -> str | Callable[..., object]:
     """A name or a function."""
     if callable(value):
         return value
@@ -634,13 +526,3 @@ def _monitor(argument: str, value: object) -> object:
         )
     whole(f"{argument}.every", value.every, 1)  # type: ignore[attr-defined]
     return hashable(argument, value)
-
-
-def _rate(argument: str, value: object) -> tuple[str, float]:
-    """A pattern of paths and the fraction of such layers."""
-    if not isinstance(value, (tuple, list)) or len(value) != 2 or not isinstance(value[0], str):
-        raise ValueError(
-            f"`{argument}` must be pairs of a pattern and a fraction, such as "
-            f'(("dense_2", 0.1),), got {value!r}'
-        )
-    return value[0], share(f"{argument}[{value[0]!r}]", value[1], zero=True, one=False)

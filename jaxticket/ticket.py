@@ -54,6 +54,10 @@ class Ticket:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
+    def masked(self) -> Ticket:
+        """The ticket on the host, with weights of zero where the mask is False."""
+        return self.replace(params=host_apply(self.mask, self.params))
+
     def save(
         self,
         path: str | os.PathLike[str],
@@ -96,8 +100,7 @@ class Ticket:
         }
         if keys := _whole_keys(self):
             header["keys"] = keys
-        host = jax.tree.map(np.asarray, self)
-        host = host.replace(params=host_apply(host.mask, host.params))
+        host = jax.tree.map(np.asarray, self).masked()
         if net is not None:
             like, _ = net.shapes
             _tree.same_structure("net", like, host.params)

@@ -7,7 +7,6 @@ of a kernel [..., in, out].
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, overload
@@ -234,7 +233,7 @@ def cost(net: Network, mask: Mask | None = None) -> Mapping[str, float | np.ndar
     532400.0
     """
     params = _params(net)
-    size, total = _size(params), _forward(net)
+    size, total = _size(params), flops.forward(net)
     if mask is None:
         return {"params": size, "kept_params": size, "flops": total, "flops_kept": total}
     leaves, stacked = _leaves(net, mask)
@@ -329,13 +328,6 @@ def _params(net: Network) -> Params:
     """Give the shapes of the params."""
     instance("net", net, Network, "a network, such as jt.networks.lenet()")
     return net.shapes[0]
-
-
-@functools.lru_cache(maxsize=64)
-def _forward(net: Network) -> float:
-    params, stats = net.shapes
-    x = net.example(1)
-    return flops.count(lambda p, s, x: net.apply(p, s, x, train=False)[0], params, stats, x)
 
 
 def _leaves(net: Network, mask: Mask) -> tuple[list[np.ndarray], bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -15,21 +15,12 @@ import numpy as np
 from jaxticket import _identity, _tree, results
 from jaxticket._check import chosen, from_table, whole
 from jaxticket.controls import BRANCHES, Change
-from jaxticket.engine.loop import (
-    Arrays,
-    Jobs,
-    join,
-    report_diverged,
-    take,
-    train_jobs,
-)
-from jaxticket.engine.runtime import Run, Runtime, settled
+from jaxticket.engine.runtime import Runtime, settled
 from jaxticket.engine.supervised import TrainBatch
 from jaxticket.problem import Problem
-from jaxticket.random import root_keys
-from jaxticket.runs import Runs, density, require_runs
+from jaxticket.runs import Runs, require_runs
 from jaxticket.sparsify.retraining import branch_groups
-from jaxticket.sparsify.runner import jobs_of
+from jaxticket.sparsify.runner import Group, Runner
 from jaxticket.typing import Mask, Params, Prunable, TrainState
 
 if TYPE_CHECKING:
@@ -121,91 +112,52 @@ def telemetry(
         every=every,
     )
     runtime = runtime.in_folder(runs.folder, "telemetry", results.run_name(name, settings))
-    tickets, groups = branch_groups(runs, change, name, runs.training, factors, levels)
-    keys = np.asarray(jax.random.key_data(root_keys(runs.seeds)))
-    jobs = _shortened(join([jobs_of(group, group.ticket(), keys) for group in groups]), steps)
+    _, groups = branch_groups(runs, change, name, runs.training, factors, levels)
+    groups = _shortened(groups, steps)
     label = runs.branch if change is BRANCHES["retrain"] else name
-    about = [
-        {"seed": seed, "level": level, "density": share, "branch": label}
-        for level in levels
-        for seed, share in zip(
-            runs.seeds,
-            density(runs.net, runs.pruning, tickets[level], runs.lost_at(level)),
-            strict=True,
-        )
-    ]
-    count = len(jobs.start)
     # as for `branch`, with which the compiled program is shared
-    size = runtime.replicas_per_call(count, runs.size)
-    parts = []
+    size = runtime.replicas_per_call(len(groups) * len(runs.seeds), runs.size)
+    total = sum(group.steps for group in groups) * len(runs.seeds)
     with runtime.run(
-        runs.net, runs.data, runs.training, settings, size=size, steps=jobs.steps, interval=every
+        runs.net, runs.data, runs.training, settings, size=size, steps=total, interval=every
     ) as run:
-        run.describe(f"telemetry of {label}")
         monitor = Telemetry(every, tuple(runs.pruning.exclude))
-        for begin in range(0, count, size):
-            part, own = take(jobs, begin, begin + size), about[begin : begin + size]
-            arrays = _unit(run, part, monitor, f"jobs-{begin:05d}-{begin + len(own):05d}")
-            for job, columns in enumerate(own):
-                parts.append(_rows(arrays, job, columns))
-                where = f"level {columns['level']}, {label}"
-                place = slice(job, job + 1)
-                report_diverged(
-                    run, where, [columns["seed"]], arrays["diverged"][place], part.lost[place]
-                )
-        table = results.concat(parts)
+        runner = Runner(run, runs.net, runs.data, runs.training, runs.seeds)
+        logs = runner.train(groups, ends_only=True, monitors=(monitor,)).logs
+        table = results.concat(
+            _rows(log, replica, label) for log in logs for replica in range(len(runs.seeds))
+        )
         if run.path is not None:
             run.finish(functools.partial(results.write, table, run.path, "table"))
     return table
 
 
-def _shortened(jobs: Jobs, steps: int | None) -> Jobs:
-    """Stop each job after a number of steps."""
+def _shortened(groups: list[Group], steps: int | None) -> list[Group]:
+    """Stop the replicas of each group after a number of steps."""
     if steps is None:
-        return jobs
-    schedule = jobs.plan.schedule
-    left = int((np.asarray(schedule.stop) - jobs.start).min())
+        return groups
+    starts = [np.asarray(group.ticket().step) for group in groups]
+    end = groups[0].training.steps
+    left = end - max(int(start.max()) for start in starts)
     if steps > left:
         raise ValueError(
-            f"`steps` must be at most {left}, since training ends at step "
-            f"{int(np.asarray(schedule.stop).min())}, got {steps}"
+            f"`steps` must be at most {left}, since training ends at step {end}, got {steps}"
         )
-    schedule = schedule._replace(stop=(jobs.start + steps).astype(np.int32))
-    return jobs._replace(plan=jobs.plan._replace(schedule=schedule))
+    return [
+        dataclasses.replace(group, stop=start + steps)
+        for group, start in zip(groups, starts, strict=True)
+    ]
 
 
-def _unit(run: Run, jobs: Jobs, monitor: Telemetry, name: str) -> Arrays:
-    """Train and measure some jobs.
-
-    Args:
-      run: the run under way.
-      jobs: what to train.
-      monitor: what measures them.
-      name: name of the unit of work.
-
-    Returns:
-      Host arrays: steps int32 and looked bool [call, job], watched float32 [call, job, metric] and
-      diverged int32 [job].
-    """
-
-    def make() -> Arrays:
-        trained = train_jobs(run, jobs, name, ends_only=True, monitors=(monitor,))
-        return {
-            "steps": trained.steps,
-            "looked": trained.looked[METRICS[0]],
-            "watched": np.stack([trained.monitored[metric] for metric in METRICS], axis=-1),
-            "diverged": trained.diverged,
-        }
-
-    return run.unit(name, jobs.steps, make)
-
-
-def _rows(arrays: Arrays, job: int, about: Mapping[str, object]) -> pd.DataFrame:
-    """Give the measurements of one job as a table."""
-    calls = np.flatnonzero(arrays["looked"][:, job])
+def _rows(log: results.EvaluationLog, replica: int, branch: str) -> pd.DataFrame:
+    """Give the measurements of one replica as a table."""
+    calls = np.flatnonzero(log.looked[METRICS[0]][:, replica])
+    about = {"seed": int(log.seeds[replica]), "level": log.level}
+    about |= {"density": log.density[replica], "branch": branch}
     columns = {name: np.asarray([value] * len(calls)) for name, value in about.items()}
-    columns["step"] = arrays["steps"][calls, job].astype(np.int64)
-    return results.spread(arrays["watched"][calls, job], columns, {"metric": METRICS})
+    columns["step"] = log.steps[calls, replica].astype(np.int64)
+    values = np.stack([log.monitored[metric][calls, replica] for metric in METRICS], axis=-1)
+    return results.spread(values, columns, {"metric": METRICS})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxticket import _tree
 from jaxticket.connectivity.copies import FIRST_NOISE, heights
 from jaxticket.connectivity.evaluator import Evaluator
 from jaxticket.controls import BRANCHES
@@ -17,17 +16,16 @@ from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.dense import initial_networks
-from jaxticket.engine.loop import Arrays, Jobs, Trained, history_arrays, take
+from jaxticket.engine.loop import Arrays, Jobs, Trained, history_arrays, join
 from jaxticket.engine.metrics import METRICS
-from jaxticket.engine.program import program
 from jaxticket.engine.runtime import Run, Runtime
 from jaxticket.engine.source import split_names
-from jaxticket.engine.supervised import Supervised
 from jaxticket.nn.resize import narrowed, parameters
 from jaxticket.results import EvaluationLog
 from jaxticket.runs import Runs
-from jaxticket.settings import PruningAtStep, Training
-from jaxticket.sparsify.runner import Group, Runner
+from jaxticket.settings import PruningAtStep, PruningSettings, Training
+from jaxticket.sparsify.runner import Group, Runner, final_weights
+from jaxticket.sparsify.strategy import dense_ticket, weights_of
 from jaxticket.ticket import Ticket
 from jaxticket.typing import Network
 
@@ -143,19 +141,15 @@ def hold(
     many = (2 + len(CHANGES) + len(contest.rates)) * count
     size = runtime.replicas_per_call(many, runs.size)
     with runtime.run(net, data, training, settings, size=size) as run:
-        runner = Runner(run, net, runs.pruning, seeds)
+        runner = Runner(run, net, data, training, seeds)
         groups = _groups(contest, runner)
         run.expect(sum(group.steps for group in groups) * count)
         run.expect(0 if contest.small is None else training.steps * count)
         run.describe("ticket, controls and dense network")
 
         def keep(trained: Trained, jobs: Jobs, first: int) -> Arrays:
-            # the final weights of the ticket and its copy, which come first
-            final = (trained.state.params, trained.state.stats)
-            kept = max(0, min(len(jobs.start), 2 * count - first))
-            final = take(parallel.host(final), 0, kept)
-            leaves = zip(_tree.paths(final), jax.tree.leaves(final), strict=True)
-            return {f"weights/{path}": leaf for path, leaf in leaves}
+            # of the ticket and its copy, which come first
+            return final_weights(trained, max(0, min(len(jobs.start), 2 * count - first)))
 
         trained = runner.train(groups, unit="networks", keep=keep)
         logs = {log.branch: log for log in trained.logs}
@@ -169,18 +163,22 @@ def hold(
 
 def _groups(contest: Contest, runner: Runner) -> list[Group]:
     """All that are trained side by side; the ticket and its copy come first."""
-    seeds, training, lost = contest.seeds, contest.training, contest.lost()
-    whole = contest.ticket()
-    changes = {name: BRANCHES[name] for name in CHANGES}
-    controls = runner.controls(changes, whole, factors=contest.factors())
+    pruning, whole, factors = contest.runs.pruning, contest.ticket(), contest.factors()
+    tickets = {TICKET: whole, COPY: whole}
+    for name in CHANGES:
+        tickets[name] = runner.control(
+            name, BRANCHES[name], whole, pruning=pruning, factors=factors
+        )
+    lost, training = contest.lost(), contest.training
     groups = [
-        _group(name, ticket, contest.level, training, lost, order=FIRST_NOISE + (name == COPY))
-        for name, ticket in {TICKET: whole, COPY: whole, **controls}.items()
+        _group(name, ticket, contest.level, training, pruning, lost)
+        for name, ticket in tickets.items()
     ]
-    dense = _dense(runner.net, runner)
-    none = np.zeros(len(seeds), bool)
+    groups[1] = replace(groups[1], order=FIRST_NOISE + 1)
+    none, dense = np.zeros(len(contest.seeds), bool), _dense(runner)
     for rate in contest.rates:
-        groups.append(_group(_dense_name(rate), dense, 0, training.replace(lr=rate), none))
+        own = training.replace(lr=rate)
+        groups.append(_group(_dense_name(rate), dense, 0, own, pruning, none))
     return groups
 
 
@@ -189,33 +187,27 @@ def _group(
     ticket: Ticket,
     level: int,
     training: Training,
+    pruning: PruningSettings,
     lost: np.ndarray,
-    order: int = FIRST_NOISE,
 ) -> Group:
     start = int(np.asarray(ticket.step)[0])
-    return Group(name, level, lambda: ticket, training, order, lost, start=start, title=name)
+    return Group(
+        name, level, lambda: ticket, training, pruning, FIRST_NOISE, lost, start=start, title=name
+    )
 
 
-def _dense(net: Network, runner: Runner) -> Ticket:
+def _dense(runner: Runner) -> Ticket:
     """The dense networks at initialization, as tickets."""
-    params, stats = initial_networks(net, runner.run.mesh, runner.keys)
-    ones = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
-    zero = np.zeros(len(runner.seeds), np.int32)
-    return Ticket(ones, params, stats, zero, zero)
+    return dense_ticket(initial_networks(runner.net, runner.run.mesh, runner.keys), 0)
 
 
 def _small(contest: Contest, net: Network, run: Run) -> EvaluationLog:
     """The evaluations of the small dense networks; their density is their share of parameters."""
-    run.describe("small dense network")
     count = len(contest.seeds)
-    run = replace(
-        run,
-        program=program(Supervised(net, contest.training), run.mesh),
-        size=parallel.block_size(count, run.mesh, None),
-    )
-    runner = Runner(run, net, PruningAtStep((1.0,)), contest.seeds)
-    none = np.zeros(count, bool)
-    group = _group(SMALL, _dense(net, runner), contest.level, contest.training, none)
+    run = replace(run, size=parallel.block_size(count, run.mesh, None))
+    runner = Runner(run, net, contest.data, contest.training, contest.seeds)
+    whole, none = PruningAtStep((1.0,)), np.zeros(count, bool)
+    group = _group(SMALL, _dense(runner), contest.level, contest.training, whole, none)
     (log,) = runner.train([group], unit=SMALL).logs
     share = parameters(net) / parameters(contest.runs.net)
     return log._replace(density=np.full(count, share))
@@ -227,12 +219,7 @@ def _barrier(contest: Contest, run: Run, blocks: list[Arrays]) -> np.ndarray:
     alphas = np.linspace(0, 1, contest.points)
 
     def make() -> Arrays:
-        like = contest.runs.net.shapes
-        leaves = [
-            np.concatenate([block[f"weights/{path}"] for block in blocks])
-            for path in _tree.paths(like)
-        ]
-        final = jax.tree.unflatten(jax.tree.structure(like), leaves)
+        final = join([weights_of(block, contest.runs.net) for block in blocks])
         index = np.stack([np.arange(count), count + np.arange(count)], axis=1)
         index = np.repeat(index, len(alphas), axis=0)
         weight = np.tile(np.stack([1 - alphas, alphas], axis=1), (count, 1))

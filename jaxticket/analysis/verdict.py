@@ -33,8 +33,7 @@ from jaxticket.engine.runtime import Runtime, settled
 from jaxticket.engine.source import split_names
 from jaxticket.engine.store import explained, on_first
 from jaxticket.runs import Runs, require_runs
-from jaxticket.settings import EarlyPruning, Pruning, Training, has_own_rate
-from jaxticket.sparsify.learned.learned_masks import LearnedPruning
+from jaxticket.settings import Training, has_own_rate
 from jaxticket.typing import Network
 
 if TYPE_CHECKING:
@@ -340,7 +339,7 @@ def verdict(
         density=float(densities.mean()),
         seeds=seeds,
         start=start,
-        at_init=start == 0 and runs.pruning.rewind == 0,
+        at_init=start == 0 and runs.pruning.from_initialization,
         dense_lr=outcome.dense_lr,
         tuned=len(rates) > 1 or dense_lrs is not None,
         small=contest.small,
@@ -411,17 +410,7 @@ def _judged(outcome: Outcome, splits: tuple[str, ...], rules: Rules) -> tuple[in
 
 def _method(runs: Runs) -> str:
     """Name the method that found the masks of a run."""
-    pruning = runs.pruning
-    if isinstance(pruning, LearnedPruning) and pruning.method is not None:
-        name = pruning.method.name
-    elif isinstance(pruning, (EarlyPruning, Pruning)):
-        score = pruning.score
-        name = scored = score if isinstance(score, str) else getattr(score, "__name__", "score")
-        if isinstance(pruning, Pruning):
-            name = "one_shot" if pruning.one_shot else "imp"
-            name += "" if score == "magnitude" else f"_{scored}"
-    else:
-        name = type(pruning).__name__
+    name = runs.pruning.name
     return name if runs.branch == TICKET else f"{name}_{runs.branch}"
 
 

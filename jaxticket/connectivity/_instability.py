@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -21,12 +20,12 @@ from jaxticket.connectivity.arguments import (
     named_distances,
     runs_by_step,
 )
-from jaxticket.connectivity.copies import Atom, Design, train_and_compare
+from jaxticket.connectivity.copies import Atom, Copies, Design
 from jaxticket.connectivity.distances import OF_WEIGHTS, Distance
 from jaxticket.connectivity.evaluator import Evaluator, Networks
 from jaxticket.connectivity.origins import Starts, kinds_of
 from jaxticket.connectivity.result import Instability
-from jaxticket.controls import Change
+from jaxticket.controls import Change, named_changes
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine.dense import initial_networks, train_dense
@@ -36,7 +35,7 @@ from jaxticket.engine.runtime import Runtime, settled
 from jaxticket.random import root_keys
 from jaxticket.runs import Runs
 from jaxticket.settings import Training
-from jaxticket.sparsify.iterative import named_changes
+from jaxticket.sparsify.runner import Runner
 from jaxticket.typing import Network
 
 
@@ -196,7 +195,7 @@ def instability(
         initial = initial_networks(net, mesh, keys)
         states: dict[int, Networks] = {}
         diverged = np.full(len(seeds), -1)
-        costs: list[dict[str, Any]] = []
+        costs: list[dict[str, object]] = []
         if dense:
             run.describe("dense")
             trained = train_dense(run, training, keys, initial, steps, ends_only=True)
@@ -208,12 +207,22 @@ def instability(
         starts = Starts(net, mesh, seeds, kinds, initial, states, diverged, runs, changes)
         # seed after seed, so that every device has early and late steps k
         order = sorted(range(len(atoms)), key=lambda i: (atoms[i].replica, i))
-        blocks = []
-        for first in range(0, len(atoms), room):
-            own = [atoms[i] for i in order[first : first + room]]
-            run.describe(_description(own))
-            blocks.append(train_and_compare(run, evaluator, starts, design, own, first, room))
-            costs.append(_cost(f"copies of {len(own)} states from {first} on", blocks[-1]))
+        trained_copies = Copies(evaluator, starts, design, [atoms[i] for i in order], room)
+        blocks = (
+            Runner(run, net, data, training, seeds)
+            .train(
+                trained_copies.groups(),
+                unit="copies",
+                keep=trained_copies.compared,
+                watch=trained_copies.watch if throughout else None,
+                ends_only=not throughout,
+                block=room * copies,
+            )
+            .blocks
+        )
+        for number, block in enumerate(blocks):
+            count = len(block["atoms/density"])
+            costs.append(_cost(f"copies of {count} states from {number * room} on", block))
         result = Instability(
             net=net,
             data=data,
@@ -235,23 +244,17 @@ def instability(
     return result
 
 
-def _description(atoms: list[Atom]) -> str:
-    low, high = (choose(atom.kind.at for atom in atoms) for choose in (min, max))
-    return f"copies from k = {low}" + (f" to {high}" if high > low else "")
-
-
-def _cost(unit: str, arrays: Arrays) -> dict[str, Any]:
-    own = {k.removeprefix("cost_"): v.item() for k, v in arrays.items() if k.startswith("cost_")}
+def _cost(unit: str, arrays: Arrays) -> dict[str, object]:
+    own = {k.removeprefix("cost/"): v.item() for k, v in arrays.items() if k.startswith("cost/")}
     return {"unit": unit, **own}
 
 
 def _joined(blocks: list[Arrays]) -> Arrays:
     """The arrays of all blocks along their axis of atoms; blocks may have made different calls."""
     joined = {}
-    for name in blocks[0]:
-        if name.startswith("cost_"):
-            continue
+    for name in (name for name in blocks[0] if name.startswith("atoms/")):
         parts = [block[name] for block in blocks]
+        name = name.removeprefix("atoms/")
         if name in ("steps", "throughout"):
             calls = max(part.shape[1] for part in parts)
             fill = -1 if name == "steps" else np.nan

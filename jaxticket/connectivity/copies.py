@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -22,21 +24,11 @@ from jaxticket.connectivity.evaluator import Evaluator, Networks
 from jaxticket.connectivity.origins import Start, Starts
 from jaxticket.connectivity.paths import barrier
 from jaxticket.engine import parallel
-from jaxticket.engine.loop import (
-    Arrays,
-    Jobs,
-    Trained,
-    Watch,
-    job_plan,
-    report_diverged,
-    take,
-    train_jobs,
-)
-from jaxticket.engine.runtime import Run
-from jaxticket.engine.supervised import Origin
-from jaxticket.random import root_keys
+from jaxticket.engine.loop import Arrays, Jobs, Trained, Watch, take
 from jaxticket.settings import Training
+from jaxticket.sparsify.runner import Group
 from jaxticket.ticket import Ticket
+from jaxticket.typing import Mask, Params, TrainState
 
 # far from the orders that levels of a run see with `order`="fresh"
 FIRST_NOISE = 1 << 21
@@ -83,94 +75,110 @@ class Design:
         return tuple(itertools.combinations(range(self.copies), 2))
 
 
-def train_and_compare(
-    run: Run,
-    evaluator: Evaluator,
-    starts: Starts,
-    design: Design,
-    atoms: list[Atom],
-    first: int,
-    room: int,
-) -> Arrays:
-    """Trains the copies of some atoms side by side and compares them; a finished unit of a folder
-    is read.
+@dataclass(frozen=True, eq=False)
+class Copies:
+    """The copies of some states: as groups that a runner trains, and compared.
 
-    Args:
-      run, evaluator, starts, design: what is done.
-      atoms: at most `room` of them.
-      first: number of the first in the whole design.
+    Attributes:
+      evaluator, starts, design: what is done.
+      atoms: in the order in which they are trained.
       room: atoms of the largest block.
-
-    Returns:
-      Host arrays with a leading axis [atom]:
-        line, line_recomputed: float32 [pair, point, split, metric]
-        distances: float64 [pair, distance, split + 1], of weights last, nan where there is none
-        began: float32 [split, metric], at step k; ended: float32 [copy, split, metric]
-        copies: float64 [copy, measure] of `OF_COPIES`; moved: float64, from initialization to k
-        throughout: float32 [call, pair, split, 4]: barriers of error and loss, means of the ends
-        steps: int32 [call]; diverged: int32 [copy]; density: float64; weights/...: of each copy
-      and the costs of the unit.
     """
-    name = f"copies-{first:05d}-{first + len(atoms):05d}"
-    jobs, tickets = _jobs(starts, design, atoms)
-    run.expect(jobs.steps - _planned(design, atoms))
 
-    def make() -> Arrays:
-        watch = _watch(evaluator, design, len(atoms), room) if design.throughout else None
-        trained = train_jobs(run, jobs, name, ends_only=watch is None, watch=watch)
-        began = time.perf_counter()
+    evaluator: Evaluator
+    starts: Starts
+    design: Design
+    atoms: list[Atom]
+    room: int
+
+    def groups(self) -> list[Group]:
+        """One group for each atom, whose replicas are its copies."""
+        design, starts = self.design, self.starts
+        numbers = FIRST_NOISE + np.arange(design.copies, dtype=np.int32)
+        return [
+            Group(
+                atom.kind.branch,
+                atom.kind.level,
+                functools.partial(self._ticket, atom),
+                design.training,
+                starts.pruning(atom.kind),
+                numbers if "order" in design.noise else 0,
+                np.full(design.copies, starts.lost(atom)),
+                start=0 if design.full else atom.kind.at,
+                augment=numbers if "augment" in design.noise else 0,
+                seeds=(starts.seeds[atom.replica],) * design.copies,
+                title=f"{atom.kind.branch}, level {atom.kind.level}, k = {atom.kind.at}",
+            )
+            for atom in self.atoms
+        ]
+
+    def _start(self, atom: Atom) -> tuple[Ticket, np.ndarray, Params]:
+        """The ticket of an atom, its density and the weights that its training began with."""
+        return take(self._made(atom.kind), atom.replica, atom.replica + 1)
+
+    @functools.cached_property
+    def _made(self) -> Callable[[Start], tuple[Ticket, np.ndarray, Params]]:
+        """The states of one kind, of all replicas; those of a block are held."""
+
+        @functools.lru_cache(maxsize=self.room)
+        def made(kind: Start) -> tuple[Ticket, np.ndarray, Params]:
+            ticket = self.starts.make(kind)
+            return ticket, self.starts.density(kind, ticket), self.starts.beginning(kind, ticket)
+
+        return made
+
+    def _ticket(self, atom: Atom) -> Ticket:
+        ticket, _, _ = self._start(atom)
+        ticket = jax.tree.map(lambda x: np.repeat(x, self.design.copies, axis=0), ticket)
+        return ticket.replace(step=np.zeros_like(ticket.step)) if self.design.full else ticket
+
+    def watch(self, jobs: Jobs) -> Watch:
+        """The barriers of copies while they are trained."""
+        return _watch(self.evaluator, self.design, len(jobs.start) // self.design.copies, self.room)
+
+    def compared(self, trained: Trained, jobs: Jobs, first: int) -> Arrays:
+        """Compare the copies of a block, which hold whole atoms.
+
+        Args:
+          trained: the copies.
+          jobs: what was trained, in the order [atom, copy].
+          first: number of the first copy of all.
+
+        Returns:
+          Host arrays with a leading axis [atom]:
+            line, line_recomputed: float32 [pair, point, split, metric]
+            distances: float64 [pair, distance, split + 1], of weights last, nan where there is none
+            began: float32 [split, metric], at step k; ended: float32 [copy, split, metric]
+            copies: float64 [copy, measure] of `OF_COPIES`; moved: float64, from initialization to k
+            throughout: float32 [call, pair, split, 4]: barriers of error and loss, mean ends
+            steps: int32 [call]; diverged: int32 [copy]; density: float64; weights/...: of each copy
+          under "atoms/", and the costs of the unit under "cost/".
+        """
+        design, began = self.design, time.perf_counter()
+        atoms = self.atoms[first // design.copies :][: len(jobs.start) // design.copies]
         final = take(parallel.host((trained.state.params, trained.state.stats)), 0, len(jobs.start))
-        arrays = _compared(evaluator, starts, design, atoms, tickets, final, room)
+        starts = [self._start(atom) for atom in atoms]
+        arrays = _compared(self.evaluator, self.starts, design, atoms, starts, final, self.room)
         arrays |= _histories(trained, design, len(atoms))
-        _forget_diverged(arrays, design, np.asarray([starts.lost(atom) for atom in atoms]))
-        arrays["cost_training_steps"] = np.asarray(jobs.steps)
-        arrays["cost_train_seconds"] = np.asarray(trained.seconds)
-        points = len(atoms) * len(design.pairs) * len(design.alphas)
-        arrays["cost_points"] = np.asarray(points * (2 if design.recomputed else 1))
+        _forget_diverged(arrays, design, np.asarray([self.starts.lost(atom) for atom in atoms]))
         if design.keep:
             for part, tree in zip(("params", "stats"), final, strict=True):
-                for path, leaf in zip(_tree.paths(tree), jax.tree.leaves(tree), strict=True):
-                    arrays[f"weights/{part}/{path}"] = grouped(leaf, design.copies)
-        arrays["cost_evaluate_seconds"] = np.asarray(time.perf_counter() - began)
-        _report(run, starts, atoms, arrays["diverged"])
-        return arrays
-
-    return run.unit(name, jobs.steps, make)
+                for path, leaf in _tree.leaves(tree, f"weights/{part}").items():
+                    arrays[path] = grouped(leaf, design.copies)
+        points = len(atoms) * len(design.pairs) * len(design.alphas)
+        costs = {
+            "training_steps": jobs.steps,
+            "train_seconds": trained.seconds,
+            "points": points * (2 if design.recomputed else 1),
+            "evaluate_seconds": time.perf_counter() - began,
+        }
+        found = {f"atoms/{name}": x for name, x in arrays.items()}
+        return found | {f"cost/{name}": np.asarray(x) for name, x in costs.items()}
 
 
 def grouped(x: np.ndarray, copies: int) -> np.ndarray:
     """[atom * copy, ...] as [atom, copy, ...]."""
     return x.reshape(-1, copies, *x.shape[1:])
-
-
-def _planned(design: Design, atoms: list[Atom]) -> int:
-    """Steps of all copies, if every one starts at its step k."""
-    whole = design.training.steps
-    return sum((whole if design.full else whole - a.kind.at) * design.copies for a in atoms)
-
-
-def _jobs(
-    starts: Starts, design: Design, atoms: list[Atom]
-) -> tuple[Jobs, list[tuple[Ticket, np.ndarray, Any]]]:
-    """Jobs in the order [atom, copy], and of each atom its ticket, its density and the weights that
-    its training began with.
-    """
-    made = {}
-    for kind in dict.fromkeys(atom.kind for atom in atoms):
-        ticket = starts.make(kind)
-        made[kind] = ticket, starts.density(kind, ticket), starts.beginning(kind, ticket)
-    tickets = [take(made[atom.kind], atom.replica, atom.replica + 1) for atom in atoms]
-    joined = jax.tree.map(lambda *xs: np.concatenate(xs), *(t for t, *_ in tickets))
-    each = jax.tree.map(lambda x: np.repeat(x, design.copies, axis=0), joined)
-    seeds = [starts.seeds[a.replica] for a in atoms]
-    keys = np.repeat(np.asarray(jax.random.key_data(root_keys(seeds))), design.copies, axis=0)
-    start = np.zeros_like(each.step) if design.full else np.asarray(each.step, np.int32)
-    plan = job_plan(design.training, len(start))
-    number = np.tile(FIRST_NOISE + np.arange(design.copies, dtype=np.int32), len(atoms))
-    plan = plan._replace(**{name: number for name in design.noise})
-    lost = np.repeat([starts.lost(atom) for atom in atoms], design.copies)
-    origin = Origin(each.params, each.stats, each.mask)
-    return Jobs(origin, keys, start, plan, lost), tickets
 
 
 def _ends(design: Design, atoms: int, alphas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -186,7 +194,7 @@ def _watch(evaluator: Evaluator, design: Design, atoms: int, room: int) -> Watch
     alphas, pairs = np.linspace(0, 1, design.throughout), len(design.pairs)
     shape = (atoms, pairs, len(evaluator.splits), 4)
 
-    def look(state: Any, wanted: np.ndarray) -> np.ndarray:
+    def look(state: TrainState, wanted: np.ndarray) -> np.ndarray:
         own = np.flatnonzero(wanted.reshape(-1, design.copies).any(axis=1))
         networks = parallel.host((state.params, state.stats))
         index, weight = _ends(design, atoms, alphas)
@@ -222,7 +230,7 @@ def _compared(
     starts: Starts,
     design: Design,
     atoms: list[Atom],
-    tickets: list[tuple[Ticket, np.ndarray, Any]],
+    tickets: list[tuple[Ticket, np.ndarray, Params]],
     final: Networks,
     room: int,
 ) -> Arrays:
@@ -277,7 +285,7 @@ def _compared(
     }
 
 
-def _sign_flips(params: Any, ticket: Ticket, prunable: Any) -> float:
+def _sign_flips(params: Params, ticket: Ticket, prunable: Mask) -> float:
     """Share of the kept prunable weights, 0 at the start left out, whose sign has changed."""
     changed = kept = 0
     for after, before, mask, p in zip(
@@ -328,11 +336,3 @@ def _forget_diverged(arrays: Arrays, design: Design, lost: np.ndarray) -> None:
             first = np.where(arrays["diverged"] >= 0, arrays["diverged"], np.iinfo(np.int32).max)
             late = arrays["steps"] >= np.minimum(first[:, i], first[:, j])[:, None]
             arrays["throughout"][:, :, p][late | lost[:, None]] = np.nan
-
-
-def _report(run: Run, starts: Starts, atoms: list[Atom], diverged: np.ndarray) -> None:
-    for atom, own in zip(atoms, diverged, strict=True):
-        kind, seed = atom.kind, starts.seeds[atom.replica]
-        where = f"{kind.branch}, level {kind.level}, k = {kind.at}"
-        for copy, step in enumerate(own):
-            report_diverged(run, f"{where}, copy {copy}", [seed], np.asarray([step]))

@@ -14,8 +14,8 @@ from jaxticket import rescaling
 from jaxticket.connectivity.evaluator import Networks
 from jaxticket.controls import REDRAWN, Change, changed
 from jaxticket.runs import Runs, density
-from jaxticket.settings import Pruning, PruningAtStep
-from jaxticket.ticket import Ticket, host_apply
+from jaxticket.settings import PruningAtStep, PruningSettings
+from jaxticket.ticket import Ticket
 from jaxticket.typing import Network, Params
 
 
@@ -63,7 +63,7 @@ class Starts:
         change = self.changes.get(kind.branch)
         whole = self._whole(kind._replace(branch="ticket") if change else kind)
         if change is not None:
-            exclude = self._pruning(kind).exclude
+            exclude = self.pruning(kind).exclude
             whole = changed(
                 change,
                 whole,
@@ -74,7 +74,7 @@ class Starts:
                 exclude=exclude,
                 factors=self._factors(kind),
             )
-        return whole.replace(params=host_apply(whole.mask, whole.params))
+        return whole.masked()
 
     def _whole(self, kind: Start) -> Ticket:
         """The ticket with its weights also where they are pruned."""
@@ -111,17 +111,18 @@ class Starts:
         places = np.asarray([runs.seeds.index(seed) for seed in self.seeds])
         return jax.tree.map(lambda x: np.asarray(x)[places], tree)
 
-    def _pruning(self, kind: Start) -> Pruning | PruningAtStep:
+    def pruning(self, kind: Start) -> PruningSettings:
+        """How the tickets of a start were pruned."""
         own = kind._replace(branch="ticket") if kind.branch in self.changes else kind
-        return self._runs(own).pruning if self.runs else Pruning()
+        return self._runs(own).pruning if self.runs else PruningAtStep((1.0,))
 
     def prunable(self, kind: Start) -> Any:
         """Which leaves are pruned."""
-        return self.net.prunable_leaves(self._pruning(kind).exclude)
+        return self.net.prunable_leaves(self.pruning(kind).exclude)
 
     def density(self, kind: Start, ticket: Ticket) -> np.ndarray:
         """Realised density of each replica."""
-        return density(self.net, self._pruning(kind), ticket)
+        return density(self.net, self.pruning(kind), ticket)
 
     def lost(self, atom: tuple[Start, int]) -> bool:
         """Whether there is nothing to start from: dense training had diverged at the step of the
@@ -143,8 +144,8 @@ class Starts:
         """
         if kind.branch in REDRAWN:
             return ticket.params
-        pruning = self._pruning(kind)
-        if pruning.rewind == "learning_rate":
+        pruning = self.pruning(kind)
+        if pruning.keeps_trained:
             return self.initial[0]
         usual = kind.at if self.dense else pruning.start
         moved = usual > 0 and np.asarray(ticket.step).max() == 0

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxticket import _tree
 from jaxticket.engine import parallel
 from jaxticket.engine.learner import Networks as Networks
-from jaxticket.engine.loop import Arrays, Jobs, history_arrays, job_plan, take, train_jobs
+from jaxticket.engine.loop import Arrays, Jobs, history_arrays, job_plan, join, take, train_jobs
 from jaxticket.engine.monitors import Monitor
 from jaxticket.engine.runtime import Run
 from jaxticket.engine.supervised import Origin
@@ -39,6 +39,10 @@ class DenseStates(NamedTuple):
     diverged: np.ndarray
     steps: int
     seconds: float
+
+    def lost(self, step: int) -> np.ndarray:
+        """Which replicas had diverged at a step, bool [replica]; others may diverge later."""
+        return (self.diverged >= 0) & (self.diverged <= step)
 
 
 def initial_networks(net: Network, mesh: Mesh, keys: np.ndarray) -> Networks:
@@ -99,9 +103,7 @@ def train_dense(
         unit = f"{name}-{first:05d}-{first + len(own.start):05d}"
         parts.append(_unit(run, own, unit, later, ends_only, monitors))
     for k in later:
-        names = _tree.paths(initial)
-        leaves = [np.concatenate([part[f"state-{k}/{name}"] for part in parts]) for name in names]
-        states[k] = jax.tree.unflatten(jax.tree.structure(initial), leaves)
+        states[k] = join([_tree.unflatten(part, initial, f"state-{k}") for part in parts])
     history = history_arrays(parts)
     seconds = sum(float(part["seconds"]) for part in parts)
     return DenseStates(states, history, history["diverged"], later[-1] * len(keys), seconds)
@@ -121,8 +123,7 @@ def _unit(
         )
         arrays = trained.evaluations | {"seconds": np.asarray(trained.seconds)}
         for k, snapshot in zip(steps, trained.snapshots, strict=True):
-            leaves = zip(_tree.paths(snapshot), jax.tree.leaves(snapshot), strict=True)
-            arrays |= {f"state-{k}/{path}": leaf for path, leaf in leaves}
+            arrays |= _tree.leaves(snapshot, f"state-{k}")
         return arrays
 
     return run.unit(name, jobs.steps, make)

@@ -467,14 +467,29 @@ def _lost_at_the_end(values: np.ndarray, evaluated: np.ndarray) -> np.ndarray:
     return np.logical_and(evaluated.any(axis=0), ~np.isfinite(losses).all(axis=-1))
 
 
-def job_plan(training: Training, count: int, *, order: int = 0, augment: int | None = None) -> Plan:
-    """The same plan for several jobs, as host arrays.
+def job_plan(
+    training: Training,
+    count: int,
+    *,
+    order: int | np.ndarray = 0,
+    augment: int | np.ndarray | None = None,
+) -> Plan:
+    """The plans of so many jobs with one schedule, as host arrays.
 
-    A new order comes with new augmentation unless `augment` is given.
+    Args:
+      training: the schedule.
+      count: number of jobs.
+      order: which order of examples each job sees, one number or [job].
+      augment: which augmentation, likewise; a new order has new augmentation if None.
     """
-    noise = order if augment is None else augment
-    one = Plan(schedule(training), np.asarray(order, np.int32), np.asarray(noise, np.int32))
-    return jax.tree.map(lambda x: np.broadcast_to(x, (count, *np.shape(x))).copy(), one)
+
+    def every(number: int | np.ndarray) -> np.ndarray:
+        return np.broadcast_to(np.asarray(number, np.int32), (count,)).copy()
+
+    times = jax.tree.map(
+        lambda x: np.broadcast_to(x, (count, *np.shape(x))).copy(), schedule(training)
+    )
+    return Plan(times, every(order), every(order if augment is None else augment))
 
 
 def history_arrays(blocks: list[Arrays]) -> Arrays:

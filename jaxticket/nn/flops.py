@@ -74,6 +74,14 @@ def count(function: Callable[..., object], *args: object) -> float:
 
 
 @functools.lru_cache(maxsize=64)
+def forward(net: Network) -> float:
+    """Operations of the forward pass of one example, 2 per multiply-add."""
+    params, stats = net.shapes
+    x = net.example(1)
+    return count(lambda p, s, x: net.apply(p, s, x, train=False)[0], params, stats, x)
+
+
+@functools.lru_cache(maxsize=64)
 def kernels(net: Network) -> tuple[Kernel, ...]:
     """Find the kernels of a network, in the order in which its forward pass first uses them.
 

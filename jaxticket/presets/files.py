@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from jaxticket.presets.schema import Preset, steps_per_epoch
-from jaxticket.settings import Pruning, Training
+from jaxticket.settings import Training
+from jaxticket.sparsify.iterative import Pruning
 from jaxticket.typing import Json
 
 PAPERS = (

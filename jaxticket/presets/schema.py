@@ -14,7 +14,8 @@ from jaxticket import _check
 from jaxticket import data as data_sets
 from jaxticket.nn import NETWORKS
 from jaxticket.pruning.scores import configured
-from jaxticket.settings import Pruning, Training
+from jaxticket.settings import Training
+from jaxticket.sparsify.iterative import Pruning
 from jaxticket.sparsify.learned import SEARCHES, Method
 from jaxticket.typing import Json, Network, Score
 

@@ -1,88 +1,101 @@
-"""What `prune_at` and `search` share: masks are found once, at one step of dense training.
-
-`StepPlan` says what is done, a `Finder` finds the masks, `step_run.py` does the rest.
-"""
+"""Masks found once, at one step of dense training: by a score, or by what `search` learns."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, TypeVar, overload
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxticket import masks
+from jaxticket._check import (
+    flag,
+    from_table,
+    is_one,
+    one_or_several,
+    or_none,
+    settle,
+    share,
+    shown,
+    texts,
+    whole,
+)
 from jaxticket.controls import Change
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
-from jaxticket.engine.dense import Networks
-from jaxticket.engine.loop import Arrays
-from jaxticket.engine.runtime import Run
-from jaxticket.settings import PruningAtStep, Training
+from jaxticket.engine.dense import DenseStates
+from jaxticket.engine.loop import Arrays, take
+from jaxticket.engine.runtime import Runtime
+from jaxticket.pruning.compiled import Examples, Selection, Weights, pruner
+from jaxticket.pruning.keep import layout_counts, not_finite, round_counts
+from jaxticket.pruning.layouts import Layout, layers_of
+from jaxticket.pruning.scores import LAYOUTS, SCORES
+from jaxticket.pruning.scores.spec import name_of, recipe_of
+from jaxticket.runs import Runs
+from jaxticket.settings import PruningAtStep, Training, name_or_function
+from jaxticket.sparsify.cost import Cost, of_dense, of_scoring, seconds_of, total
+from jaxticket.sparsify.runner import Runner
+from jaxticket.sparsify.strategy import (
+    Found,
+    Stage,
+    Stages,
+    Strategy,
+    dense_ticket,
+    packed,
+    planned,
+    run_strategies,
+    unpacked,
+)
 from jaxticket.ticket import Ticket
-from jaxticket.typing import Mask, Network
+from jaxticket.typing import Mask, Network, Params, Score
+
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, eq=False)
-class StepPlan:
-    """What is done, before anything runs; `prunings` differ in their step alone.
+@dataclass(frozen=True)
+class AtStep(PruningAtStep, Strategy):
+    """A strategy that finds the masks of all levels at one step of dense training.
 
-    Attributes:
-      net, data, training, seeds: what is trained.
-      prunings: when and how masks are found.
-      changes: controls that are trained beside the tickets.
-      dense: whether the dense networks are trained to the end.
-      supermask: whether pruned networks are evaluated before they are trained.
-      train: whether they are trained.
+    What it adds to `PruningAtStep` and `Strategy` is what all of them share; a subclass says how
+    `tickets` are found, and their `cost`.
     """
 
-    net: Network
-    data: Data | Stream
-    training: Training
-    prunings: tuple[PruningAtStep, ...]
-    seeds: tuple[int, ...]
-    changes: dict[str, Change]
-    dense: bool
-    supermask: bool = False
-    train: bool = True
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return f"{self.name} at step {self.step}"
 
-    @functools.cached_property
-    def like(self) -> Networks:
-        """Shapes of params and statistics."""
-        return self.net.shapes
+    @property
+    def side_by_side(self) -> int:
+        """All levels train at the same time."""
+        return self.last_level
 
-    @functools.cached_property
-    def prunable(self) -> Any:
-        """Which leaves are pruned."""
-        return self.net.prunable_leaves(self.prunings[0].exclude)
+    def dense_steps(self, steps: int) -> tuple[int, ...]:
+        """The step of the masks."""
+        del steps
+        return (self.step,)
 
-    def check(self) -> None:
-        """Raises for patterns that match no layer, and for densities that keep no weight."""
-        size = masks.prunable_size(self.like[0], prunable=self.prunable)
-        for density in self.prunings[0].densities:
+    def check_network(self, net: Network) -> None:
+        """Raise for patterns that match no layer, and for densities that keep no weight."""
+        size = masks.prunable_size(net.shapes[0], prunable=net.prunable_leaves(self.exclude))
+        for density in self.densities:
             if not round(density * size):
                 raise ValueError(
                     f"`density` {density:g} keeps none of the {size:,} weights; use at least "
                     f"{1 / size:.2g}"
                 )
 
-    @property
-    def dense_steps(self) -> tuple[int, ...]:
-        """The steps of dense training whose states are needed."""
-        steps = {p.step for p in self.prunings}
-        return tuple(sorted(steps | ({self.training.steps} if self.dense else set())))
-
-    @property
-    def total_steps(self) -> int:
-        """Steps of dense training and of all pruned replicas, if every branch starts where the
-        pruned networks do.
-        """
-        each = sum((self.training.steps - p.start) * len(p.densities) for p in self.prunings)
-        each *= (1 + len(self.changes)) * self.train
-        return (max(self.dense_steps) + each) * len(self.seeds)
+    def seconds(self, runs: Runs) -> float:
+        """Seconds of finding one mask."""
+        found = seconds_of(runs, "masks*", "prune_seconds")
+        return found / (len(runs.seeds) * len(self.densities))
 
 
 class Wanted(NamedTuple):
@@ -92,8 +105,7 @@ class Wanted(NamedTuple):
       levels, replicas: int [mask]; level n has the n-th density.
       size: places of the call; the last ones may be empty.
       lost: int32 [replica], at which step the dense network diverged, or -1.
-      keys: key data of each replica's root key.
-      initial: the networks at initialization, [replica, ...].
+      origin: the dense networks at the step of the masks, [replica, ...].
       unit: name of this piece of work.
     """
 
@@ -101,62 +113,451 @@ class Wanted(NamedTuple):
     replicas: np.ndarray
     size: int
     lost: np.ndarray
-    keys: np.ndarray
-    initial: Networks
+    origin: Ticket
     unit: str
 
-    def own(self, tree: Any) -> Any:
+    def own(self, tree: T) -> T:
         """Leaves [replica, ...] as [place, ...]."""
         chosen = jax.tree.map(lambda x: np.asarray(x)[self.replicas], tree)
         return parallel.pad(chosen, self.size)
 
 
-class Finder(Protocol):
-    """What finds masks."""
+class InBlocks(NamedTuple):
+    """Masks that were found block by block.
 
-    name: str
-    steps: int
-    """Steps of one mask's search, for the progress bar; 0 where it takes none."""
-    before: int
-    """Steps for each seed that are trained before any mask is searched, those of its teachers."""
-    remedy: str
-    """What a report of layer collapse ends with."""
+    Attributes:
+      found: the masks of all levels.
+      blocks: what was asked for in each block, and what else was kept of it.
+      cost: row of the table of seconds.
+    """
 
-    def check(self, run: Run, keys: np.ndarray) -> None:
-        """Raises for what cannot work, before the dense training."""
-        ...
-
-    def prepare(self, run: Run, initial: Networks) -> float:
-        """Trains what masks are found with, and gives the seconds that it took."""
-        ...
-
-    def find(
-        self, run: Run, pruning: PruningAtStep, origin: Ticket, wanted: Wanted
-    ) -> tuple[Mask, Arrays]:
-        """Host masks [mask, ...], and what else shall be kept of the work."""
-        ...
-
-    def trace(self, pruning: PruningAtStep, wanted: Wanted, arrays: Arrays) -> list[dict[str, Any]]:
-        """Rows of `Runs.trace`, of what `find` kept."""
-        ...
+    found: list[Found]
+    blocks: list[tuple[Wanted, Arrays]]
+    cost: dict[str, object]
 
 
-def report_collapse(
-    run: Run, where: str, mask: Mask, prunable: Any, seeds: Sequence[int], remedy: str = ""
-) -> None:
-    """Says which prunable layers have no weights left, and in which replicas.
+def found_in_blocks(
+    runner: Runner,
+    pruning: AtStep,
+    states: DenseStates,
+    find: Callable[[Wanted], tuple[Mask, Arrays]],
+    *,
+    steps: int = 0,
+) -> InBlocks:
+    """The masks of all levels, as many at a time as a call takes; finished blocks are read.
 
     Args:
-      run: says it.
-      where: what found the mask, and when.
-      mask: host arrays [replica, ...].
-      prunable: tree of python bools.
-      seeds: of the replicas.
-      remedy: what the sentence ends with.
+      runner: where.
+      pruning: when and for which densities.
+      states: of dense training.
+      find: host masks [mask, ...] of one block, and what else shall be kept of the work.
+      steps: of the search of one mask, for the progress bar.
     """
-    empty = [
-        f"{path} (seeds {', '.join(str(s) for s, g in zip(seeds, gone, strict=True) if g)})"
-        for path, gone in masks.empty_layers(mask, prunable).items()
+    began, run, seeds = time.perf_counter(), runner.run, len(runner.seeds)
+    origin = dense_ticket(states.states[pruning.step], pruning.start)
+    # a network that diverges later is whole at this step
+    lost = np.where(states.lost(pruning.step), states.diverged, -1).astype(np.int32)
+    levels = np.repeat(np.arange(1, pruning.last_level + 1), seeds)
+    replicas = np.tile(np.arange(seeds), pruning.last_level)
+    # places that no replica needs would be worked on too where they run vmapped
+    size = min(parallel.block_size(len(levels), run.mesh, None), run.size)
+    blocks = []
+    for first in range(0, len(levels), size):
+        own = slice(first, first + size)
+        count = len(levels[own])
+        unit = f"masks-{pruning.step:07d}-{first:04d}-{first + count:04d}"
+        wanted = Wanted(levels[own], replicas[own], size, lost, origin, unit)
+
+        def make(wanted: Wanted = wanted) -> Arrays:
+            began = time.perf_counter()
+            mask, arrays = find(wanted)
+            seconds = np.asarray(time.perf_counter() - began)
+            return {"seconds": seconds, **arrays, **packed(mask, "mask")}
+
+        blocks.append((wanted, run.unit(unit, steps * count, make)))
+    like = runner.net.shapes[0]
+    parts = [unpacked(arrays, "mask", like) for _, arrays in blocks]
+    every = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+    found = [
+        Found(level, jax.tree.map(lambda x, rows=levels == level: x[rows], every), origin)
+        for level in range(1, pruning.last_level + 1)
     ]
-    if empty:
-        run.write(f"layer collapse: {where} keeps nothing of {', '.join(empty)}{remedy}")
+    seconds = sum(float(arrays["seconds"]) for _, arrays in blocks)
+    cost: dict[str, object] = {
+        "unit": f"masks at step {pruning.step}",
+        "prune_seconds": seconds,
+        "prepare_seconds": max(0.0, time.perf_counter() - began - seconds),
+    }
+    return InBlocks(found, blocks, cost)
+
+
+@dataclass(frozen=True)
+class EarlyPruning(AtStep):
+    """How `jt.prune_at` prunes.
+
+    Attributes:
+      score: name in `jt.SCORES` or a score function.
+      rounds: rounds of scoring on the way to each density; None for those of the score's recipe.
+      scope: "global", "layer", or how the density is spread: a name in `jt.LAYOUTS` or a function.
+      floor: weights that every layer keeps at least; with scope "global".
+      per_class, batches, batch_size: the training examples that a score looks at.
+    """
+
+    score: str | Score = "snip"
+    rounds: int | None = None
+    scope: str | Layout = "global"
+    floor: int = 0
+    per_class: int | None = 10
+    batches: int = 1
+    batch_size: int | None = None
+    remedy = "; `floor`=1 keeps one weight of each"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        settle(self, name_or_function, "score", "scope")
+        settle(self, or_none(whole), "rounds", "per_class", "batch_size", low=1)
+        settle(self, whole, "floor")
+        settle(self, whole, "batches", low=1)
+        if self.floor and self.scope != "global":
+            raise ValueError(
+                f"`floor` needs scope='global', got {self.floor} with scope={self.scope!r}"
+            )
+        if self.per_class is not None and self.batch_size is not None:
+            raise ValueError(
+                f"`batch_size` {self.batch_size} is not used with per_class={self.per_class}: "
+                f"pass per_class=None to draw batches of that size"
+            )
+        if self.per_class is None and self.batch_size is None:
+            raise ValueError("`batch_size` is needed with per_class=None; 128 is usual")
+
+    @property
+    def name(self) -> str:
+        """The name of the score."""
+        return name_of(self.score)
+
+    def counts(self, net: Network) -> np.ndarray:
+        """Weights that each level keeps, round after round: int32 [level, round, ...]."""
+        score = from_table("score", self.score, SCORES)
+        prunable, rounds = net.prunable_leaves(self.exclude), self.rounds or recipe_of(score).rounds
+        if self.scope in ("global", "layer"):
+            counted = functools.partial(
+                round_counts, net.shapes[0], rounds=rounds, prunable=prunable,
+                scope=str(self.scope), floor=self.floor,
+            )  # fmt: skip
+            return np.stack([counted(share) for share in self.densities])
+        layout = from_table("scope", self.scope, LAYOUTS)
+        layers = layers_of(net, prunable)
+        return np.stack([layout_counts(layout, layers, share, rounds) for share in self.densities])
+
+    def check(self, runner: Runner) -> None:
+        """Raise where there are too few examples of a class: not after hours of dense training."""
+        examples = checked_examples(self, runner.data)
+        if examples.per_class is not None:
+            runner.run.data.balanced(runner.keys[:1], 0, examples.per_class)
+
+    def tickets(self, runner: Runner, states: DenseStates) -> Stages:
+        """Score and prune."""
+        initial, counts = states.states[0][0], self.counts(runner.net)
+        find = functools.partial(self._scored, runner, initial, counts)
+        found, _, cost = found_in_blocks(runner, self, states, find)
+        yield Stage(found, costs=[cost])
+
+    def _scored(
+        self, runner: Runner, initial: Params, counts: np.ndarray, wanted: Wanted
+    ) -> tuple[Mask, Arrays]:
+        """Masks in one call of the compiled selection."""
+        run, count, size = runner.run, len(wanted.levels), wanted.size
+        score = from_table("score", self.score, SCORES)
+        examples = checked_examples(self, runner.data)
+        limits = (np.arange(size) < count).astype(np.int32)
+        keys = wanted.own(runner.keys)
+        own = run.data.score_batches(
+            keys, 0, examples.batches, examples.size, per_class=examples.per_class,
+            rounds=counts.shape[1] if recipe_of(score).fresh else None,
+        )  # fmt: skip
+
+        def put(tree: T) -> T:
+            return parallel.put(wanted.own(tree), run.mesh)
+
+        origin = wanted.origin
+        weights = Weights(
+            put(origin.params),
+            put(origin.stats),
+            put(origin.mask),
+            jax.random.wrap_key_data(parallel.put(keys, run.mesh)),
+            put(wanted.lost),
+        )
+        selection = Selection(
+            score,
+            "global" if self.scope == "global" else "layer",
+            self.floor,
+            self.exclude,
+            examples,
+            runner.training.loss,
+        )
+        mask, fault = pruner(runner.net, run.mesh, selection)(
+            limits,
+            weights,
+            put(initial),
+            parallel.put(parallel.pad(counts[wanted.levels - 1], size), run.mesh),
+            # all densities look at the same examples
+            parallel.put(np.zeros(size, np.int32), run.mesh),
+            own,
+            run.data.arrays,
+        )
+        mask, fault = take(parallel.host((mask, fault)), 0, count)
+        if fault.any():
+            place = int(np.argmax(fault))
+            share, seed = (
+                self.densities[wanted.levels[place] - 1],
+                runner.seeds[wanted.replicas[place]],
+            )
+            raise ValueError(not_finite(name_of(score), f" (density {share:g}, seed {seed})"))
+        return mask, {}
+
+    def cost(self, runs: Runs, level: int) -> Cost:
+        """Dense training to the step, and the rounds of scoring."""
+        del level
+        score = from_table("score", self.score, SCORES)
+        examples = checked_examples(self, runs.data)
+        rounds = self.rounds or recipe_of(score).rounds
+        scoring = of_scoring(runs.net, score, examples, rounds, seconds=self.seconds(runs))
+        return total(of_dense(runs, self.step), scoring)
+
+
+@overload
+def prune_at(
+    net: Network,
+    data: Data | Stream,
+    training: Training,
+    *,
+    density: float | Sequence[float],
+    score: str | Score = ...,
+    step: int | str = ...,
+    **options: object,
+) -> Runs: ...
+
+
+@overload
+def prune_at(
+    net: Network,
+    data: Data | Stream,
+    training: Training,
+    *,
+    density: float | Sequence[float],
+    score: str | Score = ...,
+    step: Sequence[int | str],
+    **options: object,
+) -> BySteps: ...
+
+
+# the overloads leave out what they do not look at
+def prune_at(  # pyright: ignore[reportInconsistentOverload]
+    net: Network,
+    data: Data | Stream,
+    training: Training,
+    *,
+    density: float | Sequence[float],
+    score: str | Score = "snip",
+    step: int | str | Sequence[int | str] = 0,
+    rounds: int | None = None,
+    scope: str | Layout = "global",
+    floor: int = 0,
+    schedule: str = "full",
+    dense: bool = True,
+    exclude: Sequence[str] = (),
+    per_class: int | None = 10,
+    batches: int = 1,
+    batch_size: int | None = None,
+    rescale: str | None = None,
+    seeds: Iterable[int] = range(5),
+    branches: Sequence[str | Change] = (),
+    runtime: Runtime | None = None,
+    mesh: Mesh | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    at_once: int | None = None,
+    save_every: float = 60.0,
+    progress: bool = True,
+) -> Runs | BySteps:
+    """Prune once, at one step of dense training, and then train.
+
+    Seeds, densities, steps and controls are trained side by side. The dense networks are trained
+    once, to the last step at which any are pruned. Their weights at step k are scored, each density
+    keeps its `round(density * P)` best weights, and these, as they were at step k, are trained.
+
+    Args:
+      net: a network, such as `jt.networks.lenet(data.shape, data.classes)`.
+      data: a data set, or a stream; with a validation split its loss is evaluated too.
+      training: how networks are trained.
+      density: share of prunable weights to keep, or several: level n of the runs is the n-th.
+      score: a name in `jt.SCORES`, or a function; `jt.scores.configured` changes its options.
+      step: when to prune: 0 is at initialization, "end" after training (magnitude pruning after
+        training, then, is `score="magnitude", step="end"`). Several steps share the training.
+      rounds: rounds of scoring, densities fall exponentially between them; None for the score's own
+        (SynFlow and iterative SNIP 100); an error for scores that rank alike in every round, such
+        as magnitude.
+      scope: "global" ranks all weights together, "layer" each layer by itself; a name in
+        `jt.LAYOUTS` or a layout function says how many each layer keeps (random masks of a layout:
+        `score="random", scope="erk"`).
+      floor: weights that every layer keeps at least, against layer collapse; with scope "global".
+      schedule: "full" trains with the whole schedule from its start (thesis, chapter 5),
+        "remaining" with what is left of it after `step`. Networks that repeat the schedule after a
+        later step do so under new SGD noise, others under that of the dense network.
+      dense: also train the dense networks to the end, as level 0: what `matching` compares with.
+      exclude: patterns of paths, such as "dense_2", that are never pruned and not counted in P.
+      per_class: training examples of each class that a score looks at, drawn per seed; None for
+        `batches` of `batch_size` drawn without looking at labels. Scores of the weights alone, such
+        as magnitude, look at none, and it is an error to set how many.
+      batches: parts of equal size that are looked at one after another, which bounds the memory of
+        activations (images themselves are all there, as whole numbers where the data are); each
+        holds every class equally often. BatchNorm sees one part at a time.
+      batch_size: examples of a batch, with per_class=None.
+      rescale: "global" or "layer" divides the kept weights by the density before they are trained,
+        as of `Pruning`; None leaves them as they were at `step`.
+      seeds: one replica each; initialization and batches are functions of the seed alone.
+      branches: controls to train beside the pruned networks at every density: names in
+        `jt.BRANCHES` ("shuffle", "reinit", "sign_flip") or change functions.
+      runtime: mesh, folder and the like in one; leave the arguments that follow out then.
+      mesh: devices as `jt.parallel.mesh` makes them; all of them if None.
+      folder: where to save; a run that was stopped is resumed from there. Nothing is saved if None.
+      save_every: seconds between saves of the training state.
+      progress: whether to show a bar with the time left.
+      at_once: replicas that one device holds at most; None for all seeds and branches of a density,
+        on GPU and TPU of all densities and steps.
+
+    Returns:
+      Runs, whose branch "ticket" are the pruned networks; for several steps, one Runs for each, by
+      step, ascending; "end" is a name of the last one.
+
+    Raises:
+      ValueError: for settings that do not fit together, a score that is not finite for finite
+        weights, and a folder with other settings or code.
+
+    Reference: Frankle's thesis, chapter 5 (Frankle et al. 2021, "Pruning neural networks at
+      initialization: why are we missing the mark?").
+    """
+    plan = planned(
+        net, data, training, seeds=seeds, branches=branches, runtime=runtime, mesh=mesh,
+        folder=folder, at_once=at_once, save_every=save_every, progress=progress,
+    )  # fmt: skip
+    flag("dense", dense)
+    function: Score = from_table("score", score, SCORES)
+    steps = checked_steps(step, training, schedule)
+    densities = one_or_several("density", density, share, like="(0.3, 0.1)", distinct=True)
+    excluded = texts("exclude", exclude, like='("dense_2",)')
+    if not callable(scope) and scope not in ("global", "layer"):
+        from_table("scope", scope, {"global": len, "layer": len, **LAYOUTS})
+    prunings = tuple(
+        EarlyPruning(
+            densities, k, schedule, excluded, score=score, rounds=rounds, scope=scope,
+            floor=floor, per_class=per_class, batches=batches, batch_size=batch_size,
+            rescale=rescale,
+        )
+        for k in steps
+    )  # fmt: skip
+    if rounds not in (None, 1) and recipe_of(function).once:
+        raise ValueError(
+            f"`rounds` {rounds} has no effect with score={name_of(function)!r}, which ranks "
+            f"weights in every round alike; leave it out"
+        )
+    checked_examples(prunings[0], data)
+    prunings[0].check_network(net)
+    settings = plan.settings(
+        "prune_at",
+        pruning=prunings,
+        score=function,
+        scope=LAYOUTS.get(scope, scope) if isinstance(scope, str) else scope,
+        dense=dense,
+    )
+    found = run_strategies(plan, prunings, settings, dense=dense)
+    return (
+        found[0] if is_one(step) else BySteps(dict(zip(steps, found, strict=True)), training.steps)
+    )
+
+
+class BySteps(dict[int | str, Runs]):
+    """Runs by the step at which they were pruned, ascending; "end" is the last step of training.
+
+    >>> BySteps({0: "at initialization", 80: "after"}, 80)["end"]
+    'after'
+    """
+
+    def __init__(self, runs: Mapping[int, Runs], end: int) -> None:
+        super().__init__(runs.items())
+        self.end = end
+
+    def __missing__(self, step: object) -> Runs:
+        if step == "end" and self.end in self:
+            return self[self.end]
+        raise KeyError(f"{step!r} is none of the steps {', '.join(map(str, self))}")
+
+
+def checked_steps(
+    step: int | str | Sequence[int | str], training: Training, schedule: str
+) -> tuple[int, ...]:
+    """The steps at which to prune, ascending."""
+
+    def one(argument: str, k: object) -> int:
+        if isinstance(k, str) and k == "end":
+            return training.steps
+        try:
+            return whole(argument, k, high=training.steps)
+        except ValueError:
+            raise ValueError(
+                f'`{argument}` must be "end" or a step from 0 to {training.steps}, where training '
+                f"ends, got {shown(k)}"
+            ) from None
+
+    steps = one_or_several("step", step, one, like='(0, 50, "end")', distinct=True)
+    if training.steps in steps and schedule == "remaining":
+        raise ValueError(
+            f"`schedule`='remaining' leaves nothing to train after step {training.steps}; use "
+            f"'full'"
+        )
+    return tuple(sorted(steps))
+
+
+def checked_examples(pruning: EarlyPruning, data: Data | Stream) -> Examples:
+    """The examples that the score looks at.
+
+    Args:
+      pruning: which score and examples.
+      data: where they are from.
+    """
+    score = from_table("score", pruning.score, SCORES)
+    recipe = recipe_of(score)
+    if not recipe.data:
+        for name in ("per_class", "batches", "batch_size"):
+            if getattr(pruning, name) != getattr(EarlyPruning, name):
+                raise ValueError(
+                    f"`{name}` {getattr(pruning, name)} has no effect with score="
+                    f"{name_of(score)!r}, which looks at no examples; leave it out"
+                )
+        return Examples(1, 1)
+    if recipe.fresh and data.streamed:
+        raise ValueError(
+            f"`score` {name_of(score)!r} draws new batches in every round, which a stream does not "
+            f"give; use jt.scores.configured({name_of(score)!r}, fresh=False)"
+        )
+    per_class, batches = pruning.per_class, pruning.batches
+    if per_class is None:
+        size = pruning.batch_size or 0
+        if size > len(data.train):
+            raise ValueError(
+                f"`batch_size` {size} is larger than the training split of {data.name!r}, "
+                f"{len(data.train)} examples; use a smaller one"
+            )
+        return Examples(batches, size)
+    if per_class % batches:
+        raise ValueError(
+            f"`batches` {batches} must divide per_class={per_class}, so that each part holds every "
+            f"class equally often"
+        )
+    if (counts := data.class_counts()) is not None:
+        if counts.min() < per_class:
+            raise ValueError(
+                f"`per_class` asks for {per_class} examples of each class, but class "
+                f"{counts.argmin()} of {data.name!r} has {counts.min()}; use fewer, or "
+                f"per_class=None with a batch_size"
+            )
+    return Examples(batches, per_class // batches * data.classes, per_class)

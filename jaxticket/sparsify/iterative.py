@@ -1,26 +1,327 @@
-"""Finding tickets: train, prune, rewind, repeat."""
+"""Iterative magnitude pruning: train, prune, rewind, repeat."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
+import jax
+import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import _identity
-from jaxticket._check import distinct_seeds, from_table, instance, several
-from jaxticket.controls import BRANCHES, Change
+from jaxticket import _tree, masks, rescaling
+from jaxticket._check import (
+    flag,
+    from_table,
+    instance,
+    one_of,
+    settle,
+    several,
+    share,
+    texts,
+    whole,
+)
+from jaxticket.controls import Change
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
-from jaxticket.engine.program import check_fit
-from jaxticket.engine.runtime import Runtime, settled
-from jaxticket.pruning.compiled import Examples, Selection, pruner
+from jaxticket.engine import parallel
+from jaxticket.engine.dense import DenseStates
+from jaxticket.engine.loop import Arrays, take
+from jaxticket.engine.runtime import Runtime
+from jaxticket.pruning.compiled import Examples, Selection, Weights, pruner
+from jaxticket.pruning.keep import densities, layer_counts, not_finite
 from jaxticket.pruning.scores import SCORES
 from jaxticket.pruning.scores.spec import name_of, recipe_of
 from jaxticket.runs import Runs
-from jaxticket.settings import Pruning, Training
-from jaxticket.sparsify.levels import Search, SearchPlan
-from jaxticket.typing import Network
+from jaxticket.settings import Training, name_or_function
+from jaxticket.sparsify.cost import Cost, of_scoring, of_training, seconds_of, total
+from jaxticket.sparsify.runner import Runner
+from jaxticket.sparsify.strategy import (
+    Found,
+    Stage,
+    Stages,
+    Strategy,
+    Tickets,
+    dense_ticket,
+    packed,
+    planned,
+    run_strategies,
+    trained_weights,
+    unpacked,
+    weights_of,
+)
+from jaxticket.typing import Mask, Network, Params, Score
+
+MOST_LEVELS = 1000
+"""Of `Pruning`; with the usual fraction every network has lost its last weight long before."""
+
+
+@dataclass(frozen=True)
+class Pruning(Strategy):
+    """How tickets are found: train, prune, rewind, repeat.
+
+    Level n keeps `round((1 - fraction) ** n * P)` of the P prunable weights (round half to even).
+
+    Attributes:
+      levels: number of times the network is pruned, at most 1000; the last one has to keep at least
+        one weight.
+      fraction: share of the remaining weights that each level removes.
+      one_shot: prune the trained dense network straight to each level's density, instead of level
+        after level.
+      score: name in `jt.SCORES` or a score function.
+      scope: "global" ranks all weights together, "layer" each layer by itself.
+      rates: pairs (pattern, fraction): with scope "layer", the fraction of the layers whose path
+        matches (the first that does). The 2019 paper prunes the output layer at half the rate of
+        the others.
+      exclude: patterns of paths, such as "dense_2/*", that are never pruned and not counted in P.
+      rewind: the step to whose weights a ticket goes back, 0 for initialization; or
+        "learning_rate", which keeps the trained weights and repeats the whole schedule (LRR).
+      schedule: "remaining" trains tickets from the rewind step to the end, as Algorithm 4;
+        "full" trains them with the whole schedule from its start, whatever step their weights are
+        of (section 5.2). With rewind=0 and "learning_rate" both are the whole schedule.
+      order: "fresh" draws new SGD noise (order of examples and augmentation) for every level, so
+        that no ticket is trained under the noise that it was found with; its branches share the
+        noise of their level. "same" shows every level the batches of level 0.
+      score_batches, score_batch_size: training batches that a score may look at; no batch is
+        larger than the training split. An error to set for scores that look at none.
+      rescale: "global" divides the kept weights of every ticket by its density before it is
+        trained, "layer" those of each layer by the layer's; always the weights of the rewind step,
+        so that factors of different levels never multiply. None, as in the papers but KD-LTS and in
+        the published code of all of them, leaves the weights alone. Controls follow: new weights
+        get the ticket's factors too.
+
+    Reference: Frankle's thesis, Algorithms 1, 2 and 4 (line 5 for the noise, which no source
+      holds fixed: the published codes shuffle examples differently in every training); section
+      3.3.3 for one-shot. KD-LTS, appendix H, Algorithm 2 (rescale), where the printed `1 - |m'|_0 /
+      P` is read as the density.
+    """
+
+    levels: int = 12
+    fraction: float = 0.2
+    one_shot: bool = False
+    score: str | Score = "magnitude"
+    scope: str = "global"
+    rates: tuple[tuple[str, float], ...] = ()
+    exclude: tuple[str, ...] = ()
+    rewind: int | str = 0
+    order: str = "fresh"
+    score_batches: int = 1
+    score_batch_size: int = 100
+    schedule: str = "remaining"
+    rescale: str | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        settle(self, whole, "levels", high=MOST_LEVELS)
+        settle(self, share, "fraction", one=False)
+        settle(self, flag, "one_shot")
+        settle(self, name_or_function, "score")
+        settle(self, one_of, "scope", choices=("global", "layer"))
+        settle(self, several, "rates", check=_rate, like='(("dense_2", 0.1),)', empty=True)
+        settle(self, texts, "exclude", like='("dense_2",)')
+        if self.rates and self.scope != "layer":
+            raise ValueError(f"`rates` need scope='layer', got scope={self.scope!r}")
+        if isinstance(self.rewind, str):
+            one_of("rewind", self.rewind, ("learning_rate",))
+        else:
+            settle(self, whole, "rewind")
+        settle(self, one_of, "order", choices=("same", "fresh"))
+        settle(self, one_of, "schedule", choices=("remaining", "full"))
+        settle(self, whole, "score_batches", "score_batch_size", low=1)
+        if self.rescale is not None:
+            settle(self, one_of, "rescale", choices=rescaling.RESCALE)
+        if self.rescale is not None and isinstance(self.rewind, str):
+            raise ValueError(
+                f"`rescale` {self.rescale!r} needs weights that are rewound to a step: with "
+                f"rewind={self.rewind!r} the factors of all levels would multiply; leave one of "
+                f"them out"
+            )
+
+    @property
+    def name(self) -> str:
+        """The kind, "imp" or "one_shot", and the score where it is not the magnitude."""
+        kind = "one_shot" if self.one_shot else "imp"
+        return kind if self.score == "magnitude" else f"{kind}_{name_of(self.score)}"
+
+    @property
+    def last_level(self) -> int:
+        """The number of levels."""
+        return self.levels
+
+    @property
+    def rewind_step(self) -> int:
+        """The step whose weights a ticket starts from.
+
+        It is 0 under learning-rate rewinding, which repeats the schedule.
+        """
+        return 0 if isinstance(self.rewind, str) else self.rewind
+
+    @property
+    def from_initialization(self) -> bool:
+        """Whether tickets start from the weights of initialization."""
+        return self.rewind == 0
+
+    @property
+    def keeps_trained(self) -> bool:
+        """Whether tickets keep their trained weights."""
+        return self.rewind == "learning_rate"
+
+    @property
+    def fresh_noise(self) -> bool:
+        """Whether every level has its own SGD noise."""
+        return self.order == "fresh"
+
+    def density_of(self, level: int) -> float:
+        """The nominal density of a level, `(1 - fraction) ** level`."""
+        return (1 - self.fraction) ** level
+
+    def replace(self, **changes: object) -> Pruning:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    # how masks are found
+
+    def kept_at(self, level: int, net: Network) -> np.ndarray:
+        """Weights that a level keeps, int32: one number, or one per layer."""
+        params, prunable = net.shapes[0], net.prunable_leaves(self.exclude)
+        share = float(densities(self.levels, self.fraction)[level])
+        if self.scope == "layer":
+            return layer_counts(params, share, prunable=prunable, level=level, rates=self.rates)
+        return np.asarray(round(share * masks.prunable_size(params, prunable=prunable)), np.int32)
+
+    def check_network(self, net: Network) -> None:
+        """Raise for patterns that match no layer, and for levels that keep no weight."""
+        params, prunable = net.shapes[0], net.prunable_leaves(self.exclude)
+        paths = zip(_tree.paths(params), jax.tree.leaves(prunable), strict=True)
+        pruned = [path for path, p in paths if p]
+        for pattern, _ in self.rates:
+            if not any(_tree.matches(path, [pattern]) for path in pruned):
+                raise ValueError(
+                    f"`rates` pattern {pattern!r} matches no layer that is pruned; these are "
+                    f"{', '.join(pruned)}"
+                )
+        for level in range(self.levels + 1):
+            if not self.kept_at(level, net).sum():
+                size = masks.prunable_size(params, prunable=prunable)
+                raise ValueError(
+                    f"`levels` {self.levels} with fraction={self.fraction:g}: level {level} keeps "
+                    f"none of the {size:,} weights; use at most {level - 1} levels"
+                )
+
+    def targets(self, level: int) -> list[int]:
+        """The levels whose masks come from the trained weights of this one."""
+        if self.one_shot:
+            return list(range(1, self.levels + 1)) if level == 0 else []
+        return [level + 1] if level < self.levels else []
+
+    def tickets(self, runner: Runner, states: DenseStates) -> Stages:
+        """Train, prune, rewind, repeat; level 0 is the training of the dense networks."""
+        origin = dense_ticket(states.states[0], 0)
+        stats = origin.stats
+        found = {0: Found(0, origin.mask, origin)}
+        for level in range(self.levels + 1):
+            targets, own = self.targets(level), found.pop(level)
+            # learning-rate rewinding also keeps the statistics of the last trained network
+            kept = yield Stage(
+                [own._replace(origin=origin.replace(stats=stats))],
+                keep=functools.partial(self._kept, runner, states.states[0][0], level),
+                snapshots_at=(self.rewind_step,) if level == 0 and self.rewind_step else (),
+                name=f"level {level}",
+            )
+            if self.keeps_trained and (level == 0 or not self.one_shot):
+                params, stats = weights_of(kept, runner.net)
+                # a pruned weight keeps, for masks that are moved onto it, the value that it had
+                # when it was pruned: at all positions stand weights that were trained
+                params = jax.tree.map(np.where, own.mask, params, origin.params)
+                origin = origin.replace(params=params)
+            if level == 0 and self.rewind_step:
+                networks = _tree.unflatten(kept, runner.net.shapes, "origin")
+                origin, stats = dense_ticket(networks, self.start), networks[1]
+            for target in targets:
+                mask = unpacked(kept, f"mask-{target:03d}", runner.net.shapes[0])
+                found[target] = Found(target, mask, origin, source=level)
+        return origin
+
+    def _kept(self, runner: Runner, initial: Params, level: int, tickets: Tickets) -> Arrays:
+        """The masks that come from a block, and what later levels start from."""
+        arrays = {}
+        for target in self.targets(level):
+            mask = self._pruned(runner, initial, target, tickets)
+            arrays |= packed(mask, f"mask-{target:03d}")
+        if self.keeps_trained:
+            arrays |= trained_weights(tickets)
+        for snapshot in tickets.trained.snapshots:
+            arrays |= _tree.leaves(take(snapshot, 0, tickets.count), "origin")
+        return arrays
+
+    def _pruned(self, runner: Runner, initial: Params, target: int, tickets: Tickets) -> Mask:
+        run, size, count = runner.run, runner.run.size, tickets.count
+        keep = self.kept_at(target, runner.net)
+        # replicas of branches are not pruned: their limit of 0 says so
+        limits = (np.arange(size) < count).astype(np.int32)
+        initial = parallel.pad(take(initial, tickets.first, tickets.first + count), size)
+        keys, state = parallel.pad(tickets.jobs.keys, size), tickets.trained.state
+        examples = self.examples(runner.data)
+        score = from_table("score", self.score, SCORES)
+        select = pruner(
+            runner.net,
+            run.mesh,
+            Selection(
+                score,
+                self.scope,
+                exclude=self.exclude,
+                examples=examples,
+                loss=runner.training.loss,
+            ),
+        )
+        mask, fault = select(
+            limits,
+            Weights(state.params, state.stats, state.mask, state.key, state.diverged),
+            parallel.put(initial, run.mesh),
+            # one round
+            parallel.put(np.broadcast_to(keep, (size, 1, *keep.shape)).copy(), run.mesh),
+            parallel.put(np.full(size, target, np.int32), run.mesh),
+            run.data.score_batches(keys, target, examples.batches, examples.size),
+            run.data.arrays,
+        )
+        mask, fault = take(parallel.host((mask, fault)), 0, count)
+        if fault.any():
+            seed = runner.seeds[tickets.first + int(np.argmax(fault))]
+            raise ValueError(not_finite(name_of(score), f" (level {target}, seed {seed})"))
+        masks.require_nested(mask, take(tickets.jobs.origin.mask, 0, count))
+        return mask
+
+    def examples(self, data: Data | Stream) -> Examples:
+        """The training examples that the score looks at."""
+        return Examples(self.score_batches, min(self.score_batch_size, len(data.train)))
+
+    def cost(self, runs: Runs, level: int) -> Cost:
+        """All levels before this one were trained and pruned."""
+        before = range(1) if self.one_shot else range(level)
+        steps, seconds = 0, 0.0
+        for n in before:
+            steps += runs.training.steps - (self.start if n else 0)
+            groups = sum(h.level == n for h in runs.histories)
+            trained = seconds_of(runs, f"level {n}", "train_seconds") / max(1, groups)
+            pruned = seconds_of(runs, f"level {n}", "prune_seconds") / len(self.targets(n))
+            seconds += (trained + pruned) / len(runs.seeds)
+        score = from_table("score", self.score, SCORES)
+        return total(
+            of_training(runs, steps, seconds=seconds),
+            of_scoring(runs.net, score, self.examples(runs.data), len(before)),
+        )
+
+
+def _rate(argument: str, value: object) -> tuple[str, float]:
+    """A pattern of paths and the fraction of such layers."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2 or not isinstance(value[0], str):
+        raise ValueError(
+            f"`{argument}` must be pairs of a pattern and a fraction, such as "
+            f'(("dense_2", 0.1),), got {value!r}'
+        )
+    return value[0], share(f"{argument}[{value[0]!r}]", value[1], zero=True, one=False)
 
 
 def find_tickets(
@@ -72,16 +373,14 @@ def find_tickets(
     """
     pruning = Pruning() if pruning is None else pruning
     instance("pruning", pruning, Pruning, "a jt.Pruning")
-    seeds = distinct_seeds(seeds)
-    runtime = settled(
-        runtime, mesh=mesh, folder=folder, at_once=at_once, save_every=save_every, progress=progress
-    )
-    check_fit(net, data, training, runtime.devices)
+    plan = planned(
+        net, data, training, seeds=seeds, branches=branches, runtime=runtime, mesh=mesh,
+        folder=folder, at_once=at_once, save_every=save_every, progress=progress,
+    )  # fmt: skip
     if pruning.rewind_step >= training.steps:
         raise ValueError(
             f"`rewind` is step {pruning.rewind_step}, past the end of training at "
-            f"{training.steps}; "
-            f"use a step below {training.steps}"
+            f"{training.steps}; use a step below {training.steps}"
         )
     score = from_table("score", pruning.score, SCORES)
     for name in ("score_batches", "score_batch_size"):
@@ -90,73 +389,8 @@ def find_tickets(
                 f"`{name}` {getattr(pruning, name)} has no effect with score={name_of(score)!r}, "
                 f"which looks at no examples; leave it out"
             )
-    changes = named_changes(branches)
-    plan = SearchPlan(net, data, training, pruning, seeds, changes)
-    plan.check()
-    settings = _identity.run(
-        "find_tickets",
-        net,
-        data,
-        training=training,
-        pruning=pruning,
-        score=score,
-        seeds=seeds,
-        branches=list(changes.items()),
-    )
-    size = runtime.replicas_per_call(len(seeds) * (1 + len(changes)))
-    steps = plan.total_steps
-    with runtime.run(net, data, training, settings, size=size, steps=steps) as run:
-        size_of = min(pruning.score_batch_size, len(data.train))
-        selection = Selection(
-            score,
-            pruning.scope,
-            exclude=pruning.exclude,
-            examples=Examples(pruning.score_batches, size_of),
-            loss=training.loss,
-        )
-        select = pruner(net, run.mesh, selection)
-        search = Search(plan, run, select)
-        for level in range(pruning.levels + 1):
-            run.describe(
-                f"level {level} of {pruning.levels}, {100 * plan.densities[level]:.3g}% of weights"
-            )
-            search.level(level)
-        runs = Runs(
-            net,
-            data,
-            training,
-            pruning,
-            seeds,
-            "ticket",
-            tuple(search.histories),
-            search.tickets,
-            search.origin,
-            tuple(search.costs),
-            run.path,
-            run.mesh,
-            size,
-            lost=search.lost,
-        )
-        run.finish(runs.save)
+    pruning.check_network(net)
+    settings = plan.settings("find_tickets", pruning=pruning, score=score)
+    # level 0 is its own stage
+    (runs,) = run_strategies(plan, (pruning,), settings, dense=False)
     return runs
-
-
-def named_changes(branches: Sequence[str | Change]) -> dict[str, Change]:
-    """Branch names and their functions, in order."""
-    if isinstance(branches, str) or callable(branches):
-        branches = (branches,)
-    changes = {}
-    for given in several("branches", branches, _given, like='["reinit", "shuffle"]', empty=True):
-        function = from_table("branches", given, BRANCHES)
-        name = given if isinstance(given, str) else getattr(given, "__name__", "branch")
-        if name in changes or name == "ticket":
-            raise ValueError(
-                f"`branches` holds the name {name!r} twice; give each change function a name of "
-                f"its own"
-            )
-        changes[name] = function
-    return changes
-
-
-def _given(argument: str, value: str | Change) -> str | Change:
-    return value if isinstance(value, str) else from_table(argument, value, BRANCHES)

@@ -14,9 +14,9 @@ from jaxticket.controls import BRANCHES, Change, changed
 from jaxticket.engine.program import check_fit
 from jaxticket.engine.runtime import Runtime, settled
 from jaxticket.runs import Runs, require_runs
-from jaxticket.settings import Training, order_of
+from jaxticket.settings import Training
 from jaxticket.sparsify.runner import Group, Runner
-from jaxticket.ticket import Ticket, host_apply
+from jaxticket.ticket import Ticket
 
 
 def branch(
@@ -48,7 +48,8 @@ def branch(
       runtime: folder and the like in one; leave the arguments that follow out then.
       folder: where to save; a folder below that of `runs` if None, where it has one.
       at_once: replicas that one device holds at most.
-      save_every, progress: as for `find_tickets`.
+      save_every: seconds between saves of the training state.
+      progress: whether to show a bar with the time left.
 
     Returns:
       Runs of this branch; its table holds this branch alone.
@@ -94,24 +95,15 @@ def branch(
     size = runtime.replicas_per_call(len(groups) * len(runs.seeds), runs.size)
     with runtime.run(runs.net, runs.data, training, settings, size=size, steps=steps) as run:
         run.describe(f"branch {name}")
-        trained = Runner(run, runs.net, runs.pruning, runs.seeds).train(groups)
-        result = Runs(
-            runs.net,
-            runs.data,
-            training,
+        runner = Runner(run, runs.net, runs.data, training, runs.seeds)
+        trained = runner.train(groups)
+        result = runner.runs(
             runs.pruning,
-            runs.seeds,
-            name,
-            tuple(trained.logs),
-            {
-                level: ticket.replace(params=host_apply(ticket.mask, ticket.params))
-                for level, ticket in tickets.items()
-            },
-            runs.origin,
-            tuple(trained.costs),
-            run.path,
-            runs.mesh,
-            size,
+            branch=name,
+            logs=trained.logs,
+            tickets={level: ticket.masked() for level, ticket in tickets.items()},
+            origin=runs.origin,
+            costs=trained.costs,
             lost=runs.lost,
         )
         run.finish(result.save)
@@ -159,7 +151,8 @@ def branch_groups(
                 level,
                 functools.partial(ticket.replace, step=step),
                 dilated,
-                order_of(runs.pruning, level),
+                runs.pruning,
+                runs.pruning.noise(level),
                 runs.lost_at(level),
                 start=int(step[0]),
                 dilation=factor,

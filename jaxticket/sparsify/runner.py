@@ -7,20 +7,27 @@ saves every block as a unit of the run's folder, and returns the evaluations by 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from jaxticket import _tree
 from jaxticket.controls import Change, changed
+from jaxticket.data.arrays import Data
+from jaxticket.data.streaming import Stream
+from jaxticket.engine import parallel
 from jaxticket.engine.loop import (
     Arrays,
     Jobs,
     Trained,
+    Watch,
     history_arrays,
     job_plan,
     join,
@@ -29,14 +36,19 @@ from jaxticket.engine.loop import (
     train_jobs,
 )
 from jaxticket.engine.monitors import Monitor
+from jaxticket.engine.program import program
 from jaxticket.engine.runtime import Run
-from jaxticket.engine.supervised import Origin
+from jaxticket.engine.supervised import Origin, Supervised
 from jaxticket.random import root_keys
 from jaxticket.results import EvaluationLog
-from jaxticket.runs import density
-from jaxticket.settings import Pruning, PruningAtStep, Training
+from jaxticket.runs import Runs, density
+from jaxticket.settings import PruningSettings, Training
 from jaxticket.ticket import Ticket
 from jaxticket.typing import Network, Params
+
+Keep = Callable[[Trained, Jobs, int], Arrays]
+"""What is saved of a trained block, `keep(trained, jobs, first)`: `first` is the number of its
+first replica in the order [group, replica]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,12 +58,16 @@ class Group:
     Attributes:
       branch: their name in tables.
       level: in tables.
-      ticket: `ticket() -> Ticket` stacked over [seed], with weights at every position; called when
-        a block is trained, so that the weights of one block alone are held.
+      ticket: `ticket() -> Ticket` stacked over [replica], with weights at every position; called
+        when a block is trained, so that the weights of one block alone are held.
       training: how they are trained.
-      order: which of the orders of its key a replica sees.
-      lost: bool [seed], which seeds have no such ticket.
+      pruning: how they were pruned; says which weights count in densities.
+      order: which of the orders of its key a replica sees, one number or [replica].
+      lost: bool [replica], which seeds have no such ticket.
       start: the step at which they are expected to start, for the progress bar.
+      augment: which augmentation a replica sees, one number or [replica]; that of `order` if None.
+      stop: the step at which they end, one number or [replica]; the end of training if None.
+      seeds: of the replicas; those of the runner if None.
       dilation: factor of the schedule's times, in tables.
       title: in messages; branch and level if None.
     """
@@ -60,21 +76,40 @@ class Group:
     level: int
     ticket: Callable[[], Ticket]
     training: Training
-    order: int
+    pruning: PruningSettings
+    order: int | np.ndarray
     lost: np.ndarray
     start: int = 0
+    augment: int | np.ndarray | None = None
+    stop: int | np.ndarray | None = None
+    seeds: tuple[int, ...] | None = None
     dilation: float = 1.0
     title: str | None = None
 
     @property
     def steps(self) -> int:
         """Expected steps of one replica."""
-        return self.training.steps - self.start
+        stop = self.training.steps if self.stop is None else int(np.max(self.stop))
+        return stop - self.start
 
     @property
     def called(self) -> str:
         """The group in a message."""
         return self.title or f"level {self.level}, {self.branch}"
+
+    def jobs(self, ticket: Ticket, keys: np.ndarray) -> Jobs:
+        """What the engine trains.
+
+        Args:
+          ticket: that of the group.
+          keys: key data of the root key of each replica.
+        """
+        plan = job_plan(self.training, len(keys), order=self.order, augment=self.augment)
+        if self.stop is not None:
+            stop = np.broadcast_to(np.asarray(self.stop, np.int32), len(keys)).copy()
+            plan = plan._replace(schedule=plan.schedule._replace(stop=stop))
+        origin = Origin(ticket.params, ticket.stats, ticket.mask)
+        return Jobs(origin, keys, np.asarray(ticket.step, np.int32), plan, self.lost)
 
 
 class Groups(NamedTuple):
@@ -88,7 +123,7 @@ class Groups(NamedTuple):
 
     logs: list[EvaluationLog]
     blocks: list[Arrays]
-    costs: list[dict[str, Any]]
+    costs: list[dict[str, str | float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,37 +132,33 @@ class Runner:
 
     Attributes:
       run: where.
-      net: the network.
-      pruning: how the tickets were pruned; says which weights count in densities.
+      net, data, training: what is trained on what, and how.
       seeds: one replica of each group each.
+      learner: what is trained; supervised training of the network if None.
     """
 
     run: Run
     net: Network
-    pruning: Pruning | PruningAtStep
+    data: Data | Stream
+    training: Training
     seeds: tuple[int, ...]
+    learner: Supervised | None = None
 
     @functools.cached_property
     def keys(self) -> np.ndarray:
         """Key data of the root key of each seed."""
-        return np.asarray(jax.random.key_data(root_keys(self.seeds)))
-
-    def controls(
-        self,
-        changes: Mapping[str, Change],
-        ticket: Ticket,
-        *,
-        factors: Params | None = None,
-    ) -> dict[str, Ticket]:
-        """The changed tickets by name; see `controls.changed`."""
-        return {
-            name: self.control(name, change, ticket, factors) for name, change in changes.items()
-        }
+        return _key_data(self.seeds)
 
     def control(
-        self, name: str, change: Change, ticket: Ticket, factors: Params | None = None
+        self,
+        name: str,
+        change: Change,
+        ticket: Ticket,
+        *,
+        pruning: PruningSettings,
+        factors: Params | None = None,
     ) -> Ticket:
-        """A changed ticket, stacked over [seed]."""
+        """A changed ticket, stacked over [seed]; see `controls.changed`."""
         return changed(
             change,
             ticket,
@@ -135,7 +166,7 @@ class Runner:
             name=name,
             net=self.net,
             mesh=self.run.mesh,
-            exclude=self.pruning.exclude,
+            exclude=pruning.exclude,
             factors=factors,
         )
 
@@ -144,97 +175,149 @@ class Runner:
         groups: Sequence[Group],
         *,
         unit: str = "jobs",
-        keep: Callable[[Trained, Jobs, int], Arrays] | None = None,
+        keep: Keep | None = None,
         snapshots_at: Sequence[int] = (),
-        describe: Callable[[Sequence[Group]], str] | None = None,
+        watch: Callable[[Jobs], Watch] | None = None,
+        monitors: Sequence[Monitor] | None = None,
+        ends_only: bool = False,
+        block: int | None = None,
     ) -> Groups:
         """Train groups, as many replicas at a time as a call of the program takes.
 
         Args:
-          groups: what to train.
+          groups: what to train, as many replicas in each.
           unit: name of the units in the folder; the first and last replica are appended.
-          keep: `keep(trained, jobs, first) -> arrays` to be saved with a block; `first` is the
-            number of its first replica in the order [group, seed].
+          keep: what is saved with a block.
           snapshots_at: steps whose states `keep` looks at.
-          describe: what the progress bar says of the groups of a block.
+          watch: what else is computed at every evaluation of some jobs; `keep` looks at it.
+          monitors: what is measured during training; those of the groups' training if None.
+          ends_only: whether to evaluate at the start and the end alone.
+          block: replicas of a block; as many as a call takes if None.
 
         Returns:
           The evaluations of each group, and the arrays of each block.
         """
-        seeds, size = len(self.seeds), self.run.size
-        count = len(groups) * seeds
-        expected = np.repeat([group.steps for group in groups], seeds)
+        each = len(groups[0].seeds or self.seeds)
+        size, count = block or self.run.size, len(groups) * each
         blocks, costs = [], []
         densities: dict[int, np.ndarray] = {}
+        tickets: dict[int, Ticket] = {}
+        learner = self.learner or Supervised(self.net, self.training)
+        run = dataclasses.replace(self.run, program=program(learner, self.run.mesh))
         for first in range(0, count, size):
             began = time.perf_counter()
             end = min(first + size, count)
-            own = groups[first // seeds : -(-end // seeds)]
-            if describe is not None:
-                self.run.describe(describe(own))
-            parts = []
-            for number, group in enumerate(own, first // seeds):
-                # made once for both: a control takes a compiled call
-                ticket = group.ticket()
-                densities[number] = density(self.net, self.pruning, ticket, group.lost)
-                parts.append(jobs_of(group, ticket, self.keys))
-            jobs = take(join(parts), first % seeds, first % seeds + end - first)
-            del parts, ticket
+            inside = range(first // each, -(-end // each))
+            run.describe(groups[inside[0]].called)
+            # one that goes on from the block before is made once: a control takes a compiled call
+            tickets = {n: tickets[n] if n in tickets else groups[n].ticket() for n in inside}
+            for n, ticket in tickets.items():
+                densities[n] = density(self.net, groups[n].pruning, ticket, groups[n].lost)
+            parts = [groups[n].jobs(t, self._keys_of(groups[n])) for n, t in tickets.items()]
+            jobs = take(join(parts), first % each, first % each + end - first)
+            del parts
+            tickets = {n: ticket for n, ticket in tickets.items() if (n + 1) * each > end}
             # a control may start elsewhere than its ticket (reinit: at step 0)
-            self.run.expect(jobs.steps - int(expected[first:end].sum()))
+            expected = sum(groups[i // each].steps for i in range(first, end))
+            run.expect(jobs.steps - expected)
+            prepared = time.perf_counter() - began
             name = f"{unit}-{first:05d}-{end:05d}"
-            make = functools.partial(
-                self._trained, name, jobs, first, keep, snapshots_at, own[0].training.monitors
-            )
-            blocks.append(self.run.unit(name, jobs.steps, make))
-            seconds = time.perf_counter() - began
-            costs.append({"unit": f"replicas {first} to {end}", "train_seconds": seconds})
+            watched = None if watch is None else watch(jobs)
+
+            measured = monitors
+            if measured is None:
+                measured = groups[inside[0]].training.monitors
+
+            def make(
+                name: str = name,
+                jobs: Jobs = jobs,
+                first: int = first,
+                watched: Watch | None = watched,
+                measured: Sequence[Monitor] = measured,
+            ) -> Arrays:
+                trained = train_jobs(
+                    run, jobs, name, snapshots_at=snapshots_at, ends_only=ends_only, watch=watched,
+                    monitors=measured,
+                )  # fmt: skip
+                began = time.perf_counter()
+                arrays = trained.evaluations | {"seconds": np.asarray(trained.seconds)}
+                arrays |= {} if keep is None else keep(trained, jobs, first)
+                return arrays | {"kept_seconds": np.asarray(time.perf_counter() - began)}
+
+            blocks.append(run.unit(name, jobs.steps, make))
+            row: dict[str, str | float] = {
+                "unit": f"replicas {first} to {end}",
+                "train_seconds": float(blocks[-1]["seconds"]),
+                "prepare_seconds": prepared,
+            }
+            kept = {} if keep is None else {"prune_seconds": float(blocks[-1]["kept_seconds"])}
+            costs.append(row | kept)
         return Groups(self._logs(groups, history_arrays(blocks), densities), blocks, costs)
 
-    def _trained(
-        self,
-        name: str,
-        jobs: Jobs,
-        first: int,
-        keep: Callable[[Trained, Jobs, int], Arrays] | None,
-        snapshots_at: Sequence[int],
-        monitors: Sequence[Monitor],
-    ) -> Arrays:
-        trained = train_jobs(self.run, jobs, name, snapshots_at=snapshots_at, monitors=monitors)
-        arrays = trained.evaluations | {"seconds": np.asarray(trained.seconds)}
-        return arrays if keep is None else arrays | keep(trained, jobs, first)
+    def _keys_of(self, group: Group) -> np.ndarray:
+        return self.keys if group.seeds is None else _key_data(group.seeds)
 
     def _logs(
         self, groups: Sequence[Group], history: Arrays, densities: Mapping[int, np.ndarray]
     ) -> list[EvaluationLog]:
         logs = []
         for number, group in enumerate(groups):
+            seeds = group.seeds or self.seeds
             log = EvaluationLog.of_group(
                 history,
                 number,
-                seeds=self.seeds,
+                seeds=seeds,
                 level=group.level,
                 density=densities[number],
                 branch=group.branch,
                 dilation=group.dilation,
             )
             logs.append(log)
-            report_diverged(self.run, group.called, self.seeds, log.diverged, group.lost)
+            report_diverged(self.run, group.called, seeds, log.diverged, group.lost)
         return logs
 
+    def runs(
+        self,
+        pruning: PruningSettings,
+        *,
+        branch: str,
+        logs: Sequence[EvaluationLog],
+        tickets: Mapping[int, Ticket],
+        origin: Ticket,
+        costs: Sequence[Mapping[str, object]],
+        lost: Mapping[int, np.ndarray],
+        trace: Sequence[Mapping[str, object]] = (),
+        folder: Path | None = None,
+        found_in: Runs | None = None,
+        moved: Mapping[str, object] | None = None,
+    ) -> Runs:
+        """Put together what was found and trained; the arguments are attributes of `Runs`."""
+        return Runs(
+            net=self.net,
+            data=self.data,
+            training=self.training,
+            pruning=pruning,
+            seeds=self.seeds,
+            branch=branch,
+            histories=tuple(logs),
+            by_level=tickets,
+            origin=origin,
+            costs=tuple(costs),
+            folder=self.run.path if folder is None else folder,
+            mesh=self.run.mesh,
+            size=self.run.size,
+            traces=tuple(trace),
+            found_in=found_in,
+            moved=moved or {},
+            lost=lost,
+        )
 
-def jobs_of(group: Group, ticket: Ticket, keys: np.ndarray) -> Jobs:
-    """The jobs of a group, with its weights.
 
-    Args:
-      group: what is trained.
-      ticket: that of the group.
-      keys: key data of the root key of each seed.
-    """
-    return Jobs(
-        Origin(ticket.params, ticket.stats, ticket.mask),
-        keys,
-        np.asarray(ticket.step, np.int32),
-        job_plan(group.training, len(keys), order=group.order),
-        group.lost,
-    )
+def final_weights(trained: Trained, count: int) -> Arrays:
+    """Params and statistics of the first so many replicas of a block, by "trained/path"."""
+    final = parallel.host((trained.state.params, trained.state.stats))
+    return _tree.leaves(take(final, 0, count), "trained")
+
+
+def _key_data(seeds: tuple[int, ...]) -> np.ndarray:
+    return np.asarray(jax.random.key_data(root_keys(seeds)))

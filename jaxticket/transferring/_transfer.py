@@ -11,16 +11,15 @@ import numpy as np
 
 from jaxticket import _identity, results
 from jaxticket._check import chosen, distinct_seeds, flag, instance, whole
-from jaxticket.controls import Change, changed
+from jaxticket.controls import Change, changed, named_changes
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine.program import check_fit
 from jaxticket.engine.runtime import Runtime, settled
 from jaxticket.runs import Runs
-from jaxticket.settings import Loaded, Training, order_of
-from jaxticket.sparsify.iterative import named_changes
+from jaxticket.settings import Loaded, PruningSettings, Training
 from jaxticket.sparsify.runner import Group, Runner
-from jaxticket.ticket import Ticket, host_apply
+from jaxticket.ticket import Ticket
 from jaxticket.transferring.depth import Blocks
 from jaxticket.transferring.target import Adapter, fresh_networks, runs_of, target_of
 from jaxticket.typing import Network
@@ -163,19 +162,20 @@ def transfer(
     size = runtime.replicas_per_call(count, runs.size)
     steps = count * len(levels) * (training.steps - start)
     with runtime.run(target.net, target.data, training, settings, size=size, steps=steps) as run:
-        runner = Runner(run, target.net, pruning, seeds)
+        runner = Runner(run, target.net, target.data, training, seeds)
         adapter = Adapter(runs, target, seeds, fresh_networks(target.net, run.mesh, seeds))
         run.describe(f"transfer to {target.data.name}")
         # level by level, so that only the tickets of one are in memory with all weights
         for level in levels:
-            tickets = _tickets(adapter, runner, changes, level, start)
+            tickets = _tickets(adapter, runner, pruning, changes, level, start)
             groups = [
                 Group(
                     name,
                     level,
                     functools.partial(tickets.__getitem__, name),
                     training,
-                    order_of(runs.pruning, level),
+                    pruning,
+                    runs.pruning.noise(level),
                     adapter.lost(level, own if name == OWN else None),
                     start=start,
                 )
@@ -184,32 +184,42 @@ def transfer(
             trained = runner.train(groups, unit=f"level-{level:02d}-jobs")
             logs += trained.logs
             costs += [{**row, "unit": f"level {level}, {row['unit']}"} for row in trained.costs]
-            ticket = tickets[TRANSFERRED]
-            by_level[level] = ticket.replace(params=host_apply(ticket.mask, ticket.params))
-        result = Runs(
-            target.net, target.data, training, pruning, seeds, TRANSFERRED, tuple(logs), by_level,
-            adapter.ticket(runs.origin), tuple(costs), run.path,
-            runs.mesh, size, found_in=None if loaded else runs.found_in or runs,
-            moved={"start": start, "reinit_output": reinit_output},
+            by_level[level] = tickets[TRANSFERRED].masked()
+        result = runner.runs(
+            pruning,
+            branch=TRANSFERRED,
+            logs=logs,
+            tickets=by_level,
+            origin=adapter.ticket(runs.origin),
+            costs=costs,
             lost={level: adapter.lost(level) for level in levels},
-        )  # fmt: skip
+            found_in=None if loaded else runs.found_in or runs,
+            moved={"start": start, "reinit_output": reinit_output},
+        )
         run.finish(result.save)
     return result
 
 
 def _tickets(
-    adapter: Adapter, runner: Runner, changes: Mapping[str, Change], level: int, start: int
+    adapter: Adapter,
+    runner: Runner,
+    pruning: PruningSettings,
+    changes: Mapping[str, Change],
+    level: int,
+    start: int,
 ) -> dict[str, Ticket]:
     """Give all tickets of a level that are trained, by branch."""
     step = np.full(len(adapter.seeds), start, np.int32)
     ticket = adapter.ticket(adapter.runs.whole(level)).replace(step=step)
     tickets = {TRANSFERRED: ticket}
-    prunable = runner.net.prunable_leaves(runner.pruning.exclude)
-    factors = runner.pruning.factors(ticket.mask, prunable) if level else None
+    prunable = runner.net.prunable_leaves(pruning.exclude)
+    factors = pruning.factors(ticket.mask, prunable) if level else None
     if (own := adapter.target.own) is not None:
         tickets[OWN] = adapter.own(own, level).replace(step=step)
-    controls = runner.controls(changes, ticket, factors=factors)
-    return tickets | {name: adapter.with_output(other) for name, other in controls.items()}
+    for name, change in changes.items():
+        control = runner.control(name, change, ticket, pruning=pruning, factors=factors)
+        tickets[name] = adapter.with_output(control)
+    return tickets
 
 
 def _common(name: str, source: tuple[int, ...], own: tuple[int, ...] | None) -> tuple[int, ...]:

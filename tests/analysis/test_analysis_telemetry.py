@@ -19,6 +19,7 @@ from jaxticket.engine.source import put_data
 from jaxticket.engine.store import RunFolder
 from jaxticket.engine.supervised import Supervised
 from jaxticket.random import permutation_words, root_keys, stream
+from jaxticket.sparsify import runner
 
 STEPS, REWIND, CLIP = 24, 4, 0.4
 METRICS = list(module.METRICS)
@@ -237,13 +238,13 @@ def test_the_gradient_is_the_one_that_moves_the_weights():
 
 def test_watching_changes_nothing(runs, monkeypatch):
     """The last evaluation is bitwise that of the run, by the same compiled program."""
-    kept, own = [], module.train_jobs
+    kept, own = [], runner.train_jobs
 
     def noted(*args, **options):
         kept.append(own(*args, **options))
         return kept[-1]
 
-    monkeypatch.setattr(module, "train_jobs", noted)
+    monkeypatch.setattr(runner, "train_jobs", noted)
     look(runs, every=3, levels=[2])
     (trained,) = kept
     end = runs.table()
@@ -358,7 +359,7 @@ def test_a_resumed_telemetry_ends_the_same(runs, table, tmp_path, monkeypatch):
     def trained(*_, **__):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(module, "train_jobs", trained)
+    monkeypatch.setattr(runner, "train_jobs", trained)
     pd.testing.assert_frame_equal(look(kept, every=7, levels=[1, 2]), expected)
     with pytest.raises(ValueError, match="other settings: `every` is 7 there and 8 here"):
         look(kept, every=8, levels=[1, 2], folder=folder)

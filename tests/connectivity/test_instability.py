@@ -17,6 +17,7 @@ from jaxticket.engine.program import program
 from jaxticket.engine.store import RunFolder
 from jaxticket.engine.supervised import Supervised
 from jaxticket.random import permutation_words, stream
+from jaxticket.sparsify import runner
 
 STEPS, BATCH = 30, 40
 AT = (0, 10, 30)
@@ -610,7 +611,7 @@ def test_an_interrupted_analysis_resumes(inst, net, data, training, mesh, tmp_pa
     class Stopped(Exception):
         pass
 
-    real = copies_module.train_jobs
+    real = runner.train_jobs
     calls = []
 
     def failing(*args, **options):
@@ -619,10 +620,10 @@ def test_an_interrupted_analysis_resumes(inst, net, data, training, mesh, tmp_pa
             raise Stopped
         return real(*args, **options)
 
-    monkeypatch.setattr(copies_module, "train_jobs", failing)
+    monkeypatch.setattr(runner, "train_jobs", failing)
     with pytest.raises(Stopped):
         again()
-    monkeypatch.setattr(copies_module, "train_jobs", real)
+    monkeypatch.setattr(runner, "train_jobs", real)
     whole = again()
     for name, values in inst.arrays.items():
         if name not in ("steps", "throughout"):
@@ -635,7 +636,7 @@ def test_an_interrupted_analysis_resumes(inst, net, data, training, mesh, tmp_pa
         a, b = (x.sort_values(order, ignore_index=True) for x in (a, b))
         assert a.equals(b)
     # what is there is read and not trained again
-    monkeypatch.setattr(copies_module, "train_jobs", failing)
+    monkeypatch.setattr(runner, "train_jobs", failing)
     calls.append(None)
     third = again()
     assert third.table().equals(whole.table())

@@ -405,7 +405,7 @@ def test_scores_see_of_a_stream_what_they_see_of_data_in_memory(folder, in_memor
     with pytest.raises(ValueError, match=r"`score` 'force' draws new batches .* a stream does not"):
         jt.prune_at(in_memory.net, data, training, score="force", **options)
     # said before the dense training, not after it
-    monkeypatch.setattr("jaxticket.sparsify.step_run.train_dense", pytest.fail)
+    monkeypatch.setattr("jaxticket.sparsify.strategy.train_dense", pytest.fail)
     with pytest.raises(ValueError, match=r"`per_class` asks for 500 .* of each class, but class"):
         jt.prune_at(in_memory.net, data, training, **{**options, "per_class": 500})
 

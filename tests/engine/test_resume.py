@@ -189,7 +189,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
 
 def test_a_damaged_unit_is_computed_again(tmp_path):
     first = find(tmp_path / "run")
-    unit = tmp_path / "run" / "units" / "level-000-jobs-00000-00002.npz"
+    unit = tmp_path / "run" / "units" / "stage-000-00000-00002.npz"
     unit.write_bytes(unit.read_bytes()[:500])
     with pytest.warns(UserWarning, match="damaged"):
         second = find(tmp_path / "run")
@@ -241,7 +241,7 @@ def test_disk_errors_are_explained_and_what_was_saved_stays(tmp_path, monkeypatc
     monkeypatch.setattr(_files, "write_arrays", failing)
     with pytest.raises(RunFolderError, match=remedy):
         find(folder)
-    assert [p.name for p in (folder / "units").iterdir()] == ["level-000-jobs-00000-00002.npz"]
+    assert [p.name for p in (folder / "units").iterdir()] == ["stage-000-00000-00002.npz"]
     monkeypatch.setattr(_files, "write_arrays", write)
     assert find(folder).table().equals(find(tmp_path / "other").table())
 
@@ -343,7 +343,7 @@ def test_a_whole_state_is_used(stopped, tmp_path, monkeypatch):
 @pytest.mark.parametrize("at", [8, 6, 10], ids=["method", "flags", "time"])
 def test_units_with_damaged_headers_are_computed_again(tmp_path, at):
     first = find(tmp_path / "run")
-    unit = tmp_path / "run" / "units" / "level-000-jobs-00000-00002.npz"
+    unit = tmp_path / "run" / "units" / "stage-000-00000-00002.npz"
     whole = bytearray(unit.read_bytes())
     for header in (b"PK\x03\x04", b"PK\x01\x02"):
         place = whole.index(header) + at + 2 * (header[2] == 1)

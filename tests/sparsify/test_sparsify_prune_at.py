@@ -16,7 +16,7 @@ from jaxticket.engine.store import RunFolder
 from jaxticket.pruning.compiled import Examples, Selection, context_maker, pruner
 from jaxticket.pruning.scores.spec import recipe_of
 from jaxticket.random import root_keys, stream
-from jaxticket.sparsify.prune_once import prune_at
+from jaxticket.sparsify.at_step import prune_at
 
 STEPS = 20
 DENSITIES = (0.5, 0.1)
@@ -258,9 +258,9 @@ def test_the_remaining_schedule(prune, runs):
     assert np.asarray(late.by_level[1].step).tolist() == [10, 10]
     assert not np.array_equal(finals(late), finals(runs[10])[2:])
     # what a mask has seen nothing of needs no new noise
-    orders = {(own.pruning.step, own.pruning.schedule): own.pruning.order for own in runs.values()}
-    assert orders == {(0, "full"): "same", (10, "full"): "fresh", (STEPS, "full"): "fresh"}
-    assert late.pruning.order == "same"
+    fresh = {own.pruning.step: own.pruning.fresh_noise for own in runs.values()}
+    assert fresh == {0: False, 10: True, STEPS: True}
+    assert not late.pruning.fresh_noise
 
 
 def test_seeds_alone_few_at_once_and_vmapped_give_the_same(prune, runs, net, data, monkeypatch):

@@ -89,9 +89,9 @@ def passes_of(score: Score, batches: int) -> tuple[float, float]:
     return (math.nan, math.nan) if found is None else found
 
 
-def name_of(score: Score) -> str:
-    """The name of a score function."""
-    return str(getattr(score, "__name__", "score"))
+def name_of(score: str | Callable[..., object]) -> str:
+    """The name of a score, which may be its name already."""
+    return score if isinstance(score, str) else str(getattr(score, "__name__", "score"))
 
 
 @functools.lru_cache(maxsize=256)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -18,18 +17,18 @@ from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.dense import initial_networks
-from jaxticket.engine.loop import Arrays, Jobs, Trained, take
-from jaxticket.engine.program import check_fit, program
+from jaxticket.engine.loop import Arrays, Jobs, Trained, join, take
+from jaxticket.engine.program import check_fit
 from jaxticket.engine.runtime import Runtime, settled
 from jaxticket.problem import Problem
 from jaxticket.random import stream
 from jaxticket.runs import Runs
-from jaxticket.settings import PruningAtStep, Training, order_of
+from jaxticket.settings import PruningAtStep, Training
 from jaxticket.sparsify.dynamic.learner import Dynamic, MaskRule
 from jaxticket.sparsify.dynamic.static import Static
 from jaxticket.sparsify.runner import Group, Runner
-from jaxticket.ticket import Ticket, host_apply
-from jaxticket.typing import Mask, Network, Params
+from jaxticket.sparsify.strategy import dense_ticket, packed, unpacked
+from jaxticket.typing import Mask, Network
 
 STATIC = Static()
 RULES: dict[str, MaskRule] = {"static": STATIC}
@@ -109,16 +108,11 @@ def sparse_train(
     size = runtime.replicas_per_call(count)
     steps = training.steps * count
     with runtime.run(net, data, training, settings, size=size, steps=steps) as run:
-        learner = Dynamic(net, training, chosen)
-        run = dataclasses.replace(run, program=program(learner, run.mesh))
-        runner = Runner(run, net, pruning, seeds)
-        params, stats = initial_networks(net, run.mesh, runner.keys)
-        zeros, none = np.zeros(len(seeds), np.int32), np.zeros(len(seeds), bool)
-        ones = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
-        origin = Ticket(ones, params, stats, zeros, zeros)  # type: ignore[arg-type]
-        tickets, groups = {}, []
+        runner = Runner(run, net, data, training, seeds, Dynamic(net, training, chosen))
+        origin = dense_ticket(initial_networks(net, run.mesh, runner.keys), 0)
+        none, tickets, groups = np.zeros(len(seeds), bool), {}, []
         for level, (share, first) in enumerate(zip(pruning.densities, firsts, strict=True), 1):
-            own = origin.replace(mask=first(runner.keys), level=zeros + level)
+            own = origin.replace(mask=first(runner.keys), level=np.full_like(origin.level, level))
             tickets[level] = own
             groups.append(
                 Group(
@@ -126,32 +120,26 @@ def sparse_train(
                     level,
                     functools.partial(tickets.__getitem__, level),
                     training,
-                    order_of(pruning, level),
+                    pruning,
+                    pruning.noise(level),
                     none,
                     title=f"density {share:g}",
                 )
             )
-        run.describe(f"sparse training of {len(firsts)} densities")
         trained = runner.train(groups, keep=_kept)
-        final = _masks(trained.blocks, net.shapes[0])
-        for level in tickets:
+        parts = [unpacked(block, "mask", net.shapes[0]) for block in trained.blocks]
+        final = join(parts)
+        for level, own in tickets.items():
             mask = take(final, (level - 1) * len(seeds), level * len(seeds))
-            own = tickets[level].replace(mask=mask, params=host_apply(mask, params))
-            tickets[level] = own
-        runs = Runs(
-            net=net,
-            data=data,
-            training=training,
-            pruning=pruning,
-            seeds=seeds,
+            tickets[level] = own.replace(mask=mask).masked()
+        runs = runner.runs(
+            pruning,
             branch="ticket",
-            histories=tuple(trained.logs),
-            by_level=tickets,
+            logs=trained.logs,
+            tickets=tickets,
             origin=origin,
-            costs=tuple(trained.costs),
-            folder=run.path,
-            mesh=run.mesh,
-            size=size,
+            costs=trained.costs,
+            lost={},
         )
         run.finish(runs.save)
     return runs
@@ -212,19 +200,4 @@ def _first(
 def _kept(trained: Trained, jobs: Jobs, first: int) -> Arrays:
     """The last masks of a block, as bits."""
     del first
-    count = len(jobs.start)
-    found = take(parallel.host(trained.state.mask), 0, count)
-    return {
-        f"mask/{path}": np.packbits(m.reshape(count, -1), axis=1)
-        for path, m in _tree.leaves(found).items()
-    }
-
-
-def _masks(blocks: Sequence[Arrays], like: Params) -> Mask:
-    """The last masks of all blocks, host arrays [job, ...]."""
-    found = {}
-    for path, x in _tree.leaves(like).items():
-        bits = np.concatenate([block[f"mask/{path}"] for block in blocks])
-        kept = np.unpackbits(bits, axis=1, count=int(np.prod(x.shape))).astype(bool)
-        found[path] = kept.reshape(len(bits), *x.shape)
-    return _tree.unflatten(found, like)
+    return packed(take(parallel.host(trained.state.mask), 0, len(jobs.start)), "mask")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from typing import Any
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -13,14 +13,15 @@ import numpy as np
 from jaxticket import rescaling
 from jaxticket._check import instance, settle, whole
 from jaxticket.engine import parallel
-from jaxticket.engine.dense import Networks
+from jaxticket.engine.dense import DenseStates, Networks
 from jaxticket.engine.loop import Arrays, Jobs, Trained, Watch, take, train_jobs
 from jaxticket.engine.optim import schedule
 from jaxticket.engine.program import program
-from jaxticket.engine.runtime import Run
 from jaxticket.engine.supervised import Supervised
-from jaxticket.settings import PruningAtStep, Training
-from jaxticket.sparsify.at_step import StepPlan, Wanted
+from jaxticket.runs import Runs
+from jaxticket.settings import Training
+from jaxticket.sparsify.at_step import AtStep, Wanted, found_in_blocks
+from jaxticket.sparsify.cost import Cost, of_dense, of_training, seconds_of, total
 from jaxticket.sparsify.learned.learner import (
     ORDER,
     TRACE,
@@ -29,15 +30,19 @@ from jaxticket.sparsify.learned.learner import (
     ScorePlan,
     ScoreState,
     score_programs,
+    step_flops,
 )
 from jaxticket.sparsify.learned.method import Method
 from jaxticket.sparsify.learned.teachers import train_teachers
-from jaxticket.ticket import Ticket
+from jaxticket.sparsify.runner import Runner
+from jaxticket.sparsify.strategy import Stage, Stages
 from jaxticket.typing import Mask, Params
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
-class LearnedPruning(PruningAtStep):
+class LearnedPruning(AtStep):
     """How `jt.search` prunes.
 
     Attributes:
@@ -63,9 +68,11 @@ class LearnedPruning(PruningAtStep):
                 f"method's own rescale=True; leave one of them out"
             )
 
-    def factors(self, mask: Mask, prunable: Any) -> Params | None:
-        """What the dense weights of tickets are multiplied by: the height of the method's masks,
-        the size of a layer over its number of ones where the method rescales, and `rescale`.
+    def factors(self, mask: Mask, prunable: Mask) -> Params | None:
+        """What the dense weights of tickets are multiplied by.
+
+        That is the height of the method's masks, the size of a layer over its number of ones where
+        the method rescales, and `rescale`.
         """
         found, method = super().factors(mask, prunable), self.method
         if method is None:
@@ -77,8 +84,79 @@ class LearnedPruning(PruningAtStep):
             found = rescaling.together(found, rescaling.by_density(mask, prunable, "layer"))
         return found
 
+    @property
+    def searched(self) -> Method:
+        """The method, which settings that were only written down may lack."""
+        assert self.method is not None, "`method` is None"
+        return self.method
 
-def hamming(one: Mask, other: Mask, prunable: Any) -> np.ndarray:
+    @property
+    def name(self) -> str:
+        """The name of the method."""
+        return self.searched.name
+
+    def _teachers_steps(self, training: Training) -> int:
+        """Steps of all teachers of a student before its search."""
+        teaching = self.searched.teaching
+        return 0 if teaching is None else teaching.count * teaching.steps(training)
+
+    def search_steps_of(self, training: Training) -> int:
+        """Steps of the searches of all densities, and of the teachers."""
+        return self.search_steps * len(self.densities) + self._teachers_steps(training)
+
+    def check(self, runner: Runner) -> None:
+        """Raise for a network that the objective cannot look at."""
+        assert LearnedMasks(self, runner, ()).learner
+
+    def tickets(self, runner: Runner, states: DenseStates) -> Stages:
+        """Train teachers, where the method has some, and then the scores."""
+        teaching, costs = self.searched.teaching, []
+        teachers: Networks | tuple[()] = ()
+        if teaching is not None:
+            runner.run.describe("teachers")
+            teachers, seconds = train_teachers(
+                runner.net, runner.run, teaching, runner.training, runner.seeds, states.states[0]
+            )
+            if steps := self._teachers_steps(runner.training):
+                costs.append(
+                    {"unit": "teachers", "train_seconds": seconds, "training_steps": steps}
+                )
+        runner.run.describe(self.title)
+        search = LearnedMasks(self, runner, teachers)
+        found, blocks, cost = found_in_blocks(
+            runner, self, states, search.find, steps=self.search_steps
+        )
+        trace = [row for wanted, arrays in blocks for row in search.trace(wanted, arrays)]
+        yield Stage(found, costs=[*costs, cost], trace=trace)
+
+    def cost(self, runs: Runs, level: int) -> Cost:
+        """Dense training to the step, the teachers, and the search."""
+        del level
+        method, steps, batch = self.searched, self.search_steps, runs.training.batch_size
+        taught = Cost()
+        if method.teaching is not None:
+            each = method.teaching.steps(runs.training)
+            each += method.teaching.online_steps(runs.training, steps)
+            taught = of_training(
+                runs,
+                method.teaching.count * each,
+                training=method.teaching.training(runs.training),
+                seconds=seconds_of(runs, "teachers", "train_seconds") / len(runs.seeds),
+            )
+        # the steps of every phase, and what each of them takes
+        phases = [(share * steps, phase) for share, phase in method.phases if share * steps]
+        searching = Cost(
+            steps,
+            steps * batch,
+            sum(n * batch * phase.passes[0] for n, phase in phases),
+            sum(n * batch * phase.passes[1] for n, phase in phases),
+            sum(n * step_flops(runs.net, phase, runs.training) for n, phase in phases),
+            self.seconds(runs),
+        )
+        return total(of_dense(runs, self.step), taught, searching)
+
+
+def hamming(one: Mask, other: Mask, prunable: Mask) -> np.ndarray:
     """Share of prunable entries in which masks [mask, ...] differ, float64 [mask].
 
     Reference: KD-LTS, Figure 4.
@@ -96,57 +174,44 @@ class LearnedMasks:
     """Trains scores for each wanted mask and keeps the best.
 
     Args:
-      plan: of the run.
-      method: what is learned, and how.
-      steps: of the search, from `Method.steps`.
+      pruning: what is learned, and how.
+      runner: where.
+      teachers: params and statistics [replica, teacher, ...]; () without any.
     """
 
-    remedy = ""
-
-    def __init__(self, plan: StepPlan, method: Method, steps: int) -> None:
-        self.plan, self.method, self.steps, self.name = plan, method, steps, method.name
-        self.training = method.training(plan.training, steps)
-        self.teachers: Networks | tuple[()] = ()
-        teaching = method.teaching
-        self.before = 0 if teaching is None else teaching.count * teaching.steps(plan.training)
+    def __init__(
+        self, pruning: LearnedPruning, runner: Runner, teachers: Networks | tuple[()]
+    ) -> None:
+        self.pruning, self.runner, self.teachers = pruning, runner, teachers
+        self.method, self.steps = pruning.searched, pruning.search_steps
+        self.training = self.method.training(runner.training, self.steps)
+        teaching = self.method.teaching
         self.taught: Training | None = None
         if teaching is not None and teaching.online:
-            self.taught = teaching.training(plan.training)
+            self.taught = teaching.training(runner.training)
+
+    @functools.cached_property
+    def prunable(self) -> Mask:
+        """Which leaves are pruned."""
+        return self.runner.net.prunable_leaves(self.pruning.exclude)
 
     @functools.cached_property
     def learner(self) -> ScoreLearner:
         """What is trained; it raises for a network that the objective cannot look at."""
-        net, tutor = self.plan.net, None
+        net, tutor = self.runner.net, None
         if self.taught is not None:
             # they see the student's batches, which are augmented already
             tutor = Supervised(net, self.taught.replace(augment=()))
-        exclude = self.plan.prunings[0].exclude
-        return ScoreLearner(net, self.method, self.training, tuple(exclude), tutor)
+        return ScoreLearner(net, self.method, self.training, self.pruning.exclude, tutor)
 
-    def check(self, run: Run, keys: np.ndarray) -> None:
-        """Raises for a network that the objective cannot look at."""
-        del run, keys
-        assert self.learner
-
-    def prepare(self, run: Run, initial: Networks) -> float:
-        """Trains the teachers, or what comes of it before the search."""
-        if self.method.teaching is None:
-            return 0.0
-        plan = self.plan
-        run.describe("teachers")
-        self.teachers, seconds = train_teachers(
-            plan.net, run, self.method.teaching, plan.training, plan.seeds, initial
-        )
-        return seconds
-
-    def trace(self, pruning: PruningAtStep, wanted: Wanted, arrays: Arrays) -> list[dict[str, Any]]:
+    def trace(self, wanted: Wanted, arrays: Arrays) -> list[dict[str, object]]:
         """One row for each look at each search."""
         names = (*TRACE, "hamming")[: arrays["trace"].shape[-1]]
         return [
             {
-                "seed": self.plan.seeds[replica],
+                "seed": self.runner.seeds[replica],
                 "level": int(level),
-                "density": pruning.densities[level - 1],
+                "density": self.pruning.densities[level - 1],
                 "step": int(step),
                 **{name: float(x) for name, x in zip(names, seen[place], strict=True)},
             }
@@ -156,11 +221,9 @@ class LearnedMasks:
             for step, seen in zip(arrays["trace_steps"], arrays["trace"], strict=True)
         ]
 
-    def find(
-        self, run: Run, pruning: PruningAtStep, origin: Ticket, wanted: Wanted
-    ) -> tuple[Mask, Arrays]:
-        """Trains the scores of these masks side by side."""
-        began = time.perf_counter()
+    def find(self, wanted: Wanted) -> tuple[Mask, Arrays]:
+        """Train the scores of these masks side by side."""
+        began, run = time.perf_counter(), self.runner.run
         count, size = len(wanted.levels), wanted.size
         method, compiled = self.method, score_programs(self.learner, run.mesh)
         run = dataclasses.replace(
@@ -171,15 +234,15 @@ class LearnedMasks:
             size=size,
             interval=self.training.evaluation_interval,
         )
-        keys = np.asarray(wanted.keys)[wanted.replicas]
-        plan = self._plan(pruning, wanted)
+        keys = self.runner.keys[wanted.replicas]
+        plan = self._plan(wanted)
         limits = np.zeros(size, np.int32)
         placed = parallel.put(parallel.pad(plan, size), run.mesh)
         typed = jax.random.wrap_key_data(parallel.put(parallel.pad(keys, size), run.mesh))
         scores = take(
             parallel.host(compiled.initial_scores(limits, typed, placed.density)), 0, count
         )
-        own = take(jax.tree.map(np.asarray, wanted.own(origin)), 0, count)
+        own = take(jax.tree.map(np.asarray, wanted.own(wanted.origin)), 0, count)
         started = ScoreOrigin(scores, own.params, own.stats, own.mask)
         if self.taught is not None and method.teaching is not None:
             begun = np.full(count, method.teaching.steps(self.taught), np.int32)
@@ -192,9 +255,9 @@ class LearnedMasks:
             return parallel.host(compiled.look(limits, state, placed))[:count]
 
         watch = Watch((count, len(TRACE)), look, evaluates=False)
-        moments = self._moments(pruning)
+        moments = self._moments()
 
-        def keeps(state: ScoreState) -> tuple[Mask, Any]:
+        def keeps(state: ScoreState) -> tuple[Mask, jax.Array]:
             # the mask that the method would give here, and the numbers that a look gives
             return compiled.chosen(limits, state, placed), compiled.look(limits, state, placed)
 
@@ -203,13 +266,13 @@ class LearnedMasks:
         )
         for place in np.flatnonzero((trained.diverged >= 0) & (wanted.lost[wanted.replicas] < 0)):
             run.write(
-                f"{self.name}, density {pruning.densities[wanted.levels[place] - 1]:g}, seed "
-                f"{self.plan.seeds[wanted.replicas[place]]}: the objective was not finite at step "
-                f"{trained.diverged[place]}; the mask is that of the scores before. "
-                "A lower `lr` of the method may help"
+                f"{method.name}, density {self.pruning.density_of(wanted.levels[place]):g}, "
+                f"seed {self.runner.seeds[wanted.replicas[place]]}: the objective was not finite "
+                f"at step {trained.diverged[place]}; the mask is that of the scores before. "
+                f"A lower `lr` of the method may help"
             )
         if self.taught is not None and trained.state.tutors:
-            self._report_teachers(run, parallel.host(trained.state.tutors.diverged), wanted)
+            self._report_teachers(parallel.host(trained.state.tutors.diverged), wanted)
         mask = take(parallel.host(compiled.chosen(limits, trained.state, placed)), 0, count)
         # a network that diverged before the search stays dense, as in `prune_at`
         whole = wanted.lost[wanted.replicas] >= 0
@@ -223,15 +286,17 @@ class LearnedMasks:
             "seconds": np.asarray(time.perf_counter() - began),
         }
 
-    def _moments(self, pruning: PruningAtStep) -> list[int]:
+    def _moments(self) -> list[int]:
         """The steps at which masks are compared."""
-        parts = pruning.watch_masks if isinstance(pruning, LearnedPruning) else 0
+        parts = self.pruning.watch_masks
         shares = range(parts + 1) if parts else ()
         return sorted({round(self.steps * i / parts) for i in shares})
 
     def _traced(self, trained: Trained, moments: list[int]) -> np.ndarray:
-        """What was looked at, [call, mask, number]; with the share of prunable entries in which a
-        mask differs from that of the moment before, where there are moments.
+        """What was looked at, [call, mask, number].
+
+        Where there are moments, with the share of prunable entries in which a mask differs from
+        that of the moment before.
         """
         if not moments:
             return trained.watched
@@ -243,30 +308,30 @@ class LearnedMasks:
             row = watched[steps.index(at)]
             row[:, :-1] = numbers
             if before is not None:
-                row[:, -1] = hamming(mask, before, self.plan.prunable)
+                row[:, -1] = hamming(mask, before, self.prunable)
             before = mask
         return watched
 
-    def _teachers_of(self, wanted: Wanted) -> Any:
+    def _teachers_of(self, wanted: Wanted) -> Networks | tuple[()]:
         return jax.tree.map(lambda x: x[wanted.replicas], self.teachers)
 
-    def _report_teachers(self, run: Run, diverged: np.ndarray, wanted: Wanted) -> None:
+    def _report_teachers(self, diverged: np.ndarray, wanted: Wanted) -> None:
         """Says which teachers diverged while they were trained along: int [place, teacher]."""
         for place, number in np.argwhere(diverged[: len(wanted.replicas)] >= 0):
-            run.write(
-                f"teacher {number}, seed {self.plan.seeds[wanted.replicas[place]]}: the loss was "
+            self.runner.run.write(
+                f"teacher {number}, seed {self.runner.seeds[wanted.replicas[place]]}: the loss was "
                 f"not finite at step {diverged[place, number]} of its training; it stays as it was "
                 f"before"
             )
 
-    def _plan(self, pruning: PruningAtStep, wanted: Wanted) -> ScorePlan:
+    def _plan(self, wanted: Wanted) -> ScorePlan:
         """A plan for each mask, host arrays."""
         count, m = len(wanted.levels), self.method
         one = schedule(self.training)._replace(stop=np.asarray(self.steps, np.int32))
-        densities = np.asarray(pruning.densities)[wanted.levels - 1]
-        like, prunable = self.plan.like[0], self.plan.prunable
+        densities = np.asarray(self.pruning.densities)[wanted.levels - 1]
+        like, prunable = self.runner.net.shapes[0], self.prunable
 
-        def every(value: Any) -> Any:
+        def every(value: T) -> T:
             return jax.tree.map(lambda x: np.broadcast_to(x, (count, *np.shape(x))).copy(), value)
 
         return ScorePlan(

@@ -8,9 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from jax.sharding import Mesh
 
-from jaxticket import _identity
 from jaxticket._check import (
-    distinct_seeds,
     flag,
     nearest,
     one_or_several,
@@ -22,13 +20,10 @@ from jaxticket.controls import Change
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import optim
-from jaxticket.engine.program import check_fit
-from jaxticket.engine.runtime import Runtime, settled
+from jaxticket.engine.runtime import Runtime
 from jaxticket.runs import Runs
 from jaxticket.settings import Training
-from jaxticket.sparsify.at_step import StepPlan
-from jaxticket.sparsify.iterative import named_changes
-from jaxticket.sparsify.learned.learned_masks import LearnedMasks, LearnedPruning
+from jaxticket.sparsify.learned.learned_masks import LearnedPruning
 from jaxticket.sparsify.learned.method import Method, MethodMaker
 from jaxticket.sparsify.learned.methods.concrete import concrete
 from jaxticket.sparsify.learned.methods.continuous import continuous
@@ -37,7 +32,7 @@ from jaxticket.sparsify.learned.methods.gem_miner import gem_miner
 from jaxticket.sparsify.learned.methods.kd_lts import kd_lts
 from jaxticket.sparsify.learned.methods.stochastic import stochastic
 from jaxticket.sparsify.learned.objectives import learns_answers
-from jaxticket.sparsify.step_run import run_at_step
+from jaxticket.sparsify.strategy import planned, run_strategies
 from jaxticket.typing import Network
 
 SEARCHES: dict[str, MethodMaker] = {
@@ -75,14 +70,14 @@ def search(
     progress: bool = True,
     watch_masks: int = 0,
 ) -> Runs:
-    """Learns masks of the network as it is at a step of its training, and trains what they leave:
-    seeds and densities side by side.
+    """Learn masks of the network as it is at a step of its training, and train what they leave.
 
-    A score for every prunable weight becomes a soft mask, which gradients move; at the end each
-    density keeps exactly its `round(density * P)` entries of highest score. The weights under the
-    mask are those of step `start`, whatever the search did to them; where soft masks become a step
-    of another height than 1 (`scaled=True`), times that height, in tickets, supermasks and controls
-    alike (`Method.scaled_tickets`).
+    Seeds and densities are searched and trained side by side. A score for every prunable weight
+    becomes a soft mask, which gradients move; at the end each density keeps exactly its
+    `round(density * P)` entries of highest score. The weights under the mask are those of step
+    `start`, whatever the search did to them; where soft masks become a step of another height than
+    1 (`scaled=True`), times that height, in tickets, supermasks and controls alike
+    (`Method.scaled_tickets`).
 
     Args:
       net: a network; `init="signed_constant"` gives the weights of which supermasks are best.
@@ -101,8 +96,15 @@ def search(
       schedule: "remaining" trains tickets with what is left of the schedule after `start`, "full"
         with all of it.
       dense: also train the dense networks to the end, as level 0.
-      exclude, rescale, seeds, branches: as of `prune_at`.
-      runtime, mesh, folder, save_every, progress: as for `find_tickets`.
+      exclude: patterns of paths that are never pruned and not counted in P.
+      rescale: as of `prune_at`.
+      seeds: one replica each.
+      branches: controls to train beside the tickets, as of `prune_at`.
+      runtime: mesh, folder and the like in one; leave the arguments that follow out then.
+      mesh: devices as `jt.parallel.mesh` makes them; all of them if None.
+      folder: where to save; a run that was stopped is resumed from there. Nothing is saved if None.
+      save_every: seconds between saves of the training state.
+      progress: whether to show a bar with the time left.
       at_once: replicas that one device holds at most.
       watch_masks: N > 0 compares the masks (of exactly K ones) that the search would give at its
         start and after each of N equal parts: the trace then has a column `hamming`, the share of
@@ -120,11 +122,10 @@ def search(
 
     Reference: KD-LTS, section 2 (supermasks and tickets); each method names its paper.
     """
-    seeds = distinct_seeds(seeds)
-    runtime = settled(
-        runtime, mesh=mesh, folder=folder, at_once=at_once, save_every=save_every, progress=progress
-    )
-    check_fit(net, data, training, runtime.devices)
+    plan = planned(
+        net, data, training, seeds=seeds, branches=branches, runtime=runtime, mesh=mesh,
+        folder=folder, at_once=at_once, save_every=save_every, progress=progress,
+    )  # fmt: skip
     flag("train", train)
     flag("dense", dense)
     method = named_method(method)
@@ -145,13 +146,9 @@ def search(
     pruning = LearnedPruning(
         densities, step, schedule, excluded, method, length, watch_masks, rescale=rescale
     )
-    changes = named_changes(branches)
-    if changes and not train:
-        raise ValueError(f"`branches` {list(changes)} are trained: they need train=True")
-    plan = StepPlan(
-        net, data, training, (pruning,), seeds, changes, dense, supermask=True, train=train
-    )
-    plan.check()
+    if plan.changes and not train:
+        raise ValueError(f"`branches` {list(plan.changes)} are trained: they need train=True")
+    pruning.check_network(net)
     # an optimizer of the user's own may be that of the method
     optim.check(method.training(training, method.steps(training, length)), net)
     if step == 0 and learns_answers(method.function):
@@ -162,25 +159,11 @@ def search(
             UserWarning,
             stacklevel=2,
         )
-    settings = _identity.run(
-        "search",
-        net,
-        data,
-        training=training,
-        pruning=pruning,
-        objective=method.function,
-        seeds=seeds,
-        branches=list(changes.items()),
-        dense=dense,
-        train=train,
+    settings = plan.settings(
+        "search", pruning=pruning, objective=method.function, dense=dense, train=train
     )
-    found = run_at_step(
-        plan,
-        LearnedMasks(plan, method, length),
-        settings,
-        runtime,
-    )
-    return found[step]
+    (runs,) = run_strategies(plan, (pruning,), settings, dense=dense, supermask=True, train=train)
+    return runs
 
 
 def named_method(method: str | Method) -> Method:

@@ -1,0 +1,152 @@
+"""What finding a mask costs: steps of training, passes over examples, operations, seconds."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxticket import masks
+from jaxticket._check import from_table, instance
+from jaxticket.nn import flops
+from jaxticket.pruning.compiled import Examples, context_maker
+from jaxticket.pruning.scores import SCORES
+from jaxticket.pruning.scores.spec import passes_of, recipe_of
+from jaxticket.runs import Runs
+from jaxticket.settings import Training
+from jaxticket.typing import Array, Key, Network, Params, Score, Stats
+
+
+class Cost(NamedTuple):
+    """What it costs to find the mask of one seed.
+
+    Attributes:
+      training_steps: steps of training before the mask is known.
+      examples: those that were trained on, and those that were scored.
+      forward_passes, backward_passes: over single examples.
+      flops: 2 per multiply-add, of the dense network.
+      seconds: of all seeds side by side, divided by their number.
+    """
+
+    training_steps: float = 0.0
+    examples: float = 0.0
+    forward_passes: float = 0.0
+    backward_passes: float = 0.0
+    flops: float = 0.0
+    seconds: float = 0.0
+
+
+def total(*parts: Cost) -> Cost:
+    """The sum of costs.
+
+    >>> total(Cost(3, 30), Cost(2, 20, flops=1.0))[:2]
+    (5, 50)
+    """
+    return Cost(*map(sum, zip(*parts, strict=True)))
+
+
+def of_training(
+    runs: Runs, steps: int, *, training: Training | None = None, seconds: float = 0.0
+) -> Cost:
+    """What so many steps of one replica cost.
+
+    A backward pass is two forward ones, or one where it is by the input alone, as in attacks.
+
+    Args:
+      runs: network and training.
+      steps: of training.
+      training: other settings of training; those of `runs` if None.
+      seconds: that they took.
+    """
+    training = runs.training if training is None else training
+    examples = steps * training.batch_size
+    attack = (0, 0) if training.attack is None else passes_of_attack(training.attack)
+    operations = (3 + attack[0] + attack[1]) * examples * flops.forward(runs.net)
+    return Cost(
+        steps, examples, examples * (1 + attack[0]), examples * (1 + attack[1]), operations, seconds
+    )
+
+
+def of_dense(runs: Runs, step: int) -> Cost:
+    """What dense training to a step cost: its share of the seconds of the whole."""
+    dense = next((row for row in runs.costs if row["unit"] == "dense"), None)
+    seconds = 0.0
+    if dense is not None and step:
+        seconds = dense["train_seconds"] / len(runs.seeds) * step / dense["training_steps"]
+    return of_training(runs, step, seconds=seconds)
+
+
+def of_scoring(
+    net: Network, score: Score, examples: Examples, rounds: int = 1, *, seconds: float = 0.0
+) -> Cost:
+    """What it cost to score in some rounds.
+
+    Args:
+      net: the network.
+      score: the score function; its recipe says how often it passes over examples.
+      examples: what it looks at in each round.
+      rounds: their number.
+      seconds: that they took.
+    """
+    seen = examples.batches * examples.size * rounds if recipe_of(score).data else 0
+    # a score that looks at no data passes once over an example that it makes
+    each = seen if recipe_of(score).data else rounds
+    forward, backward = passes_of(score, examples.batches)
+    operations = rounds * _score_flops(net, score, examples)
+    return Cost(0, seen, each * forward, each * backward, operations, seconds)
+
+
+def score_flops(net: Network, score: str | Score, examples: Examples) -> float:
+    """Operations of scoring once, all its examples together; 2 per multiply-add.
+
+    Args:
+      net: the network.
+      score: a name in `jt.SCORES` or a function.
+      examples: what it looks at.
+    """
+    instance("net", net, Network, "a network, such as jt.networks.lenet()")
+    instance("examples", examples, Examples, "jaxticket.pruning.compiled.Examples")
+    return _score_flops(net, from_table("score", score, SCORES), examples)
+
+
+@functools.lru_cache(maxsize=64)
+def _score_flops(net: Network, score: Score, examples: Examples) -> float:
+    recipe = recipe_of(score)
+    params, stats = net.shapes
+    batches, size = (examples.batches, examples.size) if recipe.data else (1, 1)
+    x = net.example(batches, size)
+    y = jax.ShapeDtypeStruct((batches, size), np.int32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def scored(params: Params, stats: Stats, x: Array, y: Array, key: Key) -> Params:
+        look = context_maker(net, stats, recipe, key=key)
+        context = look(params, masks.ones(params), (x, y), net.prunable_leaves())
+        return score(params, context, key=key)
+
+    return flops.count(scored, params, stats, x, y, key)
+
+
+def passes_of_attack(attack: Callable[..., object]) -> tuple[float, float]:
+    """Forward and backward passes of an attack over each image; nan where nobody knows."""
+    forward, backward = getattr(attack, "passes", (np.nan, np.nan))
+    return forward, backward
+
+
+def seconds_of(runs: Runs, unit: str, column: str) -> float:
+    """Seconds of some work in the rows of `Runs.costs`.
+
+    Args:
+      runs: what was run.
+      unit: the rows of this unit; one that ends with "*" stands for all that begin so.
+      column: which seconds.
+    """
+    begins = unit.removesuffix("*")
+    rows = [
+        row
+        for row in runs.costs
+        if (str(row["unit"]).startswith(begins) if begins != unit else row["unit"] == unit)
+    ]
+    return float(sum(row.get(column, 0.0) or 0.0 for row in rows))

@@ -1,0 +1,553 @@
+"""A way to find masks, and the one loop that makes runs of it.
+
+A `Strategy` is the settings of one way: a frozen dataclass that says which states of dense training
+it needs, yields masks, and knows what they cost. `run_strategies` does everything else: dense
+training, controls, training, divergence, layers that collapse, seconds, and the `Runs`.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxticket import _identity, _tree, masks, rescaling
+from jaxticket._check import distinct_seeds, flag, instance
+from jaxticket.connectivity.evaluator import Evaluator
+from jaxticket.controls import Change, named_changes
+from jaxticket.data.arrays import Data
+from jaxticket.data.streaming import Stream
+from jaxticket.engine import parallel
+from jaxticket.engine.dense import DenseStates, Networks, initial_networks, train_dense
+from jaxticket.engine.loop import Arrays, Jobs, Trained, report_diverged
+from jaxticket.engine.metrics import METRICS
+from jaxticket.engine.program import check_fit
+from jaxticket.engine.runtime import Runtime, settled
+from jaxticket.results import EvaluationLog
+from jaxticket.runs import Runs, density
+from jaxticket.settings import PruningSettings, Training
+from jaxticket.sparsify.cost import Cost
+from jaxticket.sparsify.runner import Group, Runner, final_weights
+from jaxticket.ticket import Ticket
+from jaxticket.typing import Mask, Network, Params
+
+
+class Found(NamedTuple):
+    """Masks of one level.
+
+    Attributes:
+      level: at least 1; 0 asks for the training of the dense networks.
+      mask: bool [replica, ...], one for each seed.
+      origin: what they start from: weights at every position, statistics and step.
+      source: the level whose trained weights the masks come from: replicas that diverged there have
+        no mask. None for masks of states of the dense training.
+    """
+
+    level: int
+    mask: Mask
+    origin: Ticket
+    source: int | None = None
+
+
+class Tickets(NamedTuple):
+    """Tickets of a block that were just trained.
+
+    Attributes:
+      trained: their states on the devices, in the first `count` places, and snapshots.
+      jobs: what was trained, controls too.
+      first: number of the first of them among the seeds.
+      count: how many tickets.
+    """
+
+    trained: Trained
+    jobs: Jobs
+    first: int
+    count: int
+
+
+class Stage(NamedTuple):
+    """Masks that are trained side by side, with their controls.
+
+    Attributes:
+      found: the masks.
+      keep: `keep(tickets) -> arrays [ticket, ...]`, what the strategy needs of trained tickets, of
+        which `found` then has one entry.
+      snapshots_at: steps whose states `keep` looks at.
+      name: of the training in the table of seconds, one row; a row for each block if "".
+      costs, trace: rows of `Runs.timings` and `Runs.trace`, of finding these masks.
+    """
+
+    found: Sequence[Found]
+    keep: Callable[[Tickets], Arrays] | None = None
+    snapshots_at: Sequence[int] = ()
+    name: str = ""
+    costs: Sequence[Mapping[str, object]] = ()
+    trace: Sequence[Mapping[str, object]] = ()
+
+
+Stages = Generator[Stage, Arrays, Ticket | None]
+"""What `Strategy.tickets` gives: each `yield` of a stage returns what its `keep` gave, joined over
+all seeds. It may return the weights that tickets rewind to; those of the last masks if None."""
+
+
+class Strategy(PruningSettings):
+    """A way to find masks. Subclasses are frozen dataclasses, whose fields are the settings.
+
+    Attributes:
+      title: what messages and the progress bar call it.
+      side_by_side: tickets of a seed that train at the same time.
+    """
+
+    @property
+    def title(self) -> str:
+        """What messages and the progress bar call it."""
+        return self.name
+
+    @property
+    def side_by_side(self) -> int:
+        """Tickets of a seed that train at the same time."""
+        return 1
+
+    def dense_steps(self, steps: int) -> tuple[int, ...]:
+        """The steps of dense training, of so many, whose states are needed; 0 is always there."""
+        del steps
+        return (0,)
+
+    def search_steps_of(self, training: Training) -> int:
+        """Steps of training that finding all masks of a seed takes, for the progress bar."""
+        del training
+        return 0
+
+    def check(self, runner: Runner) -> None:
+        """Raise for what cannot work, before anything is trained."""
+
+    def tickets(self, runner: Runner, states: DenseStates) -> Stages:
+        """Find masks, stage after stage.
+
+        Args:
+          runner: network, data, seeds and devices; units of the folder.
+          states: of the dense networks at `dense_steps`: `states.states[k]` is (params, stats).
+        """
+        raise NotImplementedError
+
+    def cost(self, runs: Runs, level: int) -> Cost:
+        """What it cost to find a mask of a level; see `jaxticket.sparsify.cost`."""
+        raise NotImplementedError
+
+
+def dense_ticket(networks: Networks, step: int) -> Ticket:
+    """Dense networks, stacked over [replica], as the tickets that keep all weights.
+
+    Args:
+      networks: params and statistics.
+      step: of the schedule, at which training begins.
+    """
+    params, stats = networks
+    ones = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
+    count = len(jax.tree.leaves(params)[0])
+    steps = np.full(count, step, np.int32)
+    return Ticket(ones, params, stats, np.zeros(count, np.int32), steps)
+
+
+def packed(mask: Mask, name: str) -> Arrays:
+    """Masks [replica, ...] as bits [replica, bytes] by "name/path"."""
+    leaves = _tree.leaves(mask, name).items()
+    return {path: np.packbits(np.reshape(x, (len(x), -1)), axis=1) for path, x in leaves}
+
+
+def unpacked(arrays: Arrays, name: str, like: Params) -> Mask:
+    """The masks that `packed` gave; `like` has the shapes of one replica."""
+
+    def one(bits: np.ndarray, x: jax.Array) -> np.ndarray:
+        flat = np.unpackbits(bits, axis=1, count=int(np.prod(x.shape)))
+        return flat.astype(bool).reshape(len(bits), *x.shape)
+
+    return jax.tree.map(one, _tree.unflatten(arrays, like, name), like)
+
+
+def trained_weights(tickets: Tickets) -> Arrays:
+    """A `keep` for strategies that prune trained weights: those of all tickets, on the host.
+
+    `weights_of(kept, runner.net)` gives them back as (params, stats).
+    """
+    return final_weights(tickets.trained, tickets.count)
+
+
+def weights_of(kept: Arrays, net: Network) -> Networks:
+    """What `trained_weights` kept: params and statistics, [replica, ...]."""
+    return _tree.unflatten(kept, net.shapes, "trained")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run, by any strategy; its fields are checked by `planned`.
+
+    Attributes:
+      net, data, training, seeds: what is trained.
+      changes: controls that are trained beside the tickets.
+      runtime: where.
+    """
+
+    net: Network
+    data: Data | Stream
+    training: Training
+    seeds: tuple[int, ...]
+    changes: dict[str, Change]
+    runtime: Runtime
+
+    def settings(self, kind: str, **settings: object) -> dict[str, object]:
+        """The settings of a run, for its folder."""
+        return _identity.run(
+            kind, self.net, self.data, training=self.training, seeds=self.seeds,
+            branches=list(self.changes.items()), **settings,
+        )  # fmt: skip
+
+
+def planned(
+    net: Network,
+    data: Data | Stream,
+    training: Training,
+    *,
+    seeds: Iterable[int],
+    branches: Sequence[str | Change],
+    runtime: Runtime | None,
+    **given: object,
+) -> Plan:
+    """The arguments that all public functions share, checked.
+
+    Args:
+      net: the network.
+      data: a data set or a stream.
+      training: how networks are trained.
+      seeds: one replica each.
+      branches: controls, names in `jt.BRANCHES` or change functions.
+      runtime: where, or None.
+      **given: `mesh`, `folder`, `at_once`, `save_every` and `progress` of the call.
+
+    Raises:
+      ValueError: for what is no such thing, and for what does not fit together.
+    """
+    seeds = distinct_seeds(seeds)
+    runtime = settled(runtime, **given)
+    check_fit(net, data, training, runtime.devices)
+    return Plan(net, data, training, seeds, named_changes(branches), runtime)
+
+
+def run_strategy(
+    net: Network,
+    data: Data | Stream,
+    training: Training,
+    strategy: Strategy,
+    *,
+    dense: bool = True,
+    seeds: Iterable[int] = range(5),
+    branches: Sequence[str | Change] = (),
+    runtime: Runtime | None = None,
+    mesh: Mesh | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    at_once: int | None = None,
+    save_every: float = 60.0,
+    progress: bool = True,
+) -> Runs:
+    """Find tickets in a way of your own, and train them and their controls.
+
+    Args:
+      net: a network, such as `jt.networks.lenet(data.shape, data.classes)`.
+      data: a data set or a stream.
+      training: how networks are trained.
+      strategy: how masks are found.
+      dense: also train the dense networks to the end, as level 0; False for strategies that yield
+        level 0 themselves.
+      seeds: one replica each.
+      branches: controls to train beside the tickets: names in `jt.BRANCHES` or change functions.
+      runtime: mesh, folder and the like in one; leave the arguments that follow out then.
+      mesh: devices as `jt.parallel.mesh` makes them; all of them if None.
+      folder: where to save; a run that was stopped is resumed from there. Nothing is saved if None.
+      at_once: replicas that one device holds at most; None for no limit.
+      save_every: seconds between saves of the training state.
+      progress: whether to show a bar with the time left.
+
+    Returns:
+      Runs with the tickets of all levels that the strategy yields; its table also holds the
+      branches.
+
+    Raises:
+      ValueError: for settings that do not fit together, and a folder with other settings or code.
+    """
+    plan = planned(
+        net, data, training, seeds=seeds, branches=branches, runtime=runtime, mesh=mesh,
+        folder=folder, at_once=at_once, save_every=save_every, progress=progress,
+    )  # fmt: skip
+    instance("strategy", strategy, Strategy, "a jaxticket.sparsify.Strategy")
+    settings = plan.settings("run_strategy", pruning=strategy, dense=flag("dense", dense))
+    (runs,) = run_strategies(plan, (strategy,), settings, dense=dense)
+    return runs
+
+
+@dataclass(eq=False)
+class _Course:
+    """A strategy under way: what its stages have given so far."""
+
+    strategy: Strategy
+    runner: Runner
+    changes: Mapping[str, Change]
+    origin: Ticket
+    tickets: dict[int, Ticket] = field(default_factory=dict)
+    logs: list[EvaluationLog] = field(default_factory=list)
+    costs: list[Mapping[str, object]] = field(default_factory=list)
+    trace: list[Mapping[str, object]] = field(default_factory=list)
+    lost: dict[int, np.ndarray] = field(default_factory=dict)
+
+    @functools.cached_property
+    def prunable(self) -> Params:
+        """Which leaves are pruned."""
+        return self.runner.net.prunable_leaves(self.strategy.exclude)
+
+    def take(self, stage: Stage, states: DenseStates) -> None:
+        """Note the masks of a stage, and say which layers have no weights left."""
+        self.costs += stage.costs
+        self.trace += stage.trace
+        for found in stage.found:
+            self.origin = found.origin
+            if found.source is None:
+                steps = self.strategy.dense_steps(self.runner.training.steps)
+                lost = states.lost(max(steps, default=0))
+            else:
+                logs = (h for h in self.logs if (h.level, h.branch) == (found.source, "ticket"))
+                lost = self.lost[found.source] | (next(logs).diverged >= 0)
+            self.lost[found.level] = lost
+            self._report_collapse(found)
+
+    def _report_collapse(self, found: Found) -> None:
+        seeds, strategy = self.runner.seeds, self.strategy
+        empty = [
+            f"{path} (seeds {', '.join(str(s) for s, g in zip(seeds, gone, strict=True) if g)})"
+            for path, gone in masks.empty_layers(found.mask, self.prunable).items()
+        ]
+        if empty and found.level:
+            self.runner.run.write(
+                f"layer collapse: {self._called(found.level)}, keeps nothing of {', '.join(empty)}"
+                f"{strategy.remedy}"
+            )
+
+    def _called(self, level: int) -> str:
+        share = self.strategy.density_of(level)
+        return f"{self.strategy.title}, level {level} (density {share:.3g})"
+
+    def ticket(self, found: Found, branch: str = "ticket") -> Ticket:
+        """Mask and weights of a ticket or control, also where the mask is False."""
+        factors = self.strategy.factors(found.mask, self.prunable) if found.level else None
+        level = np.full(len(self.runner.seeds), found.level, np.int32)
+        params = rescaling.scaled(found.origin.params, factors)
+        whole = found.origin.replace(mask=found.mask, params=params, level=level)
+        if branch == "ticket":
+            return whole
+        return self.runner.control(
+            branch, self.changes[branch], whole, pruning=self.strategy, factors=factors
+        )
+
+    def groups(self, stage: Stage) -> list[Group]:
+        """What a stage trains: tickets and controls, level after level."""
+        return [
+            Group(
+                branch,
+                found.level,
+                functools.partial(self.ticket, found, branch),
+                self.runner.training,
+                self.strategy,
+                self.strategy.noise(found.level),
+                self.lost[found.level],
+                start=self.strategy.start if found.level else 0,
+                title=f"{self._called(found.level)}, {branch}",
+            )
+            for found in stage.found
+            for branch in ("ticket", *self.changes)
+        ]
+
+    def evaluated(self, stage: Stage) -> None:
+        """Evaluate tickets before their training, with re-estimated BatchNorm statistics."""
+        runner, count = self.runner, len(self.runner.seeds)
+        evaluator = Evaluator(
+            runner.net, runner.data, runner.training, runner.run.mesh, put=runner.run.data
+        )
+        recomputed = bool(jax.tree.leaves(runner.net.shapes[1]))
+        for found in stage.found:
+            ticket = self.ticket(found).masked()
+            places = np.arange(count)[:, None]
+            values = evaluator.points(
+                (ticket.params, ticket.stats), places, np.ones(places.shape),
+                recomputed=recomputed, pad_to=runner.run.size,
+            )  # fmt: skip
+            # nothing is trained: a network without a mask, or of a loss that is not finite, counts
+            # as diverged where it stands
+            start = self.strategy.start
+            finite = np.isfinite(values[..., METRICS.index("loss")]).all(axis=-1)
+            bad = self.lost[found.level] | ~finite
+            history = {
+                "steps": np.full((1, count), start, np.int32),
+                "wanted": np.ones((1, count), bool),
+                "values": np.where(bad[:, None, None], np.nan, values)[None],
+                "diverged": np.where(bad, start, -1).astype(np.int32),
+            }
+            self.note(history, ticket, found.level, "supermask")
+            self.tickets[found.level] = ticket
+
+    def note(self, history: Arrays, ticket: Ticket, level: int, branch: str) -> None:
+        """Add the log of networks that no group trained."""
+        lost = self.lost[level] if level else None
+        self.logs.append(
+            EvaluationLog.of_group(
+                history,
+                0,
+                seeds=self.runner.seeds,
+                level=level,
+                density=density(self.runner.net, self.strategy, ticket, lost),
+                branch=branch,
+            )
+        )
+
+
+def run_strategies(
+    plan: Plan,
+    strategies: Sequence[Strategy],
+    settings: dict[str, object],
+    *,
+    dense: bool,
+    supermask: bool = False,
+    train: bool = True,
+) -> list[Runs]:
+    """Runs of each of some strategies that share the dense training, in a folder or without one.
+
+    Args:
+      plan: what is run.
+      strategies: how masks are found; several of them yield one stage each, without `keep`.
+      settings: what the folder records, and refuses to mix with others.
+      dense: whether the dense networks are trained to the end, as level 0.
+      supermask: whether tickets are evaluated before they are trained.
+      train: whether they are trained.
+    """
+    net, training, runtime = plan.net, plan.training, plan.runtime
+    replicas = len(plan.seeds) * (1 + len(plan.changes))
+    # a CPU gains nothing from more than one level at once; where replicas are vmapped, it does
+    together = 1 if parallel.maps(runtime.devices) else sum(s.side_by_side for s in strategies)
+    size = runtime.replicas_per_call(replicas * together)
+    steps = {0} | ({training.steps} if dense else set())
+    steps |= {k for strategy in strategies for k in strategy.dense_steps(training.steps)}
+    expected = sum(s.search_steps_of(training) for s in strategies) + max(steps)
+    expected *= len(plan.seeds)
+    if train:
+        expected += replicas * sum((training.steps - s.start) * s.last_level for s in strategies)
+    with runtime.run(net, plan.data, training, settings, size=size, steps=expected) as run:
+        runner = Runner(run, net, plan.data, training, plan.seeds)
+        for strategy in strategies:
+            strategy.check(runner)
+        run.describe("dense")
+        initial = initial_networks(net, run.mesh, runner.keys)
+        states = train_dense(
+            run, training, runner.keys, initial, sorted(steps), monitors=training.monitors
+        )
+        report_diverged(run, "dense", plan.seeds, states.diverged)
+        courses = []
+        for strategy in strategies:
+            begun = states.states.get(strategy.rewind_step, initial)
+            course = _Course(strategy, runner, plan.changes, dense_ticket(begun, strategy.start))
+            if states.steps:
+                each = states.steps // len(plan.seeds)
+                took = {"train_seconds": states.seconds, "training_steps": each}
+                course.costs.append({"unit": "dense", **took})
+            if dense:
+                course.tickets[0] = course.origin
+                course.note(states.history, course.origin, 0, "ticket")
+            courses.append(course)
+        going = [(course, course.strategy.tickets(runner, states)) for course in courses]
+        kept: list[Arrays] = []
+        for number in itertools.count():
+            stages = []
+            for place, (course, masks_of) in enumerate(going):
+                run.describe(course.strategy.title)
+                try:
+                    stage = masks_of.send(kept[place]) if kept else next(masks_of)
+                except StopIteration as end:
+                    course.origin = end.value or course.origin
+                    continue
+                course.take(stage, states)
+                if supermask:
+                    course.evaluated(stage)
+                stages.append((course, masks_of, stage))
+            if not stages:
+                break
+            going = [(course, masks_of) for course, masks_of, _ in stages]
+            kept = [{} for _ in stages]
+            if train:
+                kept = _train(runner, number, [(course, stage) for course, _, stage in stages])
+        found = []
+        for course in courses:
+            if course.strategy.rewind_step > 0 and 0 in course.tickets:
+                # the dense ticket of a run that rewinds to k is the network at step k
+                course.tickets[0] = course.origin
+            step = f"step-{course.strategy.rewind_step}"
+            found.append(
+                runner.runs(
+                    course.strategy,
+                    branch="ticket",
+                    logs=course.logs,
+                    tickets=course.tickets,
+                    origin=course.origin,
+                    costs=course.costs,
+                    lost={n: lost for n, lost in course.lost.items() if n},
+                    trace=course.trace,
+                    folder=run.path / step if run.path and len(strategies) > 1 else None,
+                )
+            )
+        run.finish(*(runs.save for runs in found))
+    return found
+
+
+def _train(runner: Runner, number: int, stages: Sequence[tuple[_Course, Stage]]) -> list[Arrays]:
+    """Train the stages number n of strategies side by side; what is kept of each."""
+    owners = [(c, f) for c, s in stages for f in s.found for _ in ("ticket", *c.changes)]
+    groups = [group for course, stage in stages for group in course.groups(stage)]
+    seeds, size, (course, stage) = len(runner.seeds), runner.run.size, stages[0]
+    # they are not known before
+    runner.run.expect(sum(g.steps * seeds for g in groups if g.level == 0))
+
+    def keep(trained: Trained, jobs: Jobs, first: int) -> Arrays:
+        # the tickets come first, then the controls
+        count = max(0, min(seeds - first, len(jobs.start)))
+        if stage.keep is None or not count:
+            return {}
+        arrays = stage.keep(Tickets(trained, jobs, first, count))
+        return {f"kept/{name}": x for name, x in arrays.items()}
+
+    trained = runner.train(
+        groups,
+        unit=f"stage-{number:03d}",
+        keep=None if stage.keep is None else keep,
+        snapshots_at=stage.snapshots_at,
+    )
+    for (owner, found), group, log in zip(owners, groups, trained.logs, strict=True):
+        owner.logs.append(log)
+        if group.branch == "ticket":
+            owner.tickets[found.level] = owner.ticket(found).masked()
+    if stage.name:
+        parts = ("train_seconds", "prune_seconds", "prepare_seconds")
+        seconds = {part: sum(float(row.get(part, 0.0)) for row in trained.costs) for part in parts}
+        course.costs.append({"unit": stage.name, **seconds})
+    else:
+        for block, row in enumerate(trained.costs):
+            inside = owners[block * size // seeds : -(-((block + 1) * size) // seeds)]
+            for owner in dict.fromkeys(owner for owner, _ in inside):
+                owner.costs.append(row)
+    kept: dict[str, list[np.ndarray]] = {}
+    for arrays in trained.blocks:
+        for name, x in arrays.items():
+            if name.startswith("kept/"):
+                kept.setdefault(name.removeprefix("kept/"), []).append(x)
+    return [{name: np.concatenate(parts) for name, parts in kept.items()}] * len(stages)
