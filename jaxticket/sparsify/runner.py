@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,6 +23,7 @@ from jaxticket.controls import Change, changed
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
+from jaxticket.engine.learner import Learner
 from jaxticket.engine.loop import (
     Arrays,
     Jobs,
@@ -142,7 +143,7 @@ class Runner:
     data: Data | Stream
     training: Training
     seeds: tuple[int, ...]
-    learner: Supervised | None = None
+    learner: Learner[Any, Any, Any] | None = None
 
     @functools.cached_property
     def keys(self) -> np.ndarray:
