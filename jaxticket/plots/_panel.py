@@ -138,7 +138,7 @@ def line_figure(
     stable: bool = False,
     under: Callable[[Axes], Artist | None] | None = None,
     over: Callable[[Axes], Artist | None] | None = None,
-    entries: Sequence[Artist] | None = None,
+    entries: Callable[[], Sequence[Artist]] | None = None,
     more: Iterable[Artist] = (),
     title: str | None = None,
     what: str = "copies",
@@ -158,7 +158,7 @@ def line_figure(
       stable: whether to draw the line below which barriers are stable.
       under: draws what comes before the lines in the legend, and gives its entry.
       over: draws what comes after them.
-      entries: entries of the legend in place of the labels of the lines; baselines follow.
+      entries: makes the legend's entries in place of the labels of the lines; baselines follow.
       more: further entries.
       title: title of the legend.
       what: name of the samples in the legend.
@@ -175,7 +175,7 @@ def line_figure(
             ylim = from_zero(series, least=1.5 * STABLE * stable, most=shade)
         ax.set(ylabel=ylabel, ylim=ylim)
         if legend:
-            handles = labeled(ax) if entries is None else [*entries, *baselines]
+            handles = labeled(ax) if entries is None else [*entries(), *baselines]
             handles = [*handles, *more, *notes(series, what)]
             place_legend(ax, handles, corner=corner, title=title)
         if shade is not None:

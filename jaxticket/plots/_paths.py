@@ -113,8 +113,8 @@ def path(
     return line_figure(
         ax, series, band, x_axis=x_axis, ylabel=metric_label(metric, split, paths),
         ylim=ylim or _around(every, shown, top), corner="upper right", legend=legend, under=under,
-        entries=_panel.step_entries(steps, [line.label for line in lines]) if several else None,
-        more=[dashes] if bars else [], shade=top,
+        entries=(lambda: _panel.step_entries(steps, [line.label for line in lines]))
+        if several else None, more=[dashes] if bars else [], shade=top,
     )  # fmt: skip
 
 
@@ -163,8 +163,8 @@ def throughout(
         ax, series, band,
         x_axis=lambda ax: _axes.training_axis(ax, _panel.all_x(series), room=1.02),
         ylabel=metric_label(metric, split, table), ylim=ylim, corner="upper right", legend=legend,
-        stable=metric.startswith("barrier"), entries=_panel.step_entries(steps, list(parts)),
-        shade=_table.greatest(metric),
+        stable=metric.startswith("barrier"), shade=_table.greatest(metric),
+        entries=lambda: _panel.step_entries(steps, list(parts)),
     )  # fmt: skip
 
 

@@ -221,12 +221,15 @@ def distances_at_rewinding(
             points = spread(own, "at", band)
             series.append(Series(f"_{line.label} {metric}", points, line.color, marker))
     alone = len(lines) == 1
-    color = lines[0].color if alone else "0.3"
-    entries = [
-        Line2D([], [], color=color, marker=marker, label=label) for *_, marker, label in kinds
-    ]
-    if not alone:
-        entries += [Line2D([], [], color=line.color, label=line.label) for line in lines]
+
+    def entries() -> list[Line2D]:
+        color = lines[0].color if alone else "0.3"
+        marks = [
+            Line2D([], [], color=color, marker=marker, label=label) for *_, marker, label in kinds
+        ]
+        named = [] if alone else lines
+        return marks + [Line2D([], [], color=line.color, label=line.label) for line in named]
+
     return line_figure(
         ax, series, band, x_axis=_steps(series), ylabel="$L_2$ distance of weights",
         ylim=ylim or (0, _panel.from_zero(series)[1]), corner="upper right", legend=legend,

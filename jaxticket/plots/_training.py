@@ -84,7 +84,7 @@ def curves(
         # denser networks above sparser ones
         ax, series[::-1], "minmax", x_axis=lambda ax: training_axis(ax, steps, start=steps.min()),
         ylabel=f"{split.capitalize()} accuracy (%)", ylim=ylim or _late_limits(series),
-        corner="lower right", legend=legend, entries=_entries(known, chosen, names),
+        corner="lower right", legend=legend, entries=lambda: _entries(known, chosen, names),
         title="Density", what="seeds",
     )  # fmt: skip
 
@@ -158,7 +158,7 @@ def telemetry(
     return line_figure(
         ax, series, band, x_axis=lambda ax: training_axis(ax, steps, start=steps.min()),
         ylabel=LABELS.get(metric) or metric.replace("_", " "), ylim=ylim, corner="lower right",
-        legend=legend, entries=_entries(known, chosen, names) if several else None,
+        legend=legend, entries=(lambda: _entries(known, chosen, names)) if several else None,
         title="Density" if several else None, what="seeds",
     )  # fmt: skip
 

@@ -84,7 +84,9 @@ def against_density(
         ylabel=metric_label(metric, split, table), ylim=ylim, corner="upper left", legend=legend,
         stable=metric.startswith("barrier"), shade=_table.greatest(metric),
         over=(lambda ax: _panel.dense_band(ax, *dense)) if dense else None,
-        entries=_panel.step_entries(steps, [look.label for look in branch_styles(names).values()]),
+        entries=lambda: _panel.step_entries(
+            steps, [look.label for look in branch_styles(names).values()]
+        ),
     )  # fmt: skip
 
 
