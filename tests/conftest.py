@@ -46,6 +46,15 @@ def _forget_programs():
 
 
 @pytest.fixture
+def vmap_replicas(monkeypatch):
+    """Call it: from then on the replicas of a device run vmapped, as on a GPU or TPU.
+
+    Programs are kept by network, settings and mesh: use a mesh for which nothing is compiled yet.
+    """
+    return lambda: monkeypatch.setattr("jaxticket.engine.parallel.maps", lambda mesh: False)
+
+
+@pytest.fixture
 def tfds_dir():
     """The folder of prepared TFDS data sets that `JAXTICKET_DATA_DIR` names."""
     path = os.environ.get("JAXTICKET_DATA_DIR")

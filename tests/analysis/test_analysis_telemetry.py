@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from stops import after_save, killed
 
 import jaxticket as jt
 from jaxticket.analysis import telemetry as module
@@ -16,7 +17,6 @@ from jaxticket.engine import program as train
 from jaxticket.engine.loop import job_plan
 from jaxticket.engine.monitors import observer
 from jaxticket.engine.source import put_data
-from jaxticket.engine.store import RunFolder
 from jaxticket.engine.supervised import Supervised
 from jaxticket.random import permutation_words, root_keys, stream
 from jaxticket.sparsify import runner
@@ -329,24 +329,11 @@ def test_from_where_the_loss_is_not_finite_values_are_nan(runs):
         assert own[own.step >= at].value.isna().all()
 
 
-class Died(Exception):
-    pass
-
-
-def test_a_resumed_telemetry_ends_the_same(runs, table, tmp_path, monkeypatch):
-    kept, save = dataclasses.replace(runs, folder=tmp_path), RunFolder.save_state
-    calls = []
-
-    def dying(self, unit, call, tree):
-        save(self, unit, call, tree)
-        calls.append((unit, call))
-        if len(calls) == 2:
-            raise Died
-
-    monkeypatch.setattr(RunFolder, "save_state", dying)
-    with pytest.raises(Died):
+def test_a_resumed_telemetry_ends_the_same(runs, table, tmp_path):
+    kept = dataclasses.replace(runs, folder=tmp_path)
+    with killed(2) as saves:
         look(kept, every=7, levels=[1, 2], save_every=0)
-    assert calls == [("jobs-00000-00002", 1), ("jobs-00000-00002", 2)]
+    assert saves == [("jobs-00000-00002", 1), ("jobs-00000-00002", 2)]
     again = look(kept, every=7, levels=[1, 2], save_every=1e9)
     expected = table[table.level > 0].reset_index(drop=True)
     pd.testing.assert_frame_equal(again, expected)
@@ -355,12 +342,10 @@ def test_a_resumed_telemetry_ends_the_same(runs, table, tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(jt.results.read(folder / "table.parquet"), expected)
     assert not (folder / "state").exists()
     # finished: it is read
-
-    def trained(*_, **__):
-        raise AssertionError("trained again")
-
-    monkeypatch.setattr(runner, "train_jobs", trained)
-    pd.testing.assert_frame_equal(look(kept, every=7, levels=[1, 2]), expected)
+    with after_save(None, units=True) as saves:
+        found = look(kept, every=7, levels=[1, 2], save_every=0)
+    pd.testing.assert_frame_equal(found, expected)
+    assert not saves
     with pytest.raises(ValueError, match="other settings: `every` is 7 there and 8 here"):
         look(kept, every=8, levels=[1, 2], folder=folder)
 

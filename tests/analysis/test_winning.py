@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+from stops import killed
 
 import jaxticket as jt
 from jaxticket.analysis.conditions import CONTROLS, Rules, clear_gap, conditions
@@ -322,24 +323,12 @@ def test_two_seeds_give_what_three_give(found, runs):
     np.testing.assert_allclose(both["value"], both["value_three"], atol=2e-5)
 
 
-def test_a_verdict_that_was_begun_goes_on(runs, tmp_path, monkeypatch):
-    from jaxticket.sparsify import runner
-
+def test_a_verdict_that_was_begun_goes_on(runs, tmp_path):
     options = {"level": 1, "points": 5, "progress": False, "small_dense": False}
     whole = jt.verdict(runs, folder=tmp_path / "a", at_once=1, **options)
     assert (tmp_path / "a" / "verdict.txt").read_text().strip() == str(whole)
-    trained, train = [], runner.train_jobs
-
-    def some(bench, jobs, name, **more):
-        if len(trained) == 2:
-            raise KeyboardInterrupt
-        trained.append(name)
-        return train(bench, jobs, name, **more)
-
-    monkeypatch.setattr(runner, "train_jobs", some)
-    with pytest.raises(KeyboardInterrupt):
+    with killed(2, units=True):
         jt.verdict(runs, folder=tmp_path / "b", at_once=1, **options)
-    monkeypatch.setattr(runner, "train_jobs", train)
     again = jt.verdict(runs, folder=tmp_path / "b", at_once=1, **options)
     np.testing.assert_array_equal(again.networks()["value"], whole.networks()["value"])
     assert str(again) == str(whole)

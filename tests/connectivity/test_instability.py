@@ -8,16 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from stops import after_save, in_spite_of_deaths, killed
 
 import jaxticket as jt
 from jaxticket.connectivity import copies as copies_module
 from jaxticket.data.sampling import batch_indices
-from jaxticket.engine import parallel
 from jaxticket.engine.program import program
-from jaxticket.engine.store import RunFolder
 from jaxticket.engine.supervised import Supervised
 from jaxticket.random import permutation_words, stream
-from jaxticket.sparsify import runner
 
 STEPS, BATCH = 30, 40
 AT = (0, 10, 30)
@@ -590,7 +588,7 @@ def test_results_do_not_depend_on_at_once_and_mesh(inst, net, data, training):
         np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-4)
 
 
-def test_an_interrupted_analysis_resumes(inst, net, data, training, mesh, tmp_path, monkeypatch):
+def test_an_interrupted_analysis_resumes(inst, net, data, training, mesh, tmp_path):
     def again():
         return jt.instability(
             net,
@@ -604,26 +602,13 @@ def test_an_interrupted_analysis_resumes(inst, net, data, training, mesh, tmp_pa
             mesh=mesh,
             at_once=3,
             folder=tmp_path / "run",
-            save_every=0,
+            save_every=1e9,
             progress=False,
         )
 
-    class Stopped(Exception):
-        pass
-
-    real = runner.train_jobs
-    calls = []
-
-    def failing(*args, **options):
-        calls.append(args)
-        if len(calls) == 2:
-            raise Stopped
-        return real(*args, **options)
-
-    monkeypatch.setattr(runner, "train_jobs", failing)
-    with pytest.raises(Stopped):
+    # dense training and the copies of a few steps k are done, the others not begun
+    with killed(2, units=True):
         again()
-    monkeypatch.setattr(runner, "train_jobs", real)
     whole = again()
     for name, values in inst.arrays.items():
         if name not in ("steps", "throughout"):
@@ -636,9 +621,9 @@ def test_an_interrupted_analysis_resumes(inst, net, data, training, mesh, tmp_pa
         a, b = (x.sort_values(order, ignore_index=True) for x in (a, b))
         assert a.equals(b)
     # what is there is read and not trained again
-    monkeypatch.setattr(runner, "train_jobs", failing)
-    calls.append(None)
-    third = again()
+    with after_save(None, units=True) as saves:
+        third = again()
+    assert not saves
     assert third.table().equals(whole.table())
     assert (tmp_path / "run" / "table.parquet").exists()
     with pytest.raises(ValueError, match="points"):
@@ -658,39 +643,27 @@ def test_an_interrupted_analysis_resumes(inst, net, data, training, mesh, tmp_pa
 
 
 def test_an_analysis_killed_after_every_save_gives_the_same_result(
-    inst, net, data, training, mesh, tmp_path, monkeypatch
+    inst, net, data, training, mesh, tmp_path
 ):
     """Snapshots of dense training and what was seen throughout are saved with the states."""
 
-    class Stopped(Exception):
-        pass
+    def again():
+        return jt.instability(
+            net,
+            data,
+            training,
+            at=AT,
+            copies=3,
+            points=5,
+            throughout=3,
+            seeds=(3, 8),
+            mesh=mesh,
+            folder=tmp_path / "run",
+            save_every=0,
+            progress=False,
+        )
 
-    save = RunFolder.save_state
-
-    def last(self, *given):
-        save(self, *given)
-        raise Stopped
-
-    monkeypatch.setattr(RunFolder, "save_state", last)
-    found, deaths = None, 0
-    while found is None:
-        try:
-            found = jt.instability(
-                net,
-                data,
-                training,
-                at=AT,
-                copies=3,
-                points=5,
-                throughout=3,
-                seeds=(3, 8),
-                mesh=mesh,
-                folder=tmp_path / "run",
-                save_every=0,
-                progress=False,
-            )
-        except Stopped:
-            deaths += 1
+    found, deaths = in_spite_of_deaths(again)
     # once for each call of the program: at 0, 10, 20 and 30, of dense training and copies
     assert deaths == 8
     for name, values in inst.arrays.items():
@@ -731,7 +704,7 @@ def test_diverged_copies_are_never_stable_or_matching(net, data, mesh):
 
 # the longest test: everything is compiled anew for replicas side by side
 @pytest.mark.slow
-def test_vmapped_replicas_and_points_give_the_same_result(inst, net, data, monkeypatch, mesh):
+def test_vmapped_replicas_and_points_give_the_same_result(inst, net, data, vmap_replicas, mesh):
     """As on a GPU or TPU: many points at once, in several chunks, each with its own networks."""
     training = jt.Training(
         steps=STEPS, batch_size=BATCH, optimizer="momentum", lr=0.1, eval_every=STEPS - 1
@@ -740,7 +713,7 @@ def test_vmapped_replicas_and_points_give_the_same_result(inst, net, data, monke
     plain = jt.instability(net, data, training, mesh=mesh, **options)
     # a mesh of other devices, for which nothing is compiled yet
     other = jt.parallel.mesh(devices=jax.devices()[2:4])
-    monkeypatch.setattr(parallel, "maps", lambda mesh: False)
+    vmap_replicas()
     run = jt.instability(net, data, training, mesh=other, points_at_once=7, **options)
     for metric in ("loss", "error"):
         a, b = (x.lines(metric=metric) for x in (plain, run))

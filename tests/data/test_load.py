@@ -145,13 +145,9 @@ def test_datasets_is_a_plain_dict_and_importing_is_light():
 # --- MNIST
 
 
-@pytest.fixture(scope="session")
-def mnist_cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("mnist_cache")
-
-
-def test_mnist(tfds_dir, mnist_cache, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(mnist_cache))
+@pytest.mark.slow
+def test_mnist(tfds_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     data = jd.load("mnist", data_dir=tfds_dir)
     assert (data.name, data.classes, data.shape) == ("mnist", 10, (28, 28, 1))
     assert (len(data.train), len(data.test)) == (60000, 10000)

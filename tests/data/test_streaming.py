@@ -390,7 +390,7 @@ def test_copies_of_a_stream_are_those_of_data_in_memory(folder, in_memory):
     pd.testing.assert_frame_equal(a, b, rtol=1e-3, atol=1e-5)
 
 
-def test_scores_see_of_a_stream_what_they_see_of_data_in_memory(folder, in_memory, monkeypatch):
+def test_scores_see_of_a_stream_what_they_see_of_data_in_memory(folder, in_memory, tmp_path):
     data = dataclasses.replace(streamed(folder), mean=in_memory.data.mean, std=in_memory.data.std)
     options = {
         "density": 0.2, "per_class": 2, "dense": False, "seeds": (1, 2), "mesh": in_memory.mesh,
@@ -405,9 +405,10 @@ def test_scores_see_of_a_stream_what_they_see_of_data_in_memory(folder, in_memor
     with pytest.raises(ValueError, match=r"`score` 'force' draws new batches .* a stream does not"):
         jt.prune_at(in_memory.net, data, training, score="force", **options)
     # said before the dense training, not after it
-    monkeypatch.setattr("jaxticket.sparsify.strategy.train_dense", pytest.fail)
+    options |= {"per_class": 500, "folder": tmp_path / "never"}
     with pytest.raises(ValueError, match=r"`per_class` asks for 500 .* of each class, but class"):
-        jt.prune_at(in_memory.net, data, training, **{**options, "per_class": 500})
+        jt.prune_at(in_memory.net, data, training, **options)
+    assert not list(tmp_path.glob("never/units/*"))
 
 
 def test_searches_see_of_a_stream_what_they_see_of_data_in_memory(folder, in_memory):

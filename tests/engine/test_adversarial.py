@@ -119,7 +119,7 @@ def test_training_on_examples_that_are_not_moved_is_training(train):
         np.testing.assert_allclose(final(train(attack, mesh)), final(clean), rtol=1e-5)
 
 
-def test_adversarial_training_is_the_same_alone_vmapped_and_on_a_data_axis(train, monkeypatch):
+def test_adversarial_training_is_the_same_alone_vmapped_and_on_a_data_axis(train, vmap_replicas):
     attack = PGD(radius=0.1, step=0.05, steps=2)
     mapped = final(train(attack, parallel.mesh(devices=jax.devices()[:2])))
     clean = final(train(None, parallel.mesh(devices=jax.devices()[:2])))
@@ -128,7 +128,7 @@ def test_adversarial_training_is_the_same_alone_vmapped_and_on_a_data_axis(train
     np.testing.assert_allclose(final(split), mapped, rtol=2e-3, atol=2e-3)
     alone = train(attack, parallel.mesh(devices=jax.devices()[:1]), seeds=(5,))
     np.testing.assert_allclose(final(alone), mapped[len(mapped) // 2 :], rtol=1e-5)
-    monkeypatch.setattr(parallel, "maps", lambda mesh: False)
+    vmap_replicas()
     vmapped = train(attack, parallel.mesh(seeds=1, devices=jax.devices()[3:]))
     np.testing.assert_allclose(final(vmapped), mapped, rtol=2e-3, atol=2e-3)
 

@@ -14,13 +14,13 @@ import jaxticket as jt
 from jaxticket.engine import parallel
 
 
-def test_vmapped_replicas_equal_replicas_one_by_one(monkeypatch):
+def test_vmapped_replicas_equal_replicas_one_by_one(vmap_replicas):
     """What GPUs and TPUs do, on this CPU."""
     # a program of its own: compiled ones are kept by their settings
     training = TRAINING.replace(momentum=0.9 - 3e-8)
     options = {"seeds": (3, 5, 6), "branches": ("reinit", "random"), "progress": False}
     mapped = jt.find_tickets(NET, DATA, TRAINING, jt.Pruning(levels=1), **options).table()
-    monkeypatch.setattr(parallel, "maps", lambda mesh: False)
+    vmap_replicas()
     # another name, so that no compiled change is reused
     net = jt.networks.lenet(DATA.shape, DATA.classes, widths=(12, 8))
     mesh = parallel.mesh(devices=jax.devices()[1:])
@@ -37,8 +37,9 @@ def test_vmapped_replicas_equal_replicas_one_by_one(monkeypatch):
 
 
 @pytest.mark.parametrize("one_by_one", [True, False], ids=["map", "vmap"])
-def test_over_replicas_gives_each_its_own_and_all_the_shared(monkeypatch, one_by_one):
-    monkeypatch.setattr(parallel, "maps", lambda mesh: one_by_one)
+def test_over_replicas_gives_each_its_own_and_all_the_shared(vmap_replicas, one_by_one):
+    if not one_by_one:
+        vmap_replicas()
     mesh = parallel.mesh()
     run = parallel.over_replicas(lambda limit, x, s: x * s + limit, mesh, shared=1)
     x = np.arange(8.0, dtype=np.float32)

@@ -21,6 +21,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from stops import Killed, after_save, killed
 
 import jaxticket as jt
 from jaxticket import _files, results
@@ -29,19 +30,9 @@ from jaxticket.engine.store import RunFolder, RunFolderError
 WORKER = Path(__file__).with_name("resume_worker.py")
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """A compilation cache for the worker processes, so that each starts within seconds."""
-    return tmp_path_factory.mktemp("cache")
-
-
-def start(folder, cache, save_every=0.0):
-    environment = dict(
-        os.environ,
-        JAX_COMPILATION_CACHE_DIR=str(cache),
-        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
-        JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
-    )
+def start(folder, save_every=0.0):
+    """A worker with the cache of compiled programs of the tests, so that it starts soon."""
+    environment = os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return subprocess.Popen(
         [sys.executable, str(WORKER), str(folder), str(save_every)],
         stdout=subprocess.PIPE,
@@ -51,8 +42,8 @@ def start(folder, cache, save_every=0.0):
     )
 
 
-def finish(folder, cache):
-    worker = start(folder, cache)
+def finish(folder):
+    worker = start(folder)
     output = worker.communicate(timeout=300)[0]
     assert worker.returncode == 0 and output.splitlines()[-1] == "end", output
 
@@ -69,21 +60,24 @@ def contents(folder):
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory, cache):
+def reference(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reference") / "run"
-    began = time.monotonic()
-    finish(folder, cache)
-    # with a warm cache runs take about half as long: so long is there to kill
-    return contents(folder), 0.5 * (time.monotonic() - began)
+    finish(folder)
+    return contents(folder)
 
 
-def kill_soon(worker, seconds, draw):
-    """Kills a worker at a random moment after it began; whether it had not ended by itself."""
-    assert worker.stdout is not None
-    worker.stdout.readline()
+def wait_for(worker, found):
+    """Waits until `found()` holds, or the worker has ended."""
+    while not found() and worker.poll() is None:
+        time.sleep(0.01)
+
+
+def kill_soon(worker, folder, seconds):
+    """Kills a worker so long after it begins to work; whether it had not ended by itself."""
+    wait_for(worker, (folder / "environment.json").exists)
     killed = False
     try:
-        worker.wait(timeout=draw.uniform(0.05, 0.8 * seconds))
+        worker.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
         worker.send_signal(signal.SIGKILL)
         killed = True
@@ -91,36 +85,36 @@ def kill_soon(worker, seconds, draw):
     return killed
 
 
-def test_stopped_and_killed_a_run_ends_bit_for_bit_the_same(reference, cache, tmp_path):
+def test_stopped_and_killed_a_run_ends_bit_for_bit_the_same(reference, tmp_path):
     """SIGTERM saves and says how to continue; a kill has what that left behind to spoil."""
-    expected, seconds = reference
     folder = tmp_path / "run"
-    worker = start(folder, cache, save_every=1e9)
-    assert worker.stdout is not None
-    worker.stdout.readline()
-    while not (folder / "environment.json").exists() and worker.poll() is None:
-        time.sleep(0.02)
+    worker = start(folder, save_every=1e9)
+    wait_for(worker, (folder / "environment.json").exists)
     worker.send_signal(signal.SIGTERM)
     output = worker.communicate(timeout=120)[0]
     assert worker.returncode == 128 + signal.SIGTERM, output
     assert "stopped by SIGTERM; saved in" in output and "run the same command to continue" in output
     assert list((folder / "state").iterdir())
-    # a seed whose moment is neither before the first save nor after the end
-    assert kill_soon(start(folder, cache), seconds / 2, random.Random(7))
-    finish(folder, cache)
-    assert contents(folder) == expected
+    # killed when level 1 has been saved for the first time
+    worker = start(folder)
+    wait_for(worker, lambda: list(folder.glob("units/level-000-*")))
+    wait_for(worker, lambda: list(folder.glob("state/*")))
+    worker.kill()
+    worker.communicate()
+    assert worker.returncode == -signal.SIGKILL
+    finish(folder)
+    assert contents(folder) == reference
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
-def test_killed_at_more_random_moments(reference, cache, tmp_path, seed):
-    expected, seconds = reference
-    draw = random.Random(100 + seed)
+def test_killed_at_more_random_moments(reference, tmp_path, seed):
+    draw, folder = random.Random(100 + seed), tmp_path / "run"
     # of two kills the first leaves something behind for the second
     for _ in range(1 + seed % 2):
-        kill_soon(start(tmp_path / "run", cache), seconds, draw)
-    finish(tmp_path / "run", cache)
-    assert contents(tmp_path / "run") == expected
+        kill_soon(start(folder), folder, draw.uniform(0.0, 4.0))
+    finish(folder)
+    assert contents(folder) == reference
 
 
 # in one process
@@ -139,14 +133,14 @@ def find(folder, training=TRAINING, **options):
     return jt.find_tickets(NET, DATA, training, folder=folder, progress=False, **options)
 
 
-def test_a_finished_run_is_read_not_trained(tmp_path, monkeypatch):
-    first = find(tmp_path / "run")
-
-    def fail(*_, **__):
-        raise AssertionError("trained again")
-
-    monkeypatch.setattr("jaxticket.sparsify.runner.train_jobs", fail)
-    second = find(tmp_path / "run")
+def test_a_finished_run_is_read_not_trained(tmp_path):
+    with after_save(None, units=True) as saves:
+        first = find(tmp_path / "run", save_every=0)
+    trained = list(saves)
+    assert {call for _, call in trained} == {None, 1, 2, 3}
+    with after_save(None, units=True) as saves:
+        second = find(tmp_path / "run", save_every=0)
+    assert not saves
     assert second.table().equals(first.table())
     chex.assert_trees_all_equal(first.tickets, second.tickets)
 
@@ -249,26 +243,12 @@ def test_disk_errors_are_explained_and_what_was_saved_stays(tmp_path, monkeypatc
 # damaged states
 
 
-class Stopped(Exception):
-    """In place of a kill."""
-
-
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
     """A run that ended in the middle of its only level, and what it gives in the end."""
     folder = tmp_path_factory.mktemp("stopped") / "run"
-    save, saves = RunFolder.save_state, []
-
-    def and_stop(self, unit, call, tree):
-        save(self, unit, call, tree)
-        saves.append(call)
-        if len(saves) == 2:
-            raise Stopped
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunFolder, "save_state", and_stop)
-        with pytest.raises(Stopped):
-            find(folder, pruning=jt.Pruning(levels=0), save_every=0)
+    with killed(2):
+        find(folder, pruning=jt.Pruning(levels=0), save_every=0)
     return folder, find(None, pruning=jt.Pruning(levels=0)).table()
 
 
@@ -327,17 +307,14 @@ def test_a_damaged_state_gives_no_other_numbers_and_blocks_nothing(stopped, tmp_
     gc.collect()
 
 
-def test_a_whole_state_is_used(stopped, tmp_path, monkeypatch):
+def test_a_whole_state_is_used(stopped, tmp_path):
     whole, expected = stopped
     shutil.copytree(whole, tmp_path / "run")
-    calls = []
-    load = RunFolder.load_state
-    monkeypatch.setattr(
-        RunFolder, "load_state", lambda *args: calls.append(load(*args)) or calls[-1]
-    )
-    runs = find(tmp_path / "run", pruning=jt.Pruning(levels=0))
+    with after_save(None) as saves:
+        runs = find(tmp_path / "run", pruning=jt.Pruning(levels=0), save_every=0)
     assert runs.table().equals(expected)
-    assert [call for call, _ in calls] == [2]
+    # the first two calls are not made again
+    assert [call for _, call in saves] == [3]
 
 
 @pytest.mark.parametrize("at", [8, 6, 10], ids=["method", "flags", "time"])
@@ -458,10 +435,10 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path, host, silent, free):
 
 def test_a_run_that_fails_or_ends_gives_its_folder_back(tmp_path):
     def fails(ticket, key, *, net):
-        raise Stopped
+        raise Killed
 
     for _ in range(2):
-        with pytest.raises(Stopped):
+        with pytest.raises(Killed):
             find(tmp_path / "run", branches=[fails])
     find(tmp_path / "other")
     find(tmp_path / "other")
@@ -526,17 +503,14 @@ def test_a_resumed_run_says_so(stopped, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_while_the_last_unit_is_saved_is_followed(tmp_path, monkeypatch, capsys, number):
-    save, before = RunFolder.save, signal.getsignal(number)
-
-    def and_signal(self, name, arrays):
-        signal.raise_signal(number)
-        save(self, name, arrays)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "save", and_signal)
-        with pytest.raises(jt.RunInterrupted) as stop:
-            find(tmp_path / "run", pruning=jt.Pruning(levels=0))
+def test_a_signal_while_the_last_unit_is_saved_is_followed(tmp_path, capsys, number):
+    before = signal.getsignal(number)
+    with (
+        after_save(1, lambda: signal.raise_signal(number), units=True) as saves,
+        pytest.raises(jt.RunInterrupted) as stop,
+    ):
+        find(tmp_path / "run", pruning=jt.Pruning(levels=0))
+    assert saves == [("level-000-jobs-00000-00002", None)]
     assert (stop.value.signal, stop.value.exit_status) == (number, 128 + number)
     assert stop.value.folder == tmp_path / "run" and not capsys.readouterr().out
     said = f"stopped by {number.name}; saved in {tmp_path / 'run'}: run the same command to"

@@ -125,10 +125,7 @@ def geometries(draw):
     return Geometry(image, kernel, stride, pads, None)
 
 
-@pytest.mark.parametrize("form", FORMS)
-@given(at=geometries(), replicas=st.integers(1, 2), channels=st.integers(1, 3))
-@settings(max_examples=8, deadline=None, derandomize=True)
-def test_the_three_functions_of_every_form_are_transposes(form, at, replicas, channels):
+def check_transposes(form, at, replicas, channels):
     """<g, x * w> = <input(g, w), x> = <kernel(x, g), w>, and x * w is the sum in the docstring."""
     rng = np.random.default_rng(0)
     with jax.enable_x64():
@@ -151,6 +148,30 @@ def test_the_three_functions_of_every_form_are_transposes(form, at, replicas, ch
         back = np.asarray(of.kernel(x, g, geometry=at))
         assert back.shape == w.shape
         np.testing.assert_allclose(np.vdot(back, w), np.vdot(g, y), atol=1e-9)
+
+
+# every operation is compiled for each geometry; the slow test tries more of them
+SOME = [
+    Geometry((7, 9), (3, 2), (2, 1), ((1, 0), (2, 1)), None),
+    Geometry((9, 4), (1, 4), (1, 3), ((0, 0), (4, 1)), None),
+    Geometry((2, 5), (3, 3), (3, 2), ((4, 3), (0, 1)), None),
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("at", "channels"), zip(SOME, (3, 1, 2), strict=True), ids="abc")
+def test_the_three_functions_of_every_form_are_transposes(form, at, channels):
+    check_transposes(form, at, 2, channels)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+@given(at=geometries(), replicas=st.integers(1, 2), channels=st.integers(1, 3))
+@settings(max_examples=30, deadline=None, derandomize=True)
+def test_the_functions_of_every_form_are_transposes_for_more_geometries(
+    form, at, replicas, channels
+):
+    check_transposes(form, at, replicas, channels)
 
 
 @pytest.mark.parametrize("pads", [((1, 1), (1, 1)), ((0, 1), (0, 1))])

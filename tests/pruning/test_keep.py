@@ -247,11 +247,12 @@ def test_vmapped_layers_with_counts_for_every_replica():
 
 @pytest.mark.parametrize("data", [1, 2], ids=["data1", "data2"])
 @pytest.mark.parametrize("mapped", [True, False], ids=["map", "vmap"])
-def test_on_four_devices(data, mapped, monkeypatch):
+def test_on_four_devices(data, mapped, vmap_replicas):
     scores, mask, keep, expected = replicas()
     mesh = parallel.mesh(data=data)
     assert mesh.devices.size == 4
-    monkeypatch.setattr(parallel, "maps", lambda mesh: mapped)
+    if not mapped:
+        vmap_replicas()
     run = parallel.over_replicas(lambda limit, s, m, k: jt.keep_top(s, m, k), mesh)
     result = parallel.host(run(np.ones(4, np.int32), scores, mask, keep))
     for i in range(4):

@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from stops import in_spite_of_deaths
 
 import jaxticket as jt
 from jaxticket import masks
 from jaxticket.data.sampling import balanced_examples, score_indices
-from jaxticket.engine import parallel
-from jaxticket.engine.store import RunFolder
 from jaxticket.pruning.compiled import Examples, Selection, context_maker, pruner
 from jaxticket.pruning.scores.spec import recipe_of
 from jaxticket.random import root_keys, stream
@@ -263,14 +262,14 @@ def test_the_remaining_schedule(prune, runs):
     assert not late.pruning.fresh_noise
 
 
-def test_seeds_alone_few_at_once_and_vmapped_give_the_same(prune, runs, net, data, monkeypatch):
+def test_seeds_alone_few_at_once_and_vmapped_give_the_same(prune, runs, net, data, vmap_replicas):
     own = finals(runs[0])
     alone = prune(score="snip", seeds=(5,))
     np.testing.assert_allclose(finals(alone)[:, 2], own[own[:, 1] == 5][:, 2], rtol=1e-5)
     few = prune(score="snip", seeds=(3, 5), at_once=1, branches=("shuffle", "reinit"))
     np.testing.assert_array_equal(finals(few), own)
     np.testing.assert_array_equal(finals(few, "shuffle"), finals(runs[0], "shuffle"))
-    monkeypatch.setattr(parallel, "maps", lambda mesh: False)
+    vmap_replicas()
     # a mesh of other devices, for which nothing is compiled yet
     other = jt.parallel.mesh(devices=jax.devices()[2:4])
     together = prune(score="snip", step=(0, 10), mesh=other, branches=("shuffle",))
@@ -381,30 +380,14 @@ def test_examples_without_looking_at_labels(prune, net):
     assert int(masks.kept(made.ticket(1, 3).mask)) == round(0.3 * P)
 
 
-def test_a_run_that_dies_after_every_save_gives_the_same(prune, runs, tmp_path, monkeypatch):
-    class Stopped(Exception):
-        pass
-
-    found, deaths = None, 0
-    save_state, save = RunFolder.save_state, RunFolder.save
-
-    def dying(original):
-        def last(self, *given):
-            original(self, *given)
-            raise Stopped
-
-        return last
-
-    monkeypatch.setattr(RunFolder, "save_state", dying(save_state))
-    monkeypatch.setattr(RunFolder, "save", dying(save))
-    while found is None:
-        try:
-            found = prune(
-                score="snip", step=(0, 10, "end"), branches=("shuffle", "reinit"),
-                folder=tmp_path / "run", save_every=0,
-            )  # fmt: skip
-        except Stopped:
-            deaths += 1
+def test_a_run_that_dies_after_every_save_gives_the_same(prune, runs, tmp_path):
+    found, deaths = in_spite_of_deaths(
+        lambda: prune(
+            score="snip", step=(0, 10, "end"), branches=("shuffle", "reinit"),
+            folder=tmp_path / "run", save_every=0,
+        ),
+        units=True,
+    )  # fmt: skip
     # dense: 4 states (0, 10, 20 and none between) and its unit, 3 units of masks, 6 of training
     assert deaths > 15
     for k, own in runs.items():
@@ -464,7 +447,7 @@ def test_steps_and_densities_may_be_numpy_numbers(prune, runs):
     equal(alone.by_level[1].mask, runs[10].by_level[1].mask)
 
 
-def test_no_place_is_scored_that_no_replica_needs(prune, runs, monkeypatch):
+def test_no_place_is_scored_that_no_replica_needs(prune, runs, vmap_replicas):
     """Where replicas run vmapped, blocks of training hold many more than those to be scored."""
     seen = []
 
@@ -473,7 +456,7 @@ def test_no_place_is_scored_that_no_replica_needs(prune, runs, monkeypatch):
         jax.debug.callback(lambda _: seen.append(1), params["dense_0"]["kernel"][0, 0])
         return jt.SCORES["magnitude"](params, context, key=key)
 
-    monkeypatch.setattr(parallel, "maps", lambda mesh: False)
+    vmap_replicas()
     other = jt.parallel.mesh(devices=jax.devices()[2:4])
     prune(score=counted, step=(0, 10), mesh=other, branches=("shuffle", "reinit"))
     jax.effects_barrier()

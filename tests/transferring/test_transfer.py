@@ -1,6 +1,7 @@
 """Tickets in other settings: other data, other optimizers, other depths."""
 
 import dataclasses
+import functools
 import json
 
 import flax.linen as nn
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from matplotlib import pyplot
+from stops import killed
 
 import jaxticket as jt
 from jaxticket import _tree
@@ -15,11 +17,10 @@ from jaxticket._tree import leaves as leaves_of
 from jaxticket.cli import main
 from jaxticket.nn import NETWORKS
 from jaxticket.plots import style
-from jaxticket.sparsify import runner
 from jaxticket.ticket import about
 from jaxticket.transferring.adapt import fit
 from jaxticket.transferring.depth import depths, sources, spread
-from jaxticket.transferring.target import runs_of
+from jaxticket.transferring.target import place_of, runs_of
 
 TRAINING = jt.Training(40, 32, lr=0.1, eval_every=20, optimizer="sgd")
 OTHER = TRAINING.replace(optimizer="adam", lr=1e-3)
@@ -29,7 +30,8 @@ def ticket_of(net, seed=0, density=0.5, lead=None):
     """A ticket with a random mask over everything prunable, as host arrays."""
     rng = np.random.default_rng(seed)
     keys = [jax.random.key(seed + i) for i in range(lead or 1)]
-    made = [net.init(key) for key in keys]
+    init = jax.jit(net.init)
+    made = [init(key) for key in keys]
     params, stats = jax.tree.map(lambda *x: np.stack(x), *made)
     if lead is None:
         params, stats = jax.tree.map(lambda x: x[0], (params, stats))
@@ -100,7 +102,7 @@ def test_logits_of_gray_images_agree_for_one_and_three_channels(name, channels):
         params = jax.tree.map(lambda m, w: np.where(m, w, 0)[1], ticket.mask, ticket.params)
         stats = jax.tree.map(lambda x: x[1], ticket.stats)
         x = np.repeat(gray, net.shape[-1], axis=-1)
-        return net.apply(params, stats, x, train=False)[0]
+        return jax.jit(functools.partial(net.apply, train=False))(params, stats, x)[0]
 
     np.testing.assert_allclose(answers(net, ticket), answers(to, found), rtol=2e-4, atol=2e-5)
     first = [
@@ -379,25 +381,15 @@ def test_tickets_stretch_to_another_depth(blocks):
                                              and path.endswith("kernel")), path  # fmt: skip
 
 
-def test_an_interrupted_transfer_resumes(runs, data, tmp_path, monkeypatch):
+def test_an_interrupted_transfer_resumes(runs, data, tmp_path):
     whole = jt.transfer(runs, to=data, folder=tmp_path / "a", progress=False)
-    trained, train = [], runner.train_jobs
-
-    def some(bench, part, name, **more):
-        if len(trained) == 2:
-            raise KeyboardInterrupt
-        trained.append(name)
-        return train(bench, part, name, **more)
-
-    monkeypatch.setattr(runner, "train_jobs", some)
-    with pytest.raises(KeyboardInterrupt):
+    # each level has six networks; four fit at once on these devices: two blocks of level 0 ...
+    with killed(2, units=True) as first:
         jt.transfer(runs, to=data, folder=tmp_path / "b", progress=False)
-    trained[:] = ["one more"]
-    # each level has six networks; four fit at once on these devices, so that two blocks are one
-    with pytest.raises(KeyboardInterrupt):
+    # ... and the next one is of level 1
+    with killed(1, units=True) as second:
         jt.transfer(runs, to=data, folder=tmp_path / "b", progress=False)
-    assert trained[1] == "level-01-jobs-00000-00004"
-    monkeypatch.setattr(runner, "train_jobs", train)
+    assert not set(first) & set(second) and second[0][0].startswith("level-01")
     again = jt.transfer(runs, to=data, folder=tmp_path / "b", progress=False)
     np.testing.assert_array_equal(whole.table()["value"], again.table()["value"])
     assert (tmp_path / "b" / "tickets" / "transferred-level-02-seed-1.safetensors").exists()
@@ -650,19 +642,21 @@ def test_tickets_are_squeezed(rewound):
     assert equal(ours.stats, want.stats)
 
 
-def test_excluded_layers_stay_excluded_at_another_depth(residual, data):
-    def moved(depth, exclude):
-        runs = jt.prune_at(residual, data, SHORT, score="magnitude", density=0.3, seeds=range(2),
-                           exclude=exclude, progress=False)  # fmt: skip
-        return jt.transfer(runs, to=data, net=residual.adapted(depth=depth), levels=[1],
-                           reinit_output=False, branches=(), progress=False)  # fmt: skip
-
-    longer = moved(20, ("block_2_1",))
-    left = [path for path in longer.pruning.exclude if path.endswith("conv_0/kernel")]
-    assert left == ["block_2_1/conv_0/kernel", "block_2_2/conv_0/kernel"]
-    # squeezing takes the excluded block away
-    shorter = moved(8, ("block_2_1", "block_0/*"))
-    assert shorter.pruning.exclude == ("block_0/*",)
+@pytest.mark.parametrize(
+    ("depth", "exclude", "left"),
+    [
+        (20, ("block_2_1",), ["block_2_1/conv_0/kernel", "block_2_2/conv_0/kernel"]),
+        # squeezing takes the excluded block away
+        (8, ("block_2_1", "block_0/*"), ["block_0/*"]),
+    ],
+    ids=["stretched", "squeezed"],
+)
+def test_excluded_layers_stay_excluded_at_another_depth(blocks, depth, exclude, left):
+    pruning = dataclasses.replace(blocks.pruning, exclude=exclude)
+    place = place_of(dataclasses.replace(blocks, pruning=pruning), blocks.data,
+                     blocks.net.adapted(depth=depth), None, reinit_output=False, blocks=None,
+                     permute=False)  # fmt: skip
+    assert [path for path in place.exclude if path.endswith(("conv_0/kernel", "*"))] == left
 
 
 def test_blocks_of_another_kind_are_refused(tmp_path):

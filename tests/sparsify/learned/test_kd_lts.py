@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from patterns import noisy_patterns
+from stops import killed
 
 import jaxticket as jt
 from jaxticket.connectivity.copies import FIRST_NOISE
@@ -20,7 +21,6 @@ from jaxticket.engine.metrics import Normalization
 from jaxticket.engine.optim import optimizer, schedule
 from jaxticket.engine.program import program
 from jaxticket.engine.source import put_data
-from jaxticket.engine.store import RunFolder
 from jaxticket.engine.supervised import Supervised
 from jaxticket.random import permutation_words, root_keys, stream
 from jaxticket.sparsify.learned import (
@@ -495,22 +495,14 @@ def states(monkeypatch):
     return seen
 
 
-def test_nothing_but_scores_moves_in_a_search(find, monkeypatch):
+def test_nothing_but_scores_moves_in_a_search(find, states):
     """Weights leave it bit by bit as they came; teachers are not part of what it carries."""
-    seen, train = [], learned_masks.train_jobs
-
-    def spied(bench, jobs, *args, **options):
-        before = jax.tree.map(np.array, jobs.origin.weights)
-        ended = train(bench, jobs, *args, **options)
-        seen.append((before, ended.state.weights))
-        assert not ended.state.tutors
-        return ended
-
-    monkeypatch.setattr(learned_masks, "train_jobs", spied)
-    find(momentum=0.9, lr=1.0, stage=0.5)
-    ((before, after),) = seen
-    assert len(jax.tree.leaves(before)) == 4
-    for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True):
+    runs = find(momentum=0.9, lr=1.0, stage=0.5)
+    (ended,) = states
+    assert not ended.state.tutors
+    before, after = (jax.tree.leaves(w) for w in (runs.origin.params, ended.state.weights))
+    assert len(before) == 4
+    for a, b in zip(before, after, strict=True):
         np.testing.assert_array_equal(a, np.asarray(b)[: len(a)])
 
 
@@ -681,13 +673,13 @@ def test_teachers_that_learn_along_take_ordinary_steps(find, net, data, states, 
 
 
 @pytest.mark.slow
-def test_all_of_it_together_is_the_same_vmapped_and_on_a_data_axis(find, states, monkeypatch):
+def test_all_of_it_together_is_the_same_vmapped_and_on_a_data_axis(find, states, vmap_replicas):
     options = {"stage": 0.1, "online": True, "normalized": True, "omega": 1e-4,
                "attack": PGD(radius=0.05, step=0.03, steps=2)}  # fmt: skip
     found = [find({"watch_masks": 2}, **options)]
     two = jax.devices()[:2]
     found.append(find({"watch_masks": 2, "mesh": parallel.mesh(1, 2, two)}, **options))
-    monkeypatch.setattr(parallel, "maps", lambda mesh: False)
+    vmap_replicas()
     found.append(find({"watch_masks": 2, "mesh": parallel.mesh(1, 1, two[1:])}, **options))
     tutors = [seen.state.tutors.params for seen in states]
     for runs, own in zip(found[1:], tutors[1:], strict=True):
@@ -698,25 +690,12 @@ def test_all_of_it_together_is_the_same_vmapped_and_on_a_data_axis(find, states,
             np.testing.assert_allclose(np.asarray(a)[:2], np.asarray(b)[:2], rtol=0.02, atol=0.01)
 
 
-class Killed(Exception):
-    """Instead of a SIGKILL."""
-
-
-def test_teachers_and_masks_of_a_search_that_died_go_on(find, states, tmp_path, monkeypatch):
+def test_teachers_and_masks_of_a_search_that_died_go_on(find, states, tmp_path):
     options = {"teachers": 1, "stage": 0.0, "online": True}
     whole = find({"watch_masks": 4}, **options)
-    save, count = RunFolder.save_state, itertools.count(1)
-
-    def dying(self, *args):
-        save(self, *args)
-        if next(count) == 3:
-            raise Killed
-
     changes = {"watch_masks": 4, "folder": tmp_path / "run", "save_every": 0}
-    monkeypatch.setattr(RunFolder, "save_state", dying)
-    with pytest.raises(Killed):
+    with killed(3):
         find(changes, **options)
-    monkeypatch.setattr(RunFolder, "save_state", save)
     again = find(changes, **options)
     assert (kernels(again) == kernels(whole)).all() and again.trace().equals(whole.trace())
     tutors = [seen.state.tutors for seen in (states[0], states[-1])]

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from patterns import noisy_patterns
 from safetensors.numpy import load_file
+from stops import after_save, killed
 
 import jaxticket as jt
 from jaxticket import masks
 from jaxticket.engine import parallel
 from jaxticket.engine.program import program
-from jaxticket.engine.store import RunFolder
 from jaxticket.random import stream
 from jaxticket.sparsify.learned import (
     OBJECTIVES,
@@ -162,8 +162,8 @@ def test_seeds_alone_and_few_at_once_find_the_same(runs, find, method):
         equal(leaves(few, level), leaves(runs, level))
 
 
-def test_replicas_that_run_vmapped_find_the_same(runs, find, method, monkeypatch):
-    monkeypatch.setattr(parallel, "maps", lambda mesh: False)
+def test_replicas_that_run_vmapped_find_the_same(runs, find, method, vmap_replicas):
+    vmap_replicas()
     # a mesh of its own, so that no program compiled before is used
     other = parallel.mesh(devices=jax.devices()[2:])
     vmapped = find(method, mesh=other, dense=False, train=False)
@@ -322,25 +322,12 @@ def test_batch_statistics_of_supermasks_are_their_own(data, mesh):
     assert abs(losses[0] - losses[1]) > 0.05 * losses[1]
 
 
-class Killed(Exception):
-    """Instead of a SIGKILL."""
-
-
 @pytest.mark.parametrize("death", range(1, 4))
-def test_a_search_that_died_goes_on(find, tmp_path, monkeypatch, death):
+def test_a_search_that_died_goes_on(find, tmp_path, death):
     method = QUICK["gem_miner"]
     whole = find(method)
-    save, count = RunFolder.save_state, itertools.count(1)
-
-    def dying(self, *args):
-        save(self, *args)
-        if next(count) == death:
-            raise Killed
-
-    monkeypatch.setattr(RunFolder, "save_state", dying)
-    with pytest.raises(Killed):
+    with killed(death):
         find(method, folder=tmp_path / "run", save_every=0)
-    monkeypatch.setattr(RunFolder, "save_state", save)
     again = find(method, folder=tmp_path / "run", save_every=0)
     equal(dict(again.by_level), dict(whole.by_level))
     assert again.table().equals(whole.table())
@@ -357,15 +344,9 @@ def test_another_method_is_refused_in_the_same_folder(find, tmp_path):
         find(jt.SEARCHES["concrete"](constraint=Lagrangian()), **options)
 
 
-def test_sigterm_is_heard(find, tmp_path, monkeypatch):
-    save = RunFolder.save_state
-
-    def told(self, *args):
-        save(self, *args)
-        signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(RunFolder, "save_state", told)
-    with pytest.raises(jt.RunInterrupted):
+def test_sigterm_is_heard(find, tmp_path):
+    told = after_save(1, lambda: signal.raise_signal(signal.SIGTERM))
+    with told, pytest.raises(jt.RunInterrupted):
         find(folder=tmp_path / "run", save_every=0)
 
 
