@@ -9,6 +9,9 @@ from pathlib import Path
 import jax
 import pytest
 
+# bytes of a process whose compiled programs are kept for the next file
+MOST = float(os.environ.get("TESTMOST", 1.5e9))
+
 CACHE = {
     "jax_compilation_cache_dir": Path(__file__).resolve().parents[1] / ".pytest_cache" / "compiled",
     "jax_persistent_cache_min_compile_time_secs": 0.0,
@@ -18,6 +21,9 @@ for option, value in CACHE.items():
     # the scripts that tests start read the environment
     text = os.environ.setdefault(option.upper(), str(value))
     jax.config.update(option, type(value)(text) if not isinstance(value, Path) else text)
+# a third of compiling is what the tests need least: the battery alone compiles as users do
+UNOPTIMIZED = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") != "0"
+jax.config.update("jax_disable_most_optimizations", UNOPTIMIZED)
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -38,11 +44,31 @@ def _no_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
+def resident():
+    """Bytes of memory that this process holds; infinite where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return float("inf")
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _forget_programs():
-    """Compiled programs of one file are of no use to the next, and fill the memory."""
+    """Compiled programs of one file are of little use to the next, and fill the memory."""
+    yield
+    if resident() > MOST:
+        jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def optimized():
+    """Programs are compiled as users' are."""
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", UNOPTIMIZED)
 
 
 @pytest.fixture

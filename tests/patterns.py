@@ -1,18 +1,26 @@
 """Small data, networks and settings that several test files train on."""
 
+import functools
+
+import jax
 import numpy as np
 
 import jaxticket as jt
+from jaxticket.data.sampling import batch_indices
+from jaxticket.random import stream
 
 
-def noisy_patterns():
-    """Three noisy 5x5 patterns: 240 examples to train on, 60 to test."""
+def noisy_patterns(shares=None):
+    """Three noisy 5x5 patterns: 240 examples to train on, 60 to test; shares of the classes."""
     rng = np.random.default_rng(0)
     patterns = rng.integers(0, 200, (3, 5, 5))
-    y = rng.choice(3, 300)
+    y = rng.choice(3, 300, p=shares)
     x = np.clip(patterns[y] + rng.integers(-60, 60, (300, 5, 5)), 0, 255).astype(np.uint8)
     return jt.data.from_arrays(x[:240], y[:240], x[240:], y[240:], classes=3)
 
+
+# compiled: one operation after another it takes long
+batch_at = jax.jit(batch_indices, static_argnames=("examples", "batch_size"))
 
 STEPS = 30
 
@@ -38,6 +46,21 @@ TRAINING = jt.Training(
     milestones=(20,),
     eval_every=10,
 )
+
+
+def equal(a, b):
+    """Asserts that two trees hold the same numbers."""
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@functools.cache
+def initial(net, seed):
+    """The (params, stats) that a seed starts from, compiled as the library draws them: one
+    operation after another, the last bit is rounded otherwise.
+    """
+    drawn = jax.jit(lambda key: net.init(stream(key, "init")))(jax.random.key(seed))
+    return jax.tree.map(np.asarray, drawn)
 
 
 def values(table, **where):

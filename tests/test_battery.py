@@ -17,6 +17,8 @@ from battery.runs import RUNS, SLOW
 
 import jaxticket as jt
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 HERE = Path(__file__).parent
 REFERENCE = HERE / "battery" / "reference"
 

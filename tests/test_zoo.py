@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import trees
 
 import jaxticket as jt
-from jaxticket import _tree, masks
+from jaxticket import masks
 from jaxticket.nn import is_junction
 
 nets = jt.networks
@@ -28,7 +29,7 @@ def built(name, *args, **options):
 
 
 def leaves(tree):
-    return dict(zip(_tree.paths(tree), jax.tree.leaves(tree), strict=True))
+    return dict(zip(trees.paths(tree), jax.tree.leaves(tree), strict=True))
 
 
 def natural(path):
@@ -88,7 +89,7 @@ COUNTS = [
 def test_counts_of_the_sources(name, options, prunable, total):
     net, params, stats = built(name, **options)
     assert masks.prunable_size(params, prunable=net.prunable(params)) == prunable
-    assert _tree.size(params) == total
+    assert trees.size(params) == total
     # the output layer exists and ends in the classes
     assert leaves(params)[f"{net.output}/kernel"].shape[-1] == net.classes
     assert net.syncs_stats
@@ -671,7 +672,7 @@ def check_training(net, *, steps=3):
     def step(params, stats, x):
         (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(params, stats, x)
         # so long a step that a linear loss would fall by 1%: no network overshoots
-        rate = 0.01 * value / _tree.dot(grads, grads)
+        rate = 0.01 * value / optax.tree.vdot(grads, grads)
         return jax.tree.map(lambda p, g: p - rate * g, params, grads), stats, value, grads
 
     params, before = drawn(net, replicas=(2,))

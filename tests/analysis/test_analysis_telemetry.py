@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from patterns import batch_at
 from stops import after_save, killed
 
 import jaxticket as jt
 from jaxticket.analysis import telemetry as module
-from jaxticket.data.sampling import batch_indices
 from jaxticket.engine import program as train
 from jaxticket.engine.loop import job_plan
 from jaxticket.engine.monitors import observer
@@ -109,9 +109,8 @@ def by_hand(ticket, seed, looks):
     params = jax.tree.map(lambda w: np.asarray(w, np.float64), ticket.params)
     buffer = jax.tree.map(np.zeros_like, params)
     found = {}
-    batch = jax.jit(functools.partial(batch_indices, examples=100, batch_size=16))
     for step in range(int(ticket.step), STEPS + 1):
-        index = np.asarray(batch(words, np.int32(step)))
+        index = np.asarray(batch_at(words, np.int32(step), examples=100, batch_size=16))
         x = (DATA.train.x[index].astype(np.float32) - DATA.mean) / DATA.std
         g = gradient(params, x.reshape(16, -1), DATA.train.y[index])
         if step in looks:

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import trees
 
 import jaxticket as jt
-from jaxticket import _tree, masks
+from jaxticket import masks
 
 LENET = jt.networks.lenet((2, 2, 1), 3, (5,))
 CONV = jt.networks.conv2((4, 4, 2), 3, width=1 / 16)
@@ -128,7 +129,7 @@ def test_masked_flops_are_the_products_of_kept_weights_counted_one_by_one():
     table = jt.layers.layers(CONV, mask)
     assert table["flops_kept"].sum() == 2 * count
     assert cost["kept_params"] == sum(int(m.sum()) for m in jax.tree.leaves(mask))
-    assert cost["params"] == _tree.size(params_of(CONV))
+    assert cost["params"] == trees.size(params_of(CONV))
 
 
 def test_pruned_weights_really_take_no_part():

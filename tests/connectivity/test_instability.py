@@ -1,5 +1,6 @@
 """Instability analysis against slow, independent computations."""
 
+import functools
 import itertools
 
 import flax.linen as nn
@@ -8,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from patterns import batch_at
 from stops import after_save, in_spite_of_deaths, killed
 
 import jaxticket as jt
 from jaxticket.connectivity import copies as copies_module
-from jaxticket.data.sampling import batch_indices
 from jaxticket.engine.program import program
 from jaxticket.engine.supervised import Supervised
 from jaxticket.random import permutation_words, stream
@@ -63,31 +64,42 @@ def runs(net, data, training, mesh):
     return jt.find_tickets(net, data, training, pruning, seeds=(3, 8), mesh=mesh, progress=False)
 
 
-def by_hand(net, data, training, params, mask, seed, orders, start):
-    """Trains one network in a python loop; `orders` gives the order of the batches of each step."""
-    key = jax.random.key(seed)
-    optimizer = optax.chain(optax.trace(decay=training.momentum))
-    state = optimizer.init(params)
+@functools.cache
+def plain_step(net, momentum):
+    """A compiled step of SGD with momentum under a mask, by Optax."""
+    optimizer = optax.trace(decay=momentum)
 
     @jax.jit
-    def gradient(params, x, y):
+    def step(params, state, mask, x, y, rate):
         def loss(params):
             masked = jax.tree.map(lambda m, w: jnp.where(m, w, 0), mask, params)
             logits, _ = net.apply(masked, {}, x, train=True)
             return optax.losses.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
-        return jax.grad(loss)(params)
+        direction, state = optimizer.update(jax.grad(loss)(params), state)
+        return jax.tree.map(lambda p, d: p - rate * d, params, direction), state
 
-    for step in range(start, training.steps):
-        words = permutation_words(stream(key, "order", orders(step)))
-        index = np.asarray(
-            batch_indices(
-                words, jnp.int32(step), examples=len(data.train), batch_size=training.batch_size
-            )
+    return optimizer.init, step
+
+
+def by_hand(net, data, training, params, mask, seed, orders, start, rates=None):
+    """Trains one network in a python loop.
+
+    `orders` gives the order of the batches of each step, `rates` its learning rate.
+    """
+    init, step = plain_step(net, training.momentum)
+    key, state = jax.random.key(seed), init(params)
+    for t in range(start, training.steps):
+        index = batch_at(
+            permutation_words(stream(key, "order", orders(t))),
+            jnp.int32(t),
+            examples=len(data.train),
+            batch_size=training.batch_size,
         )
+        index = np.asarray(index)
         x = (data.train.x[index].astype(np.float32) - data.mean) / data.std
-        direction, state = optimizer.update(gradient(params, x, data.train.y[index]), state)
-        params = jax.tree.map(lambda p, d: p - training.lr * d, params, direction)
+        rate = np.float32(training.lr if rates is None else rates(t))
+        params, state = step(params, state, mask, x, data.train.y[index], rate)
     return params
 
 
@@ -454,24 +466,10 @@ def test_the_full_length_restarts_the_schedule(net, data, mesh):
     )
     first = copies_module.FIRST_NOISE
     # 10 steps at the whole rate, then 10 at a tenth, momentum carried on
-    short = training.replace(milestones=())
-    key, state = jax.random.key(3), None
-    optimizer = optax.trace(decay=0.9)
-    state = optimizer.init(params)
-    for step in range(20):
-        words = permutation_words(stream(key, "order", first))
-        index = np.asarray(
-            batch_indices(words, jnp.int32(step), examples=len(data.train), batch_size=BATCH)
-        )
-        x = (data.train.x[index].astype(np.float32) - data.mean) / data.std
-
-        def loss(params, x=x, y=data.train.y[index]):
-            logits, _ = net.apply(params, {}, x, train=True)
-            return optax.losses.softmax_cross_entropy_with_integer_labels(logits, y).mean()
-
-        direction, state = optimizer.update(jax.grad(loss)(params), state)
-        rate = short.lr * (1.0 if step < 10 else 0.1)
-        params = jax.tree.map(lambda p, d, r=rate: p - r * d, params, direction)
+    params = by_hand(
+        net, data, training, params, ones, 3, lambda _: first, 0,
+        lambda step: training.lr * (1.0 if step < 10 else 0.1),
+    )  # fmt: skip
     got, _ = full.networks(at=10, seed=3)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(params), strict=True):
         np.testing.assert_allclose(a[0], b, rtol=2e-3, atol=2e-4)
@@ -513,14 +511,14 @@ def test_recomputed_statistics_are_averages_over_batches(data, mesh):
     train = [i for i in range(len(batched.y)) if batched.split[i] == run.splits.index("train")]
     whole = [i for i in train if np.all(np.asarray(batched.y[i]) >= 0)]
     assert len(whole) >= 3
-    found = []
+    apply, found = jax.jit(net.apply, static_argnames="train"), []
     for i in whole:
         x = (np.asarray(batched.x[i], np.float32) - data.mean) / data.std
-        found.append(net.apply(middle, fresh, x, train=True)[1])
+        found.append(apply(middle, fresh, x, train=True)[1])
     mean = jax.tree.map(lambda *xs: sum(xs) / len(xs) / np.float32(0.2), *found)
     got = run.points((middle_stack(middle)), [[0, 0]], [[1, 0]], recomputed=True)
     x = (data.test.x.astype(np.float32) - data.mean) / data.std
-    logits, _ = net.apply(middle, mean, x, train=False)
+    logits, _ = apply(middle, mean, x, train=False)
     want = optax.losses.softmax_cross_entropy_with_integer_labels(logits, data.test.y).mean()
     np.testing.assert_allclose(got[0, run.splits.index("test"), 0], want, rtol=1e-4)
     on_line = inst.lines(metric="loss", recomputed=True)[0, 0, 0, 1]
@@ -531,7 +529,7 @@ def test_recomputed_statistics_are_averages_over_batches(data, mesh):
     assert {"barrier_recomputed", "loss_barrier_recomputed"} <= set(table["metric"])
     # interpolated statistics are those between the copies
     between = jax.tree.map(lambda x: np.float32(0.5) * (x[0] + x[1]), stats)
-    logits, _ = net.apply(middle, between, x, train=False)
+    logits, _ = apply(middle, between, x, train=False)
     want = optax.losses.softmax_cross_entropy_with_integer_labels(logits, data.test.y).mean()
     np.testing.assert_allclose(plain[0, 0, 0, 1], want, rtol=1e-4)
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -77,26 +78,26 @@ jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((8, 8))).block_until_ready()
 """
 
 
-@pytest.mark.parametrize("given", ["environment", "off", "default"])
-def test_compiled_programs_are_kept_where_it_is_asked_for(given, tmp_path):
+def test_compiled_programs_are_kept_in_the_folder_of_the_user(tmp_path):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
-    environment |= {"XDG_CACHE_HOME": str(tmp_path / "home"), "JAX_PLATFORMS": "cpu"}
-    place = tmp_path / "there"
-    if given == "environment":
-        environment["JAX_COMPILATION_CACHE_DIR"] = str(place)
-    elif given == "off":
-        environment["JAX_COMPILATION_CACHE_DIR"] = ""
-    else:
-        place = tmp_path / "home" / "jaxticket" / "compiled"
+    environment |= {"XDG_CACHE_HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", CACHED],
         env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    said = done.stdout.strip()
-    if given == "off":
-        assert said == "None" and not (tmp_path / "home" / "jaxticket").exists()
-    else:
-        assert said == str(place) and any(place.iterdir())
+    place = tmp_path / "jaxticket" / "compiled"
+    assert done.stdout.strip() == str(place) and any(place.iterdir())
+
+
+@pytest.mark.parametrize(("given", "said"), [("/there", Path("/there")), ("", None)])
+def test_the_environment_says_where_compiled_programs_are_kept(given, said, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", given)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    before = jax.config.jax_compilation_cache_dir
+    assert jt.compilation_cache() == said
+    # the setting stays as it is, which JAX takes from the environment when it starts
+    assert jax.config.jax_compilation_cache_dir == before
+    assert not any(tmp_path.iterdir())
 
 
 def test_devices_that_cannot_be_changed_any_more():

@@ -6,9 +6,9 @@ import importlib.util
 import jax
 import numpy as np
 import pytest
+import trees
 
 import jaxticket as jt
-from jaxticket import _tree
 
 EPSILON = 1e-5
 
@@ -239,7 +239,7 @@ def case(name):
 
     def drawn(tree):
         leaves, form = jax.tree.flatten(tree)
-        paths = _tree.paths(tree)
+        paths = trees.paths(tree)
         return jax.tree.unflatten(form, [draw(p, x) for p, x in zip(paths, leaves, strict=True)])
 
     params, stats = map(drawn, net.shapes)
@@ -252,7 +252,7 @@ def case(name):
 
     named = lambda tree: {  # noqa: E731
         path.removeprefix("batch_stats/"): np.asarray(leaf)
-        for path, leaf in zip(_tree.paths(tree), jax.tree.leaves(tree), strict=True)
+        for path, leaf in zip(trees.paths(tree), jax.tree.leaves(tree), strict=True)
     }
     results = [(np.asarray(logits), named(after)) for logits, after in both(params, stats, x)]
     return {**named(params), **named(stats)}, named(stats), x, results

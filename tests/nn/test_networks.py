@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import trees
 from flax import nnx
 
 import jaxticket as jt
-from jaxticket import _tree, masks
+from jaxticket import masks
 from jaxticket.nn import INITIALIZERS
 
 SHAPE = (2, 4, 1)
@@ -34,12 +35,12 @@ def lenet_params():
 def test_lenet_300_100_has_the_counts_of_the_sources():
     net = jt.networks.lenet()
     params, stats = lenet_params()
-    assert _tree.size(params) == 266_610
+    assert trees.size(params) == 266_610
     assert masks.prunable_size(params, prunable=net.prunable(params)) == 266_200
     assert not jax.tree.leaves(stats)
     assert net.output == "dense_2" and net.shape == (28, 28, 1) and net.classes == 10
     shapes = {
-        path: x.shape for path, x in zip(_tree.paths(params), jax.tree.leaves(params), strict=True)
+        path: x.shape for path, x in zip(trees.paths(params), jax.tree.leaves(params), strict=True)
     }
     assert shapes["dense_0/kernel"] == (784, 300) and shapes["dense_2/bias"] == (10,)
 
@@ -262,7 +263,7 @@ def test_statistics_move_in_training_only(name):
     layer = params["first" if name == "nnx" else "Dense_0"]
     batch = x.reshape(16, -1) @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
     mean = next(
-        a for p, a in zip(_tree.paths(after), jax.tree.leaves(after), strict=True) if "mean" in p
+        a for p, a in zip(trees.paths(after), jax.tree.leaves(after), strict=True) if "mean" in p
     )
     share = 0.01 if name == "linen_no_axis" else 0.1
     np.testing.assert_allclose(mean, share * batch.mean(0), rtol=1e-4, atol=1e-6)
@@ -455,7 +456,7 @@ def test_every_named_network(name):
         assert jax.tree.structure(after) == jax.tree.structure(stats)
     assert net.output in names, "the output layer is tapped"
     assert len(set(names)) * 2 == len(names), "each tap has a name of its own"
-    assert any(path.startswith(f"{net.output}/") for path in _tree.paths(params))
+    assert any(path.startswith(f"{net.output}/") for path in trees.paths(params))
     constructor = json.loads(net.config)["constructor"]
     # a name of fixed depth records its constructor and arguments
     made_by = getattr(jt.NETWORKS[name], "func", jt.NETWORKS[name])

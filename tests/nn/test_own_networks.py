@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import trees
 from flax import nnx
 
 import jaxticket as jt
-from jaxticket import _tree
 from jaxticket.random import stream
 
 SHAPE = (2, 4, 1)
@@ -255,11 +255,11 @@ def test_leaves_that_look_like_kernels_are_named():
 def test_what_is_pruned_is_said_by_patterns_or_a_function(prunable, expected):
     net = jt.from_linen(Mixing(), SHAPE, name="own", prunable=prunable)
     params, _ = net.init(KEY)
-    chosen = zip(_tree.paths(params), jax.tree.leaves(net.prunable(params)), strict=True)
+    chosen = zip(trees.paths(params), jax.tree.leaves(net.prunable(params)), strict=True)
     assert {path for path, p in chosen if p} == expected
     if prunable == "w":
         ticket = trained(net).ticket(1, 0)
-        pruned = zip(_tree.paths(params), jax.tree.leaves(ticket.mask), strict=True)
+        pruned = zip(trees.paths(params), jax.tree.leaves(ticket.mask), strict=True)
         assert {path for path, m in pruned if not m.all()} == expected
 
 
@@ -307,7 +307,7 @@ def test_tickets_of_lists_of_layers_come_back(tmp_path, by_net):
     back = jt.Ticket.load(path, net=net if by_net else None)
     masked = jt.masks.apply(mask, params)
     assert jax.tree.structure(back.params) == jax.tree.structure(masked)
-    assert _tree.paths(back.params)[:6] == [f"last/{n}" for n in ("bias", "kernel")] + [
+    assert trees.paths(back.params)[:6] == [f"last/{n}" for n in ("bias", "kernel")] + [
         f"layers/{i}/{n}" for i in (0, 1) for n in ("bias", "kernel")
     ]
     for a, b in zip(jax.tree.leaves(back.params), jax.tree.leaves(masked), strict=True):
@@ -418,7 +418,7 @@ def test_networks_pickle(name):
     net = NETWORKS[name]()
     back = pickle.loads(pickle.dumps(net))
     assert back.config == net.config and back.shape == net.shape
-    assert _tree.paths(jax.eval_shape(back.init, KEY)) == _tree.paths(jax.eval_shape(net.init, KEY))
+    assert trees.paths(jax.eval_shape(back.init, KEY)) == trees.paths(jax.eval_shape(net.init, KEY))
     if name in ("lenet", "conv2", "resnet20"):
         assert back == net
         assert back.resized(2).config == net.resized(2).config

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import trees
 from contexts import batches_of, context_of, mlp, wide
 
 import jaxticket as jt
-from jaxticket import _tree, masks
+from jaxticket import masks
 from jaxticket.pruning.scores import recipe_of
 
 KEY = jax.random.key(0)
@@ -27,7 +28,7 @@ def setting(net, *, tap=False, seed=1, float64=False):
 
 def scored(params, context):
     scores = jax.jit(lambda p: jt.scores.synflow(p, context, key=KEY))(params)
-    leaves = zip(_tree.paths(scores), jax.tree.leaves(scores), strict=True)
+    leaves = zip(trees.paths(scores), jax.tree.leaves(scores), strict=True)
     return {path: np.asarray(s) for path, s in leaves}
 
 

@@ -5,13 +5,13 @@ import warnings
 import jax
 import numpy as np
 import pytest
-from patterns import DATA, NET, STEPS, TRAINING, values
+from patterns import DATA, NET, STEPS, TRAINING, batch_at, equal, initial, values
 
 import jaxticket as jt
 from jaxticket import masks
 from jaxticket.engine import program as train
 from jaxticket.engine.supervised import Origin, Supervised
-from jaxticket.random import root_keys, stream
+from jaxticket.random import permutation_words, root_keys, stream
 
 SIZE = 25 * 12 + 12 * 8 + 8 * 3
 
@@ -27,17 +27,6 @@ def runs():
     return find(branches=("reinit", "shuffle", "random"))
 
 
-def initial(seed):
-    # compiled, as the library draws it: eager execution rounds the last bit otherwise
-    drawn = jax.jit(lambda key: NET.init(stream(key, "init")))(jax.random.key(seed))[0]
-    return jax.tree.map(np.asarray, drawn)
-
-
-def equal(a, b):
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_array_equal(x, y)
-
-
 def test_levels_keep_exact_counts(runs):
     kept = [[int(masks.kept(runs.ticket(n, s).mask)) for s in runs.seeds] for n in runs.levels]
     assert kept == [[round(0.8**n * SIZE)] * 2 for n in range(4)]
@@ -46,7 +35,7 @@ def test_levels_keep_exact_counts(runs):
 
 def test_masks_are_nested_and_tickets_start_at_initialization(runs):
     for seed in runs.seeds:
-        start = initial(seed)
+        start = initial(NET, seed)[0]
         for level in runs.levels:
             ticket = runs.ticket(level, seed)
             if level:
@@ -57,7 +46,7 @@ def test_masks_are_nested_and_tickets_start_at_initialization(runs):
 
 def test_the_smallest_trained_weights_are_pruned(runs):
     """Retraining level 0 by hand with plain JAX gives the weights whose smallest are pruned."""
-    params = reference_training(initial(3), masks.ones(initial(3)), 3, 0, STEPS)
+    params = reference_training(initial(NET, 3)[0], masks.ones(initial(NET, 3)[0]), 3, 0, STEPS)
     mask = runs.ticket(1, 3).mask
     flat = np.concatenate(
         [np.abs(np.asarray(params[f"dense_{i}"]["kernel"])).ravel() for i in range(3)]
@@ -72,9 +61,6 @@ def test_the_smallest_trained_weights_are_pruned(runs):
 
 def reference_training(params, mask, seed, start, stop, order=0, lr=0.05, decay=1e-3):
     """Momentum, weight decay and a milestone, masked in the forward pass, written independently."""
-    from jaxticket.data.sampling import batch_indices
-    from jaxticket.random import permutation_words
-
     words = permutation_words(stream(jax.random.key(seed), "order", order))
     buffer = jax.tree.map(np.zeros_like, params)
 
@@ -87,9 +73,7 @@ def reference_training(params, mask, seed, start, stop, order=0, lr=0.05, decay=
 
     gradient = jax.jit(jax.grad(loss))
     for step in range(start, stop):
-        index = np.asarray(
-            batch_indices(words, np.int32(step), examples=len(DATA.train), batch_size=16)
-        )
+        index = np.asarray(batch_at(words, np.int32(step), examples=len(DATA.train), batch_size=16))
         x = (DATA.train.x[index].astype(np.float32) - DATA.mean) / DATA.std
         g = gradient(params, x.reshape(16, -1), DATA.train.y[index])
         rate = np.float32(lr * (0.1 if step >= 20 else 1.0))
@@ -168,7 +152,7 @@ def test_branches_change_what_they_say(runs):
         for a, b in zip(jax.tree.leaves(shuffled.mask), jax.tree.leaves(own.mask), strict=True)
     )
     # a moved mask finds the weights of initialization, not zeros
-    equal(shuffled.params, masks.apply(shuffled.mask, initial(3)))
+    equal(shuffled.params, masks.apply(shuffled.mask, initial(NET, 3)[0]))
     flipped = jt.branch(runs, "sign_flip", levels=[3], progress=False).ticket(3, 3)
     for path in ("dense_0", "dense_1", "dense_2"):
         np.testing.assert_array_equal(flipped.params[path]["kernel"], -own.params[path]["kernel"])
@@ -223,7 +207,7 @@ def test_at_once_limits_the_block_and_changes_nothing(runs):
 
 def test_rewinding_restores_step_k_exactly():
     found = find(pruning=jt.Pruning(levels=2, rewind=7))
-    reference = reference_training(initial(3), masks.ones(initial(3)), 3, 0, 7)
+    reference = reference_training(initial(NET, 3)[0], masks.ones(initial(NET, 3)[0]), 3, 0, 7)
     dense = found.ticket(0, 3)
     for a, b in zip(jax.tree.leaves(dense.params), jax.tree.leaves(reference), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
@@ -251,7 +235,7 @@ def test_rewound_training_is_that_by_hand(options, start, order):
     """With a fresh optimizer, the schedule and the batches of each setting."""
     found = find(pruning=jt.Pruning(levels=1, rewind=7, **options), seeds=(3,))
     ticket = found.ticket(1, 3)
-    dense = reference_training(initial(3), masks.ones(initial(3)), 3, 0, 7)
+    dense = reference_training(initial(NET, 3)[0], masks.ones(initial(NET, 3)[0]), 3, 0, 7)
     for own, other in zip(
         jax.tree.leaves(ticket.params),
         jax.tree.leaves(masks.apply(ticket.mask, dense)),
@@ -294,7 +278,10 @@ def test_one_shot_prunes_the_dense_network_to_every_density(runs):
         assert int(masks.kept(found.ticket(level, 3).mask)) == round(0.8**level * SIZE)
         # the order of one and the same trained network: nested all the same
         masks.require_nested(found.ticket(level, 3).mask, found.ticket(level - 1, 3).mask)
-        equal(found.ticket(level, 3).params, masks.apply(found.ticket(level, 3).mask, initial(3)))
+        equal(
+            found.ticket(level, 3).params,
+            masks.apply(found.ticket(level, 3).mask, initial(NET, 3)[0]),
+        )
 
 
 def test_layerwise_rates_of_the_2019_paper():
@@ -355,7 +342,7 @@ def test_a_diverging_replica_is_marked_and_harms_nobody():
     from jaxticket.engine import loop, parallel
 
     mesh = parallel.mesh(devices=jax.devices()[:2])
-    start = [initial(s) for s in (3, 5)]
+    start = [initial(NET, s)[0] for s in (3, 5)]
     params = jax.tree.map(lambda *x: np.stack(x), *start)
     plan = loop.job_plan(TRAINING, 2)
     rates = plan._replace(schedule=plan.schedule._replace(lr=np.asarray([1e18, 0.05], np.float32)))

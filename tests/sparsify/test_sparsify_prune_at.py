@@ -1,12 +1,11 @@
 """prune_at: pruning at initialization, during and after training, on small networks."""
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from patterns import equal, initial, noisy_patterns
 from stops import in_spite_of_deaths
 
 import jaxticket as jt
@@ -35,12 +34,8 @@ class Normed(nn.Module):
 
 @pytest.fixture(scope="module")
 def data():
-    """Three noisy 5x5 patterns, sorted by nothing, classes of different sizes."""
-    rng = np.random.default_rng(0)
-    patterns = rng.integers(0, 200, (3, 5, 5))
-    y = rng.choice(3, 300, p=[0.2, 0.3, 0.5])
-    x = np.clip(patterns[y] + rng.integers(-60, 60, (300, 5, 5)), 0, 255).astype(np.uint8)
-    return jt.data.from_arrays(x[:240], y[:240], x[240:], y[240:], classes=3)
+    """Classes of different sizes."""
+    return noisy_patterns([0.2, 0.3, 0.5])
 
 
 @pytest.fixture(scope="module")
@@ -79,21 +74,10 @@ def runs(prune):
     return prune(score="snip", step=(0, 10, "end"), branches=("shuffle", "reinit"))
 
 
-def equal(a, b):
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_array_equal(x, y)
-
-
 def finals(runs, branch="ticket"):
     rows = runs.table().query("branch == @branch and split == 'test' and metric == 'loss'")
     rows = rows[rows["step"] == STEPS].sort_values(["level", "seed"])
     return rows[["level", "seed", "value"]].to_numpy()
-
-
-@functools.cache
-def initial(net, seed):
-    drawn = jax.jit(lambda key: net.init(stream(key, "init")))(jax.random.key(seed))
-    return jax.tree.map(np.asarray, drawn)
 
 
 def by_hand(net, data, score, params, stats, seed, density, per_class=4):

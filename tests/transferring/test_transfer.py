@@ -8,12 +8,11 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+import trees
 from matplotlib import pyplot
 from stops import killed
 
 import jaxticket as jt
-from jaxticket import _tree
-from jaxticket._tree import leaves as leaves_of
 from jaxticket.cli import main
 from jaxticket.nn import NETWORKS
 from jaxticket.plots import style
@@ -47,7 +46,7 @@ def ticket_of(net, seed=0, density=0.5, lead=None):
 
 
 def equal(a, b):
-    return _tree.paths(a) == _tree.paths(b) and all(
+    return trees.paths(a) == trees.paths(b) and all(
         np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     )
 
@@ -67,10 +66,10 @@ def test_only_the_output_layer_is_reinitialized(lead):
         (found.mask, found.params, found.stats), (ticket.mask, ticket.params, ticket.stats),
         (None, *fresh), strict=True,
     ):  # fmt: skip
-        before = leaves_of(before)
-        for path, leaf in leaves_of(tree).items():
+        before = trees.leaves(before)
+        for path, leaf in trees.leaves(tree).items():
             if path.startswith("dense/"):
-                assert leaf.all() if new is None else np.array_equal(leaf, leaves_of(new)[path])
+                assert leaf.all() if new is None else np.array_equal(leaf, trees.leaves(new)[path])
             else:
                 np.testing.assert_array_equal(leaf, before[path])
 
@@ -106,12 +105,14 @@ def test_logits_of_gray_images_agree_for_one_and_three_channels(name, channels):
 
     np.testing.assert_allclose(answers(net, ticket), answers(to, found), rtol=2e-4, atol=2e-5)
     first = [
-        k for k, v in leaves_of(ticket.mask).items() if v.shape != leaves_of(found.mask)[k].shape
+        k
+        for k, v in trees.leaves(ticket.mask).items()
+        if v.shape != trees.leaves(found.mask)[k].shape
     ]
     assert len(first) == 1
-    for path, leaf in leaves_of(ticket.mask).items():
+    for path, leaf in trees.leaves(ticket.mask).items():
         if path not in first:
-            np.testing.assert_array_equal(leaf, leaves_of(found.mask)[path])
+            np.testing.assert_array_equal(leaf, trees.leaves(found.mask)[path])
 
 
 def test_adapted_networks_keep_their_constructor():
@@ -142,7 +143,7 @@ def test_squeezing_a_stretched_ticket_gives_the_original(here, there, lead):
     net, to = resnet(here), resnet(there)
     ticket = ticket_of(net, lead=lead)
     longer = jt.elastic(ticket, net=net, to=to)
-    assert _tree.paths(longer.params) == _tree.paths(jax.eval_shape(to.init, jax.random.key(0))[0])
+    assert trees.paths(longer.params) == trees.paths(jax.eval_shape(to.init, jax.random.key(0))[0])
     back = jt.elastic(longer, net=to, to=net)
     assert equal(back.mask, ticket.mask) and equal(back.params, ticket.params)
     assert equal(back.stats, ticket.stats)
@@ -374,8 +375,8 @@ def test_tickets_stretch_to_another_depth(blocks):
     assert equal(ours.params["block_3_2"], theirs.params["block_3_1"])
     moved = jt.transfer(blocks, to=blocks.data, net=to, levels=[1], permute_copies=True,
                         branches=(), progress=False).ticket(1, 1)  # fmt: skip
-    for path, mask in leaves_of(moved.mask).items():
-        was = leaves_of(ours.mask)[path]
+    for path, mask in trees.leaves(moved.mask).items():
+        was = trees.leaves(ours.mask)[path]
         assert np.count_nonzero(mask) == np.count_nonzero(was)
         assert np.array_equal(mask, was) != (path.startswith("block_") and "_2/conv" in path
                                              and path.endswith("kernel")), path  # fmt: skip

@@ -20,6 +20,11 @@ def features():
 
 
 STUDENT, TEACHER = features(), features()
+# compiled whole: one operation after another, each would be compiled for each of its shapes
+ON_FEATURES = {
+    name: jax.jit(getattr(knowledge, name))
+    for name in ("relations", "similarities", "probabilities", "attention", "distances", "flows")
+}
 
 
 def unit(x):
@@ -67,7 +72,7 @@ def test_direction():
 def test_input_direction():
     s, t = STUDENT[0], TEACHER[0]
     expected = np.mean(np.sum((unit(rows(s)) - unit(rows(t))) ** 2, axis=1))
-    close(knowledge.input_direction(s, t), expected)
+    close(jax.jit(knowledge.input_direction)(s, t), expected)
 
 
 def pooled(x, side):
@@ -96,7 +101,7 @@ def test_relations_of_channels():
 
     pairs = zip(shares(STUDENT), shares(TEACHER), strict=True)
     expected = np.mean([jeffreys(p, q) for p, q in pairs])
-    close(knowledge.relations(STUDENT, TEACHER), expected, 1e-3)
+    close(ON_FEATURES["relations"](STUDENT, TEACHER), expected, 1e-3)
 
 
 def similar(x):
@@ -116,7 +121,7 @@ def test_similarities_of_examples():
 
     pairs = zip(STUDENT, TEACHER, strict=True)
     expected = np.mean([jeffreys(shares(s), shares(t)) for s, t in pairs])
-    close(knowledge.similarities(STUDENT, TEACHER), expected, 1e-4)
+    close(ON_FEATURES["similarities"](STUDENT, TEACHER), expected, 1e-4)
 
 
 def test_probabilities():
@@ -125,7 +130,7 @@ def test_probabilities():
         return np.sum((p * np.log(np.where(OFF, p, 1) / np.where(OFF, q, 1)))[OFF]) / BATCH
 
     expected = np.mean([each(s, t) for s, t in zip(STUDENT, TEACHER, strict=True)])
-    close(knowledge.probabilities(STUDENT, TEACHER), expected, 1e-4)
+    close(ON_FEATURES["probabilities"](STUDENT, TEACHER), expected, 1e-4)
 
 
 def test_attention():
@@ -134,7 +139,7 @@ def test_attention():
 
     pairs = zip(STUDENT, TEACHER, strict=True)
     expected = np.mean([np.mean(np.sum((of(s) - of(t)) ** 2, axis=1)) for s, t in pairs])
-    close(knowledge.attention(STUDENT, TEACHER), expected)
+    close(ON_FEATURES["attention"](STUDENT, TEACHER), expected)
 
 
 def huber(apart):
@@ -157,7 +162,7 @@ def test_distances_and_angles():
         return found
 
     expected = huber(far(s) - far(t)) + 2 * huber(angle(s) - angle(t))
-    close(knowledge.distances(STUDENT, TEACHER), expected, 1e-4)
+    close(ON_FEATURES["distances"](STUDENT, TEACHER), expected, 1e-4)
 
 
 def test_flows():
@@ -167,13 +172,13 @@ def test_flows():
 
     pairs = zip(grams(STUDENT), grams(TEACHER), strict=True)
     expected = np.mean([np.mean((s - t) ** 2) for s, t in pairs])
-    close(knowledge.flows(STUDENT, TEACHER), expected)
+    close(ON_FEATURES["flows"](STUDENT, TEACHER), expected)
 
 
 def test_contrast():
     s, t = unit(rows(STUDENT[-2])), unit(rows(TEACHER[-2]))
     expected = -np.mean(np.log(np.diag(softmax(s @ t.T / 0.1))))
-    close(knowledge.contrast(STUDENT, TEACHER), expected, 1e-4)
+    close(jax.jit(knowledge.contrast)(STUDENT, TEACHER), expected, 1e-4)
 
 
 def test_spectra():
@@ -184,14 +189,6 @@ def test_spectra():
 
     found = knowledge.spectra(*jax.tree.map(jnp.float32, (s, t)), {"k": True, "b": False})
     close(found, np.sum((of(s) - of(t)) ** 2), 1e-4)
-
-
-ON_FEATURES = {
-    name: getattr(knowledge, name)
-    for name in (
-        "relations", "similarities", "probabilities", "attention", "distances", "flows",
-    )
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ON_FEATURES)

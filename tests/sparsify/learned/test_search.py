@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from patterns import noisy_patterns
+from patterns import equal, initial, noisy_patterns
 from safetensors.numpy import load_file
 from stops import after_save, killed
 
@@ -16,7 +16,6 @@ import jaxticket as jt
 from jaxticket import masks
 from jaxticket.engine import parallel
 from jaxticket.engine.program import program
-from jaxticket.random import stream
 from jaxticket.sparsify.learned import (
     OBJECTIVES,
     Concrete,
@@ -100,16 +99,6 @@ def leaves(runs, level):
     return jax.tree.leaves(runs.by_level[level].mask)
 
 
-def equal(a, b):
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_array_equal(x, y)
-
-
-def initial(net, seed):
-    drawn = jax.jit(lambda key: net.init(stream(key, "init")))(jax.random.key(seed))
-    return jax.tree.map(np.asarray, drawn[0])
-
-
 def test_counts_are_exact(runs, method):
     for level, density in ((1, 0.5), (2, 0.1)):
         mask = runs.by_level[level].mask
@@ -125,7 +114,7 @@ def test_counts_are_exact(runs, method):
 def test_tickets_hold_the_weights_of_initialization(runs, net):
     for level, replica in itertools.product((1, 2), (0, 1)):
         ticket = runs.ticket(level, runs.seeds[replica])
-        dense = initial(net, runs.seeds[replica])
+        dense = initial(net, runs.seeds[replica])[0]
         equal(ticket.params, jax.tree.map(lambda m, w: np.where(m, w, 0), ticket.mask, dense))
 
 
@@ -483,7 +472,7 @@ def test_supermasks_of_signed_constants_are_saved_as_bits_and_a_seed(find, net, 
 def test_rescaled_tickets_start_from_rescaled_weights(find, net):
     method = jt.SEARCHES["stochastic"](rescale=True, lr=1.0)
     runs = find(method, density=0.25, branches=("shuffle",), dense=False)
-    ticket, dense = runs.ticket(1, 3), initial(net, 3)
+    ticket, dense = runs.ticket(1, 3), initial(net, 3)[0]
     for name in ("dense_0", "dense_1"):
         mask, kernel = ticket.mask[name]["kernel"], ticket.params[name]["kernel"]
         np.testing.assert_allclose(
