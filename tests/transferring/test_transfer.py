@@ -19,7 +19,7 @@ from jaxticket.plots import style
 from jaxticket.ticket import about
 from jaxticket.transferring.adapt import fit
 from jaxticket.transferring.depth import depths, sources, spread
-from jaxticket.transferring.target import place_of, runs_of
+from jaxticket.transferring.target import runs_of, target_of
 
 TRAINING = jt.Training(40, 32, lr=0.1, eval_every=20, optimizer="sgd")
 OTHER = TRAINING.replace(optimizer="adam", lr=1e-3)
@@ -654,10 +654,10 @@ def test_tickets_are_squeezed(rewound):
 )
 def test_excluded_layers_stay_excluded_at_another_depth(blocks, depth, exclude, left):
     pruning = dataclasses.replace(blocks.pruning, exclude=exclude)
-    place = place_of(dataclasses.replace(blocks, pruning=pruning), blocks.data,
-                     blocks.net.adapted(depth=depth), None, reinit_output=False, blocks=None,
-                     permute=False)  # fmt: skip
-    assert [path for path in place.exclude if path.endswith(("conv_0/kernel", "*"))] == left
+    target = target_of(dataclasses.replace(blocks, pruning=pruning), blocks.data,
+                       blocks.net.adapted(depth=depth), None, reinit_output=False, blocks=None,
+                       permute=False)  # fmt: skip
+    assert [path for path in target.exclude if path.endswith(("conv_0/kernel", "*"))] == left
 
 
 def test_blocks_of_another_kind_are_refused(tmp_path):
