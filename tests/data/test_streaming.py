@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from stops import after_save, killed
 
 import jaxticket as jt
 from jaxticket.data import blocks as pipeline
@@ -448,31 +449,17 @@ def test_tickets_move_to_a_stream_as_to_data_in_memory(folder, in_memory):
 
 
 @pytest.mark.slow
-def test_a_run_that_stopped_in_the_middle_goes_on(folder, in_memory, tmp_path, monkeypatch):
+def test_a_run_that_stopped_in_the_middle_goes_on(folder, in_memory, tmp_path):
     """On two devices that share each batch, with evaluation images that stay there."""
     data = dataclasses.replace(streamed(folder), mean=in_memory.data.mean, std=in_memory.data.std)
     mesh = jt.parallel.mesh(1, 2, devices=jax.devices()[:2])
     options = {"mesh": mesh, "folder": tmp_path / "run", "save_every": 0.0}
-    original, left = pipeline._rendered, [24]
-
-    def failing(part, source):
-        left[0] -= 1
-        if left[0] == 0:
-            raise OSError("the disk is gone")
-        return original(part, source)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "_rendered", failing)
-        with pytest.raises(OSError, match="the disk is gone"):
-            searched(data, **options)
-    made = []
-    stretches = StreamedData.stretches
-    monkeypatch.setattr(
-        StreamedData, "stretches", lambda self, *a: made.append(stretches(self, *a)) or made[-1]
-    )
-    resumed = searched(data, **options)
+    with killed(2) as first:
+        searched(data, **options)
+    with after_save(None) as later:
+        resumed = searched(data, **options)
     # level 0 went on from a save
-    assert int(made[0][0].first.min()) >= 3 and len(made) == 2
+    assert later[0] == (first[-1][0], first[-1][1] + 1)
     table = in_memory.table()
     table = table[table.branch == "ticket"].reset_index(drop=True)
     pd.testing.assert_frame_equal(resumed.table(), table, rtol=1e-4, atol=1e-6)

@@ -232,11 +232,10 @@ def test_disk_errors_are_explained_and_what_was_saved_stays(tmp_path, monkeypatc
             raise OSError(code, os.strerror(code))
         return write(path, arrays)
 
-    monkeypatch.setattr(_files, "write_arrays", failing)
-    with pytest.raises(RunFolderError, match=remedy):
+    with monkeypatch.context() as patch, pytest.raises(RunFolderError, match=remedy):
+        patch.setattr(_files, "write_arrays", failing)
         find(folder)
     assert [p.name for p in (folder / "units").iterdir()] == ["stage-000-00000-00002.npz"]
-    monkeypatch.setattr(_files, "write_arrays", write)
     assert find(folder).table().equals(find(tmp_path / "other").table())
 
 
