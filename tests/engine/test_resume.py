@@ -97,7 +97,7 @@ def test_stopped_and_killed_a_run_ends_bit_for_bit_the_same(reference, tmp_path)
     assert list((folder / "state").iterdir())
     # killed when level 1 has been saved for the first time
     worker = start(folder)
-    wait_for(worker, lambda: list(folder.glob("units/level-000-*")))
+    wait_for(worker, lambda: list(folder.glob("units/stage-000-*")))
     wait_for(worker, lambda: list(folder.glob("state/*")))
     worker.kill()
     worker.communicate()
@@ -509,7 +509,7 @@ def test_a_signal_while_the_last_unit_is_saved_is_followed(tmp_path, capsys, num
         pytest.raises(jt.RunInterrupted) as stop,
     ):
         find(tmp_path / "run", pruning=jt.Pruning(levels=0))
-    assert saves == [("level-000-jobs-00000-00002", None)]
+    assert saves == [("stage-000-00000-00002", None)]
     assert (stop.value.signal, stop.value.exit_status) == (number, 128 + number)
     assert stop.value.folder == tmp_path / "run" and not capsys.readouterr().out
     said = f"stopped by {number.name}; saved in {tmp_path / 'run'}: run the same command to"
