@@ -115,6 +115,8 @@ def calls():
         "instability": (jt.instability, {**first, "at": 0}),
         "branch": (jt.branch, {"runs": runs, "change": "shuffle", **quiet}),
         "telemetry": (jt.telemetry, {"runs": runs, **quiet}),
+        "measure": (jt.measure, {"runs": runs, "probe": "gradient_norm", **quiet}),
+        "sparse_train": (jt.sparse_train, {**first, "density": 0.5}),
         "transfer": (jt.transfer, {"runs": runs, "to": data, **quiet}),
         "verdict": (jt.verdict, {"runs": runs, "level": 1, **quiet}),
         "prune": (jt.prune, {"params": net.init(jax.random.key(0))[0], "score": "magnitude",
@@ -208,10 +210,10 @@ BAD = [
     *(("find_tickets", argument, value, f"`{argument}` must be ")
       for argument in ("net", "data", "training", "pruning") for value in ("lenet", 3)),
     *((name, argument, None, f"`{argument}` must be ")
-      for name in ("prune_at", "search", "instability", "Evaluator", "line")
+      for name in ("prune_at", "search", "instability", "sparse_train", "Evaluator", "line")
       for argument in ("net", "data", "training")),
     *((name, "runs", value, f"`runs` must be {RUNS}")
-      for name in ("branch", "telemetry", "verdict", "report", "collapse", "finding",
+      for name in ("branch", "telemetry", "measure", "verdict", "report", "collapse", "finding",
                    "objective_values")
       for value in (None, "runs", pd.DataFrame())),
     ("transfer", "runs", "runs", "`runs` must be what find_tickets"),
@@ -468,7 +470,7 @@ def test_the_generic_test_reaches_everything():
     found = {(name, argument) for name in NAMES for argument in mean_the_same(name)}
     assert {name for name, argument in found if argument == "save_every"} == {
         "find_tickets", "prune_at", "search", "instability", "branch", "telemetry", "transfer",
-        "verdict",
+        "verdict", "sparse_train",
     }  # fmt: skip
     assert {("prune_at", "dense"), ("transfer", "reinit_output"), ("instability", "keep"),
             ("transfer", "permute_copies"), ("search", "train"), ("kd_lts", "one"),
