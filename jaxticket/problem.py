@@ -128,7 +128,7 @@ class Problem:
             x = normalized(x, self.by, str(jax.tree.leaves(params)[0].dtype))
         noise = {"key": key} if train else {}
         with jax.default_matmul_precision(self.precision):
-            return self.net.apply(params, stats, x, train=train, tap=tap, **noise)[0]
+            return self.net.apply(params, stats, x, train=train, tap=tap, **noise)[0]  # type: ignore[arg-type]
 
     def features(self, params: Params, stats: Stats, x: jax.Array) -> dict[str, jax.Array]:
         """The activations at every tap, name -> [batch, ...], and the logits under "logits".

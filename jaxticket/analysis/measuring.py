@@ -118,7 +118,7 @@ def measure(
             padded = parallel.put(parallel.pad(own, size), mesh)
             limits = (np.arange(size) < end - first).astype(np.int32)
             return {
-                path: x[: end - first]
+                path: np.asarray(x[: end - first])
                 for path, x in parallel.host(look(limits, *padded, problem)).items()
             }
 
@@ -205,7 +205,8 @@ def _rows(values: np.ndarray, metric: str, about: Mapping[str, Sequence[object]]
     flat[np.asarray(about["diverged"]) >= 0] = np.nan
     places = {"metric": [metric] * flat.shape[1], "index": np.arange(flat.shape[1])}
     table = results.spread(flat, about, places)
-    return table[["seed", "level", "density", "branch", "metric", "index", "value", "diverged"]]
+    columns = ["seed", "level", "density", "branch", "metric", "index", "value", "diverged"]
+    return table.reindex(columns=columns)
 
 
 def _check_probe(probe: Probe, net: Network, problem: Problem) -> None:

@@ -180,7 +180,7 @@ class Telemetry:
         loss, gradient = problem.update(state, batch)
         prunable = problem.net.prunable_leaves(self.exclude)
         values = measured(state.params, problem.start[0], gradient, state.mask, prunable)
-        found = dict(zip(METRICS, values, strict=True))
+        found: dict[str, jax.Array] = dict(zip(METRICS, values, strict=True))
         # the state is marked as diverged only at the step after a non-finite loss
         found["gradient_norm"] *= jnp.where(jnp.isfinite(loss), 1.0, jnp.nan)
         return found

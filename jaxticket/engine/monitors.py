@@ -114,7 +114,7 @@ def shapes(learner: Supervised, monitor: Monitor, size: int) -> dict[str, tuple[
     key = jax.eval_shape(lambda: jax.random.key(0))
     mask = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bool_), params)
     moments = jax.eval_shape(lambda p: fresh_state(training, p, jnp.int32(0)), params)
-    state = TrainState(number, params, stats, moments, mask, key, number)
+    state = TrainState(number, params, stats, moments, mask, key, number)  # type: ignore[arg-type]
     x = net.example(size)
     if jnp.issubdtype(x.dtype, jnp.floating):
         x = jax.ShapeDtypeStruct(x.shape, jnp.dtype(training.compute_dtype))

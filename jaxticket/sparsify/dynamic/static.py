@@ -27,7 +27,7 @@ def random_mask(net: Network, density: float, layout: str | Layout = "erk", *, k
     """
     params, _ = net.shapes
     spread = from_table("layout", layout, LAYOUTS)
-    counts = np.asarray(spread(layers_of(net), density), np.int32)
+    counts = np.asarray(spread(layers_of(net), density), np.int32).tolist()
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
     drawn = [jax.random.uniform(k, x.shape, jnp.float32) for k, x in zip(keys, leaves, strict=True)]
