@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -14,27 +14,56 @@ import numpy as np
 T = TypeVar("T")
 
 
-def paths(tree: object) -> list[str]:
+def paths(tree: object, *, is_leaf: Callable[[object], bool] | None = None) -> list[str]:
     """Give the path of every leaf, joined by "/", in the order of `jax.tree.leaves`.
+
+    Args:
+      tree: any tree.
+      is_leaf: what counts as a leaf too, as of `jax.tree.leaves`.
 
     >>> paths({"dense_0": {"kernel": 1, "bias": 2}})
     ['dense_0/bias', 'dense_0/kernel']
     """
     return [
         jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+        for path, _ in jax.tree_util.tree_leaves_with_path(tree, is_leaf)
     ]
 
 
-def leaves(tree: object, under: str = "") -> dict[str, Any]:
+def is_none(leaf: object) -> bool:
+    """Tell whether a leaf is None, to map over it too (`is_leaf`)."""
+    return leaf is None
+
+
+def counted(mask: object) -> list[bool]:
+    """Tell which leaves of a mask, with None counted as a leaf, can be pruned.
+
+    They are those that are not None. Without any None they are the leaves of two or more
+    dimensions, or all leaves where no leaf has two.
+    """
+    leaves = jax.tree.leaves(mask, is_leaf=is_none)
+    if any(map(is_none, leaves)):
+        return [m is not None for m in leaves]
+    kernels = [len(jnp.shape(m)) >= 2 for m in leaves]
+    return kernels if any(kernels) else [True] * len(leaves)
+
+
+def leaves(
+    tree: object, under: str = "", *, is_leaf: Callable[[object], bool] | None = None
+) -> dict[str, Any]:
     """Give the leaves (arrays, shapes, bools, ...) by their paths, below a name if one is given.
+
+    Args:
+      tree: any tree.
+      under: the name.
+      is_leaf: what counts as a leaf too, as of `jax.tree.leaves`.
 
     >>> leaves({"dense_0": {"kernel": 1, "bias": 2}})
     {'dense_0/bias': 2, 'dense_0/kernel': 1}
     """
     begin = f"{under}/" if under else ""
-    names = [begin + path for path in paths(tree)]
-    return dict(zip(names, jax.tree.leaves(tree), strict=True))
+    names = [begin + path for path in paths(tree, is_leaf=is_leaf)]
+    return dict(zip(names, jax.tree.leaves(tree, is_leaf), strict=True))
 
 
 def unflatten(leaves: Mapping[str, object], like: T, under: str = "") -> T:

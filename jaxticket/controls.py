@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ from jaxticket._check import from_table, several
 from jaxticket.engine import parallel
 from jaxticket.random import root_keys, stream
 from jaxticket.ticket import Ticket
-from jaxticket.typing import Key, Network, Params, Stats
+from jaxticket.typing import Key, Mask, Network, Params, Stats
 
 
 class Change(Protocol):
@@ -47,21 +47,24 @@ class Change(Protocol):
 
 
 def _dense(ticket: Ticket, what: str) -> None:
-    """Raises where the ticket's pruned weights are gone (saved tickets), which a moved mask would
-    then keep as zeros.
-    """
+    """Raise where a ticket's pruned weights are gone, which a moved mask would keep as zeros."""
     leaves = [*jax.tree.leaves(ticket.mask), *jax.tree.leaves(ticket.params)]
     if any(isinstance(x, Tracer) for x in leaves):
         return
-    pairs = list(zip(jax.tree.leaves(ticket.mask), jax.tree.leaves(ticket.params), strict=True))
+    pairs = [(m, w) for _, m, w in masks.items(ticket.mask, ticket.params)]
     if any(bool(jnp.any(~m)) for m, _ in pairs) and not any(
         bool(jnp.any(jnp.where(m, 0, w))) for m, w in pairs
     ):
         raise ValueError(
             f"`ticket` holds zeros where its mask is False, so `{what}` would move the mask onto "
-            f"zeros; "
-            f"use jt.branch(runs, jt.branches.{what}), which knows the weights before masking"
+            f"zeros; use jt.branch(runs, jt.branches.{what}), which knows the weights before "
+            f"masking"
         )
+
+
+def _mask(ticket: Ticket, net: Network) -> Mask:
+    """The mask with None at all that the network does not prune, also of tickets of version 0.1."""
+    return masks.map_with(lambda m, p: m if p else None, ticket.mask, net.prunable(ticket.params))
 
 
 def _fresh(ticket: Ticket, key: Key, net: Network) -> Ticket:
@@ -100,9 +103,7 @@ def shuffle(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
       ("Rand Prune": in the layerwise proportions of IMP) and section 5.7.
     """
     _dense(ticket, "shuffle")
-    mask = masks.shuffle(
-        ticket.mask, key=stream(key, "shuffle"), prunable=net.prunable(ticket.params)
-    )
+    mask = masks.shuffle(_mask(ticket, net), key=stream(key, "shuffle"))
     return ticket.replace(mask=mask)
 
 
@@ -112,9 +113,7 @@ def random(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
     Reference: Frankle's thesis, section 3.1.4 (global random pruning).
     """
     _dense(ticket, "random")
-    mask = masks.permute(
-        ticket.mask, key=stream(key, "random"), prunable=net.prunable(ticket.params)
-    )
+    mask = masks.permute(_mask(ticket, net), key=stream(key, "random"))
     return ticket.replace(mask=mask)
 
 
@@ -124,9 +123,7 @@ def layerwise_random(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
     Reference: Frankle's thesis, section 3.3.5 (its layerwise random pruning samples new weights,
       footnote 11).
     """
-    mask = masks.shuffle(
-        ticket.mask, key=stream(key, "layerwise_random"), prunable=net.prunable(ticket.params)
-    )
+    mask = masks.shuffle(_mask(ticket, net), key=stream(key, "layerwise_random"))
     return _fresh(ticket.replace(mask=mask), key, net)
 
 
@@ -143,9 +140,7 @@ def locally_permuted(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
 
     Reference: Morcos et al. 2019, Fig. A1.
     """
-    mask = masks.shuffle(
-        ticket.mask, key=stream(key, "locally_permuted"), prunable=net.prunable(ticket.params)
-    )
+    mask = masks.shuffle(_mask(ticket, net), key=stream(key, "locally_permuted"))
     return _fresh(ticket.replace(mask=mask), stream(key, "locally_permuted"), net)
 
 
@@ -156,9 +151,7 @@ def globally_permuted(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
     Reference: Morcos et al. 2019, section 3 and Fig. A1; Frankle's thesis, section 3.3.5, footnote
       10.
     """
-    mask = masks.permute(
-        ticket.mask, key=stream(key, "globally_permuted"), prunable=net.prunable(ticket.params)
-    )
+    mask = masks.permute(_mask(ticket, net), key=stream(key, "globally_permuted"))
     return _fresh(ticket.replace(mask=mask), stream(key, "globally_permuted"), net)
 
 
@@ -168,9 +161,7 @@ def sign_flip(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
     Reference: KD-LTS, Definition 6.2 (there called inversion).
     """
     del key
-    flipped: Any = jax.tree.map(
-        lambda w, p: -w if p else w, ticket.params, net.prunable(ticket.params)
-    )
+    flipped = masks.map_with(lambda _, w: -w, _mask(ticket, net), ticket.params, other=lambda w: w)
     return ticket.replace(params=flipped)
 
 
@@ -231,20 +222,23 @@ def changed(
     branch and level. New weights are multiplied by `factors`, as those of the ticket are already.
 
     Raises:
-      ValueError: where the change returns another tree, and where it puts masks on weights that
-        loaded tickets do not hold (which are nan there).
+      ValueError: where the change returns another tree, prunes what cannot be pruned, and where it
+        puts masks on weights that loaded tickets do not hold (which are nan there).
     """
     count = len(seeds)
+    dense = net.mask(exclude, lead=(count,))
+    ticket = ticket.replace(mask=masks.conform(ticket.mask, dense, called="`ticket`"))
     padded = parallel.block_size(count, mesh, None)
     keys = np.asarray(jax.random.key_data(root_keys(seeds)))
     drawn = () if factors is None else factors
     inputs = parallel.put(parallel.pad((ticket, keys, drawn), padded), mesh)
     result = _changer(change, name, net, mesh, exclude)(np.zeros(padded, np.int32), *inputs)
     result = jax.tree.map(lambda x: x[:count], parallel.host(result))
+    result = result.replace(mask=masks.conform(result.mask, dense, called=f"`branches` {name!r}"))
     # a change of one's own may give one seed weights that are not finite, which then diverges; of
     # loaded tickets, whose pruned weights are nan, that cannot be told from a mask on no weights
-    gone = ~_whole(ticket.replace(mask=jax.tree.map(np.logical_not, ticket.mask)), count)
-    if np.any(gone & _whole(ticket, count) & ~_whole(result, count)):
+    gone = ~_finite(ticket, count, pruned=True)
+    if np.any(gone & _finite(ticket, count) & ~_finite(result, count)):
         raise ValueError(
             f"`branches` {name!r} puts masks on weights that loaded tickets do not hold; take "
             f"controls with new weights, such as 'globally_permuted', or the runs of find_tickets "
@@ -253,39 +247,47 @@ def changed(
     return result
 
 
-def _whole(ticket: Ticket, count: int) -> np.ndarray:
-    """Whether all weights that are kept are finite, bool [replica]."""
+def _finite(ticket: Ticket, count: int, *, pruned: bool = False) -> np.ndarray:
+    """Whether all weights that are kept (or all that are pruned) are finite, bool [replica]."""
+    looked_at = masks.map_with(
+        lambda m, w: np.where(np.asarray(m) != pruned, w, 0),
+        ticket.mask,
+        ticket.params,
+        other=lambda w: np.zeros(count) if pruned else w,
+    )
     found = np.ones(count, bool)
-    for m, w in zip(jax.tree.leaves(ticket.mask), jax.tree.leaves(ticket.params), strict=True):
-        odd = np.asarray(m) & ~np.isfinite(np.asarray(w))
-        found &= ~odd.reshape(count, -1).any(axis=1)
+    for w in jax.tree.leaves(looked_at):
+        found &= np.isfinite(np.asarray(w)).reshape(count, -1).all(axis=1)
     return found
 
 
 @functools.lru_cache(maxsize=64)
-def _changer(change: Change, name: str, net: Network, mesh: Mesh, exclude: tuple[str, ...]) -> Any:
+def _changer(
+    change: Change, name: str, net: Network, mesh: Mesh, exclude: tuple[str, ...]
+) -> Callable[..., Ticket]:
     # a change may only move what is pruned
     limited = dataclasses.replace(net, prunable=lambda _: net.prunable_leaves(exclude))
 
-    def one(limit: jax.Array, ticket: Ticket, key_data: jax.Array, factors: Any) -> Ticket:
+    def one(limit: jax.Array, ticket: Ticket, key_data: jax.Array, factors: Params) -> Ticket:
         del limit
         key = stream(jax.random.wrap_key_data(key_data), f"branch {name}", ticket.level)
         result = change(ticket, key, net=_drawing(limited, factors))
         masks.require_bools("change", result.mask)
-        _tree.same_structure("change", result.mask, ticket.mask)
+        masks.require_like("change", result.mask, ticket.params)
         _tree.same_structure("change", result.params, ticket.params)
         return result
 
     return parallel.over_replicas(one, mesh)
 
 
-def _drawing(net: Network, factors: Any) -> Network:
+def _drawing(net: Network, factors: Params) -> Network:
     """The network whose initial weights are multiplied by these factors; () for none."""
     if not jax.tree.leaves(factors):
         return net
 
     def init(key: Key) -> tuple[Params, Stats]:
         params, stats = net.init(key)
-        return jax.tree.map(jnp.multiply, params, factors), stats
+        scaled = masks.map_with(lambda f, w: jnp.multiply(w, f), factors, params, other=lambda w: w)
+        return scaled, stats
 
     return dataclasses.replace(net, init=init)

@@ -1,4 +1,10 @@
-"""Masks: trees of bools shaped like the params.
+"""Masks: trees of bools shaped like the params, with None at leaves that cannot be pruned.
+
+What can be pruned is said by the network, `net.mask()` is its dense mask, and every mask that comes
+from it goes on saying it: None stands at biases, normalization and whatever else is left out, whose
+weights are all kept. A tree with bools at every leaf, as in version 0.1, does not say it. Then the
+leaves of two or more dimensions count, or all of them where there are none of these; the others
+stay as they are.
 
 Functions of one mask take a tree without a replica axis; `jax.vmap` them over replicas.
 """
@@ -6,7 +12,7 @@ Functions of one mask take a tree without a replica axis; `jax.vmap` them over r
 from __future__ import annotations
 
 import zlib
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,21 +20,58 @@ import numpy as np
 
 from jaxticket import _tree
 from jaxticket.random import mix, permutation_words, permuted
-from jaxticket.typing import Array, Key, Mask, Params
+from jaxticket.typing import AnyArray, Array, Key, Mask, Params, Prunable
 
 _BOOL = np.dtype("bool")
 
 
-def prunable_leaves(params: Params) -> Any:
-    """The default of what may be pruned: leaves of two or more dimensions (kernels), as python
-    bools.
+def map_with(
+    function: Callable[..., object],
+    mask: Mask,
+    *trees: object,
+    other: Callable[..., object] = lambda *leaves: None,
+) -> Params:
+    """Map over the leaves of a mask and of trees like it.
+
+    Args:
+      function: `function(leaf of the mask, *leaves of the trees)`.
+      mask: a mask, or another tree with None where nothing can be pruned.
+      *trees: of the same structure, with anything in the place of None.
+      other: `other(*leaves of the trees)` where the mask has None; None is left there by default.
+
+    >>> map_with(lambda m, w: w * m, {"w": 2, "b": None}, {"w": 3, "b": 4}, other=lambda w: w)
+    {'b': 4, 'w': 6}
     """
+
+    def one(leaf: object, *leaves: object) -> object:
+        return other(*leaves) if leaf is None else function(leaf, *leaves)
+
+    return jax.tree.map(one, mask, *trees, is_leaf=_tree.is_none)
+
+
+def items(mask: Mask, *trees: object) -> list[tuple[str, *tuple[AnyArray, ...]]]:
+    """List (path, leaf of the mask, *leaves of the trees) of each leaf that can be pruned.
+
+    They come in the order of `jax.tree.leaves`. Args: as of `map_with`.
+    """
+    leaves, tree = jax.tree.flatten(mask, is_leaf=_tree.is_none)
+    rows = zip(
+        _tree.paths(mask, is_leaf=_tree.is_none),
+        leaves,
+        *map(tree.flatten_up_to, trees),
+        strict=True,
+    )
+    return [row for row in rows if row[1] is not None]
+
+
+def prunable_leaves(params: Params) -> Prunable:
+    """Mark the leaves of two or more dimensions (kernels), which can be pruned by default."""
     return jax.tree.map(lambda x: len(jnp.shape(x)) >= 2, params)
 
 
 def require_bools(argument: str, mask: Mask, call: str = "") -> None:
-    """Raises a ValueError that names the first leaf that is no array of bools."""
-    for path, leaf in zip(_tree.paths(mask), jax.tree.leaves(mask), strict=True):
+    """Raise a ValueError that names the first leaf that is no array of bools."""
+    for path, leaf in items(mask):
         kind = getattr(leaf, "dtype", type(leaf).__name__)
         if kind != _BOOL:
             order = f"; the order of the arguments is {call}" if call else ""
@@ -38,35 +81,123 @@ def require_bools(argument: str, mask: Mask, call: str = "") -> None:
             )
 
 
-def _chosen(mask: Mask, prunable: Any) -> Any:
-    """Which leaves count, as a tree of python bools."""
-    require_bools("mask", mask)
-    if prunable is None:
-        return prunable_leaves(mask)
-    if callable(prunable):
-        return prunable(mask)
-    if _tree.paths(prunable) != _tree.paths(mask):
-        raise ValueError(
-            f"`prunable` must have a bool for each leaf of the mask ({', '.join(_tree.paths(mask))}"
-            f"), got {', '.join(_tree.paths(prunable))}"
-        )
-    return prunable
+def require_like(argument: str, mask: Mask, tree: Params, *, of: str = "params") -> None:
+    """Raise unless a mask has the paths, containers and shapes of a tree.
 
+    Args:
+      argument: what the message calls the mask.
+      mask: tree of bools; None stands for any leaf.
+      tree: of arrays or shapes.
+      of: what the message calls the tree.
 
-def ones(params: Params) -> Mask:
-    """The dense mask: all True.
-
-    >>> ones({"w": jnp.zeros((2, 1))})["w"].tolist()
-    [[True], [True]]
+    Raises:
+      ValueError: that names the first difference.
     """
-    return jax.tree.map(lambda x: jnp.ones(jnp.shape(x), bool), params)
+    _tree.same_structure(argument, filled(mask, tree), tree, of=of)
+
+
+def filled(mask: Mask, tree: Params) -> Params:
+    """Give the mask with the leaves of a tree in the place of None, to compare structures."""
+    leaves, structure = jax.tree.flatten(mask, is_leaf=_tree.is_none)
+    if not any(map(_tree.is_none, leaves)):
+        return mask
+    there = _tree.leaves(tree)
+    new = [
+        there.get(path) if m is None else m
+        for path, m in _tree.leaves(mask, is_leaf=_tree.is_none).items()
+    ]
+    return jax.tree.unflatten(structure, new)
+
+
+def known(mask: Mask) -> Mask:
+    """Give a mask with None at the leaves that cannot be pruned.
+
+    Args:
+      mask: tree of bools; what has None already says it, of others the leaves of two or more
+        dimensions count, or all of them where there are none of these.
+    """
+    counts = iter(_tree.counted(mask))
+    return jax.tree.map(lambda m: m if next(counts) else None, mask, is_leaf=_tree.is_none)
+
+
+def conform(mask: Mask, dense: Mask, *, called: str) -> Mask:
+    """Give a mask, on the host, with None exactly where the dense mask of its network has it.
+
+    A leaf that cannot be pruned may be None or all True. One that can be pruned may be None too,
+    and is all True then.
+
+    Args:
+      mask: tree of bools of the network's structure.
+      dense: as `Network.mask` gives it, with the same leading axes.
+      called: what the message calls the mask, such as "`ticket`".
+
+    Raises:
+      ValueError: for a mask that prunes what cannot be pruned, naming the leaves.
+    """
+    leaves, tree = jax.tree.flatten(mask, is_leaf=_tree.is_none)
+    pairs = list(zip(leaves, tree.flatten_up_to(dense), strict=True))
+    odd = [
+        path
+        for path, (m, d) in zip(_tree.paths(mask, is_leaf=_tree.is_none), pairs, strict=True)
+        if d is None and m is not None and not np.all(m)
+    ]
+    if odd:
+        raise ValueError(
+            f"{called} prunes {', '.join(odd[:4])}, which cannot be pruned here; let the mask "
+            f"keep all of it, or say with `prunable` of the network what can be pruned"
+        )
+    found = [d if d is None or m is None else m for m, d in pairs]
+    return jax.tree.unflatten(tree, found)
+
+
+def alike(given: Sequence[Mask]) -> list[Mask]:
+    """Give host masks [replica, ...] of one network None at the same leaves.
+
+    Where some of them have bools, the others become all True.
+
+    >>> [m["b"].tolist() for m in alike([{"b": None, "w": np.ones((1, 2))}, {"b": np.zeros((1, 1)),
+    ...     "w": np.ones((1, 2))}])]
+    [[[True]], [[0.0]]]
+    """
+    rows = [jax.tree.leaves(mask, is_leaf=_tree.is_none) for mask in given]
+    shapes = [
+        next((np.shape(m)[1:] for m in same if m is not None), None)
+        for same in zip(*rows, strict=True)
+    ]
+    found = []
+    for mask, leaves in zip(given, rows, strict=True):
+        count = len(jax.tree.leaves(mask)[0])
+        same = [
+            np.ones((count, *shape), bool) if m is None and shape is not None else m
+            for m, shape in zip(leaves, shapes, strict=True)
+        ]
+        found.append(jax.tree.unflatten(jax.tree.structure(mask, is_leaf=_tree.is_none), same))
+    return found
+
+
+def ones(params: Params, *, prunable: Prunable | None = None) -> Mask:
+    """Give the dense mask: all True, None at leaves that cannot be pruned.
+
+    Args:
+      params: the weights.
+      prunable: tree of python bools, as `net.prunable(params)` gives it; None for leaves of two or
+        more dimensions.
+
+    >>> ones({"w": jnp.zeros((2, 1)), "b": jnp.zeros(1)})
+    {'b': None, 'w': Array([[ True],
+           [ True]], dtype=bool)}
+    """
+    dense = jax.tree.map(lambda x: jnp.ones(jnp.shape(x), bool), params)
+    if prunable is None:
+        return known(dense)
+    return jax.tree.map(lambda m, p: m if p else None, dense, prunable)
 
 
 def apply(mask: Mask, tree: Params) -> Params:
-    """The tree with zeros where the mask is False (also where the tree holds nan or inf).
+    """Give the tree with zeros where the mask is False (also where the tree holds nan or inf).
 
     Args:
-      mask: tree of bools.
+      mask: tree of bools; leaves where it has None stay as they are.
       tree: tree of arrays of the same shapes.
 
     Raises:
@@ -74,65 +205,68 @@ def apply(mask: Mask, tree: Params) -> Params:
         paths or shapes.
     """
     require_bools("mask", mask, "masks.apply(mask, tree)")
-    _tree.same_structure("tree", tree, mask, of="mask")
+    _tree.same_structure("tree", tree, filled(mask, tree), of="mask")
     # where and not multiplication: 0 * inf is nan
-    return jax.tree.map(lambda m, x: jnp.where(m, x, jnp.zeros_like(x)), mask, tree)
+    return map_with(lambda m, x: jnp.where(m, x, jnp.zeros_like(x)), mask, tree, other=lambda x: x)
 
 
-def kept(mask: Mask, *, prunable: Any = None) -> Array:
-    """Number of prunable entries kept, int32; `prunable` as for `density`."""
-    prunable = _chosen(mask, prunable)
-    counts = jax.tree.map(
-        lambda m, p: jnp.sum(m, dtype=jnp.int32) if p else jnp.int32(0), mask, prunable
-    )
-    return jax.tree.reduce(jnp.add, counts, jnp.int32(0))
+def _counted(mask: Mask) -> Mask:
+    """A mask of bools, with None at the leaves that do not count."""
+    require_bools("mask", mask)
+    return known(mask)
 
 
-def prunable_sizes(tree: Any, *, prunable: Any = None) -> list[int]:
-    """Number of entries of each prunable leaf, in the order of `jax.tree.leaves`."""
-    if prunable is None or callable(prunable):
-        prunable = (prunable or prunable_leaves)(tree)
-    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(prunable), strict=True)
-    return [int(np.prod(jnp.shape(x))) for x, p in pairs if p]
+def kept(mask: Mask) -> Array:
+    """Count the prunable entries that a mask keeps, int32."""
+    counts = [jnp.sum(m, dtype=jnp.int32) for m in jax.tree.leaves(_counted(mask))]
+    return sum(counts, start=jnp.int32(0))
 
 
-def prunable_size(tree: Any, *, prunable: Any = None) -> int:
-    """P, the number of prunable entries of a mask or params tree."""
-    return sum(prunable_sizes(tree, prunable=prunable))
+def prunable_sizes(tree: Mask | Params) -> list[int]:
+    """Count the entries of each prunable leaf of a mask, of params or of shapes."""
+    return [int(np.prod(jnp.shape(m))) for _, m in items(known(tree))]
 
 
-def density(mask: Mask, *, prunable: Any = None) -> Array:
+def prunable_size(tree: Mask | Params) -> int:
+    """Count the entries of a mask that can be pruned: P."""
+    return sum(prunable_sizes(tree))
+
+
+def density(mask: Mask) -> Array:
     """Share of prunable weights kept, in [0, 1].
 
     Args:
-      mask: tree of bools.
-      prunable: which leaves count: a tree of python bools, or a function that gives it, such as
-        `net.prunable`. None counts all leaves of two or more dimensions, which are those of a
-        network's own choice as long as all its kernels are prunable and nothing else has two
-        dimensions (embeddings, for example, have).
+      mask: tree of bools, None at leaves that cannot be pruned. Without any None, the leaves of two
+        or more dimensions count.
 
+    >>> float(density({"w": jnp.array([[True, False]]), "b": None}))
+    0.5
     >>> float(density({"w": jnp.array([[True, False]]), "b": jnp.array([True])}))
     0.5
     """
-    prunable = _chosen(mask, prunable)
-    alive = kept(mask, prunable=prunable).astype(jnp.float32)
-    return alive / jnp.float32(prunable_size(mask, prunable=prunable))
+    mask = _counted(mask)
+    return kept(mask).astype(jnp.float32) / jnp.float32(prunable_size(mask))
 
 
-def layer_density(mask: Mask, *, prunable: Any = None) -> dict[str, Array]:
-    """Density of each prunable leaf, by path; `prunable` as for `density`."""
-    prunable = _chosen(mask, prunable)
-    leaves = zip(_tree.paths(mask), jax.tree.leaves(mask), jax.tree.leaves(prunable), strict=True)
-    return {path: jnp.mean(m, dtype=jnp.float32) for path, m, p in leaves if p}
+def layer_density(mask: Mask) -> dict[str, Array]:
+    """Density of each leaf that can be pruned, by path."""
+    return {path: jnp.mean(m, dtype=jnp.float32) for path, m in items(_counted(mask))}
 
 
-def empty_layers(mask: Mask, prunable: Any) -> dict[str, Any]:
-    """The prunable leaves without any weights in some replica, of host masks stacked over
-    [replica]: path -> bool [replica].
+def empty_layers(mask: Mask) -> dict[str, np.ndarray]:
+    """Find the prunable leaves that keep nothing in some replica: path -> bool [replica].
+
+    Args:
+      mask: host arrays, stacked over [replica].
     """
-    leaves = zip(_tree.paths(mask), jax.tree.leaves(mask), jax.tree.leaves(prunable), strict=True)
-    found = {path: ~np.asarray(m).reshape(len(m), -1).any(axis=1) for path, m, p in leaves if p}
+    found = {path: ~np.asarray(m).reshape(len(m), -1).any(axis=1) for path, m in items(known(mask))}
     return {path: gone for path, gone in found.items() if gone.any()}
+
+
+def _as_given(leaves: list[Array], counted: Mask, mask: Mask) -> Mask:
+    """The mask with other leaves in the place of those that count."""
+    new = iter(leaves)
+    return map_with(lambda _, m: next(new), counted, mask, other=lambda m: m)
 
 
 def _shuffled(flat: Array, words: Array) -> Array:
@@ -141,14 +275,14 @@ def _shuffled(flat: Array, words: Array) -> Array:
     return jnp.asarray(flat)[permuted(places, words[None], flat.size).astype(jnp.int32)]
 
 
-def shuffle(mask: Mask, *, key: Key, prunable: Any = None) -> Mask:
-    """Permutes the entries within each prunable leaf: the same density in every layer, random
-    positions.
+def shuffle(mask: Mask, *, key: Key) -> Mask:
+    """Permute the entries within each prunable leaf.
+
+    Every layer keeps its density, at random positions.
 
     Reference: Frankle's thesis, section 3.1.4 (layerwise random pruning).
     """
-    prunable = _chosen(mask, prunable)
-    leaves, tree = jax.tree.flatten(mask)
+    counted = _counted(mask)
     words = permutation_words(key)
     # words per leaf by its path, so that a layer's permutation does not depend on which other
     # layers there are
@@ -156,87 +290,87 @@ def shuffle(mask: Mask, *, key: Key, prunable: Any = None) -> Mask:
         _shuffled(m.reshape(-1), mix(words ^ jnp.uint32(zlib.crc32(path.encode())))).reshape(
             m.shape
         )
-        if p
-        else m
-        for path, m, p in zip(_tree.paths(mask), leaves, jax.tree.leaves(prunable), strict=True)
+        for path, m in items(counted)
     ]
-    return jax.tree.unflatten(tree, shuffled)
+    return _as_given(shuffled, counted, mask)
 
 
-def permute(mask: Mask, *, key: Key, prunable: Any = None) -> Mask:
-    """Permutes the entries of all prunable leaves together: only the total count stays.
+def permute(mask: Mask, *, key: Key) -> Mask:
+    """Permute the entries of all prunable leaves together, so that only the total count stays.
 
     Reference: Frankle's thesis, section 3.1.4 (global random pruning).
     """
-    prunable = _chosen(mask, prunable)
-    leaves, tree = jax.tree.flatten(mask)
-    chosen = jax.tree.leaves(prunable)
-    flat = jnp.concatenate([m.reshape(-1) for m, p in zip(leaves, chosen, strict=True) if p])
+    counted = _counted(mask)
+    leaves = jax.tree.leaves(counted)
+    flat = jnp.concatenate([m.reshape(-1) for m in leaves])
     flat = _shuffled(flat, permutation_words(key))
-    result, start = [], 0
-    for m, p in zip(leaves, chosen, strict=True):
-        result.append(flat[start : start + m.size].reshape(m.shape) if p else m)
-        start += m.size if p else 0
-    return jax.tree.unflatten(tree, result)
+    ends = np.cumsum([m.size for m in leaves])[:-1]
+    permuted_leaves = [
+        part.reshape(m.shape) for part, m in zip(jnp.split(flat, ends), leaves, strict=True)
+    ]
+    return _as_given(permuted_leaves, counted, mask)
 
 
-def _alike(name: str, mask: Mask, other_name: str, other: Mask) -> None:
-    """Raises unless both are masks of one tree."""
+def _alike(name: str, mask: Mask, other_name: str, other: Mask) -> tuple[Mask, Mask]:
+    """Two masks of one tree; where one of them says what can be pruned, both say it."""
     require_bools(name, mask)
     require_bools(other_name, other)
+    if any(m is None for one in (mask, other) for m in jax.tree.leaves(one, is_leaf=_tree.is_none)):
+        mask, other = known(mask), known(other)
     _tree.same_structure(name, mask, other, of=f"`{other_name}`")
+    return mask, other
 
 
-def overlap(a: Mask, b: Mask, *, prunable: Any = None) -> Array:
+def overlap(a: Mask, b: Mask) -> Array:
     """Intersection over union of what two masks keep, in [0, 1]; 1 for two empty masks."""
-    _alike("a", a, "b", b)
+    a, b = _alike("a", a, "b", b)
     both = jax.tree.map(jnp.logical_and, a, b)
     either = jax.tree.map(jnp.logical_or, a, b)
-    union = kept(either, prunable=prunable)
-    shared = kept(both, prunable=prunable).astype(jnp.float32)
+    union = kept(either)
+    shared = kept(both).astype(jnp.float32)
     ratio = shared / jnp.maximum(union, 1).astype(jnp.float32)
     return jnp.where(union == 0, jnp.float32(1), ratio)
 
 
 def nested(inner: Mask, outer: Mask) -> Array:
-    """Whether everything that `inner` keeps is kept by `outer`, a bool scalar."""
-    _alike("inner", inner, "outer", outer)
+    """Tell whether everything that `inner` keeps is kept by `outer`, a bool scalar."""
+    inner, outer = _alike("inner", inner, "outer", outer)
     flags = jax.tree.map(lambda i, o: jnp.all(jnp.logical_or(~i, o)), inner, outer)
     return jnp.all(jnp.stack(jax.tree.leaves(flags)))
 
 
 def require_nested(inner: Mask, outer: Mask) -> None:
-    """Raises a ValueError that names the layers where `inner` keeps what `outer` has pruned."""
-    _alike("inner", inner, "outer", outer)
-    leaves = zip(_tree.paths(inner), jax.tree.leaves(inner), jax.tree.leaves(outer), strict=True)
-    grown = [path for path, i, o in leaves if np.any(np.asarray(i) & ~np.asarray(o))]
+    """Raise a ValueError that names the layers where `inner` keeps what `outer` has pruned."""
+    inner, outer = _alike("inner", inner, "outer", outer)
+    grown = [p for p, i, o in items(inner, outer) if np.any(np.asarray(i) & ~np.asarray(o))]
     if grown:
         raise ValueError(
             f"`inner` keeps weights that `outer` has pruned, in {grown[:4]}; pruned weights must "
-            f"not return: "
-            f"intersect the masks first"
+            f"not return: intersect the masks first"
         )
 
 
 def pack(mask: Mask) -> Mask:
-    """Each leaf as bits, eight to a byte, on the host: uint8 arrays of shape [ceil(size / 8)]."""
+    """Give each leaf as bits on the host, eight to a byte: uint8 [ceil(size / 8)]."""
     require_bools("mask", mask)
     return jax.tree.map(lambda m: np.packbits(np.asarray(m).reshape(-1)), mask)
 
 
-def unpack(bits: Mask, like: Any) -> Mask:
-    """The inverse of `pack`; `like` is a tree of arrays (or shape structs) with the shapes of the
-    mask.
+def unpack(bits: Mask, like: Params) -> Mask:
+    """Invert `pack`.
+
+    Args:
+      bits: what `pack` gave.
+      like: a tree of arrays (or shape structs) with the shapes of the mask.
     """
 
-    def one(packed: np.ndarray, x: Any) -> np.ndarray:
+    def one(packed: np.ndarray, x: jax.ShapeDtypeStruct) -> np.ndarray:
         count = int(np.prod(x.shape))
         if packed.size != (count + 7) // 8:
             raise ValueError(
                 f"`bits` holds {packed.size} bytes where shape {tuple(x.shape)} needs "
-                f"{(count + 7) // 8}; "
-                f"pass the tree it was packed from as `like`"
+                f"{(count + 7) // 8}; pass the tree it was packed from as `like`"
             )
         return np.unpackbits(packed, count=count).astype(bool).reshape(x.shape)
 
-    return jax.tree.map(one, bits, like)
+    return map_with(one, bits, like)

@@ -1,7 +1,7 @@
 """Factors of a ticket's weights: the weights that are kept, made larger before they are trained.
 
 Masks and weights are host arrays of several networks, [replica, ...]; factors are a float32
-[replica] for each leaf, 1 where a leaf is not pruned.
+[replica] for each leaf that can be pruned, and None for the others, which keep their weights.
 """
 
 from __future__ import annotations
@@ -9,52 +9,51 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from jaxticket.typing import Mask, Params, Prunable
+from jaxticket import masks
+from jaxticket.typing import Mask, Params
 
 RESCALE = ("global", "layer")
 """Which density the kept weights of a layer are divided by: that of the network or its own."""
 
 
-def by_density(mask: Mask, prunable: Prunable, rescale: str) -> Params:
+def by_density(mask: Mask, rescale: str) -> Params:
     """`1 / density` for each prunable leaf.
 
     A layer of which nothing is kept has the factor of one kept weight.
 
     Args:
       mask: of several networks.
-      prunable: tree of python bools.
       rescale: "global" for the share of all prunable weights that is kept, "layer" for that of each
         layer.
 
     Reference: KD-LTS, appendix H, Algorithms 2 to 5.
     """
     leaves, tree = jax.tree.flatten(mask)
-    chosen = jax.tree.leaves(prunable)
     kept = [np.count_nonzero(np.reshape(m, (len(m), -1)), axis=1) for m in leaves]
     sizes = [m[0].size for m in leaves]
     if rescale == "global":
-        pruned = [i for i, p in enumerate(chosen) if p]
-        total, size = sum(kept[i] for i in pruned), sum(sizes[i] for i in pruned)
-        kept, sizes = [total] * len(leaves), [size] * len(leaves)
+        kept, sizes = [sum(kept)] * len(leaves), [sum(sizes)] * len(leaves)
     made = [
-        (size / np.maximum(k, 1) if p else np.ones(len(leaves[0]))).astype(np.float32)
-        for k, size, p in zip(kept, sizes, chosen, strict=True)
+        (size / np.maximum(k, 1)).astype(np.float32) for k, size in zip(kept, sizes, strict=True)
     ]
     return jax.tree.unflatten(tree, made)
 
 
-def constant(mask: Mask, prunable: Prunable, factor: float) -> Params:
+def constant(mask: Mask, factor: float) -> Params:
     """One factor for all prunable leaves."""
-    return jax.tree.map(
-        lambda m, p: np.full(len(m), factor if p else 1.0, np.float32), mask, prunable
-    )
+    return jax.tree.map(lambda m: np.full(len(m), factor, np.float32), mask)
 
 
 def scaled(params: Params, factors: Params | None) -> Params:
     """Weights of several networks times their factors, of which None is 1."""
     if factors is None:
         return params
-    return jax.tree.map(lambda w, f: w * np.reshape(f, (-1, *(1,) * (w.ndim - 1))), params, factors)
+    return masks.map_with(
+        lambda f, w: w * np.reshape(f, (-1, *(1,) * (w.ndim - 1))),
+        factors,
+        params,
+        other=lambda w: w,
+    )
 
 
 def together(one: Params | None, other: Params | None) -> Params | None:

@@ -78,7 +78,8 @@ class Runs:
     lost: Mapping[int, np.ndarray] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        like = self.net.shapes
+        like, own = self.net.shapes, {}
+        dense = self.net.mask(self.pruning.exclude, lead=(len(self.seeds),))
         for level, ticket in self.by_level.items():
             check_ticket(f"by_level[{level}]", ticket, like)
             if np.shape(ticket.level) != (len(self.seeds),):
@@ -86,6 +87,9 @@ class Runs:
                     f"`by_level[{level}]` must be stacked over {len(self.seeds)} seeds, got "
                     f"{np.shape(ticket.level)}; stack tickets with jax.tree.map"
                 )
+            mask = masks.conform(ticket.mask, dense, called=f"`by_level[{level}]`")
+            own[level] = ticket.replace(mask=mask)
+        object.__setattr__(self, "by_level", own)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "mesh": None}
@@ -122,7 +126,7 @@ class Runs:
         """
         own = self.by_level[level]
         weights = rescaling.scaled(self.origin.params, self.factors(level))
-        params = jax.tree.map(lambda m, w, o: np.where(m, w, o), own.mask, own.params, weights)
+        params = masks.map_with(np.where, own.mask, own.params, weights, other=lambda w, _: w)
         return own.replace(params=params)
 
     def factors(self, level: int) -> Params | None:
@@ -133,8 +137,7 @@ class Runs:
         """
         if level == 0:
             return None
-        mask = self.by_level[level].mask
-        return self.pruning.factors(mask, self.net.prunable_leaves(self.pruning.exclude))
+        return self.pruning.factors(self.by_level[level].mask)
 
     @functools.cached_property
     def densities(self) -> np.ndarray:
@@ -311,10 +314,9 @@ class Runs:
 
         Levels and seeds that keep some of every layer are left out.
         """
-        prunable = self.net.prunable_leaves(self.pruning.exclude)
         found: dict[int, dict[int, tuple[str, ...]]] = {}
         for level in self.levels:
-            empty = masks.empty_layers(self.by_level[level].mask, prunable)
+            empty = masks.empty_layers(self.by_level[level].mask)
             for replica, seed in enumerate(self.seeds):
                 if paths := tuple(path for path, gone in empty.items() if gone[replica]):
                     found.setdefault(level, {})[seed] = paths
@@ -412,10 +414,8 @@ def density(
     A replica that is `lost` (bool [replica]) has no mask of its level, only an older one: it gets
     the density that the others of its level have, or the nominal one if all are lost.
     """
-    prunable = jax.tree.leaves(net.prunable_leaves(pruning.exclude))
-    chosen = [
-        np.asarray(m) for m, p in zip(jax.tree.leaves(ticket.mask), prunable, strict=True) if p
-    ]
+    prunable = net.prunable_leaves(pruning.exclude)
+    chosen = [np.asarray(m) for _, m, p in masks.items(ticket.mask, prunable) if p]
     kept = sum(np.count_nonzero(m.reshape(m.shape[0], -1), axis=1) for m in chosen)
     found = np.asarray(kept, np.float64) / sum(m[0].size for m in chosen)
     if lost is None or not lost.any():

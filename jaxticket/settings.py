@@ -37,7 +37,6 @@ from jaxticket.typing import (
     Metric,
     OptimizerMaker,
     Params,
-    Prunable,
     RateSchedule,
 )
 
@@ -426,14 +425,13 @@ class PruningSettings:
         """The nominal density of a level."""
         raise NotImplementedError
 
-    def factors(self, mask: Mask, prunable: Prunable) -> Params | None:
+    def factors(self, mask: Mask) -> Params | None:
         """What the rewound weights of tickets are multiplied by; None for nothing.
 
         Args:
           mask: of several tickets, host arrays [replica, ...].
-          prunable: tree of python bools.
         """
-        return None if self.rescale is None else rescaling.by_density(mask, prunable, self.rescale)
+        return None if self.rescale is None else rescaling.by_density(mask, self.rescale)
 
 
 @dataclass(frozen=True)

@@ -70,9 +70,9 @@ class Ticket:
 
         It holds mask bits, the kept weights (or a seed), settings and a checksum.
 
-        Tensors are "mask/PATH" (bits, as by np.packbits), "shape/PATH", "kept/PATH" (the kept
-        weights in order), "stats/PATH", "level" and "step". The metadata hold "net", "about" and
-        "seed" as JSON.
+        Tensors are "shape/PATH", "mask/PATH" of layers that can be pruned (bits, as by
+        np.packbits), "kept/PATH" (the kept weights in order), "stats/PATH", "level" and "step". The
+        metadata hold "net", "about" and "seed" as JSON.
 
         Args:
           path: the file, by custom NAME.safetensors; replaced at once or not at all.
@@ -128,16 +128,20 @@ class Ticket:
     ) -> Ticket:
         """Read a ticket file, also one of version 0.1 (.npz).
 
+        Files of version 0.1 hold bools for all leaves. With `net`, those that it does not prune
+        become None, as in new files.
+
         Args:
           path: the file.
-          net: the network, for tickets stored by seed, and for params that are not nested dicts.
+          net: the network, for tickets stored by seed, for params that are not nested dicts, and
+            for files of version 0.1.
           fresh: where `net` is another network than the ticket's, the key that draws the layers
             that do not fit, which are not pruned; a warning names them. None where all have to fit.
 
         Raises:
           ValueError: for a file that is damaged or no ticket, layers that do not fit, which are all
-            named, a network that none of the pruned layers fits, and weights that the seed no
-            longer gives.
+            named, a mask that prunes what the network does not prune, a network that none of the
+            pruned layers fits, and weights that the seed no longer gives.
         """
         header, arrays = _read(_files.absolute(path))
         if header["seed"] is not None and net is None:
@@ -151,11 +155,19 @@ class Ticket:
                     f"with that network and save it without a seed first"
                 )
         like = None if net is None else net.shapes
-        drawn = None if fresh is None or net is None else _initial(net)(fresh)
+        drawn = None
+        if fresh is not None and net is not None:
+            drawn = (net.mask(), *_initial(net)(fresh))
         try:
             ticket = unpack(arrays, like=like, drawn=drawn, keys=header.get("keys", {}))
         except _Malformed as error:
             raise _damaged(Path(path), error) from error
+        if net is not None:
+            # what was excluded from pruning stays None
+            dense = masks.map_with(lambda _, d: d, ticket.mask, net.mask())
+            ticket = ticket.replace(
+                mask=masks.conform(ticket.mask, dense, called=f"`path` {str(path)!r}")
+            )
         if drawn is not None and net is not None:
             _tell_drawn(path, arrays, net)
         if header["seed"] is None:
@@ -183,7 +195,10 @@ def about(path: str | os.PathLike[str]) -> Json:
 
 
 def layer_masks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The masks of a ticket file by layer, without its weights or its network."""
+    """Read the masks of a ticket file by layer, without its weights or its network.
+
+    Files of version 0.1 also hold masks of layers that cannot be pruned.
+    """
     try:
         return _masks(_read(_files.absolute(path))[1])
     except _Malformed as error:
@@ -206,7 +221,7 @@ def check_ticket(argument: str, ticket: Ticket, like: tuple[Params, Stats] | Non
         level or step that is no whole number.
     """
     masks.require_bools(argument, ticket.mask, "Ticket(mask, params, stats, level, step)")
-    _tree.same_structure(argument, ticket.mask, ticket.params)
+    masks.require_like(argument, ticket.mask, ticket.params)
     for path, w in zip(_tree.paths(ticket.params), jax.tree.leaves(ticket.params), strict=True):
         kind = getattr(w, "dtype", type(w).__name__)
         if getattr(kind, "kind", "") != "f":
@@ -292,7 +307,9 @@ def _tell_drawn(
 
 def host_apply(mask: Mask, tree: Params) -> Params:
     """`masks.apply` in NumPy."""
-    return jax.tree.map(lambda m, x: np.where(m, x, np.zeros_like(x)), mask, tree)
+    return masks.map_with(
+        lambda m, x: np.where(m, x, np.zeros_like(x)), mask, tree, other=lambda x: x
+    )
 
 
 def _json(value: object) -> str:
@@ -362,17 +379,13 @@ def pack(ticket: Ticket) -> dict[str, np.ndarray]:
         "level": np.asarray(ticket.level),
         "step": np.asarray(ticket.step),
     }
-    leaves = zip(
-        _tree.paths(ticket.mask),
-        jax.tree.leaves(ticket.mask),
-        jax.tree.leaves(ticket.params),
-        strict=True,
-    )
-    for path, m, w in leaves:
-        m, w = np.asarray(m), np.asarray(w)
-        arrays[f"shape/{path}"] = np.asarray(m.shape, np.int64)
-        arrays[f"mask/{path}"] = np.packbits(m.reshape(-1))
-        arrays[f"kept/{path}"] = w[m]
+    kept = {path: np.asarray(m) for path, m in masks.items(ticket.mask)}
+    for path, w in _tree.leaves(ticket.params).items():
+        w, m = np.asarray(w), kept.get(path)
+        arrays[f"shape/{path}"] = np.asarray(w.shape, np.int64)
+        if m is not None:
+            arrays[f"mask/{path}"] = np.packbits(m.reshape(-1))
+        arrays[f"kept/{path}"] = w.reshape(-1) if m is None else w[m]
     for path, x in zip(_tree.paths(ticket.stats), jax.tree.leaves(ticket.stats), strict=True):
         arrays[f"stats/{path}"] = np.asarray(x)
     return arrays
@@ -385,23 +398,29 @@ def _part(arrays: Mapping[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
 
 
 def _masks(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The masks by path, after a check that shapes and bits belong together.
+    """Unpack the masks by path, after a check that shapes and bits belong together.
+
+    Layers that cannot be pruned have none.
 
     Raises:
       _Malformed: where they do not; nothing larger than the bits is made before.
     """
-    shapes, bits = _part(arrays, "shape"), _part(arrays, "mask")
-    if shapes.keys() != bits.keys() or not shapes:
-        odd = sorted(shapes.keys() ^ bits.keys())
-        raise _Malformed(f"it needs a shape and a mask for each layer, which {odd[:3]} have not")
+    shapes, bits, weights = (_part(arrays, kind) for kind in ("shape", "mask", "kept"))
+    if not bits or bits.keys() - shapes.keys():
+        odd = sorted(bits.keys() - shapes.keys())
+        raise _Malformed(f"it needs masks, and a shape for each of them, which {odd[:3]} have not")
     found = {}
     for path, stated in shapes.items():
-        packed = bits[path]
         if stated.ndim != 1 or stated.dtype.kind not in "iu" or (stated < 0).any():
             raise _Malformed(f"the shape of {path!r} is {stated.tolist()!r:.60}")
         shape = tuple(stated.tolist())
         # in python's whole numbers, which do not overflow
         size = math.prod(shape)
+        if path not in bits:
+            if path in weights and weights[path].size != size:
+                raise _Malformed(f"it needs a mask or all {size} weights of {path!r}")
+            continue
+        packed = bits[path]
         if packed.dtype != np.uint8 or packed.shape != ((size + 7) // 8,):
             raise _Malformed(
                 f"the mask of {path!r} has {packed.dtype} bits of shape {packed.shape} where "
@@ -415,61 +434,95 @@ def unpack(
     arrays: Mapping[str, np.ndarray],
     *,
     like: tuple[Params, Stats] | None = None,
-    drawn: tuple[Params, Stats] | None = None,
+    drawn: tuple[Mask, Params, Stats] | None = None,
     keys: Mapping[str, Sequence[str | int]] | None = None,
 ) -> Ticket:
     """Invert `pack`.
 
-    `like` = (params, stats) gives the structure of the trees, nested dicts if None, and `drawn` the
-    values of leaves that do not fit, which are not pruned. `keys` are the keys of paths that are
-    not the texts between their slashes.
+    Args:
+      arrays: what `pack` gave.
+      like: (params, stats) with the structure of the trees; nested dicts if None.
+      drawn: (mask, params, stats), which stand where the ticket's layers do not fit.
+      keys: those of paths that are not the texts between their slashes.
 
     Raises:
       ValueError: where the paths are not those of `like` and nothing is drawn, and for arrays that
         do not belong together.
     """
-    mask, params, stats = _masks(arrays), {}, _part(arrays, "stats")
-    weights = _part(arrays, "kept")
-    if weights and weights.keys() != mask.keys():
-        odd = sorted(weights.keys() ^ mask.keys())
-        raise _Malformed(f"it needs a mask and weights for each layer, which {odd[:3]} have not")
-    for path, m in mask.items():
-        count = np.count_nonzero(m)
-        kept = weights.get(path, np.zeros(count, np.float32))
-        if kept.shape != (count,) or kept.dtype.kind != "f":
-            raise _Malformed(
-                f"{path!r} has weights of {kept.dtype} {kept.shape} where its mask keeps {count}"
-            )
-        w = np.zeros(m.shape, kept.dtype)
-        w[m] = kept
-        params[path] = w
+    kept, params, stats = _masks(arrays), {}, _part(arrays, "stats")
+    weights, shapes = _part(arrays, "kept"), _part(arrays, "shape")
+    if weights and weights.keys() != shapes.keys():
+        odd = sorted(weights.keys() ^ shapes.keys())
+        raise _Malformed(f"it needs a shape and weights for each layer, which {odd[:3]} have not")
+    for path, stated in shapes.items():
+        params[path] = _unpacked(path, tuple(stated.tolist()), kept.get(path), weights.get(path))
+    mask = {path: kept.get(path) for path in shapes}
     if like is None:
-        trees_of = (
+        trees = [
             _nested(mask, keys or {}),
             _nested(params, keys or {}),
             _nested(stats, keys or {}),
-        )
+        ]
     else:
-        new = (None, None, None)
-        if drawn is not None:
-            new = (jax.tree.map(lambda x: np.ones(x.shape, bool), drawn[0]), *drawn)
         # stacked tickets have leading axes
         lead = np.ndim(arrays["level"])
-        trees_of = (
-            _as("mask", mask, like[0], lead, new[0]),
+        new = (None, None, None) if drawn is None else drawn
+        trees = [
+            _masks_as(mask, params, like[0], lead, new[0]),
             _as("params", params, like[0], lead, new[1]),
             _as("stats", stats, like[1], lead, new[2]),
+        ]
+    return Ticket(*trees, level=arrays["level"], step=arrays["step"])
+
+
+def _unpacked(
+    path: str, shape: tuple[int, ...], mask: np.ndarray | None, kept: np.ndarray | None
+) -> np.ndarray:
+    """The weights of a layer, zeros where a file holds a seed in their place."""
+    count = math.prod(shape) if mask is None else np.count_nonzero(mask)
+    if kept is not None and (kept.shape != (count,) or kept.dtype.kind != "f"):
+        raise _Malformed(
+            f"{path!r} has weights of {kept.dtype} {kept.shape} where its mask keeps {count}"
         )
-    return Ticket(*trees_of, level=arrays["level"], step=arrays["step"])
+    if mask is None and kept is not None:
+        return kept.reshape(shape)
+    try:
+        # no memory for a shape that nothing in the file is as large as
+        weights = np.broadcast_to(np.float32(0), shape)
+    except ValueError as error:
+        raise _Malformed(f"the shape of {path!r} is {shape!r:.60}") from error
+    if kept is not None:
+        weights = np.zeros(shape, kept.dtype)
+        weights[mask] = kept
+    return weights
+
+
+def _masks_as(
+    masks: Mapping[str, np.ndarray | None],
+    params: Mapping[str, np.ndarray],
+    like: Params,
+    lead: int,
+    drawn: Mask | None,
+) -> Mask:
+    """The masks of the layers that fit, and those of `drawn` for the others."""
+    others = [None] * len(_tree.paths(like))
+    if drawn is not None:
+        others = jax.tree.leaves(drawn, is_leaf=_tree.is_none)
+    found = [
+        masks[name] if name in params and params[name].shape[lead:] == tuple(x.shape) else other
+        for (name, x), other in zip(_tree.leaves(like).items(), others, strict=True)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(like), found)
 
 
 def _as(
     what: str,
-    values: dict[str, np.ndarray],
+    values: Mapping[str, np.ndarray],
     like: Params,
     lead: int,
     drawn: Params | None = None,
 ) -> Params:
+    """A tree like another one; with something drawn in the place of what does not fit."""
     names, odd, found = _tree.paths(like), [], []
     others = [None] * len(names) if drawn is None else jax.tree.leaves(drawn)
     for name, x, other in zip(names, jax.tree.leaves(like), others, strict=True):
@@ -489,7 +542,9 @@ def _as(
     return jax.tree.unflatten(jax.tree.structure(like), found)
 
 
-def _nested(values: dict[str, np.ndarray], keys: Mapping[str, Sequence[str | int]]) -> Params:
+def _nested(
+    values: Mapping[str, np.ndarray | None], keys: Mapping[str, Sequence[str | int]]
+) -> Params:
     result: dict = {}
     for path, x in values.items():
         *parents, last = keys.get(path, path.split("/"))

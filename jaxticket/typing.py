@@ -33,8 +33,10 @@ Stats: TypeAlias = Mapping[str, Tree[AnyArray]]
 """A tree of everything a network keeps besides weights, BatchNorm statistics above all; may be
 empty.
 """
-Mask: TypeAlias = Mapping[str, Tree[AnyArray]]
-"""A tree of bool arrays shaped like the params: True where a weight is kept."""
+Mask: TypeAlias = Mapping[str, Tree[AnyArray | None]]
+"""A tree of bool arrays shaped like the params: True where a weight is kept. None stands at leaves
+that cannot be pruned.
+"""
 
 Prunable: TypeAlias = Mapping[str, Tree[bool]]
 """A tree of python bools shaped like the params: which leaves may be pruned."""
@@ -214,6 +216,38 @@ class Network:
             raise ValueError(f"`exclude` leaves nothing to prune; the paths are {', '.join(names)}")
         return jax.tree.unflatten(tree, kept)
 
+    def mask(self, exclude: Sequence[str] = (), *, lead: Sequence[int] = ()) -> Mask:
+        """Give the dense mask: all True, and None at leaves that are not pruned.
+
+        Args:
+          exclude: patterns of paths, as of `prunable_leaves`.
+          lead: leading axes, such as (replicas,).
+
+        Returns:
+          Host arrays.
+
+        Raises:
+          ValueError: as `prunable_leaves`, and where every leaf is pruned and some are vectors.
+
+        >>> from jaxticket.nn import lenet
+        >>> net = lenet((2, 2, 1), 3, widths=(4,))
+        >>> [m.shape for m in jax.tree.leaves(net.mask())], net.mask()["dense_0"]["bias"]
+        ([(4, 4), (4, 3)], None)
+        """
+        params, _ = self.shapes
+        prunable = self.prunable_leaves(exclude)
+        if all(jax.tree.leaves(prunable)):
+            sizes = {len(x.shape) >= 2 for x in jax.tree.leaves(params)}
+            if len(sizes) == 2:
+                raise ValueError(
+                    "`prunable` marks every leaf, with vectors among them; a mask without any leaf "
+                    "that cannot be pruned counts leaves of two or more dimensions: leave one "
+                    "vector out, such as the bias of the output layer"
+                )
+        return jax.tree.map(
+            lambda p, x: np.ones((*lead, *x.shape), bool) if p else None, prunable, params
+        )
+
     def example(self, *lead: int) -> jax.ShapeDtypeStruct:
         """Shape and type of examples with these leading axes."""
         return jax.ShapeDtypeStruct((*lead, *self.shape), jnp.dtype(self.dtype))
@@ -284,9 +318,9 @@ class ScoreContext(NamedTuple):
         they are.
       logits: `logits(params, x) -> [batch, classes]`.
       params_at_init: the weights before training, the same tree as the params.
-      mask: the mask so far.
+      mask: the mask so far, with None at leaves that cannot be pruned; where it has None nowhere,
+        those of fewer than two dimensions cannot.
       batches: (x, y) with a leading axis of batches; x as `loss` and `logits` take it.
-      prunable: tree of python bools, or None for all leaves of two or more dimensions.
       tapped: `tapped(params, x, tap) -> [batch, classes]`, the logits with `tap(name, x)` called at
         the network's junctions and layers; None where there are no taps.
     """
@@ -296,17 +330,11 @@ class ScoreContext(NamedTuple):
     params_at_init: Params
     mask: Mask
     batches: tuple[Array, Array]
-    prunable: Prunable | None = None
     tapped: Callable[[Params, Array, Tap], Array] | None = None
 
     def prunable_leaves(self, params: Params) -> Prunable:
-        """Mark the leaves that are pruned, in a tree of python bools.
-
-        These are `prunable`, or all leaves of two or more dimensions.
-        """
-        if self.prunable is not None:
-            return self.prunable
-        return jax.tree.map(lambda x: jnp.ndim(x) >= 2, params)
+        """Mark the leaves that are pruned, in a tree of python bools like the params."""
+        return jax.tree.unflatten(jax.tree.structure(params), _tree.counted(self.mask))
 
 
 class Score(Protocol):

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxticket as jt
-from jaxticket import masks
 
 
 def context_of(net, params, stats, batches, *, mask=None, train=False, temperature=1.0, tap=False):
@@ -29,9 +28,8 @@ def context_of(net, params, stats, batches, *, mask=None, train=False, temperatu
         loss,
         logits,
         params,
-        masks.ones(params) if mask is None else mask,
+        net.mask() if mask is None else mask,
         batches,
-        net.prunable(params),
         tapped if tap else None,
     )
 

@@ -1,5 +1,6 @@
 """Masks that are none, or of another tree: refused wherever a mask goes in."""
 
+import dataclasses
 import pickle
 
 import flax.linen as nn
@@ -90,17 +91,10 @@ def test_swapped_arguments_say_their_order():
     ids=lambda function: function.__name__,
 )
 def test_a_density_counts_what_the_network_prunes(function):
-    """By dimensions, an embedding would count; by `net.prunable` it does not."""
-    mask = {
-        "dense": {"kernel": np.asarray([[True, False]])},
-        "table": {"embedding": np.ones((50, 2), bool)},
-    }
-    prunable = {"dense": {"kernel": True}, "table": {"embedding": False}}
+    """By dimensions, an embedding would count; by its None it does not."""
+    mask = {"dense": {"kernel": np.asarray([[True, False]])}, "table": {"embedding": None}}
     expected = {jt.density: 0.5, masks.kept: 1}.get(function, {"dense/kernel": 0.5})
-    for given in (prunable, lambda tree: prunable):
-        assert function(mask, prunable=given) == expected
-    with pytest.raises(ValueError, match="`prunable` must have a bool for each leaf of the mask"):
-        function(mask, prunable={"dense": True})
+    assert function(mask) == expected
 
 
 # --- scores
@@ -209,16 +203,60 @@ def test_tickets_with_another_mask_go_nowhere(runs, name, tmp_path):
     # branch, instability, telemetry, verdict and transfer take runs
     stacked = widened(runs.by_level[1], change)
     with pytest.raises(ValueError, match=rf"`by_level\[1\]` .*{message}"):
-        type(runs)(**{**vars(runs), "by_level": {**runs.by_level, 1: stacked}})
+        dataclasses.replace(runs, by_level={**runs.by_level, 1: stacked})
+
+
+def filled(mask, value=True):
+    """A mask with bools at every leaf, as of version 0.1; `value` is that of the biases."""
+    layers = {}
+    for name, layer in mask.items():
+        lead = layer["kernel"].shape[:-2]
+        bias = np.full((*lead, layer["kernel"].shape[-1]), value)
+        layers[name] = {"bias": bias, "kernel": layer["kernel"]}
+    return layers
+
+
+def test_full_masks_become_the_networks_where_they_enter(runs):
+    full = runs.by_level[1].replace(mask=filled(runs.by_level[1].mask))
+    own = dataclasses.replace(runs, by_level={**runs.by_level, 1: full})
+    assert jax.tree.structure(own.by_level) == jax.tree.structure(runs.by_level)
+    assert own.densities.tolist() == runs.densities.tolist()
+    pruned = full.replace(mask=filled(full.mask, value=False))
+    with pytest.raises(ValueError, match=r"`by_level\[1\]` prunes dense_0/bias, dense_1/bias"):
+        dataclasses.replace(runs, by_level={1: pruned})
+    one = runs.ticket(1, 0)
+    usual = {"net": NET, "to": DATA, "training": TRAINING, "seeds": [0], "progress": False}
+    moved, again = (jt.transfer(t, **usual) for t in (one, one.replace(mask=filled(one.mask))))
+    assert moved.table().equals(again.table())
+    with pytest.raises(ValueError, match="`runs` prunes dense_0/bias, dense_1/bias"):
+        jt.transfer(one.replace(mask=filled(one.mask, value=False)), **usual)
+
+
+def emptied(ticket, key, *, net):
+    mask = jax.tree.map(lambda w: jnp.zeros(w.shape, bool), ticket.params)
+    return ticket.replace(mask=mask)
+
+
+def dense_again(ticket, key, *, net):
+    mask = jax.tree.map(lambda w: jnp.ones(w.shape, bool), ticket.params)
+    return ticket.replace(mask=mask)
+
+
+def test_a_control_may_return_a_full_mask_that_prunes_no_bias(runs):
+    moved = jt.branch(runs, dense_again, levels=[1], progress=False)
+    assert jax.tree.structure(moved.by_level[1]) == jax.tree.structure(runs.by_level[1])
+    assert moved.densities.tolist() == [1.0]
+    with pytest.raises(ValueError, match=r"`branches` 'emptied' prunes dense_0/bias"):
+        jt.branch(runs, emptied, levels=[1], progress=False)
 
 
 def test_runs_hold_as_many_tickets_as_seeds(runs):
     one = jax.tree.map(lambda x: x[:1], runs.by_level[1])
     with pytest.raises(ValueError, match=r"`by_level\[1\]` must be stacked over 2 seeds, got \(1,"):
-        type(runs)(**{**vars(runs), "by_level": {1: one}})
+        dataclasses.replace(runs, by_level={1: one})
     other = jt.networks.lenet(DATA.shape, 3, (5,))
     with pytest.raises(ValueError, match=r"does not fit the network: dense_0/bias \(6,\) -> \(5,"):
-        type(runs)(**{**vars(runs), "net": other})
+        dataclasses.replace(runs, net=other)
 
 
 def floating(ticket, key, *, net):

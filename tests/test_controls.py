@@ -6,6 +6,7 @@ import pytest
 from patterns import noisy_patterns
 
 import jaxticket as jt
+from jaxticket import masks
 
 SEEDS = (0, 3)
 TRAINING = jt.Training(
@@ -58,7 +59,12 @@ def test_a_ticket_retrained_is_the_ticket(runs):
 
 
 def leaves(ticket):
-    return zip(jax.tree.leaves(ticket.mask), jax.tree.leaves(ticket.params), strict=True)
+    """(mask, weights) of each leaf; all True where nothing can be pruned."""
+    every = masks.map_with(
+        lambda m, w: (m, w), ticket.mask, ticket.params,
+        other=lambda w: (np.ones(w.shape, bool), w),
+    )  # fmt: skip
+    return jax.tree.leaves(every, is_leaf=lambda x: isinstance(x, tuple))
 
 
 def test_controls_of_learning_rate_rewinding_hold_trained_weights_alone(net, data):

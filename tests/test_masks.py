@@ -1,5 +1,7 @@
 """Masks: what is moved, what stays, and bits on disk."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import jaxticket as jt
 from jaxticket import masks
 
 SHAPES = {"a": {"bias": (3,), "kernel": (6, 9)}, "b": {"bias": (4,), "kernel": (3, 3, 2, 5)}}
@@ -119,9 +122,10 @@ def test_the_shuffle_of_a_layer_does_not_depend_on_the_others():
 
 @pytest.mark.parametrize("name", ["shuffle", "permute"])
 def test_layers_that_are_not_prunable_stay(name):
-    prunable = {"a": {"bias": False, "kernel": False}, "b": {"bias": False, "kernel": True}}
-    moved = getattr(masks, name)(halves(), key=jax.random.key(0), prunable=prunable)
-    np.testing.assert_array_equal(moved["a"]["kernel"], halves()["a"]["kernel"])
+    mask = halves()
+    mask["a"]["kernel"] = mask["a"]["bias"] = mask["b"]["bias"] = None
+    moved = getattr(masks, name)(mask, key=jax.random.key(0))
+    assert moved["a"] == {"bias": None, "kernel": None} and moved["b"]["bias"] is None
     assert int(moved["b"]["kernel"].sum()) == 45
     assert not np.array_equal(moved["b"]["kernel"], halves()["b"]["kernel"])
 
@@ -135,9 +139,10 @@ def test_densities_count_prunable_entries_only():
     assert list(layers) == ["a/kernel", "b/kernel"]
     assert float(layers["a/kernel"]) == 0.5
     assert float(layers["b/kernel"]) == np.float32(30) / np.float32(90)
-    everything = jax.tree.map(lambda _: True, mask)
-    assert float(masks.density(mask, prunable=everything)) == np.float32(60) / np.float32(151)
-    assert len(masks.layer_density(mask, prunable=everything)) == 4
+    # None anywhere says that all others count
+    less = {**mask, "b": {**mask["b"], "bias": None}}
+    assert float(masks.density(less)) == np.float32(59) / np.float32(147)
+    assert len(masks.layer_density(less)) == 3
     assert float(masks.density(masks.ones(mask))) == 1.0
 
 
@@ -225,3 +230,99 @@ def test_only_matrices_and_kernels_are_prunable_by_default():
     mask = halves()
     expected = {"a": {"bias": False, "kernel": True}, "b": {"bias": False, "kernel": True}}
     assert masks.prunable_leaves(mask) == expected
+
+
+# --- None at leaves that cannot be pruned
+
+
+def known_halves():
+    """As `halves`, but the network prunes its kernels alone."""
+    mask = halves()
+    return {name: {"bias": None, "kernel": layer["kernel"]} for name, layer in mask.items()}
+
+
+def weights():
+    return jax.tree.map(lambda m: np.full(m.shape, 2.0, np.float32), halves())
+
+
+def test_operations_leave_none_alone_and_count_what_is_left():
+    mask, full = known_halves(), halves()
+    none = {"a": {"bias": None, "kernel": None}, "b": {"bias": None, "kernel": None}}
+    empty = masks.map_with(np.zeros_like, mask)
+    assert jax.tree.structure(empty) == jax.tree.structure(mask) != jax.tree.structure(none)
+    assert masks.prunable_sizes(mask) == [54, 90] and masks.prunable_size(mask) == SIZE
+    assert int(masks.kept(mask)) == 72 and float(masks.density(mask)) == 0.5
+    assert list(masks.layer_density(mask)) == ["a/kernel", "b/kernel"]
+    for move in (masks.shuffle, masks.permute):
+        moved, like = (move(m, key=jax.random.key(0)) for m in (mask, full))
+        for layer in SHAPES:
+            assert moved[layer]["bias"] is None
+            np.testing.assert_array_equal(moved[layer]["kernel"], like[layer]["kernel"])
+    assert bool(masks.nested(mask, mask)) and float(masks.overlap(mask, mask)) == 1.0
+    assert not bool(masks.nested(mask, empty)) and float(masks.overlap(mask, empty)) == 0.0
+    with pytest.raises(ValueError, match=r"in \['a/kernel', 'b/kernel'\]"):
+        masks.require_nested(mask, empty)
+    # a full tree beside it: the leaves that count in both are compared
+    masks.require_nested(masks.ones(weights()), jax.tree.map(np.ones_like, full))
+    bits = masks.pack(mask)
+    assert len(jax.tree.leaves(bits)) == 2 and same(masks.unpack(bits, weights()), mask)
+    applied = masks.apply(mask, weights())
+    for layer in SHAPES:
+        np.testing.assert_array_equal(applied[layer]["bias"], weights()[layer]["bias"])
+        np.testing.assert_array_equal(applied[layer]["kernel"] != 0, mask[layer]["kernel"])
+    ones = masks.ones(weights())
+    assert jax.tree.structure(ones) == jax.tree.structure(mask)
+    assert all(m.all() for m in jax.tree.leaves(ones))
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_bias_never_counts_also_stacked_over_replicas(stacked):
+    """Stacked, a bias has two dimensions."""
+    net = jt.networks.lenet((3, 3, 1), 4, (5,))
+    mask = net.mask(lead=(2,)) if stacked else net.mask()
+    assert masks.prunable_size(mask) == (2 if stacked else 1) * (9 * 5 + 5 * 4)
+    less = net.mask(("dense_1",), lead=(2,) if stacked else ())
+    assert masks.prunable_size(less) == (2 if stacked else 1) * 9 * 5
+    assert less["dense_1"] == {"bias": None, "kernel": None}
+    if stacked:
+        assert jax.vmap(masks.kept)(mask).tolist() == [65, 65]
+        assert masks.empty_layers(jax.tree.map(np.zeros_like, mask)).keys() == {
+            "dense_0/kernel", "dense_1/kernel"
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"a": {"bias": None}, "b": {"bias": None, "kernel": None}}, "must have the same tree"),
+        ({"a": {"bias": None, "kernel": np.ones((9, 6), bool)}, "b": {"bias": None,
+          "kernel": None}}, r"has shape \(6, 9\) at 'a/kernel'"),
+    ],
+    ids=["tree", "shape"],
+)  # fmt: skip
+def test_none_hides_no_other_difference(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        masks.apply(wrong, weights())
+    with pytest.raises(ValueError, match=message.replace("6, 9", "9, 6")):
+        masks.require_like("mask", wrong, weights())
+
+
+def test_a_mask_conforms_to_its_network_or_says_where_it_does_not():
+    dense = masks.map_with(np.ones_like, known_halves())
+    full = {**halves(), "a": {**halves()["a"], "bias": np.ones(3, bool)}}
+    full["b"] = {**full["b"], "bias": None}
+    assert same(masks.conform(full, dense, called="`mask`"), known_halves())
+    # what a run excluded is whole where it is not excluded
+    excluded = {**known_halves(), "a": {"bias": None, "kernel": None}}
+    found = masks.conform(excluded, dense, called="`mask`")
+    assert found["a"]["kernel"].all() and found["a"]["kernel"].shape == (6, 9)
+    with pytest.raises(ValueError, match="`mask` prunes a/bias, b/bias, which cannot be pruned"):
+        masks.conform(halves(), dense, called="`mask`")
+
+
+def test_where_vectors_are_pruned_too_one_leaf_has_to_stay():
+    net = jt.networks.lenet((3, 3, 1), 4, (5,))
+    every = dataclasses.replace(net, prunable=lambda p: jax.tree.map(lambda _: True, p))
+    with pytest.raises(ValueError, match="`prunable` marks every leaf, with vectors among them"):
+        every.mask()
+    assert every.mask(("dense_1/bias",))["dense_0"]["bias"].all()

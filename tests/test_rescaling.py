@@ -9,7 +9,7 @@ import pytest
 from patterns import noisy_patterns
 
 import jaxticket as jt
-from jaxticket import rescaling
+from jaxticket import masks, rescaling
 from jaxticket.engine import parallel
 from jaxticket.sparsify.learned import (
     Bernoulli,
@@ -92,15 +92,13 @@ def test_the_network_that_was_searched_is_the_one_that_is_kept(find, net, kind, 
     for replica, seed in enumerate((3, 5)):
         ticket, other = kept.ticket(1, seed), bare.ticket(1, seed)
         params = jax.tree.map(lambda w, r=replica: w[r], kept.origin.params)
-        prunable = net.prunable(params)
         scores = jax.tree.map(
-            lambda w: method.relaxation.initial(w.shape, 0.5, key=jax.random.key(0)), params
+            lambda m: method.relaxation.initial(m.shape, 0.5, key=jax.random.key(0)), net.mask()
         )
         soft = method.relaxation.soft(
-            scores, jax.tree.map(lambda w: jnp.ones(w.shape, bool), params), jnp.int32(P // 2),
-            jnp.float32(1.0), key=jax.random.key(0), prunable=prunable,
-        )  # fmt: skip
-        searched = jax.tree.map(lambda m, w, p: m * w if p else w, soft, params, prunable)
+            scores, net.mask(), jnp.int32(P // 2), jnp.float32(1.0), key=jax.random.key(0)
+        )
+        searched = masks.map_with(jnp.multiply, soft, params, other=lambda w: w)
         says = lambda weights: net.apply(weights, {}, x, train=False)[0]  # noqa: E731
         np.testing.assert_allclose(says(ticket.params), says(searched), rtol=1e-5, atol=1e-5)
         assert np.abs(says(other.params) - says(searched)).max() > 0.1

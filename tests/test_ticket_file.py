@@ -19,7 +19,7 @@ from jaxticket import masks
 from jaxticket.cli import main
 from jaxticket.presets import preset_of
 from jaxticket.random import stream
-from jaxticket.ticket import about, pack, unpack
+from jaxticket.ticket import about, layer_masks, pack, unpack
 
 SHAPE = (2, 4, 1)
 
@@ -87,7 +87,9 @@ def test_special_weights_come_back_bit_for_bit(tmp_path):
 
 def test_only_kept_weights_are_in_the_file(tmp_path):
     ticket = ticket_of()
-    loud = jax.tree.map(lambda m, w: jnp.where(m, w, jnp.nan), ticket.mask, ticket.params)
+    loud = masks.map_with(
+        lambda m, w: jnp.where(m, w, jnp.nan), ticket.mask, ticket.params, other=lambda w: w
+    )
     path = ticket.replace(params=loud).save(tmp_path / "a.safetensors")
     assert_same(jt.Ticket.load(path), ticket)
     kept = {name: x for name, x in load_file(path).items() if name.startswith("kept/")}
@@ -173,7 +175,7 @@ def test_stacked_tickets_are_refused(tmp_path):
 
 def test_another_network_is_refused_with_its_layers(tmp_path):
     path = ticket_of().save(tmp_path / "a.safetensors", net=net_of())
-    said = r"`net` has other mask.*dense_1/bias \(5,\) \(the ticket has \(3,\)\).*dense_2/bias"
+    said = r"`net` has other params.*dense_1/bias \(5,\) \(the ticket has \(3,\)\).*dense_2/bias"
     with pytest.raises(ValueError, match=said):
         jt.Ticket.load(path, net=net_of((6, 5)))
     with pytest.raises(ValueError, match=r"dense_0/bias \(7,\).*dense_0/kernel.*dense_1/kernel"):
@@ -194,7 +196,7 @@ def test_layers_that_fit_another_network_are_taken_where_asked(tmp_path):
         assert_same(tree["dense_0"], like["dense_0"])
     for layer in ("dense_1", "dense_2"):
         assert_same(found.params[layer], drawn[layer])
-        assert all(m.all() for m in jax.tree.leaves(found.mask[layer]))
+        assert found.mask[layer]["kernel"].all() and found.mask[layer]["bias"] is None
     assert_same(jt.Ticket.load(path, net=net_of(), fresh=jax.random.key(7)), own)
     by_seed = ticket_of().save(tmp_path / "c.safetensors", net=net_of(), seed=3)
     with pytest.raises(ValueError, match="stores a seed of the network"):
@@ -469,6 +471,36 @@ def test_tickets_of_version_0_1_are_read(capsys):
     assert about(path)["about"] == {"accuracy": 0.5, "data": "tiny"}
     main(["show", str(path)])
     assert "dense_0/kernel" in capsys.readouterr().out
+
+
+def full_ticket(*, pruned_bias=False):
+    """A ticket as of version 0.1, with bools at every leaf."""
+    ticket = ticket_of()
+    mask = masks.map_with(
+        lambda m, w: m, ticket.mask, ticket.params, other=lambda w: np.ones(w.shape, bool)
+    )
+    if pruned_bias:
+        mask["dense_0"]["bias"] = np.arange(6) > 0
+    return ticket.replace(mask=mask)
+
+
+def test_what_cannot_be_pruned_has_no_bits_and_full_masks_become_such_with_their_network(tmp_path):
+    path = ticket_of().save(tmp_path / "new.safetensors", net=net_of())
+    bits = [name for name in load_file(path) if name.startswith("mask/")]
+    assert sorted(bits) == ["mask/dense_0/kernel", "mask/dense_1/kernel"]
+    assert sorted(layer_masks(path)) == ["dense_0/kernel", "dense_1/kernel"]
+    assert_same(jt.Ticket.load(path), ticket_of())
+    old = full_ticket().save(tmp_path / "old.safetensors")
+    assert_same(jt.Ticket.load(old), full_ticket())
+    assert float(jt.density(jt.Ticket.load(old).mask)) == float(jt.density(ticket_of().mask))
+    assert_same(jt.Ticket.load(old, net=net_of()), ticket_of())
+    odd = full_ticket(pruned_bias=True).save(tmp_path / "odd.safetensors")
+    with pytest.raises(ValueError, match="prunes dense_0/bias, which cannot be pruned here"):
+        jt.Ticket.load(odd, net=net_of())
+    # what a run excluded from pruning stays None
+    excluded = ticket_of().replace(mask=net_of().mask(("dense_1",)), params=initial())
+    path = excluded.save(tmp_path / "excluded.safetensors", net=net_of())
+    assert_same(jt.Ticket.load(path, net=net_of()), excluded)
 
 
 def test_other_tools_read_the_metadata_and_the_weights(tmp_path):

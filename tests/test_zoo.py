@@ -88,7 +88,7 @@ COUNTS = [
 )
 def test_counts_of_the_sources(name, options, prunable, total):
     net, params, stats = built(name, **options)
-    assert masks.prunable_size(params, prunable=net.prunable(params)) == prunable
+    assert masks.prunable_size(net.mask()) == prunable
     assert trees.size(params) == total
     # the output layer exists and ends in the classes
     assert leaves(params)[f"{net.output}/kernel"].shape[-1] == net.classes
@@ -102,9 +102,9 @@ def test_every_network_of_the_table_has_its_count():
     deeper = {"resnet44", "resnet56", "resnet110"}
     assert {name for name, *_ in COUNTS} | deeper == set(jt.NETWORKS)
     for name, n in (("resnet44", 7), ("resnet56", 9), ("resnet110", 18)):
-        net, params, _ = built(name)
+        net, *_ = built(name)
         blocks = (n - 3) * 2 * (2_304 + 9_216 + 36_864)
-        count = masks.prunable_size(params, prunable=net.prunable(params))
+        count = masks.prunable_size(net.mask())
         assert count == 270_896 + blocks
 
 

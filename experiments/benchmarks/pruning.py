@@ -79,7 +79,7 @@ def measured(size: int, settings: Settings) -> list[Row]:
     host = np.random.default_rng(0).random(size, np.float32)
     tree = {"w": jnp.asarray(host)}
     ones = jt.masks.ones(tree)
-    prune = jax.jit(lambda s, m, k: jt.keep_top(s, m, k, prunable={"w": True})["w"])
+    prune = jax.jit(lambda s, m, k: jt.keep_top(s, m, k)["w"])
     calls: dict[str, tuple[jax.stages.Wrapped, tuple[object, ...]]] = {
         "keep_top": (prune, (tree, ones, jnp.int32(keep)))
     }
@@ -97,9 +97,7 @@ def measured(size: int, settings: Settings) -> list[Row]:
         compiling[name] = time.perf_counter() - began
         run[name] = lambda c=compiled, a=arguments: jax.block_until_ready(c(*a))
     eager = tree, ones, keep
-    run["keep_top, host"] = lambda: jax.block_until_ready(
-        jt.keep_top(*eager, prunable={"w": True})["w"]
-    )
+    run["keep_top, host"] = lambda: jax.block_until_ready(jt.keep_top(*eager)["w"])
     compiling["keep_top, host"] = 0.0
     run["numpy.partition"] = lambda: np.partition(host, size - keep)[size - keep]
     compiling["numpy.partition"] = 0.0

@@ -95,7 +95,7 @@ def measured(name: str, settings: Settings) -> list[Row]:
     keys = jt.parallel.put(words, mesh)
     typed, zeros = jax.random.wrap_key_data(keys), np.zeros(count, np.int32)
     params, stats = jt.parallel.put(initial_networks(net, mesh, words), mesh)
-    mask = jt.masks.ones(params)
+    mask = jt.parallel.put(net.mask(lead=(count,)), mesh)
     plan = jt.parallel.put(job_plan(training, count), mesh)
     steps = STEPS[name]
 
@@ -104,8 +104,6 @@ def measured(name: str, settings: Settings) -> list[Row]:
         return run.chunk(target, state, plan, target, zeros > 0, None, placed.arrays)
 
     calls = {}
-    prunable = net.prunable_leaves()
-    like = net.shapes[0]
     for score in tqdm(settings.scores, desc=f"{name}: compiling", unit=""):
         function = jt.SCORES[score]
         recipe = recipe_of(function)
@@ -115,7 +113,7 @@ def measured(name: str, settings: Settings) -> list[Row]:
             draws = recipe.rounds if recipe.fresh else None
             own = placed.score_batches(words, 0, 1, 100, per_class=10, rounds=draws)
         select = pruner(net, mesh, Selection(function, examples=examples))
-        keeps = round_counts(like, 0.1, recipe.rounds, prunable=prunable)
+        keeps = round_counts(mask, 0.1, recipe.rounds)
         arguments = (
             np.ones(count, np.int32),
             Weights(params, stats, mask, typed, jt.parallel.put(zeros - 1, mesh)),

@@ -55,8 +55,7 @@ def layers(runs: jt.Runs) -> pd.DataFrame:
     for level, overall in zip(runs.levels, runs.densities, strict=True):
         for seed in runs.seeds:
             ticket = runs.ticket(level, seed)
-            chosen = runs.net.prunable_leaves(runs.pruning.exclude)
-            found = jt.masks.layer_density(ticket.mask, prunable=chosen)
+            found = jt.masks.layer_density(ticket.mask)
             for place, (path, density) in enumerate(by_depth(found)):
                 ratio = (1 - float(density)) / (1 - overall) if level else np.nan
                 rows.append(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, overload
 import jax
 import numpy as np
 
-from jaxticket import _tree, results
+from jaxticket import _tree, masks, results
 from jaxticket._check import flag, instance, several, share, texts
 from jaxticket.nn import flops
 from jaxticket.pruning.layouts import layers_of
@@ -237,8 +237,7 @@ def cost(net: Network, mask: Mask | None = None) -> Mapping[str, float | np.ndar
     if mask is None:
         return {"params": size, "kept_params": size, "flops": total, "flops_kept": total}
     leaves, stacked = _leaves(net, mask)
-    by_path = dict(zip(_tree.paths(params), leaves, strict=True))
-    pruned = {path: _count(~m) for path, m in by_path.items()}
+    pruned = {path: _count(~m) for path, m in leaves.items()}
     kept = size - np.sum(list(pruned.values()), axis=0)
     each = {kernel.path: 2.0 * kernel.positions for kernel in flops.kernels(net)}
     left = total - np.sum([each.get(path, 0.0) * n for path, n in pruned.items()], axis=0)
@@ -330,39 +329,41 @@ def _params(net: Network) -> Params:
     return net.shapes[0]
 
 
-def _leaves(net: Network, mask: Mask) -> tuple[list[np.ndarray], bool]:
-    """Give the leaves of a mask as bools [replica, ...], and whether it is stacked."""
-    params = _params(net)
-    host = jax.tree.map(np.asarray, mask)
-    ours, theirs = _tree.paths(host), _tree.paths(params)
-    leaves = jax.tree.leaves(host)
-    shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
-    stacked = ours == theirs and all(
-        leaf.ndim == len(shape) + 1 for leaf, shape in zip(leaves, shapes, strict=True)
+def _leaves(net: Network, mask: Mask) -> tuple[dict[str, np.ndarray], bool]:
+    """Give the leaves of a mask that are not None, by path, and whether it is stacked.
+
+    They are bools [replica, ...].
+    """
+    shapes = _tree.leaves(_params(net))
+    rows = {path: np.asarray(leaf) for path, leaf in masks.items(mask)}
+    stacked = bool(rows) and all(
+        path in shapes and leaf.ndim == len(shapes[path].shape) + 1 for path, leaf in rows.items()
     )
-    one = jax.tree.map(lambda m: m[0], host) if stacked and len(leaves[0]) else host
-    _tree.same_structure("mask", one, params)
-    if stacked and len({len(leaf) for leaf in leaves}) > 1:
-        raise ValueError(
-            f"`mask` has leaves of {sorted({len(leaf) for leaf in leaves})} replicas; stack whole "
-            "masks"
-        )
-    if wrong := [path for path, leaf in zip(ours, leaves, strict=True) if leaf.dtype != np.bool_]:
-        raise ValueError(
-            f"`mask` must hold bools, got {leaves[ours.index(wrong[0])].dtype} at {wrong[0]!r}; "
-            "compare with 0 first"
-        )
-    return (leaves if stacked else [leaf[None] for leaf in leaves]), stacked
+    replicas = {len(leaf) for leaf in rows.values()} if stacked else {1}
+    one = masks.map_with(lambda m: np.asarray(m)[0], mask) if stacked and replicas != {0} else mask
+    masks.require_like("mask", one, _params(net))
+    if len(replicas) > 1:
+        raise ValueError(f"`mask` has leaves of {sorted(replicas)} replicas; stack whole masks")
+    for path, leaf in rows.items():
+        if leaf.dtype != np.bool_:
+            raise ValueError(
+                f"`mask` must hold bools, got {leaf.dtype} at {path!r}; compare with 0 first"
+            )
+    return (rows if stacked else {path: leaf[None] for path, leaf in rows.items()}), stacked
 
 
 def _parts(net: Network, mask: Mask, exclude: Sequence[str]) -> tuple[list[_Part], bool]:
     """Give the prunable layers from the input to the output, and whether the mask is stacked."""
     leaves, stacked = _leaves(net, mask)
-    params = _params(net)
-    prunable = net.prunable_leaves(texts("exclude", exclude, like='("dense_2",)'))
-    by_path = dict(zip(_tree.paths(params), leaves, strict=True))
+    replicas = len(next(iter(leaves.values())))
     kernels = {kernel.path: kernel for kernel in flops.kernels(net)}
-    ordered = sorted(layers_of(net, prunable), key=lambda layer: layer.place)
+    layers = layers_of(net, texts("exclude", exclude, like='("dense_2",)'))
     return [
-        _Part(kernels[layer.path], layer.output, by_path[layer.path]) for layer in ordered
+        _Part(
+            kernels[layer.path],
+            layer.output,
+            # a layer that was not pruned keeps everything
+            leaves.get(layer.path, np.ones((replicas, *layer.shape), bool)),
+        )
+        for layer in sorted(layers, key=lambda layer: layer.place)
     ], stacked

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxticket import _identity, _tree, results
+from jaxticket import _identity, _tree, masks, results
 from jaxticket._check import chosen, from_table, whole
 from jaxticket.controls import BRANCHES, Change
 from jaxticket.engine.runtime import Runtime, settled
@@ -21,7 +21,7 @@ from jaxticket.problem import Problem
 from jaxticket.runs import Runs, require_runs
 from jaxticket.sparsify.retraining import branch_groups
 from jaxticket.sparsify.runner import Group, Runner
-from jaxticket.typing import Mask, Params, Prunable, TrainState
+from jaxticket.typing import Mask, Params, TrainState
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,7 +121,7 @@ def telemetry(
     with runtime.run(
         runs.net, runs.data, runs.training, settings, size=size, steps=total, interval=every
     ) as run:
-        monitor = Telemetry(every, tuple(runs.pruning.exclude))
+        monitor = Telemetry(every)
         runner = Runner(run, runs.net, runs.data, runs.training, runs.seeds)
         logs = runner.train(groups, ends_only=True, monitors=(monitor,)).logs
         table = results.concat(
@@ -166,11 +166,9 @@ class Telemetry:
 
     Attributes:
       every: steps between measurements.
-      exclude: patterns of paths that are not pruned.
     """
 
     every: int
-    exclude: tuple[str, ...] = ()
 
     def __call__(
         self, problem: Problem, state: TrainState, batch: TrainBatch
@@ -178,33 +176,28 @@ class Telemetry:
         """Measure the surviving weights of a training state."""
         assert problem.start is not None
         loss, gradient = problem.update(state, batch)
-        prunable = problem.net.prunable_leaves(self.exclude)
-        values = measured(state.params, problem.start[0], gradient, state.mask, prunable)
+        values = measured(state.params, problem.start[0], gradient, state.mask)
         found: dict[str, jax.Array] = dict(zip(METRICS, values, strict=True))
         # the state is marked as diverged only at the step after a non-finite loss
         found["gradient_norm"] *= jnp.where(jnp.isfinite(loss), 1.0, jnp.nan)
         return found
 
 
-def measured(
-    params: Params, start: Params, gradient: Params, mask: Mask, prunable: Prunable
-) -> jax.Array:
+def measured(params: Params, start: Params, gradient: Params, mask: Mask) -> jax.Array:
     """Compute the metrics of one replica, float32 in the order of `METRICS`.
 
     Args:
       params: the current weights.
       start: the weights at the start of training.
       gradient: the gradient at the current weights.
-      mask: which weights survive.
-      prunable: tree of python bools; other leaves are ignored.
+      mask: which weights survive; leaves where it has None are ignored.
     """
 
     def kept(tree: Params) -> list[jax.Array]:
-        leaves = zip(*map(jax.tree.leaves, (tree, mask, prunable)), strict=True)
-        return [jnp.where(m, x, jnp.zeros_like(x)) for x, m, p in leaves if p]
+        return [jnp.where(m, x, jnp.zeros_like(x)) for _, m, x in masks.items(mask, tree)]
 
     now, before, slope = kept(params), kept(start), kept(gradient)
-    survive = [m for m, p in zip(*map(jax.tree.leaves, (mask, prunable)), strict=True) if p]
+    survive = [m for _, m in masks.items(mask)]
     survivors, signed, flipped = jnp.int32(0), jnp.int32(0), jnp.int32(0)
     total = jnp.float32(0)
     for w, b, m in zip(now, before, survive, strict=True):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxticket import masks
 from jaxticket.connectivity.copies import FIRST_NOISE, heights
 from jaxticket.connectivity.evaluator import Evaluator
 from jaxticket.controls import BRANCHES
@@ -105,10 +106,13 @@ def small_network(asked: Network | bool, net: Network, ticket: Ticket) -> Networ
     if asked is False:
         return None
     # of all seeds the least, so that none has more parameters than its ticket
-    left = min(
-        sum(int(np.count_nonzero(m[seed])) for m in jax.tree.leaves(ticket.mask))
-        for seed in range(len(ticket.step))
+    counts = masks.map_with(
+        lambda m, w: np.count_nonzero(m.reshape(len(m), -1), axis=1),
+        ticket.mask,
+        ticket.params,
+        other=lambda w: np.full(len(w), w[0].size),
     )
+    left = int(np.min(sum(jax.tree.leaves(counts))))
     if asked is True:
         return narrowed(net, left)
     if not isinstance(asked, Network):
@@ -198,7 +202,7 @@ def _group(
 
 def _dense(runner: Runner) -> Ticket:
     """The dense networks at initialization, as tickets."""
-    return dense_ticket(initial_networks(runner.net, runner.run.mesh, runner.keys), 0)
+    return dense_ticket(runner.net, initial_networks(runner.net, runner.run.mesh, runner.keys), 0)
 
 
 def _small(contest: Contest, net: Network, run: Run) -> EvaluationLog:

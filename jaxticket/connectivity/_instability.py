@@ -198,7 +198,7 @@ def instability(
         costs: list[dict[str, object]] = []
         if dense:
             run.describe("dense")
-            trained = train_dense(run, training, keys, initial, steps, ends_only=True)
+            trained = train_dense(run, net, training, keys, initial, steps, ends_only=True)
             states, diverged = trained.states, trained.diverged
             report_diverged(run, "dense", seeds, diverged)
             if trained.steps:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxticket import _tree
+from jaxticket import _tree, masks
 from jaxticket.connectivity.distances import (
     OF_WEIGHTS,
     Distance,
@@ -27,8 +27,8 @@ from jaxticket.engine import parallel
 from jaxticket.engine.loop import Arrays, Jobs, Trained, Watch, take
 from jaxticket.settings import Training
 from jaxticket.sparsify.runner import Group
-from jaxticket.ticket import Ticket
-from jaxticket.typing import Mask, Params, TrainState
+from jaxticket.ticket import Ticket, host_apply
+from jaxticket.typing import Params, TrainState
 
 # far from the orders that levels of a run see with `order`="fresh"
 FIRST_NOISE = 1 << 21
@@ -246,18 +246,16 @@ def _compared(
     distances = np.full((len(atoms), pairs, len(design.distances), splits + 1), np.nan)
     measures = np.full((len(atoms), design.copies, len(OF_COPIES)), np.nan)
     moved = np.zeros(len(atoms))
-    for number, atom in enumerate(atoms):
+    for number in range(len(atoms)):
         ticket, _, beginning = (jax.tree.map(lambda x: x[0], part) for part in tickets[number])
-        prunable = starts.prunable(atom.kind)
-        masked = jax.tree.map(lambda m, w: np.where(m, w, 0), ticket.mask, beginning)
-        moved[number] = l2_between(ticket.params, masked)
+        moved[number] = l2_between(ticket.params, host_apply(ticket.mask, beginning))
         own = [number * design.copies + c for c in range(design.copies)]
         networks = [jax.tree.map(lambda x, j=j: x[j], final[0]) for j in own]
         for copy, params in enumerate(networks):
             measures[number, copy] = (
                 l2_between(params, ticket.params),
                 cosine_between(params, ticket.params),
-                _sign_flips(params, ticket, prunable),
+                _sign_flips(params, ticket),
             )
         for s in range(splits + 1):
             which = outputs.split == s
@@ -265,7 +263,6 @@ def _compared(
                 Outcome(
                     params,
                     ticket.mask,
-                    prunable,
                     outputs.predictions[j][which],
                     outputs.losses[j][which],
                     outputs.labels[which],
@@ -285,16 +282,13 @@ def _compared(
     }
 
 
-def _sign_flips(params: Params, ticket: Ticket, prunable: Mask) -> float:
+def _sign_flips(params: Params, ticket: Ticket) -> float:
     """Share of the kept prunable weights, 0 at the start left out, whose sign has changed."""
     changed = kept = 0
-    for after, before, mask, p in zip(
-        *map(jax.tree.leaves, (params, ticket.params, ticket.mask, prunable)), strict=True
-    ):
-        if p:
-            there = mask & (before != 0)
-            changed += np.sum(there & (np.sign(after) != np.sign(before)))
-            kept += np.sum(there)
+    for _, mask, after, before in masks.items(ticket.mask, params, ticket.params):
+        there = mask & (before != 0)
+        changed += np.sum(there & (np.sign(after) != np.sign(before)))
+        kept += np.sum(there)
     return float(changed / kept) if kept else 0.0
 
 

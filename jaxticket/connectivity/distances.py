@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from jaxticket import masks
 from jaxticket.typing import Mask, Params
 
 
@@ -16,8 +17,7 @@ class Outcome(NamedTuple):
 
     Attributes:
       params: weights, zero where the mask is False; BatchNorm statistics are no part of them.
-      mask: tree of bools like the params.
-      prunable: tree of python bools: whose masks count.
+      mask: tree of bools like the params, None where they cannot be pruned.
       predictions: int32 [example].
       losses: float32 [example].
       labels: int32 [example].
@@ -25,7 +25,6 @@ class Outcome(NamedTuple):
 
     params: Params
     mask: Mask
-    prunable: Any
     predictions: np.ndarray
     losses: np.ndarray
     labels: np.ndarray
@@ -35,7 +34,7 @@ Distance = Callable[[Outcome, Outcome], float]
 """`distance(a, b) -> float`."""
 
 
-def _pairs(a: Any, b: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+def _pairs(a: Params, b: Params) -> list[tuple[np.ndarray, np.ndarray]]:
     leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return [(np.asarray(x, np.float64), np.asarray(y, np.float64)) for x, y in leaves]
 
@@ -69,10 +68,7 @@ def cosine(a: Outcome, b: Outcome) -> float:
 
 
 def _chosen(a: Outcome, b: Outcome) -> list[tuple[np.ndarray, np.ndarray]]:
-    leaves = zip(
-        jax.tree.leaves(a.mask), jax.tree.leaves(b.mask), jax.tree.leaves(a.prunable), strict=True
-    )
-    return [(np.asarray(x), np.asarray(y)) for x, y, prunable in leaves if prunable]
+    return [(np.asarray(x), np.asarray(y)) for _, x, y in masks.items(a.mask, b.mask)]
 
 
 def mask_hamming(a: Outcome, b: Outcome) -> float:

@@ -81,7 +81,7 @@ class Starts:
         level = np.full(len(self.seeds), kind.level, np.int32)
         if not self.runs:
             params, stats = self.dense[kind.at]
-            ones = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
+            ones = self.net.mask(lead=(len(self.seeds),))
             step = np.full_like(level, kind.at)
             return Ticket(ones, params, stats, level, step)
         runs = self._runs(kind)
@@ -115,10 +115,6 @@ class Starts:
         """How the tickets of a start were pruned."""
         own = kind._replace(branch="ticket") if kind.branch in self.changes else kind
         return self._runs(own).pruning if self.runs else PruningAtStep((1.0,))
-
-    def prunable(self, kind: Start) -> Any:
-        """Which leaves are pruned."""
-        return self.net.prunable_leaves(self.pruning(kind).exclude)
 
     def density(self, kind: Start, ticket: Ticket) -> np.ndarray:
         """Realised density of each replica."""

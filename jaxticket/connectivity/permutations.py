@@ -156,7 +156,7 @@ def permute(
 
     Args:
       net: the network.
-      tree: shaped like its params or its statistics, on the host or a device.
+      tree: shaped like its params or its statistics, on the host or a device; None in masks stays.
       permutations: by name; units of omitted names keep their places.
       symmetry: for networks whose symmetry is not known (see `symmetry`).
 
@@ -189,8 +189,11 @@ def permute(
 
 def require_form(net: Network, argument: str, tree: object) -> None:
     """Check that a tree has the paths and shapes of the params or of the statistics."""
-    shapes = {path: np.shape(leaf) for path, leaf in _tree.leaves(tree).items()}
     params, stats = _shapes(net)
+    shapes = {
+        path: params.get(path) if leaf is None else np.shape(leaf)
+        for path, leaf in _tree.leaves(tree, is_leaf=_tree.is_none).items()
+    }
     if shapes in (params, stats):
         return
     like = stats if shapes.keys() == stats.keys() else params

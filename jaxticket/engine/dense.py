@@ -60,6 +60,7 @@ def _initializer(net: Network, mesh: Mesh) -> Callable[..., Networks]:
 
 def train_dense(
     run: Run,
+    net: Network,
     training: Training,
     keys: np.ndarray,
     initial: Networks,
@@ -68,11 +69,13 @@ def train_dense(
     ends_only: bool = False,
     monitors: Sequence[Monitor] = (),
     name: str = "dense",
+    exclude: Sequence[str] = (),
 ) -> DenseStates:
     """Train the dense networks to the last of some steps, with their states at each.
 
     Args:
       run: where to run; units that its folder holds are read.
+      net: the network.
       training: the settings; the schedule is that of the whole training.
       keys: key data of each replica's root key.
       initial: where they begin.
@@ -80,6 +83,7 @@ def train_dense(
       ends_only: evaluate at the start and the end only.
       monitors: what to measure.
       name: of the units in the folder.
+      exclude: what later trainings of the program do not prune: they then share its compiled form.
     """
     states = {0: initial} if 0 in steps else {}
     later = sorted({k for k in steps if k > 0})
@@ -89,7 +93,7 @@ def train_dense(
     size = parallel.block_size(len(keys), run.mesh, None)
     run = replace(run, size=min(run.size, size))
     params, stats = initial
-    mask = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
+    mask = net.mask(exclude, lead=(len(keys),))
     plan = job_plan(training, len(keys))
     stop = np.full(len(keys), later[-1], np.int32)
     plan = plan._replace(schedule=plan.schedule._replace(stop=stop))

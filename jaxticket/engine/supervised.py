@@ -152,8 +152,8 @@ class Supervised(Learner[TrainState, Plan, Origin]):
             self.training, plan.schedule, rate, gradient, state.opt_state, state.params
         )
         # pruned weights are zero already
-        params = jax.tree.map(
-            lambda m, new, old: jnp.where(m, new, old), state.mask, moved, state.params
+        params = masks.map_with(
+            jnp.where, state.mask, moved, state.params, other=lambda new, old: new
         )
         return guarded_update(
             state,
@@ -176,5 +176,5 @@ class Supervised(Learner[TrainState, Plan, Origin]):
 
     def broken(self, state: TrainState) -> Array:
         """Whether a pruned weight is not zero."""
-        outside = jax.tree.map(lambda m, w: jnp.any(~m & (w != 0)), state.mask, state.params)
-        return jnp.any(jnp.stack(jax.tree.leaves(outside)))
+        outside = [jnp.any(~m & (w != 0)) for _, m, w in masks.items(state.mask, state.params)]
+        return jnp.any(jnp.stack(outside))

@@ -122,7 +122,6 @@ def pruner(net: Network, mesh: Mesh, selection: Selection) -> Callable[..., tupl
             cast(tree, str(jnp.result_type(float)))
             for tree in (weights.params, params_at_init, weights.stats)
         )
-        prunable = net.prunable_leaves(selection.exclude)
         key = stream(weights.key, "prune", number)
         look = context_maker(net, stats, recipe, key=weights.key, by=arrays.by, loss=selection.loss)
         shared = None if recipe.fresh else examples(key, own, 0, arrays)
@@ -131,7 +130,7 @@ def pruner(net: Network, mesh: Mesh, selection: Selection) -> Callable[..., tupl
             seen = shared
             if seen is None:
                 seen = examples(jax.random.fold_in(key, number), own, number, arrays)
-            return look(params_at_init, mask, seen, prunable)
+            return look(params_at_init, mask, seen)
 
         mask, fault = prune_in_rounds(
             params,
@@ -139,7 +138,6 @@ def pruner(net: Network, mesh: Mesh, selection: Selection) -> Callable[..., tupl
             keeps,
             context_of,
             score=selection.score,
-            prunable=prunable,
             scope=selection.scope,
             floor=selection.floor,
             key=stream(key, "score"),
@@ -169,8 +167,8 @@ def context_maker(
     key: Key,
     by: Normalization | None = None,
     loss: Loss = "cross_entropy",
-) -> Callable[[Params, Mask, tuple[Array, Array], Any], ScoreContext]:
-    """Makes contexts of one replica: (params_at_init, mask, batches, prunable) -> context.
+) -> Callable[[Params, Mask, tuple[Array, Array]], ScoreContext]:
+    """Make contexts of one replica: (params_at_init, mask, batches) -> context.
 
     Args:
       net: the network.
@@ -200,9 +198,7 @@ def context_maker(
 
     known = tapped if net.tapped else None
 
-    def make(
-        params_at_init: Params, mask: Mask, batches: tuple[Array, Array], prunable: Any
-    ) -> ScoreContext:
-        return ScoreContext(mean_loss, logits, params_at_init, mask, batches, prunable, known)
+    def make(params_at_init: Params, mask: Mask, batches: tuple[Array, Array]) -> ScoreContext:
+        return ScoreContext(mean_loss, logits, params_at_init, mask, batches, known)
 
     return make

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import NoReturn, cast
 
 import jax
 import jax.numpy as jnp
@@ -45,10 +45,9 @@ def keep_top(
     mask: Mask,
     keep: Array | int | Sequence[int],
     *,
-    prunable: Any = None,
     scope: str = "global",
 ) -> Mask:
-    """Keeps exactly `keep` of the weights that are still there: those with the highest scores.
+    """Keep exactly `keep` of the weights that are still there: those with the highest scores.
 
     Ranks, never thresholds: among equal scores the lower flat index stays (leaves in the order of
     `jax.tree.leaves`). Weights that `mask` has pruned never return, whatever their scores. +inf and
@@ -58,12 +57,12 @@ def keep_top(
 
     Args:
       scores: tree like the params, of numbers, all floating or all whole; higher is kept.
-      mask: the mask so far, a tree of bools.
+      mask: the mask so far, a tree of bools with None at leaves that cannot be pruned, such as
+        `net.mask()`. Where it has None nowhere, its leaves of two or more dimensions can be pruned,
+        and others stay as they are.
       keep: number of prunable entries to keep, an int or a traced int32 scalar; with scope "layer"
         one number per prunable leaf, in the order of `jax.tree.leaves`, as a sequence or an int32
         vector.
-      prunable: tree of python bools, or a function that gives it, such as `net.prunable`; None for
-        leaves of two or more dimensions. Other leaves keep their mask.
       scope: "global" ranks all layers together, "layer" each by itself.
 
     Returns:
@@ -71,7 +70,7 @@ def keep_top(
 
     Raises:
       ValueError: for a tree of another structure, a mask that is not of bools, scores that are nan
-        where the mask is True, an unknown scope, a negative `keep`, or nothing that may be pruned.
+        where the mask is True, an unknown scope, a negative `keep`, or a mask of None alone.
 
     >>> scores = {"w": jnp.array([[1.0, 3.0, 3.0, 2.0]])}
     >>> keep_top(scores, masks.ones(scores), 1)["w"].tolist()
@@ -79,52 +78,43 @@ def keep_top(
     """
     one_of("scope", scope, ("global", "layer"))
     masks.require_bools("mask", mask, "keep_top(scores, mask, keep)")
-    _tree.same_structure("scores", scores, mask, of="mask")
-    if prunable is None or callable(prunable):
-        prunable = (prunable or masks.prunable_leaves)(mask)
-    chosen = jax.tree.leaves(prunable)
-    leaves, tree = jax.tree.flatten(mask)
-    if len(chosen) != len(leaves):
-        raise ValueError(f"`prunable` has {len(chosen)} leaves where the mask has {len(leaves)}")
+    _tree.same_structure("scores", scores, masks.filled(mask, scores), of="mask")
+    counted = masks.known(mask)
     if not isinstance(keep, jax.Array) and np.size(keep) and np.min(keep) < 0:
         raise ValueError(f"`keep` must be at least 0, got {keep}")
-    picked = [i for i, p in enumerate(chosen) if p]
-    if not picked:
-        raise ValueError("`prunable` is False for every leaf; mark at least one as prunable")
-    values = [jnp.asarray(s).reshape(-1) for s in jax.tree.leaves(scores)]
-    _check_scores(values, leaves, picked, _tree.paths(mask))
-    values = _ranked(values, picked)
-    result = list(leaves)
+    rows = masks.items(counted, scores)
+    if not rows:
+        raise ValueError("`mask` has None at every leaf; there is nothing to prune")
+    leaves = [m for _, m, _ in rows]
+    values = [jnp.asarray(s).reshape(-1) for _, _, s in rows]
+    _check_scores(values, leaves, [path for path, _, _ in rows])
+    values = _ranked(values)
+    amounts = jnp.asarray(keep, jnp.int32)
     if scope == "layer":
-        amounts = jnp.asarray(keep, jnp.int32)
-        if amounts.shape != (len(picked),):
+        if amounts.shape != (len(rows),):
             raise ValueError(
-                f"`keep` must hold one number per prunable layer ({len(picked)}) with "
-                f"scope='layer', "
-                f"got shape {amounts.shape}"
+                f"`keep` must hold one number per prunable layer ({len(rows)}) with "
+                f"scope='layer', got shape {amounts.shape}"
             )
-        for amount, i in zip(amounts, picked, strict=True):
-            result[i] = top_scores(values[i], leaves[i].reshape(-1), amount).reshape(
-                leaves[i].shape
-            )
-        return jax.tree.unflatten(tree, result)
-    flat = top_scores(
-        jnp.concatenate([values[i] for i in picked]),
-        jnp.concatenate([leaves[i].reshape(-1) for i in picked]),
-        jnp.asarray(keep, jnp.int32),
+        found = [
+            top_scores(v, m.reshape(-1), amount)
+            for v, m, amount in zip(values, leaves, amounts, strict=True)
+        ]
+    else:
+        flat = top_scores(
+            jnp.concatenate(values), jnp.concatenate([m.reshape(-1) for m in leaves]), amounts
+        )
+        ends = np.cumsum([m.size for m in leaves]).tolist()
+        found = [flat[end - m.size : end] for end, m in zip(ends, leaves, strict=True)]
+    kept = iter(found)
+    return masks.map_with(
+        lambda m, given: next(kept).reshape(m.shape), counted, mask, other=lambda given: given
     )
-    start = 0
-    for i in picked:
-        result[i] = flat[start : start + leaves[i].size].reshape(leaves[i].shape)
-        start += leaves[i].size
-    return jax.tree.unflatten(tree, result)
 
 
-def _check_scores(
-    values: list[Array], alive: list[Array], picked: list[int], paths: list[str]
-) -> None:
-    """Raises for scores that cannot be ranked: of mixed types, or nan where weights compete."""
-    kinds = {jnp.dtype(values[i].dtype) for i in picked}
+def _check_scores(values: list[Array], alive: list[Array], paths: list[str]) -> None:
+    """Raise for scores that cannot be ranked: of mixed types, or nan where weights compete."""
+    kinds = {jnp.dtype(v.dtype) for v in values}
     if _whole(kinds):
         return
     if not all(jnp.issubdtype(kind, jnp.floating) for kind in kinds):
@@ -132,61 +122,61 @@ def _check_scores(
             f"`scores` must be all floating, all of int32 and smaller types, or all of uint32, got "
             f"{', '.join(sorted(map(str, kinds)))}; convert them with astype('float32')"
         )
-    for i in picked:
-        if isinstance(values[i], Tracer) or isinstance(alive[i], Tracer):
+    for path, v, m in zip(paths, values, alive, strict=True):
+        if isinstance(v, Tracer) or isinstance(m, Tracer):
             continue
-        bad = int(np.sum(np.isnan(values[i]) & np.asarray(alive[i]).reshape(-1)))
+        bad = int(np.sum(np.isnan(v) & np.asarray(m).reshape(-1)))
         if bad:
             raise ValueError(
-                f"`scores` are nan at {bad} weights of {paths[i]!r}; make every score a number, "
-                f"such as -inf for what is to be pruned first"
+                f"`scores` are nan at {bad} weights of {path!r}; make every score a number, such "
+                f"as -inf for what is to be pruned first"
             )
 
 
-def _ranked(values: list[Array], picked: list[int]) -> list[Array]:
+def _ranked(values: list[Array]) -> list[Array]:
     """Scores in a type that `top_scores` ranks: float32, int32 or uint32, the same for all."""
-    whole = _whole({jnp.dtype(values[i].dtype) for i in picked})
-    return [v.astype(whole) for v in values] if whole else _single(values, picked)
+    whole = _whole({jnp.dtype(v.dtype) for v in values})
+    return [v.astype(whole) for v in values] if whole else _single(values)
 
 
-def _whole(kinds: set[Any]) -> str | None:
+def _whole(kinds: set[np.dtype]) -> str | None:
     """The type of whole numbers that holds all of these exactly; None where there is none."""
     return next((t for t in ("int32", "uint32") if all(np.can_cast(k, t) for k in kinds)), None)
 
 
-def _single(values: list[Array], picked: list[int]) -> list[Array]:
+def _single(values: list[Array]) -> list[Array]:
     """Scores in float32, those of float64 brought into its range together."""
-    if all(values[i].dtype != jnp.float64 for i in picked):
+    if all(v.dtype != jnp.float64 for v in values):
         return [v.astype(jnp.float32) for v in values]
-    tops = [jnp.max(jnp.where(jnp.isfinite(values[i]), jnp.abs(values[i]), 0)) for i in picked]
+    tops = [jnp.max(jnp.where(jnp.isfinite(v), jnp.abs(v), 0)) for v in values]
     most = jnp.max(jnp.stack([t.astype(jnp.float64) for t in tops]))
     most = jnp.where(most > 0, most, 1)
     return [(v / most.astype(v.dtype)).astype(jnp.float32) for v in values]
 
 
 def layer_counts(
-    like: Any,
+    mask: Mask,
     density: float,
     *,
-    prunable: Any = None,
     level: int | None = None,
-    fraction: float = 0.2,
     rates: Sequence[tuple[str, float]] = (),
 ) -> np.ndarray:
-    """Entries that each prunable leaf keeps under scope "layer", int32 [prunable leaves].
+    """Count the entries that each prunable leaf keeps under scope "layer", int32 [prunable leaves].
 
     `round(density * size)` each; a leaf whose path matches a pattern of `rates` keeps
     `round((1 - rate) ** level * size)` instead.
+
+    Args:
+      mask: of the network, such as `net.mask()`.
+      density: share that most leaves keep.
+      level: of the masks, for leaves with a rate of their own.
+      rates: pairs of a pattern of paths and the share pruned from level to level.
     """
-    prunable = masks.prunable_leaves(like) if prunable is None else prunable
     result = []
-    for path, x, p in zip(
-        _tree.paths(like), jax.tree.leaves(like), jax.tree.leaves(prunable), strict=True
-    ):
-        if p:
-            rate = next((r for pattern, r in rates if _tree.matches(path, [pattern])), None)
-            share_kept = density if rate is None or level is None else (1 - rate) ** level
-            result.append(round(share_kept * int(np.prod(x.shape))))
+    for path, m in masks.items(masks.known(mask)):
+        rate = next((r for pattern, r in rates if _tree.matches(path, [pattern])), None)
+        share_kept = density if rate is None or level is None else (1 - rate) ** level
+        result.append(round(share_kept * int(np.prod(m.shape))))
     return np.asarray(result, np.int32)
 
 
@@ -201,8 +191,9 @@ def prune(
     floor: int = 0,
     key: Key,
 ) -> Mask:
-    """Scores and selects, in one round or several: round i of R keeps `round(density ** (i / R) *
-    P)`.
+    """Score and select, in one round or several.
+
+    Round i of R keeps `round(density ** (i / R) * P)`.
 
     Args:
       params: the weights to score; each round scores them under the mask so far.
@@ -238,16 +229,14 @@ def prune(
     else:
         instance("context", context, ScoreContext, "a jt.ScoreContext, or None")
         masks.require_bools("context.mask", context.mask)
-        _tree.same_structure("context.mask", context.mask, params)
-    prunable = context.prunable if context.prunable is not None else masks.prunable_leaves(params)
-    keeps = round_counts(params, density, rounds, prunable=prunable, scope=scope, floor=floor)
+        masks.require_like("context.mask", context.mask, params)
+    keeps = round_counts(context.mask, density, rounds, scope=scope, floor=floor)
     mask, fault = prune_in_rounds(
         params,
         context.mask,
         jnp.asarray(keeps),
         lambda number, mask: context._replace(mask=mask),
         score=function,
-        prunable=prunable,
         scope=scope,
         floor=floor,
         key=key,
@@ -260,15 +249,13 @@ def prune(
 class _NoContext:
     """Stands for the context of scores that look at the weights alone; says so to all others."""
 
-    prunable = None
-
     def __init__(self, score: str, mask: Mask) -> None:
         self.score, self.mask = score, mask
 
     def _replace(self, mask: Mask) -> _NoContext:
         return _NoContext(self.score, mask)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> NoReturn:
         raise ValueError(
             f"`context` is needed: score {self.score!r} looks at its `{name}`; pass a "
             f"jt.ScoreContext, or let jt.prune_at make it"
@@ -284,16 +271,20 @@ def not_finite(score: str, where: str = "") -> str:
 
 
 def round_counts(
-    like: Any,
+    mask: Mask,
     density: float,
     rounds: int,
     *,
-    prunable: Any,
     scope: str = "global",
     floor: int = 0,
 ) -> np.ndarray:
-    """Entries that each of R rounds keeps on the way to a density, int32 [R], or [R, prunable
-    leaves] with scope "layer".
+    """Count the entries that each of R rounds keeps: int32 [R], or [R, leaves] by layer.
+
+    Args:
+      mask: of the network, such as `net.mask()`.
+      density: share that the last round keeps.
+      rounds: R.
+      scope, floor: as of `prune`.
 
     Raises:
       ValueError: for a floor that does not fit the density.
@@ -305,9 +296,9 @@ def round_counts(
     if scope == "layer":
         if floor:
             raise ValueError(f"`floor` needs scope='global', got {floor} with scope='layer'")
-        return np.stack([layer_counts(like, d, prunable=prunable) for d in steps])
-    size = masks.prunable_size(like, prunable=prunable)
-    layers = sum(bool(p) for p in jax.tree.leaves(prunable))
+        return np.stack([layer_counts(mask, d) for d in steps])
+    sizes = masks.prunable_sizes(mask)
+    size, layers = sum(sizes), len(sizes)
     if floor * layers > count(density, size):
         raise ValueError(
             f"`floor` of {floor} in {layers} layers is more than density {density:g} keeps of "
@@ -319,8 +310,9 @@ def round_counts(
 def layout_counts(
     layout: Layout, layers: Sequence[Layer], density: float, rounds: int
 ) -> np.ndarray:
-    """Entries that each of R rounds keeps of each layer on the way to a layout's, int32 [R, layer]:
-    each layer by the same share from round to round.
+    """Count the entries of each layer that each of R rounds keeps: int32 [R, layer].
+
+    Each layer shrinks by the same share from round to round, to the number of the layout.
     """
     rounds = whole("rounds", rounds, 1)
     last = np.asarray(layout(layers, density), np.int32)
@@ -341,19 +333,18 @@ def prune_in_rounds(
     context_of: Callable[[Array, Mask], ScoreContext],
     *,
     score: Score,
-    prunable: Any,
     scope: str,
     floor: int,
     key: Key,
 ) -> tuple[Mask, Array]:
-    """Rounds of scoring and selecting, as one loop; what `prune` and the compiled selections share.
+    """Score and select in rounds, as one loop; what `prune` and the compiled selections share.
 
     Args:
       params: dense weights.
       mask: where the first round begins.
       keeps: int32 [round] or [round, layer], from `round_counts`; traced or not.
       context_of: `context_of(number, mask) -> context` of a round.
-      score, prunable, scope, floor, key: as in `prune`.
+      score, scope, floor, key: as in `prune`.
 
     Returns:
       The mask, and a bool: whether scores of weights that compete were not finite though the
@@ -361,7 +352,9 @@ def prune_in_rounds(
     """
     regrow = recipe_of(score).regrow
 
-    def one_round(carry: tuple[Mask, Array], inputs: tuple[Array, Array]) -> Any:
+    def one_round(
+        carry: tuple[Mask, Array], inputs: tuple[Array, Array]
+    ) -> tuple[tuple[Mask, Array], None]:
         now, fault = carry
         keep, number = inputs
         weights = params if regrow else masks.apply(now, params)
@@ -370,16 +363,16 @@ def prune_in_rounds(
             scores = score(weights, context_of(number, now), key=jax.random.fold_in(key, number))
         _tree.same_structure("score", scores, params)
         rivals = mask if regrow else now
-        scores = jax.tree.map(
-            lambda s, m, p: jnp.where(m, s, jnp.zeros_like(s)) if p else jnp.zeros_like(s),
+        scores = masks.map_with(
+            lambda m, s: jnp.where(m, s, jnp.zeros_like(s)),
+            masks.known(rivals),
             scores,
-            rivals,
-            prunable,
+            other=jnp.zeros_like,
         )
         fault = jnp.logical_or(fault, ~_tree.finite(scores))
         if floor:
-            scores = _floored(scores, rivals, floor, prunable)
-        return (keep_top(scores, rivals, keep, prunable=prunable, scope=scope), fault), None
+            scores = _floored(scores, rivals, floor)
+        return (keep_top(scores, rivals, keep, scope=scope), fault), None
 
     no = _tree.varying_like(jnp.bool_(False), (params, mask))
     numbers = jnp.arange(keeps.shape[0], dtype=jnp.int32)
@@ -387,13 +380,11 @@ def prune_in_rounds(
     return chosen, jnp.logical_and(fault, _tree.finite(params))
 
 
-def _floored(scores: Params, mask: Mask, floor: int, prunable: Any) -> Params:
+def _floored(scores: Params, mask: Mask, floor: int) -> Params:
     """Scores in which the `floor` best of each layer come before everything else."""
 
-    def one(s: Array, m: Array, p: bool) -> Array:
-        if not p:
-            return s
+    def one(m: Array, s: Array) -> Array:
         best = top_scores(s.reshape(-1).astype(jnp.float32), m.reshape(-1), jnp.int32(floor))
         return jnp.where(best.reshape(s.shape), jnp.asarray(jnp.inf, s.dtype), s)
 
-    return jax.tree.map(one, scores, mask, prunable)
+    return masks.map_with(one, masks.known(mask), scores, other=lambda s: s)

@@ -11,12 +11,10 @@ density of 1 is the dense network, whatever the layout.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import jax
 import numpy as np
 
-from jaxticket import _tree
+from jaxticket import _tree, masks
 from jaxticket._check import share
 from jaxticket.nn.flops import kernels
 from jaxticket.typing import Layer as Layer
@@ -241,12 +239,12 @@ def _rounded(wanted: np.ndarray, sizes: np.ndarray, total: int) -> np.ndarray:
     return whole.astype(np.int32)
 
 
-def layers_of(net: Network, prunable: Any = None) -> tuple[Layer, ...]:
-    """The prunable leaves as layouts see them, in the order of `jax.tree.leaves`.
+def layers_of(net: Network, exclude: Sequence[str] = ()) -> tuple[Layer, ...]:
+    """Give the prunable leaves as layouts see them, in the order of `jax.tree.leaves`.
 
     Args:
       net: the network.
-      prunable: tree of python bools; None for that of the network.
+      exclude: patterns of paths that are not pruned.
 
     Returns:
       A `Layer` each: `place` counts from the input to the output, in the order of first use.
@@ -254,11 +252,8 @@ def layers_of(net: Network, prunable: Any = None) -> tuple[Layer, ...]:
     Raises:
       ValueError: for leaves that cannot be followed, as `kernels`.
     """
-    params, _ = net.shapes
-    chosen = jax.tree.leaves(net.prunable(params) if prunable is None else prunable)
     place = {kernel.path: i for i, kernel in enumerate(kernels(net))}
-    rows = zip(_tree.paths(params), jax.tree.leaves(params), chosen, strict=True)
-    picked = [(path, tuple(leaf.shape)) for path, leaf, p in rows if p]
+    picked = [(path, tuple(m.shape)) for path, m in masks.items(net.mask(exclude))]
     if lost := [path for path, _ in picked if path not in place]:
         raise ValueError(
             f"`prunable` marks {lost[:4]}, which are not multiplied with anything that comes from "

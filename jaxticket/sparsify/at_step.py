@@ -84,7 +84,7 @@ class AtStep(PruningAtStep, Strategy):
 
     def check_network(self, net: Network) -> None:
         """Raise for patterns that match no layer, and for densities that keep no weight."""
-        size = masks.prunable_size(net.shapes[0], prunable=net.prunable_leaves(self.exclude))
+        size = masks.prunable_size(net.mask(self.exclude))
         for density in self.densities:
             if not round(density * size):
                 raise ValueError(
@@ -154,7 +154,7 @@ def found_in_blocks(
       steps: of the search of one mask, for the progress bar.
     """
     began, run, seeds = time.perf_counter(), runner.run, len(runner.seeds)
-    origin = dense_ticket(states.states[pruning.step], pruning.start)
+    origin = dense_ticket(runner.net, states.states[pruning.step], pruning.start, pruning.exclude)
     # a network that diverges later is whole at this step
     lost = np.where(states.lost(pruning.step), states.diverged, -1).astype(np.int32)
     levels = np.repeat(np.arange(1, pruning.last_level + 1), seeds)
@@ -175,7 +175,7 @@ def found_in_blocks(
             return {"seconds": seconds, **arrays, **packed(mask, "mask")}
 
         blocks.append((wanted, run.unit(unit, steps * count, make)))
-    like = runner.net.shapes[0]
+    like = runner.net.mask(pruning.exclude)
     parts = [unpacked(arrays, "mask", like) for _, arrays in blocks]
     every = jax.tree.map(lambda *x: np.concatenate(x), *parts)
     found = [
@@ -238,15 +238,15 @@ class EarlyPruning(AtStep):
     def counts(self, net: Network) -> np.ndarray:
         """Weights that each level keeps, round after round: int32 [level, round, ...]."""
         score = from_table("score", self.score, SCORES)
-        prunable, rounds = net.prunable_leaves(self.exclude), self.rounds or recipe_of(score).rounds
+        rounds = self.rounds or recipe_of(score).rounds
         if self.scope in ("global", "layer"):
             counted = functools.partial(
-                round_counts, net.shapes[0], rounds=rounds, prunable=prunable,
-                scope=str(self.scope), floor=self.floor,
+                round_counts, net.mask(self.exclude), rounds=rounds, scope=str(self.scope),
+                floor=self.floor,
             )  # fmt: skip
             return np.stack([counted(share) for share in self.densities])
         layout = from_table("scope", self.scope, LAYOUTS)
-        layers = layers_of(net, prunable)
+        layers = layers_of(net, self.exclude)
         return np.stack([layout_counts(layout, layers, share, rounds) for share in self.densities])
 
     def check(self, runner: Runner) -> None:

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxticket import masks
 from jaxticket._check import from_table, instance
 from jaxticket.nn import flops
 from jaxticket.pruning.compiled import Examples, context_maker
@@ -123,7 +122,7 @@ def _score_flops(net: Network, score: Score, examples: Examples) -> float:
 
     def scored(params: Params, stats: Stats, x: Array, y: Array, key: Key) -> Params:
         look = context_maker(net, stats, recipe, key=key)
-        context = look(params, masks.ones(params), (x, y), net.prunable_leaves())
+        context = look(params, net.mask(), (x, y))
         return score(params, context, key=key)
 
     return flops.count(scored, params, stats, x, y, key)

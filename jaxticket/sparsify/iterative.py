@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -185,17 +184,16 @@ class Pruning(Strategy):
 
     def kept_at(self, level: int, net: Network) -> np.ndarray:
         """Weights that a level keeps, int32: one number, or one per layer."""
-        params, prunable = net.shapes[0], net.prunable_leaves(self.exclude)
+        dense = net.mask(self.exclude)
         share = float(densities(self.levels, self.fraction)[level])
         if self.scope == "layer":
-            return layer_counts(params, share, prunable=prunable, level=level, rates=self.rates)
-        return np.asarray(round(share * masks.prunable_size(params, prunable=prunable)), np.int32)
+            return layer_counts(dense, share, level=level, rates=self.rates)
+        return np.asarray(round(share * masks.prunable_size(dense)), np.int32)
 
     def check_network(self, net: Network) -> None:
         """Raise for patterns that match no layer, and for levels that keep no weight."""
-        params, prunable = net.shapes[0], net.prunable_leaves(self.exclude)
-        paths = zip(_tree.paths(params), jax.tree.leaves(prunable), strict=True)
-        pruned = [path for path, p in paths if p]
+        dense = net.mask(self.exclude)
+        pruned = _tree.paths(dense)
         for pattern, _ in self.rates:
             if not any(_tree.matches(path, [pattern]) for path in pruned):
                 raise ValueError(
@@ -204,7 +202,7 @@ class Pruning(Strategy):
                 )
         for level in range(self.levels + 1):
             if not self.kept_at(level, net).sum():
-                size = masks.prunable_size(params, prunable=prunable)
+                size = masks.prunable_size(dense)
                 raise ValueError(
                     f"`levels` {self.levels} with fraction={self.fraction:g}: level {level} keeps "
                     f"none of the {size:,} weights; use at most {level - 1} levels"
@@ -218,7 +216,7 @@ class Pruning(Strategy):
 
     def tickets(self, runner: Runner, states: DenseStates) -> Stages:
         """Train, prune, rewind, repeat; level 0 is the training of the dense networks."""
-        origin = dense_ticket(states.states[0], 0)
+        origin = dense_ticket(runner.net, states.states[0], 0, self.exclude)
         stats = origin.stats
         found = {0: Found(0, origin.mask, origin)}
         for level in range(self.levels + 1):
@@ -234,13 +232,16 @@ class Pruning(Strategy):
                 params, stats = weights_of(kept, runner.net)
                 # a pruned weight keeps, for masks that are moved onto it, the value that it had
                 # when it was pruned: at all positions stand weights that were trained
-                params = jax.tree.map(np.where, own.mask, params, origin.params)
+                params = masks.map_with(
+                    np.where, own.mask, params, origin.params, other=lambda trained, _: trained
+                )
                 origin = origin.replace(params=params)
             if level == 0 and self.rewind_step:
                 networks = _tree.unflatten(kept, runner.net.shapes, "origin")
-                origin, stats = dense_ticket(networks, self.start), networks[1]
+                origin = dense_ticket(runner.net, networks, self.start, self.exclude)
+                stats = networks[1]
             for target in targets:
-                mask = unpacked(kept, f"mask-{target:03d}", runner.net.shapes[0])
+                mask = unpacked(kept, f"mask-{target:03d}", runner.net.mask(self.exclude))
                 found[target] = Found(target, mask, origin, source=level)
         return origin
 

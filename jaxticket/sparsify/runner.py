@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxticket import _tree
+from jaxticket import _tree, masks
 from jaxticket.controls import Change, changed
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
@@ -214,7 +214,12 @@ class Runner:
             tickets = {n: tickets[n] if n in tickets else groups[n].ticket() for n in inside}
             for n, ticket in tickets.items():
                 densities[n] = density(self.net, groups[n].pruning, ticket, groups[n].lost)
-            parts = [groups[n].jobs(t, self._keys_of(groups[n])) for n, t in tickets.items()]
+            # groups may have been pruned under other `exclude`
+            alike = masks.alike([ticket.mask for ticket in tickets.values()])
+            parts = [
+                groups[n].jobs(ticket.replace(mask=mask), self._keys_of(groups[n]))
+                for (n, ticket), mask in zip(tickets.items(), alike, strict=True)
+            ]
             jobs = take(join(parts), first % each, first % each + end - first)
             del parts
             tickets = {n: ticket for n, ticket in tickets.items() if (n + 1) * each > end}

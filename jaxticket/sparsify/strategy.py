@@ -36,7 +36,7 @@ from jaxticket.settings import PruningSettings, Training
 from jaxticket.sparsify.cost import Cost
 from jaxticket.sparsify.runner import Group, Runner, final_weights
 from jaxticket.ticket import Ticket
-from jaxticket.typing import Mask, Network, Params
+from jaxticket.typing import Mask, Network
 
 
 class Found(NamedTuple):
@@ -142,16 +142,20 @@ class Strategy(PruningSettings):
         raise NotImplementedError
 
 
-def dense_ticket(networks: Networks, step: int) -> Ticket:
+def dense_ticket(
+    net: Network, networks: Networks, step: int, exclude: Sequence[str] = ()
+) -> Ticket:
     """Dense networks, stacked over [replica], as the tickets that keep all weights.
 
     Args:
+      net: the network.
       networks: params and statistics.
       step: of the schedule, at which training begins.
+      exclude: patterns of paths that are not pruned.
     """
     params, stats = networks
-    ones = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
     count = len(jax.tree.leaves(params)[0])
+    ones = net.mask(exclude, lead=(count,))
     steps = np.full(count, step, np.int32)
     return Ticket(ones, params, stats, np.zeros(count, np.int32), steps)
 
@@ -162,8 +166,8 @@ def packed(mask: Mask, name: str) -> Arrays:
     return {path: np.packbits(np.reshape(x, (len(x), -1)), axis=1) for path, x in leaves}
 
 
-def unpacked(arrays: Arrays, name: str, like: Params) -> Mask:
-    """The masks that `packed` gave; `like` has the shapes of one replica."""
+def unpacked(arrays: Arrays, name: str, like: Mask) -> Mask:
+    """The masks that `packed` gave; `like` is that of one replica."""
 
     def one(bits: np.ndarray, x: jax.Array) -> np.ndarray:
         flat = np.unpackbits(bits, axis=1, count=int(np.prod(x.shape)))
@@ -305,11 +309,6 @@ class _Course:
     trace: list[Mapping[str, object]] = field(default_factory=list)
     lost: dict[int, np.ndarray] = field(default_factory=dict)
 
-    @functools.cached_property
-    def prunable(self) -> Params:
-        """Which leaves are pruned."""
-        return self.runner.net.prunable_leaves(self.strategy.exclude)
-
     def take(self, stage: Stage, states: DenseStates) -> None:
         """Note the masks of a stage, and say which layers have no weights left."""
         self.costs += stage.costs
@@ -329,7 +328,7 @@ class _Course:
         seeds, strategy = self.runner.seeds, self.strategy
         empty = [
             f"{path} (seeds {', '.join(str(s) for s, g in zip(seeds, gone, strict=True) if g)})"
-            for path, gone in masks.empty_layers(found.mask, self.prunable).items()
+            for path, gone in masks.empty_layers(found.mask).items()
         ]
         if empty and found.level:
             self.runner.run.write(
@@ -343,10 +342,13 @@ class _Course:
 
     def ticket(self, found: Found, branch: str = "ticket") -> Ticket:
         """Mask and weights of a ticket or control, also where the mask is False."""
-        factors = self.strategy.factors(found.mask, self.prunable) if found.level else None
-        level = np.full(len(self.runner.seeds), found.level, np.int32)
+        count = len(self.runner.seeds)
+        dense = self.runner.net.mask(self.strategy.exclude, lead=(count,))
+        mask = masks.conform(found.mask, dense, called="`tickets`")
+        factors = self.strategy.factors(mask) if found.level else None
+        level = np.full(count, found.level, np.int32)
         params = rescaling.scaled(found.origin.params, factors)
-        whole = found.origin.replace(mask=found.mask, params=params, level=level)
+        whole = found.origin.replace(mask=mask, params=params, level=level)
         if branch == "ticket":
             return whole
         return self.runner.control(
@@ -451,13 +453,15 @@ def run_strategies(
         run.describe("dense")
         initial = initial_networks(net, run.mesh, runner.keys)
         states = train_dense(
-            run, training, runner.keys, initial, sorted(steps), monitors=training.monitors
-        )
+            run, net, training, runner.keys, initial, sorted(steps), monitors=training.monitors,
+            exclude=strategies[0].exclude,
+        )  # fmt: skip
         report_diverged(run, "dense", plan.seeds, states.diverged)
         courses = []
         for strategy in strategies:
             begun = states.states.get(strategy.rewind_step, initial)
-            course = _Course(strategy, runner, plan.changes, dense_ticket(begun, strategy.start))
+            origin = dense_ticket(net, begun, strategy.start, strategy.exclude)
+            course = _Course(strategy, runner, plan.changes, origin)
             if states.steps:
                 each = states.steps // len(plan.seeds)
                 took = {"train_seconds": states.seconds, "training_steps": each}

@@ -212,8 +212,7 @@ def _tickets(
     step = np.full(len(adapter.seeds), start, np.int32)
     ticket = adapter.ticket(adapter.runs.whole(level)).replace(step=step)
     tickets = {TRANSFERRED: ticket}
-    prunable = runner.net.prunable_leaves(pruning.exclude)
-    factors = pruning.factors(ticket.mask, prunable) if level else None
+    factors = pruning.factors(ticket.mask) if level else None
     if (own := adapter.target.own) is not None:
         tickets[OWN] = adapter.own(own, level).replace(step=step)
     for name, change in changes.items():

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxticket import _tree
+from jaxticket import _tree, masks
 from jaxticket.ticket import Ticket
 from jaxticket.typing import Network, Params, Stats
 
@@ -42,18 +42,19 @@ def fit(
       ValueError: for layers that do not fit; the message names all of them.
     """
     lead = np.ndim(ticket.level)
-    old_masks, old_weights = _tree.leaves(ticket.mask), _tree.leaves(ticket.params)
-    masks, weights, odd = {}, {}, []
+    old_masks = {path: np.asarray(leaf) for path, leaf in masks.items(ticket.mask)}
+    old_weights = _tree.leaves(ticket.params)
+    new_masks, weights, odd = {}, {}, []
     for path, leaf in _tree.leaves(fresh[0]).items():
         new, old, adapted = np.asarray(leaf), old_weights.get(path), None
         if not _tree.matches(path, reinit):
             if old is not None:
-                pair = np.asarray(old_masks[path]), np.asarray(old)
+                pair = old_masks.get(path), np.asarray(old)
                 adapted = _adapted(*pair, new.shape, lead, net, to)
             if adapted is None:
                 shape = "none" if old is None else np.shape(old)[lead:]
                 odd.append(f"{path} {shape} -> {new.shape[lead:]}")
-        masks[path], weights[path] = adapted or (np.ones(new.shape, bool), new)
+        new_masks[path], weights[path] = adapted or (None, new)
     odd += [
         f"{path} {np.shape(old)[lead:]} -> none"
         for path, old in old_weights.items()
@@ -70,21 +71,24 @@ def fit(
         fits = old is not None and np.shape(old) == np.shape(leaf)
         stats[path] = np.asarray(old if fits else leaf)
     return ticket.replace(
-        mask=_tree.unflatten(masks, fresh[0]),
+        mask=_tree.unflatten(new_masks, fresh[0]),
         params=_tree.unflatten(weights, fresh[0]),
         stats=_tree.unflatten(stats, fresh[1]),
     )
 
 
 def _adapted(
-    mask: np.ndarray,
+    mask: np.ndarray | None,
     weights: np.ndarray,
     shape: tuple[int, ...],
     lead: int,
     net: Network,
     to: Network,
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Adapt mask and weights of one leaf to another shape; None if they do not fit."""
+) -> tuple[np.ndarray | None, np.ndarray] | None:
+    """Adapt mask and weights of one leaf to another shape; None if they do not fit.
+
+    The mask is None for a leaf that cannot be pruned.
+    """
     if weights.shape == shape:
         return mask, weights
     ours, theirs = net.shape[-1], to.shape[-1]
@@ -102,7 +106,9 @@ def _adapted(
     if not same or (here[-2], there[-2]) != expected:
         return None
     split = (*weights.shape[:-2], here[-2] // ours, ours, here[-1])
-    mask, weights = mask.reshape(split), weights.reshape(split)
+    known = mask is not None
+    mask = np.ones(split, bool) if mask is None else mask.reshape(split)
+    weights = weights.reshape(split)
     if ours == 1:
         mask = np.repeat(mask, theirs, axis=-2)
         weights = np.repeat(weights / theirs, theirs, axis=-2).astype(weights.dtype)
@@ -111,4 +117,4 @@ def _adapted(
         # pruned weights too have values: controls move masks
         weights = np.where(mask | ~kept, weights, 0).sum(axis=-2, keepdims=True)
         mask = kept
-    return mask.reshape(shape), weights.reshape(shape)
+    return mask.reshape(shape) if known else None, weights.reshape(shape)

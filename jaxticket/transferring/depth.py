@@ -17,7 +17,7 @@ import numpy as np
 from jaxticket import _tree
 from jaxticket._check import instance, several, text
 from jaxticket.ticket import Ticket, check_ticket
-from jaxticket.typing import Network, Params
+from jaxticket.typing import Mask, Network, Params
 
 Blocks = str | Sequence[str] | None
 """Which block goes where, for all stages or for each; None for `spread`."""
@@ -131,12 +131,13 @@ def elastic(ticket: Ticket, *, net: Network, to: Network, blocks: Blocks = None)
     taken, lead = sources(net, to, blocks), np.ndim(ticket.level)
     params, stats = to.shapes
 
-    def moved(tree: Params, like: Params) -> Params:
-        old, new = _tree.leaves(tree), {}
+    def moved(tree: Mask, like: Params) -> Params:
+        # leaves of masks are None where nothing is pruned
+        old, new = _tree.leaves(tree, is_leaf=_tree.is_none), {}
         for path, leaf in _tree.leaves(like).items():
             source = path_in(path, taken, net, to)
             shape = np.shape(old[source])[lead:] if source in old else "none"
-            if shape != leaf.shape:
+            if shape != leaf.shape and (source not in old or old[source] is not None):
                 raise ValueError(
                     f"`ticket` has {shape} at {source!r} where `to` needs {leaf.shape} for "
                     f"{path!r}; stretch it within a family, then transfer it to other data"

@@ -120,7 +120,7 @@ def target_of(
         )
     reinit = (net.output,) if reinit_output else ()
     fit(_blank(middle), net=middle, to=net, fresh=_zeros(net), reinit=reinit)
-    net.prunable_leaves((*exclude, *reinit))
+    net.mask((*exclude, *reinit))
     return Target(net, data, training, own, middle, reinit, exclude, blocks, permuted)
 
 
@@ -166,8 +166,10 @@ def runs_of(
     seeds = distinct_seeds(seeds)
     like = _zeros(net)
     by_level: dict[int, list[Ticket]] = {}
+    dense = net.mask()
     for ticket in given:
         check_ticket("runs", ticket, like)
+        ticket = ticket.replace(mask=masks.conform(ticket.mask, dense, called="`runs`"))
         by_level.setdefault(int(ticket.level), []).append(ticket)
     for level, tickets_of_level in by_level.items():
         if len(tickets_of_level) != len(seeds):
@@ -215,9 +217,8 @@ def _zeros(net: Network) -> Networks:
 
 def _blank(net: Network) -> Ticket:
     params, stats = _zeros(net)
-    mask = jax.tree.map(lambda x: np.broadcast_to(np.ones((), bool), x.shape), params)
     zero = np.zeros((), np.int32)
-    return Ticket(mask, params, stats, zero, zero)
+    return Ticket(net.mask(), params, stats, zero, zero)
 
 
 def _deeper(net: Network, to: Network) -> Network:
@@ -292,10 +293,10 @@ def _shuffled(blocks: tuple[str, ...]) -> Change:
     """Make a change that shuffles the masks of some blocks within each layer."""
 
     def permuted_copies(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
-        paths = iter(_tree.paths(ticket.params))
-        prunable = jax.tree.map(
-            lambda p: _tree.matches(next(paths), blocks) and p, net.prunable(ticket.params)
-        )
-        return ticket.replace(mask=masks.shuffle(ticket.mask, key=key, prunable=prunable))
+        del net
+        shuffled = masks.shuffle(ticket.mask, key=key)
+        moves = iter([_tree.matches(path, blocks) for path, _ in masks.items(ticket.mask)])
+        mask = masks.map_with(lambda m, new: new if next(moves) else m, ticket.mask, shuffled)
+        return ticket.replace(mask=mask)
 
     return permuted_copies

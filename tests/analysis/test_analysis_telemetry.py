@@ -167,13 +167,12 @@ def test_every_metric_is_that_of_a_loop_by_hand(runs, table, level, seed):
 
 
 def trees(*leaves):
-    return {name: np.asarray(x) for name, x in zip("abc", leaves, strict=True)}
+    return {name: x if x is None else np.asarray(x) for name, x in zip("abc", leaves, strict=True)}
 
 
-def measured(now, start, gradient, mask, prunable=(True, True, False)):
+def measured(now, start, gradient, mask):
     floats = [trees(*(np.asarray(x, np.float32) for x in t)) for t in (now, start, gradient)]
-    kinds = dict(zip("abc", prunable, strict=True))
-    seen = jax.jit(lambda *x: module.measured(*x, kinds))(*floats, trees(*mask))
+    seen = jax.jit(module.measured)(*floats, trees(*mask))
     return dict(zip(METRICS, np.asarray(seen).tolist(), strict=True))
 
 
@@ -184,7 +183,7 @@ def test_metrics_by_hand():
         start=([-1.0, 2.0, 4.0], [0.0, 0.0], [-9.0]),
         # at pruned weights and biases it may be anything
         gradient=([3.0, 0.0, 0.0], [4.0, 100.0], [100.0]),
-        mask=([True] * 3, [True, False], [True]),
+        mask=([True] * 3, [True, False], None),
     )
     # four survivors, one of them 0 at the start
     assert seen["magnitude"] == 6 / 4
@@ -196,7 +195,7 @@ def test_metrics_by_hand():
 
 def test_where_nothing_survives_nothing_is_measured():
     empty = ([0.0, 0.0, 0.0], [0.0, 0.0], [1.0])
-    mask = ([False] * 3, [False] * 2, [True])
+    mask = ([False] * 3, [False] * 2, None)
     assert np.isnan(list(measured(empty, empty, empty, mask).values())).all()
 
 

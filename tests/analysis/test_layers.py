@@ -21,14 +21,9 @@ def params_of(net):
 
 
 def random_mask(net, seed, density=0.4):
-    """Random on kernels, True elsewhere."""
+    """Random on kernels."""
     rng = np.random.default_rng(seed)
-    params = params_of(net)
-    return jax.tree.map(
-        lambda x, p: rng.random(x.shape) < density if p else np.ones(x.shape, bool),
-        params,
-        net.prunable(params),
-    )
+    return jax.tree.map(lambda m: rng.random(m.shape) < density, net.mask())
 
 
 def stacked(*trees_):
@@ -92,12 +87,11 @@ def test_stacked_masks_give_what_each_gives():
 def test_layers_agree_with_the_masks_own_densities():
     mask = random_mask(RESNET, 2)
     table = jt.layers.layers(RESNET, mask)
-    prunable = RESNET.prunable(params_of(RESNET))
-    densities = masks.layer_density(mask, prunable=prunable)
+    densities = masks.layer_density(mask)
     assert set(table["layer"]) == set(densities)
     for path, density in zip(table["layer"], table["layer_density"], strict=True):
         assert density == pytest.approx(float(densities[path]), abs=1e-6)
-    assert table["kept"].sum() == int(masks.kept(mask, prunable=prunable))
+    assert table["kept"].sum() == int(masks.kept(mask))
     assert table["index"].tolist() == list(range(len(table)))
     assert table["layer"].iloc[0] == "block_0/kernel" and table["layer"].iloc[-1] == "dense/kernel"
 
@@ -128,8 +122,9 @@ def test_masked_flops_are_the_products_of_kept_weights_counted_one_by_one():
     assert cost["flops"] == 2 * (16 * 9 * (2 * 4 + 4 * 4) + 16 * 16 + 16 * 16 + 16 * 3)
     table = jt.layers.layers(CONV, mask)
     assert table["flops_kept"].sum() == 2 * count
-    assert cost["kept_params"] == sum(int(m.sum()) for m in jax.tree.leaves(mask))
     assert cost["params"] == trees.size(params_of(CONV))
+    pruned = sum(int((~m).sum()) for m in jax.tree.leaves(mask))
+    assert cost["kept_params"] == cost["params"] - pruned
 
 
 def test_pruned_weights_really_take_no_part():
@@ -223,10 +218,10 @@ def test_errors_name_what_is_wrong():
     with pytest.raises(ValueError, match=r"`mask` has shape \(4, 6\) at 'dense_0/kernel'"):
         wrong = {**mask, "dense_0": {**mask["dense_0"], "kernel": np.ones((4, 6), bool)}}
         jt.layers.cost(LENET, wrong)
-    with pytest.raises(ValueError, match="`mask` must hold bools, got float32 at 'dense_0/bias'"):
+    with pytest.raises(ValueError, match="`mask` must hold bools, got float32 at 'dense_0/kernel'"):
         jt.layers.collapsed(LENET, jax.tree.map(lambda m: m.astype(np.float32), mask))
     ragged = stacked(mask, mask)
-    ragged["dense_0"]["bias"] = ragged["dense_0"]["bias"][:1]
+    ragged["dense_0"]["kernel"] = ragged["dense_0"]["kernel"][:1]
     with pytest.raises(ValueError, match=r"`mask` has leaves of \[1, 2\] replicas; stack whole"):
         jt.layers.layers(LENET, ragged)
     with pytest.raises(ValueError, match=r"`at` must be in \[0, 1\], got 1.5"):

@@ -145,10 +145,9 @@ def test_tables_that_are_none_are_explained():
 
 def outcome(weights, mask, said, labels, losses):
     tree = {"layer": {"kernel": np.asarray(weights), "bias": np.ones(1)}}
-    masks = {"layer": {"kernel": np.asarray(mask), "bias": np.ones(1, bool)}}
-    prunable = {"layer": {"kernel": True, "bias": False}}
+    masks = {"layer": {"kernel": np.asarray(mask), "bias": None}}
     said, labels, losses = (np.asarray(x) for x in (said, labels, losses))
-    return distances.Outcome(tree, masks, prunable, said, losses, labels)
+    return distances.Outcome(tree, masks, said, losses, labels)
 
 
 def test_distances_by_hand():

@@ -847,15 +847,14 @@ def verdict() -> Found:
 def pruning_functions() -> Found:
     """Pruning by hand: top-k, a score, densities of levels."""
     params, _ = lenet().init(jax.random.key(4))
-    prunable = lenet().prunable(params)
-    ones = jax.tree.map(lambda w: jnp.ones(w.shape, bool), params)
+    ones = lenet().mask()
     magnitudes = jax.tree.map(jnp.abs, params)
     found: Found = {
         "densities": jt.densities(9, 0.3),
         "params": statistics(params),
     }
     for scope, keep in (("global", 333), ("layer", [400, 77, 30])):
-        mask = jt.keep_top(magnitudes, ones, keep, prunable=prunable, scope=scope)
+        mask = jt.keep_top(magnitudes, ones, keep, scope=scope)
         found[f"keep_top.{scope}"] = bits(mask)
     return found
 

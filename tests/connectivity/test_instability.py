@@ -13,6 +13,7 @@ from patterns import batch_at
 from stops import after_save, in_spite_of_deaths, killed
 
 import jaxticket as jt
+from jaxticket import masks
 from jaxticket.connectivity import copies as copies_module
 from jaxticket.engine.program import program
 from jaxticket.engine.supervised import Supervised
@@ -72,7 +73,7 @@ def plain_step(net, momentum):
     @jax.jit
     def step(params, state, mask, x, y, rate):
         def loss(params):
-            masked = jax.tree.map(lambda m, w: jnp.where(m, w, 0), mask, params)
+            masked = masks.apply(mask, params)
             logits, _ = net.apply(masked, {}, x, train=True)
             return optax.losses.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
@@ -343,13 +344,13 @@ def test_tickets_keep_their_masks_along_the_line(net, data, training, mesh, runs
             kernels = [x[copy] for x in jax.tree.leaves(params) if x.ndim > 2]
             assert sum(int(np.count_nonzero(x)) for x in kernels) <= kept
             if kind.branch != "layerwise_random":
-                outside = jax.tree.map(
-                    lambda m, w, c=copy: np.any(~m & (w[c] != 0)), ticket.mask, params
-                )
-                assert not any(jax.tree.leaves(outside))
+                outside = [
+                    np.any(~m & (w[copy] != 0)) for _, m, w in masks.items(ticket.mask, params)
+                ]
+                assert outside and not any(outside)
             else:
                 # the same density in every layer, elsewhere
-                for m, w in zip(jax.tree.leaves(ticket.mask), jax.tree.leaves(params), strict=True):
+                for _, m, w in masks.items(ticket.mask, params):
                     assert np.count_nonzero(w[copy]) <= np.count_nonzero(m)
     table = inst.table()
     assert set(table["level"]) == {0, 1, 2}
@@ -394,17 +395,13 @@ def test_new_weights_start_at_step_k_or_at_0(net, data, training, mesh, runs):
     for name, start in starts.items():
         new = jt.branch(runs, name, levels=[2], progress=False).ticket(2, 8)
         assert int(new.step) == start
-        for w, old, m in zip(
-            *(jax.tree.leaves(t) for t in (new.params, runs.ticket(2, 8).params, new.mask)),
-            strict=True,
-        ):
-            # biases are 0 at initialization
-            assert w.ndim == 1 or (w[m] != old[m]).all()
+        for _, m, w, old in masks.items(new.mask, new.params, runs.ticket(2, 8).params):
+            assert (w[m] != old[m]).all()
         params = jax.tree.map(np.asarray, new.params)
         want = by_hand(net, data, training, params, new.mask, 8, lambda _: first + 1, start)
         got, _ = found.networks(at=10, seed=8, branch=name, level=2)
-        for a, b, m in zip(*map(jax.tree.leaves, (got, want, new.mask)), strict=True):
-            np.testing.assert_allclose(a[1], np.where(m, b, 0), rtol=2e-3, atol=2e-4)
+        for a, b in zip(*map(jax.tree.leaves, (got, masks.apply(new.mask, want))), strict=True):
+            np.testing.assert_allclose(a[1], b, rtol=2e-3, atol=2e-4)
         # they have not moved from where they began
         assert states.loc[(name, "l2_from_init"), "value"].item() == 0
     assert states.loc[("ticket", "l2_from_init"), "value"].item() > 0
@@ -439,8 +436,7 @@ def test_several_runs_start_at_their_rewind_steps(net, data, training, mesh, run
     }
     ticket = other.ticket(1, 8)
     params, _ = inst.networks(at=0, seed=8, level=1)
-    mask = jax.tree.map(lambda x: x != 0, jax.tree.map(lambda x: x[0], params))
-    assert not any(jax.tree.leaves(jax.tree.map(lambda m, w: np.any(w & ~m), ticket.mask, mask)))
+    assert not any(np.any((w[0] != 0) & ~m) for _, m, w in masks.items(ticket.mask, params))
     assert inst.costs()["training_steps"].sum() == 2 * (20 + 30 + 30)
 
 

@@ -34,8 +34,9 @@ def own_magnitude(params, context, *, key):
 
 def own_sign_flip(ticket, key, *, net):
     """As "sign_flip"."""
-    prunable = net.prunable(ticket.params)
-    flipped = jax.tree.map(lambda w, p: -w if p else w, ticket.params, prunable)
+    flipped = jt.masks.map_with(
+        lambda mask, weights: -weights, ticket.mask, ticket.params, other=lambda weights: weights
+    )
     return ticket.replace(params=flipped)
 
 

@@ -188,7 +188,7 @@ def test_pruned_weights_stay_zero_under_any_optimizer():
     runs = found(jt.Training(steps=6, batch_size=16, optimizer=own, clip_norm=1.0))
     assert runs.table().value.notna().all() and (runs.table().diverged == -1).all()
     ticket = runs.by_level[1]
-    zeros = jax.tree.map(lambda m, w: np.where(m, 0, w), ticket.mask, ticket.params)
+    zeros = jt.masks.map_with(lambda m, w: np.where(m, 0, w), ticket.mask, ticket.params)
     assert not any(x.any() for x in jax.tree.leaves(zeros))
 
 

@@ -50,7 +50,7 @@ class ByMagnitude(AtStep):
     """As `jt.prune_at(score="magnitude", step=k)`."""
 
     def tickets(self, runner, states):
-        origin = dense_ticket(states.states[self.step], self.start)
+        origin = dense_ticket(runner.net, states.states[self.step], self.start)
         scores = jax.tree.map(np.abs, origin.params)
         yield Stage(
             [
@@ -68,7 +68,7 @@ class ByMovement(ByMagnitude):
     """Keeps the weights that moved furthest on the way to step k."""
 
     def tickets(self, runner, states):
-        origin = dense_ticket(states.states[self.step], self.start)
+        origin = dense_ticket(runner.net, states.states[self.step], self.start)
         moved = jax.tree.map(lambda w, b: abs(w - b), origin.params, states.states[0][0])
         for level, density in enumerate(self.densities, 1):
             yield Stage([Found(level, best(moved, density), origin)])
@@ -94,7 +94,7 @@ class Halving(Strategy):
 
     def tickets(self, runner, states):
         weights, _ = states.states[runner.training.steps]
-        origin = dense_ticket(states.states[0], 0)
+        origin = dense_ticket(runner.net, states.states[0], 0)
         mask, source = origin.mask, None
         for level in range(1, self.levels + 1):
             mask = best(jax.tree.map(np.abs, weights), self.density_of(level), mask)

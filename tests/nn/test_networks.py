@@ -36,7 +36,7 @@ def test_lenet_300_100_has_the_counts_of_the_sources():
     net = jt.networks.lenet()
     params, stats = lenet_params()
     assert trees.size(params) == 266_610
-    assert masks.prunable_size(params, prunable=net.prunable(params)) == 266_200
+    assert masks.prunable_size(net.mask()) == 266_200
     assert not jax.tree.leaves(stats)
     assert net.output == "dense_2" and net.shape == (28, 28, 1) and net.classes == 10
     shapes = {
@@ -228,7 +228,7 @@ def test_networks_of_every_kind_are_trained_and_pruned(name):
     assert np.isfinite(table["value"]).all()
     assert set(table["density"]) == {1.0, 0.5}
     ticket = jax.tree.map(lambda x: x[1, 1], runs.tickets)
-    kept = int(masks.kept(ticket.mask, prunable=net.prunable(ticket.params)))
+    kept = int(masks.kept(ticket.mask))
     assert kept == round(0.5 * (8 * 6 + 6 * 3)) == 33
     loss = table[(table.split == "train") & (table.metric == "loss") & (table.level == 0)]
     assert len(loss) > 0
@@ -331,7 +331,7 @@ def test_own_choice_of_what_is_prunable():
     assert own == jt.from_linen(NormedAlone(), SHAPE, name="alone", prunable=first_only)
     for net, total in ((default, 66), (own, 48)):
         mask = jax.tree.map(lambda x: x[1, 0], search(net).tickets.mask)
-        kept = masks.kept(mask, prunable=net.prunable(mask))
+        kept = masks.kept(mask)
         assert int(kept) == total // 2
 
 

@@ -276,14 +276,23 @@ def test_bisection_on_four_devices():
 def test_what_is_not_prunable_stays_and_does_not_count():
     scores = tree_of(np.arange(SIZE, dtype=np.float32), 100.0)
     prunable = {"a": {"bias": True, "kernel": False}, "b": {"bias": False, "kernel": True}}
-    mask = masks.ones(scores)
-    mask["b"]["bias"] = jnp.asarray([True, False])
-    result = jt.keep_top(scores, mask, 4, prunable=prunable)
-    assert int(masks.kept(result, prunable=prunable)) == 4
+    result = jt.keep_top(scores, masks.ones(scores, prunable=prunable), 4)
+    assert int(masks.kept(result)) == 4
     assert result["a"]["bias"].tolist() == [True, True, True]  # scores of 100 come first
-    assert np.asarray(result["a"]["kernel"]).all()
-    assert result["b"]["bias"].tolist() == [True, False]
+    assert result["a"]["kernel"] is None and result["b"]["bias"] is None
     assert np.flatnonzero(result["b"]["kernel"]).tolist() == [23]
+
+
+def test_of_a_full_tree_of_bools_kernels_are_pruned_as_in_version_0_1():
+    scores = tree_of(np.arange(SIZE, dtype=np.float32), 100.0)
+    full = jax.tree.map(lambda s: np.ones(s.shape, bool), scores)
+    full["b"]["bias"] = np.asarray([True, False])
+    result = jt.keep_top(scores, full, 4)
+    assert result["b"]["bias"].tolist() == [True, False] and result["a"]["bias"].all()
+    known = jt.keep_top(scores, masks.ones(scores), 4)
+    assert int(masks.kept(result)) == int(masks.kept(known)) == 4
+    for layer in "ab":
+        np.testing.assert_array_equal(result[layer]["kernel"], known[layer]["kernel"])
 
 
 @pytest.mark.parametrize(
@@ -297,12 +306,11 @@ def test_what_is_not_prunable_stays_and_does_not_count():
             lambda s, m: jt.keep_top(jax.tree.map(lambda x: x[:1], s), m, 3),
             r"`scores` has shape \(1,\) at 'a/bias'",
         ),
-        (lambda s, m: jt.keep_top(s, m, 3, prunable={"a": True}), "`prunable` has 1 leaves"),
         (lambda s, m: jt.keep_top(s, m, 3, scope="layer"), "`keep` must hold one number per"),
         (lambda s, m: jt.keep_top(s, m, [1, 2, 3], scope="layer"), r"\(2\).*got shape \(3,\)"),
         (
-            lambda s, m: jt.keep_top(s, m, 3, prunable=jax.tree.map(lambda _: False, s)),
-            "`prunable` is False for every leaf",
+            lambda s, m: jt.keep_top(s, jax.tree.map(lambda _: None, s), 3),
+            "`mask` has None at every leaf",
         ),
     ],
     ids=[
@@ -311,7 +319,6 @@ def test_what_is_not_prunable_stays_and_does_not_count():
         "scope",
         "tree",
         "shape",
-        "prunable",
         "scalar",
         "long",
         "none",
@@ -363,10 +370,10 @@ def test_each_round_sees_the_mask_of_the_one_before():
         def note(alive, masked, number):
             seen.append((int(alive), bool(masked), int(number)))
 
-        fits = jax.tree.map(lambda m, w: jnp.all(jnp.where(m, True, w == 0)), context.mask, params)
+        fits = [jnp.all(m | (w == 0)) for _, m, w in masks.items(context.mask, params)]
         alive = masks.kept(context.mask)
         bits = jax.random.bits(key)
-        jax.debug.callback(note, alive, jnp.all(jnp.stack(jax.tree.leaves(fits))), bits)
+        jax.debug.callback(note, alive, jnp.all(jnp.stack(fits)), bits)
         return jax.tree.map(jnp.abs, params)
 
     jt.prune(params, context, score=score, density=0.1, rounds=4, key=jax.random.key(0))
@@ -381,7 +388,7 @@ def test_each_round_sees_the_mask_of_the_one_before():
     assert len({bits for _, _, bits in seen}) == 4, "each round draws numbers of its own"
 
 
-def test_prune_by_layer_and_by_the_prunable_of_the_context():
+def test_prune_by_layer_and_by_the_mask_of_the_context():
     params, context = params_and_context()
     run = functools.partial(
         jt.prune, params, score=jt.scores.magnitude, density=0.3, key=jax.random.key(0)
@@ -390,9 +397,9 @@ def test_prune_by_layer_and_by_the_prunable_of_the_context():
     assert int(by_layer["a"]["kernel"].sum()) == round(0.3 * 20)
     assert int(by_layer["b"]["kernel"].sum()) == round(0.3 * 24)
     only = {"a": {"bias": False, "kernel": True}, "b": {"bias": False, "kernel": False}}
-    alone = run(context._replace(prunable=only), rounds=2)
+    alone = run(context._replace(mask=masks.ones(params, prunable=only)), rounds=2)
     assert int(alone["a"]["kernel"].sum()) == 6
-    assert alone["b"]["kernel"].all()
+    assert alone["b"]["kernel"] is None
 
 
 def test_prune_begins_at_the_mask_of_the_context():
@@ -472,5 +479,5 @@ def test_layer_counts_of_the_2019_paper():
     assert layer_counts(params, 0.5).tolist() == (sizes // 2).tolist()
     first_match = layer_counts(params, 0.5, level=1, rates=[("dense_*", 0.25), ("dense_2", 0.9)])
     assert first_match.tolist() == (0.75 * sizes).astype(int).tolist()
-    only = jax.tree.map(lambda x: x.shape == (300, 100), params)
-    assert layer_counts(params, 0.5, prunable=only).tolist() == [15_000]
+    only = jt.networks.lenet().mask(("dense_0", "dense_2"))
+    assert layer_counts(only, 0.5).tolist() == [15_000]

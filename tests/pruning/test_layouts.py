@@ -1,8 +1,8 @@
 """Layouts: formulas by hand, exact totals for any shapes, and what cannot be reached."""
 
+import dataclasses
 import math
 
-import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -196,12 +196,13 @@ def test_places_are_those_of_the_forward_pass():
 
 def test_layers_of_takes_other_prunable_leaves():
     net = jt.networks.lenet((2, 2, 1), 3, (5,))
-    params, _ = net.shapes
-    prunable = jax.tree.map(lambda x: x.shape == (4, 5), params)
-    (layer,) = layers_of(net, prunable)
+    (layer,) = layers_of(net, ("dense_1",))
     assert layer == Layer("dense_0/kernel", (4, 5), 0, False)
+    odd = dataclasses.replace(
+        net, prunable=lambda params: {name: {"bias": True, "kernel": False} for name in params}
+    )
     with pytest.raises(ValueError, match=r"`prunable` marks \['dense_0/bias'.*mark kernels alone"):
-        layers_of(net, jax.tree.map(lambda x: True, params))
+        layers_of(odd)
 
 
 @each_layout

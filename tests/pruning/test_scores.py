@@ -34,7 +34,7 @@ def setting():
 
     x = jax.random.normal(jax.random.key(1), (2, 5, *SHAPE))
     y = jnp.arange(10, dtype=jnp.int32).reshape(2, 5) % 3
-    context = jt.ScoreContext(loss, logits, params, mask, (x, y), net.prunable(params))
+    context = jt.ScoreContext(loss, logits, params, mask, (x, y))
     return masks.apply(mask, params), context
 
 
@@ -183,4 +183,4 @@ def test_random_masks_of_a_search_differ_between_seeds():
     kernels = np.asarray(runs.tickets.mask["dense_0"]["kernel"])[1]
     assert not any(np.array_equal(kernels[i], kernels[i - 1]) for i in range(3))
     last = jax.tree.map(lambda m: m[1], runs.tickets.mask)
-    assert jax.vmap(lambda m: masks.kept(m, prunable=net.prunable(m)))(last).tolist() == [33] * 3
+    assert jax.vmap(masks.kept)(last).tolist() == [33] * 3

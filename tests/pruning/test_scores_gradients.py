@@ -62,16 +62,14 @@ def mask_of(params):
 @pytest.mark.parametrize("name", [*SNIPS, *GRASPS, "prospr"])
 def test_leaves_that_are_not_pruned_score_nothing(name):
     params, context = setting()
-    context = context._replace(
-        prunable={"layer_0": {"kernel": True, "bias": False}, "layer_1": dict.fromkeys(
-            ("kernel", "bias"), False)}
-    )  # fmt: skip
+    context = context._replace(mask=NET.mask(("layer_1",)))
     scores = scored(name, params, context)
     for x in (scores["layer_0"]["bias"], *scores["layer_1"].values()):
         assert not np.any(x)
     assert np.all(np.asarray(scores["layer_0"]["kernel"]) != 0)
-    # without a word of the context, all leaves of two dimensions are pruned
-    both = scored(name, params, context._replace(prunable=None))
+    # where the mask has None nowhere, all leaves of two dimensions are pruned
+    full = jax.tree.map(lambda w: jnp.ones(w.shape, bool), params)
+    both = scored(name, params, context._replace(mask=full))
     assert np.all(kernels(both) != 0) and not np.any(both["layer_1"]["bias"])
 
 

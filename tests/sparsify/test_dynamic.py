@@ -40,14 +40,12 @@ class Grow(jt.dynamic.Static):
 
     def update(self, state, dense_gradient, *, step, key):
         def one(mask, weights, slope):
-            if mask.ndim < 2:
-                return mask
             kept = jnp.sum(mask, dtype=jnp.int32)
             stay = jt.keep_top({"w": jnp.abs(weights)}, {"w": mask}, kept // 2)["w"]
             free = jt.keep_top({"w": jnp.abs(slope)}, {"w": ~stay}, kept - kept // 2 + self.extra)
             return stay | free["w"]
 
-        return state._replace(mask=jax.tree.map(one, state.mask, state.params, dense_gradient))
+        return state._replace(mask=masks.map_with(one, state.mask, state.params, dense_gradient))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +108,7 @@ def test_masks_move_and_keep_their_counts():
             assert not masks.nested(a.mask, b.mask)
             for name in ("dense_0", "dense_1"):
                 assert a.mask[name]["kernel"].sum() == b.mask[name]["kernel"].sum()
-            zero = jax.tree.map(lambda m, w: not np.any(w[~m]), b.mask, b.params)
+            zero = masks.map_with(lambda m, w: not np.any(w[~m]), b.mask, b.params)
             assert all(jax.tree.leaves(zero))
         assert last.densities[level - 1] == round(share * SIZE) / SIZE
     assert not first.table().value.equals(last.table().value)

@@ -92,7 +92,7 @@ def by_hand(net, data, score, params, stats, seed, density, per_class=4):
     assert np.bincount(data.train.y[np.asarray(index)]).tolist() == [per_class] * 3
     x = (data.train.x[np.asarray(index)].astype(np.float32) - data.mean) / data.std
     batches = (jnp.asarray(x)[None], jnp.asarray(data.train.y[np.asarray(index)])[None])
-    ones = masks.ones(params)
+    ones = net.mask()
     if recipe.batch_norm == "initial":
         stats = initial(net, seed)[1]
 
@@ -104,9 +104,7 @@ def by_hand(net, data, score, params, stats, seed, density, per_class=4):
         log = jax.nn.log_softmax(logits(params, batch[0]) / recipe.temperature)
         return -jnp.mean(jnp.take_along_axis(log, batch[1][:, None], 1))
 
-    context = jt.ScoreContext(
-        loss, logits, initial(net, seed)[0], ones, batches, net.prunable(params), logits
-    )
+    context = jt.ScoreContext(loss, logits, initial(net, seed)[0], ones, batches, logits)
     scored = jax.jit(lambda w, m: score(w, context._replace(mask=m), key=key))
     mask, kept = ones, P
     for i in range(recipe.rounds):
@@ -116,23 +114,13 @@ def by_hand(net, data, score, params, stats, seed, density, per_class=4):
         flat = np.concatenate(
             [
                 np.where(m, np.asarray(s, np.float64), -np.inf).ravel()
-                for s, m, p in zip(
-                    jax.tree.leaves(scores),
-                    jax.tree.leaves(mask),
-                    jax.tree.leaves(net.prunable(params)),
-                    strict=True,
-                )
-                if p
+                for _, m, s in masks.items(mask, scores)
             ]
         )
         chosen = np.zeros(P, bool)
         chosen[np.argsort(-flat, kind="stable")[:kept]] = True
         parts = iter(np.split(chosen, [25 * 12]))
-        mask = jax.tree.map(
-            lambda m, p, parts=parts: next(parts).reshape(m.shape) if p else m,
-            mask,
-            net.prunable(params),
-        )
+        mask = jax.tree.map(lambda m, parts=parts: next(parts).reshape(m.shape), mask)
     return mask
 
 
@@ -153,7 +141,7 @@ def test_masks_at_initialization_are_those_made_by_hand(prune, net, data, name):
             params, stats = initial(net, seed)
             expected = by_hand(net, data, jt.SCORES[name], params, stats, seed, density)
             mask = found.ticket(level, seed).mask
-            assert int(masks.kept(mask, prunable=net.prunable(params))) == round(density * P)
+            assert int(masks.kept(mask)) == round(density * P)
             # a tie of float32 may fall otherwise
             assert differing(mask, expected) <= 2
 
@@ -457,7 +445,7 @@ def test_the_context_is_made_as_the_recipe_says(net, data):
     for mode in ("eval", "train", "initial"):
         recipe = jt.scores.Recipe(batch_norm=mode)
         make = context_maker(net, trained, recipe, key=jax.random.key(3))
-        context = make(params, masks.ones(params), (x[None], y[None]), None)
+        context = make(params, masks.ones(params), (x[None], y[None]))
         own = {"eval": trained, "train": trained, "initial": stats}[mode]
         expected, _ = net.apply(params, own, x, train=mode == "train", key=jax.random.key(0))
         np.testing.assert_allclose(context.logits(params, x), expected, rtol=1e-5, atol=1e-6)
@@ -470,7 +458,7 @@ def test_the_context_is_made_as_the_recipe_says(net, data):
     assert not np.allclose(plain["eval"], plain["train"], atol=1e-2)
     assert not np.allclose(plain["eval"], plain["initial"], atol=1e-2)
     recipe = jt.scores.Recipe(loss="negative_logit", temperature=4.0)
-    context = context_maker(net, stats, recipe, key=jax.random.key(3))(params, None, (x, y), None)
+    context = context_maker(net, stats, recipe, key=jax.random.key(3))(params, None, (x, y))
     z = np.asarray(net.apply(params, stats, x, train=False)[0])
     expected = -z[np.arange(12), np.asarray(y)].mean() / 4
     np.testing.assert_allclose(context.loss(params, (x, y)), expected, rtol=1e-5)
@@ -484,7 +472,7 @@ def test_networks_without_taps_have_no_tapped_logits():
         name="plain",
     )
     make = context_maker(plain, {}, jt.scores.Recipe(), key=jax.random.key(0))
-    assert make({}, {}, (jnp.zeros(1), jnp.zeros(1)), None).tapped is None
+    assert make({}, {}, (jnp.zeros(1), jnp.zeros(1))).tapped is None
 
 
 @pytest.mark.parametrize(

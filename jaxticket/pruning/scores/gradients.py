@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxticket import masks
 from jaxticket.typing import Array, Params, ScoreContext
 
 Batch = tuple[Array, Array]
 
 
-def over_batches(function: Callable[[Batch], Params], context: ScoreContext, like: Params) -> Any:
-    """The mean of `function(batch)` over the context's batches.
+def over_batches(
+    function: Callable[[Batch], Params], context: ScoreContext, like: Params
+) -> Params:
+    """Give the mean of `function(batch)` over the context's batches.
 
     The batches are equally large, so that for a mean loss this is what one batch of all examples
     would give, as long as nothing in the network mixes examples (batch statistics do).
@@ -53,4 +55,4 @@ def prunable_part(tree: Params, params: Params, context: ScoreContext) -> Params
 
 def in_use(tree: Params, context: ScoreContext) -> Params:
     """The tree with zeros where the context's mask is False (also where the tree holds nan)."""
-    return jax.tree.map(lambda m, x: jnp.where(m, x, jnp.zeros_like(x)), context.mask, tree)
+    return masks.apply(context.mask, tree)

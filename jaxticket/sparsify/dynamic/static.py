@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxticket import masks
 from jaxticket._check import from_table
 from jaxticket.problem import Problem
 from jaxticket.pruning.keep import keep_top
@@ -32,9 +31,7 @@ def random_mask(net: Network, density: float, layout: str | Layout = "erk", *, k
     keys = jax.random.split(key, len(leaves))
     drawn = [jax.random.uniform(k, x.shape, jnp.float32) for k, x in zip(keys, leaves, strict=True)]
     scores = jax.tree.unflatten(tree, drawn)
-    return keep_top(
-        scores, masks.ones(scores), counts, prunable=net.prunable_leaves(), scope="layer"
-    )
+    return keep_top(scores, net.mask(), counts, scope="layer")
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def sparse_train(
     steps = training.steps * count
     with runtime.run(net, data, training, settings, size=size, steps=steps) as run:
         runner = Runner(run, net, data, training, seeds, Dynamic(net, training, chosen))
-        origin = dense_ticket(initial_networks(net, run.mesh, runner.keys), 0)
+        origin = dense_ticket(net, initial_networks(net, run.mesh, runner.keys), 0)
         none, tickets, groups = np.zeros(len(seeds), bool), {}, []
         for level, (share, first) in enumerate(zip(pruning.densities, firsts, strict=True), 1):
             own = origin.replace(mask=first(runner.keys), level=np.full_like(origin.level, level))
@@ -127,8 +127,7 @@ def sparse_train(
                 )
             )
         trained = runner.train(groups, keep=_kept)
-        parts = [unpacked(block, "mask", net.shapes[0]) for block in trained.blocks]
-        final = join(parts)
+        final = join([unpacked(block, "mask", net.mask()) for block in trained.blocks])
         for level, own in tickets.items():
             mask = take(final, (level - 1) * len(seeds), level * len(seeds))
             tickets[level] = own.replace(mask=mask).masked()
@@ -171,8 +170,7 @@ def _first(
     Raises:
       ValueError: for a rule whose first mask is no mask of the network, or keeps nothing.
     """
-    like, _ = net.shapes
-    size = masks.prunable_size(like, prunable=net.prunable_leaves())
+    size = masks.prunable_size(net.mask())
     if not round(density * size):
         raise ValueError(
             f"`density` {density:g} keeps none of the {size:,} weights; use at least {1 / size:.2g}"
@@ -185,14 +183,15 @@ def _first(
     with naming("rule", rule):
         found = jax.eval_shape(one, jax.random.key(0))
         masks.require_bools("rule", found)
-        _tree.same_structure("rule", found, like)
+        masks.require_like("rule", found, net.shapes[0])
 
     def first(keys: np.ndarray) -> Mask:
         room = parallel.block_size(len(keys), mesh, None)
         padded = parallel.pad(keys, room)
         typed = jax.random.wrap_key_data(parallel.put(padded, mesh))
         run = parallel.over_replicas(lambda limit, key: _tree.varying_like(one(key), key), mesh)
-        return take(parallel.host(run(np.zeros(room, np.int32), typed)), 0, len(keys))
+        found = take(parallel.host(run(np.zeros(room, np.int32), typed)), 0, len(keys))
+        return masks.conform(found, net.mask(lead=(len(keys),)), called="`rule`")
 
     return first
 

@@ -9,7 +9,7 @@ equal parts of the search (`frozen`). Whatever it does, the final mask has exact
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,16 +64,15 @@ class Constraint:
         del first, pull
         return gradient, multiplier
 
-    def frozen(self, ranked: Params, live: Mask, keep: Array, prunable: Any) -> Mask:
+    def frozen(self, ranked: Params, live: Mask, keep: Array) -> Mask:
         """Entries that take part from here on.
 
         Args:
           ranked: scores as they are ranked.
           live: entries that took part so far.
           keep: int32, how many shall be left after this stretch.
-          prunable: tree of python bools.
         """
-        del ranked, keep, prunable
+        del ranked, keep
         return live
 
 
@@ -133,9 +132,9 @@ class Freezing(Penalty):
         """One for each freezing."""
         return self.times
 
-    def frozen(self, ranked: Params, live: Mask, keep: Array, prunable: Any) -> Mask:
+    def frozen(self, ranked: Params, live: Mask, keep: Array) -> Mask:
         """The entries with the highest scores."""
-        return keep_top(ranked, live, keep, prunable=prunable)
+        return keep_top(ranked, live, keep)
 
 
 def excess(pull: Pull, slack: float) -> tuple[Array, Array]:

@@ -10,6 +10,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
+from jaxticket import masks
 from jaxticket._check import flag, number, one_of, settle, share, texts, whole
 from jaxticket.sparsify.learned import knowledge
 from jaxticket.sparsify.learned.objectives import Outputs, View
@@ -32,7 +33,7 @@ def _logits(view: View, student: Outputs, teacher: Outputs) -> Array:
 
 
 def _prunable(view: View, tree: Params | None) -> Params:
-    return jax.tree.map(lambda g, p: g if p else jnp.zeros_like(g), _given(tree), view.prunable)
+    return masks.map_with(lambda _, g: g, view.soft, _given(tree), other=jnp.zeros_like)
 
 
 def _direction(view: View, student: Outputs, teacher: Outputs) -> Array:
@@ -47,7 +48,12 @@ def _direction_of_examples(view: View, student: Outputs, teacher: Outputs) -> Ar
     # Jacobians of one example at a time are held, and made again for the gradient
     @jax.checkpoint
     def one(at: Array) -> Array:
-        own = jax.tree.map(lambda j, m: j * m[None], slopes(_given(student.params), at), view.soft)
+        own = masks.map_with(
+            lambda m, j: j * m[None],
+            view.soft,
+            slopes(_given(student.params), at),
+            other=lambda j: j,
+        )
         other = slopes(_given(teacher.params), at)
         return knowledge.direction(_prunable(view, own), _prunable(view, other))
 
@@ -60,7 +66,7 @@ def _input_direction(view: View, student: Outputs, teacher: Outputs) -> Array:
 
 
 def _spectra(view: View, student: Outputs, teacher: Outputs) -> Array:
-    return knowledge.spectra(_given(student.params), _given(teacher.params), view.prunable)
+    return knowledge.spectra(_given(student.params), _given(teacher.params), view.soft)
 
 
 # name -> what it needs of either network, and the loss

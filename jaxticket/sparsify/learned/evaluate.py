@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import rescaling, results
+from jaxticket import masks, rescaling, results
 from jaxticket._check import whole
 from jaxticket.engine import parallel
 from jaxticket.engine.loop import take
@@ -82,8 +82,6 @@ def objective_values(
 
 @functools.lru_cache(maxsize=32)
 def _program(net: Network, method: Method, training: Training, mesh: Mesh, examples: int) -> Any:
-    prunable = net.prunable_leaves()
-
     def one(
         limit: Array, key: Key, params: Params, stats: Stats, soft: Params, own: Any, arrays: Any
     ) -> Array:
@@ -92,12 +90,12 @@ def _program(net: Network, method: Method, training: Training, mesh: Mesh, examp
             own, 0, key=stream(key, "objective"), batches=1, size=examples
         )
         view_of = viewer(
-            net, training, stats, normalized(x, arrays.by, training.compute_dtype), y, prunable,
+            net, training, stats, normalized(x, arrays.by, training.compute_dtype), y,
             key=stream(key, "noise", 0),
         )  # fmt: skip
         with jax.default_matmul_precision("highest"):
             dense = of_dense(method, view_of, params)
-            masked = jax.tree.map(jnp.multiply, soft, params)
+            masked = masks.map_with(jnp.multiply, soft, params, other=lambda w: w)
             return method.function(view_of(masked, soft, dense))
 
     return parallel.over_replicas(one, mesh, shared=1)

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxticket import _tree
-from jaxticket.typing import Array, Params
+from jaxticket import _tree, masks
+from jaxticket.typing import Array, Mask, Params
 
 Features = Sequence[Array]
 SMALL = 1e-9
@@ -174,9 +173,13 @@ def contrast(student: Features, teacher: Features, temperature: float = 0.1) -> 
     return -jnp.mean(jnp.diagonal(jax.nn.log_softmax(s @ t.T / temperature)))
 
 
-def spectra(student: Params, teacher: Params, prunable: Any) -> Array:
-    """Mean over prunable kernels, as matrices [inputs, outputs], of the squared distance between
-    their singular values, each over its Euclidean norm.
+def spectra(student: Params, teacher: Params, mask: Mask) -> Array:
+    """Mean over kernels, as matrices [inputs, outputs], of the squared distance between their
+    singular values, each over its Euclidean norm.
+
+    Args:
+      student, teacher: weights.
+      mask: None at the leaves that are no kernels.
 
     Reference: KD-LTS, appendix B, whose "SVD variant" has no printed formula: this one is ours.
     """
@@ -188,8 +191,7 @@ def spectra(student: Params, teacher: Params, prunable: Any) -> Array:
         )
         return jnp.sum((_unit(a[None]) - _unit(b[None])) ** 2)
 
-    leaves = zip(*map(jax.tree.leaves, (student, teacher, prunable)), strict=True)
-    found = [one(s, t) for s, t, p in leaves if p]
+    found = [one(s, t) for _, _, s, t in masks.items(mask, student, teacher)]
     return sum(found, start=jnp.float32(0)) / max(1, len(found))
 
 
@@ -212,7 +214,7 @@ def agreement(gradients: Array, *, most: float = 1.0, steps: int = 200) -> Array
     gram = gram / (jnp.max(jnp.abs(gram)) + 1e-30)
     rate = 1 / len(g)
 
-    def step(_: Any, v: Array) -> Array:
+    def step(_: object, v: Array) -> Array:
         return _capped_simplex(v - rate * (gram @ v), most)
 
     start = jnp.full(len(g), 1 / len(g), gram.dtype)
@@ -223,7 +225,7 @@ def _capped_simplex(v: Array, most: float) -> Array:
     """The nearest point with entries in [0, most] and sum 1, by bisection on the shift."""
     low, high = jnp.min(v) - 1, jnp.max(v)
 
-    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: object, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         middle = (low + high) / 2
         above = jnp.sum(jnp.clip(v - middle, 0, most)) > 1

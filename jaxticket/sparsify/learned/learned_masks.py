@@ -10,7 +10,7 @@ from typing import TypeVar
 import jax
 import numpy as np
 
-from jaxticket import rescaling
+from jaxticket import masks, rescaling
 from jaxticket._check import instance, settle, whole
 from jaxticket.engine import parallel
 from jaxticket.engine.dense import DenseStates, Networks
@@ -68,20 +68,20 @@ class LearnedPruning(AtStep):
                 f"method's own rescale=True; leave one of them out"
             )
 
-    def factors(self, mask: Mask, prunable: Mask) -> Params | None:
+    def factors(self, mask: Mask) -> Params | None:
         """What the dense weights of tickets are multiplied by.
 
         That is the height of the method's masks, the size of a layer over its number of ones where
         the method rescales, and `rescale`.
         """
-        found, method = super().factors(mask, prunable), self.method
+        found, method = super().factors(mask), self.method
         if method is None:
             return found
         if method.scaled_tickets and method.relaxation.height != 1:
-            height = rescaling.constant(mask, prunable, method.relaxation.height)
+            height = rescaling.constant(mask, method.relaxation.height)
             found = rescaling.together(found, height)
         if method.rescale:
-            found = rescaling.together(found, rescaling.by_density(mask, prunable, "layer"))
+            found = rescaling.together(found, rescaling.by_density(mask, "layer"))
         return found
 
     @property
@@ -156,16 +156,12 @@ class LearnedPruning(AtStep):
         return total(of_dense(runs, self.step), taught, searching)
 
 
-def hamming(one: Mask, other: Mask, prunable: Mask) -> np.ndarray:
+def hamming(one: Mask, other: Mask) -> np.ndarray:
     """Share of prunable entries in which masks [mask, ...] differ, float64 [mask].
 
     Reference: KD-LTS, Figure 4.
     """
-    leaves = [
-        (np.asarray(a), np.asarray(b))
-        for a, b, p in zip(*map(jax.tree.leaves, (one, other, prunable)), strict=True)
-        if p
-    ]
+    leaves = [(np.asarray(a), np.asarray(b)) for _, a, b in masks.items(one, other)]
     apart = sum(np.count_nonzero((a != b).reshape(len(a), -1), axis=1) for a, b in leaves)
     return np.asarray(apart, np.float64) / sum(a[0].size for a, _ in leaves)
 
@@ -189,11 +185,6 @@ class LearnedMasks:
         self.taught: Training | None = None
         if teaching is not None and teaching.online:
             self.taught = teaching.training(runner.training)
-
-    @functools.cached_property
-    def prunable(self) -> Mask:
-        """Which leaves are pruned."""
-        return self.runner.net.prunable_leaves(self.pruning.exclude)
 
     @functools.cached_property
     def learner(self) -> ScoreLearner:
@@ -308,7 +299,7 @@ class LearnedMasks:
             row = watched[steps.index(at)]
             row[:, :-1] = numbers
             if before is not None:
-                row[:, -1] = hamming(mask, before, self.prunable)
+                row[:, -1] = hamming(mask, before)
             before = mask
         return watched
 
@@ -329,7 +320,7 @@ class LearnedMasks:
         count, m = len(wanted.levels), self.method
         one = schedule(self.training)._replace(stop=np.asarray(self.steps, np.int32))
         densities = np.asarray(self.pruning.densities)[wanted.levels - 1]
-        like, prunable = self.runner.net.shapes[0], self.prunable
+        dense = self.runner.net.mask(self.pruning.exclude)
 
         def every(value: T) -> T:
             return jax.tree.map(lambda x: np.broadcast_to(x, (count, *np.shape(x))).copy(), value)
@@ -339,7 +330,7 @@ class LearnedMasks:
             order=every(np.int32(ORDER)),
             augment=every(np.int32(ORDER)),
             density=densities.astype(np.float32),
-            keep=np.stack([m.counts(like, float(d), prunable=prunable) for d in densities]),
+            keep=np.stack([m.counts(dense, float(d)) for d in densities]),
             round=every(np.int32(self.steps // m.rounds)),
             part=every(np.int32(self.steps // m.parts)),
             teachers=() if self.taught is not None else self._teachers_of(wanted),

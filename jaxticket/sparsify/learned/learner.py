@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from jaxticket import _tree, masks
@@ -42,7 +44,7 @@ class ScoreOrigin(NamedTuple):
     """What a search starts from.
 
     Attributes:
-      scores: one for every weight.
+      scores: one for every weight that can be pruned; None at other leaves, as in masks.
       weights, stats: the network; its weights are fixed unless the method learns them too.
       live: which entries may be kept.
       teachers: those that are trained along with the search: (params and statistics [teacher, ...],
@@ -105,24 +107,23 @@ class ScorePlan(NamedTuple):
     tutoring: Schedule | tuple[()] = ()
 
 
-def multiplied(method: Method, soft: Params, prunable: Any) -> Params:
+def multiplied(method: Method, soft: Params) -> Params:
     """What the weights of the masked network are multiplied by: the soft mask, each layer's times
     its size over its number of ones where the method rescales.
     """
+    if not method.rescale:
+        return soft
 
-    def one(m: Array, p: bool) -> Array:
-        if not p or not method.rescale:
-            return m
+    def one(m: Array) -> Array:
         ones = jax.lax.stop_gradient(jnp.sum(m))
         return m * (m.size / jnp.maximum(ones, 1))
 
-    return jax.tree.map(one, soft, prunable)
+    return jax.tree.map(one, soft)
 
 
-def effective(method: Method, soft: Params, weights: Params, prunable: Any) -> Params:
+def effective(method: Method, soft: Params, weights: Params) -> Params:
     """The weights of the masked network: those of `multiplied` times `weights`."""
-    factors = multiplied(method, soft, prunable)
-    return jax.tree.map(lambda m, w, p: m * w if p else w, factors, weights, prunable)
+    return masks.map_with(jnp.multiply, multiplied(method, soft), weights, other=lambda w: w)
 
 
 def of_size_one(gradient: Params, *, together: bool = False) -> Params:
@@ -176,27 +177,24 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
         """Shapes of params and statistics."""
         return self.net.shapes
 
-    @functools.cached_property
-    def prunable(self) -> Any:
-        """Which leaves are pruned, a tree of python bools."""
-        return self.net.prunable_leaves(self.exclude)
-
     def initial_scores(self, density: Array, *, key: Key) -> Params:
-        """The scores that a search starts from; 0 in leaves that are not pruned.
+        """The scores that a search starts from.
 
         Args:
           density: float32, share of the prunable weights to keep.
           key: the replica's root key.
         """
-        leaves, tree = jax.tree.flatten(self.like[0])
         own = stream(key, "search scores")
-        made = [
-            self.method.relaxation.initial(x.shape, density, key=stream(own, "leaf", jnp.int32(i)))
-            if p
-            else jnp.zeros(x.shape, jnp.float32)
-            for i, (x, p) in enumerate(zip(leaves, jax.tree.leaves(self.prunable), strict=True))
-        ]
-        return jax.tree.unflatten(tree, _tree.varying_like(made, density))
+        # numbered over all leaves of the params
+        number, initial = itertools.count(), self.method.relaxation.initial
+
+        def one(m: np.ndarray | None) -> Array | None:
+            drawn = stream(own, "leaf", jnp.int32(next(number)))
+            return None if m is None else initial(m.shape, density, key=drawn)
+
+        dense = self.net.mask(self.exclude)
+        made = jax.tree.map(one, dense, is_leaf=_tree.is_none)
+        return _tree.varying_like(made, density)
 
     def _learned(self, scores: Params, weights: Params) -> tuple[Params, ...]:
         return (scores, weights) if self.method.learn_weights else (scores,)
@@ -239,9 +237,8 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
             teachers = (tutors.params, tutors.stats)
         within = state.step % plan.round
         done = within.astype(jnp.float32) / plan.round.astype(jnp.float32)
-        live = method.relaxation.lasting(
-            state.scores, state.live, jnp.asarray(plan.keep), done, prunable=self.prunable
-        )
+        keep = jnp.asarray(plan.keep)
+        live = method.relaxation.lasting(state.scores, state.live, keep, done)
         found, gradient = self._gradient(state, batch, plan, live, done, teachers, placement)
         gradient = (masks.apply(live, gradient[0]), *gradient[1:])
         rate = learning_rate(plan.schedule, within, kind=training.schedule)
@@ -287,13 +284,11 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
         placement: Placement,
     ) -> tuple[Array, tuple[Params, ...]]:
         """The objective, with what the constraint adds, and its gradient by what is learned."""
-        net, method, training, prunable = self.net, self.method, self.training, self.prunable
+        net, method, training = self.net, self.method, self.training
         x, y = normalized(batch.x, batch.by, training.compute_dtype), batch.y
         key = stream(state.key, "search", state.step)
         noise = placement.own_key(stream(state.key, "noise", state.step))
-        ask = functools.partial(
-            viewer, net, training, x=x, y=y, prunable=prunable, key=noise, axis=placement.axis
-        )
+        ask = functools.partial(viewer, net, training, x=x, y=y, key=noise, axis=placement.axis)
         view_of = ask(stats=state.stats)
         dense = of_dense(method, view_of, state.weights)
 
@@ -309,16 +304,11 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
                 scores, *rest = learned
                 weights = rest[0] if rest else state.weights
                 soft = method.relaxation.soft(
-                    scores,
-                    live,
-                    jnp.asarray(plan.keep),
-                    done,
-                    key=stream(key, "sample"),
-                    prunable=prunable,
+                    scores, live, jnp.asarray(plan.keep), done, key=stream(key, "sample")
                 )
-                masked = effective(method, soft, weights, prunable)
-                view = view_of(masked, multiplied(method, soft, prunable), dense, **more)
-                expected = method.relaxation.expected(scores, live, done, prunable=prunable)
+                masked = effective(method, soft, weights)
+                view = view_of(masked, multiplied(method, soft), dense, **more)
+                expected = method.relaxation.expected(scores, live, done)
                 return method.factor * function(view) + method.constraint.cost(expected)
 
             return jax.value_and_grad(value)(self._learned(state.scores, state.weights))
@@ -335,7 +325,7 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
         """What the constraint looks at."""
 
         def expected_ones(scores: Params) -> Array:
-            expected = self.method.relaxation.expected(scores, live, done, prunable=self.prunable)
+            expected = self.method.relaxation.expected(scores, live, done)
             return sum((jnp.sum(e) for e in jax.tree.leaves(expected)), start=jnp.float32(0))
 
         expected, slope = jax.value_and_grad(expected_ones)(scores)
@@ -360,7 +350,7 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
     def _frozen(self, state: ScoreState, plan: ScorePlan, number: Array) -> ScoreState:
         """Some entries fall out for good."""
         method, stretches = self.method, self.method.constraint.stretches
-        size = masks.prunable_size(state.live, prunable=self.prunable)
+        size = masks.prunable_size(state.live)
         share = plan.density ** (number.astype(jnp.float32) / stretches)
         # float32 does not count beyond 16.7 million: the last stretch takes the count itself, and
         # none goes below it
@@ -370,14 +360,12 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
         if method.constraint.weighed:
             done = state.step.astype(jnp.float32) / plan.round.astype(jnp.float32)
             # the soft mask itself underflows where beta is large, and ties go by index
-            ranked = jax.tree.map(
+            ranked = masks.map_with(
                 lambda s, w: method.relaxation.log_expected_leaf(s, done) + jnp.log(jnp.abs(w)),
                 state.scores,
                 state.weights,
             )
-        return state._replace(
-            live=method.constraint.frozen(ranked, state.live, keep, self.prunable)
-        )
+        return state._replace(live=method.constraint.frozen(ranked, state.live, keep))
 
     def _restarted(self, state: ScoreState) -> ScoreState:
         """The next round begins: scores as of its start, with a fresh optimizer."""
@@ -387,13 +375,13 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
 
     def look(self, state: ScoreState, plan: ScorePlan) -> Array:
         """The numbers of `TRACE`, float32 [2]."""
-        total = masks.prunable_size(state.live, prunable=self.prunable)
+        total = masks.prunable_size(state.live)
         # scores between two rounds are those that the next one begins with
         over = state.step >= plan.schedule.stop
         within = jnp.where(over, plan.round, state.step % plan.round)
         done = within.astype(jnp.float32) / plan.round.astype(jnp.float32)
         relaxation = self.method.relaxation
-        expected = relaxation.expected(state.scores, state.live, done, prunable=self.prunable)
+        expected = relaxation.expected(state.scores, state.live, done)
         ones = sum((jnp.sum(e) for e in jax.tree.leaves(expected)), start=jnp.float32(0))
         share = ones if relaxation.counts else jnp.sum(plan.keep).astype(jnp.float32)
         return jnp.stack([share / total, state.multiplier])
@@ -401,13 +389,7 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
     def chosen(self, state: ScoreState, plan: ScorePlan) -> Mask:
         """The mask of the highest scores, with exactly K ones."""
         ranked = self.method.ranked(state.scores)
-        return keep_top(
-            ranked,
-            state.live,
-            jnp.asarray(plan.keep),
-            prunable=self.prunable,
-            scope=self.method.scope,
-        )
+        return keep_top(ranked, state.live, jnp.asarray(plan.keep), scope=self.method.scope)
 
 
 class ScorePrograms(NamedTuple):
@@ -449,10 +431,11 @@ def step_flops(net: Network, method: Method, training: Training) -> float:
 
     def one(x: Array, y: Array, key: Key) -> tuple[Params, Params]:
         params, stats = net.init(key)
-        scores = jax.tree.map(jnp.zeros_like, params)
-        origin = ScoreOrigin(scores, params, stats, masks.ones(params))
+        dense = net.mask()
+        scores = jax.tree.map(lambda m: jnp.zeros(m.shape), dense)
+        origin = ScoreOrigin(scores, params, stats, dense)
         at = jax.tree.map(jnp.asarray, schedule(training))
-        keep = jnp.asarray(method.counts(params, 0.5, prunable=learner.prunable))
+        keep = jnp.asarray(method.counts(dense, 0.5))
         zero, steps = jnp.int32(0), jnp.int32(1)
         plan = ScorePlan(at, zero, zero, jnp.float32(0.5), keep, steps, steps)
         if method.teaching is not None:

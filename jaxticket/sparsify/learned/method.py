@@ -43,6 +43,7 @@ from jaxticket.sparsify.learned.objectives import (
 )
 from jaxticket.sparsify.learned.relaxations import Relaxation, TopK
 from jaxticket.sparsify.learned.teachers import Teaching
+from jaxticket.typing import Mask
 
 UNCONSTRAINED = Constraint()
 LENGTHS = {"short": 0.125, "half": 0.5, "long": 1.0}
@@ -285,14 +286,17 @@ class Method:
             steps=each, milestones=milestones, eval_every=part // pieces, **changes
         )
 
-    def counts(self, like: Any, density: float, *, prunable: Any) -> np.ndarray:
-        """Entries that the mask keeps, int32: `round(density * P)`, or with scope "layer" `n -
-        floor((1 - density) * n)` for each layer of n.
+    def counts(self, mask: Mask, density: float) -> np.ndarray:
+        """Count the entries that a mask keeps, int32: `round(density * P)`, or with scope "layer"
+        `n - floor((1 - density) * n)` for each layer of n.
+
+        Args:
+          mask: of the network, such as `net.mask()`.
+          density: share of the prunable weights to keep.
         """
         if self.scope == "global":
-            size = masks.prunable_size(like, prunable=prunable)
-            return np.asarray(count(density, size), np.int32)
-        sizes = masks.prunable_sizes(like, prunable=prunable)
+            return np.asarray(count(density, masks.prunable_size(mask)), np.int32)
+        sizes = masks.prunable_sizes(mask)
         # 1e-9: 0.3 * 10 must not be cut to 2
         return np.asarray([n - math.floor((1 - density) * n + 1e-9) for n in sizes], np.int32)
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from jaxticket import _tree
+from jaxticket import _tree, masks
 from jaxticket._check import from_table, number, texts
 from jaxticket.engine.metrics import cross_entropy
 from jaxticket.typing import Array, Params
@@ -49,15 +49,14 @@ class View(NamedTuple):
 
     Attributes:
       masked: the weights times the soft mask.
-      soft: what the weights were multiplied by, the soft mask with its factors; 1 for leaves that
-        are not pruned.
+      soft: what the weights were multiplied by, the soft mask with its factors; None at leaves that
+        cannot be pruned, as in masks.
       labels: int32 [batch].
       logits: `logits(params) -> [batch, classes]`, with the statistics of the batch.
       tapped: `tapped(params)`, the logits and the features of `Outputs` of one forward pass.
       sensitivity: `sensitivity(params)`, as in `Outputs`.
       mean: the mean over the batch, over all devices that share it, of a number per example.
       whole: an array [batch, ...] of this device's examples with those of all that share the batch.
-      prunable: tree of python bools.
       dense: what the dense network says.
       teachers: what each teacher says; empty where a method has none.
       done: share of the round that is done.
@@ -75,7 +74,6 @@ class View(NamedTuple):
     sensitivity: Callable[[Params], Array]
     mean: Callable[[Array], Array]
     whole: Callable[[Array], Array]
-    prunable: Any
     dense: Outputs
     teachers: tuple[Outputs, ...] = ()
     done: Array | float = 0.0
@@ -92,7 +90,11 @@ class View(NamedTuple):
 
     def gradient(self) -> Params:
         """The gradient of the masked network's loss by the weights, the mask's factor included."""
-        return jax.tree.map(jnp.multiply, self.soft, jax.grad(self.loss)(self.masked))
+        return self.by_weights(jax.grad(self.loss)(self.masked))
+
+    def by_weights(self, gradient: Params) -> Params:
+        """A gradient by the masked weights as one by the weights under the mask."""
+        return masks.map_with(jnp.multiply, self.soft, gradient, other=lambda g: g)
 
     def features(self, params: Params) -> tuple[Array, ...]:
         """The features of a network, as in `Outputs`."""
@@ -106,7 +108,7 @@ class View(NamedTuple):
         itself that several are the same.
         """
 
-        def of_labels(params: Params) -> tuple[Array, tuple[Array, Any]]:
+        def of_labels(params: Params) -> tuple[Array, tuple[Array, tuple[Array, ...] | None]]:
             logits, features = (
                 self.tapped(params) if "features" in needs else (self.logits(params), None)
             )
@@ -116,7 +118,7 @@ class View(NamedTuple):
         jacobian = logits = features = None
         if "jacobian" in needs:
             slope, (logits, features) = jax.grad(of_labels, has_aux=True)(params)
-            jacobian = jax.tree.map(jnp.multiply, self.soft, slope)
+            jacobian = self.by_weights(slope)
         elif "logits" in needs or "features" in needs:
             _, (logits, features) = of_labels(params)
         return Outputs(
@@ -237,12 +239,9 @@ def gradient_matching(view: View) -> Array:
     """Mean over prunable leaves of the squared distance between the gradients of the masked and the
     dense network's loss, each standardised within its leaf.
     """
-    masked = jax.tree.leaves(view.gradient())
-    dense, chosen = jax.tree.leaves(view.dense.gradient), jax.tree.leaves(view.prunable)
     parts = [
         jnp.mean((_standard(m) - _standard(d)) ** 2)
-        for m, d, p in zip(masked, dense, chosen, strict=True)
-        if p
+        for _, _, m, d in masks.items(view.soft, view.gradient(), view.dense.gradient)
     ]
     return sum(parts, start=jnp.float32(0)) / len(parts)
 
@@ -388,7 +387,10 @@ class DenseSized:
         return self._function(view._replace(logits=logits))
 
 
-def _given(value: Any) -> Any:
+_Given = TypeVar("_Given")
+
+
+def _given(value: _Given | None) -> _Given:
     assert value is not None, "the objective's `needs` leave this out"
     return value
 

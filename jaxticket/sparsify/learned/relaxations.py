@@ -1,6 +1,7 @@
 r"""How parameters become a mask: sigmoid, Bernoulli sample, concrete sample, top-k, rounding.
 
-A relaxation works on one score array per prunable leaf. `soft` is what multiplies the weights in a
+A relaxation works on one score array per prunable leaf; trees of scores and of masks have None at
+the others. `soft` is what multiplies the weights in a
 forward pass, and what gradients flow through; `expected` is the share of each entry that counts
 towards the density; `rank` is what the final selection ranks.
 """
@@ -8,13 +9,14 @@ towards the density; `rank` is what the final selection ranks.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from jaxticket import masks
+from jaxticket import _tree, masks
 from jaxticket._check import flag, number, one_of, settle, share, whole
 from jaxticket.pruning.keep import keep_top
 from jaxticket.random import stream, uniform
@@ -67,51 +69,38 @@ class Relaxation:
         """Brings scores back into their range after an update, of one leaf."""
         return scores
 
-    def lasting(
-        self, scores: Params, live: Mask, keep: Array, done: Array, *, prunable: Any
-    ) -> Mask:
+    def lasting(self, scores: Params, live: Mask, keep: Array, done: Array) -> Mask:
         """The entries that take part in this step and may take part in later ones."""
-        del scores, keep, done, prunable
+        del scores, keep, done
         return live
 
     def restarted(self, scores: Array) -> Array:
         """Scores at the start of a new round, of one leaf."""
         return scores
 
-    def soft(
-        self, scores: Params, live: Mask, keep: Array, done: Array, *, key: Key, prunable: Any
-    ) -> Params:
-        """The soft mask of all leaves: 0 where `live` is False, 1 for leaves that are not pruned.
+    def soft(self, scores: Params, live: Mask, keep: Array, done: Array, *, key: Key) -> Params:
+        """The soft mask of all leaves that can be pruned: 0 where `live` is False.
 
         Args:
-          scores: tree like the params.
+          scores: tree like the mask.
           live: entries that take part.
           keep: entries to keep, for relaxations that count.
           done: share of the search that is done.
           key: for samples; each leaf draws its own.
-          prunable: tree of python bools.
         """
         del keep
-        leaves, tree = jax.tree.flatten(scores)
-        chosen, alive = jax.tree.leaves(prunable), jax.tree.leaves(live)
-        made = [
-            jnp.where(a, self.leaf(s, done, key=stream(key, "leaf", jnp.int32(i))), 0)
-            if p
-            else jnp.ones_like(s)
-            for i, (s, a, p) in enumerate(zip(leaves, alive, chosen, strict=True))
-        ]
-        return jax.tree.unflatten(tree, made)
+        # numbered over all leaves of the params
+        number = itertools.count()
 
-    def expected(self, scores: Params, live: Mask, done: Array, *, prunable: Any) -> Params:
-        """The expected mask of all leaves; 0 for leaves that are not pruned and not counted."""
-        return jax.tree.map(
-            lambda s, a, p: (
-                jnp.where(a, self.expected_leaf(s, done), 0) if p else jnp.zeros_like(s)
-            ),
-            scores,
-            live,
-            prunable,
-        )
+        def one(s: Array | None, a: Array | None) -> Array | None:
+            own = stream(key, "leaf", jnp.int32(next(number)))
+            return None if s is None else jnp.where(a, self.leaf(s, done, key=own), 0)
+
+        return jax.tree.map(one, scores, live, is_leaf=_tree.is_none)
+
+    def expected(self, scores: Params, live: Mask, done: Array) -> Params:
+        """The expected mask of all leaves that can be pruned."""
+        return jax.tree.map(lambda s, a: jnp.where(a, self.expected_leaf(s, done), 0), scores, live)
 
 
 def _straight(hard: Array, through: Array) -> Array:
@@ -241,32 +230,25 @@ class TopSigmoid(Sigmoid):
         aside = uniform(key, math.prod(shape)).reshape(shape) - 0.5
         return self.start + 1e-6 * aside
 
-    def soft(
-        self, scores: Params, live: Mask, keep: Array, done: Array, *, key: Key, prunable: Any
-    ) -> Params:
-        """The soft mask of all leaves."""
-        through = super().soft(scores, live, keep, done, key=key, prunable=prunable)
-        top = self._top(scores, live, keep, done, prunable=prunable)
-        return jax.tree.map(
-            lambda t, m, p: _straight(jnp.where(t, m, 0), m) if p else m, top, through, prunable
-        )
+    def soft(self, scores: Params, live: Mask, keep: Array, done: Array, *, key: Key) -> Params:
+        """The soft mask of all leaves that can be pruned."""
+        through = super().soft(scores, live, keep, done, key=key)
+        top = self._top(scores, live, keep, done)
+        return jax.tree.map(lambda t, m: _straight(jnp.where(t, m, 0), m), top, through)
 
-    def lasting(
-        self, scores: Params, live: Mask, keep: Array, done: Array, *, prunable: Any
-    ) -> Mask:
+    def lasting(self, scores: Params, live: Mask, keep: Array, done: Array) -> Mask:
         """All that take part so far, or where that is cumulative those that this step uses."""
         if not self.cumulative:
             return live
-        return self._top(scores, live, keep, done, prunable=prunable)
+        return self._top(scores, live, keep, done)
 
-    def _top(self, scores: Params, live: Mask, keep: Array, done: Array, *, prunable: Any) -> Mask:
-        wanted = self.wanted(live, keep, done, prunable=prunable)
+    def _top(self, scores: Params, live: Mask, keep: Array, done: Array) -> Mask:
         ranked = jax.lax.stop_gradient(jax.tree.map(self.rank, scores))
-        return keep_top(ranked, live, wanted, prunable=prunable)
+        return keep_top(ranked, live, self.wanted(live, keep, done))
 
-    def wanted(self, live: Mask, keep: Array, done: Array, *, prunable: Any) -> Array:
+    def wanted(self, live: Mask, keep: Array, done: Array) -> Array:
         """How many entries the forward pass uses, int32."""
-        size = masks.prunable_size(live, prunable=prunable)
+        size = masks.prunable_size(live)
         least = jnp.sum(keep)
         # `done` is a quotient of whole numbers, which may lie a bit below its epoch
         epoch = jnp.minimum(jnp.floor(done * self.epochs + 1e-4) + 1, self.epochs)
@@ -424,17 +406,9 @@ class TopK(Relaxation):
         """|s|."""
         return jnp.abs(scores)
 
-    def soft(
-        self, scores: Params, live: Mask, keep: Array, done: Array, *, key: Key, prunable: Any
-    ) -> Params:
+    def soft(self, scores: Params, live: Mask, keep: Array, done: Array, *, key: Key) -> Params:
         """Ones at the entries with the largest |s|."""
         del done, key
         size = jax.tree.map(jnp.abs, scores)
-        ranked = jax.lax.stop_gradient(size)
-        mask = keep_top(ranked, live, keep, prunable=prunable, scope=self.scope)
-        return jax.tree.map(
-            lambda m, s, p: _straight(m.astype(s.dtype), s) if p else jnp.ones_like(s),
-            mask,
-            size,
-            prunable,
-        )
+        mask = keep_top(jax.lax.stop_gradient(size), live, keep, scope=self.scope)
+        return jax.tree.map(lambda m, s: _straight(m.astype(s.dtype), s), mask, size)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxticket import _tree, masks
+from jaxticket import _tree
 from jaxticket._check import flag, settle, share, whole
 from jaxticket.engine.adversarial import PGD
 from jaxticket.engine.dense import Networks, initial_networks, train_dense
@@ -117,7 +117,9 @@ def train_teachers(
     run = dataclasses.replace(run, program=program(Supervised(net, training), run.mesh))
     found, seconds = begun, 0.0
     if steps:
-        trained = train_dense(run, training, keys, begun, [steps], ends_only=True, name="teachers")
+        trained = train_dense(
+            run, net, training, keys, begun, [steps], ends_only=True, name="teachers"
+        )
         found, seconds = trained.states[steps], trained.seconds
         for number in range(count):
             report_diverged(run, f"teacher {number}", seeds, trained.diverged[number::count])
@@ -185,7 +187,7 @@ def tutored(
     def one(inputs: tuple[Array, Tutors]) -> Tutors:
         number, own = inputs
         state = TrainState(
-            own.step, own.params, own.stats, own.opt_state, masks.ones(own.params),
+            own.step, own.params, own.stats, own.opt_state, learner.net.mask(),
             stream(key, "teacher", number), own.diverged,
         )  # fmt: skip
         going = active & (own.step < schedule.stop)

@@ -14,7 +14,7 @@ from jaxticket.settings import Training
 from jaxticket.sparsify.learned.method import Method
 from jaxticket.sparsify.learned.objectives import Outputs, View
 from jaxticket.sparsify.learned.teachers import Teaching
-from jaxticket.typing import Array, Key, Network, Params, Stats
+from jaxticket.typing import Array, Key, Network, Params, Stats, Tap
 
 SLOPES = ("jacobian", "sensitivity")
 """What `Outputs` has of derivatives of logits."""
@@ -26,7 +26,6 @@ def viewer(
     stats: Stats,
     x: Array,
     y: Array,
-    prunable: Any,
     *,
     key: Key,
     axis: tuple[str, int] | None = None,
@@ -38,13 +37,12 @@ def viewer(
       net, training: the network, and the settings of the search.
       stats: statistics of the network; those of the batch normalise where `train`.
       x, y: normalised images and labels, of this device.
-      prunable: tree of python bools.
       key: for dropout.
       axis: name and size of the mesh axis that shares the batch.
       train: as of `Network.apply`.
     """
 
-    def apply(params: Params, tap: Any = None, x: Array = x) -> Array:
+    def apply(params: Params, tap: Tap | None = None, x: Array = x) -> Array:
         return net.apply(
             cast(params, training.compute_dtype),
             stats,
@@ -92,7 +90,7 @@ def viewer(
 
     def make(masked: Params, soft: Params, dense: Outputs, **more: Any) -> View:
         return View(
-            masked, soft, y, apply, tapped, sensitivity, mean, whole, prunable, dense,
+            masked, soft, y, apply, tapped, sensitivity, mean, whole, dense,
             loss_of=loss_of, of_example=of_example, **more,
         )  # fmt: skip
 

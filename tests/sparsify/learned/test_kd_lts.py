@@ -13,6 +13,7 @@ from patterns import noisy_patterns
 from stops import killed
 
 import jaxticket as jt
+from jaxticket import masks
 from jaxticket.connectivity.copies import FIRST_NOISE
 from jaxticket.engine import parallel
 from jaxticket.engine.adversarial import PGD
@@ -46,7 +47,6 @@ from jaxticket.sparsify.learned.schedules import Schedule
 from jaxticket.sparsify.learned.views import of_teachers, viewer
 from jaxticket.typing import TrainState
 
-PRUNABLE = {"a": True, "b": False, "c": True}
 X = jnp.asarray(np.random.default_rng(1).normal(size=(7, 6)), jnp.float32)
 Y = jnp.arange(7) % 4
 
@@ -55,6 +55,11 @@ def weights(seed=0):
     rng = np.random.default_rng(seed)
     shapes = {"a": (6, 5), "b": (5,), "c": (5, 4)}
     return {k: jnp.asarray(rng.normal(size=s), jnp.float32) for k, s in shapes.items()}
+
+
+def pruned(tree):
+    """The tree as masks and scores are: None where nothing is pruned."""
+    return {**tree, "b": None}
 
 
 def network(params, x=X):
@@ -71,8 +76,8 @@ def view(student, teachers, needs, done=0.0):
         return jax.grad(picked)(X)
 
     made = View(
-        student, jax.tree.map(jnp.ones_like, student), Y, network, tapped, sensitivity, jnp.mean,
-        lambda x: x, PRUNABLE, Outputs(), done=done,
+        student, pruned(jax.tree.map(jnp.ones_like, student)), Y, network, tapped, sensitivity,
+        jnp.mean, lambda x: x, Outputs(), done=done,
     )  # fmt: skip
     return made._replace(teachers=tuple(made.outputs(t, needs) for t in teachers))
 
@@ -150,7 +155,7 @@ def test_direction_is_that_of_the_mean_label_logit_by_what_is_pruned():
 
 SOFT = {
     "a": jnp.asarray(np.random.default_rng(5).uniform(0, 2, (6, 5)), jnp.float32),
-    "b": jnp.ones(5),
+    "b": None,
     "c": jnp.asarray(np.random.default_rng(6).uniform(0, 2, (5, 4)), jnp.float32),
 }
 
@@ -187,7 +192,7 @@ def test_direction_is_by_the_weights_under_the_mask(jacobian):
     plain, other = (
         {k: np.asarray(v, np.float64) for k, v in w.items()} for w in (student, teacher)
     )
-    soft = {k: np.asarray(v, np.float64) for k, v in SOFT.items()}
+    soft = {k: np.ones(5) if v is None else np.asarray(v, np.float64) for k, v in SOFT.items()}
     s, t = slopes64(plain, soft), slopes64(other, {k: np.ones_like(v) for k, v in soft.items()})
     if jacobian == "mean":
         s, t = (x[np.arange(7), np.asarray(Y)].mean(axis=0)[None] for x in (s, t))
@@ -195,7 +200,7 @@ def test_direction_is_by_the_weights_under_the_mask(jacobian):
     cos = (s * t).sum(axis=1) / np.linalg.norm(s, axis=1) / np.linalg.norm(t, axis=1)
     expected = np.mean(2 - 2 * cos)
 
-    masked = jax.tree.map(jnp.multiply, SOFT, student)
+    masked = masks.map_with(jnp.multiply, SOFT, student, other=lambda w: w)
     base = Distillation(alpha=1.0, knowledge=())
     own = dataclasses.replace(base, knowledge=("direction",), jacobian=jacobian)
     seen = view(masked, [teacher], own.teacher_needs)
@@ -257,14 +262,12 @@ def test_devices_that_share_a_batch_learn_what_one_alone_does(name):
     x = jax.random.normal(jax.random.key(5), (8, 5, 5, 1))
     y = jnp.arange(8, dtype=jnp.int32) % 3
     objective = Distillation(alpha=0.5, knowledge=(name,), ensemble="agreement", gamma=3.0)
-    prunable = net.prunable(params)
 
     def found(axis, params, x, y):
-        view_of = viewer(net, jt.Training(), stats, x, y, prunable, key=jax.random.key(0),
-                         axis=axis)  # fmt: skip
+        view_of = viewer(net, jt.Training(), stats, x, y, key=jax.random.key(0), axis=axis)
 
         def value(params):
-            view = view_of(params, jax.tree.map(jnp.ones_like, params), Outputs())
+            view = view_of(params, jax.tree.map(jnp.float32, net.mask()), Outputs())
             teachers = tuple(view.outputs(t, objective.teacher_needs) for t in others)
             return objective(view._replace(teachers=jax.lax.stop_gradient(teachers)))
 
@@ -282,11 +285,11 @@ def test_devices_that_share_a_batch_learn_what_one_alone_does(name):
 
 
 RELAXATION = TopSigmoid(Schedule(1.0, 60.0, "exponential"), epochs=10)
-ALIVE = jax.tree.map(lambda x: jnp.ones(x.shape, bool), weights())
+ALIVE = jax.tree.map(lambda x: jnp.ones(x.shape, bool), pruned(weights()))
 
 
 def scores():
-    return jax.tree.map(lambda x: 0.1 * x, weights(7))
+    return jax.tree.map(lambda x: 0.1 * x, pruned(weights(7)))
 
 
 @pytest.mark.parametrize("epoch", range(1, 11))
@@ -294,10 +297,9 @@ def test_each_epoch_uses_its_number_of_entries(epoch):
     """P = 50, 10 of them in the end; counts change at the first step of an epoch."""
     for done in ((epoch - 1) / 10, (epoch - 0.01) / 10):
         soft = RELAXATION.soft(scores(), ALIVE, jnp.int32(10), jnp.float32(done),
-                               key=jax.random.key(0), prunable=PRUNABLE)  # fmt: skip
+                               key=jax.random.key(0))  # fmt: skip
         used = sum(int((soft[name] > 0).sum()) for name in "ac")
         assert used == round(0.2 ** (epoch / 10) * 50)
-        assert (soft["b"] == 1).all()
         beta = 60**done
         kept = np.asarray(soft["a"] > 0)
         expected = 1 / (1 + np.exp(-beta * np.asarray(scores()["a"], np.float64)))
@@ -308,8 +310,7 @@ def test_what_falls_out_has_a_gradient_and_what_is_frozen_has_none():
     alive = ALIVE | {"a": ALIVE["a"].at[0].set(False)}
 
     def total(s):
-        soft = RELAXATION.soft(s, alive, jnp.int32(5), jnp.float32(0.95), key=jax.random.key(0),
-                               prunable=PRUNABLE)  # fmt: skip
+        soft = RELAXATION.soft(s, alive, jnp.int32(5), jnp.float32(0.95), key=jax.random.key(0))
         return jnp.sum(soft["a"]) + jnp.sum(soft["c"])
 
     slope = jax.grad(total)(jax.tree.map(lambda x: 0.01 * x, scores()))
@@ -318,31 +319,34 @@ def test_what_falls_out_has_a_gradient_and_what_is_frozen_has_none():
 
 
 def test_scores_that_start_alike_are_not_chosen_by_index():
-    start = {name: RELAXATION.initial(x.shape, jnp.float32(0.2), key=jax.random.key(i))
-             for i, (name, x) in enumerate(weights().items())}  # fmt: skip
-    soft = RELAXATION.soft(start, ALIVE, jnp.int32(25), jnp.float32(0.95), key=jax.random.key(0),
-                           prunable=PRUNABLE)  # fmt: skip
+    start = {
+        name: RELAXATION.initial(x.shape, jnp.float32(0.2), key=jax.random.key(i))
+        for i, (name, x) in enumerate(weights().items())
+        if name != "b"
+    }
+    start["b"] = None  # fmt: skip
+    soft = RELAXATION.soft(start, ALIVE, jnp.int32(25), jnp.float32(0.95), key=jax.random.key(0))
     for name in "ac":
         assert 0.2 < float((soft[name] > 0).mean()) < 0.8
-    assert max(float(jnp.abs(x).max()) for x in start.values()) < 1e-6
+    assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(start)) < 1e-6
 
 
 def test_normalised_scores_are_used_wherever_scores_count():
     made = TopSigmoid(Schedule(1.0, 60.0, "exponential"), epochs=10, normalized=True)
-    given = jax.tree.map(lambda x: 0.03 * x + 2.0, weights(7))
+    given = jax.tree.map(lambda x: 0.03 * x + 2.0, pruned(weights(7)))
     expected = {}
-    for name, s in given.items():
-        s = np.asarray(s, np.float64)
+    for name in "ac":
+        s = np.asarray(given[name], np.float64)
         expected[name] = (s - s.mean()) / (s.std() + 1e-5)
     for name in "ac":
         np.testing.assert_allclose(made.rank(given[name]), expected[name], rtol=1e-3, atol=1e-5)
     done, keep = jnp.float32(0.35), jnp.int32(10)
-    soft = made.soft(given, ALIVE, keep, done, key=jax.random.key(0), prunable=PRUNABLE)
+    soft = made.soft(given, ALIVE, keep, done, key=jax.random.key(0))
     flat = np.concatenate([expected[name].ravel() for name in "ac"])
     used = round(0.2**0.4 * 50)
     least = np.sort(flat)[-used]
     mask = {name: 1 / (1 + np.exp(-(60**0.35) * s)) for name, s in expected.items()}
-    likely = made.expected(given, ALIVE, done, prunable=PRUNABLE)
+    likely = made.expected(given, ALIVE, done)
     for name in "ac":
         top = np.where(expected[name] >= least, mask[name], 0)
         np.testing.assert_allclose(soft[name], top, rtol=1e-3, atol=1e-6)
@@ -606,7 +610,7 @@ def test_with_batch_norm_there_is_nothing_to_learn_from_an_equal(name):
     params, stats = net.init(jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), (12, 8, 8, 3))
     y = jnp.arange(12, dtype=jnp.int32) % 3
-    options = {"x": x, "y": y, "prunable": net.prunable(params), "key": jax.random.key(2)}
+    options = {"x": x, "y": y, "key": jax.random.key(2)}
     ask = functools.partial(viewer, net, TRAINING, **options)
     objective = Distillation(alpha=1.0, knowledge=(name,))
 
@@ -615,7 +619,7 @@ def test_with_batch_norm_there_is_nothing_to_learn_from_an_equal(name):
         stacked = jax.tree.map(lambda a: a[None], (teacher, stats))
         said = of_teachers(Teaching(1), objective.teacher_needs, ask, stacked,
                            key=jax.random.key(0))  # fmt: skip
-        view = ask(stats=stats)(params, jax.tree.map(jnp.ones_like, params), Outputs(),
+        view = ask(stats=stats)(params, jax.tree.map(jnp.float32, net.mask()), Outputs(),
                                 teachers=said)  # fmt: skip
         return objective(view) - view.loss(params)
 
@@ -643,7 +647,7 @@ def test_teachers_that_learn_along_take_ordinary_steps(find, net, data, states, 
     assert (np.asarray(tutors.step) == 40).all() and (np.asarray(tutors.diverged) < 0).all()
     for replica, seed in enumerate((3, 5)):
         ticket, drawn = runs.ticket(1, seed), net.init(stream(jax.random.key(seed), "init"))[0]
-        masked = jax.tree.map(lambda m, w: np.where(m, w, 0), ticket.mask, drawn)
+        masked = masks.apply(ticket.mask, drawn)
         # kernels have the factor of the soft masks, which started at 1
         masked = jax.tree.map(lambda w: 2 * w if w.ndim > 1 else w, masked)
         jax.tree.map(

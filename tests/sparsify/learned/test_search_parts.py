@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxticket import masks
 from jaxticket.engine.metrics import cross_entropy
 from jaxticket.settings import Training
 from jaxticket.sparsify.learned import (
@@ -32,7 +33,6 @@ from jaxticket.sparsify.learned.learner import effective
 from jaxticket.sparsify.learned.objectives import Outputs, View, needs_of
 
 KEY = jax.random.key(4)
-PRUNABLE = {"a": True, "b": False, "c": True}
 SHAPES = {"a": (6, 5), "b": (5,), "c": (5, 4)}
 
 
@@ -42,7 +42,12 @@ def tree(seed=0):
 
 
 def live():
-    return {k: jnp.ones(s, bool) for k, s in SHAPES.items()}
+    return pruned({k: jnp.ones(s, bool) for k, s in SHAPES.items()})
+
+
+def pruned(tree):
+    """The tree as masks and scores are: None where nothing is pruned."""
+    return {**tree, "b": None}
 
 
 def sigmoid(x):
@@ -166,15 +171,15 @@ def test_rounding_lets_the_gradient_through_and_stays_in_range():
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_top_k_has_exact_counts_and_the_gradient_of_the_size(scope):
-    scores, weights = tree(), tree(1)
+    scores, weights = pruned(tree()), pruned(tree(1))
     keep = jnp.asarray([7, 3], jnp.int32) if scope == "layer" else jnp.int32(10)
     relaxation = TopK(scope)
 
     def soft(scores):
-        return relaxation.soft(scores, live(), keep, 0.0, key=KEY, prunable=PRUNABLE)
+        return relaxation.soft(scores, live(), keep, 0.0, key=KEY)
 
     mask, back = jax.vjp(soft, scores)
-    assert (mask["b"] == 1).all()
+    assert mask["b"] is None
     sizes = np.concatenate([np.abs(scores[k]).ravel() for k in "ac"])
     kept = np.concatenate([np.asarray(mask[k]).ravel() for k in "ac"])
     if scope == "global":
@@ -194,7 +199,7 @@ def test_top_k_has_exact_counts_and_the_gradient_of_the_size(scope):
 
 @pytest.mark.parametrize("density", [1.0, 0.3, 0.1, 0.0021])
 def test_edge_popup_keeps_as_many_as_its_code(density):
-    counts = Method("x", TopK("layer")).counts(tree(), density, prunable=PRUNABLE)
+    counts = Method("x", TopK("layer")).counts(live(), density)
     for n, kept in zip((30, 20), counts, strict=True):
         # in rational numbers: n - floor((1 - k) n)
         removed = int((10_000 - round(10_000 * density)) * n // 10_000)
@@ -206,22 +211,21 @@ def test_what_is_not_live_is_zero_and_gets_no_gradient():
     mask["a"] = mask["a"].at[2].set(False)
 
     def total(scores):
-        soft = Sigmoid(Schedule(1.0)).soft(scores, mask, 0, 0.0, key=KEY, prunable=PRUNABLE)
+        soft = Sigmoid(Schedule(1.0)).soft(scores, mask, 0, 0.0, key=KEY)
         assert (soft["a"][2] == 0).all() if not isinstance(soft["a"], jax.core.Tracer) else True
         return sum(jnp.sum(x) for x in jax.tree.leaves(soft))
 
-    total(tree())
-    gradient = jax.grad(total)(tree())
+    total(pruned(tree()))
+    gradient = jax.grad(total)(pruned(tree()))
     assert (gradient["a"][2] == 0).all()
     assert (gradient["a"][1] != 0).all()
-    assert (gradient["b"] == 0).all()
 
 
 def test_rescaling_keeps_the_sum_of_the_weights_factors():
-    soft = {"a": (tree()["a"] > 0).astype(jnp.float32), "b": jnp.ones(5), "c": tree(2)["c"] ** 2}
-    weights = jax.tree.map(jnp.ones_like, soft)
+    soft = {"a": (tree()["a"] > 0).astype(jnp.float32), "b": None, "c": tree(2)["c"] ** 2}
+    weights = jax.tree.map(jnp.ones_like, tree())
     method = Method("x", Bernoulli(), rescale=True)
-    made = effective(method, soft, weights, PRUNABLE)
+    made = effective(method, soft, weights)
     for name in "ac":
         np.testing.assert_allclose(made[name].sum(), made[name].size, rtol=1e-5)
     assert (made["b"] == 1).all()
@@ -283,18 +287,17 @@ def test_the_lagrangian_ascends_and_may_push_up():
 
 @pytest.mark.parametrize("power", [1, 2])
 def test_a_penalty_has_the_gradient_of_its_norm(power):
-    beta, s = 3.0, tree()
+    beta, s = 3.0, pruned(tree())
     relaxation = Sigmoid(Schedule(beta))
 
     def cost(s):
-        return Penalty(0.5, power).cost(relaxation.expected(s, live(), 0.0, prunable=PRUNABLE))
+        return Penalty(0.5, power).cost(relaxation.expected(s, live(), 0.0))
 
     gradient = jax.grad(cost)(s)
     for name in "ac":
         m = sigmoid(beta * s[name])
         inner = 1 if power == 1 else 2 * m
         np.testing.assert_allclose(gradient[name], 0.5 * inner * beta * m * (1 - m), atol=1e-6)
-    assert (gradient["b"] == 0).all()
     assert Constraint().cost(s) == 0
 
 
@@ -303,9 +306,8 @@ def test_chance_decides_between_rounded_scores_that_tie(tied):
     """GEM-MINER's scores gather at 0 and 1. By index the last layer would lose everything."""
     scores = {"a": jnp.full((30, 20), tied), "b": jnp.full((20, 10), tied)}
     ranked = {name: Rounded().rank(x) for name, x in scores.items()}
-    prunable = {"a": True, "b": True}
     alive = jax.tree.map(lambda x: jnp.ones(x.shape, bool), scores)
-    kept = Freezing(1e-4).frozen(ranked, alive, jnp.int32(400), prunable)
+    kept = Freezing(1e-4).frozen(ranked, alive, jnp.int32(400))
     assert sum(int(k.sum()) for k in kept.values()) == 400
     for name in scores:
         halves = jnp.array_split(kept[name].reshape(-1), 2)
@@ -323,10 +325,10 @@ def test_freezing_is_nested_and_exact_where_scores_tie():
     scores = jax.tree.map(jnp.zeros_like, tree())
     mask, counts = live(), []
     for keep in (25, 10, 5):
-        after = Freezing(1e-4).frozen(scores, mask, jnp.int32(keep), PRUNABLE)
+        after = Freezing(1e-4).frozen(scores, mask, jnp.int32(keep))
         for name in "ac":
             assert not (after[name] & ~mask[name]).any()
-        assert after["b"].all()
+        assert after["b"] is None
         mask = after
         counts.append(int(mask["a"].sum() + mask["c"].sum()))
     assert counts == [25, 10, 5]
@@ -341,8 +343,9 @@ def network(params, x):
 
 def view(masked=None, soft=None, weights=None, n=7):
     weights = tree(5) if weights is None else weights
-    soft = jax.tree.map(jnp.ones_like, weights) if soft is None else soft
-    masked = jax.tree.map(jnp.multiply, soft, weights) if masked is None else masked
+    soft = pruned(jax.tree.map(jnp.ones_like, weights)) if soft is None else soft
+    if masked is None:
+        masked = masks.map_with(jnp.multiply, soft, weights, other=lambda w: w)
     rng = np.random.default_rng(1)
     x, y = jnp.asarray(rng.normal(size=(n, 6)), jnp.float32), jnp.arange(n) % 4
 
@@ -353,7 +356,7 @@ def view(masked=None, soft=None, weights=None, n=7):
     def make(masked, soft, dense):
         return View(
             masked, soft, y, lambda p: network(p, x), tapped, lambda p: x, jnp.mean, lambda v: v,
-            PRUNABLE, dense,
+            dense,
         )  # fmt: skip
 
     plain = make(weights, jax.tree.map(jnp.ones_like, weights), Outputs())
@@ -362,7 +365,7 @@ def view(masked=None, soft=None, weights=None, n=7):
 
 
 def half(seed=9):
-    return jax.tree.map(lambda x: jnp.abs(x) / (1 + jnp.abs(x)), tree(seed)) | {"b": jnp.ones(5)}
+    return pruned(jax.tree.map(lambda x: jnp.abs(x) / (1 + jnp.abs(x)), tree(seed)))
 
 
 @pytest.mark.parametrize("name", sorted({*OBJECTIVES} - {"loss", "gradient_norm"}))
@@ -405,7 +408,7 @@ def test_the_gradient_norm_is_that_of_finite_differences():
     v = view(soft=soft)
 
     def loss(w):
-        return float(v.loss(jax.tree.map(jnp.multiply, soft, w)))
+        return float(v.loss(masks.map_with(jnp.multiply, soft, w, other=lambda w: w)))
 
     total, h = 0.0, 1e-2
     for name, place in itertools.chain.from_iterable(
