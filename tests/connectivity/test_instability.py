@@ -21,6 +21,7 @@ from jaxticket.random import permutation_words, stream
 
 STEPS, BATCH = 30, 40
 AT = (0, 10, 30)
+DESIGN = {"at": AT, "copies": 3, "points": 5, "throughout": 3, "seeds": (3, 8)}
 
 
 @pytest.fixture(scope="module")
@@ -44,19 +45,19 @@ def mesh():
 
 
 @pytest.fixture(scope="module")
-def inst(net, data, training, mesh):
-    return jt.instability(
-        net,
-        data,
-        training,
-        at=AT,
-        copies=3,
-        points=5,
-        throughout=3,
-        seeds=(3, 8),
-        mesh=mesh,
-        progress=False,
-    )
+def analyze(net, data, training, mesh):
+    """Analyze the network of this file, on its mesh; options replace these arguments."""
+
+    def analyze(**options):
+        fixed = {"net": net, "data": data, "training": training, "mesh": mesh, "progress": False}
+        return jt.instability(**fixed | options)
+
+    return analyze
+
+
+@pytest.fixture(scope="module")
+def inst(analyze):
+    return analyze(**DESIGN)
 
 
 @pytest.fixture(scope="module")
@@ -252,10 +253,8 @@ def test_instability_throughout_training(inst):
         np.testing.assert_allclose(rows[seed, k, pair], want[r, i, p], atol=1e-6)
 
 
-def test_without_noise_copies_are_equal_bit_for_bit(net, data, training, mesh):
-    off = jt.instability(
-        net, data, training, at=(0, 10), noise=(), points=5, seeds=(3,), mesh=mesh, progress=False
-    )
+def test_without_noise_copies_are_equal_bit_for_bit(analyze):
+    off = analyze(at=(0, 10), noise=(), points=5, seeds=(3,))
     params, _ = off.networks(at=0, seed=3)
     assert all(np.array_equal(x[0], x[1]) for x in jax.tree.leaves(params))
     # the copies are the dense training too
@@ -300,7 +299,7 @@ def test_ends_are_evaluated_as_alone_and_swapping_copies_changes_nothing(
         np.testing.assert_allclose(of[copy, "loss"], alone[copy, index, 0], rtol=1e-6)
 
 
-def test_a_linear_model_has_no_loss_barrier(data, mesh):
+def test_a_linear_model_has_no_loss_barrier(analyze, data):
     size = int(np.prod(data.shape))
 
     def apply(params, stats, x, *, train, key=None, axis_name=None, tap=None):
@@ -313,9 +312,7 @@ def test_a_linear_model_has_no_loss_barrier(data, mesh):
         name="linear",
     )
     training = jt.Training(steps=20, batch_size=20, optimizer="sgd", lr=0.1)
-    inst = jt.instability(
-        linear, data, training, at=0, points=7, seeds=(0,), mesh=mesh, progress=False
-    )
+    inst = analyze(net=linear, training=training, at=0, points=7, seeds=(0,))
     # nowhere above the straight line between the losses of its ends
     lines = inst.lines(metric="loss")[0, 0, 0]
     straight = (1 - inst.alphas) * lines[0] + inst.alphas * lines[-1]
@@ -324,17 +321,8 @@ def test_a_linear_model_has_no_loss_barrier(data, mesh):
     np.testing.assert_allclose(barrier, abs(lines[0] - lines[-1]) / 2, atol=1e-6)
 
 
-def test_tickets_keep_their_masks_along_the_line(net, data, training, mesh, runs):
-    inst = jt.instability(
-        net,
-        data,
-        training,
-        tickets=runs,
-        branches=("layerwise_random", "reinit"),
-        points=3,
-        mesh=mesh,
-        progress=False,
-    )
+def test_tickets_keep_their_masks_along_the_line(analyze, runs):
+    inst = analyze(tickets=runs, branches=("layerwise_random", "reinit"), points=3)
     assert inst.at == (10,)
     for kind in inst.kinds:
         params, _ = inst.networks(at=10, seed=8, branch=kind.branch, level=kind.level)
@@ -357,17 +345,7 @@ def test_tickets_keep_their_masks_along_the_line(net, data, training, mesh, runs
     density = table[table["branch"] == "ticket"].groupby("level")["density"].first()
     np.testing.assert_allclose(density, [1, 0.5, 0.25], atol=1e-3)
     # the masks of the run on the dense weights of the step that it rewinds to are its tickets
-    put = jt.instability(
-        net,
-        data,
-        training,
-        at=(10,),
-        tickets=runs,
-        levels=(2,),
-        points=3,
-        mesh=mesh,
-        progress=False,
-    )
+    put = analyze(at=(10,), tickets=runs, levels=(2,), points=3)
     for seed in (3, 8):
         a, b = (x.networks(at=10, seed=seed, level=2)[0] for x in (inst, put))
         assert all(np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
@@ -375,21 +353,10 @@ def test_tickets_keep_their_masks_along_the_line(net, data, training, mesh, runs
     assert ranges["range"].tolist() == ["I", "I"]
 
 
-def test_new_weights_start_at_step_k_or_at_0(net, data, training, mesh, runs):
+def test_new_weights_start_at_step_k_or_at_0(analyze, net, data, training, runs):
     """Figure 4-24: copies with new weights train for T - k steps at the rate of step k."""
     starts = {"reinit_at_k": 10, "reinit": 0}
-    found = jt.instability(
-        net,
-        data,
-        training,
-        tickets=runs,
-        branches=tuple(starts),
-        levels=(2,),
-        points=3,
-        seeds=(8,),
-        mesh=mesh,
-        progress=False,
-    )
+    found = analyze(tickets=runs, branches=tuple(starts), levels=(2,), points=3, seeds=(8,))
     assert found.costs()["training_steps"].sum() == 2 * (20 + 20 + 30)
     first, states = copies_module.FIRST_NOISE, found.states().set_index(["branch", "metric"])
     for name, start in starts.items():
@@ -407,7 +374,7 @@ def test_new_weights_start_at_step_k_or_at_0(net, data, training, mesh, runs):
     assert states.loc[("ticket", "l2_from_init"), "value"].item() > 0
 
 
-def test_several_runs_start_at_their_rewind_steps(net, data, training, mesh, runs):
+def test_several_runs_start_at_their_rewind_steps(analyze, net, data, training, mesh, runs):
     other = jt.find_tickets(
         net,
         data,
@@ -418,17 +385,7 @@ def test_several_runs_start_at_their_rewind_steps(net, data, training, mesh, run
         progress=False,
     )
     reinit = jt.branch(other, "reinit", progress=False)
-    inst = jt.instability(
-        net,
-        data,
-        training,
-        tickets=(runs, other, reinit),
-        levels=(1,),
-        points=3,
-        seeds=(8,),
-        mesh=mesh,
-        progress=False,
-    )
+    inst = analyze(tickets=(runs, other, reinit), levels=(1,), points=3, seeds=(8,))
     assert {tuple(kind) for kind in inst.kinds} == {
         ("ticket", 1, 0),
         ("ticket", 1, 10),
@@ -440,21 +397,11 @@ def test_several_runs_start_at_their_rewind_steps(net, data, training, mesh, run
     assert inst.costs()["training_steps"].sum() == 2 * (20 + 30 + 30)
 
 
-def test_the_full_length_restarts_the_schedule(net, data, mesh):
+def test_the_full_length_restarts_the_schedule(analyze, net, data):
     training = jt.Training(
         steps=20, batch_size=BATCH, optimizer="momentum", lr=0.1, milestones=(10,), eval_every=10
     )
-    full = jt.instability(
-        net,
-        data,
-        training,
-        at=(10,),
-        length="full",
-        points=3,
-        seeds=(3,),
-        mesh=mesh,
-        progress=False,
-    )
+    full = analyze(training=training, at=(10,), length="full", points=3, seeds=(3,))
     ones = jax.tree.map(lambda x: jnp.ones(x.shape, bool), net.init(jax.random.key(0))[0])
     params, _ = net.init(stream(jax.random.key(3), "init"))
     params = by_hand(
@@ -483,20 +430,10 @@ class Normed(nn.Module):
         return nn.Dense(10)(nn.relu(x))
 
 
-def test_recomputed_statistics_are_averages_over_batches(data, mesh):
+def test_recomputed_statistics_are_averages_over_batches(analyze, data, mesh):
     net = jt.from_linen(Normed(), data.shape, name="normed")
     training = jt.Training(steps=10, batch_size=20, eval_batch_size=400, lr=0.01)
-    inst = jt.instability(
-        net,
-        data,
-        training,
-        at=0,
-        points=3,
-        statistics="both",
-        seeds=(1,),
-        mesh=mesh,
-        progress=False,
-    )
+    inst = analyze(net=net, training=training, at=0, points=3, statistics="both", seeds=(1,))
     params, stats = inst.networks(at=0, seed=1)
     middle = jax.tree.map(lambda x: np.float32(0.5) * (x[0] + x[1]), params)
     fresh = jax.tree.map(lambda x: jnp.zeros_like(x[0]), stats)
@@ -537,43 +474,21 @@ def middle_stack(params):
     return jax.tree.map(lambda x: np.asarray(x)[None], params), stats
 
 
-def test_one_program_trains_dense_networks_and_copies(net, data, mesh):
+def test_one_program_trains_dense_networks_and_copies(analyze, net, mesh):
     training = jt.Training(steps=7, batch_size=11)
     before = program(Supervised(net, training), mesh).traces()
     for at in ((0, 3), (5,)):
-        jt.instability(
-            net,
-            data,
-            training,
-            at=at,
-            copies=2,
-            points=3,
-            seeds=(0,),
-            at_once=1,
-            mesh=mesh,
-            progress=False,
-        )
+        analyze(training=training, at=at, copies=2, points=3, seeds=(0,), at_once=1)
     assert program(Supervised(net, training), mesh).traces() - before == 1
 
 
 @pytest.mark.slow
-def test_results_do_not_depend_on_at_once_and_mesh(inst, net, data, training):
+def test_results_do_not_depend_on_at_once_and_mesh(analyze, inst):
     for mesh, at_once in (
         (jt.parallel.mesh(devices=jax.devices()[:1]), 3),
         (jt.parallel.mesh(seeds=2, data=2, devices=jax.devices()[:4]), 4),
     ):
-        other = jt.instability(
-            net,
-            data,
-            training,
-            at=AT,
-            copies=3,
-            points=5,
-            seeds=(3, 8),
-            at_once=at_once,
-            mesh=mesh,
-            progress=False,
-        )
+        other = analyze(at=AT, copies=3, points=5, seeds=(3, 8), at_once=at_once, mesh=mesh)
         np.testing.assert_allclose(
             other.lines(metric="loss"), inst.lines(metric="loss"), rtol=1e-3, atol=1e-4
         )
@@ -582,23 +497,9 @@ def test_results_do_not_depend_on_at_once_and_mesh(inst, net, data, training):
         np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-4)
 
 
-def test_an_interrupted_analysis_resumes(inst, net, data, training, mesh, tmp_path):
+def test_an_interrupted_analysis_resumes(analyze, inst, tmp_path):
     def again():
-        return jt.instability(
-            net,
-            data,
-            training,
-            at=AT,
-            copies=3,
-            points=5,
-            throughout=3,
-            seeds=(3, 8),
-            mesh=mesh,
-            at_once=3,
-            folder=tmp_path / "run",
-            save_every=1e9,
-            progress=False,
-        )
+        return analyze(**DESIGN, at_once=3, folder=tmp_path / "run", save_every=1e9)
 
     # dense training and the copies of a few steps k are done, the others not begun
     with killed(2, units=True):
@@ -621,41 +522,14 @@ def test_an_interrupted_analysis_resumes(inst, net, data, training, mesh, tmp_pa
     assert third.table().equals(whole.table())
     assert (tmp_path / "run" / "table.parquet").exists()
     with pytest.raises(ValueError, match="points"):
-        jt.instability(
-            net,
-            data,
-            training,
-            at=AT,
-            copies=3,
-            points=6,
-            throughout=3,
-            seeds=(3, 8),
-            folder=tmp_path / "run",
-            mesh=mesh,
-            progress=False,
-        )
+        analyze(at=AT, copies=3, points=6, throughout=3, seeds=(3, 8), folder=tmp_path / "run")
 
 
-def test_an_analysis_killed_after_every_save_gives_the_same_result(
-    inst, net, data, training, mesh, tmp_path
-):
+def test_an_analysis_killed_after_every_save_gives_the_same_result(analyze, inst, tmp_path):
     """Snapshots of dense training and what was seen throughout are saved with the states."""
 
     def again():
-        return jt.instability(
-            net,
-            data,
-            training,
-            at=AT,
-            copies=3,
-            points=5,
-            throughout=3,
-            seeds=(3, 8),
-            mesh=mesh,
-            folder=tmp_path / "run",
-            save_every=0,
-            progress=False,
-        )
+        return analyze(**DESIGN, folder=tmp_path / "run", save_every=0)
 
     found, deaths = in_spite_of_deaths(again)
     # once for each call of the program: at 0, 10, 20 and 30, of dense training and copies
@@ -664,22 +538,12 @@ def test_an_analysis_killed_after_every_save_gives_the_same_result(
         np.testing.assert_array_equal(found.arrays[name], values, err_msg=name)
 
 
-def test_diverged_copies_are_never_stable_or_matching(net, data, mesh):
+def test_diverged_copies_are_never_stable_or_matching(analyze):
     """Networks of nan predict one class, so that their errors are equal numbers."""
     training = jt.Training(
         steps=20, batch_size=BATCH, optimizer="sgd", lr=1e30, warmup=0, eval_every=10
     )
-    inst = jt.instability(
-        net,
-        data,
-        training,
-        at=(0, 10),
-        points=3,
-        throughout=3,
-        seeds=(0,),
-        mesh=mesh,
-        progress=False,
-    )
+    inst = analyze(training=training, at=(0, 10), points=3, throughout=3, seeds=(0,))
     assert np.isnan(inst.lines()).all() and np.isnan(inst.barriers(metric="loss")).all()
     stable = inst.stable()
     assert not stable["stable"].any() and (stable["diverged"] == 1).all()
@@ -698,22 +562,22 @@ def test_diverged_copies_are_never_stable_or_matching(net, data, mesh):
 
 # the longest test: everything is compiled anew for replicas side by side
 @pytest.mark.slow
-def test_vmapped_replicas_and_points_give_the_same_result(inst, net, data, vmap_replicas, mesh):
+def test_vmapped_replicas_and_points_give_the_same_result(analyze, vmap_replicas):
     """As on a GPU or TPU: many points at once, in several chunks, each with its own networks."""
     training = jt.Training(
         steps=STEPS, batch_size=BATCH, optimizer="momentum", lr=0.1, eval_every=STEPS - 1
     )
     options = {"at": (0, 10), "copies": 3, "points": 5, "seeds": (3, 8), "progress": False}
-    plain = jt.instability(net, data, training, mesh=mesh, **options)
+    plain = analyze(training=training, **options)
     # a mesh of other devices, for which nothing is compiled yet
     other = jt.parallel.mesh(devices=jax.devices()[2:4])
     vmap_replicas()
-    run = jt.instability(net, data, training, mesh=other, points_at_once=7, **options)
+    run = analyze(training=training, mesh=other, points_at_once=7, **options)
     for metric in ("loss", "error"):
         a, b = (x.lines(metric=metric) for x in (plain, run))
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=3e-3 if metric == "error" else 1e-4)
-    off = jt.instability(
-        net, data, training, mesh=other, **{**options, "noise": (), "copies": 2, "seeds": (3,)}
+    off = analyze(
+        training=training, mesh=other, **{**options, "noise": (), "copies": 2, "seeds": (3,)}
     )
     assert (off.barriers() == 0).all() and (off.barriers(metric="loss") == 0).all()
 
@@ -734,34 +598,24 @@ def test_all_points_share_a_program(net, data, training, mesh):
 
 
 @pytest.mark.slow
-def test_recomputed_statistics_of_a_split_batch(data):
+def test_recomputed_statistics_of_a_split_batch(analyze, data):
     """Batches that two devices share give the statistics of whole batches."""
     net = jt.networks.conv(data.shape, data.classes, depth=2, norm="batch", width=0.05)
     training = jt.Training(steps=4, batch_size=20, eval_batch_size=200, lr=0.01)
     found = []
     for parts in (1, 2):
         mesh = jt.parallel.mesh(seeds=1, data=parts, devices=jax.devices()[:parts])
-        inst = jt.instability(
-            net,
-            data,
-            training,
-            at=0,
-            points=3,
-            statistics="both",
-            seeds=(1,),
-            mesh=mesh,
-            progress=False,
+        inst = analyze(
+            net=net, training=training, at=0, points=3, statistics="both", seeds=(1,), mesh=mesh
         )
         found.append(inst.lines(metric="loss", recomputed=True))
     np.testing.assert_allclose(*found, rtol=2e-3)
 
 
-def test_augmentation_alone_is_noise(data, mesh):
+def test_augmentation_alone_is_noise(analyze, data):
     net = jt.networks.lenet(data.shape, data.classes, widths=(12,))
     training = jt.Training(steps=10, batch_size=BATCH, augment=("shift",), augment_pixels=1)
-    inst = jt.instability(
-        net, data, training, at=0, noise="augment", points=3, seeds=(0,), mesh=mesh, progress=False
-    )
+    inst = analyze(net=net, training=training, at=0, noise="augment", points=3, seeds=(0,))
     kernels = inst.networks(at=0, seed=0)[0]["dense_0"]["kernel"]
     assert not np.array_equal(kernels[0], kernels[1])
 
@@ -869,38 +723,33 @@ def test_piecewise_linear_paths_and_planes(inst, net, data, training, mesh):
         ({"tickets": 5}, "must be what find_tickets"),
     ],
 )
-def test_bad_arguments_raise(net, data, training, mesh, options, message):
-    given = {"seeds": (0,), "progress": False, "mesh": mesh, **options}
+def test_bad_arguments_raise(analyze, options, message):
     with pytest.raises((ValueError, TypeError), match=message):
-        jt.instability(net, data, training, **given)
+        analyze(**{"seeds": (0,), **options})
 
 
-def test_tickets_that_do_not_fit_are_refused(net, data, training, mesh, runs):
-    given = {"progress": False, "mesh": mesh}
-    with pytest.raises(ValueError, match=r"`seeds` \[5\]"):
-        jt.instability(net, data, training, tickets=runs, seeds=(3, 5), **given)
-    with pytest.raises(ValueError, match="`levels`"):
-        jt.instability(net, data, training, tickets=runs, levels=(7,), **given)
-    with pytest.raises(ValueError, match="twice"):
-        jt.instability(net, data, training, tickets=(runs, runs), **given)
-    with pytest.raises(ValueError, match="masks of one run"):
-        reinit = jt.branch(runs, "reinit", levels=(1,), progress=False)
-        jt.instability(net, data, training, tickets=reinit, at=0, **given)
-    with pytest.raises(ValueError, match="past the end of `training` at 5"):
-        jt.instability(net, data, training.replace(steps=5), tickets=runs, **given)
-    with pytest.raises(ValueError, match=r"`branches` \['reinit'\] are in `tickets`"):
-        jt.instability(net, data, training, tickets=(runs, reinit), branches="reinit", **given)
+def test_tickets_that_do_not_fit_are_refused(analyze, data, training, runs):
+    reinit = jt.branch(runs, "reinit", levels=(1,), progress=False)
     other = jt.networks.lenet(data.shape, data.classes, widths=(13,))
-    with pytest.raises(ValueError, match="of the network"):
-        jt.instability(other, data, training, tickets=runs, **given)
-    with pytest.raises(ValueError, match="were found on"):
-        jt.instability(net, data.halves()[0], training, tickets=runs, **given)
+    for options, message in (
+        ({"seeds": (3, 5)}, r"`seeds` \[5\]"),
+        ({"levels": (7,)}, "`levels`"),
+        ({"tickets": (runs, runs)}, "twice"),
+        ({"tickets": reinit, "at": 0}, "masks of one run"),
+        ({"training": training.replace(steps=5)}, "past the end of `training` at 5"),
+        (
+            {"tickets": (runs, reinit), "branches": "reinit"},
+            r"`branches` \['reinit'\] are in `tickets`",
+        ),
+        ({"net": other}, "of the network"),
+        ({"data": data.halves()[0]}, "were found on"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            analyze(**{"tickets": runs, **options})
 
 
-def test_weights_that_were_not_kept(net, data, training, mesh):
-    inst = jt.instability(
-        net, data, training, at=30, points=3, seeds=(0,), keep=False, mesh=mesh, progress=False
-    )
+def test_weights_that_were_not_kept(analyze):
+    inst = analyze(at=30, points=3, seeds=(0,), keep=False)
     with pytest.raises(ValueError, match="keep=True"):
         inst.networks(at=30, seed=0)
     with pytest.raises(ValueError, match="name no state"):

@@ -236,18 +236,20 @@ def net(data):
     return jt.networks.lenet(data.shape, data.classes, (20, 12))
 
 
-@pytest.fixture(scope="module")
-def find(net, data):
-    def find(data=data, **changes):
-        pruning = jt.Pruning(levels=2, fraction=0.5, rewind=10, **changes)
-        return jt.find_tickets(net, data, TRAINING, pruning, seeds=range(3), progress=False)
-
-    return find
+def tickets_on(net, data):
+    pruning = jt.Pruning(levels=2, fraction=0.5, rewind=10)
+    return jt.find_tickets(net, data, TRAINING, pruning, seeds=range(3), progress=False)
 
 
 @pytest.fixture(scope="module")
-def runs(find):
-    return find()
+def runs(net, data):
+    return tickets_on(net, data)
+
+
+@pytest.fixture(scope="module")
+def halves(net, data):
+    """Tickets of two halves of the data."""
+    return [tickets_on(net, half) for half in data.halves()]
 
 
 def values_of(runs, branch):
@@ -295,21 +297,20 @@ def test_by_default_only_the_output_layer_changes(runs, data):
     assert (found.table().groupby(["branch", "level"])["step"].max() == TRAINING.steps).all()
 
 
-def test_halves_and_their_own_tickets_with_another_optimizer(find, net, data):
-    a, b = data.halves()
-    here, there = find(data=a), find(data=b)
+def test_halves_and_their_own_tickets_with_another_optimizer(halves):
+    here, there = halves
     found = jt.transfer(here, to=there, training=OTHER, branches=("shuffle",), progress=False)
     assert set(found.table()["branch"]) == {"transferred", "own", "shuffle"}
-    assert found.data is b and found.training == OTHER
+    assert found.data is there.data and found.training == OTHER
     # trained from the other half's tickets, nothing but those differ
-    again = jt.transfer(there, to=b, training=OTHER, branches=(), progress=False)
+    again = jt.transfer(there, to=there.data, training=OTHER, branches=(), progress=False)
     np.testing.assert_array_equal(values_of(found, "own"), values_of(again, "transferred"))
     assert not np.array_equal(values_of(found, "own"), values_of(found, "transferred"))
 
 
-def test_a_matrix_of_sources_and_targets(find, net, data):
-    a, b = data.halves()
-    runs = {"a": find(data=a), "b": find(data=b)}
+def test_a_matrix_of_sources_and_targets(net, halves):
+    runs = dict(zip("ab", halves, strict=True))
+    b = runs["b"].data
     found = {
         (source, target): jt.transfer(runs[source], to=runs[target], progress=False)
         for target in runs
@@ -483,7 +484,7 @@ def color_of(data):
                                classes=data.classes)  # fmt: skip
 
 
-def test_a_matrix_between_gray_and_color_images(find, net, data):
+def test_a_matrix_between_gray_and_color_images(net, data):
     color = color_of(data)
     wide = net.adapted(shape=color.shape)
 
@@ -510,8 +511,7 @@ def test_a_matrix_between_gray_and_color_images(find, net, data):
         jt.transfer_matrix({("gray", "color"): other})
 
 
-def test_a_matrix_requires_transfers_of_one_start_and_output_layer(find, data):
-    runs = find()
+def test_a_matrix_requires_transfers_of_one_start_and_output_layer(runs):
     usual = jt.transfer(runs, to=runs, levels=[2], progress=False)
     jt.transfer_matrix({("a", "c"): usual, ("b", "c"): usual})
     for options in ({"start": 10}, {"reinit_output": False}):
@@ -520,8 +520,7 @@ def test_a_matrix_requires_transfers_of_one_start_and_output_layer(find, data):
             jt.transfer_matrix({("a", "c"): usual, ("b", "c"): other})
 
 
-def test_loaded_tickets_train_as_those_of_their_runs(find, net, data, tmp_path):
-    runs = find()
+def test_loaded_tickets_train_as_those_of_their_runs(runs, net, data, tmp_path):
     runs.save(tmp_path)
     files = [tmp_path / "tickets" / f"ticket-level-{level:02d}-seed-{seed}.safetensors"
              for level in (0, 2) for seed in runs.seeds]  # fmt: skip
