@@ -96,7 +96,7 @@ def require_like(argument: str, mask: Mask, tree: Params, *, of: str = "params")
     _tree.same_structure(argument, filled(mask, tree), tree, of=of)
 
 
-def filled(mask: Mask, tree: Params) -> Params:
+def filled(mask: Mask, tree: Params) -> Mask:
     """Give the mask with the leaves of a tree in the place of None, to compare structures."""
     leaves, structure = jax.tree.flatten(mask, is_leaf=_tree.is_none)
     if not any(map(_tree.is_none, leaves)):
@@ -259,8 +259,12 @@ def empty_layers(mask: Mask) -> dict[str, np.ndarray]:
     Args:
       mask: host arrays, stacked over [replica].
     """
-    found = {path: ~np.asarray(m).reshape(len(m), -1).any(axis=1) for path, m in items(known(mask))}
-    return {path: gone for path, gone in found.items() if gone.any()}
+    found: dict[str, np.ndarray] = {}
+    for path, m in items(known(mask)):
+        gone = np.asarray(~np.reshape(m, (len(m), -1)).any(axis=1))
+        if gone.any():
+            found[path] = gone
+    return found
 
 
 def _as_given(leaves: list[Array], counted: Mask, mask: Mask) -> Mask:
@@ -269,7 +273,7 @@ def _as_given(leaves: list[Array], counted: Mask, mask: Mask) -> Mask:
     return map_with(lambda _, m: next(new), counted, mask, other=lambda m: m)
 
 
-def _shuffled(flat: Array, words: Array) -> Array:
+def _shuffled(flat: AnyArray, words: Array) -> Array:
     places = jax.lax.iota(jnp.uint32, flat.size)
     # masks of saved tickets are NumPy arrays, which a traced index cannot reach into
     return jnp.asarray(flat)[permuted(places, words[None], flat.size).astype(jnp.int32)]

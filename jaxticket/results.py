@@ -180,7 +180,7 @@ def monitored(logs: Iterable[EvaluationLog]) -> pd.DataFrame:
     order = ["branch", "level", "dilation", "seed", "metric", "step", "index"]
     table = concat(parts).sort_values(order, kind="stable", ignore_index=True)
     columns = ("seed", "level", "density", "branch", "step", "metric", "index", "value")
-    return table[[*columns, "dilation"]]
+    return table.reindex(columns=[*columns, "dilation"])
 
 
 def spread(values: np.ndarray, *axes: Mapping[str, Column]) -> pd.DataFrame:

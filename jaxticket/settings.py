@@ -43,6 +43,8 @@ from jaxticket.typing import (
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+    from jaxticket.engine.monitors import Monitor
+
 T = TypeVar("T")
 SettingsT = TypeVar("SettingsT", bound="DataclassInstance")
 
@@ -214,7 +216,7 @@ class Training:
     attack: Callable[..., Array] | None = None
     loss: str | LossFunction = "cross_entropy"
     metrics: tuple[str | Metric, ...] = ()
-    monitors: tuple[Callable[..., object], ...] = _field((), seen=False)
+    monitors: tuple[Monitor, ...] = _field((), seen=False)
 
     def __post_init__(self) -> None:
         settle(self, whole, "steps", "batch_size", "eval_batch_size", "augment_pixels", low=1)

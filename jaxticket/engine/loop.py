@@ -255,7 +255,8 @@ def train_jobs(
     zeros = [jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), kept(state)) for _ in snapshots_at]
     watcher, observed = None, ()
     if monitors:
-        watcher = Watcher(run.program.learner, run.mesh, monitors, looks, count)
+        learner = run.program.learner
+        watcher = Watcher(learner.net, learner.training, run.mesh, monitors, looks, count)
         keys, plan = parallel.pad((jobs.keys, jobs.plan), run.size)
         # copies: the state is given up by the first call
         start = jax.tree.map(jnp.copy, run.program.learner.network(state))

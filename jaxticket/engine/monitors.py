@@ -159,7 +159,7 @@ class Watcher:
     """The monitors of one training, which measure the states of its jobs.
 
     Args:
-      learner: what is trained: its network and training count.
+      net, training: what is trained.
       mesh: devices.
       monitors: what is measured.
       calls: number of calls of the training.
@@ -168,13 +168,14 @@ class Watcher:
 
     def __init__(
         self,
-        learner: Supervised,
+        net: Network,
+        training: Training,
         mesh: Mesh,
         monitors: Sequence[Monitor],
         calls: int,
         jobs: int,
     ) -> None:
-        learner = Supervised(learner.net, learner.training)
+        learner = Supervised(net, training)
         self.looks = [observer(learner, mesh, monitor) for monitor in monitors]
         size = learner.training.batch_size // mesh.shape[parallel.DATA]
         self.values = [

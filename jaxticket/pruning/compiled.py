@@ -21,7 +21,18 @@ from jaxticket.pruning.keep import prune_in_rounds
 from jaxticket.pruning.scores.spec import Recipe, name_of, recipe_of
 from jaxticket.random import stream
 from jaxticket.settings import Training
-from jaxticket.typing import Array, Key, Mask, Network, Params, Score, ScoreContext, Stats, Tap
+from jaxticket.typing import (
+    AnyArray,
+    Array,
+    Key,
+    Mask,
+    Network,
+    Params,
+    Score,
+    ScoreContext,
+    Stats,
+    Tap,
+)
 
 
 class Weights(NamedTuple):
@@ -31,7 +42,7 @@ class Weights(NamedTuple):
     stats: Stats
     mask: Mask
     key: Key
-    diverged: Array
+    diverged: AnyArray
 
 
 @dataclass(frozen=True)

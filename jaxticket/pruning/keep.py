@@ -16,7 +16,7 @@ from jaxticket.pruning.layouts import Layer, Layout
 from jaxticket.pruning.scores import SCORES
 from jaxticket.pruning.scores.spec import name_of, recipe_of
 from jaxticket.pruning.topk import top_scores
-from jaxticket.typing import Array, Key, Mask, Params, Score, ScoreContext
+from jaxticket.typing import AnyArray, Array, Key, Mask, Params, Score, ScoreContext
 
 
 def densities(levels: int, fraction: float = 0.2) -> np.ndarray:
@@ -112,7 +112,7 @@ def keep_top(
     )
 
 
-def _check_scores(values: list[Array], alive: list[Array], paths: list[str]) -> None:
+def _check_scores(values: Sequence[Array], alive: Sequence[AnyArray], paths: list[str]) -> None:
     """Raise for scores that cannot be ranked: of mixed types, or nan where weights compete."""
     kinds = {jnp.dtype(v.dtype) for v in values}
     if _whole(kinds):

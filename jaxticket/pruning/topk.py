@@ -8,7 +8,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxticket._tree import varying_like
-from jaxticket.typing import Array
+from jaxticket.typing import AnyArray, Array
 
 
 def sortable(scores: Array) -> Array:
@@ -114,7 +114,7 @@ def _top_scores(scores: Array, alive: Array, keep: Array) -> Array:
     return top(sortable(scores), alive, keep)
 
 
-def top_scores(scores: Array, alive: Array, keep: Array) -> Array:
+def top_scores(scores: Array, alive: AnyArray, keep: Array) -> Array:
     """`top` for float32, int32 or uint32 scores, which are ranked as numbers (nan and -inf lowest).
 
     Outside of compiled programs a CPU selects with NumPy's partition, several times as fast.

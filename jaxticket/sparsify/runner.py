@@ -45,7 +45,7 @@ from jaxticket.results import EvaluationLog
 from jaxticket.runs import Runs, density
 from jaxticket.settings import PruningSettings, Training
 from jaxticket.ticket import Ticket
-from jaxticket.typing import Network, Params
+from jaxticket.typing import Json, Network, Params
 
 Keep = Callable[[Trained, Jobs, int], Arrays]
 """What is saved of a trained block, `keep(trained, jobs, first)`: `first` is the number of its
@@ -290,9 +290,9 @@ class Runner:
         logs: Sequence[EvaluationLog],
         tickets: Mapping[int, Ticket],
         origin: Ticket,
-        costs: Sequence[Mapping[str, object]],
+        costs: Sequence[Json],
         lost: Mapping[int, np.ndarray],
-        trace: Sequence[Mapping[str, object]] = (),
+        trace: Sequence[Json] = (),
         folder: Path | None = None,
         found_in: Runs | None = None,
         moved: Mapping[str, object] | None = None,

@@ -12,7 +12,7 @@ import itertools
 import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import jax
 import numpy as np
@@ -29,14 +29,14 @@ from jaxticket.engine.dense import DenseStates, Networks, initial_networks, trai
 from jaxticket.engine.loop import Arrays, Jobs, Trained, report_diverged
 from jaxticket.engine.metrics import METRICS
 from jaxticket.engine.program import check_fit
-from jaxticket.engine.runtime import Runtime, settled
+from jaxticket.engine.runtime import Options, Runtime, settled
 from jaxticket.results import EvaluationLog
 from jaxticket.runs import Runs, density
 from jaxticket.settings import PruningSettings, Training
 from jaxticket.sparsify.cost import Cost
 from jaxticket.sparsify.runner import Group, Runner, final_weights
 from jaxticket.ticket import Ticket
-from jaxticket.typing import Mask, Network
+from jaxticket.typing import Json, Mask, Network
 
 
 class Found(NamedTuple):
@@ -88,8 +88,8 @@ class Stage(NamedTuple):
     keep: Callable[[Tickets], Arrays] | None = None
     snapshots_at: Sequence[int] = ()
     name: str = ""
-    costs: Sequence[Mapping[str, object]] = ()
-    trace: Sequence[Mapping[str, object]] = ()
+    costs: Sequence[Json] = ()
+    trace: Sequence[Json] = ()
 
 
 Stages = Generator[Stage, Arrays, Ticket | None]
@@ -222,7 +222,7 @@ def planned(
     seeds: Iterable[int],
     branches: Sequence[str | Change],
     runtime: Runtime | None,
-    **given: object,
+    **given: Unpack[Options],
 ) -> Plan:
     """The arguments that all public functions share, checked.
 
@@ -305,8 +305,8 @@ class _Course:
     origin: Ticket
     tickets: dict[int, Ticket] = field(default_factory=dict)
     logs: list[EvaluationLog] = field(default_factory=list)
-    costs: list[Mapping[str, object]] = field(default_factory=list)
-    trace: list[Mapping[str, object]] = field(default_factory=list)
+    costs: list[Json] = field(default_factory=list)
+    trace: list[Json] = field(default_factory=list)
     lost: dict[int, np.ndarray] = field(default_factory=dict)
 
     def take(self, stage: Stage, states: DenseStates) -> None:

@@ -24,7 +24,7 @@ from jaxticket.problem import Problem
 from jaxticket.random import stream
 from jaxticket.runs import Runs
 from jaxticket.settings import PruningAtStep, Training
-from jaxticket.sparsify.dynamic.learner import Dynamic, MaskRule
+from jaxticket.sparsify.dynamic.learner import Dynamic, DynamicState, MaskRule
 from jaxticket.sparsify.dynamic.static import Static
 from jaxticket.sparsify.runner import Group, Runner
 from jaxticket.sparsify.strategy import dense_ticket, packed, unpacked
@@ -196,7 +196,8 @@ def _first(
     return first
 
 
-def _kept(trained: Trained, jobs: Jobs, first: int) -> Arrays:
+def _kept(trained: Trained[DynamicState], jobs: Jobs, first: int) -> Arrays:
     """The last masks of a block, as bits."""
     del first
-    return packed(take(parallel.host(trained.state.mask), 0, len(jobs.start)), "mask")
+    last = parallel.host(trained.state.mask)
+    return packed(take(last, 0, len(jobs.start)), "mask")

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxticket import _tree, masks
-from jaxticket.typing import Array, Mask, Params
+from jaxticket.typing import AnyArray, Array, Mask, Params
 
 Features = Sequence[Array]
 SMALL = 1e-9
@@ -184,7 +184,7 @@ def spectra(student: Params, teacher: Params, mask: Mask) -> Array:
     Reference: KD-LTS, appendix B, whose "SVD variant" has no printed formula: this one is ours.
     """
 
-    def one(s: Array, t: Array) -> Array:
+    def one(s: AnyArray, t: AnyArray) -> Array:
         a, b = (
             jnp.linalg.svd(x.reshape(-1, x.shape[-1]).astype(jnp.float32), compute_uv=False)
             for x in (s, t)

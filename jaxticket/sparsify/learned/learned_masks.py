@@ -327,12 +327,12 @@ class LearnedMasks:
 
         return ScorePlan(
             schedule=every(one),
-            order=every(np.int32(ORDER)),
-            augment=every(np.int32(ORDER)),
+            order=every(np.asarray(ORDER, np.int32)),
+            augment=every(np.asarray(ORDER, np.int32)),
             density=densities.astype(np.float32),
             keep=np.stack([m.counts(dense, float(d)) for d in densities]),
-            round=every(np.int32(self.steps // m.rounds)),
-            part=every(np.int32(self.steps // m.parts)),
+            round=every(np.asarray(self.steps // m.rounds, np.int32)),
+            part=every(np.asarray(self.steps // m.parts, np.int32)),
             teachers=() if self.taught is not None else self._teachers_of(wanted),
             tutoring=() if self.taught is None else every(schedule(self.taught)),
         )

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxticket import _tree, masks
 from jaxticket._check import from_table, number, texts
 from jaxticket.engine.metrics import cross_entropy
-from jaxticket.typing import Array, Params
+from jaxticket.typing import AnyArray, Array, Params
 
 SMALL = 1e-9
 
@@ -404,6 +404,6 @@ def _by_example(x: Array) -> Array:
     return centered / (jnp.sqrt(variance + SMALL**2) + SMALL)
 
 
-def _standard(x: Array) -> Array:
+def _standard(x: AnyArray) -> Array:
     """Mean 0 and (unbiased) standard deviation 1."""
-    return _by_example(x.reshape(1, -1))[0]
+    return _by_example(jnp.reshape(x, (1, -1)))[0]

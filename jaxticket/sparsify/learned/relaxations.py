@@ -94,7 +94,9 @@ class Relaxation:
 
         def one(s: Array | None, a: Array | None) -> Array | None:
             own = stream(key, "leaf", jnp.int32(next(number)))
-            return None if s is None else jnp.where(a, self.leaf(s, done, key=own), 0)
+            if s is None or a is None:
+                return None
+            return jnp.where(a, self.leaf(s, done, key=own), 0)
 
         return jax.tree.map(one, scores, live, is_leaf=_tree.is_none)
 
