@@ -87,8 +87,10 @@ def reinit(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
 
 
 def reinit_at_k(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
-    """The same mask with new weights in the place of those of step k: trained from step k on, at
-    its learning rate and for the remaining steps, as the ticket is. With k = 0 it is `reinit`.
+    """Keep the mask and replace the weights of step k by reinitialized ones.
+
+    They are trained from step k on, at its learning rate and for the remaining steps, as the ticket
+    is. With k = 0 it is `reinit`.
 
     Reference: Frankle's thesis, Fig. 4-24 (OpenLTH's randomly_reinitialize starts at the rewind
       step, too).
@@ -145,8 +147,9 @@ def locally_permuted(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
 
 
 def globally_permuted(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
-    """The mask permuted over all layers with weights drawn anew, from step 0: the random ticket of
-    Morcos et al.
+    """Permute the mask over all layers and reinitialize the weights, from step 0.
+
+    The random ticket of Morcos et al.
 
     Reference: Morcos et al. 2019, section 3 and Fig. A1; Frankle's thesis, section 3.3.5, footnote
       10.
@@ -218,8 +221,10 @@ def changed(
     exclude: tuple[str, ...] = (),
     factors: Params | None = None,
 ) -> Ticket:
-    """A change applied to a ticket stacked over [replica], each with its seed's stream for this
-    branch and level. New weights are multiplied by `factors`, as those of the ticket are already.
+    """Apply a change to a ticket stacked over [replica].
+
+    Each replica draws from its seed's rng stream for this branch and level. Reinitialized weights
+    are multiplied by `factors`, as those of the ticket are already.
 
     Raises:
       ValueError: where the change returns another tree, prunes what cannot be pruned, and where it

@@ -121,8 +121,10 @@ class Starts:
         return density(self.net, self.pruning(kind), ticket)
 
     def lost(self, atom: tuple[Start, int]) -> bool:
-        """Whether there is nothing to start from: dense training had diverged at the step of the
-        state, or the seed has no ticket at this level.
+        """Tell whether a copy group has no state to start from.
+
+        Dense training had diverged at the step of the state, or the seed has no ticket at this
+        level.
         """
         kind, replica = atom
         if self.dense and 0 <= int(self.diverged[replica]) <= kind.at:

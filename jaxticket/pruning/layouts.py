@@ -90,8 +90,9 @@ def erdos_renyi(layers: Sequence[Layer], density: float) -> np.ndarray:
 
 
 def erk(layers: Sequence[Layer], density: float) -> np.ndarray:
-    """Erdos-Renyi with kernels: `density_l = epsilon * (sum of the shape) / (product of the
-    shape)`, at most 1.
+    """Erdos-Renyi-Kernel densities (ERK).
+
+    `density_l = epsilon * (sum of the shape) / (product of the shape)`, at most 1.
 
     For a convolution, `epsilon * (height + width + in + out) / (height * width * in * out)`; for a
     dense layer the same as `erdos_renyi`. epsilon is solved as there.
@@ -109,8 +110,9 @@ def erk(layers: Sequence[Layer], density: float) -> np.ndarray:
 def smart_ratio(
     layers: Sequence[Layer], density: float, *, falling: int = 0, output_share: float = OUTPUT_SHARE
 ) -> np.ndarray:
-    """Densities that fall from the input to the output: proportional to
-    `((L - l + 1)^2 + (L - l + 1)) / l^falling` for layer l = 1 .. L by `place`.
+    """Densities that fall from the input to the output (smart ratio).
+
+    Proportional to `((L - l + 1)^2 + (L - l + 1)) / l^falling` for layer l = 1 .. L by `place`.
 
     The output layer counts among the L and keeps 0.3 of its weights. What a layer would keep above
     all of its weights goes to the layers after it, in order.

@@ -12,8 +12,9 @@ from jaxticket.typing import AnyArray, Array
 
 
 def sortable(scores: Array) -> Array:
-    """Scores as uint32 in the same order (and -0.0 equal to 0.0, nan below all); float32, int32 or
-    uint32.
+    """Map scores to uint32 in the same order (-0.0 equals 0.0, nan is below all).
+
+    Args: float32, int32 or uint32.
     """
     if scores.dtype == jnp.uint32:
         return scores
@@ -30,8 +31,9 @@ def sortable(scores: Array) -> Array:
 
 
 def _kth_by_bisection(ranks: Array, k: Array) -> Array:
-    """The largest t with at least k ranks >= t, bit by bit: 32 passes that only count, fast on GPU
-    and TPU.
+    """Find the largest t with at least k ranks >= t, bit by bit.
+
+    It takes 32 passes that only count: fast on GPU and TPU.
     """
 
     def bit(i: Array, t: Array) -> Array:
@@ -42,8 +44,9 @@ def _kth_by_bisection(ranks: Array, k: Array) -> Array:
 
 
 def _kth_by_histogram(ranks: Array, k: Array) -> Array:
-    """The same value from two histograms, of the upper and of the lower 16 bits: fast where
-    scatters are (CPU).
+    """Find the same value from two histograms, of the upper and of the lower 16 bits.
+
+    Fast where scatters are (CPU).
     """
     found, above = jnp.uint32(0), k
     for shift in (16, 0):

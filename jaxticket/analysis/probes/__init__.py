@@ -26,9 +26,9 @@ from jaxticket.typing import Key
 class Probe(Protocol):
     """A measurement of one ticket."""
 
-    def __call__(
-        self, problem: Problem, ticket: Ticket, *, key: Key
-    ) -> Mapping[str, jax.Array]: ...
+    def __call__(self, problem: Problem, ticket: Ticket, *, key: Key) -> Mapping[str, jax.Array]:
+        """The measured numbers, or arrays of numbers, by name."""
+        ...
 
 
 PROBES: dict[str, Callable[..., Mapping[str, jax.Array]]] = {

@@ -15,8 +15,9 @@ def _passes(*, batches: int) -> tuple[float, float]:
 
 
 def _flow(params: Params, context: ScoreContext) -> Params:
-    """`w * (Hg)` over the weights in use of the prunable leaves: g is zero elsewhere before H
-    multiplies it.
+    """Compute `w * (Hg)` over the kept weights of the prunable leaves.
+
+    g is zero elsewhere before H multiplies it.
     """
     gradient = jax.grad(context.loss)
 
@@ -41,8 +42,9 @@ def _flow(params: Params, context: ScoreContext) -> Params:
 
 @recipe(batch_norm="train", temperature=200.0, passes=_passes)
 def grasp(params: Params, context: ScoreContext, *, key: Key) -> Params:
-    """`w * (Hg)`: what is pruned are the weights whose removal raises the gradient's norm, or
-    lowers it least.
+    """GraSP, `w * (Hg)`.
+
+    The weights are pruned whose removal raises the norm of the gradient most, or lowers it least.
 
     g is the gradient and H the Hessian of the mean loss over all batches, both over the weights in
     use of the prunable leaves only. Without weight j the squared norm of g is, to first order,
@@ -62,8 +64,10 @@ def grasp(params: Params, context: ScoreContext, *, key: Key) -> Params:
 
 @recipe(batch_norm="train", temperature=200.0, passes=_passes)
 def grasp_inverted(params: Params, context: ScoreContext, *, key: Key) -> Params:
-    """`-w * (Hg)`, GraSP turned round: the weights with the lowest S are pruned, those whose
-    removal lowers the gradient's norm most. About as good as GraSP, says the thesis.
+    """GraSP with its ranking reversed, `-w * (Hg)`.
+
+    The weights with the lowest S are pruned, those whose removal lowers the norm of the gradient
+    most. About as good as GraSP, says the thesis.
 
     Reference: Frankle's thesis, section 5.7.3.
     """

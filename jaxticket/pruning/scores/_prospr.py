@@ -30,8 +30,10 @@ def prospr(
     new_data: bool = False,
     first_order: bool = False,
 ) -> Params:
-    """`|dL(w_M)/dc|`: how the loss after M steps of SGD depends on variables c = 1 that multiply
-    the weights before the first step.
+    """ProsPr, `|dL(w_M)/dc|`.
+
+    How the loss after M steps of SGD depends on variables c = 1 that multiply the weights before
+    the first step.
 
     `w_0 = c * w`, `v_i = momentum * v_{i-1} + dL/dw(w_i)`, `w_{i+1} = w_i - lr * v_i`; by the chain
     rule the score is `|w * dL(w_M)/dw_0|`. The steps move all weights, also those that are not

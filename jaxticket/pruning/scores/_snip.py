@@ -32,8 +32,9 @@ def snip(params: Params, context: ScoreContext, *, key: Key) -> Params:
 
 @recipe(batch_norm="train", rounds=100, passes=(1, 1))
 def iterative_snip(params: Params, context: ScoreContext, *, key: Key) -> Params:
-    """SNIP's `|g * w|` in 100 rounds: each takes the gradient at the weights that the last one
-    left, and what is pruned stays so.
+    """Iterative SNIP: `|g * w|` in 100 rounds.
+
+    Each round takes the gradient at the weights that the last one kept; pruned weights stay pruned.
 
     Reference: de Jorge et al. 2021 (60 rounds in their README; their code normalises with the
       statistics of the batch); Frankle's thesis, section 5.8.1, for 100 rounds.
@@ -44,8 +45,9 @@ def iterative_snip(params: Params, context: ScoreContext, *, key: Key) -> Params
 
 @recipe(batch_norm="train", rounds=60, regrow=True, fresh=True, passes=(1, 1))
 def force(params: Params, context: ScoreContext, *, key: Key) -> Params:
-    """`|g * w|` with g at the masked weights m * w and w the dense weights: pruned weights compete
-    again in every round, on batches of its own.
+    """FORCE: `|g * w|` with g at the masked weights m * w, and w the dense weights.
+
+    Pruned weights compete again in every round, on new batches.
 
     Args:
       params: the dense weights; the context's mask says which are in use.

@@ -17,8 +17,9 @@ ADDITIVE = ("bias", "b", "beta")
 
 @recipe(batch_norm="initial", rounds=100, data=False, passes=(1, 1), flow=True)
 def synflow(params: Params, context: ScoreContext, *, key: Key) -> Params:
-    """`|w| * dR/d|w|` with R the sum of the logits of the network of absolute weights on an input
-    of ones.
+    """SynFlow, `|w| * dR/d|w|`.
+
+    R is the sum of the logits of the network of absolute weights on an input of ones.
 
     What is added is 0 and what multiplies is positive, so that R is a sum over paths: prunable
     leaves and scales as |w|; other leaves whose path ends in "bias", "b" or "beta" (also "b1",

@@ -39,8 +39,9 @@ def over_batches(
 
 
 def mean_gradient(params: Params, context: ScoreContext) -> Params:
-    """`g`, the gradient of the mean loss over all batches with respect to the weights as they are;
-    at pruned weights it is that of the effective weight, in general not zero.
+    """Compute the gradient of the mean loss over all batches at the weights as they are.
+
+    At pruned weights it is that of the effective weight, in general not zero.
     """
     gradient = jax.grad(context.loss)
     return over_batches(lambda batch: gradient(params, batch), context, params)

@@ -60,8 +60,9 @@ def sparse_train(
     save_every: float = 60.0,
     progress: bool = True,
 ) -> Runs:
-    """Trains sparse networks from their first step under a mask rule: seeds and densities side by
-    side.
+    """Train sparse networks under a mask rule from their first step.
+
+    Seeds and densities train side by side.
 
     The rule makes the first mask and moves it inside the compiled steps. An update keeps the number
     of weights, weights that it grows start at zero, and the moments of weights that it prunes or

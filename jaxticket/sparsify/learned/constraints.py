@@ -105,8 +105,10 @@ class Penalty(Constraint):
 
 @dataclasses.dataclass(frozen=True)
 class Freezing(Penalty):
-    """A penalty, and iterative freezing: after stretch i of n the entries with the highest scores
-    are kept, `round(density ** (i / n) * P)` of those that were left; the others never return.
+    """A penalty, and iterative freezing.
+
+    After stretch i of n the entries with the highest scores are kept, `round(density ** (i / n) *
+    P)` of those that remained; the others never return.
 
     Attributes:
       weight, power: of the penalty.
@@ -170,7 +172,7 @@ class GradBalance(Constraint):
     def balanced(
         self, gradient: Params, multiplier: Array, first: Array, pull: Pull
     ) -> tuple[Params, Array]:
-        """grad R + lambda grad e, and the averaged lambda."""
+        """Compute grad R + lambda grad e, and the averaged lambda."""
         above, factor = excess(pull, self.slack)
         force = _norm(gradient) / (factor * _norm(pull.slope) + 1e-12)
         wanted = jnp.where(above < 0, 0, force)
@@ -182,9 +184,10 @@ class GradBalance(Constraint):
 
 @dataclasses.dataclass(frozen=True)
 class Lagrangian(Constraint):
-    """A Lagrange multiplier for an exact count: the scores descend on R + lambda e while lambda
-    ascends on it, `lambda <- lambda + ascent * rate * e`. It may become negative: too few ones are
-    pushed up.
+    """A Lagrange multiplier for an exact count.
+
+    The scores descend on R + lambda e while lambda ascends on it, `lambda <- lambda + ascent * rate
+    * e`. It may become negative: too few ones are pushed up.
 
     Attributes:
       ascent: step size of lambda, in units of the scores' learning rate.
@@ -200,7 +203,7 @@ class Lagrangian(Constraint):
     def balanced(
         self, gradient: Params, multiplier: Array, first: Array, pull: Pull
     ) -> tuple[Params, Array]:
-        """grad R + lambda grad e, and lambda after its ascent."""
+        """Compute grad R + lambda grad e, and lambda after its ascent."""
         del first
         above, factor = excess(pull, 1.0)
         pulled = multiplier * factor

@@ -32,9 +32,10 @@ if TYPE_CHECKING:
 def objective_values(
     runs: Runs, objective: str | Objective, *, examples: int = 500
 ) -> pd.DataFrame:
-    """The value of an objective, without its factor, at the masks of runs and the weights that they
-    were found at, times what their tickets multiply them by (`Runs.factors`); level 0 is the dense
-    network.
+    """Evaluate an objective, without its factor, at the masks of runs.
+
+    Weights are those at which the masks were found, multiplied by the factors of their tickets
+    (`Runs.factors`); level 0 is the dense network.
 
     Columns: seed, level, density (as asked for), value. All levels and methods of a seed see the
     same training examples, in one batch.

@@ -96,9 +96,10 @@ def similarities(student: Features, teacher: Features) -> Array:
 
 
 def probabilities(student: Features, teacher: Features) -> Array:
-    """Probabilistic knowledge transfer: KL(teacher || student), the mean over layers, of each
-    example's distribution over the others, `(1 + cos) / 2` over the row's sum; summed over the
-    batch and divided by its size.
+    """Probabilistic knowledge transfer: KL(teacher || student), mean over layers.
+
+    The distributions are those of each example over the others, `(1 + cos) / 2` over the sum of the
+    row; summed over the batch and divided by its size.
 
     Reference: Passalis and Tefas 2018.
     """
@@ -116,8 +117,10 @@ def probabilities(student: Features, teacher: Features) -> Array:
 
 
 def attention(student: Features, teacher: Features) -> Array:
-    """Mean over layers and examples of the squared distance between attention maps: the sum over
-    channels of squared activations at each place, over its Euclidean norm.
+    """Attention transfer: squared distance between attention maps.
+
+    Mean over layers and examples; a map is the sum over channels of squared activations at each
+    place, over its Euclidean norm.
 
     A dense layer's units are places with one channel.
 
@@ -135,8 +138,10 @@ def attention(student: Features, teacher: Features) -> Array:
 
 
 def distances(student: Features, teacher: Features) -> Array:
-    """Relational knowledge of the last layer but the output: Huber losses between the distances of
-    all pairs of examples (over their mean), and twice those between the cosines of all triplets.
+    """Relational knowledge distillation at the last layer before the output.
+
+    Huber losses between the distances of all pairs of examples (over their mean), and twice those
+    between the cosines of all triplets.
 
     Reference: Park et al. 2019, with their ratio of 1 to 2.
     """
@@ -145,8 +150,10 @@ def distances(student: Features, teacher: Features) -> Array:
 
 
 def flows(student: Features, teacher: Features) -> Array:
-    """Flow of solution procedure: mean over pairs of neighbouring layers of the mean squared
-    difference between Gram matrices, `G[i, j] = mean over space of a_i b_j`, of each example.
+    """Flow of solution procedure (FSP).
+
+    Mean over pairs of neighboring layers of the mean squared difference between Gram matrices,
+    `G[i, j] = mean over space of a_i b_j`, of each example.
 
     Reference: Yim et al. 2017.
     """
@@ -163,8 +170,10 @@ def flows(student: Features, teacher: Features) -> Array:
 
 
 def contrast(student: Features, teacher: Features, temperature: float = 0.1) -> Array:
-    """Contrastive: how well the student's activations of the last layer but the output find the
-    teacher's of the same example among the batch: the cross-entropy of `cos(s_i, t_j) / T` over j.
+    """Contrastive distillation at the last layer before the output.
+
+    How well the student's activations identify the teacher's of the same example in the batch: the
+    cross-entropy of `cos(s_i, t_j) / T` over j.
 
     Reference: Tian, Krishnan and Isola 2020, with the batch in the place of a memory of negatives,
       and without projections, as both networks have the same layers.
@@ -174,8 +183,9 @@ def contrast(student: Features, teacher: Features, temperature: float = 0.1) -> 
 
 
 def spectra(student: Params, teacher: Params, mask: Mask) -> Array:
-    """Mean over kernels, as matrices [inputs, outputs], of the squared distance between their
-    singular values, each over its Euclidean norm.
+    """Squared distance between the singular values of kernels, mean over kernels.
+
+    Kernels are matrices [inputs, outputs]; singular values are divided by their Euclidean norm.
 
     Args:
       student, teacher: weights.
@@ -196,8 +206,10 @@ def spectra(student: Params, teacher: Params, mask: Mask) -> Array:
 
 
 def agreement(gradients: Array, *, most: float = 1.0, steps: int = 200) -> Array:
-    """Weights of an ensemble: those of its members' gradients [member, ...] that make the shortest
-    sum, `min |sum_k v_k g_k|^2` with `0 <= v_k <= most`, `sum v = 1`.
+    """Weights of an ensemble of gradients with the shortest weighted sum.
+
+    For the gradients [member, ...] of its members: `min |sum_k v_k g_k|^2` with `0 <= v_k <= most`,
+    `sum v = 1`.
 
     The direction that they give serves all members (where `most` is 1). Solved by projected
     gradient descent, differentiated as constants.

@@ -108,8 +108,9 @@ class ScorePlan(NamedTuple):
 
 
 def multiplied(method: Method, soft: Params) -> Params:
-    """What the weights of the masked network are multiplied by: the soft mask, each layer's times
-    its size over its number of ones where the method rescales.
+    """Give the factors of the weights of the masked network.
+
+    The soft mask; each layer times its size over its number of ones where the method rescales.
     """
     if not method.rescale:
         return soft

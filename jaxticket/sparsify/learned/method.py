@@ -194,8 +194,9 @@ class Method:
 
     @property
     def passes(self) -> tuple[float, float]:
-        """Forward and backward passes of a step over each example, those of the teachers that are
-        asked included; nan where nobody knows.
+        """Count the forward and backward passes of a step over each example.
+
+        Those of teachers included; nan where they are not known.
         """
         own = np.asarray(passes_of(self.function))
         if self.teaching is not None:
@@ -204,8 +205,9 @@ class Method:
 
     @property
     def phases(self) -> tuple[tuple[float, Method], ...]:
-        """Shares of a round and the method in each: where an objective fades, what is left of it
-        takes its place.
+        """Give the shares of a round and the method in each.
+
+        Where an objective fades, the remaining one takes its place.
         """
         fades = fades_of(self.function)
         if fades is None:
@@ -287,8 +289,10 @@ class Method:
         )
 
     def counts(self, mask: Mask, density: float) -> np.ndarray:
-        """Count the entries that a mask keeps, int32: `round(density * P)`, or with scope "layer"
-        `n - floor((1 - density) * n)` for each layer of n.
+        """Count the entries that a mask keeps, int32.
+
+        `round(density * P)`, or with scope "layer" `n - floor((1 - density) * n)` for each layer of
+        n.
 
         Args:
           mask: of the network, such as `net.mask()`.

@@ -101,8 +101,10 @@ class View(NamedTuple):
         return self.tapped(params)[1]
 
     def outputs(self, params: Params, needs: tuple[str, ...]) -> Outputs:
-        """What a network says; its gradients by weights include the mask's factor: they are by the
-        weights under the mask.
+        """Answers of a network, and its gradients with respect to weights.
+
+        The gradients include the factor of the mask: they are with respect to the weights under the
+        mask.
 
         One forward pass gives logits, features and Jacobian: the compiler does not find out by
         itself that several are the same.
@@ -138,9 +140,11 @@ def objective(
     *, scale: float = 1.0, needs: tuple[str, ...] = (), passes: tuple[int, int] = (1, 1),
     answers: bool = False,
 ) -> Callable[..., Objective]:  # fmt: skip
-    """Marks an objective with its factor, with what it needs of the dense network, with the forward
-    and backward passes over each example that its gradient takes, and with whether it learns the
-    dense network's answers, which say nothing before that is trained.
+    """Mark a function as an objective.
+
+    With its factor, what it needs of the dense network, the forward and backward passes over each
+    example that its gradient takes, and whether it learns the dense network's answers, which are
+    meaningless before that network is trained.
     """
     scale = number("scale", scale)
     needs = texts("needs", needs, like='("logits",)')
@@ -165,8 +169,9 @@ def teacher_needs_of(function: Objective) -> tuple[str, ...]:
 
 
 def fades_of(function: Objective) -> float | None:
-    """The share of a round from which on an objective is next to the one of `rest_of`, which is
-    cheaper; None for never.
+    """Give the share of a round after which an objective is close to that of `rest_of`.
+
+    That one is cheaper; None for never.
     """
     fades = getattr(function, "fades", None)
     return None if fades is None else float(fades)
@@ -214,8 +219,9 @@ def change_of_loss(view: View) -> Array:
 
 @objective(passes=(2, 2))
 def gradient_norm(view: View) -> Array:
-    """Minus the Euclidean norm of the gradient of the masked network's loss by all its parameters
-    (biases and normalisation too), what GraSP linearises.
+    """Minus the Euclidean norm of the gradient of the masked network's loss.
+
+    By all its parameters (biases and normalization too), which GraSP linearizes.
     """
     gradient = view.gradient()
     # the norm's own gradient is nan at 0
@@ -224,8 +230,9 @@ def gradient_norm(view: View) -> Array:
 
 @objective(scale=100.0, needs=("features",), passes=(2, 1))
 def feature(view: View) -> Array:
-    """Mean over layers of the squared distance between the activations of the masked and the dense
-    network, each standardised per example; the softmax counts as a layer.
+    """Squared distance between the activations of the masked and the dense network.
+
+    Mean over layers, each standardized per example; the softmax counts as a layer.
     """
     pairs = zip(view.features(view.masked), _given(view.dense.features), strict=True)
     return sum(
@@ -236,8 +243,9 @@ def feature(view: View) -> Array:
 
 @objective(scale=100.0, needs=("gradient",), passes=(3, 3))
 def gradient_matching(view: View) -> Array:
-    """Mean over prunable leaves of the squared distance between the gradients of the masked and the
-    dense network's loss, each standardised within its leaf.
+    """Squared distance between the gradients of the masked and the dense network's loss.
+
+    Mean over prunable leaves, each standardized within its leaf.
     """
     parts = [
         jnp.mean((_standard(m) - _standard(d)) ** 2)
@@ -276,8 +284,10 @@ OBJECTIVES: dict[str, Objective] = {
 
 @dataclasses.dataclass(frozen=True)
 class OfTeacher:
-    """An objective that compares with a teacher, a network that is trained, where it would compare
-    with the dense network at the weights of the search.
+    """An objective that compares with a teacher.
+
+    The teacher is a trained network; without it, the objective compares with the dense network at
+    the weights of the search.
 
     Attributes:
       objective: a name in `OBJECTIVES` or a function of a `View`, one that compares.
@@ -321,8 +331,9 @@ class OfTeacher:
 
 @dataclasses.dataclass(frozen=True)
 class DenseSized:
-    """An objective of the masked network whose logits are multiplied to be as large as those of the
-    dense network.
+    """An objective of the masked network with rescaled logits.
+
+    They are multiplied to be as large as those of the dense network.
 
     With z' the logits less their mean over classes, z of the masked network is multiplied by
     rms(z'_dense) / rms(z'_masked), the root mean squares over the batch and classes. The gradient

@@ -37,8 +37,9 @@ class Relaxation:
 
     @property
     def height(self) -> float:
-        """What a weight that is kept is multiplied by once the mask is hard: the height of the step
-        that `leaf` becomes.
+        """Give the factor of a kept weight once the mask is hard.
+
+        It is the height of the step that `leaf` becomes.
         """
         return 1.0
 
@@ -118,8 +119,9 @@ def _logit(density: Array) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Sigmoid(Relaxation):
-    """`sigmoid(beta * s)`, which becomes a step as beta grows: `|sigmoid(beta s) - [s > 0]| <=
-    exp(-beta |s|)`.
+    """Sigmoid of growing slope, `sigmoid(beta * s)`.
+
+    It becomes a step as beta grows: `|sigmoid(beta s) - [s > 0]| <= exp(-beta |s|)`.
 
     Attributes:
       beta: how steep.
@@ -163,8 +165,9 @@ class Sigmoid(Relaxation):
         return scores
 
     def restarted(self, scores: Array) -> Array:
-        """`min(beta * s, s0)`: entries below 0 keep their logit and stay out, all others start
-        anew.
+        """Start the next round at `min(beta * s, s0)`.
+
+        Entries below 0 keep their logit and stay out, all others restart.
         """
         return jnp.minimum(jnp.float32(self.beta.last) * scores, self.start)
 
@@ -176,8 +179,10 @@ class Sigmoid(Relaxation):
 
 @dataclasses.dataclass(frozen=True)
 class TopSigmoid(Sigmoid):
-    """`sigmoid(beta * s)` where s is among the largest of all layers, 0 elsewhere, with the
-    gradient of `sigmoid(beta * s)` everywhere: what falls out can come back.
+    """Sigmoid of the largest scores: `sigmoid(beta * s)` where s is among the largest, else 0.
+
+    Scores of all layers are ranked together; the gradient is that of `sigmoid(beta * s)`
+    everywhere, so that pruned entries can return.
 
     In epoch e of `epochs`, e = 1, 2, ..., `round(density ** (e / epochs) * P)` entries stay: their
     number falls exponentially to the wanted one.
@@ -223,7 +228,7 @@ class TopSigmoid(Sigmoid):
         return apart / (jnp.sqrt(jnp.mean(apart**2) + 1e-20) + 1e-5)
 
     def rank(self, scores: Array) -> Array:
-        """s."""
+        """Give the scores s as they are."""
         return self.seen(scores)
 
     def initial(self, shape: tuple[int, ...], density: Array, *, key: Key) -> Array:
@@ -351,7 +356,7 @@ class Rounded(Relaxation):
         return _straight((scores > 0.5).astype(scores.dtype), scores)
 
     def expected_leaf(self, scores: Array, done: Array) -> Array:
-        """p itself."""
+        """Give p itself."""
         del done
         return scores
 

@@ -28,8 +28,10 @@ from jaxticket.typing import Array, Key, Network, Params, Stats, TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Teaching:
-    """Which teachers a student has. Every seed has teachers of its own, with other initial weights
-    and another order of examples than its own and than one another's.
+    """Settings of the teachers of a student.
+
+    Every seed has its own teachers, with other initial weights and another order of examples than
+    the student and than each other.
 
     Attributes:
       count: teachers of a student.
@@ -90,8 +92,9 @@ def train_teachers(
     seeds: tuple[int, ...],
     initial: Networks,
 ) -> tuple[Networks, float]:
-    """Params and statistics of the teachers, host arrays [replica, teacher, ...], and the seconds
-    that their training took.
+    """Train the teachers, and give their params and statistics, and the seconds it took.
+
+    Host arrays [replica, teacher, ...].
 
     Args:
       net: the network.

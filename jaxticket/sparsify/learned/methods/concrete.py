@@ -22,9 +22,11 @@ def concrete(
     target: float | None = None,
     dense_sized: bool = False,
 ) -> Method:
-    """Scores a start at the logit of the density; each step draws the mask `sigmoid(logit(u) / T +
+    """Concrete Ticket Search.
+
+    Scores a start at the logit of the density; each step draws the mask `sigmoid(logit(u) / T +
     a)`, u uniform, and moves a by Adam on `scale * objective`, with GradBalance holding `sum
-    sigmoid(a)` near 1.1 times the wanted number. The K entries with the highest a are kept.
+    sigmoid(a)` near 1.1 times the requested number. The K entries with the highest a are kept.
 
     Args:
       objective: a name in `jaxticket.sparsify.learned.OBJECTIVES`: the paper finds "reverse_kl",

@@ -24,10 +24,12 @@ def continuous(
     weight_decay: float = 1e-4,
     length: float | str = 1.0,
 ) -> Method:
-    """Minimises `loss(sigmoid(beta s) * w) + penalty * |sigmoid(beta s)|_1` over weights w and
-    scores s, while beta grows exponentially from 1 to `final_beta`. Between rounds `s <- min(beta
-    s, s0)` and beta starts anew. Tickets are rewound: the weights that were trained beside the
-    scores are thrown away.
+    """Continuous sparsification.
+
+    Minimizes `loss(sigmoid(beta s) * w) + penalty * |sigmoid(beta s)|_1` over weights w and scores
+    s, while beta grows exponentially from 1 to `final_beta`. Between rounds `s <- min(beta s, s0)`
+    and beta restarts. Tickets are rewound: the weights that were trained with the scores are
+    discarded.
 
     How many scores end above 0 follows from `start` and `penalty` alone (`Runs.trace` says how
     many); the tickets keep exactly the wanted number of highest scores.

@@ -14,9 +14,11 @@ def edge_popup(
     weight_decay: float = 1e-4,
     length: float | str = 1.0,
 ) -> Method:
-    """Each layer uses its `n - floor((1 - density) * n)` entries with the largest |s|, at every
-    step; the gradient reaches |s| as if the mask were |s|, so that edges that were left out can pop
-    up again. The weights never move.
+    """Edge-popup.
+
+    Each layer uses its `n - floor((1 - density) * n)` entries with the largest |s|, at every step;
+    the gradient reaches |s| as if the mask were |s|, so that pruned edges can return. The weights
+    never move.
 
     Args:
       scope: "layer" keeps the same share of every layer, as published; "global" ranks all layers

@@ -16,10 +16,13 @@ def gem_miner(
     momentum: float = 0.9,
     length: float | str = 1.0,
 ) -> Method:
-    """Scores p in [0, 1] start uniform; the forward pass uses the weights with p > 1/2, the
-    gradient passes as if it used p, and `penalty * |p|^2` is added to the loss. After each of
-    `freezings` equal stretches the lowest p of all layers are taken out for good, so that the
-    density falls exponentially to the wanted one. The ticket is what is left, whatever its p.
+    """GEM-MINER.
+
+    Scores p in [0, 1] start uniform; the forward pass uses the weights with p > 1/2, the gradient
+    passes as if it used p, and `penalty * |p|^2` is added to the loss. After each of `freezings`
+    equal stretches the lowest p of all layers are pruned for good, so that the density falls
+    exponentially to the requested one. The ticket is the set of remaining weights, whatever their
+    p.
 
     Args:
       penalty: 1e-4 for densities of about 1% and below, 3e-5 at 4% (ResNet-20 of the paper).

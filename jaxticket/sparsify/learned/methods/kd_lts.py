@@ -43,10 +43,12 @@ def kd_lts(
     drop_at: tuple[float, ...] = (),
     length: float | str = 1.0,
 ) -> Method:
-    """Scores s start alike; the weights stay as they are under `sigmoid(beta s)`, of which each
-    epoch uses fewer (`TopSigmoid`), and learn from labels and teachers (`Distillation`). The
-    gradient of each layer's scores is brought to size 1. Every few epochs the smallest `|sigmoid(
-    beta s) w|` are taken out for good, so that the density falls exponentially to the wanted one.
+    """KD-LTS: masks learned by distillation.
+
+    Scores s start equal; the weights are fixed under `sigmoid(beta s)`, of which each epoch uses
+    fewer (`TopSigmoid`), and learn from labels and teachers (`Distillation`). The gradient of the
+    scores of each layer is scaled to norm 1. Every few epochs the smallest `|sigmoid(beta s) w|`
+    are pruned for good, so that the density falls exponentially to the requested one.
 
     Args:
       teachers, stage, same_init, one, attack, online: see `Teaching`.

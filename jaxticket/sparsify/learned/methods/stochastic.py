@@ -14,8 +14,10 @@ def stochastic(
     rescale: bool = False,
     length: float | str = 1.0,
 ) -> Method:
-    """Every forward pass draws each weight's mask with probability sigmoid(v) and lets the gradient
-    pass as if it were sigmoid(v); v is moved by SGD with momentum, the weights never.
+    """Stochastic masks.
+
+    Every forward pass draws the mask of each weight with probability sigmoid(v) and lets the
+    gradient pass as if it were sigmoid(v); v is moved by SGD with momentum, the weights never.
 
     Nothing holds the density: it moves from `keep` to what the loss likes best (the table of
     `Runs.trace` says where). The tickets keep the entries with the highest v.
