@@ -5,7 +5,7 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from jaxticket import connectivity, controls, data, masks, metrics, nn, results
+from jaxticket import connectivity, controls, data, masks, metrics, nn, results, sparsify
 from jaxticket.analysis import costs, layers, probes
 from jaxticket.analysis import stats as speed
 from jaxticket.analysis.measuring import measure
@@ -61,7 +61,7 @@ __all__ = [  # noqa: RUF022
     "Training", "augment", "metrics", "Pruning", "EarlyPruning", "preset", "presets", "PRESETS",
     # finding tickets
     "find_tickets", "prune_at", "scores", "SCORES", "LAYOUTS", "ScoreContext",
-    "search", "learned", "SEARCHES", "sparse_train", "dynamic", "RULES",
+    "search", "learned", "SEARCHES", "sparse_train", "dynamic", "RULES", "sparsify",
     # what a run gives
     "Runs", "Ticket", "results", "plots", "speed", "layers", "costs", "telemetry",
     "measure", "probes", "PROBES", "Problem",

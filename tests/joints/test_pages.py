@@ -12,7 +12,7 @@ PAGES = sorted((DOCS / "joints").glob("*.md"))
 JOINTS = {
     "score", "control", "layout", "network", "data-source", "augmentation", "optimizer", "schedule",
     "loss", "metric", "mask-rule", "relaxation", "objective", "constraint", "distance", "probe",
-    "monitor",
+    "monitor", "strategy",
 }  # fmt: skip
 
 
