@@ -820,6 +820,12 @@ def telemetry() -> Found:
     return of_table(runs) | of_table(other, "reinit")
 
 
+def _all_kept(ticket: jt.Ticket) -> np.float32:
+    """The share of all entries that tickets keep: as recorded, biases count."""
+    kept = jax.tree.leaves(jt.masks.apply(ticket.mask, jax.tree.map(np.ones_like, ticket.params)))
+    return np.float32(sum(x.sum() for x in kept) / sum(x.size for x in kept))
+
+
 @run
 def reports() -> Found:
     """Layers, neuron collapse, costs and timings of tickets."""
@@ -827,7 +833,7 @@ def reports() -> Found:
         **of_table(jt.layers.report(base()), "layers"),
         **of_table(jt.layers.collapse(base(), (0.0, 0.2)), "collapse"),
         **of_table(jt.costs.finding(base()), "costs"),
-        "density": np.asarray([jt.density(base().by_level[n].mask) for n in base().levels]),
+        "density": np.asarray([_all_kept(base().by_level[n]) for n in base().levels]),
     }
 
 

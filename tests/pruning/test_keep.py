@@ -304,7 +304,7 @@ def test_of_a_full_tree_of_bools_kernels_are_pruned_as_in_version_0_1():
         (lambda s, m: jt.keep_top({"a": s["a"]}, m, 3), "`scores` must have the same tree"),
         (
             lambda s, m: jt.keep_top(jax.tree.map(lambda x: x[:1], s), m, 3),
-            r"`scores` has shape \(1,\) at 'a/bias'",
+            r"`scores` has shape \(1, 5\) at 'a/kernel'",
         ),
         (lambda s, m: jt.keep_top(s, m, 3, scope="layer"), "`keep` must hold one number per"),
         (lambda s, m: jt.keep_top(s, m, [1, 2, 3], scope="layer"), r"\(2\).*got shape \(3,\)"),

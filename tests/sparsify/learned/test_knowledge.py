@@ -187,7 +187,9 @@ def test_spectra():
     def of(x):
         return unit(np.linalg.svd(x["k"].reshape(-1, 4), compute_uv=False))
 
-    found = knowledge.spectra(*jax.tree.map(jnp.float32, (s, t)), {"k": True, "b": False})
+    found = knowledge.spectra(
+        *jax.tree.map(jnp.float32, (s, t)), {"k": np.ones((3, 3, 2, 4), bool), "b": None}
+    )
     close(found, np.sum((of(s) - of(t)) ** 2), 1e-4)
 
 
