@@ -35,6 +35,7 @@ from jaxticket.typing import (
     LossFunction,
     Mask,
     Metric,
+    Monitor,
     OptimizerMaker,
     Params,
     RateSchedule,
@@ -42,8 +43,6 @@ from jaxticket.typing import (
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-
-    from jaxticket.engine.monitors import Monitor
 
 T = TypeVar("T")
 SettingsT = TypeVar("SettingsT", bound="DataclassInstance")

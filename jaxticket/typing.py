@@ -310,6 +310,24 @@ class TrainState(NamedTuple):
     diverged: Array
 
 
+class Monitor(Protocol):
+    """A measurement during training.
+
+    Attributes:
+      every: steps between measurements, which are at the start of a training, at every multiple of
+        it and at the end.
+    """
+
+    @property
+    def every(self) -> int:
+        """Steps between measurements."""
+        ...
+
+    def __call__(self, problem: Any, state: TrainState, batch: Any) -> Mapping[str, jax.Array]:
+        """The numbers of one replica, by name."""
+        ...
+
+
 class ScoreContext(NamedTuple):
     """What a pruning score may look at.
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -33,28 +32,7 @@ from jaxticket.engine.supervised import Supervised, TrainBatch
 from jaxticket.problem import Problem
 from jaxticket.random import permutation_words, stream
 from jaxticket.settings import Training, static_part
-from jaxticket.typing import Network, TrainState
-
-
-class Monitor(Protocol):
-    """A measurement during training.
-
-    Attributes:
-      every: steps between measurements, which are at the start of a training, at every multiple of
-        it and at the end.
-    """
-
-    @property
-    def every(self) -> int:
-        """Steps between measurements."""
-        ...
-
-    def __call__(
-        self, problem: Problem, state: TrainState, batch: TrainBatch
-    ) -> Mapping[str, jax.Array]:
-        """The numbers of one replica, by name."""
-        ...
-
+from jaxticket.typing import Monitor, Network, TrainState
 
 Look = Callable[..., dict[str, jax.Array]]
 """`look(limits, state, start, plan, block, arrays) -> name -> float32 [replica, ...]`."""
