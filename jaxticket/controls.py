@@ -79,7 +79,7 @@ def retrain(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
 
 
 def reinit(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
-    """The same mask, weights drawn anew; trained from step 0 with the full schedule.
+    """The same mask with reinitialized weights, trained from step 0 with the full schedule.
 
     Reference: Frankle's thesis, section 3.1.4 (random reinitialization).
     """
@@ -120,7 +120,7 @@ def random(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
 
 
 def layerwise_random(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
-    """A random mask with the layers' densities and weights drawn anew, from step 0.
+    """A random mask with the layers' densities and reinitialized weights, from step 0.
 
     Reference: Frankle's thesis, section 3.3.5 (its layerwise random pruning samples new weights,
       footnote 11).
@@ -130,7 +130,7 @@ def layerwise_random(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
 
 
 def preserved(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
-    """The exact mask with weights drawn anew, from step 0.
+    """The exact mask with reinitialized weights, from step 0.
 
     Reference: Morcos et al. 2019, Fig. A1.
     """
@@ -138,7 +138,7 @@ def preserved(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
 
 
 def locally_permuted(ticket: Ticket, key: Key, *, net: Network) -> Ticket:
-    """The mask permuted within each layer with weights drawn anew, from step 0.
+    """The mask permuted within each layer with reinitialized weights, from step 0.
 
     Reference: Morcos et al. 2019, Fig. A1.
     """

@@ -285,7 +285,7 @@ def _damaged(path: Path, error: Exception | str) -> ValueError:
 def _tell_drawn(
     path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], net: Network
 ) -> None:
-    """Warn of the layers that were drawn anew.
+    """Warn of the layers that were reinitialized.
 
     Raises:
       ValueError: where nothing that can be pruned is the ticket's.

@@ -39,7 +39,7 @@ class Teaching:
         follow: 0.25 is epoch 10 of 40, the best for LeNet in KD-LTS. 0 is for `online` alone.
       same_init: let them start from the student's initial weights, so that their gradients by
         weights can be compared.
-      one: each step of the search asks one of them, drawn anew, instead of all: as good in KD-LTS,
+      one: each step of the search asks a random one of them instead of all: as good in KD-LTS,
         and cheaper.
       attack: trains them on adversarial examples, as `Training.attack`; None for the attack of the
         training, if it has one.
