@@ -37,7 +37,7 @@ def test_no_number_changes(name):
     wrong = compare.differences(
         RUNS[name](),
         reference,
-        same_version=version == jax.__version__ and name not in compare.ROUNDED,
+        same_version=version == jax.__version__,
         examples=compare.FEW.get(name, compare.EXAMPLES),
     )
     assert not wrong, "\n".join([f"recorded with JAX {version}, this is {jax.__version__}", *wrong])

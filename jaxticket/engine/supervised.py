@@ -146,15 +146,21 @@ class Supervised(Learner[TrainState, Plan, Origin]):
         """One update."""
         seen = self.prepared(state, batch, plan, placement)
         loss, gradient, stats = self.gradient(state, seen, placement)
-        gradient = masks.apply(state.mask, gradient)
+        # True, known at run time alone, where nothing can be pruned: the compiler then rounds all
+        # leaves as it does under masks of all leaves, so that numbers of earlier versions stay
+        kept = masks.map_with(
+            lambda m, w: m,
+            state.mask,
+            state.params,
+            other=lambda w: jnp.broadcast_to(state.step >= 0, w.shape),
+        )
+        gradient = jax.tree.map(lambda m, g: jnp.where(m, g, jnp.zeros_like(g)), kept, gradient)
         rate = learning_rate(plan.schedule, state.step, kind=self.training.schedule)
         moved, opt_state = apply_update(
             self.training, plan.schedule, rate, gradient, state.opt_state, state.params
         )
         # pruned weights are zero already
-        params = masks.map_with(
-            jnp.where, state.mask, moved, state.params, other=lambda new, old: new
-        )
+        params = jax.tree.map(jnp.where, kept, moved, state.params)
         return guarded_update(
             state,
             state._replace(params=params, stats=stats, opt_state=opt_state),
