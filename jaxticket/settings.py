@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -362,10 +363,10 @@ def _unused(values: Json) -> dict[str, str]:
     return unused
 
 
-class PruningSettings:
+class PruningSettings(abc.ABC):
     """What all ways to prune say of their tickets: which weights count, and how training starts.
 
-    Dataclasses of settings inherit from it; what they leave out, it raises.
+    Dataclasses of settings inherit from it.
 
     Attributes:
       exclude: patterns of paths, such as "dense_2/*", that are never pruned and not counted in P.
@@ -389,14 +390,14 @@ class PruningSettings:
         return type(self).__name__
 
     @property
+    @abc.abstractmethod
     def last_level(self) -> int:
         """The highest level."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def rewind_step(self) -> int:
         """The step whose weights a ticket starts from."""
-        raise NotImplementedError
 
     @property
     def from_initialization(self) -> bool:
@@ -414,17 +415,17 @@ class PruningSettings:
         return 0 if self.schedule == "full" else self.rewind_step
 
     @property
+    @abc.abstractmethod
     def fresh_noise(self) -> bool:
         """Whether every level has its own SGD noise; else all see that of the dense network."""
-        raise NotImplementedError
 
     def noise(self, level: int) -> int:
         """The number of the SGD noise of a level; 0 is that of the dense network."""
         return level if self.fresh_noise else 0
 
+    @abc.abstractmethod
     def density_of(self, level: int) -> float:
         """The nominal density of a level."""
-        raise NotImplementedError
 
     def factors(self, mask: Mask) -> Params | None:
         """What the rewound weights of tickets are multiplied by; None for nothing.

@@ -298,11 +298,11 @@ def _tell_drawn(
     if not any(prunable and name not in drawn for name, prunable in chosen):
         raise ValueError(
             f"`net` {net.config} has no prunable layer of the ticket in {str(path)!r}: all of it "
-            f"would be a dense network drawn anew ({named}); pass a network with layers of the "
+            f"would be a dense, reinitialized network ({named}); pass a network with layers of the "
             f"same names and shapes"
         )
     if drawn:
-        warnings.warn(f"{path}: drawn anew and not pruned: {named}", stacklevel=3)
+        warnings.warn(f"{path}: reinitialized and not pruned: {named}", stacklevel=3)
 
 
 def host_apply(mask: Mask, tree: Params) -> Params:

@@ -189,7 +189,9 @@ def test_another_network_is_refused_with_its_layers(tmp_path):
 def test_layers_that_fit_another_network_are_taken_where_asked(tmp_path):
     own, to = ticket_of(), net_of((6, 5))
     path = own.save(tmp_path / "a.safetensors", net=net_of())
-    with pytest.warns(UserWarning, match=r"drawn anew and not pruned: dense_1/bias, dense_1/ker"):
+    with pytest.warns(
+        UserWarning, match=r"reinitialized and not pruned: dense_1/bias, dense_1/ker"
+    ):
         found = jt.Ticket.load(path, net=to, fresh=jax.random.key(7))
     drawn = jax.jit(lambda key: to.init(stream(key, "init")))(jax.random.key(7))[0]
     for tree, like in ((found.mask, own.mask), (found.params, own.params)):

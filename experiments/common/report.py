@@ -203,7 +203,7 @@ def save(
         }
         for name, value in (
             ("settings", settings),
-            ("environment", _machine() | seconds | _mixture(job.folder)),
+            ("environment", _machine() | seconds | mixture(job.folder)),
         ):
             text = json.dumps(jt.results.plain(value), indent=1)
             (target / f"{name}.json").write_text(text + "\n", encoding="utf-8")
@@ -262,7 +262,7 @@ def _published_name(job: Job, more: Mapping[str, object]) -> str:
     return jt.results.run_name(name, {**job.about, **more, "margin": job.settings.margin})
 
 
-def _mixture(folder: Path) -> dict[str, object]:
+def mixture(folder: Path) -> dict[str, object]:
     """Give the environments that computed what lies in a folder, if there are several."""
     found: list[object] = []
     for path in sorted(folder.rglob("environment.json")):

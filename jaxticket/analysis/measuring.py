@@ -129,7 +129,7 @@ def measure(
                 ticket = _ticket(runs, label, change, level)
                 lost = runs.lost_at(level)
                 share = density(runs.net, runs.pruning, ticket, lost)
-                ticket = jax.tree.map(lambda x: np.asarray(x)[places], ticket)
+                ticket = _tree.rows(ticket, places)
                 blocks = [
                     run.unit(
                         f"{label}-level-{level:03d}-{first:05d}",

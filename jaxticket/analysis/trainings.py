@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxticket import masks
+from jaxticket import _tree, masks
 from jaxticket.connectivity.copies import FIRST_NOISE, heights
 from jaxticket.connectivity.evaluator import Evaluator
 from jaxticket.controls import BRANCHES
@@ -66,8 +66,7 @@ class Contest(NamedTuple):
         return self._of_seeds(self.runs.factors(self.level))
 
     def _of_seeds(self, tree: Any) -> Any:
-        places = np.asarray([self.runs.seeds.index(seed) for seed in self.seeds])
-        return jax.tree.map(lambda x: np.asarray(x)[places], tree)
+        return _tree.rows(tree, [self.runs.seeds.index(seed) for seed in self.seeds])
 
     def lost(self) -> np.ndarray:
         """Which seeds have no ticket at this level, bool [seed]; see `Runs.lost`."""

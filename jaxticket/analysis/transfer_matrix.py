@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 
-from jaxticket import results
+from jaxticket import _tree, results
 from jaxticket._check import instance
 from jaxticket.analysis import stats
 from jaxticket.runs import Runs, density, require_runs
@@ -124,6 +123,5 @@ def _where_found(runs: Runs, level: int, here: float) -> float:
     exclude = source.pruning.exclude
     if runs.moved.get("reinit_output") and source.net.output:
         exclude = tuple(dict.fromkeys((*exclude, source.net.output)))
-    places = np.asarray([source.seeds.index(seed) for seed in runs.seeds])
-    ticket = jax.tree.map(lambda x: np.asarray(x)[places], source.by_level[level])
+    ticket = _tree.rows(source.by_level[level], [source.seeds.index(seed) for seed in runs.seeds])
     return float(density(source.net, replace(source.pruning, exclude=exclude), ticket).mean())

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import rescaling
+from jaxticket import _tree, rescaling
 from jaxticket.connectivity.evaluator import Networks
 from jaxticket.controls import REDRAWN, Change, changed
 from jaxticket.runs import Runs, density
@@ -108,8 +107,7 @@ class Starts:
         return self.runs[kind.branch, kind.at]
 
     def _seeds_of(self, runs: Runs, tree: Any) -> Any:
-        places = np.asarray([runs.seeds.index(seed) for seed in self.seeds])
-        return jax.tree.map(lambda x: np.asarray(x)[places], tree)
+        return _tree.rows(tree, [runs.seeds.index(seed) for seed in self.seeds])
 
     def pruning(self, kind: Start) -> PruningSettings:
         """How the tickets of a start were pruned."""

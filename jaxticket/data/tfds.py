@@ -32,7 +32,7 @@ _NAME = re.compile(r"(?P<set>\w+)(/(?P<config>[^/:]+))?(:(?P<version>\d+\.\d+\.\
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _INSTALL = 'pip install "jaxticket[prepare]"'
 # all labels of their test splits are -1: the answers are not public
-_UNLABELLED = {"imagenet2012", "imagenet2012_subset", "places365_small"}
+UNLABELLED = {"imagenet2012", "imagenet2012_subset", "places365_small"}
 LICENCES = {
     "mnist": "CC BY-SA 3.0, as its mirrors state",
     "fashion_mnist": "MIT",
@@ -257,7 +257,7 @@ def used_splits(name: str, info: About) -> dict[str, str]:
     Without a "test" split that has labels, "validation" is the test split.
     """
     splits = [split["name"] for split in info.get("splits", [])]
-    labelled = "test" in splits and info.get("name") not in _UNLABELLED
+    labelled = "test" in splits and info.get("name") not in UNLABELLED
     test = "test" if labelled else "validation"
     if "train" not in splits or test not in splits:
         raise ValueError(

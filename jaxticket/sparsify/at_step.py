@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import masks
+from jaxticket import _tree, masks
 from jaxticket._check import (
     flag,
     from_table,
@@ -118,8 +118,7 @@ class Wanted(NamedTuple):
 
     def own(self, tree: T) -> T:
         """Leaves [replica, ...] as [place, ...]."""
-        chosen = jax.tree.map(lambda x: np.asarray(x)[self.replicas], tree)
-        return parallel.pad(chosen, self.size)
+        return parallel.pad(_tree.rows(tree, self.replicas), self.size)
 
 
 class InBlocks(NamedTuple):

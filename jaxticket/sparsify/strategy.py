@@ -7,6 +7,7 @@ training, controls, training, divergence, layers that collapse, seconds, and the
 
 from __future__ import annotations
 
+import abc
 import functools
 import itertools
 import os
@@ -128,6 +129,7 @@ class Strategy(PruningSettings):
     def check(self, runner: Runner) -> None:
         """Raise for what cannot work, before anything is trained."""
 
+    @abc.abstractmethod
     def tickets(self, runner: Runner, states: DenseStates) -> Stages:
         """Find masks, stage after stage.
 
@@ -135,11 +137,10 @@ class Strategy(PruningSettings):
           runner: network, data, seeds and devices; units of the folder.
           states: of the dense networks at `dense_steps`: `states.states[k]` is (params, stats).
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def cost(self, runs: Runs, level: int) -> Cost:
         """What it cost to find a mask of a level; see `jaxticket.sparsify.cost`."""
-        raise NotImplementedError
 
 
 def dense_ticket(

@@ -231,8 +231,8 @@ def test_other_splits(tmp_path):
 
 def test_a_test_split_without_labels_is_not_used(tmp_path, monkeypatch):
     """ImageNet and Places365 have test splits whose labels are all -1."""
-    assert reader._UNLABELLED >= {"imagenet2012", "places365_small"}
-    monkeypatch.setattr(reader, "_UNLABELLED", {"tiny"})
+    assert reader.UNLABELLED >= {"imagenet2012", "places365_small"}
+    monkeypatch.setattr(reader, "UNLABELLED", {"tiny"})
     prepared(tmp_path / "data", examples={"train": 6, "test": 4, "validation": 3})
     data = jd.load_tfds("tiny", data_dir=tmp_path / "data")
     assert len(data.test) == 3 and data.validation is None

@@ -321,9 +321,9 @@ def test_what_was_computed_on_several_machines_is_published_so(tmp_path):
     one, other = {"jax": "1", "cpu": "a"}, {"jax": "1", "cpu": "b"}
     for folder, known in ((tmp_path, [one]), (tmp_path / "branches", [one])):
         (folder / "environment.json").write_text(json.dumps(known))
-    assert report._mixture(tmp_path) == {}
+    assert report.mixture(tmp_path) == {}
     (tmp_path / "branches" / "environment.json").write_text(json.dumps([one, other]))
-    assert report._mixture(tmp_path) == {"computed_in": [one, other]}
+    assert report.mixture(tmp_path) == {"computed_in": [one, other]}
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"seconds": null}', '{"calls": 3}'])

@@ -8,6 +8,7 @@ towards the density; `rank` is what the final selection ranks.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import itertools
 import math
@@ -28,7 +29,7 @@ EDGE = 1e-10
 
 
 @dataclasses.dataclass(frozen=True)
-class Relaxation:
+class Relaxation(abc.ABC):
     """What relaxations have in common; `leaf` and `expected_leaf` are what a new one writes."""
 
     kind: ClassVar[str]
@@ -46,17 +47,17 @@ class Relaxation:
     def __init_subclass__(cls) -> None:
         cls.kind = cls.__name__.lower()
 
+    @abc.abstractmethod
     def initial(self, shape: tuple[int, ...], density: Array, *, key: Key) -> Array:
         """Scores at the start, of one leaf."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def leaf(self, scores: Array, done: Array, *, key: Key) -> Array:
         """The soft mask of one leaf, in [0, 1]."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def expected_leaf(self, scores: Array, done: Array) -> Array:
         """The expected mask of one leaf."""
-        raise NotImplementedError
 
     def log_expected_leaf(self, scores: Array, done: Array) -> Array:
         """The logarithm of the expected mask of one leaf."""
