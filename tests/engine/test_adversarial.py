@@ -119,6 +119,7 @@ def test_training_on_examples_that_are_not_moved_is_training(train):
         np.testing.assert_allclose(final(train(attack, mesh)), final(clean), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_adversarial_training_is_the_same_alone_vmapped_and_on_a_data_axis(train, vmap_replicas):
     attack = PGD(radius=0.1, step=0.05, steps=2)
     mapped = final(train(attack, parallel.mesh(devices=jax.devices()[:2])))
@@ -133,6 +134,7 @@ def test_adversarial_training_is_the_same_alone_vmapped_and_on_a_data_axis(train
     np.testing.assert_allclose(final(vmapped), mapped, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_adversarially_trained_networks_withstand_more():
     data = jt.data.load("digits")
     net = jt.networks.lenet(data.shape, data.classes, (32,))

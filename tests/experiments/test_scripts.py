@@ -182,6 +182,7 @@ def test_scripts_say_their_sizes():
     assert set(SCRIPTS) - set(SIZED) == {"winning_tickets.py", "thesis_ch5/schedules.py"}
 
 
+@pytest.mark.slow
 def test_winning_tickets(tmp_path):
     folder = tmp_path / "run"
     options = ("--seeds", 2, "--levels", 2, "--steps", 20, "--eval-every", 10)
@@ -211,6 +212,7 @@ def test_winning_tickets(tmp_path):
     assert "winning ticket" in done.stdout
 
 
+@pytest.mark.slow
 def test_one_shot_of_chapter_3_from_a_file(tmp_path, digits_npz):
     """Also: a budget that is over saves and ends with 75, and the same command finishes."""
     folder = tmp_path / "run"

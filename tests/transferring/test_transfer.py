@@ -113,6 +113,7 @@ def test_logits_of_gray_images_agree_for_one_and_three_channels(name, channels):
             np.testing.assert_array_equal(leaf, trees.leaves(found.mask)[path])
 
 
+@pytest.mark.slow
 def test_adapted_networks_keep_their_constructor():
     # of each constructor one
     for name in ("lenet", "conv2", "resnet14", "wrn16_4", "vgg11", "resnet18", "inception_v3"):
@@ -365,6 +366,7 @@ def blocks(residual, data):
                        progress=False)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_tickets_stretch_to_another_depth(blocks):
     to = blocks.net.adapted(depth=20)
     found = jt.transfer(blocks, to=blocks.data, net=to, levels=[1], progress=False)
@@ -614,6 +616,7 @@ def rewound(residual, data):
     return jt.find_tickets(residual, data, SHORT, pruning, seeds=range(2), progress=False)
 
 
+@pytest.mark.slow
 def test_transfer_reproduces_training_with_batch_norm(rewound):
     found = jt.transfer(rewound, to=rewound.data, reinit_output=False, start=2, levels=[1],
                         branches=(), progress=False)  # fmt: skip

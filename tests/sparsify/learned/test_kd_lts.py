@@ -852,6 +852,7 @@ def test_cumulative_searches_end_with_the_wanted_number(find):
     assert sum(kept) == 2 * round(0.3 * 336)
 
 
+@pytest.mark.slow
 def test_jacobians_of_examples_are_searched_with(find, data, states):
     """On one device and on two that share the batch alike; not with BatchNorm."""
     one = jt.parallel.mesh(devices=jax.devices()[:1])
