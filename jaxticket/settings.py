@@ -32,6 +32,7 @@ from jaxticket._check import (
 from jaxticket.metrics import METRICS, chosen_metrics
 from jaxticket.typing import (
     Array,
+    DecayRule,
     Json,
     LossFunction,
     Mask,
@@ -53,6 +54,7 @@ SCHEDULES = ("steps", "cosine", "linear")
 LOSSES = ("cross_entropy",)
 PRECISIONS = ("default", "high", "highest")
 COMPUTE_DTYPES = ("float32", "bfloat16")
+DECAYS = ("all", "kernels")
 AUGMENTATIONS = ("crop", "shift", "resized_crop", "flip")
 
 
@@ -132,8 +134,23 @@ class Training:
       momentum: of "momentum"; v <- momentum * v + g, w <- w - lr * v.
       nesterov: Nesterov's form of "momentum".
       b1, b2, eps: of "adam" and "adamw".
-      weight_decay: added to the gradient of every parameter before momentum ("sgd", "momentum",
-        "adam"), or decoupled from it ("adamw"). Other optimizers have a decay of their own.
+      weight_decay: added to the gradient before momentum ("sgd", "momentum", "adam"), or decoupled
+        from it ("adamw"). Other optimizers have a decay of their own.
+      decay: which weights `weight_decay` acts on: "all"; "kernels" for those of two or more
+        dimensions, and so neither biases nor normalization; patterns of paths such as
+        `("*/kernel",)`; or a function `weights -> tree of bools`, as masks of optax.
+      trainable: patterns of paths, such as `("*norm*",)`, of the weights that are trained; None for
+        all. The others stay bit for bit as training finds them, whatever decay, clipping and
+        momentum do, which see the trained ones alone; masks still apply to them, and BatchNorm's
+        running statistics still move.
+      accumulate: compute the gradient of each batch in so many parts, one after another, which
+        takes the memory of one part. The sum is that of the whole batch to rounding, but BatchNorm
+        normalizes each part by itself and updates its running statistics with each, and dropout
+        draws anew. Searches take their batches whole.
+      ema: decay of an exponential moving average of weights and statistics over the updates of a
+        training, such as 0.999, with the bias correction of Adam; None for none. The average is
+        what is evaluated, pruned after training, kept and compared as the trained network;
+        training goes on from the raw weights, and rewind points hold these.
       warmup: steps of linear warmup; at step 0 the rate is then exactly 0.
       schedule: "steps", "cosine" or "linear"; or a function `step -> rate`, such as any schedule of
         optax: it gives the learning rate (no factor) of the update from `step` to `step + 1`, for
@@ -196,6 +213,10 @@ class Training:
     b2: float = _field(0.999, used_by=_ADAM)
     eps: float = _field(1e-8, used_by=_ADAM)
     weight_decay: float = _field(0.0, traced=True, used_by=("optimizer", OPTIMIZERS))
+    decay: str | tuple[str, ...] | DecayRule = "all"
+    trainable: tuple[str, ...] | None = None
+    accumulate: int = 1
+    ema: float | None = None
     warmup: int = _field(0, traced=True)
     schedule: str | RateSchedule = "steps"
     milestones: tuple[int, ...] = _field((), traced=True, used_by=("schedule", ("steps",)))
@@ -235,6 +256,10 @@ class Training:
         settle(self, one_of, "precision", choices=PRECISIONS)
         settle(self, number, "lr", "eps", "weight_decay", "gamma", "final_lr", low=0)
         settle(self, or_none(number), "clip_norm", low=1e-12)
+        settle(self, whole, "accumulate", low=1)
+        settle(self, or_none(share), "ema", one=False)
+        settle(self, or_none(_patterns), "trainable", like='("*norm*",)')
+        settle(self, _decay, "decay")
         settle(self, share, "momentum", "b1", "b2", "label_smoothing", zero=True, one=False)
         settle(self, flag, "nesterov")
         chosen_metrics(self.metrics)
@@ -256,6 +281,11 @@ class Training:
             raise ValueError(
                 f"`attack` must be None or an untargeted attack such as jaxticket.attacks.PGD(), "
                 f"got {self.attack!r}"
+            )
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"`accumulate` {self.accumulate} does not divide `batch_size` {self.batch_size} "
+                f"into equal parts; change one of them"
             )
         for name, why in _unused(vars(self)).items():
             if getattr(self, name) != _DEFAULTS[name]:
@@ -340,6 +370,9 @@ def static_part(settings: SettingsT) -> SettingsT:
         value = getattr(settings, field.name)
         if not field.metadata.get("seen", True):
             changes[field.name] = field.default
+        elif field.name == "weight_decay" and getattr(settings, "decay", "all") != "all":
+            # without any, what says where it acts would be refused
+            changes[field.name] = 1.0
         elif field.metadata.get("traced"):
             changes[field.name] = (0,) * len(value) if isinstance(value, tuple) else field.default
         elif isinstance(value, Dilated):
@@ -355,6 +388,8 @@ def _unused(values: Json) -> dict[str, str]:
         if not any(isinstance(one, str) and one in wanted for one in given):
             only = " and ".join(f"{user}={one!r}" for one in wanted)
             unused[name] = f"by {only} only, not by {user}={values[user]!r}"
+    if not values["weight_decay"]:
+        unused.setdefault("decay", "with a `weight_decay` above 0 only")
     if has_own_rate(values["optimizer"]):
         why = "by optimizers without a learning rate of their own only"
         unused |= dict.fromkeys(_OF_RATE, why)
@@ -515,6 +550,23 @@ def name_or_function(argument: str, value: object) -> str | Callable[..., object
     if isinstance(value, str) and value:
         return value
     raise ValueError(f"`{argument}` must be a name or a function, got {value!r}")
+
+
+def _patterns(argument: str, value: object, *, like: str) -> tuple[str, ...]:
+    """Patterns of paths, at least one."""
+    patterns = texts(argument, value, like=like)
+    if not patterns:
+        raise ValueError(f"`{argument}` is empty; pass at least one pattern, such as {like}")
+    return patterns
+
+
+def _decay(argument: str, value: object) -> object:
+    """A name in `DECAYS`, patterns of paths, or a function of the weights."""
+    if callable(value):
+        return hashable(argument, value)
+    if isinstance(value, str) and value in DECAYS:
+        return value
+    return _patterns(argument, value, like='("*/kernel",)')
 
 
 def _monitor(argument: str, value: object) -> object:

@@ -25,6 +25,7 @@ from jaxticket.connectivity.origins import Start, Starts
 from jaxticket.connectivity.paths import barrier
 from jaxticket.engine import parallel
 from jaxticket.engine.loop import Arrays, Jobs, Trained, Watch, take
+from jaxticket.engine.supervised import network_of
 from jaxticket.settings import Training
 from jaxticket.sparsify.runner import Group
 from jaxticket.ticket import Ticket, host_apply
@@ -156,7 +157,7 @@ class Copies:
         """
         design, began = self.design, time.perf_counter()
         atoms = self.atoms[first // design.copies :][: len(jobs.start) // design.copies]
-        final = take(parallel.host((trained.state.params, trained.state.stats)), 0, len(jobs.start))
+        final = take(parallel.host(network_of(trained.state)), 0, len(jobs.start))
         starts = [self._start(atom) for atom in atoms]
         arrays = _compared(self.evaluator, self.starts, design, atoms, starts, final, self.room)
         arrays |= _histories(trained, design, len(atoms))
@@ -196,7 +197,7 @@ def _watch(evaluator: Evaluator, design: Design, atoms: int, room: int) -> Watch
 
     def look(state: TrainState, wanted: np.ndarray) -> np.ndarray:
         own = np.flatnonzero(wanted.reshape(-1, design.copies).any(axis=1))
-        networks = parallel.host((state.params, state.stats))
+        networks = parallel.host(network_of(state))
         index, weight = _ends(design, atoms, alphas)
         chosen = np.isin(np.arange(len(index)) // (pairs * len(alphas)), own)
         values = evaluator.points(

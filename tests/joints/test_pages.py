@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
+GUIDES = sorted(path for path in DOCS.glob("*.md") if path.stem != "index")
 PAGES = sorted((DOCS / "joints").glob("*.md"))
 JOINTS = {
     "score", "control", "layout", "network", "data-source", "augmentation", "optimizer", "schedule",
@@ -36,7 +37,20 @@ def test_the_example_of_a_page_runs(path, tmp_path):
     # public names alone: what is imported of the package is `jt`
     assert re.findall(r"^.*import jaxticket.*$", code, re.MULTILINE) == ["import jaxticket as jt"]
     assert "from jaxticket" not in code and not re.search(r"\._(?!replace)", code)
-    file = tmp_path / f"page_{path.stem.replace('-', '_')}.py"
+    run(code, path.stem, tmp_path)
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
+def test_the_examples_of_a_guide_run_one_after_another(path, tmp_path):
+    assert f"]({path.name})" in (DOCS / "index.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
+    assert blocks
+    run("\n".join(blocks), path.stem, tmp_path)
+
+
+def run(code, name, folder):
+    """Runs code as a module of a file, so that the functions in it have a source."""
+    file = folder / f"page_{name.replace('-', '_')}.py"
     file.write_text(code)
     spec = importlib.util.spec_from_file_location(file.stem, file)
     module = importlib.util.module_from_spec(spec)
