@@ -113,7 +113,7 @@ LAYERS = (
     ),
     ("data", "nn"),
     ("ticket", "results", "engine", "problem", "pruning"),
-    ("runs", "controls"),
+    ("runs", "controls", "loops"),
     ("sparsify", "connectivity", "transferring"),
     ("analysis",),
     ("plots", "presets"),

@@ -1,0 +1,7 @@
+"""Sparse training in a loop of one's own: optax transformations, and the library's loop as one."""
+
+from jaxticket.loops._gradual import PolynomialDensity, gradual
+from jaxticket.loops._make_train import make_train
+from jaxticket.loops._masked import mask_of, masked, with_mask
+
+__all__ = ["PolynomialDensity", "gradual", "make_train", "mask_of", "masked", "with_mask"]
