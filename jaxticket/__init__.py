@@ -20,14 +20,7 @@ from jaxticket.engine import parallel
 from jaxticket.engine.parallel import compilation_cache, cpu_devices
 from jaxticket.engine.runtime import RunInterrupted, Runtime
 from jaxticket.engine.store import RunFolderError
-from jaxticket.loops import (
-    PolynomialDensity,
-    gradual,
-    make_train,
-    mask_of,
-    masked,
-    with_mask,
-)
+from jaxticket.loading import load
 from jaxticket.masks import density
 from jaxticket.nn import NETWORKS, from_functions, from_linen, from_nnx
 from jaxticket.problem import Problem
@@ -71,14 +64,12 @@ __all__ = [  # noqa: RUF022
     "find_tickets", "prune_at", "scores", "SCORES", "LAYOUTS", "ScoreContext",
     "search", "learned", "SEARCHES", "sparse_train", "dynamic", "RULES", "sparsify",
     # what a run gives
-    "Runs", "Ticket", "results", "plots", "speed", "layers", "costs", "telemetry",
+    "Runs", "load", "Ticket", "results", "plots", "speed", "layers", "costs", "telemetry",
     "measure", "probes", "PROBES", "Problem",
     # judging and moving tickets
     "branch", "branches", "controls", "BRANCHES", "verdict", "Verdict", "overview",
     "transfer", "elastic", "transfer_matrix",
     "instability", "Instability", "DISTANCES", "connectivity", "stability",
-    # in a loop of one's own
-    "masked", "gradual", "PolynomialDensity", "mask_of", "with_mask", "make_train",
     # masks and machines
     "masks", "density", "densities", "keep_top", "prune", "TrainState",
     "Runtime", "RunInterrupted", "RunFolderError", "parallel", "cpu_devices", "compilation_cache",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -106,6 +107,18 @@ def rows(tree: T, index: int | Sequence[int] | np.ndarray) -> T:
 def size(tree: object) -> int:
     """Count the entries of all leaves."""
     return sum(int(leaf.size) for leaf in jax.tree.leaves(tree))
+
+
+def digest(*trees: object) -> str:
+    """Give the sha256 (hex) of the paths, types, shapes and bytes of all leaves."""
+    found = hashlib.sha256()
+    for tree in trees:
+        for path, leaf in zip(paths(tree), jax.tree.leaves(tree), strict=True):
+            x = np.ascontiguousarray(leaf)
+            fixed = x.astype(x.dtype.newbyteorder("<"), copy=False)
+            found.update(f"{path} {fixed.dtype.str} {np.shape(leaf)} ".encode())
+            found.update(fixed.reshape(-1).view(np.uint8).data)
+    return found.hexdigest()
 
 
 def dot(a: object, b: object) -> jax.Array:

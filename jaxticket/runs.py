@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import _files, _stats, masks, rescaling, results
-from jaxticket._check import instance, is_integer, share
+from jaxticket import _files, _identity, _saved, _stats, masks, rescaling, results
+from jaxticket._check import instance, is_integer, one_of, share
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
@@ -25,10 +26,14 @@ from jaxticket.engine.source import split_names
 from jaxticket.engine.store import explained
 from jaxticket.settings import Loaded, PruningSettings, Training
 from jaxticket.ticket import Ticket, check_ticket, drawn_exactly
-from jaxticket.typing import Json, Network, Params
+from jaxticket.typing import Json, Network, Params, Stats
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Trainings = tuple[str, int, float]
+"""Branch, level, and factor of the schedule's times: what was trained side by side."""
+WEIGHTS = ("start", "trained")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +62,8 @@ class Runs:
       moved: how `jt.transfer` trained what it moved: its `start` and `reinit_output`.
       lost: level -> bool [replica], which replicas have no ticket there, since a network that its
         mask should have come from diverged. A level that is not there has lost none.
+      final: the networks after training, by branch, level and dilation: tickets stacked over
+        [replica] with trained weights. Empty without keep="trained".
     """
 
     net: Network
@@ -76,6 +83,7 @@ class Runs:
     found_in: Runs | None = field(default=None, repr=False)
     moved: Mapping[str, object] = field(default_factory=dict, repr=False)
     lost: Mapping[int, np.ndarray] = field(default_factory=dict, repr=False)
+    final: Mapping[Trainings, Ticket] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         like, own = self.net.shapes, {}
@@ -110,14 +118,62 @@ class Runs:
             lambda *x: np.stack(x), *(self.by_level[level] for level in self.levels)
         )
 
-    def ticket(self, level: int, seed: int) -> Ticket:
-        """One ticket."""
+    def ticket(self, level: int, seed: int, *, weights: str = "start") -> Ticket:
+        """One ticket.
+
+        Args:
+          level: its level.
+          seed: its seed.
+          weights: "start" for the weights that it starts from, "trained" for those after training,
+            which keep="trained" keeps.
+        """
         if not is_integer(level) or level not in self.by_level:
             raise ValueError(f"`level` must be one of {self.levels}, got {level!r}")
         if not is_integer(seed) or seed not in self.seeds:
             raise ValueError(f"`seed` must be one of {self.seeds}, got {seed!r}")
-        replica = self.seeds.index(seed)
-        return jax.tree.map(lambda x: x[replica], self.by_level[level])
+        replica, trained = self.seeds.index(seed), one_of("weights", weights, WEIGHTS) == "trained"
+        tickets = self.trained_tickets(level) if trained else self.by_level[level]
+        return jax.tree.map(lambda x: x[replica], tickets)
+
+    def trained(
+        self, level: int, branch: str | None = None, *, dilation: float = 1.0
+    ) -> tuple[Params, Stats]:
+        """Weights and statistics after training, host arrays stacked over [replica].
+
+        Those of a replica that diverged are the last ones that were finite; `table()` and `lost`
+        tell which did.
+
+        Args:
+          level: the level; 0 is the dense network.
+          branch: the branch; that of these runs if None.
+          dilation: factor of the schedule's times, of `jt.branch`.
+
+        Raises:
+          ValueError: where nothing was kept, or such networks were not trained.
+        """
+        found = self.trained_tickets(level, branch, dilation=dilation)
+        return found.params, found.stats
+
+    def trained_tickets(
+        self, level: int, branch: str | None = None, *, dilation: float = 1.0
+    ) -> Ticket:
+        """The networks after training with their masks, as tickets stacked over [replica].
+
+        Args, Raises: as of `trained`.
+        """
+        if not self.final:
+            raise ValueError(
+                "`trained` weights were not kept; run the same with keep='trained' (in a new "
+                "folder), such as jt.find_tickets(..., keep='trained')"
+            )
+        key = self.branch if branch is None else branch, level, float(dilation)
+        if key not in self.final:
+            known = "; ".join(f"{b!r}, level {n}, dilation {d:g}" for b, n, d in self.final)
+            raise ValueError(
+                f"`level`, `branch`, `dilation` {key[1]!r}, {key[0]!r}, {dilation:g} name no "
+                f"training of these runs; there are {known}"
+            )
+        return self.final[key]
 
     def whole(self, level: int) -> Ticket:
         """The tickets of a level with weights at every position, stacked over [replica].
@@ -342,7 +398,8 @@ class Runs:
         Tables are Parquet and CSV. Each ticket is a small file: mask bits, and the seed where every
         device draws the same weights from it (signed constants at initialization), else the kept
         weights. Files of tickets that were moved describe where they train, and under "found_in"
-        where they were found.
+        where they were found. Trained networks that were kept are one file for each branch and
+        level in the folder "trained". `jt.load` makes the runs of it again.
         """
         target = _files.absolute(folder) if folder is not None else self.folder
         if target is None:
@@ -381,7 +438,56 @@ class Runs:
                         diverged=self._diverged(level, replica),
                         **said,
                     )
+            self._record(target)
         return target
+
+    def _record(self, target: Path) -> None:
+        """Write what `jt.load` needs besides tables and tickets."""
+        logs, arrays = _saved.packed_logs(self.histories)
+        about, weights = _saved.setting(self.net, self.data, self.training)
+        final = []
+        for (branch, level, dilation), ticket in self.final.items():
+            slower = "" if dilation == 1 else f"-dilation-{dilation:g}"
+            name = f"trained/{branch}-level-{level:02d}{slower}.safetensors"
+            _saved.write_stacked(target / name, ticket)
+            final.append({"branch": branch, "level": level, "dilation": dilation, "file": name})
+        # under magnitude pruning they are the dense tickets, which are there already
+        dense = 0 in self.by_level and _equal(self.origin, self.by_level[0])
+        if not dense:
+            _saved.write_stacked(target / "origin.safetensors", self.origin)
+        source: Json | None = None
+        if self.found_in is not None:
+            where, found = self.found_in.folder, self.found_in
+            if where is None or not (where / f"{_saved.RUNS}.json").exists():
+                where = found.save(target / "found_in")
+            source = {
+                "folder": os.path.relpath(where, target),
+                "sha256": found.identity(found.levels)["sha256"],
+            }
+        record = {
+            **about,
+            "pruning": _identity.recorded(self.pruning),
+            "seeds": self.seeds,
+            "branch": self.branch,
+            "levels": self.levels,
+            "lost": {level: np.asarray(lost).tolist() for level, lost in self.lost.items()},
+            "logs": logs,
+            "final": final,
+            "origin": "dense" if dense else "file",
+            "costs": self.costs,
+            "traces": self.traces,
+            "found_in": source,
+            "moved": dict(self.moved),
+        }
+        _saved.write(target, _saved.RUNS, record, arrays | weights)
+
+
+def _equal(one: Ticket, other: Ticket) -> bool:
+    """Whether two tickets are the same in every bit."""
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return jax.tree.structure(one) == jax.tree.structure(other) and all(
+        np.array_equal(x, y) for x, y in pairs
+    )
 
 
 def require_runs(argument: str, value: object) -> Runs:

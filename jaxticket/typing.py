@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
+import json
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +35,8 @@ Stats: TypeAlias = Mapping[str, Tree[AnyArray]]
 """A tree of everything a network keeps besides weights, BatchNorm statistics above all; may be
 empty.
 """
+InitialWeights: TypeAlias = Params | tuple[Params, Stats]
+"""Weights that training starts from: params, with statistics where the network has them."""
 Mask: TypeAlias = Mapping[str, Tree[AnyArray | None]]
 """A tree of bool arrays shaped like the params: True where a weight is kept. None stands at leaves
 that cannot be pruned.
@@ -49,8 +53,6 @@ RateSchedule: TypeAlias = Callable[[Array], ArrayLike]
 """`step -> learning rate`, for a traced float32 scalar; optax's schedules are such functions."""
 OptimizerMaker: TypeAlias = Callable[[Array], optax.GradientTransformation]
 """`learning rate -> optimizer`, such as `optax.lion`; the rate is a traced scalar."""
-DecayRule: TypeAlias = Callable[[Params], Prunable]
-"""`weights -> tree of python bools`: which of them decay, as masks of optax say it."""
 
 Axis = str | Mapping[str, Sequence[int] | np.ndarray] | None
 """What moves along one axis of a leaf: the units of a permutation, by its name; or where along the
@@ -119,6 +121,22 @@ def relaxed_types() -> Iterator[None]:
 
 
 @dataclass(frozen=True, eq=False)
+class Given:
+    """Weights that training starts from, in the place of drawn ones.
+
+    Attributes:
+      params, stats: host arrays; with `seeds` they have a leading axis [seed].
+      seeds: the seeds that these are of, in order; None for the same weights in every replica.
+      sha256: digest of all of it.
+    """
+
+    params: Params
+    stats: Stats
+    seeds: tuple[int, ...] | None
+    sha256: str
+
+
+@dataclass(frozen=True, eq=False)
 class Network:
     """A network as pure functions over plain trees.
 
@@ -146,6 +164,8 @@ class Network:
       symmetry: the permutations of hidden units that leave the function as it is, or a function of
         the network that returns them; None where they are not known.
       stages: names of the residual blocks of each stage, which can be stretched to other depths.
+      given: the weights that training starts from, as `with_params` sets them; None for those that
+        `init` draws.
     """
 
     config: str
@@ -162,6 +182,7 @@ class Network:
     source: Hashable = field(default=None, repr=False)
     symmetry: SymmetryOf | None = field(default=None, repr=False)
     stages: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
+    given: Given | None = field(default=None, repr=False)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Network):
@@ -183,6 +204,68 @@ class Network:
         """
         # new containers, so that no caller changes what the next one gets
         return jax.tree.map(lambda leaf: leaf, _shapes(self, jnp.result_type(float).name))
+
+    def with_params(
+        self, params: Params, stats: Stats | None = None, *, seeds: Sequence[int] | None = None
+    ) -> Network:
+        """Give the same network whose training starts from these weights.
+
+        Every function that trains the network takes them in the place of drawn ones: they are then
+        what "initialization" and step 0 mean, and what tickets of `rewind=0` start from. `init`
+        still draws new weights, for controls such as "reinit" and for layers that `jt.transfer`
+        replaces. Run folders and tickets record a digest of the weights.
+
+        Args:
+          params: a tree like `shapes[0]`, of floating numbers.
+          stats: a tree like `shapes[1]`, such as BatchNorm statistics; None for networks without.
+          seeds: where every leaf has a leading axis, the seeds whose weights these are, in order;
+            None for the same weights in every replica.
+
+        Raises:
+          ValueError: for trees of other paths or shapes, statistics that are missing, numbers that
+            are not finite, and seeds that are not as many as there are weights.
+
+        >>> from jaxticket.nn import lenet
+        >>> net = lenet((2, 2, 1), 3, widths=(4,))
+        >>> pretrained, stats = net.init(jax.random.key(0))
+        >>> net.with_params(pretrained).given.seeds is None
+        True
+        """
+        wanted = self.shapes
+        if stats is None and jax.tree.leaves(wanted[1]):
+            raise ValueError(
+                f"`stats` are missing: this network keeps {', '.join(_tree.paths(wanted[1])[:3])}; "
+                f"pass the statistics that belong to the weights, such as with_params(params, "
+                f"stats)"
+            )
+        if seeds is not None:
+            seeds = tuple(int(seed) for seed in seeds)
+            if not seeds or len(set(seeds)) != len(seeds):
+                raise ValueError(f"`seeds` must be distinct, one for each row, got {seeds}")
+        lead = () if seeds is None else (len(seeds),)
+        found = []
+        for name, given, like in (
+            ("params", params, wanted[0]),
+            ("stats", wanted[1] if stats is None else stats, wanted[1]),
+        ):
+            stacked = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype), like)
+            _tree.same_structure(name, given, stacked, of=f"{name} of the network")
+            arrays = jax.tree.map(lambda x, s: np.asarray(x).astype(s.dtype), given, stacked)
+            for path, x in _tree.leaves(arrays).items():
+                if not np.isfinite(x).all():
+                    raise ValueError(
+                        f"`{name}` holds numbers that are not finite at {path!r}; pass weights of "
+                        f"a training that did not diverge"
+                    )
+            found.append(arrays)
+        sha256 = _tree.digest(*found)
+        config = json.loads(self.config)
+        config["weights"] = {"sha256": sha256} | ({} if seeds is None else {"seeds": list(seeds)})
+        return dataclasses.replace(
+            self,
+            config=json.dumps(config, sort_keys=True),
+            given=Given(found[0], found[1], seeds, sha256),
+        )
 
     @property
     def tapped(self) -> bool:
@@ -287,20 +370,6 @@ def _tapped(net: Network) -> bool:
     return True
 
 
-class Average(NamedTuple):
-    """An exponential moving average of networks.
-
-    Attributes:
-      params: averages of the weights, zero wherever these are pruned.
-      stats: averages of the statistics.
-      count: int32, updates since the training began.
-    """
-
-    params: Params
-    stats: Stats
-    count: Array
-
-
 class TrainState(NamedTuple):
     """One replica's training state.
 
@@ -315,8 +384,6 @@ class TrainState(NamedTuple):
       key: the replica's root key.
       diverged: int32, the step whose loss was not finite, -1 while there is none. A diverged
         replica is frozen.
-      average: what is evaluated in the place of `params` and `stats` under `Training.ema`; () where
-        nothing is averaged.
     """
 
     step: Array
@@ -326,7 +393,6 @@ class TrainState(NamedTuple):
     mask: Mask
     key: Key
     diverged: Array
-    average: Average | tuple[()] = ()
 
 
 class Monitor(Protocol):

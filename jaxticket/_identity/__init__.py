@@ -28,6 +28,7 @@ Code with some hundred and fifty levels of nested objects exceeds Python's recur
 
 from jaxticket._identity.digest import besides_fields
 from jaxticket._identity.owner import VERSIONS, name_of, of_users_class, version
+from jaxticket._identity.record import OwnCodeError, rebuilt, recorded
 from jaxticket._identity.settings import (
     Code,
     canonical,
@@ -40,6 +41,7 @@ from jaxticket._identity.settings import (
 )
 
 __all__ = [
-    "VERSIONS", "Code", "besides_fields", "canonical", "code_of", "first_difference", "name_of",
-    "network", "of_users_class", "plain", "run", "run_name", "version",
+    "VERSIONS", "Code", "OwnCodeError", "besides_fields", "canonical", "code_of",
+    "first_difference", "name_of", "network", "of_users_class", "plain", "rebuilt", "recorded",
+    "run", "run_name", "version",
 ]  # fmt: skip

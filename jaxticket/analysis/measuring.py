@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxticket import _identity, _tree, masks, results
-from jaxticket._check import chosen, from_table, hashable, naming
+from jaxticket._check import chosen, from_table, hashable, naming, one_of
 from jaxticket.analysis.probes import PROBES, Probe
 from jaxticket.controls import BRANCHES, Change, changed
 from jaxticket.engine import parallel
@@ -23,7 +23,7 @@ from jaxticket.engine.monitors import check_numbers
 from jaxticket.engine.runtime import Runtime, settled
 from jaxticket.problem import Problem, batched
 from jaxticket.random import root_keys, stream
-from jaxticket.runs import Runs, density, require_runs
+from jaxticket.runs import WEIGHTS, Runs, density, require_runs
 from jaxticket.settings import static_part
 from jaxticket.ticket import Ticket
 from jaxticket.typing import Key, Network
@@ -41,6 +41,7 @@ def measure(
     seeds: Sequence[int] | None = None,
     examples: int | None = 1000,
     split: str = "train",
+    weights: str = "start",
     runtime: Runtime | None = None,
     folder: str | os.PathLike[str] | None = None,
     at_once: int | None = None,
@@ -48,8 +49,8 @@ def measure(
 ) -> pd.DataFrame:
     """Measures tickets with a probe, all replicas of a level in one compiled program.
 
-    What is measured are tickets as they start: masks with the weights of the rewind step, which is
-    what `Runs` holds; not the trained weights.
+    What is measured are tickets as they start: masks with the weights of the rewind step. With
+    `weights="trained"` they are the networks after training, which runs with keep="trained" hold.
 
     Networks are in evaluation mode, products are computed at the highest precision, and in float64
     where that is enabled (`jax_enable_x64`). The random numbers of a probe are those of the seed:
@@ -65,6 +66,8 @@ def measure(
       seeds: which seeds; all if None.
       examples: at most so many examples of the split, evenly spread over it; None for all.
       split: "train", "validation" or "test".
+      weights: "start" for tickets as they start; "trained" for the networks after training, of
+        branches that were trained with keep="trained".
       runtime: folder and the like in one; leave the arguments that follow out then.
       folder: where to save; a folder below that of `runs` if None, where it has one.
       at_once: replicas that one device holds at most.
@@ -87,6 +90,14 @@ def measure(
     levels = chosen("levels", levels, runs.levels)
     seeds = chosen("seeds", seeds, runs.seeds)
     changes = _changes(branches, runs.branch)
+    trained = one_of("weights", weights, WEIGHTS) == "trained"
+    final = {}
+    if trained:
+        final = {
+            (label, level): runs.trained_tickets(level, label)
+            for label in changes
+            for level in levels
+        }
     found, by = batched(runs.data, split, examples=examples)  # type: ignore[arg-type]
     training = static_part(runs.training)
     _check_probe(function, runs.net, Problem(runs.net, found, training, by))
@@ -101,6 +112,8 @@ def measure(
         seeds=seeds,
         examples=examples,
         split=split,
+        # left out where it is the default, so that folders of before still fit
+        **({"weights": _tree.digest(list(final.values()))} if trained else {}),
     )
     runtime = runtime.in_folder(runs.folder, "measures", results.run_name(name, settings))
     mesh, places = runtime.devices, [runs.seeds.index(seed) for seed in seeds]
@@ -126,7 +139,7 @@ def measure(
         for label, change in changes.items():
             for level in levels:
                 run.describe(f"{name} of level {level}, {label}")
-                ticket = _ticket(runs, label, change, level)
+                ticket = final.get((label, level)) or _ticket(runs, label, change, level)
                 lost = runs.lost_at(level)
                 share = density(runs.net, runs.pruning, ticket, lost)
                 ticket = _tree.rows(ticket, places)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxticket import _files, _identity, results
+from jaxticket import _files, _identity, _saved, results
 from jaxticket._check import distinct_seeds, instance, number, several, text, whole
 from jaxticket.analysis import costs
 from jaxticket.analysis.conditions import CONTROLS, Rules, conditions
@@ -190,6 +190,13 @@ class Verdict:
             results.write(self._conditions, target, "conditions")
             results.write(self._networks, target, "networks")
             _files.write_text(target / "verdict.txt", f"{self}\n")
+            named = ("method", "density", "seeds", "start", "at_init", "dense_lr", "tuned", "step")
+            record = {name: getattr(self, name) for name in (*named, "cost")}
+            record["passes"] = [
+                None if passes is None else bool(passes) for passes in self._conditions["passes"]
+            ]
+            record["small"] = None if self.small is None else _identity.network(self.small)
+            _saved.write(target, _saved.VERDICT, record, {})
         return target
 
 

@@ -5,9 +5,6 @@ A permutation is an int array whose entry i is the old index of the unit that mo
 
 from __future__ import annotations
 
-import functools
-import json
-from collections.abc import Callable
 from typing import TypeVar
 
 import jax
@@ -15,124 +12,16 @@ import numpy as np
 
 from jaxticket import _tree
 from jaxticket._check import nearest
+from jaxticket.nn.symmetry import Places as Places
 from jaxticket.nn.symmetry import blocks as blocks
+from jaxticket.nn.symmetry import leaf_shapes, places
+from jaxticket.nn.symmetry import symmetry as symmetry
 from jaxticket.random import stream
-from jaxticket.typing import Axis, Key, Network, Symmetry
+from jaxticket.typing import Key, Network, Symmetry
 
 T = TypeVar("T")
 Permutations = dict[str, np.ndarray]
 """For each name, the old index of the unit that moves to each place."""
-Places = dict[str, np.ndarray]
-"""Where the units of each name lie along one axis, int [units, copies]."""
-
-
-@functools.lru_cache(maxsize=16)
-def _shapes(net: Network) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    """Give the shapes of the params and of the statistics by path."""
-    params, stats = (
-        {path: leaf.shape for path, leaf in _tree.leaves(tree).items()} for tree in net.shapes
-    )
-    return params, stats
-
-
-def symmetry(net: Network) -> Symmetry:
-    """Give the permutations of hidden units that leave a network's function unchanged.
-
-    The networks of this library know their symmetry (`jaxticket.nn.symmetry`); others state it
-    when they are made: `jt.from_linen(..., symmetry=...)`. Biases, normalization and running
-    statistics move with their layer; inputs and logits never move.
-
-    Args:
-      net: a network of `lenet`, `conv`, `vgg`, `resnet_cifar`, `resnet` or `wide_resnet`, or one
-        that was made with its `symmetry`.
-
-    Raises:
-      ValueError: for networks without a known symmetry, and for norm="group", where most
-        permutations would move channels between groups, which changes the function.
-
-    Reference: Ainsworth, Hayase and Srinivasa 2023 ("Git Re-Basin"), section 2.
-
-    >>> from jaxticket.nn import lenet
-    >>> symmetry(lenet())["dense_1/kernel"]
-    ('dense_0', 'dense_1')
-    """
-    if net.symmetry is None:
-        constructor = json.loads(net.config)["constructor"]
-        raise ValueError(
-            f"`net`: the permutations of this {constructor!r} network are not known; make it with "
-            f"`symmetry`, or pass `symmetry` here: a dict from the path of each leaf to the name "
-            f"of the permutation of each axis (None for axes that do not move)"
-        )
-    return _computed(net.symmetry, net) if callable(net.symmetry) else net.symmetry
-
-
-@functools.lru_cache(maxsize=16)
-def _computed(function: Callable[[Network], Symmetry], net: Network) -> Symmetry:
-    return function(net)
-
-
-def places(
-    net: Network, given: Symmetry | None = None
-) -> tuple[dict[str, tuple[Places, ...]], dict[str, int]]:
-    """Expand a symmetry: where each unit lies along every axis of every leaf.
-
-    Args:
-      net: the network.
-      given: its symmetry; None for `symmetry(net)`.
-
-    Returns:
-      The places along each axis by path of the leaf, and the number of units of each permutation.
-
-    Raises:
-      ValueError: for a symmetry that does not fit the network's leaves.
-    """
-    chosen = symmetry(net) if given is None else given
-    params, stats = _shapes(net)
-    shapes = {**stats, **params}
-    for path in params.keys() & stats.keys():
-        if params[path] != stats[path]:
-            raise ValueError(
-                f"`net` has params of shape {params[path]} and statistics of shape {stats[path]} "
-                f"at the same path {path!r}; give them different names"
-            )
-    for path in chosen:
-        if path not in shapes:
-            raise ValueError(f"`symmetry` has the unknown path {path!r}; {nearest(path, shapes)}")
-    full: dict[str, tuple[Places, ...]] = {}
-    units: dict[str, int] = {}
-    for path, shape in shapes.items():
-        axes = chosen.get(path, (None,) * len(shape))
-        if len(axes) != len(shape):
-            raise ValueError(
-                f"`symmetry` has {len(axes)} entries for {path!r}, which has shape {shape}; give "
-                f"one per axis, None for axes that do not move"
-            )
-        full[path] = tuple(_places(path, axis, n) for axis, n in zip(axes, shape, strict=True))
-        for along in full[path]:
-            for name, at in along.items():
-                if units.setdefault(name, len(at)) != len(at):
-                    raise ValueError(
-                        f"`symmetry` gives {name!r} {len(at)} units in {path!r} and {units[name]} "
-                        f"elsewhere; a permutation has the same units everywhere (for flattened "
-                        f"maps see `blocks`)"
-                    )
-    return full, units
-
-
-def _places(path: str, axis: Axis, size: int) -> Places:
-    if not axis:
-        return {}
-    if isinstance(axis, str):
-        return {axis: np.arange(size)[:, None]}
-    along = {name: np.asarray(at) for name, at in axis.items()}
-    along = {name: at[:, None] if at.ndim == 1 else at for name, at in along.items()}
-    every = np.concatenate([at.reshape(-1) for at in along.values()])
-    if len(np.unique(every)) != len(every) or every.min() < 0 or every.max() >= size:
-        raise ValueError(
-            f"`symmetry` must give each unit distinct places from 0 to {size - 1} along an axis of "
-            f"{path!r}, got {sorted(every.tolist())[:8]} ..."
-        )
-    return along
 
 
 def moved(x: np.ndarray, axes: tuple[Places, ...], permutations: Permutations) -> np.ndarray:
@@ -189,7 +78,7 @@ def permute(
 
 def require_form(net: Network, argument: str, tree: object) -> None:
     """Check that a tree has the paths and shapes of the params or of the statistics."""
-    params, stats = _shapes(net)
+    params, stats = leaf_shapes(net)
     shapes = {
         path: params.get(path) if leaf is None else np.shape(leaf)
         for path, leaf in _tree.leaves(tree, is_leaf=_tree.is_none).items()

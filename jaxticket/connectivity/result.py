@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import _files, _tree, results
+from jaxticket import _files, _saved, _tree, results
 from jaxticket._check import flag, instance, one_of, whole
 from jaxticket.connectivity import stability
 from jaxticket.connectivity._align import align
@@ -349,7 +349,7 @@ class Instability:
         )
 
     def save(self, folder: str | Path | None = None) -> Path:
-        """Write all tables (Parquet and CSV) into the folder."""
+        """Write all tables (Parquet and CSV) into the folder, and what `jt.load` needs."""
         target = _files.absolute(folder) if folder is not None else self.folder
         if target is None:
             raise ValueError("`folder` is needed: this analysis was made without a folder")
@@ -366,6 +366,17 @@ class Instability:
             target.mkdir(parents=True, exist_ok=True)
             for name, table in tables.items():
                 results.write(table, target, name)
+            about, arrays = _saved.setting(self.net, self.data, self.training)
+            same = ("copies_of_each", "length", "splits", "distances", "of_weights", "seeds")
+            record = {
+                **about,
+                **{name: getattr(self, name) for name in same},
+                "kinds": [list(kind) for kind in self.kinds],
+                "costs_of_units": [dict(row) for row in self.costs_of_units],
+            }
+            arrays |= {f"arrays/{name}": x for name, x in self.arrays.items()}
+            arrays |= {"alphas": self.alphas}
+            _saved.write(target, _saved.INSTABILITY, record, arrays)
         return target
 
 

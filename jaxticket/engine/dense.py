@@ -17,9 +17,9 @@ from jaxticket.engine.loop import Arrays, Jobs, history_arrays, job_plan, join, 
 from jaxticket.engine.monitors import Monitor
 from jaxticket.engine.runtime import Run
 from jaxticket.engine.supervised import Origin
-from jaxticket.random import stream
+from jaxticket.random import root_keys, stream
 from jaxticket.settings import Training
-from jaxticket.typing import Network, cached
+from jaxticket.typing import Given, Network, cached
 
 
 class DenseStates(NamedTuple):
@@ -45,12 +45,41 @@ class DenseStates(NamedTuple):
         return (self.diverged >= 0) & (self.diverged <= step)
 
 
-def initial_networks(net: Network, mesh: Mesh, keys: np.ndarray) -> Networks:
-    """The network at initialization of each root key (key data [replica, ...]), on the host."""
+def initial_networks(
+    net: Network, mesh: Mesh, keys: np.ndarray, *, drawn: bool = False
+) -> Networks:
+    """The network at initialization of each root key, on the host.
+
+    Args:
+      net: the network.
+      mesh: where weights are drawn.
+      keys: key data [replica, ...].
+      drawn: whether weights are drawn also where the network has given ones.
+
+    Raises:
+      ValueError: where weights are given for other seeds.
+    """
+    if net.given is not None and not drawn:
+        return _given(net.given, keys)
     padded = parallel.pad(keys, parallel.block_size(len(keys), mesh, None))
     typed = jax.random.wrap_key_data(parallel.put(padded, mesh))
-    drawn = _initializer(net, mesh)(np.zeros(len(padded), np.int32), typed)
-    return take(parallel.host(drawn), 0, len(keys))
+    networks = _initializer(net, mesh)(np.zeros(len(padded), np.int32), typed)
+    return take(parallel.host(networks), 0, len(keys))
+
+
+def _given(given: Given, keys: np.ndarray) -> Networks:
+    """The given weights of each root key, [replica, ...]."""
+    own = given.params, given.stats
+    if given.seeds is None:
+        return jax.tree.map(lambda x: np.broadcast_to(x, (len(keys), *x.shape)).copy(), own)
+    known = np.asarray(jax.random.key_data(root_keys(given.seeds)))
+    same = (keys[:, None] == known[None]).all(axis=-1)
+    if not same.any(axis=1).all():
+        raise ValueError(
+            f"`net` has weights for the seeds {given.seeds} alone; use some of these seeds, or "
+            f"with_params without `seeds`, for the same weights in all replicas"
+        )
+    return _tree.rows(own, same.argmax(axis=1))
 
 
 @cached(64)

@@ -63,21 +63,6 @@ class HeldArrays:
         return jnp.take(self.x, chosen.reshape(-1), axis=0), jnp.take(self.y, chosen, axis=0)
 
 
-def held_arrays(data: Data, training: Training, multiple: int = 1) -> HeldArrays:
-    """What compiled programs are given of a data set, on the host.
-
-    Args:
-      data: the data set.
-      training: how it is evaluated.
-      multiple: of the size of evaluation batches.
-    """
-    names = split_names(data)
-    splits = {name: (data.splits[name].x, data.splits[name].y) for name in names}
-    most = {"train": training.eval_train_examples}
-    batched = cut(splits, training.eval_batch_size, most=most, multiple=multiple)
-    return HeldArrays(data.train.x, data.train.y, batched, normalization(data), names)
-
-
 class HeldData:
     """A data set on the devices of a mesh.
 
@@ -87,7 +72,12 @@ class HeldData:
 
     def __init__(self, data: Data, training: Training, mesh: Mesh) -> None:
         self.data, self.mesh = data, mesh
-        arrays = held_arrays(data, training, mesh.shape[parallel.DATA])
+        names = split_names(data)
+        splits = {name: (data.splits[name].x, data.splits[name].y) for name in names}
+        most = {"train": training.eval_train_examples}
+        multiple = mesh.shape[parallel.DATA]
+        batched = cut(splits, training.eval_batch_size, most=most, multiple=multiple)
+        arrays = HeldArrays(data.train.x, data.train.y, batched, normalization(data), names)
         self.arrays: HeldArrays = parallel.put(arrays, mesh, replicas=False)
 
     def of_training(self, training: Training, *, cropped: bool = True) -> HeldData:

@@ -26,7 +26,7 @@ from jaxticket.engine import parallel
 from jaxticket.engine.learner import Plan
 from jaxticket.engine.program import OriginT, PlanT, Program, StateT, program
 from jaxticket.engine.source import Source, put_data
-from jaxticket.engine.store import RunFolder, agreed, on_first
+from jaxticket.engine.store import Extends, RunFolder, agreed, on_first
 from jaxticket.engine.supervised import Origin, Supervised
 from jaxticket.settings import Training
 from jaxticket.typing import Network, TrainState
@@ -258,6 +258,12 @@ class Runtime:
             return self
         return dataclasses.replace(self, folder=parent.joinpath(*names))
 
+    def below(self, *names: str) -> Runtime:
+        """The same in a folder below its own, where it has one."""
+        if self.folder is None:
+            return self
+        return dataclasses.replace(self, folder=Path(self.folder).joinpath(*names))
+
     def replicas_per_call(self, count: int, before: int | None = None) -> int:
         """How many replicas one call of the program trains.
 
@@ -281,6 +287,7 @@ class Runtime:
         size: int,
         steps: int = 0,
         interval: int | None = None,
+        extends: Extends | None = None,
     ) -> Iterator[Run[TrainState, Plan, Origin]]:
         """A run under way, which leaves its folder, its signals and its progress bar at the end.
 
@@ -290,6 +297,7 @@ class Runtime:
           size: replicas per call, from `replicas_per_call`.
           steps: those of all replicas, for the progress bar.
           interval: steps between evaluations; that of the training if None.
+          extends: which other settings continue those of the folder; none if None.
 
         Raises:
           RunFolderError: for a folder that cannot be used.
@@ -316,6 +324,7 @@ class Runtime:
                     every=self.save_every,
                     wait=self.wait,
                     asked=lambda: signals.noted > 0,
+                    extends=extends,
                 )
                 stack.callback(folder.close)
                 if shown and folder.begun:

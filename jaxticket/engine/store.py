@@ -160,6 +160,27 @@ def on_first(*todo: Callable[[], object]) -> None:
     by_first(make)
 
 
+def settings_in(path: str | os.PathLike[str]) -> Json | None:
+    """The settings that a folder records; None where there is no readable file of them."""
+
+    def read() -> bytes | None:
+        try:
+            return (_files.absolute(path) / _SETTINGS).read_bytes()
+        except OSError:
+            return None
+
+    content = by_first(read)
+    with contextlib.suppress(ValueError):
+        found = None if content is None else json.loads(content)
+        return found if isinstance(found, dict) else None
+    return None
+
+
+Extends = Callable[[Json, Json], tuple[list[str], Json]]
+"""`extends(ours, theirs)` of plain settings: theirs with what a call may extend as in ours, and
+patterns of the units that then have to be computed again."""
+
+
 class RunFolder:
     """The folder of one run, which this process has for itself until `close`.
 
@@ -169,6 +190,7 @@ class RunFolder:
       every: seconds between saves of the training state inside a unit.
       wait: seconds to wait for a folder that another process uses.
       asked: whether a signal asks to stop waiting.
+      extends: which other settings continue those of the folder, which then records them.
 
     Raises:
       RunFolderError: for a folder with other settings or code, naming the first field, one that
@@ -183,11 +205,13 @@ class RunFolder:
         every: float = 60.0,
         wait: float = 0.0,
         asked: Callable[[], bool] = lambda: False,
+        extends: Extends | None = None,
     ) -> None:
         self.path = _files.absolute(path)
         self.every = every
         self._last = time.monotonic()
         self._lock: lock.Lock | None = None
+        self._extends = extends
         # whether this machine stands in the list of those that computed the run
         self._noted = by_first(lambda: self._open(settings, wait, asked)) is not None
 
@@ -240,7 +264,7 @@ class RunFolder:
             self._lock.release()
             self._lock = None
 
-    def _compare(self, ours: Mapping[str, object], there: Path) -> None:
+    def _compare(self, ours: Json, there: Path) -> None:
         """Raise where the folder is of another run."""
         theirs = _read_json(there, dict, "restore it from a copy, or choose another folder")
         if theirs.get("format") != _FORMAT:
@@ -249,12 +273,18 @@ class RunFolder:
                 f"`folder` {str(self.path)!r} was written by {of}, whose run folders this version "
                 f"cannot continue; choose another folder"
             )
-        difference = results.first_difference(ours, theirs)
+        stale, forward = ([], theirs) if self._extends is None else self._extends(ours, theirs)
+        difference = results.first_difference(ours, forward)
         if difference:
             raise RunFolderError(
                 f"`folder` {str(self.path)!r} holds a run with other settings: {difference}; "
                 f"choose another folder, or the settings of {there}"
             )
+        if forward != theirs:
+            # units first, so that a kill in between leaves a run that can be continued either way
+            for unit in (unit for name in stale for unit in (self.path / "units").glob(name)):
+                unit.unlink()
+            _files.write_text(there, results.canonical(ours) + "\n")
 
     def _note_environment(self) -> None:
         """Add this machine to those on which the run was computed, and warn where they differ."""

@@ -54,7 +54,7 @@ from jaxticket.sparsify.strategy import (
     unpacked,
 )
 from jaxticket.ticket import Ticket
-from jaxticket.typing import Mask, Network, Params, Score
+from jaxticket.typing import InitialWeights, Mask, Network, Params, Score
 
 T = TypeVar("T")
 
@@ -371,6 +371,8 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
     rescale: str | None = None,
     seeds: Iterable[int] = range(5),
     branches: Sequence[str | Change] = (),
+    init: InitialWeights | None = None,
+    keep: str | None = None,
     runtime: Runtime | None = None,
     mesh: Mesh | None = None,
     folder: str | os.PathLike[str] | None = None,
@@ -416,6 +418,11 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
       seeds: one replica each; initialization and batches are functions of the seed alone.
       branches: controls to train beside the pruned networks at every density: names in
         `jt.BRANCHES` ("shuffle", "reinit", "sign_flip") or change functions.
+      init: weights that training starts from: params, or (params, statistics), of one network or
+        with a leading axis [seed], such as `runs.trained(0)`; None for those that the network
+        draws. See `Network.with_params`.
+      keep: "trained" also keeps the networks as they are after training, every level and branch
+        (`Runs.trained`); None keeps none of them.
       runtime: mesh, folder and the like in one; leave the arguments that follow out then.
       mesh: devices as `jt.parallel.mesh` makes them; all of them if None.
       folder: where to save; a run that was stopped is resumed from there. Nothing is saved if None.
@@ -436,9 +443,10 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
       initialization: why are we missing the mark?").
     """
     plan = planned(
-        net, data, training, seeds=seeds, branches=branches, runtime=runtime, mesh=mesh,
-        folder=folder, at_once=at_once, save_every=save_every, progress=progress,
+        net, data, training, seeds=seeds, branches=branches, init=init, keep=keep, runtime=runtime,
+        mesh=mesh, folder=folder, at_once=at_once, save_every=save_every, progress=progress,
     )  # fmt: skip
+    net = plan.net
     flag("dense", dense)
     function: Score = from_table("score", score, SCORES)
     steps = checked_steps(step, training, schedule)

@@ -30,7 +30,6 @@ from jaxticket.engine import parallel
 from jaxticket.engine.dense import DenseStates
 from jaxticket.engine.loop import Arrays, take
 from jaxticket.engine.runtime import Runtime
-from jaxticket.engine.supervised import network_of
 from jaxticket.pruning.compiled import Examples, Selection, Weights, pruner
 from jaxticket.pruning.keep import densities, layer_counts, not_finite
 from jaxticket.pruning.scores import SCORES
@@ -53,7 +52,7 @@ from jaxticket.sparsify.strategy import (
     unpacked,
     weights_of,
 )
-from jaxticket.typing import Mask, Network, Params, Score
+from jaxticket.typing import InitialWeights, Mask, Network, Params, Score
 
 MOST_LEVELS = 1000
 """Of `Pruning`; with the usual fraction every network has lost its last weight long before."""
@@ -280,7 +279,7 @@ class Pruning(Strategy):
         )
         mask, fault = select(
             limits,
-            Weights(*network_of(state), state.mask, state.key, state.diverged),
+            Weights(state.params, state.stats, state.mask, state.key, state.diverged),
             parallel.put(initial, run.mesh),
             # one round
             parallel.put(np.broadcast_to(keep, (size, 1, *keep.shape)).copy(), run.mesh),
@@ -334,6 +333,8 @@ def find_tickets(
     *,
     seeds: Iterable[int] = range(5),
     branches: Sequence[str | Change] = (),
+    init: InitialWeights | None = None,
+    keep: str | None = None,
     runtime: Runtime | None = None,
     mesh: Mesh | None = None,
     folder: str | os.PathLike[str] | None = None,
@@ -356,6 +357,11 @@ def find_tickets(
       seeds: one replica each; initialization and batches are functions of the seed alone.
       branches: controls to train beside the tickets at every level: names in `jt.BRANCHES` or
         change functions.
+      init: weights that training starts from: params, or (params, statistics), of one network or
+        with a leading axis [seed], such as `runs.trained(0)`; None for those that the network
+        draws. See `Network.with_params`.
+      keep: "trained" also keeps the networks as they are after training, every level and branch
+        (`Runs.trained`); None keeps none of them.
       runtime: mesh, folder and the like in one; leave the arguments that follow out then.
       mesh: devices as `jt.parallel.mesh` makes them; all of them if None.
       folder: where to save; a run that was stopped is resumed from there. Nothing is saved if None.
@@ -376,9 +382,10 @@ def find_tickets(
     pruning = Pruning() if pruning is None else pruning
     instance("pruning", pruning, Pruning, "a jt.Pruning")
     plan = planned(
-        net, data, training, seeds=seeds, branches=branches, runtime=runtime, mesh=mesh,
-        folder=folder, at_once=at_once, save_every=save_every, progress=progress,
+        net, data, training, seeds=seeds, branches=branches, init=init, keep=keep, runtime=runtime,
+        mesh=mesh, folder=folder, at_once=at_once, save_every=save_every, progress=progress,
     )  # fmt: skip
+    net = plan.net
     if pruning.rewind_step >= training.steps:
         raise ValueError(
             f"`rewind` is step {pruning.rewind_step}, past the end of training at "

@@ -16,6 +16,7 @@ from jaxticket.engine.runtime import Runtime, settled
 from jaxticket.runs import Runs, require_runs
 from jaxticket.settings import Training
 from jaxticket.sparsify.runner import Group, Runner
+from jaxticket.sparsify.strategy import checked_keep, keeping
 from jaxticket.ticket import Ticket
 
 
@@ -27,6 +28,7 @@ def branch(
     dilation: float | Sequence[float] = 1.0,
     levels: Sequence[int] | None = None,
     name: str | None = None,
+    keep: str | None = None,
     runtime: Runtime | None = None,
     folder: str | os.PathLike[str] | None = None,
     at_once: int | None = None,
@@ -45,6 +47,7 @@ def branch(
         column `dilation`.
       levels: which levels; all if None.
       name: the branch's name in tables; the change's name if None.
+      keep: "trained" also keeps the networks as they are after training (`Runs.trained`).
       runtime: folder and the like in one; leave the arguments that follow out then.
       folder: where to save; a folder below that of `runs` if None, where it has one.
       at_once: replicas that one device holds at most.
@@ -88,6 +91,7 @@ def branch(
         training=training,
         dilation=factors,
         levels=levels,
+        **keeping(checked_keep(keep)),
     )
     runtime = runtime.in_folder(runs.folder, "branches", results.run_name(name, settings))
     tickets, groups = branch_groups(runs, function, name, training, factors, levels)
@@ -96,7 +100,8 @@ def branch(
     with runtime.run(runs.net, runs.data, training, settings, size=size, steps=steps) as run:
         run.describe(f"branch {name}")
         runner = Runner(run, runs.net, runs.data, training, runs.seeds)
-        trained = runner.train(groups)
+        trained = runner.train(groups, weights=keep is not None)
+        kept = zip(groups, trained.final, strict=False)
         result = runner.runs(
             runs.pruning,
             branch=name,
@@ -105,6 +110,7 @@ def branch(
             origin=runs.origin,
             costs=trained.costs,
             lost=runs.lost,
+            final={(name, g.level, g.dilation): final for g, final in kept},
         )
         run.finish(result.save)
     return result

@@ -39,12 +39,12 @@ from jaxticket.engine.loop import (
 from jaxticket.engine.monitors import Monitor
 from jaxticket.engine.program import program
 from jaxticket.engine.runtime import Run
-from jaxticket.engine.supervised import Origin, Supervised, network_of
+from jaxticket.engine.supervised import Origin, Supervised
 from jaxticket.random import root_keys
 from jaxticket.results import EvaluationLog
-from jaxticket.runs import Runs, density
+from jaxticket.runs import Runs, Trainings, density
 from jaxticket.settings import PruningSettings, Training
-from jaxticket.ticket import Ticket
+from jaxticket.ticket import Ticket, pack, unpack
 from jaxticket.typing import Json, Network, Params
 
 Keep = Callable[[Trained, Jobs, int], Arrays]
@@ -120,11 +120,14 @@ class Groups(NamedTuple):
       logs: their evaluations, in order.
       blocks: the arrays of each block; with what was kept of it.
       costs: rows of the table of seconds, one for each block.
+      final: the networks of each group after training, as tickets stacked over [replica]; empty
+        where they were not asked for.
     """
 
     logs: list[EvaluationLog]
     blocks: list[Arrays]
     costs: list[dict[str, str | float]]
+    final: list[Ticket]
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +185,7 @@ class Runner:
         monitors: Sequence[Monitor] | None = None,
         ends_only: bool = False,
         block: int | None = None,
+        weights: bool = False,
     ) -> Groups:
         """Train groups, as many replicas at a time as a call of the program takes.
 
@@ -194,9 +198,10 @@ class Runner:
           monitors: what is measured during training; those of the groups' training if None.
           ends_only: whether to evaluate at the start and the end alone.
           block: replicas of a block; as many as a call takes if None.
+          weights: whether the trained networks are kept.
 
         Returns:
-          The evaluations of each group, and the arrays of each block.
+          The evaluations of each group, the arrays of each block, and the trained networks.
         """
         each = len(groups[0].seeds or self.seeds)
         size, count = block or self.run.size, len(groups) * each
@@ -248,6 +253,7 @@ class Runner:
                 began = time.perf_counter()
                 arrays = trained.evaluations | {"seconds": np.asarray(trained.seconds)}
                 arrays |= {} if keep is None else keep(trained, jobs, first)
+                arrays |= _packed_weights(trained, jobs) if weights else {}
                 return arrays | {"kept_seconds": np.asarray(time.perf_counter() - began)}
 
             blocks.append(run.unit(name, jobs.steps, make))
@@ -258,7 +264,18 @@ class Runner:
             }
             kept = {} if keep is None else {"prune_seconds": float(blocks[-1]["kept_seconds"])}
             costs.append(row | kept)
-        return Groups(self._logs(groups, history_arrays(blocks), densities), blocks, costs)
+        logs = self._logs(groups, history_arrays(blocks), densities)
+        final = self._final(groups, blocks, each) if weights else []
+        return Groups(logs, blocks, costs, final)
+
+    def _final(self, groups: Sequence[Group], blocks: Sequence[Arrays], each: int) -> list[Ticket]:
+        """The trained networks of each group, from those of the blocks."""
+        joined = join([_unpacked_weights(block, self.net) for block in blocks])
+        found = []
+        for number, group in enumerate(groups):
+            own = take(joined, number * each, (number + 1) * each)
+            found.append(own.replace(level=np.full(each, group.level, np.int32)))
+        return found
 
     def _keys_of(self, group: Group) -> np.ndarray:
         return self.keys if group.seeds is None else _key_data(group.seeds)
@@ -296,6 +313,7 @@ class Runner:
         folder: Path | None = None,
         found_in: Runs | None = None,
         moved: Mapping[str, object] | None = None,
+        final: Mapping[Trainings, Ticket] | None = None,
     ) -> Runs:
         """Put together what was found and trained; the arguments are attributes of `Runs`."""
         return Runs(
@@ -316,13 +334,30 @@ class Runner:
             found_in=found_in,
             moved=moved or {},
             lost=lost,
+            final=final or {},
         )
 
 
 def final_weights(trained: Trained, count: int) -> Arrays:
     """Params and statistics of the first so many replicas of a block, by "trained/path"."""
-    final = parallel.host(network_of(trained.state))
+    final = parallel.host((trained.state.params, trained.state.stats))
     return _tree.leaves(take(final, 0, count), "trained")
+
+
+def _packed_weights(trained: Trained, jobs: Jobs) -> Arrays:
+    """The networks of a block after their training, kept weights alone, by "weights/..."."""
+    count = len(jobs.start)
+    params, stats = take(parallel.host((trained.state.params, trained.state.stats)), 0, count)
+    stop = np.asarray(jobs.plan.schedule.stop, np.int32)
+    final = Ticket(jobs.origin.mask, params, stats, np.zeros(count, np.int32), stop)
+    return {f"weights/{name}": x for name, x in pack(final).items()}
+
+
+def _unpacked_weights(arrays: Arrays, net: Network) -> Ticket:
+    """Invert `_packed_weights`."""
+    kind = "weights/"
+    own = {name.removeprefix(kind): x for name, x in arrays.items() if name.startswith(kind)}
+    return unpack(own, like=net.shapes)
 
 
 def _key_data(seeds: tuple[int, ...]) -> np.ndarray:

@@ -8,6 +8,7 @@ training, controls, training, divergence, layers that collapse, seconds, and the
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
 import itertools
 import os
@@ -20,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxticket import _identity, _tree, masks, rescaling
-from jaxticket._check import distinct_seeds, flag, instance
+from jaxticket._check import distinct_seeds, flag, instance, one_of
 from jaxticket.connectivity.evaluator import Evaluator
 from jaxticket.controls import Change, named_changes
 from jaxticket.data.arrays import Data
@@ -31,13 +32,15 @@ from jaxticket.engine.loop import Arrays, Jobs, Trained, report_diverged
 from jaxticket.engine.metrics import METRICS
 from jaxticket.engine.program import check_fit
 from jaxticket.engine.runtime import Options, Runtime, settled
+from jaxticket.engine.store import on_first
 from jaxticket.results import EvaluationLog
-from jaxticket.runs import Runs, density
+from jaxticket.runs import Runs, Trainings, density
 from jaxticket.settings import PruningSettings, Training
+from jaxticket.sparsify.cohorts import cohorts_of, extension, in_cohort, joined
 from jaxticket.sparsify.cost import Cost
 from jaxticket.sparsify.runner import Group, Runner, final_weights
 from jaxticket.ticket import Ticket
-from jaxticket.typing import Json, Mask, Network
+from jaxticket.typing import InitialWeights, Json, Mask, Network
 
 
 class Found(NamedTuple):
@@ -198,6 +201,7 @@ class Plan:
       net, data, training, seeds: what is trained.
       changes: controls that are trained beside the tickets.
       runtime: where.
+      keep: "trained" keeps the networks as they are after training; None keeps none of them.
     """
 
     net: Network
@@ -206,13 +210,55 @@ class Plan:
     seeds: tuple[int, ...]
     changes: dict[str, Change]
     runtime: Runtime
+    keep: str | None = None
 
     def settings(self, kind: str, **settings: object) -> dict[str, object]:
         """The settings of a run, for its folder."""
         return _identity.run(
             kind, self.net, self.data, training=self.training, seeds=self.seeds,
-            branches=list(self.changes.items()), **settings,
+            branches=list(self.changes.items()), **settings, **keeping(self.keep),
         )  # fmt: skip
+
+
+def checked_keep(keep: str | None) -> str | None:
+    """What is kept of trainings: "trained" or None."""
+    return None if keep is None else one_of("keep", keep, ("trained",))
+
+
+def keeping(keep: str | None) -> dict[str, object]:
+    """The setting `keep` of a run's folder, which is not there where nothing is kept."""
+    return {} if keep is None else {"keep": keep}
+
+
+def started(net: Network, init: InitialWeights | None, seeds: tuple[int, ...]) -> Network:
+    """The network whose training starts from the weights `init` of a call.
+
+    Args:
+      net: the network.
+      init: params, or (params, statistics), with or without a leading axis [seed]; None for
+        those that the network draws.
+      seeds: of the run.
+
+    Raises:
+      ValueError: as `Network.with_params`, naming `init`, and for a network with weights already.
+    """
+    if init is None:
+        return net
+    if net.given is not None:
+        raise ValueError(
+            "`init` is given next to a network that has weights by with_params; leave one of them "
+            "out"
+        )
+    params, stats = init if isinstance(init, tuple) and len(init) == 2 else (init, None)
+    wanted, leaves = jax.tree.leaves(net.shapes[0]), jax.tree.leaves(params)
+    stacked = bool(leaves) and np.ndim(leaves[0]) == len(wanted[0].shape) + 1
+    try:
+        return net.with_params(params, stats, seeds=seeds if stacked else None)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ValueError(
+            f"`init` must be params, or (params, statistics), of the network, or for each of the "
+            f"{len(seeds)} seeds in a leading axis: {error}"
+        ) from None
 
 
 def planned(
@@ -223,6 +269,8 @@ def planned(
     seeds: Iterable[int],
     branches: Sequence[str | Change],
     runtime: Runtime | None,
+    init: InitialWeights | None = None,
+    keep: str | None = None,
     **given: Unpack[Options],
 ) -> Plan:
     """The arguments that all public functions share, checked.
@@ -234,6 +282,8 @@ def planned(
       seeds: one replica each.
       branches: controls, names in `jt.BRANCHES` or change functions.
       runtime: where, or None.
+      init: weights that training starts from; None for those that the network draws.
+      keep: "trained" or None.
       **given: `mesh`, `folder`, `at_once`, `save_every` and `progress` of the call.
 
     Raises:
@@ -242,7 +292,8 @@ def planned(
     seeds = distinct_seeds(seeds)
     runtime = settled(runtime, **given)
     check_fit(net, data, training, runtime.devices)
-    return Plan(net, data, training, seeds, named_changes(branches), runtime)
+    net, keep = started(net, init, seeds), checked_keep(keep)
+    return Plan(net, data, training, seeds, named_changes(branches), runtime, keep)
 
 
 def run_strategy(
@@ -254,6 +305,8 @@ def run_strategy(
     dense: bool = True,
     seeds: Iterable[int] = range(5),
     branches: Sequence[str | Change] = (),
+    init: InitialWeights | None = None,
+    keep: str | None = None,
     runtime: Runtime | None = None,
     mesh: Mesh | None = None,
     folder: str | os.PathLike[str] | None = None,
@@ -272,6 +325,11 @@ def run_strategy(
         level 0 themselves.
       seeds: one replica each.
       branches: controls to train beside the tickets: names in `jt.BRANCHES` or change functions.
+      init: weights that training starts from: params, or (params, statistics), of one network or
+        with a leading axis [seed], such as `runs.trained(0)`; None for those that the network
+        draws. See `Network.with_params`.
+      keep: "trained" also keeps the networks as they are after training, every level and branch
+        (`Runs.trained`); None keeps none of them.
       runtime: mesh, folder and the like in one; leave the arguments that follow out then.
       mesh: devices as `jt.parallel.mesh` makes them; all of them if None.
       folder: where to save; a run that was stopped is resumed from there. Nothing is saved if None.
@@ -287,8 +345,8 @@ def run_strategy(
       ValueError: for settings that do not fit together, and a folder with other settings or code.
     """
     plan = planned(
-        net, data, training, seeds=seeds, branches=branches, runtime=runtime, mesh=mesh,
-        folder=folder, at_once=at_once, save_every=save_every, progress=progress,
+        net, data, training, seeds=seeds, branches=branches, init=init, keep=keep, runtime=runtime,
+        mesh=mesh, folder=folder, at_once=at_once, save_every=save_every, progress=progress,
     )  # fmt: skip
     instance("strategy", strategy, Strategy, "a jaxticket.sparsify.Strategy")
     settings = plan.settings("run_strategy", pruning=strategy, dense=flag("dense", dense))
@@ -309,6 +367,7 @@ class _Course:
     costs: list[Json] = field(default_factory=list)
     trace: list[Json] = field(default_factory=list)
     lost: dict[int, np.ndarray] = field(default_factory=dict)
+    final: dict[Trainings, Ticket] = field(default_factory=dict)
 
     def take(self, stage: Stage, states: DenseStates) -> None:
         """Note the masks of a stage, and say which layers have no weights left."""
@@ -428,6 +487,8 @@ def run_strategies(
 ) -> list[Runs]:
     """Runs of each of some strategies that share the dense training, in a folder or without one.
 
+    Seeds that are appended to those of the folder are run by themselves and joined.
+
     Args:
       plan: what is run.
       strategies: how masks are found; several of them yield one stage each, without `keep`.
@@ -436,6 +497,34 @@ def run_strategies(
       supermask: whether tickets are evaluated before they are trained.
       train: whether they are trained.
     """
+    run = functools.partial(
+        _run_cohort, strategies=strategies, dense=dense, supermask=supermask, train=train
+    )
+    parts = cohorts_of(plan.runtime, settings)
+    if len(parts) == 1:
+        return run(plan, settings=settings, save=True)
+    found = []
+    for number, seeds in enumerate(parts):
+        own = {"seeds": plan.seeds, "cohorts": parts} if number == 0 else {"seeds": seeds}
+        there = in_cohort(plan.runtime, number, seeds)
+        part = dataclasses.replace(plan, seeds=seeds, runtime=there)
+        found.append(run(part, settings={**settings, **own}, save=False))
+    whole = [joined(runs) for runs in zip(*found, strict=True)]
+    on_first(*(runs.save for runs in whole))
+    return whole
+
+
+def _run_cohort(
+    plan: Plan,
+    strategies: Sequence[Strategy],
+    settings: dict[str, object],
+    *,
+    dense: bool,
+    supermask: bool,
+    train: bool,
+    save: bool,
+) -> list[Runs]:
+    """Runs of seeds that are trained together; see `run_strategies`."""
     net, training, runtime = plan.net, plan.training, plan.runtime
     replicas = len(plan.seeds) * (1 + len(plan.changes))
     # a CPU gains nothing from more than one level at once; where replicas are vmapped, it does
@@ -447,7 +536,9 @@ def run_strategies(
     expected *= len(plan.seeds)
     if train:
         expected += replicas * sum((training.steps - s.start) * s.last_level for s in strategies)
-    with runtime.run(net, plan.data, training, settings, size=size, steps=expected) as run:
+    with runtime.run(
+        net, plan.data, training, settings, size=size, steps=expected, extends=extension
+    ) as run:
         runner = Runner(run, net, plan.data, training, plan.seeds)
         for strategy in strategies:
             strategy.check(runner)
@@ -470,6 +561,11 @@ def run_strategies(
             if dense:
                 course.tickets[0] = course.origin
                 course.note(states.history, course.origin, 0, "ticket")
+                if plan.keep is not None:
+                    end = dense_ticket(
+                        net, states.states[training.steps], training.steps, strategy.exclude
+                    )
+                    course.final["ticket", 0, 1.0] = end
             courses.append(course)
         going = [(course, course.strategy.tickets(runner, states)) for course in courses]
         kept: list[Arrays] = []
@@ -491,7 +587,8 @@ def run_strategies(
             going = [(course, masks_of) for course, masks_of, _ in stages]
             kept = [{} for _ in stages]
             if train:
-                kept = _train(runner, number, [(course, stage) for course, _, stage in stages])
+                now = [(course, stage) for course, _, stage in stages]
+                kept = _train(runner, number, now, weights=plan.keep is not None)
         found = []
         for course in courses:
             if course.strategy.rewind_step > 0 and 0 in course.tickets:
@@ -508,15 +605,25 @@ def run_strategies(
                     costs=course.costs,
                     lost={n: lost for n, lost in course.lost.items() if n},
                     trace=course.trace,
+                    final=course.final,
                     folder=run.path / step if run.path and len(strategies) > 1 else None,
                 )
             )
-        run.finish(*(runs.save for runs in found))
+        run.finish(*(runs.save for runs in found if save))
     return found
 
 
-def _train(runner: Runner, number: int, stages: Sequence[tuple[_Course, Stage]]) -> list[Arrays]:
-    """Train the stages number n of strategies side by side; what is kept of each."""
+def _train(
+    runner: Runner, number: int, stages: Sequence[tuple[_Course, Stage]], *, weights: bool
+) -> list[Arrays]:
+    """Train the stages number n of strategies side by side; what is kept of each.
+
+    Args:
+      runner: trains them.
+      number: n.
+      stages: the strategies and what they train.
+      weights: whether trained networks are kept in the courses.
+    """
     owners = [(c, f) for c, s in stages for f in s.found for _ in ("ticket", *c.changes)]
     groups = [group for course, stage in stages for group in course.groups(stage)]
     seeds, size, (course, stage) = len(runner.seeds), runner.run.size, stages[0]
@@ -536,7 +643,10 @@ def _train(runner: Runner, number: int, stages: Sequence[tuple[_Course, Stage]])
         unit=f"stage-{number:03d}",
         keep=None if stage.keep is None else keep,
         snapshots_at=stage.snapshots_at,
+        weights=weights,
     )
+    for (owner, _), group, final in zip(owners, groups, trained.final, strict=False):
+        owner.final[group.branch, group.level, 1.0] = final
     for (owner, found), group, log in zip(owners, groups, trained.logs, strict=True):
         owner.logs.append(log)
         if group.branch == "ticket":

@@ -19,6 +19,7 @@ from jaxticket.engine.runtime import Runtime, settled
 from jaxticket.runs import Runs
 from jaxticket.settings import Loaded, PruningSettings, Training
 from jaxticket.sparsify.runner import Group, Runner
+from jaxticket.sparsify.strategy import checked_keep, keeping
 from jaxticket.ticket import Ticket
 from jaxticket.transferring.depth import Blocks
 from jaxticket.transferring.target import Adapter, fresh_networks, runs_of, target_of
@@ -41,6 +42,7 @@ def transfer(
     branches: Sequence[str | Change] = (RANDOM,),
     blocks: Blocks = None,
     permute_copies: bool = False,
+    keep: str | None = None,
     runtime: Runtime | None = None,
     folder: str | os.PathLike[str] | None = None,
     at_once: int | None = None,
@@ -81,6 +83,8 @@ def transfer(
         network from initialization.
       blocks: which block goes where between depths, such as "0:0;1:1,2".
       permute_copies: shuffle the masks of repeated blocks, within each layer.
+      keep: "trained" also keeps the networks of all branches as they are after training
+        (`Runs.trained`).
       runtime: folder and the other settings below in one object; then omit the arguments below.
       folder: where to save; None for a folder below that of `runs`, if it has one.
       at_once: replicas that one device holds at most; those of a level train together.
@@ -154,10 +158,11 @@ def transfer(
         branches=list(changes.items()),
         blocks=blocks,
         permute_copies=permute_copies,
+        **keeping(checked_keep(keep)),
     )
     name = results.run_name(f"to-{target.data.name}", settings)
     runtime = runtime.in_folder(runs.folder, "transfers", name)
-    logs, by_level, costs = [], {}, []
+    logs, by_level, costs, final = [], {}, [], {}
     count = len(seeds) * (1 + (own is not None) + len(changes))
     size = runtime.replicas_per_call(count, runs.size)
     steps = count * len(levels) * (training.steps - start)
@@ -181,7 +186,9 @@ def transfer(
                 )
                 for name in tickets
             ]
-            trained = runner.train(groups, unit=f"level-{level:02d}-jobs")
+            trained = runner.train(groups, unit=f"level-{level:02d}-jobs", weights=keep is not None)
+            for group, ended in zip(groups, trained.final, strict=False):
+                final[group.branch, level, 1.0] = ended
             logs += trained.logs
             costs += [{**row, "unit": f"level {level}, {row['unit']}"} for row in trained.costs]
             by_level[level] = tickets[TRANSFERRED].masked()
@@ -195,6 +202,7 @@ def transfer(
             lost={level: adapter.lost(level) for level in levels},
             found_in=None if loaded else runs.found_in or runs,
             moved={"start": start, "reinit_output": reinit_output},
+            final=final,
         )
         run.finish(result.save)
     return result

@@ -239,7 +239,8 @@ def _deeper(net: Network, to: Network) -> Network:
 def fresh_networks(net: Network, mesh: Mesh, seeds: Sequence[int]) -> Networks:
     """Initialize one network per seed with the keys of reinitialized layers."""
     keys = [jax.random.key_data(stream(jax.random.key(seed), "transfer")) for seed in seeds]
-    return initial_networks(net, mesh, np.stack([np.asarray(key) for key in keys]))
+    data = np.stack([np.asarray(key) for key in keys])
+    return initial_networks(net, mesh, data, drawn=True)
 
 
 @dataclass(frozen=True, eq=False)

@@ -163,7 +163,7 @@ def test_a_runtime_does_what_the_arguments_do(tmp_path):
     [
         (dict(training=TRAINING.replace(lr=0.5)), "training.lr` is 0.0012 there and 0.5 here"),
         (dict(seeds=(0, 2)), "`seeds` is \\[0, 1\\] there and \\[0, 2\\] here"),
-        (dict(pruning=jt.Pruning(levels=2)), "`pruning.levels` is 1 there and 2 here"),
+        (dict(pruning=jt.Pruning(levels=0)), "`pruning.levels` is 1 there and 0 here"),
         (dict(branches=("reinit",)), "`branches`"),
     ],
     ids=["lr", "seeds", "levels", "branches"],
@@ -296,8 +296,8 @@ def test_a_damaged_state_gives_no_other_numbers_and_blocks_nothing(stopped, tmp_
             outcomes[name, how] = [str(w.message) for w in told if w.category is UserWarning]
             assert all("state" in text for text in outcomes[name, how]), outcomes[name, how]
             assert sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")) == [
-                "environment.json", "settings.json", "table.csv", "table.parquet", "tickets",
-                "timings.csv", "timings.parquet", "units",
+                "environment.json", "runs.json", "runs.npz", "settings.json", "table.csv",
+                "table.parquet", "tickets", "timings.csv", "timings.parquet", "units",
             ]  # fmt: skip
     # the bytes of the arrays are most of the files: what they hold is never taken as it is
     warned = sum(bool(told) for told in outcomes.values())

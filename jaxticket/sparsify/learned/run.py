@@ -19,7 +19,7 @@ from jaxticket._check import (
 from jaxticket.controls import Change
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
-from jaxticket.engine import fitting
+from jaxticket.engine import optim
 from jaxticket.engine.runtime import Runtime
 from jaxticket.runs import Runs
 from jaxticket.settings import Training
@@ -33,7 +33,7 @@ from jaxticket.sparsify.learned.methods.kd_lts import kd_lts
 from jaxticket.sparsify.learned.methods.stochastic import stochastic
 from jaxticket.sparsify.learned.objectives import learns_answers
 from jaxticket.sparsify.strategy import planned, run_strategies
-from jaxticket.typing import Network
+from jaxticket.typing import InitialWeights, Network
 
 SEARCHES: dict[str, MethodMaker] = {
     "concrete": concrete,
@@ -62,6 +62,8 @@ def search(
     rescale: str | None = None,
     seeds: Iterable[int] = range(5),
     branches: Sequence[str | Change] = (),
+    init: InitialWeights | None = None,
+    keep: str | None = None,
     runtime: Runtime | None = None,
     mesh: Mesh | None = None,
     folder: str | os.PathLike[str] | None = None,
@@ -100,6 +102,8 @@ def search(
       rescale: as of `prune_at`.
       seeds: one replica each.
       branches: controls to train beside the tickets, as of `prune_at`.
+      init: as of `find_tickets`.
+      keep: as of `find_tickets`.
       runtime: mesh, folder and the like in one; leave the arguments that follow out then.
       mesh: devices as `jt.parallel.mesh` makes them; all of them if None.
       folder: where to save; a run that was stopped is resumed from there. Nothing is saved if None.
@@ -123,9 +127,10 @@ def search(
     Reference: KD-LTS, section 2 (supermasks and tickets); each method names its paper.
     """
     plan = planned(
-        net, data, training, seeds=seeds, branches=branches, runtime=runtime, mesh=mesh,
-        folder=folder, at_once=at_once, save_every=save_every, progress=progress,
+        net, data, training, seeds=seeds, branches=branches, init=init, keep=keep, runtime=runtime,
+        mesh=mesh, folder=folder, at_once=at_once, save_every=save_every, progress=progress,
     )  # fmt: skip
+    net = plan.net
     flag("train", train)
     flag("dense", dense)
     method = named_method(method)
@@ -150,8 +155,7 @@ def search(
         raise ValueError(f"`branches` {list(plan.changes)} are trained: they need train=True")
     pruning.check_network(net)
     # an optimizer of the user's own may be that of the method
-    searched = method.training(training, method.steps(training, length))
-    fitting.check(searched, net, search=True)
+    optim.check(method.training(training, method.steps(training, length)), net)
     if step == 0 and learns_answers(method.function):
         warnings.warn(
             f"{method.objective!r} learns what the dense network answers, and at step 0 that is "

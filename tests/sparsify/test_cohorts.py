@@ -1,0 +1,153 @@
+"""More seeds and more levels in the folder of a run: as if all had been run at once."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from patterns import DATA, NET, TRAINING, equal
+
+import jaxticket as jt
+
+SHORT = TRAINING.replace(steps=10, milestones=())
+
+
+def mesh():
+    return jt.parallel.mesh(devices=jax.devices()[:2])
+
+
+def find(levels, seeds, folder=None, **options):
+    settings = {"rewind": 5, **options.pop("pruning", {})}
+    training = options.pop("training", SHORT)
+    return jt.find_tickets(
+        NET, DATA, training, jt.Pruning(levels=levels, **settings), seeds=seeds,
+        branches=("reinit",), keep="trained", folder=folder, mesh=mesh(), progress=False, **options,
+    )  # fmt: skip
+
+
+def same(ours, theirs):
+    """Asserts that two runs are the same in every bit, but for the seconds they took."""
+    assert ours.table().equals(theirs.table())
+    assert (ours.seeds, ours.levels) == (theirs.seeds, theirs.levels)
+    for one, other in ((ours.by_level, theirs.by_level), (ours.final, theirs.final)):
+        assert list(one) == list(other)
+        for key in one:
+            assert jax.tree.structure(one[key]) == jax.tree.structure(other[key])
+            equal(one[key], other[key])
+    equal(ours.origin, theirs.origin)
+    assert ours.identity(ours.levels) == theirs.identity(theirs.levels)
+    for level in ours.levels:
+        np.testing.assert_array_equal(ours.lost_at(level), theirs.lost_at(level))
+
+
+def units(folder):
+    return {p.name: p.stat().st_mtime_ns for p in folder.rglob("units/*.npz")}
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return find(3, (3, 5, 8))
+
+
+def test_more_seeds_and_levels_equal_a_run_at_once(whole, tmp_path):
+    folder = tmp_path / "a"
+    find(2, (3, 5), folder)
+    before = units(folder)
+    more = find(2, (3, 5, 8), folder)
+    # what was trained is not trained again
+    assert before.items() <= units(folder).items()
+    same(more, find(2, (3, 5, 8)))
+    settings = json.loads((folder / "settings.json").read_text())
+    assert settings["seeds"] == [3, 5, 8] and settings["cohorts"] == [[3, 5], [8]]
+    after = find(3, (3, 5, 8), folder)
+    same(after, whole)
+    # but for the last level of before
+    left = units(folder)
+    kept = {name for name, when in before.items() if left[name] == when}
+    assert {name for name in before if not name.startswith("stage-002")} <= kept
+    # it resumes, it loads, and the rows of costs still are those of each unit
+    same(find(3, (3, 5, 8), folder), whole)
+    same(jt.load(folder, data=DATA), whole)
+    assert set(after.timings().unit) == set(whole.timings().unit)
+
+
+def test_levels_first_and_seeds_later(whole, tmp_path):
+    folder = tmp_path / "a"
+    find(1, (3,), folder)
+    find(3, (3,), folder)
+    find(3, (3, 5), folder)
+    same(find(3, (3, 5, 8), folder), whole)
+
+
+def test_an_extension_that_was_stopped_goes_on(whole, tmp_path, monkeypatch):
+    folder = tmp_path / "a"
+    find(2, (3, 5), folder)
+
+    from jaxticket.engine.store import RunFolder
+
+    save, calls = RunFolder.save, []
+
+    def stopped(self, name, arrays):
+        save(self, name, arrays)
+        calls.append(name)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            find(3, (3, 5, 8), folder)
+    same(find(3, (3, 5, 8), folder), whole)
+
+
+def test_one_shot_pruning_and_masks_at_a_step_grow_too(tmp_path):
+    options = {"pruning": {"one_shot": True}}
+    find(1, (3,), tmp_path / "a", **options)
+    same(find(2, (3, 5), tmp_path / "a", **options), find(2, (3, 5), **options))
+
+    def prune(seeds, folder=None):
+        return jt.prune_at(
+            NET, DATA, SHORT, density=(0.5, 0.2), step=(0, 5), seeds=seeds, folder=folder,
+            mesh=mesh(), progress=False,
+        )  # fmt: skip
+
+    prune((3,), tmp_path / "b")
+    ours, theirs = prune((3, 5), tmp_path / "b"), prune((3, 5))
+    loaded = jt.load(tmp_path / "b", data=DATA)
+    for step in (0, 5):
+        same(ours[step], theirs[step])
+        same(loaded[step], theirs[step])
+
+
+def test_searches_keep_their_trace(tmp_path):
+    def search(seeds, folder=None):
+        return jt.search(
+            NET, DATA, SHORT, density=(0.5, 0.2), steps=6, start=5, seeds=seeds, folder=folder,
+            mesh=mesh(), progress=False,
+        )  # fmt: skip
+
+    search((3,), tmp_path / "a")
+    ours, theirs = search((3, 5), tmp_path / "a"), search((3, 5))
+    same(ours, theirs)
+    assert ours.trace().equals(theirs.trace())
+
+
+def test_all_else_is_refused_as_before(tmp_path):
+    folder = tmp_path / "a"
+    find(2, (3, 5), folder)
+    before = (folder / "settings.json").read_text()
+    for levels, seeds, options, said in (
+        (2, (3,), {}, r"`seeds` is \[3, 5\] there and \[3\] here"),
+        (2, (5, 3), {}, r"`seeds`"),
+        (2, (3, 8), {}, r"`seeds`"),
+        (1, (3, 5), {}, r"`pruning.levels` is 2 there and 1 here"),
+        (1, (3, 5, 8), {}, r"`pruning.levels` is 2 there and 1 here"),
+        (3, (3, 5), {"pruning": {"fraction": 0.3}}, r"`pruning.fraction`"),
+        (2, (3, 5, 8), {"training": SHORT.replace(lr=0.1)}, r"`training.lr`"),
+    ):
+        with pytest.raises(jt.RunFolderError, match=said):
+            find(levels, seeds, folder, **options)
+    assert (folder / "settings.json").read_text() == before
+    find(2, (3, 5, 8), folder)
+    with pytest.raises(jt.RunFolderError, match=r"`seeds` is \[3, 5, 8\] there"):
+        find(2, (3, 5), folder)
