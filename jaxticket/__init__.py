@@ -21,6 +21,14 @@ from jaxticket.engine.parallel import compilation_cache, cpu_devices
 from jaxticket.engine.runtime import RunInterrupted, Runtime
 from jaxticket.engine.store import RunFolderError
 from jaxticket.loading import load
+from jaxticket.loops import (
+    PolynomialDensity,
+    gradual,
+    make_train,
+    mask_of,
+    masked,
+    with_mask,
+)
 from jaxticket.masks import density
 from jaxticket.nn import NETWORKS, from_functions, from_linen, from_nnx
 from jaxticket.problem import Problem
@@ -70,6 +78,8 @@ __all__ = [  # noqa: RUF022
     "branch", "branches", "controls", "BRANCHES", "verdict", "Verdict", "overview",
     "transfer", "elastic", "transfer_matrix",
     "instability", "Instability", "DISTANCES", "connectivity", "stability",
+    # in a loop of one's own
+    "masked", "gradual", "PolynomialDensity", "mask_of", "with_mask", "make_train",
     # masks and machines
     "masks", "density", "densities", "keep_top", "prune", "TrainState",
     "Runtime", "RunInterrupted", "RunFolderError", "parallel", "cpu_devices", "compilation_cache",

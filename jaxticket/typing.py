@@ -53,6 +53,8 @@ RateSchedule: TypeAlias = Callable[[Array], ArrayLike]
 """`step -> learning rate`, for a traced float32 scalar; optax's schedules are such functions."""
 OptimizerMaker: TypeAlias = Callable[[Array], optax.GradientTransformation]
 """`learning rate -> optimizer`, such as `optax.lion`; the rate is a traced scalar."""
+DecayRule: TypeAlias = Callable[[Params], Prunable]
+"""`weights -> tree of python bools`: which of them decay, as masks of optax say it."""
 
 Axis = str | Mapping[str, Sequence[int] | np.ndarray] | None
 """What moves along one axis of a leaf: the units of a permutation, by its name; or where along the
@@ -370,6 +372,20 @@ def _tapped(net: Network) -> bool:
     return True
 
 
+class Average(NamedTuple):
+    """An exponential moving average of networks.
+
+    Attributes:
+      params: averages of the weights, zero wherever these are pruned.
+      stats: averages of the statistics.
+      count: int32, updates since the training began.
+    """
+
+    params: Params
+    stats: Stats
+    count: Array
+
+
 class TrainState(NamedTuple):
     """One replica's training state.
 
@@ -384,6 +400,8 @@ class TrainState(NamedTuple):
       key: the replica's root key.
       diverged: int32, the step whose loss was not finite, -1 while there is none. A diverged
         replica is frozen.
+      average: what is evaluated in the place of `params` and `stats` under `Training.ema`; () where
+        nothing is averaged.
     """
 
     step: Array
@@ -393,6 +411,7 @@ class TrainState(NamedTuple):
     mask: Mask
     key: Key
     diverged: Array
+    average: Average | tuple[()] = ()
 
 
 class Monitor(Protocol):

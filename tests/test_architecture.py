@@ -113,7 +113,7 @@ LAYERS = (
     ),
     ("data", "nn"),
     ("ticket", "compaction", "export", "results", "_saved", "engine", "problem", "pruning"),
-    ("runs", "controls"),
+    ("runs", "controls", "loops"),
     ("sparsify", "connectivity", "transferring"),
     ("analysis", "loading"),
     ("plots", "presets"),

@@ -16,6 +16,7 @@ from jaxticket import _identity, _tree, masks, results
 from jaxticket._check import chosen, from_table, whole
 from jaxticket.controls import BRANCHES, Change
 from jaxticket.engine.runtime import Runtime, settled
+from jaxticket.engine.selected import completed, trained_part
 from jaxticket.engine.supervised import TrainBatch
 from jaxticket.problem import Problem
 from jaxticket.runs import Runs, require_runs
@@ -54,8 +55,9 @@ def telemetry(
 
     g_t is the gradient used by the update of step t (at the end: of the next step): of the mean
     loss of its batch, with the augmentation and label smoothing of training and BatchNorm in
-    training mode, but without weight decay, clipping and momentum. A weight that became exactly 0
-    counts as a sign flip.
+    training mode, but without weight decay, clipping and momentum; 0 for frozen weights
+    (`Training.trainable`). A weight that became exactly 0 counts as a sign flip. Weights are those
+    that are trained, not their average (`Training.ema`).
 
     Training is that of `jt.branch(runs, branch)`: the seeds, batches and schedule of the run, with
     a fresh optimizer; the dense ticket of a run with rewind step k starts at k, too. Measuring does
@@ -176,6 +178,8 @@ class Telemetry:
         """Measure the surviving weights of a training state."""
         assert problem.start is not None
         loss, gradient = problem.update(state, batch)
+        still = jax.tree.map(jnp.zeros_like, gradient)
+        gradient = completed(trained_part(problem.training, gradient), still)
         values = measured(state.params, problem.start[0], gradient, state.mask)
         found: dict[str, jax.Array] = dict(zip(METRICS, values, strict=True))
         # the state is marked as diverged only at the step after a non-finite loss

@@ -63,6 +63,21 @@ class HeldArrays:
         return jnp.take(self.x, chosen.reshape(-1), axis=0), jnp.take(self.y, chosen, axis=0)
 
 
+def held_arrays(data: Data, training: Training, multiple: int = 1) -> HeldArrays:
+    """What compiled programs are given of a data set, on the host.
+
+    Args:
+      data: the data set.
+      training: how it is evaluated.
+      multiple: of the size of evaluation batches.
+    """
+    names = split_names(data)
+    splits = {name: (data.splits[name].x, data.splits[name].y) for name in names}
+    most = {"train": training.eval_train_examples}
+    batched = cut(splits, training.eval_batch_size, most=most, multiple=multiple)
+    return HeldArrays(data.train.x, data.train.y, batched, normalization(data), names)
+
+
 class HeldData:
     """A data set on the devices of a mesh.
 
@@ -72,12 +87,7 @@ class HeldData:
 
     def __init__(self, data: Data, training: Training, mesh: Mesh) -> None:
         self.data, self.mesh = data, mesh
-        names = split_names(data)
-        splits = {name: (data.splits[name].x, data.splits[name].y) for name in names}
-        most = {"train": training.eval_train_examples}
-        multiple = mesh.shape[parallel.DATA]
-        batched = cut(splits, training.eval_batch_size, most=most, multiple=multiple)
-        arrays = HeldArrays(data.train.x, data.train.y, batched, normalization(data), names)
+        arrays = held_arrays(data, training, mesh.shape[parallel.DATA])
         self.arrays: HeldArrays = parallel.put(arrays, mesh, replicas=False)
 
     def of_training(self, training: Training, *, cropped: bool = True) -> HeldData:

@@ -175,6 +175,10 @@ class Learner(Protocol[StateT, PlanT, OriginT]):
         del state
         return None
 
+    def current(self, state: StateT) -> Networks | None:
+        """The network that training goes on from, which snapshots hold; `network` by default."""
+        return self.network(state)
+
     def broken(self, state: StateT) -> Array:
         """Whether an invariant is broken, bool; asserted after every training."""
         del state

@@ -249,7 +249,7 @@ def train_jobs(
     """
     began, count = time.perf_counter(), len(jobs.start)
     calls = _planned(jobs, run.interval, snapshots_at, ends_only, watch, monitors)
-    kept = run.program.learner.network if keeps is None else keeps
+    kept = run.program.learner.current if keeps is None else keeps
     state = begin_state(run, jobs)
     looks, shape = len(calls.until), () if watch is None else watch.shape
     zeros = [jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), kept(state)) for _ in snapshots_at]
@@ -259,7 +259,7 @@ def train_jobs(
         watcher = Watcher(learner.net, learner.training, run.mesh, monitors, looks, count)
         keys, plan = parallel.pad((jobs.keys, jobs.plan), run.size)
         # copies: the state is given up by the first call
-        start = jax.tree.map(jnp.copy, run.program.learner.network(state))
+        start = jax.tree.map(jnp.copy, run.program.learner.current(state))
         observed = start, parallel.put(plan, run.mesh)
     record = Record(
         np.full((looks, count, run.splits, run.program.metrics), np.nan, np.float32),

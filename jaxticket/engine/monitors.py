@@ -26,9 +26,8 @@ from jax.sharding import Mesh
 from jaxticket._check import naming, shown
 from jaxticket.engine import parallel
 from jaxticket.engine.learner import Block, Networks, Plan
-from jaxticket.engine.optim import fresh_state
 from jaxticket.engine.source import DataArrays
-from jaxticket.engine.supervised import Supervised, TrainBatch
+from jaxticket.engine.supervised import Origin, Supervised, TrainBatch
 from jaxticket.problem import Problem
 from jaxticket.random import permutation_words, stream
 from jaxticket.settings import Training, static_part
@@ -91,8 +90,8 @@ def shapes(learner: Supervised, monitor: Monitor, size: int) -> dict[str, tuple[
     number = jax.ShapeDtypeStruct((), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     mask = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bool_), params)
-    moments = jax.eval_shape(lambda p: fresh_state(training, p, jnp.int32(0)), params)
-    state = TrainState(number, params, stats, moments, mask, key, number)  # type: ignore[arg-type]
+    origin = Origin(params, stats, mask)
+    state = jax.eval_shape(lambda o, s, k: learner.start(o, s, key=k), origin, number, key)
     x = net.example(size)
     if jnp.issubdtype(x.dtype, jnp.floating):
         x = jax.ShapeDtypeStruct(x.shape, jnp.dtype(training.compute_dtype))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple, TypeVar, cast
 
 import jax
@@ -10,8 +12,8 @@ import numpy as np
 import optax
 
 from jaxticket import _tree
-from jaxticket._check import naming
-from jaxticket.settings import Dilated, Training, has_own_rate
+from jaxticket.engine.selected import decaying, trained_part
+from jaxticket.settings import Dilated, Training
 from jaxticket.typing import (
     AnyArray,
     Array,
@@ -24,6 +26,7 @@ from jaxticket.typing import (
 )
 
 WeightsT = TypeVar("WeightsT", bound="Params | tuple[Params, ...]")
+KindT = TypeVar("KindT")
 
 
 class Schedule(NamedTuple):
@@ -111,10 +114,11 @@ def optimizer(
     """The optimizer of one step.
 
     Of a named optimizer the updates are a direction, to be multiplied by minus the learning rate.
-    Clipping by the global norm comes first, then weight decay on every parameter (biases and
-    BatchNorm included), then momentum: `v <- momentum * v + g + decay * w`. AdamW adds its decay
-    after the moments instead. A user's optimizer gives the updates of the weights themselves, at
-    this learning rate; clipping comes before it.
+    Clipping by the global norm comes first, then weight decay on the weights that
+    `Training.decay` says (on all by default, biases and BatchNorm included), then momentum:
+    `v <- momentum * v + g + decay * w`. AdamW adds its decay after the moments instead. A user's
+    optimizer gives the updates of the weights themselves, at this learning rate; clipping comes
+    before it.
 
     The structure of the state depends neither on `weight_decay` nor on `rate`, which may be traced.
     """
@@ -123,7 +127,8 @@ def optimizer(
         parts.append(optax.clip_by_global_norm(training.clip_norm))
     if not isinstance(training.optimizer, str):
         return optax.chain(*parts, _own_transformation(training.optimizer, jnp.asarray(rate)))
-    decay = optax.add_decayed_weights(jnp.asarray(weight_decay))
+    where = None if training.decay == "all" else functools.partial(decaying, training.decay)
+    decay = optax.add_decayed_weights(jnp.asarray(weight_decay), mask=where)
     adam = optax.scale_by_adam(b1=training.b1, b2=training.b2, eps=training.eps)
     if training.optimizer == "adamw":
         parts += [adam, decay]
@@ -155,7 +160,7 @@ def _own_transformation(
 def fresh_state(
     training: Training, params: Params | tuple[Params, ...], step: Array
 ) -> optax.OptState:
-    """The optimizer's state where training begins at a step.
+    """The optimizer's state where training of weights begins at a step.
 
     Counters of optax's schedules begin at that step, all others at 0: the moments of a rewound
     network are new, its schedule is that of the step.
@@ -163,11 +168,6 @@ def fresh_state(
     with relaxed_types():
         state = optimizer(training).init(params)
     state = jax.tree.map(jnp.asarray, state)
-    if any(jnp.issubdtype(x.dtype, jax.dtypes.prng_key) for x in jax.tree.leaves(state)):
-        raise ValueError(
-            f"`optimizer` {training.optimizer!r} keeps a random key, which would be the same for "
-            f"all seeds; use one that draws nothing"
-        )
     if isinstance(training.optimizer, str):
         return state
 
@@ -175,6 +175,12 @@ def fresh_state(
         return part._replace(count=part.count + step) if isinstance(part, _COUNTING) else part
 
     return jax.tree.map(at_step, state, is_leaf=lambda part: isinstance(part, _COUNTING))
+
+
+def states(state: optax.OptState, *kinds: type[KindT]) -> list[KindT]:
+    """The parts of an optimizer's state that are of some types."""
+    parts = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, kinds))
+    return [part for part in parts if isinstance(part, kinds)]
 
 
 _COUNTING: tuple[type[optax.ScaleByScheduleState], ...] = (
@@ -194,6 +200,8 @@ def apply_update(
     params: WeightsT,
     *,
     decayed: WeightsT | None = None,
+    loss: Array | None = None,
+    slope: Callable[[WeightsT, int], WeightsT] | None = None,
 ) -> tuple[WeightsT, optax.OptState]:
     """The weights after one update, and the optimizer's state.
 
@@ -203,16 +211,25 @@ def apply_update(
       rate: the learning rate of this step.
       gradient: of the weights, masked.
       state: of the optimizer.
-      params: the weights, zero where they are pruned; in the result they may be anything there.
+      params: the weights that are trained, zero where they are pruned; in the result they may be
+        anything there.
       decayed: what weight decay acts on, if these are not the weights.
+      loss: that of the gradient, for optimizers that ask for it (`value`).
+      slope: `slope(params, number) -> gradient` of the same batch at other weights, for optimizers
+        that visit some within an update (`grad_fn`).
     """
     # optax mixes python, float32 and int32 numbers, which strict promotion (a user's choice)
     # forbids
     with relaxed_types():
         seen = params if decayed is None else decayed
-        updates, new = optimizer(training, at.weight_decay, rate).update(gradient, state, seen)
+        chosen = optimizer(training, at.weight_decay, rate)
         if isinstance(training.optimizer, str):
+            updates, new = chosen.update(gradient, state, seen)
             return jax.tree.map(lambda p, d: p - rate * d, params, updates), new
+        # SAM takes no other argument than its own
+        asked = {"grad_fn": slope} if states(state, optax.contrib.SAMState) else {"value": loss}
+        chosen = optax.with_extra_args_support(chosen)
+        updates, new = chosen.update(gradient, state, seen, **asked)
         new = jax.tree.map(lambda n, o: jnp.asarray(n).astype(o.dtype), new, state)
         moved = cast(WeightsT, optax.apply_updates(params, updates))
         return moved, _tree.varying_like(new, state)
@@ -220,49 +237,9 @@ def apply_update(
 
 @cached(64)
 def moments(training: Training, net: Network) -> int:
-    """How many numbers the optimizer keeps for each weight."""
+    """How many numbers training keeps for each weight besides the weight."""
     params = net.shapes[0]
-    state = jax.eval_shape(lambda params: fresh_state(training, params, jnp.int32(0)), params)
-    numbers = [sum(x.size for x in jax.tree.leaves(tree)) for tree in (state, params)]
-    return round(numbers[0] / numbers[1])
-
-
-@cached(64)
-def check(training: Training, net: Network) -> None:
-    """Raise where a user's optimizer or schedule does not work for a network."""
-    kind, own = training.schedule, training.optimizer
-    if isinstance(kind, str) and isinstance(own, str):
-        return
-    at, step = jax.tree.map(jnp.asarray, schedule(training)), jnp.int32(0)
-    if not isinstance(kind, str):
-        with naming("schedule", kind):
-            jax.eval_shape(lambda t: learning_rate(at, t, kind=kind), step)
-    if isinstance(own, str):
-        return
-
-    def once(rate: Array, params: Params, state: optax.OptState) -> tuple[Params, optax.OptState]:
-        return apply_update(training, at, rate, params, state, params)
-
-    with naming("optimizer", own):
-        params = net.shapes[0]
-        before = jax.eval_shape(lambda params: fresh_state(training, params, step), params)
-        traced, after = jax.make_jaxpr(once, return_shape=True)(at.lr, params, before)
-    if jax.tree.structure(after) != jax.tree.structure((params, before)):
-        raise ValueError(
-            f"`optimizer` {own!r} must keep the structure of the weights and of its state in an "
-            f"update; it turns {jax.tree.structure((params, before))} into "
-            f"{jax.tree.structure(after)}"
-        )
-    rate = traced.jaxpr.invars[0]
-    if not has_own_rate(own) and not any(rate is x for e in traced.eqns for x in e.invars):
-        raise ValueError(
-            f"`optimizer` {own!r} does not use the learning rate that it is called with in an "
-            f"update (optax.inject_hyperparams keeps the first one); use the rate as it is, such "
-            f"as `lambda lr: optax.adam(lr)`, or pass a transformation with a rate of its own"
-        )
-    is_free = lambda part: isinstance(part, optax.contrib.ScheduleFreeState)  # noqa: E731
-    if any(map(is_free, jax.tree.leaves(before, is_leaf=is_free))):
-        raise ValueError(
-            f"`optimizer` {own!r} evaluates other weights than it trains (optax.contrib."
-            f"schedule_free), which is not supported; use another"
-        )
+    part = trained_part(training, params)
+    state = jax.eval_shape(lambda part: fresh_state(training, part, jnp.int32(0)), part)
+    kept = _tree.size(state) + (0 if training.ema is None else _tree.size(params))
+    return round(kept / _tree.size(params))

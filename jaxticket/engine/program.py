@@ -14,7 +14,7 @@ from jaxticket._check import instance
 from jaxticket.data import augment
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
-from jaxticket.engine import metrics, monitors, optim, parallel
+from jaxticket.engine import fitting, metrics, monitors, parallel
 from jaxticket.engine.learner import Block, Learner, Planned, State
 from jaxticket.engine.metrics import (
     Batched,
@@ -102,7 +102,7 @@ def check_fit(net: Network, data: Data | Stream, training: Training, mesh: Mesh)
         )
     if training.augment:
         augment.check(training, data)
-    optim.check(training, net)
+    fitting.check(training, net)
     metrics.check(training, net)
     monitors.check(training, net)
     parts = mesh.shape[parallel.DATA]
@@ -110,6 +110,12 @@ def check_fit(net: Network, data: Data | Stream, training: Training, mesh: Mesh)
         raise ValueError(
             f"`batch_size` {training.batch_size} does not divide over the {parts} devices of the "
             f"mesh's data axis; use a multiple of {parts} or a mesh with another `data`"
+        )
+    if (each := training.batch_size // parts) % training.accumulate:
+        raise ValueError(
+            f"`accumulate` {training.accumulate} does not divide the {each} examples that each of "
+            f"the {parts} devices of the mesh's data axis has of a batch; use a `batch_size` that "
+            f"is a multiple of {parts * training.accumulate}"
         )
     if parts > 1 and not net.syncs_stats:
         raise ValueError(

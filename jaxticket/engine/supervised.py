@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -10,10 +11,13 @@ import jax.numpy as jnp
 
 from jaxticket import _tree, masks
 from jaxticket.data.augment import augmented
+from jaxticket.engine.accumulation import accumulated, in_parts
+from jaxticket.engine.averaging import averaged, begun
 from jaxticket.engine.learner import Batch, Learner, Networks, Plan, guarded_update
 from jaxticket.engine.metrics import cast, losses, normalized
 from jaxticket.engine.optim import apply_update, fresh_state, learning_rate
 from jaxticket.engine.parallel import Placement
+from jaxticket.engine.selected import completed, trained_part
 from jaxticket.random import stream
 from jaxticket.settings import Training, static_part
 from jaxticket.typing import Array, Key, Mask, Network, Params, Stats, TrainState
@@ -41,12 +45,20 @@ class TrainBatch(NamedTuple):
     key: Key
 
 
+def network_of(state: TrainState) -> Networks:
+    """The network to evaluate: the average where one is kept, else the weights as they are."""
+    if state.average:
+        return state.average.params, state.average.stats
+    return state.params, state.stats
+
+
 @dataclasses.dataclass(frozen=True)
 class Supervised(Learner[TrainState, Plan, Origin]):
     """Trains the weights of a network that are not pruned by the gradient of the mean loss.
 
     Params stay zero where the mask is False, so the forward pass needs no mask: the gradient is
-    masked before clipping and momentum, and the update is added only where the mask is True.
+    masked before clipping and momentum, and the update is added only where the mask is True. The
+    optimizer sees the weights that are trained alone.
 
     Attributes:
       net: the network.
@@ -67,10 +79,10 @@ class Supervised(Learner[TrainState, Plan, Origin]):
     def start(self, origin: Origin, step: Array, *, key: Key) -> TrainState:
         """The masked network with a fresh optimizer."""
         params = masks.apply(origin.mask, origin.params)
-        opt_state, whole = _tree.varying_like(
-            (fresh_state(self.training, params, step), jnp.int32(-1)), step
-        )
-        return TrainState(step, params, origin.stats, opt_state, origin.mask, key, whole)
+        fresh = fresh_state(self.training, trained_part(self.training, params), step)
+        average = () if self.training.ema is None else begun(params, origin.stats)
+        opt_state, going, average = _tree.varying_like((fresh, jnp.int32(-1), average), step)
+        return TrainState(step, params, origin.stats, opt_state, origin.mask, key, going, average)
 
     def loss(
         self, params: Params, stats: Stats, x: Array, y: Array, *, key: Key, placement: Placement
@@ -109,11 +121,18 @@ class Supervised(Learner[TrainState, Plan, Origin]):
             key = stream(state.key, "augment", plan.augment, state.step)
             x = augmented(x, training, jnp.asarray(batch.by.mean), key=key, first=first)
         if training.attack is not None:
-            key = stream(state.key, "adversary", plan.augment, state.step)
-            x = training.attack(
-                net, state.params, state.stats, x, batch.y, by=batch.by, key=key,
-                compute_dtype=training.compute_dtype, first=first,
+            attacked = functools.partial(
+                training.attack, net, state.params, state.stats, by=batch.by,
+                key=stream(state.key, "adversary", plan.augment, state.step),
+                compute_dtype=training.compute_dtype,
             )  # fmt: skip
+            if training.accumulate == 1:
+                x = attacked(x, batch.y, first=first)
+            else:
+                x = in_parts(
+                    lambda part, x, y: attacked(x, y, first=first + part),
+                    training.accumulate, x, batch.y,
+                )  # fmt: skip
         x = normalized(x, batch.by, training.compute_dtype)
         # copies under other SGD noise draw other dropout masks too
         key = placement.own_key(stream(state.key, "noise", plan.augment, state.step))
@@ -132,13 +151,18 @@ class Supervised(Learner[TrainState, Plan, Origin]):
           placement: how the replica and its batch lie on the devices.
         """
 
-        def loss_of(params: Params) -> tuple[Array, Stats]:
-            return self.loss(
-                params, state.stats, batch.x, batch.y, key=batch.key, placement=placement
-            )
+        def one(stats: Stats, x: Array, y: Array, key: Key) -> tuple[Array, Params, Stats]:
+            def loss_of(params: Params) -> tuple[Array, Stats]:
+                return self.loss(params, stats, x, y, key=key, placement=placement)
 
-        (loss, stats), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        return loss, gradient, stats
+            (loss, after), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+            return loss, gradient, after
+
+        parts = self.training.accumulate
+        if parts == 1:
+            return one(state.stats, *batch)
+        x, y, key = batch
+        return accumulated(one, state.stats, x, y, key=key, parts=parts, like=state.params)
 
     def step(
         self, state: TrainState, batch: Batch, plan: Plan, active: Array, placement: Placement
@@ -154,16 +178,30 @@ class Supervised(Learner[TrainState, Plan, Origin]):
             state.params,
             other=lambda w: jnp.broadcast_to(state.step >= 0, w.shape),
         )
-        gradient = jax.tree.map(lambda m, g: jnp.where(m, g, jnp.zeros_like(g)), kept, gradient)
-        rate = learning_rate(plan.schedule, state.step, kind=self.training.schedule)
-        moved, opt_state = apply_update(
-            self.training, plan.schedule, rate, gradient, state.opt_state, state.params
-        )
+
+        def survivors(tree: Params) -> Params:
+            return jax.tree.map(lambda m, g: jnp.where(m, g, jnp.zeros_like(g)), kept, tree)
+
+        def slope(part: Params, number: int) -> Params:
+            # at other weights, where an optimizer looks at some
+            del number
+            there = state._replace(params=survivors(completed(part, state.params)))
+            return own(survivors(self.gradient(there, seen, placement)[1]))
+
+        training, own = self.training, functools.partial(trained_part, self.training)
+        rate = learning_rate(plan.schedule, state.step, kind=training.schedule)
+        part, opt_state = apply_update(
+            training, plan.schedule, rate, own(survivors(gradient)), state.opt_state,
+            own(state.params), loss=loss, slope=slope,
+        )  # fmt: skip
         # pruned weights are zero already
-        params = jax.tree.map(jnp.where, kept, moved, state.params)
+        moved = completed(part, state.params)
+        params, average = jax.tree.map(jnp.where, kept, moved, state.params), state.average
+        if average and training.ema is not None:
+            average = averaged(average, params, stats, training.ema)
         return guarded_update(
             state,
-            state._replace(params=params, stats=stats, opt_state=opt_state),
+            state._replace(params=params, stats=stats, opt_state=opt_state, average=average),
             finite=jnp.isfinite(loss),
             active=active,
             # where replicas run vmapped, those that start late wait through others' steps; where
@@ -173,6 +211,10 @@ class Supervised(Learner[TrainState, Plan, Origin]):
         )
 
     def network(self, state: TrainState) -> Networks:
+        """The average where the training keeps one, else the network as it is."""
+        return network_of(state)
+
+    def current(self, state: TrainState) -> Networks:
         """The network as it is."""
         return state.params, state.stats
 
@@ -182,5 +224,8 @@ class Supervised(Learner[TrainState, Plan, Origin]):
 
     def broken(self, state: TrainState) -> Array:
         """Whether a pruned weight is not zero."""
-        outside = [jnp.any(~m & (w != 0)) for _, m, w in masks.items(state.mask, state.params)]
+        kept = [state.params, *([state.average.params] if state.average else [])]
+        outside = [
+            jnp.any(~m & (w != 0)) for tree in kept for _, m, w in masks.items(state.mask, tree)
+        ]
         return jnp.any(jnp.stack(outside))

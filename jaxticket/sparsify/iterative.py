@@ -30,6 +30,7 @@ from jaxticket.engine import parallel
 from jaxticket.engine.dense import DenseStates
 from jaxticket.engine.loop import Arrays, take
 from jaxticket.engine.runtime import Runtime
+from jaxticket.engine.supervised import network_of
 from jaxticket.pruning.compiled import Examples, Selection, Weights, pruner
 from jaxticket.pruning.keep import densities, layer_counts, not_finite
 from jaxticket.pruning.scores import SCORES
@@ -279,7 +280,7 @@ class Pruning(Strategy):
         )
         mask, fault = select(
             limits,
-            Weights(state.params, state.stats, state.mask, state.key, state.diverged),
+            Weights(*network_of(state), state.mask, state.key, state.diverged),
             parallel.put(initial, run.mesh),
             # one round
             parallel.put(np.broadcast_to(keep, (size, 1, *keep.shape)).copy(), run.mesh),

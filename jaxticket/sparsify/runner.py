@@ -39,7 +39,7 @@ from jaxticket.engine.loop import (
 from jaxticket.engine.monitors import Monitor
 from jaxticket.engine.program import program
 from jaxticket.engine.runtime import Run
-from jaxticket.engine.supervised import Origin, Supervised
+from jaxticket.engine.supervised import Origin, Supervised, network_of
 from jaxticket.random import root_keys
 from jaxticket.results import EvaluationLog
 from jaxticket.runs import Runs, Trainings, density
@@ -340,7 +340,7 @@ class Runner:
 
 def final_weights(trained: Trained, count: int) -> Arrays:
     """Params and statistics of the first so many replicas of a block, by "trained/path"."""
-    final = parallel.host((trained.state.params, trained.state.stats))
+    final = parallel.host(network_of(trained.state))
     return _tree.leaves(take(final, 0, count), "trained")
 
 

@@ -5,6 +5,7 @@ import re
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -45,7 +46,9 @@ def test_the_examples_of_a_guide_run_one_after_another(path, tmp_path):
     assert f"]({path.name})" in (DOCS / "index.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
     assert blocks
-    run("\n".join(blocks), path.stem, tmp_path)
+    # as users have it
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        run("\n".join(blocks), path.stem, tmp_path)
 
 
 def run(code, name, folder):

@@ -14,11 +14,12 @@ from jaxticket import _tree, masks
 from jaxticket.engine.learner import Batch, Learner, Networks, Plan
 from jaxticket.engine.optim import fresh_state
 from jaxticket.engine.parallel import Placement
-from jaxticket.engine.supervised import Origin, Supervised
+from jaxticket.engine.selected import trained_part
+from jaxticket.engine.supervised import Origin, Supervised, network_of
 from jaxticket.problem import Problem
 from jaxticket.random import stream
 from jaxticket.settings import Training, static_part
-from jaxticket.typing import Key, Mask, Network, Params, Stats, TrainState
+from jaxticket.typing import Average, Key, Mask, Network, Params, Stats, TrainState
 
 
 class MaskRule(Protocol):
@@ -63,7 +64,7 @@ class MaskRule(Protocol):
 
 
 class DynamicState(NamedTuple):
-    """A training state whose mask moves: the fields of `TrainState`, and two more.
+    """A training state whose mask moves: the fields of `TrainState`, and then two more.
 
     Attributes:
       count: int32, how many weights the first mask keeps.
@@ -77,6 +78,7 @@ class DynamicState(NamedTuple):
     mask: Mask
     key: Key
     diverged: jax.Array
+    average: Average | tuple[()]
     count: jax.Array
     wrong: jax.Array
 
@@ -137,15 +139,19 @@ class Dynamic(Learner[DynamicState, Plan, Origin]):
         self, state: DynamicState, batch: Batch, plan: Plan, placement: Placement
     ) -> DynamicState:
         """The state under a new mask."""
-        learner, now = self.supervised, TrainState(*state[:7])
+        learner, now = self.supervised, _plain(state)
         seen = learner.prepared(now, batch, plan, placement)
         _, gradient, _ = learner.gradient(now, seen, placement)
         key = stream(state.key, "rule", state.step)
         mask = self.rule.update(now, gradient, step=state.step, key=key).mask
         params = masks.apply(mask, state.params)
         changed = jax.tree.map(jnp.not_equal, mask, state.mask)
-        fresh = fresh_state(self.training, params, state.step)
+        fresh = fresh_state(self.training, trained_part(self.training, params), state.step)
+        average = state.average
+        if average:
+            average = average._replace(params=masks.apply(mask, average.params))
         moved = state._replace(
+            average=average,
             mask=mask,
             params=params,
             opt_state=_renewed(state.opt_state, fresh, _tree.leaves(changed)),
@@ -154,6 +160,10 @@ class Dynamic(Learner[DynamicState, Plan, Origin]):
         return _tree.varying_like(moved, state.step)
 
     def network(self, state: DynamicState) -> Networks:
+        """As of `Supervised`."""
+        return network_of(_plain(state))
+
+    def current(self, state: DynamicState) -> Networks:
         """The network as it is."""
         return state.params, state.stats
 
@@ -163,9 +173,13 @@ class Dynamic(Learner[DynamicState, Plan, Origin]):
 
     def broken(self, state: DynamicState) -> jax.Array:
         """Whether a pruned weight is not zero, or the number of weights has changed."""
-        now = TrainState(*state[:7])
         changed = state.wrong | (_count(state.mask) != state.count)
-        return self.supervised.broken(now) | changed
+        return self.supervised.broken(_plain(state)) | changed
+
+
+def _plain(state: DynamicState) -> TrainState:
+    """The training state without what a moving mask adds."""
+    return TrainState(*state[:8])
 
 
 def _count(mask: Mask) -> jax.Array:

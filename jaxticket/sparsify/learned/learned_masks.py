@@ -192,7 +192,7 @@ class LearnedMasks:
         net, tutor = self.runner.net, None
         if self.taught is not None:
             # they see the student's batches, which are augmented already
-            tutor = Supervised(net, self.taught.replace(augment=()))
+            tutor = Supervised(net, self.taught.replace(augment=(), accumulate=1))
         return ScoreLearner(net, self.method, self.training, self.pruning.exclude, tutor)
 
     def trace(self, wanted: Wanted, arrays: Arrays) -> list[dict[str, object]]:

@@ -20,6 +20,7 @@ from jaxticket.engine.learner import Batch, Learner, Networks, guarded_update
 from jaxticket.engine.metrics import Normalization, normalized
 from jaxticket.engine.optim import Schedule, apply_update, fresh_state, learning_rate, schedule
 from jaxticket.engine.parallel import Placement
+from jaxticket.engine.selected import completed, decaying, trained_part
 from jaxticket.engine.supervised import Supervised
 from jaxticket.nn import flops
 from jaxticket.pruning.keep import keep_top
@@ -30,7 +31,7 @@ from jaxticket.sparsify.learned.method import Method
 from jaxticket.sparsify.learned.objectives import Objective, fades_of, rest_of, teacher_needs_of
 from jaxticket.sparsify.learned.teachers import Tutors, begin_tutors, tutored
 from jaxticket.sparsify.learned.views import of_dense, of_teachers, viewer
-from jaxticket.typing import AnyArray, Array, Key, Mask, Network, Params, Stats
+from jaxticket.typing import AnyArray, Array, DecayRule, Key, Mask, Network, Params, Stats
 
 ORDER = 1 << 20
 """Which of the orders of its key a search sees: another one than training does (those of levels
@@ -138,6 +139,18 @@ def of_size_one(gradient: Params, *, together: bool = False) -> Params:
 
 
 @dataclasses.dataclass(frozen=True)
+class _OfWeights:
+    """Weight decay of scores and weights that are learned together: `decay` is that of weights."""
+
+    decay: str | tuple[str, ...] | DecayRule
+
+    def __call__(self, learned: Any) -> Any:
+        scores, *weights = learned
+        every = jax.tree.map(lambda _: True, scores)
+        return every, *(decaying(self.decay, part) for part in weights)
+
+
+@dataclasses.dataclass(frozen=True)
 class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
     """Learns scores of weights, by which a mask is chosen.
 
@@ -160,8 +173,10 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
     tutor: Supervised | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "training", static_part(self.training))
-        net, method = self.net, self.method
+        net, method, training = self.net, self.method, static_part(self.training)
+        if training.decay != "all" and not isinstance(training.decay, _OfWeights):
+            training = training.replace(decay=_OfWeights(training.decay))
+        object.__setattr__(self, "training", training)
         if "features" in (*method.needs, *method.teacher_needs) and not net.tapped:
             raise ValueError(
                 f"`objective` {method.objective!r} compares activations, and this network cannot "
@@ -198,7 +213,9 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
         return _tree.varying_like(made, density)
 
     def _learned(self, scores: Params, weights: Params) -> tuple[Params, ...]:
-        return (scores, weights) if self.method.learn_weights else (scores,)
+        if not self.method.learn_weights:
+            return (scores,)
+        return scores, trained_part(self.training, weights)
 
     def start(self, origin: ScoreOrigin, step: Array, *, key: Key) -> ScoreState:
         """A search at its start, with a fresh optimizer."""
@@ -255,12 +272,13 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
         if not method.decay_scores:
             decayed = (jax.tree.map(jnp.zeros_like, state.scores), *learned[1:])
         moved, optimizer = apply_update(
-            training, plan.schedule, rate, gradient, state.optimizer, learned, decayed=decayed
-        )
+            training, plan.schedule, rate, gradient, state.optimizer, learned, decayed=decayed,
+            loss=found,
+        )  # fmt: skip
         # what is frozen has no gradient, but may have momentum left
         still = jax.tree.map(lambda m, n, o: jnp.where(m, n, o), live, moved[0], state.scores)
         moved = (jax.tree.map(method.relaxation.project, still), *moved[1:])
-        scores, weights = (*moved, state.weights)[:2]
+        scores, weights = moved[0], completed((*moved, state.weights)[1], state.weights)
         return guarded_update(
             state,
             state._replace(
@@ -303,7 +321,7 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
 
             def value(learned: tuple[Params, ...]) -> Array:
                 scores, *rest = learned
-                weights = rest[0] if rest else state.weights
+                weights = completed(rest[0], state.weights) if rest else state.weights
                 soft = method.relaxation.soft(
                     scores, live, jnp.asarray(plan.keep), done, key=stream(key, "sample")
                 )

@@ -68,7 +68,9 @@ class Method:
       optimizer: fields of `Training` that the search changes: optimizer, lr, momentum, ... What is
         not there is that of the training, but for warmup, milestones, label smoothing, clipping and
         attacks, which are off, weight decay, which is off unless weights are learned too, and
-        augmentation (see `augment`).
+        augmentation (see `augment`). Its batches are taken whole, and nothing is averaged.
+        `trainable` and `decay` of the training hold for weights that are learned too: scores are
+        learned of frozen weights as well.
       drop_at: the learning rate is multiplied by the optimizer's `gamma` when this share of a round
         is done; None for no drop. Several drops as a tuple.
       length: of the search, as a share of the training's steps: a number, "short" (1/8), "half" or
@@ -268,6 +270,9 @@ class Method:
             "clip_norm": None,
             "attack": None,
             "metrics": (),
+            "accumulate": 1,
+            "ema": None,
+            **({} if self.learn_weights else {"decay": "all", "trainable": None}),
             **({} if self.augment else {"augment": ()}),
             **dict(self.optimizer),
         }

@@ -19,7 +19,7 @@ from jaxticket._check import (
 from jaxticket.controls import Change
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
-from jaxticket.engine import optim
+from jaxticket.engine import fitting
 from jaxticket.engine.runtime import Runtime
 from jaxticket.runs import Runs
 from jaxticket.settings import Training
@@ -155,7 +155,8 @@ def search(
         raise ValueError(f"`branches` {list(plan.changes)} are trained: they need train=True")
     pruning.check_network(net)
     # an optimizer of the user's own may be that of the method
-    optim.check(method.training(training, method.steps(training, length)), net)
+    searched = method.training(training, method.steps(training, length))
+    fitting.check(searched, net, search=True)
     if step == 0 and learns_answers(method.function):
         warnings.warn(
             f"{method.objective!r} learns what the dense network answers, and at step 0 that is "

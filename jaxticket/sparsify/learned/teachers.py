@@ -20,6 +20,7 @@ from jaxticket.engine.optim import Schedule, fresh_state
 from jaxticket.engine.parallel import Placement
 from jaxticket.engine.program import program
 from jaxticket.engine.runtime import Run
+from jaxticket.engine.selected import trained_part
 from jaxticket.engine.supervised import Supervised
 from jaxticket.random import root_keys, stream
 from jaxticket.settings import Training
@@ -80,7 +81,8 @@ class Teaching:
         return min(search_steps, training.steps - self.steps(training)) if self.online else 0
 
     def training(self, training: Training) -> Training:
-        """The settings of the teachers' training, from the student's."""
+        """The settings of the teachers' training, from the student's; nothing is averaged."""
+        training = training.replace(ema=None)
         return training if self.attack is None else training.replace(attack=self.attack)
 
 
@@ -155,7 +157,8 @@ def begin_tutors(learner: Supervised, teachers: Networks, step: Array) -> Tutors
     """
     params, stats = teachers
     count = jax.tree.leaves(params)[0].shape[0]
-    fresh = jax.vmap(lambda params: fresh_state(learner.training, params, step))(params)
+    part = trained_part(learner.training, params)
+    fresh = jax.vmap(lambda part: fresh_state(learner.training, part, step))(part)
     fresh, steps, whole = _tree.varying_like(
         (fresh, jnp.zeros(count, jnp.int32), jnp.full(count, -1, jnp.int32)), step
     )
