@@ -177,6 +177,22 @@ def fresh_state(
     return jax.tree.map(at_step, state, is_leaf=lambda part: isinstance(part, _COUNTING))
 
 
+def _clipped(
+    training: Training, slope: Callable[[WeightsT, int], WeightsT] | None
+) -> Callable[[WeightsT, int], WeightsT] | None:
+    """The gradient at other weights, clipped as that of the update."""
+    most = training.clip_norm
+    if slope is None or most is None:
+        return slope
+    clip = optax.clip_by_global_norm(most)
+
+    def clipped(params: WeightsT, number: int) -> WeightsT:
+        found = slope(params, number)
+        return cast(WeightsT, clip.update(found, clip.init(found))[0])
+
+    return clipped
+
+
 def states(state: optax.OptState, *kinds: type[KindT]) -> list[KindT]:
     """The parts of an optimizer's state that are of some types."""
     parts = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, kinds))
@@ -227,7 +243,8 @@ def apply_update(
             updates, new = chosen.update(gradient, state, seen)
             return jax.tree.map(lambda p, d: p - rate * d, params, updates), new
         # SAM takes no other argument than its own
-        asked = {"grad_fn": slope} if states(state, optax.contrib.SAMState) else {"value": loss}
+        visits = bool(states(state, optax.contrib.SAMState))
+        asked = {"grad_fn": _clipped(training, slope)} if visits else {"value": loss}
         chosen = optax.with_extra_args_support(chosen)
         updates, new = chosen.update(gradient, state, seen, **asked)
         new = jax.tree.map(lambda n, o: jnp.asarray(n).astype(o.dtype), new, state)

@@ -18,7 +18,7 @@ from jaxticket.engine.metrics import METRICS, evaluate, metric_names
 from jaxticket.engine.optim import schedule
 from jaxticket.engine.parallel import Placement
 from jaxticket.engine.program import check_fit
-from jaxticket.engine.supervised import Origin, Supervised
+from jaxticket.engine.supervised import Origin, Supervised, network_of
 from jaxticket.random import permutation_words, stream
 from jaxticket.settings import Training
 from jaxticket.typing import Array, Mask, Network, Params, Stats, TrainState
@@ -53,7 +53,8 @@ def make_train(
         those of initialization if None.
       - `order`: which order of the examples of its key is seen. `jt.find_tickets` trains level n
         with order n, and with 0 where `jt.Pruning(order="same")`.
-      - `state`: a `jt.TrainState` at `stop`.
+      - `state`: a `jt.TrainState` at `stop`. Under `Training.ema` its `average` is the network that
+        is evaluated.
       - `metrics`: "step" int32 [evaluation], and by "split/metric", such as "test/accuracy",
         float32 [evaluation], at the start, at every multiple of the interval and at the end; nan
         from the step on at which the loss was not finite.
@@ -106,7 +107,7 @@ def make_train(
             def advance(state: TrainState, count: Array) -> tuple[TrainState, Array]:
                 state = jax.lax.fori_loop(0, count, update, state)
                 found = evaluate(
-                    net, state.params, state.stats, held.batched, held.by, learner.training,
+                    net, *network_of(state), held.batched, held.by, learner.training,
                     splits=len(arrays.splits),
                 )  # fmt: skip
                 return state, found

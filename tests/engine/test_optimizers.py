@@ -3,6 +3,7 @@ weights exactly zero, or a refusal that says why.
 """
 
 import functools
+import itertools
 
 import chex
 import jax
@@ -79,7 +80,7 @@ MORE = {
     "optimistic": (optax.optimistic_gradient_descent, 0.1),
     "plateau": (lambda lr: optax.chain(optax.sgd(lr), contrib.reduce_on_plateau(patience=1)), 0.3),
     "polyak": (lambda lr: optax.polyak_sgd(max_learning_rate=lr), 1.0),
-    "rprop": (optax.rprop, 0.02),
+    "rprop": (optax.rprop(0.02), None),
     "sign": (optax.sign_sgd, 0.02),
     "simplified_ademamix": (contrib.simplified_ademamix, 0.05),
     "yogi": (optax.yogi, 0.05),
@@ -89,7 +90,8 @@ MORE = {
 def by_optax(make, lr, net=NET):
     """The weights after each step of a loop in plain JAX and optax."""
     params, stats, mask = start(net)
-    params, optimizer = masks.apply(mask, params), optax.with_extra_args_support(make(lr))
+    made = make if lr is None else make(lr)
+    params, optimizer = masks.apply(mask, params), optax.with_extra_args_support(made)
     sam = "sam" in repr(make) or make is RULES["sam"][0]
 
     def loss(params, x, y):
@@ -123,7 +125,8 @@ def by_optax(make, lr, net=NET):
 
 
 def check_rule(make, lr, net=NET):
-    training = jt.Training(steps=9, batch_size=8, optimizer=make, lr=lr)
+    rate = {} if lr is None else {"lr": lr}
+    training = jt.Training(steps=9, batch_size=8, optimizer=make, **rate)
     fitting.check(training, net)
     states, expected = walked(training, net), by_optax(make, lr, net)
     mask = states[0].mask
@@ -189,6 +192,14 @@ def test_muon_takes_kernels_as_adam_unless_told_how_they_are_matrices():
         assert (there < 1.4 * lr * scale).all()
 
 
+def test_gradients_that_sam_visits_are_clipped_too():
+    training = jt.Training(steps=9, batch_size=8, optimizer=RULES["sam"][0], lr=0.5, clip_norm=1e-3)
+    states = walked(training, steps=2)
+    for before, after in itertools.pairwise(states):
+        moved = jax.tree.map(jnp.subtract, after.params, before.params)
+        assert float(optax.tree.norm(moved)) == pytest.approx(0.5e-3, rel=1e-3)
+
+
 REFUSED = {
     "schedule_free": (contrib.schedule_free_adamw, "evaluates other weights than .* with `ema`"),
     "lbfgs": (lambda lr: optax.lbfgs(lr), "searches along a line .* linesearch=None"),
@@ -203,6 +214,10 @@ REFUSED = {
             contrib.differentially_private_aggregate(1.0, 0.1, key=1), optax.sgd(lr)
         ),
         "keeps a random key",
+    ),
+    "rprop": (
+        optax.rprop,
+        "does not use the learning rate .* or pass a transformation with a rate",
     ),
     "lookahead": (lambda lr: optax.lookahead(optax.sgd(lr), 5, 0.5), "fails when it is tried"),
 }

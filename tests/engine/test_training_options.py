@@ -5,6 +5,7 @@ all of them together side by side, on a mesh, resumed, and in every function tha
 import functools
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -269,6 +270,44 @@ def test_an_average_changes_what_is_evaluated_and_pruned_but_no_rewind_point():
     assert not np.allclose(own, averaged, rtol=1e-3)
 
 
+def test_the_average_is_what_is_kept_pruned_and_evaluated():
+    """And what `jt.make_train` gives."""
+    runs = found(keep="trained")
+    params, stats = runs.trained(0)
+    problem = jt.Problem(SMALL, DATA, TRAINING)
+    table = runs.table().query("level == 0 and split == 'train' and metric == 'loss' and step == 8")
+    for place, seed in enumerate(runs.seeds):
+        own = jax.tree.map(lambda x, at=place: jnp.asarray(x[at]), params)
+        loss = problem.loss(own, jax.tree.map(lambda x, at=place: x[at], stats))
+        assert float(loss) == pytest.approx(table[table.seed == seed].value.item(), rel=1e-4)
+        dense, mask = SMALL.mask(), runs.ticket(1, seed).mask
+        sizes = masks.map_with(lambda m, w: jnp.abs(w), dense, own)
+        chex.assert_trees_all_equal(jt.keep_top(sizes, dense, int(masks.kept(mask))), mask)
+    state, metrics = jax.jit(jt.make_train(SMALL, DATA, TRAINING))(jax.random.key(1))
+    chex.assert_trees_all_close(state.average.params, own, rtol=1e-5, atol=1e-7)
+    assert float(metrics["train/loss"][-1]) == pytest.approx(float(loss), rel=1e-4)
+
+
+class WithBatchNorm(nn.Module):
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Dense(6, use_bias=False)(x.reshape(len(x), -1))
+        norm = nn.BatchNorm(not train, axis_name=self.axis_name, momentum=0.9)
+        return nn.Dense(10)(nn.relu(norm(x)))
+
+
+def test_parts_are_the_same_however_many_devices_share_a_batch():
+    """Where the parts of a batch count: BatchNorm normalizes each."""
+    net = jt.from_linen(WithBatchNorm(), DATA.shape, name="normed")
+    training = TRAINING.replace(trainable=None, lr=0.05)
+    frames = [
+        found(training, net, mesh=jt.parallel.mesh(1, n, jax.devices()[:n])).table() for n in (1, 2)
+    ]
+    pd.testing.assert_frame_equal(*frames, rtol=1e-3, atol=1e-5)
+
+
 def tickets_alone():
     """Those of `runs`, which has four devices with a seed each or none."""
     return runs().table().query("branch == 'ticket'").reset_index(drop=True)
@@ -334,14 +373,24 @@ def test_telemetry_measures_what_is_trained():
         assert (means.loc[metric] == value).all(), metric
 
 
-@pytest.mark.parametrize("learns_weights", [False, True])
-def test_searches_learn_scores_under_them(learns_weights):
-    """Scores of frozen weights too; where weights are learned, frozen ones are not."""
-    make = jt.SEARCHES["continuous" if learns_weights else "edge_popup"]
+ALONG = {"teachers": 1, "stage": 0.25, "online": True}
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("edge_popup", {}),
+        ("continuous", {}),
+        pytest.param("kd_lts", ALONG, marks=pytest.mark.slow),
+    ],
+)
+def test_searches_learn_scores_under_them(method, options):
+    """Scores of frozen weights too; "continuous" learns weights, and teachers learn along."""
     training = TRAINING.replace(trainable=("dense_1",))
     runs = jt.search(
-        SMALL, DATA, training, make(), density=0.5, start=2, seeds=(0, 1), progress=False
-    )
+        SMALL, DATA, training, jt.SEARCHES[method](**options), density=0.5, start=2, seeds=(0, 1),
+        progress=False,
+    )  # fmt: skip
     ticket = runs.by_level[1]
     assert not outside(ticket.mask, ticket.params) and runs.table().value.notna().all()
     assert all(0 < m.mean() < 1 for m in jax.tree.leaves(ticket.mask))

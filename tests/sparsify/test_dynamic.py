@@ -96,6 +96,17 @@ def test_static_training_is_that_of_the_same_mask():
     assert not np.array_equal(a, b)
 
 
+def test_averages_forget_what_a_moving_mask_prunes():
+    """Asserted after training, where an average that is not zero under the mask is an error."""
+    training = TRAINING.replace(ema=0.9, weight_decay=0.01, decay="kernels", accumulate=2)
+    runs = jt.sparse_train(
+        NET, DATA, training, Grow(), density=DENSITIES, seeds=(0, 1), progress=False
+    )
+    assert not masks.nested(runs.ticket(1, 0).mask, train().ticket(1, 0).mask)
+    values = runs.table().query("metric == 'loss' and split == 'train'").groupby("step").value
+    assert values.mean()[8] < values.mean()[0]
+
+
 def test_a_rule_that_never_updates_is_static():
     same(train(Grow(every=100)), train())
 
