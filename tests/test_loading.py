@@ -1,16 +1,18 @@
 """jt.load and keep="trained": what a folder gives back is what the function returned."""
 
 import dataclasses
+import functools
 import json
 import warnings
 
 import jax
 import numpy as np
+import optax
 import pytest
 from patterns import DATA, NET, TRAINING, equal, initial
 
 import jaxticket as jt
-from jaxticket import masks
+from jaxticket import _identity, masks
 
 SHORT = TRAINING.replace(steps=10, milestones=())
 MESH = {"seeds": (3, 5), "progress": False}
@@ -102,6 +104,30 @@ def test_trained_weights_give_the_accuracy_of_the_table(runs):
             np.testing.assert_allclose(rows.value, accuracy, atol=1e-6)
 
 
+@pytest.mark.parametrize("how", ["find_tickets", "prune_at"])
+def test_averages_of_weights_are_what_was_trained(how):
+    """Under `ema` the average is evaluated, and kept."""
+    training = SHORT.replace(ema=0.7)
+    if how == "find_tickets":
+        runs = jt.find_tickets(
+            NET, DATA, training, jt.Pruning(levels=1), keep="trained", mesh=mesh(), **MESH
+        )
+    else:
+        runs = jt.prune_at(
+            NET, DATA, training, density=0.5, score="magnitude", keep="trained", mesh=mesh(), **MESH
+        )
+    table = runs.table().query("split == 'test' and metric == 'loss' and step == 10")
+    x = (DATA.test.x.astype(np.float32) - DATA.mean) / DATA.std
+    for level in (0, 1):
+        params, stats = runs.trained(level)
+        for replica, seed in enumerate(runs.seeds):
+            mine = jax.tree.map(lambda w, i=replica: w[i], params)
+            logits, _ = NET.apply(mine, stats, x, train=False)
+            chosen = jax.nn.log_softmax(logits)[np.arange(len(x)), DATA.test.y]
+            row = table[(table.level == level) & (table.seed == seed)]
+            np.testing.assert_allclose(row.value, -chosen.mean(), rtol=1e-5)
+
+
 def test_trained_weights_resume_and_are_a_setting_of_the_folder(runs, folder):
     args = NET, DATA, SHORT, jt.Pruning(levels=2)
     options = dict(branches=("shuffle",), folder=folder, mesh=mesh(), **MESH)
@@ -179,6 +205,30 @@ def test_instability_analyses_load(tmp_path):
 
 
 @pytest.mark.slow
+def test_sparse_training_loads(tmp_path):
+    runs = jt.sparse_train(NET, DATA, SHORT, "static", density=0.5, folder=tmp_path / "a",
+                           mesh=mesh(), **MESH)  # fmt: skip
+    found = jt.load(tmp_path / "a", data=DATA)
+    assert found.table().equals(runs.table()) and found.pruning == runs.pruning
+    equal(found.by_level[1], runs.by_level[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class OneShot(jt.Pruning):
+    """A strategy of one's own."""
+
+
+@pytest.mark.slow
+def test_strategies_of_ones_own_are_passed(tmp_path):
+    strategy = OneShot(levels=1, one_shot=True)
+    options = {"dense": False, "folder": tmp_path / "a", "mesh": mesh(), **MESH}
+    runs = jt.sparsify.run_strategy(NET, DATA, SHORT, strategy, keep="trained", **options)
+    with pytest.raises(ValueError, match=r"`pruning` is needed"):
+        jt.load(tmp_path / "a", data=DATA)
+    same(runs, jt.load(tmp_path / "a", data=DATA, pruning=strategy))
+
+
+@pytest.mark.slow
 def test_verdicts_load(runs, folder, tmp_path):
     verdict = jt.verdict(runs, level=1, folder=tmp_path / "b", progress=False)
     again = jt.load(tmp_path / "b")
@@ -230,6 +280,24 @@ def test_data_sets_of_the_library_are_found_and_divided_as_they_were(tmp_path):
 def dimmed(images, *, key):
     del key
     return images
+
+
+SETTINGS = {
+    **{f"training of {name}": jt.preset(name).training for name in jt.PRESETS},
+    **{f"pruning of {name}": jt.preset(name).pruning for name in jt.PRESETS},
+    **{f"search of {name}": make() for name, make in jt.SEARCHES.items()},
+    "function": jt.Training(optimizer=optax.lion, schedule=optax.constant_schedule),
+    "partial": jt.Training(optimizer=functools.partial(optax.sgd, momentum=0.9, nesterov=True)),
+    "objects": jt.Training(metrics=("top5",), augment=(jt.augment.Flip(),)),
+    "rates": jt.Pruning(scope="layer", rates=(("dense_2", 0.1),), exclude=("dense_1",)),
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_settings_are_made_again_from_their_record(settings):
+    record = json.loads(json.dumps(_identity.recorded(settings)))
+    assert _identity.rebuilt(record) == settings or "partial" in str(record)
+    assert _identity.recorded(_identity.rebuilt(record)) == _identity.recorded(settings)
 
 
 def test_code_of_the_users_own_is_passed(tmp_path):

@@ -32,6 +32,8 @@ class DenseStates(NamedTuple):
       diverged: int [replica], at which step the loss was not finite, or -1.
       steps: steps of all replicas that were trained.
       seconds: what they took.
+      trained: the networks after the last step as they are evaluated, which under `Training.ema`
+        are averages; None where they were not asked for.
     """
 
     states: dict[int, Networks]
@@ -39,6 +41,7 @@ class DenseStates(NamedTuple):
     diverged: np.ndarray
     steps: int
     seconds: float
+    trained: Networks | None = None
 
     def lost(self, step: int) -> np.ndarray:
         """Which replicas had diverged at a step, bool [replica]; others may diverge later."""
@@ -99,6 +102,7 @@ def train_dense(
     monitors: Sequence[Monitor] = (),
     name: str = "dense",
     exclude: Sequence[str] = (),
+    weights: bool = False,
 ) -> DenseStates:
     """Train the dense networks to the last of some steps, with their states at each.
 
@@ -113,6 +117,7 @@ def train_dense(
       monitors: what to measure.
       name: of the units in the folder.
       exclude: what later trainings of the program do not prune: they then share its compiled form.
+      weights: whether the trained networks are kept.
     """
     states = {0: initial} if 0 in steps else {}
     later = sorted({k for k in steps if k > 0})
@@ -134,12 +139,16 @@ def train_dense(
     for first in range(0, len(keys), run.size):
         own = take(jobs, first, first + run.size)
         unit = f"{name}-{first:05d}-{first + len(own.start):05d}"
-        parts.append(_unit(run, own, unit, later, ends_only, monitors))
+        parts.append(_unit(run, own, unit, later, ends_only, monitors, weights))
     for k in later:
         states[k] = join([_tree.unflatten(part, initial, f"state-{k}") for part in parts])
     history = history_arrays(parts)
     seconds = sum(float(part["seconds"]) for part in parts)
-    return DenseStates(states, history, history["diverged"], later[-1] * len(keys), seconds)
+    trained = None
+    if weights:
+        trained = join([_tree.unflatten(part, initial, "trained") for part in parts])
+    steps_of_all = later[-1] * len(keys)
+    return DenseStates(states, history, history["diverged"], steps_of_all, seconds, trained)
 
 
 def _unit(
@@ -149,6 +158,7 @@ def _unit(
     steps: list[int],
     ends_only: bool,
     monitors: Sequence[Monitor],
+    weights: bool,
 ) -> Arrays:
     def make() -> Arrays:
         trained = train_jobs(
@@ -157,6 +167,9 @@ def _unit(
         arrays = trained.evaluations | {"seconds": np.asarray(trained.seconds)}
         for k, snapshot in zip(steps, trained.snapshots, strict=True):
             arrays |= _tree.leaves(snapshot, f"state-{k}")
+        if weights:
+            ended = parallel.host(run.program.learner.network(trained.state))
+            arrays |= _tree.leaves(take(ended, 0, len(jobs.start)), "trained")
         return arrays
 
     return run.unit(name, jobs.steps, make)

@@ -546,7 +546,7 @@ def _run_cohort(
         initial = initial_networks(net, run.mesh, runner.keys)
         states = train_dense(
             run, net, training, runner.keys, initial, sorted(steps), monitors=training.monitors,
-            exclude=strategies[0].exclude,
+            exclude=strategies[0].exclude, weights=dense and plan.keep is not None,
         )  # fmt: skip
         report_diverged(run, "dense", plan.seeds, states.diverged)
         courses = []
@@ -561,10 +561,8 @@ def _run_cohort(
             if dense:
                 course.tickets[0] = course.origin
                 course.note(states.history, course.origin, 0, "ticket")
-                if plan.keep is not None:
-                    end = dense_ticket(
-                        net, states.states[training.steps], training.steps, strategy.exclude
-                    )
+                if states.trained is not None:
+                    end = dense_ticket(net, states.trained, training.steps, strategy.exclude)
                     course.final["ticket", 0, 1.0] = end
             courses.append(course)
         going = [(course, course.strategy.tickets(runner, states)) for course in courses]
