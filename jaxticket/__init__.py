@@ -88,6 +88,10 @@ __all__ = [  # noqa: RUF022
 # fmt: on
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> ModuleType:
     """Import figures and presets when they are used: matplotlib takes a second."""
     if name == "plots":

@@ -296,3 +296,23 @@ def _drawing(net: Network, factors: Params) -> Network:
         return scaled, stats
 
     return dataclasses.replace(net, init=init)
+
+
+__all__ = [
+    "BRANCHES",
+    "Change",
+    "globally_permuted",
+    "layerwise_random",
+    "locally_permuted",
+    "preserved",
+    "random",
+    "reinit",
+    "reinit_at_k",
+    "retrain",
+    "shuffle",
+    "sign_flip",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -378,3 +378,28 @@ def unpack(bits: Mask, like: Params) -> Mask:
         return np.unpackbits(packed, count=count).astype(bool).reshape(x.shape)
 
     return map_with(one, bits, like)
+
+
+__all__ = [
+    "apply",
+    "density",
+    "empty_layers",
+    "items",
+    "kept",
+    "layer_density",
+    "map_with",
+    "nested",
+    "ones",
+    "overlap",
+    "pack",
+    "permute",
+    "prunable_leaves",
+    "prunable_size",
+    "prunable_sizes",
+    "shuffle",
+    "unpack",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -176,3 +176,16 @@ def value_of(metric: Metric, sums: Array) -> Array:
             f"`metrics`: `value` of {metric.name!r} must give a number, got the shape {found.shape}"
         )
     return found.astype(jnp.float32)
+
+
+__all__ = [
+    "METRICS",
+    "Brier",
+    "CalibrationError",
+    "Metric",
+    "TopK",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxticket import _tree, masks
+from jaxticket import _show, _tree, masks
 from jaxticket._check import instance, one_of, or_none, whole
 from jaxticket.data.arrays import Data
 from jaxticket.engine.learner import Networks
@@ -72,6 +72,8 @@ class Problem:
     start: Networks | None = None
     precision: str = dataclasses.field(default="highest", metadata={"static": True})
     placement: Placement = dataclasses.field(default=Placement(), metadata={"static": True})
+
+    __repr__ = _show.record
 
     def __post_init__(self) -> None:
         if isinstance(self.data, Data):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxticket import _files
+from jaxticket import _files, _show
 from jaxticket._identity import canonical as canonical
 from jaxticket._identity import first_difference as first_difference
 from jaxticket._identity import plain as plain
@@ -54,6 +54,8 @@ class EvaluationLog(NamedTuple):
     dilation: np.ndarray
     looked: Mapping[str, np.ndarray] = {}
     monitored: Mapping[str, np.ndarray] = {}
+
+    __repr__ = _show.record
 
     @classmethod
     def of_group(
@@ -223,6 +225,8 @@ class Labeled:
     values: np.ndarray
     axes: Mapping[str, Mapping[str, Column]]
 
+    __repr__ = _show.record
+
     def __post_init__(self) -> None:
         for size, (axis, columns) in zip(self.values.shape, self.axes.items(), strict=True):
             if any(len(labels) != size for labels in columns.values()):
@@ -316,3 +320,26 @@ def write(table: pd.DataFrame, folder: Path, name: str) -> None:
     for suffix, save in (("parquet", pd.DataFrame.to_parquet), ("csv", pd.DataFrame.to_csv)):
         with _files.replacing(folder / f"{name}.{suffix}") as temporary:
             save(table, temporary, index=False)
+
+
+__all__ = [
+    "COLUMNS",
+    "EvaluationLog",
+    "Labeled",
+    "canonical",
+    "check_table",
+    "concat",
+    "first_difference",
+    "frame",
+    "monitored",
+    "plain",
+    "read",
+    "run_name",
+    "spread",
+    "tidy",
+    "write",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import _files, _identity, _saved, _stats, masks, rescaling, results
+from jaxticket import _files, _identity, _saved, _show, _stats, masks, rescaling, results
 from jaxticket._check import instance, is_integer, one_of, share
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
@@ -84,6 +84,41 @@ class Runs:
     moved: Mapping[str, object] = field(default_factory=dict, repr=False)
     lost: Mapping[int, np.ndarray] = field(default_factory=dict, repr=False)
     final: Mapping[Trainings, Ticket] = field(default_factory=dict, repr=False)
+
+    __repr__ = _show.text
+    _repr_html_ = _show.text_html
+
+    def _summary(self) -> _show.Summary:
+        facts = [
+            ("network", repr(self.net)),
+            ("data", repr(self.data)),
+            ("training", repr(self.training).replace("\n", "\n    ")),
+            ("pruning", repr(self.pruning).replace("\n", "\n    ")),
+            ("seeds", _show.numbers(self.seeds)),
+            ("folder", str(self.folder or "not saved")),
+        ]
+        found: dict[str, dict[int, np.ndarray]] = {}
+        test, accuracy = split_names(self.data).index("test"), METRICS.index("accuracy")
+        for log in self.histories:
+            if (log.dilation == 1).all():
+                found.setdefault(log.branch, {})[log.level] = log.final()[:, test, accuracy]
+        own = {name: found[name] for name in (self.branch, *found) if name in found}
+        shares = dict(zip(self.levels, self.densities, strict=True))
+        rows = [
+            (
+                str(level),
+                _show.percent(shares[level]),
+                *(_show.spread(x[level]) if level in x else "" for x in own.values()),
+            )
+            for level in self.levels
+        ]
+        title = f"Runs of {len(self.levels)} levels and {len(self.seeds)} seeds"
+        if rows:
+            title += "; test accuracy, mean (least to greatest)"
+        # branches beyond three do not fit
+        shown = 2 + min(3, len(own))
+        columns = ("level", "density", *own)[:shown]
+        return _show.Summary(title, facts, columns, [row[:shown] for row in rows])
 
     def __post_init__(self) -> None:
         like, own = self.net.shapes, {}

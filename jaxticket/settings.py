@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from jaxticket import rescaling
+from jaxticket import _show, rescaling
 from jaxticket._check import (
     flag,
     hashable,
@@ -96,6 +96,9 @@ class Dilated:
 
     schedule: RateSchedule
     factor: float = _field(1.0, traced=True)
+
+    __repr__ = _show.code
+    _repr_html_ = _show.code_html
 
     def __call__(self, step: Array) -> ArrayLike:
         """The rate at a step of the stretched schedule."""
@@ -238,6 +241,9 @@ class Training:
     loss: str | LossFunction = "cross_entropy"
     metrics: tuple[str | Metric, ...] = ()
     monitors: tuple[Monitor, ...] = _field((), seen=False)
+
+    __repr__ = _show.code
+    _repr_html_ = _show.code_html
 
     def __post_init__(self) -> None:
         settle(self, whole, "steps", "batch_size", "eval_batch_size", "augment_pixels", low=1)
@@ -494,6 +500,9 @@ class PruningAtStep(PruningSettings):
     exclude: tuple[str, ...] = ()
     rescale: str | None = dataclasses.field(default=None, kw_only=True)
 
+    __repr__ = _show.code
+    _repr_html_ = _show.code_html
+
     def __post_init__(self) -> None:
         settle(self, texts, "exclude", like='("dense_2",)')
         densities = one_or_several(
@@ -531,6 +540,9 @@ class Loaded(PruningAtStep):
 
     Only their densities and the step at which they begin are known.
     """
+
+    __repr__ = _show.code
+    _repr_html_ = _show.code_html
 
     @property
     def from_initialization(self) -> bool:

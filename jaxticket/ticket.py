@@ -20,7 +20,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save as serialized
 
-from jaxticket import _files, _npz_ticket, _tree, compaction, export, masks
+from jaxticket import _files, _npz_ticket, _show, _tree, compaction, export, masks
 from jaxticket.nn import flops
 from jaxticket.random import stream
 from jaxticket.typing import AnyArray, Json, Key, Mask, Network, Params, Stats, cached
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _FORMAT = "jaxticket ticket 2"
 _TEXTS = ("format", "sha256", "weights_sha256")
 """Entries of the metadata that are texts; all others are JSON."""
+_COUNTED = 2**28
+"""Entries of masks that a summary counts."""
 _NUMBERS = "biuf"
 """Kinds of NumPy types that ticket files hold."""
 
@@ -57,6 +59,15 @@ class Ticket:
     stats: Stats
     level: AnyArray
     step: AnyArray
+
+    __repr__ = _show.text
+    _repr_html_ = _show.text_html
+
+    def _summary(self) -> _show.Summary:
+        try:
+            return _described(self)
+        except Exception:  # a tree of something else: a ticket is a pytree, also of strings
+            return _show.Summary(_show.record(self), brief=True)
 
     def replace(self, **changes: object) -> Ticket:
         """A copy with some fields changed."""
@@ -336,6 +347,8 @@ class Compact:
     whole: Ticket
     units: Mapping[str, tuple[int, int]]
 
+    __repr__ = _show.record
+
     @property
     def flops(self) -> tuple[float, float]:
         """Operations of the forward pass of one example, of this network and of that before."""
@@ -367,6 +380,35 @@ class Compact:
 
 def _logits(net: Network, params: Params, stats: Stats, x: jax.Array) -> jax.Array:
     return net.apply(params, stats, x, train=False)[0]
+
+
+def _described(ticket: Ticket) -> _show.Summary:
+    """Sum up tickets, stacked or not, whose masks are on this host and not too large to count."""
+    lead = np.shape(ticket.level)
+    leaves = [(path, np.asarray(leaf)) for path, leaf in masks.items(ticket.mask)]
+    counted = sum(leaf.size for _, leaf in leaves) <= _COUNTED
+    copies = math.prod(lead)
+    rows, total, kept = [], 0, np.zeros(lead, np.int64)
+    for path, leaf in leaves:
+        shape = leaf.shape[len(lead) :]
+        size, own = math.prod(shape), 0
+        if counted:
+            each = np.count_nonzero(leaf, axis=tuple(range(len(lead), leaf.ndim)))
+            kept, own = kept + each, int(np.sum(each))
+        total += size
+        share = _show.percent(own / max(1, size * copies)) if counted else ""
+        rows.append((path, _show.shape(shape), share))
+    level, step = np.unique(np.asarray(ticket.level)), np.unique(np.asarray(ticket.step))
+    densities = sorted({float(x) for x in np.ravel(kept) / max(1, total)})
+    ends = dict.fromkeys(map(_show.percent, (densities[-1], densities[0]))) if counted else ()
+    share = f"{total:,} prunable weights"
+    if counted:
+        share = f"{' to '.join(ends)} of {share}"
+    begins = f"begins at step {_show.numbers(step)}"
+    title = f"<Ticket of level {_show.numbers(level)}: {share}, {begins}>"
+    if lead:
+        title = f"<Tickets {lead} of levels {_show.numbers(level)}: {share}, {begins}>"
+    return _show.Summary(title, (), ("layer", "shape", "density"), rows, brief=True)
 
 
 def about(path: str | os.PathLike[str]) -> Json:

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from jaxticket import _tree
+from jaxticket import _show, _tree
 
 Array = jax.Array
 """A JAX array, also a traced one inside compiled programs."""
@@ -185,6 +185,29 @@ class Network:
     symmetry: SymmetryOf | None = field(default=None, repr=False)
     stages: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
     given: Given | None = field(default=None, repr=False)
+
+    __repr__ = _show.text
+    _repr_html_ = _show.text_html
+
+    def _summary(self) -> _show.Summary:
+        config = json.loads(self.config)
+        name = config.get("name") or config["constructor"]
+        params, _ = self.shapes
+        leaves, chosen = _tree.leaves(params), jax.tree.leaves(self.prunable(params))
+        sizes = {path: math.prod(leaf.shape) for path, leaf in leaves.items()}
+        pruned = sum(size for size, p in zip(sizes.values(), chosen, strict=True) if p)
+        rows = [
+            (path, _show.shape(leaf.shape), f"{sizes[path]:,}", "yes" if p else "")
+            for (path, leaf), p in zip(leaves.items(), chosen, strict=True)
+        ]
+        title = (
+            f"<Network {name}: {_show.shape(self.shape)} to {self.classes} logits, "
+            f"{sum(sizes.values()):,} parameters, {pruned:,} of them prunable>"
+        )
+        given = {k: v for k, v in config.items() if k not in ("constructor", "name", "params")}
+        facts = [(key, _show.written(value)) for key, value in given.items()]
+        columns = ("parameters", "shape", "number", "pruned")
+        return _show.Summary(title, facts, columns, rows, brief=True)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Network):
@@ -413,6 +436,8 @@ class TrainState(NamedTuple):
     diverged: Array
     average: Average | tuple[()] = ()
 
+    __repr__ = _show.record
+
 
 class Monitor(Protocol):
     """A measurement during training.
@@ -453,6 +478,8 @@ class ScoreContext(NamedTuple):
     mask: Mask
     batches: tuple[Array, Array]
     tapped: Callable[[Params, Array, Tap], Array] | None = None
+
+    __repr__ = _show.record
 
     def prunable_leaves(self, params: Params) -> Prunable:
         """Mark the leaves that are pruned, in a tree of python bools like the params."""

@@ -100,6 +100,8 @@ LAYERS = (
         "typing",
         "_check",
         "_extras",
+        "_progress",
+        "_show",
         "_tree",
         "_files",
         "_identity",

@@ -59,3 +59,7 @@ def finding(runs: Runs) -> pd.DataFrame:
             {"level": level, "density": float(density), "epochs": epochs, **found._asdict()}
         )
     return results.frame(rows)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -367,3 +367,19 @@ def _parts(net: Network, mask: Mask, exclude: Sequence[str]) -> tuple[list[_Part
         )
         for layer in sorted(layers, key=lambda layer: layer.place)
     ], stacked
+
+
+__all__ = [
+    "Units",
+    "collapse",
+    "collapsed",
+    "cost",
+    "layers",
+    "neuron_collapse",
+    "report",
+    "unit_densities",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

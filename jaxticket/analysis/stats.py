@@ -502,3 +502,7 @@ def _finite_mean(values: pd.Series) -> float:
             "nothing to compare with; train them with a lower learning rate"
         )
     return float(finite.mean())
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxticket import _files, _identity, _saved, results
+from jaxticket import _files, _identity, _saved, _show, results
 from jaxticket._check import distinct_seeds, instance, number, several, text, whole
 from jaxticket.analysis import costs
 from jaxticket.analysis.conditions import CONTROLS, Rules, conditions
@@ -76,6 +76,26 @@ class Verdict:
     folder: Path | None
     _conditions: pd.DataFrame = field(repr=False)
     _networks: pd.DataFrame = field(repr=False)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    _repr_html_ = _show.text_html
+
+    def _summary(self) -> _show.Summary:
+        first, *_, last = str(self).splitlines()
+        said = {True: "passes", False: "FAILS", None: "not tested"}
+        rows = [
+            (
+                row["condition"],
+                *(f"{100 * row[name]:.2f}" for name in ("value", "low", "high", "bar", "margin")),
+                said[row["passes"]],
+                row["means"],
+            )
+            for row in self._conditions.to_dict("records")
+        ]
+        columns = ("condition", "value", "low", "high", "bar", "margin", "", "means")
+        return _show.Summary(first, (("", last),), columns, rows)
 
     def conditions(self) -> pd.DataFrame:
         """Give the table of conditions; see `jaxticket.analysis.conditions.conditions`."""

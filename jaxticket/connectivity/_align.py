@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxticket import _tree
+from jaxticket import _show, _tree
 from jaxticket._check import instance, whole
 from jaxticket.connectivity import permutations as perms
 from jaxticket.connectivity.permutations import Permutations, Places, Symmetry
@@ -45,6 +45,8 @@ class Aligned:
     before: float
     objectives: tuple[float, ...]
     converged: bool
+
+    __repr__ = _show.record
 
     @property
     def after(self) -> float:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxticket import masks
+from jaxticket import _show, masks
 from jaxticket.typing import Mask, Params
 
 
@@ -28,6 +28,8 @@ class Outcome(NamedTuple):
     predictions: np.ndarray
     losses: np.ndarray
     labels: np.ndarray
+
+    __repr__ = _show.record
 
 
 Distance = Callable[[Outcome, Outcome], float]

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import _tree, results
+from jaxticket import _show, _tree, results
 from jaxticket._check import instance, number, one_of, whole
 from jaxticket.connectivity.evaluator import Evaluator, Networks
 from jaxticket.data.arrays import Data
@@ -37,6 +37,8 @@ class Path(NamedTuple):
     alphas: np.ndarray
     values: np.ndarray
     splits: tuple[str, ...]
+
+    __repr__ = _show.record
 
     def errors(self, split: str = "test") -> np.ndarray:
         """Give the error at each point, in [0, 1]."""
@@ -77,6 +79,8 @@ class Plane(NamedTuple):
     values: np.ndarray
     splits: tuple[str, ...]
     corners: np.ndarray
+
+    __repr__ = _show.record
 
     def table(self) -> pd.DataFrame:
         """Give a tidy table: x, y, split, metric ("error", "loss"), value."""

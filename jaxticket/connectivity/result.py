@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import _files, _saved, _tree, results
+from jaxticket import _files, _saved, _show, _tree, results
 from jaxticket._check import flag, instance, one_of, whole
 from jaxticket.connectivity import stability
 from jaxticket.connectivity._align import align
@@ -89,6 +89,28 @@ class Instability:
     costs_of_units: tuple[Mapping[str, object], ...] = field(repr=False)
     folder: Path | None
     mesh: Mesh = field(repr=False)
+
+    __repr__ = _show.text
+    _repr_html_ = _show.text_html
+
+    def _summary(self) -> _show.Summary:
+        facts = [
+            ("network", repr(self.net)),
+            ("data", repr(self.data)),
+            ("training", repr(self.training).replace("\n", "\n    ")),
+            ("seeds", f"{_show.numbers(self.seeds)}; {self.copies_of_each} copies of every state"),
+            ("folder", str(self.folder or "not saved")),
+        ]
+        rows = []
+        for branch, level in dict.fromkeys(kind[:2] for kind in self.kinds):
+            barriers = self.barriers(branch=branch, level=level)
+            steps = sorted(kind.at for kind in self.kinds if kind[:2] == (branch, level))
+            rows += [
+                (branch, str(level), str(step), _show.spread(barriers[:, i].mean(axis=-1)))
+                for i, step in enumerate(steps)
+            ]
+        title = "Instability; error barrier on the test split, mean (least to greatest) of seeds"
+        return _show.Summary(title, facts, ("branch", "level", "step k", "barrier"), rows)
 
     @property
     def at(self) -> tuple[int, ...]:

@@ -143,3 +143,25 @@ def _loader(name: str | os.PathLike[str] | Callable[..., Data]) -> Callable[...,
         f"`name` is unknown: {name!r}; {_check.nearest(str(name), DATASETS)}, "
         "or pass 'tfds:NAME', the path of an existing .npz file or image folder, or a function"
     )
+
+
+__all__ = [
+    "DATASETS",
+    "Data",
+    "MissingDataError",
+    "Split",
+    "Stream",
+    "StreamError",
+    "digits",
+    "from_arrays",
+    "from_npz",
+    "load",
+    "load_folder",
+    "load_tfds",
+    "stream",
+    "tiny_imagenet",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from jaxticket import _show
 from jaxticket.data.arrays import About, Data, Split
 
 
@@ -21,6 +22,9 @@ class _AbsentSplit(Split):
 
     def __len__(self) -> int:
         return self._absent[1]
+
+    def __repr__(self) -> str:
+        return f"<{len(self):,} examples that were not found>"
 
     def _refuse(self) -> NoReturn:
         raise ValueError(
@@ -50,6 +54,11 @@ class Absent(Data):
 
     example: tuple[int, ...]
     recorded: str
+
+    __repr__ = _show.text
+
+    def _summary(self) -> _show.Summary:
+        return _show.data_summary(self, f"{_show.shape(self.shape)}, not found here")
 
     def __post_init__(self) -> None:
         """Check nothing: there are no examples."""

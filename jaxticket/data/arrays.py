@@ -10,7 +10,7 @@ from typing import ClassVar, TypeAlias
 
 import numpy as np
 
-from jaxticket import _check
+from jaxticket import _check, _show
 from jaxticket.data.sampling import permutation, stratified
 from jaxticket.typing import Json
 
@@ -30,6 +30,8 @@ class Split:
 
     x: np.ndarray
     y: np.ndarray
+
+    __repr__ = _show.record
 
     def __len__(self) -> int:
         return len(self.y)
@@ -70,6 +72,13 @@ class Data:
     std: np.ndarray
     about: About = field(default_factory=dict)
     normalize: bool = True
+
+    __repr__ = _show.text
+    _repr_html_ = _show.text_html
+
+    def _summary(self) -> _show.Summary:
+        kind = f"{_show.shape(self.shape)} {self.train.x.dtype}"
+        return _show.data_summary(self, kind)
 
     def __post_init__(self) -> None:
         _check.whole("classes", self.classes, 1)

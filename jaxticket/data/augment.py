@@ -413,3 +413,18 @@ def augmented(
         return image
 
     return jax.vmap(one)(x, positions) if changes else x
+
+
+__all__ = [
+    "Crop",
+    "Flip",
+    "Images",
+    "ResizedCrop",
+    "Shift",
+    "Window",
+    "Windowed",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

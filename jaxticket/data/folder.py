@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm.auto import tqdm
 
 from jaxticket import _check
+from jaxticket._progress import progress
 from jaxticket.data.arrays import About, Data
 from jaxticket.data.conversion import from_owned
 from jaxticket.data.crops import in_mode
@@ -239,9 +239,8 @@ def read_images(
         x = np.empty((len(pairs), *shape, channels), np.uint8)
         kept = []
         # no bar for what takes a few seconds
-        with tqdm(
-            pairs, desc=f"{path.name} {split}", unit="image", disable=len(pairs) <= 5000
-        ) as bar:
+        title = f"{path.name} {split}"
+        with progress(pairs, title=title, unit=" images", shown=len(pairs) > 5000) as bar:
             for file, label in bar:
                 pixels = None if file in bad else _pixels(file, mode, shape, bad)
                 if pixels is not None:

@@ -18,7 +18,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from jaxticket import _check
+from jaxticket import _check, _show
 from jaxticket.data import crops
 from jaxticket.data.arrays import About, mean_and_std
 from jaxticket.data.folder import divided
@@ -78,6 +78,12 @@ class Stream:
     threads: int
     block_bytes: int
     hold_bytes: int
+
+    __repr__ = _show.text
+    _repr_html_ = _show.text_html
+
+    def _summary(self) -> _show.Summary:
+        return _show.data_summary(self, f"{_show.shape(self.shape)} from files")
 
     def class_counts(self) -> None:
         """None, since labels are read when they are needed."""

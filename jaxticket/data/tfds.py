@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from jaxticket import _check, _extras
+from jaxticket._progress import progress
 from jaxticket.data.arrays import About, Data
 from jaxticket.data.cache import folder_state, read_cache, write_cache
 from jaxticket.data.conversion import from_owned
@@ -416,7 +416,7 @@ def _decode_split(name: str, folder: Path, split: str) -> tuple[np.ndarray, np.n
     n = len(source)
     x, y = np.empty((0, 0, 0, 0), np.uint8), np.empty(n, np.int64)
     # no progress bar for a second or two
-    with tqdm(total=n, desc=f"{name} {split}", unit="image", disable=n <= 5000) as bar:
+    with progress(total=n, title=f"{name} {split}", unit=" images", shown=n > 5000) as bar:
         for start in range(0, n, 1000):
             with _reading(folder, f"split {split!r}"):
                 rows = source.__getitems__(list(range(start, min(start + 1000, n))))

@@ -129,20 +129,6 @@ def begin_state(run: Run[StateT, PlanT, OriginT], jobs: Jobs[OriginT, PlanT]) ->
     return state._replace(diverged=parallel.put(diverged, run.mesh))
 
 
-_called: set[tuple[int, int]] = set()
-
-
-def _first_call(run: Run) -> bool:
-    """Whether the next call compiles the program.
-
-    It does where this process has not yet trained so many replicas with this program.
-    """
-    place = id(run.program.chunk), run.size
-    known = place in _called
-    _called.add(place)
-    return not known
-
-
 class Calls(NamedTuple):
     """The calls of the program by which jobs are trained.
 
@@ -268,7 +254,8 @@ def train_jobs(
         zeros,
     )
     first, state, record = _resumed(run, unit, state, record)
-    run.advance(sum(calls.steps(i) for i in range(first)))
+    run.skip(sum(calls.steps(i) for i in range(first)))
+    run.resumes(calls.until[first - 1] if first else int(jobs.start.min()), calls.until[-1])
 
     def after(call: int, state: StateT) -> None:
         for place, step in enumerate(snapshots_at):
@@ -319,7 +306,7 @@ def _advanced(
 
     The state is saved when it is time; `after(call, state)` is called after each call.
     """
-    count, new = len(jobs.start), _first_call(run)
+    count = len(jobs.start)
 
     def collect(call: int, metrics: jax.Array) -> None:
         record.values[call] = parallel.host(metrics)[:count]
@@ -328,11 +315,9 @@ def _advanced(
     pending: tuple[int, jax.Array] | None = None
     with _calling(run, jobs, calls, first) as call:
         for i in range(first, len(calls.until)):
-            if new and i == first:
-                run.note("compiling")
             state, metrics = call(i, state)
-            if new and i == first:
-                run.note("")
+            # what was to be compiled is compiled
+            run.note("")
             # the numbers of the call before are fetched while this one runs
             if pending is not None:
                 collect(*pending)

@@ -5,9 +5,11 @@ There is no machine learning in this module.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -286,6 +288,19 @@ def placement(mesh: Mesh) -> Placement:
     return Placement((DATA, size) if size > 1 else None, not maps(mesh))
 
 
+_compiles: ContextVar[Callable[[], None]] = ContextVar("_compiles", default=lambda: None)
+
+
+@contextlib.contextmanager
+def told_of_compiling(tell: Callable[[], None]) -> Iterator[None]:
+    """Call a function whenever a program for replicas is about to be compiled."""
+    token = _compiles.set(tell)
+    try:
+        yield
+    finally:
+        _compiles.reset(token)
+
+
 def over_replicas(
     fn: Callable[..., T],
     mesh: Mesh,
@@ -321,9 +336,27 @@ def over_replicas(
         return jax.vmap(lambda *a: fn(jnp.max(limits), *a, *common))(*own)
 
     def run(limits: jax.Array, *args: object) -> T:
+        # reached when it is traced only
+        _compiles.get()()
         own = (split if i in parted else P(SEED) for i in range(len(args) - shared))
         specs = (P(SEED), *own, *(P(),) * shared)
         mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P(SEED))
         return mapped(limits, *args)
 
     return jax.jit(run, donate_argnums=tuple(i + 1 for i in donate))
+
+
+__all__ = [
+    "DATA",
+    "SEED",
+    "compilation_cache",
+    "cpu_devices",
+    "host",
+    "mesh",
+    "over_replicas",
+    "put",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

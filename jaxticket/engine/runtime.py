@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Generic, NoReturn, TypedDict, Unpack
+from typing import Generic, TypedDict, Unpack
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from tqdm.auto import tqdm
+from tqdm.std import tqdm
 
+from jaxticket import _progress, _show
 from jaxticket._check import flag, instance, number, or_none, path_or_none, settle, whole
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
@@ -84,6 +86,13 @@ class _Signals:
                 signal.signal(number, handler)
 
 
+@dataclasses.dataclass
+class _Resumption:
+    """Where a run goes on that was begun before: said once, where the first work is done."""
+
+    said: bool
+
+
 @dataclasses.dataclass(frozen=True)
 class Run(Generic[StateT, PlanT, OriginT]):
     """A run under way: where its networks are trained, saved and reported.
@@ -105,8 +114,9 @@ class Run(Generic[StateT, PlanT, OriginT]):
     splits: int
     interval: int
     folder: RunFolder | None
-    _bar: tqdm[NoReturn]
+    _bar: tqdm
     _signals: _Signals
+    _resumption: _Resumption
 
     @property
     def path(self) -> Path | None:
@@ -129,7 +139,7 @@ class Run(Generic[StateT, PlanT, OriginT]):
             if self.folder is not None:
                 self.folder.save(name, arrays)
         else:
-            self.advance(steps)
+            _progress.skip(self._bar, steps)
         if self.folder is not None:
             self._stop_if_asked(self.folder)
         return arrays
@@ -179,10 +189,30 @@ class Run(Generic[StateT, PlanT, OriginT]):
     def describe(self, text: str) -> None:
         """Say in front of the bar what is being done."""
         self._bar.set_description(text)
+        self.note("")
 
     def note(self, text: str) -> None:
         """Say something behind the bar, such as "compiling"; nothing with an empty text."""
-        self._bar.set_postfix_str(text)
+        _progress.note(self._bar, text)
+
+    def resumes(self, step: int, stop: int) -> None:
+        """Say where a run goes on that was begun before; only the first call says something.
+
+        Args:
+          step: at which the training that is being done is continued.
+          stop: where it ends.
+        """
+        if self.folder is not None and not self._resumption.said:
+            self._resumption.said = True
+            what = self._bar.desc.removesuffix(": ")
+            self.write(
+                f"resumes {self.folder.path} ({self.folder.done} units done): {what}, at step "
+                f"{step:,} of {stop:,}"
+            )
+
+    def skip(self, steps: int) -> None:
+        """Count steps (of all replicas) that an earlier process did."""
+        _progress.skip(self._bar, steps)
 
     def write(self, text: str) -> None:
         """Say something above the bar, on one of several hosts."""
@@ -215,7 +245,8 @@ class Runtime:
       at_once: replicas that one device holds at most; None for no limit.
       save_every: seconds between saves of the training state (finished units are saved in any
         case).
-      progress: whether to show a bar with the time left.
+      progress: whether to show a bar with the time left; where the output is no terminal, lines of
+        text, at most one in 10 seconds.
       wait: seconds to wait for a folder that another process uses; 0 refuses it at once.
     """
 
@@ -225,6 +256,9 @@ class Runtime:
     save_every: float = 60.0
     progress: bool = True
     wait: float = 0.0
+
+    __repr__ = _show.code
+    _repr_html_ = _show.code_html
 
     def __post_init__(self) -> None:
         if self.mesh is not None:
@@ -308,15 +342,9 @@ class Runtime:
         with contextlib.ExitStack() as stack:
             if self.folder is not None:
                 stack.enter_context(signals.caught())
-            bar = tqdm(
-                total=steps,
-                unit=" steps",
-                unit_scale=True,
-                disable=not shown,
-                dynamic_ncols=True,
-                smoothing=0.05,
-            )
-            stack.enter_context(bar)
+            bar = stack.enter_context(_progress.progress(total=steps, shown=shown))
+            tell = functools.partial(_progress.note, bar, "compiling")
+            stack.enter_context(parallel.told_of_compiling(tell))
             if self.folder is not None:
                 folder = RunFolder(
                     self.folder,
@@ -327,8 +355,6 @@ class Runtime:
                     extends=extends,
                 )
                 stack.callback(folder.close)
-                if shown and folder.begun:
-                    bar.write(f"resumes {folder.path}: {folder.done} units done")
             run = Run(
                 program(Supervised(net, training), mesh),
                 put_data(data, training, mesh),
@@ -339,8 +365,11 @@ class Runtime:
                 folder,
                 bar,
                 signals,
+                _Resumption(said=not (shown and folder is not None and folder.begun)),
             )
             yield run
+            if not run._resumption.said:
+                run.write(f"{run.path} was complete: nothing was trained")
         if folder is not None:
             # a signal that came after the last save
             run._stop_if_asked(folder)

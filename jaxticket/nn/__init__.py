@@ -74,3 +74,52 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "resnet50": resnet50,
     "inception_v3": inception_v3,
 }
+
+
+__all__ = [
+    "INITIALIZERS",
+    "NETWORKS",
+    "NORMS",
+    "SCALES",
+    "SHORTCUTS",
+    "conv",
+    "conv2",
+    "conv4",
+    "conv6",
+    "conv8",
+    "from_functions",
+    "from_linen",
+    "from_nnx",
+    "inception_v3",
+    "is_junction",
+    "lenet",
+    "narrowed",
+    "parameters",
+    "resnet",
+    "resnet14",
+    "resnet18",
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet50",
+    "resnet56",
+    "resnet110",
+    "resnet_cifar",
+    "vgg",
+    "vgg2_16",
+    "vgg11",
+    "vgg13",
+    "vgg16",
+    "vgg19",
+    "vgg19_one_ticket",
+    "wide_resnet",
+    "wrn14_8",
+    "wrn14_10",
+    "wrn16_4",
+    "wrn20_8",
+    "wrn32_2",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -51,3 +51,7 @@ __all__ = [
     "transfer_matrix",
     "unit_collapse",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -86,8 +86,20 @@ def preset(name: str, **changes: object) -> Preset:
       ValueError: if a name is unknown.
 
     >>> preset("vgg16-cifar10-low", rewind=100).pruning
-    Pruning(levels=13, fraction=0.2, one_shot=False, score='magnitude', ...rewind=100, ...)
+    Pruning(levels=13, rewind=100)
     """
     if not isinstance(name, str) or name not in PRESETS:
         raise ValueError(f"`name` is not a preset: {name!r}; {_check.nearest(name, PRESETS)}")
     return PRESETS[name].replace(**changes)
+
+
+__all__ = [
+    "PRESETS",
+    "Preset",
+    "preset",
+    "preset_of",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
-from jaxticket import _check
+from jaxticket import _check, _show
 from jaxticket import data as data_sets
 from jaxticket.nn import NETWORKS
 from jaxticket.pruning.scores import configured
@@ -112,7 +112,10 @@ class Preset:
     finder: str | None = None
     settings: Settings = field(default_factory=dict, hash=False)
     keywords: Settings = field(default_factory=dict, hash=False)
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=(), repr=False)
+
+    __repr__ = _show.code
+    _repr_html_ = _show.code_html
 
     def __post_init__(self) -> None:
         # copies, so that changing one preset's dicts does not change another's

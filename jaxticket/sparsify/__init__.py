@@ -15,3 +15,21 @@ from jaxticket.sparsify.strategy import dense_ticket as dense_ticket
 from jaxticket.sparsify.strategy import run_strategy as run_strategy
 from jaxticket.sparsify.strategy import trained_weights as trained_weights
 from jaxticket.sparsify.strategy import weights_of as weights_of
+
+__all__ = [
+    "AtStep",
+    "Cost",
+    "Found",
+    "Stage",
+    "Strategy",
+    "dense_ticket",
+    "of_dense",
+    "of_training",
+    "run_strategy",
+    "trained_weights",
+    "weights_of",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

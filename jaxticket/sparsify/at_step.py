@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import _tree, masks
+from jaxticket import _show, _tree, masks
 from jaxticket._check import (
     flag,
     from_table,
@@ -210,6 +210,9 @@ class EarlyPruning(AtStep):
     batches: int = 1
     batch_size: int | None = None
     remedy = "; `floor`=1 keeps one weight of each"
+
+    __repr__ = _show.code
+    _repr_html_ = _show.code_html
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -492,6 +495,9 @@ class BySteps(dict[int | str, Runs]):
     def __init__(self, runs: Mapping[int, Runs], end: int) -> None:
         super().__init__(runs.items())
         self.end = end
+
+    def __repr__(self) -> str:
+        return f"<Runs by step: {', '.join(map(str, self))}>"
 
     def __missing__(self, step: object) -> Runs:
         if step == "end" and self.end in self:

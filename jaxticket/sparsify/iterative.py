@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import _tree, masks, rescaling
+from jaxticket import _show, _tree, masks, rescaling
 from jaxticket._check import (
     flag,
     from_table,
@@ -112,6 +112,9 @@ class Pruning(Strategy):
     score_batch_size: int = 100
     schedule: str = "remaining"
     rescale: str | None = dataclasses.field(default=None, kw_only=True)
+
+    __repr__ = _show.code
+    _repr_html_ = _show.code_html
 
     def __post_init__(self) -> None:
         settle(self, whole, "levels", high=MOST_LEVELS)

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import _identity, _tree, masks, rescaling
+from jaxticket import _identity, _show, _tree, masks, rescaling
 from jaxticket._check import distinct_seeds, flag, instance, one_of
 from jaxticket.connectivity.evaluator import Evaluator
 from jaxticket.controls import Change, named_changes
@@ -59,6 +59,8 @@ class Found(NamedTuple):
     origin: Ticket
     source: int | None = None
 
+    __repr__ = _show.record
+
 
 class Tickets(NamedTuple):
     """Tickets of a block that were just trained.
@@ -74,6 +76,8 @@ class Tickets(NamedTuple):
     jobs: Jobs
     first: int
     count: int
+
+    __repr__ = _show.record
 
 
 class Stage(NamedTuple):
@@ -94,6 +98,8 @@ class Stage(NamedTuple):
     name: str = ""
     costs: Sequence[Json] = ()
     trace: Sequence[Json] = ()
+
+    __repr__ = _show.record
 
 
 Stages = Generator[Stage, Arrays, Ticket | None]

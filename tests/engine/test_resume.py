@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import random
+import re
 import shutil
 import signal
 import socket
@@ -490,12 +491,33 @@ def test_a_resumed_run_says_so(stopped, tmp_path, capsys):
     shutil.copytree(stopped[0], tmp_path / "run")
     options: dict[str, Any] = dict(pruning=jt.Pruning(levels=0), seeds=(0, 1))
     options["folder"] = tmp_path / "run"
-    for progress, said in ((True, f"resumes {tmp_path / 'run'}: 0 units done"), (False, "")):
+    for progress in (True, False):
         jt.find_tickets(NET, DATA, TRAINING, **options, progress=progress)
         out = capsys.readouterr().out
-        assert (said in out) if said else not out
+        if progress:
+            step = re.fullmatch(
+                rf"resumes {tmp_path / 'run'} \(0 units done\): imp, level 0 \(density 1\), "
+                rf"ticket, at step (\d+) of {TRAINING.steps}\n",
+                out,
+            )
+            assert step and 0 < int(step[1]) < TRAINING.steps
+        else:
+            assert not out
     jt.find_tickets(NET, DATA, TRAINING, **options)
-    assert f"resumes {tmp_path / 'run'}: 1 units done" in capsys.readouterr().out
+    assert capsys.readouterr().out == f"{tmp_path / 'run'} was complete: nothing was trained\n"
+
+
+def test_a_resumed_run_says_which_level_is_next(tmp_path, capsys):
+    run = tmp_path / "run"
+    with (
+        after_save(1, lambda: signal.raise_signal(signal.SIGTERM), units=True),
+        pytest.raises(jt.RunInterrupted),
+    ):
+        find(run, pruning=jt.Pruning(levels=1))
+    assert not capsys.readouterr().out
+    jt.find_tickets(NET, DATA, TRAINING, jt.Pruning(levels=1), seeds=(0, 1), folder=run)
+    said = f"resumes {run} (1 units done): imp, level 1 (density 0.8), ticket, at step 0 of "
+    assert capsys.readouterr().out == f"{said}{TRAINING.steps}\n"
 
 
 # signals

@@ -37,3 +37,7 @@ PROBES: dict[str, Callable[..., Mapping[str, jax.Array]]] = {
 }
 
 __all__ = ["PROBES", "HessianTrace", "Probe", "gradient_norm"]
+
+
+def __dir__() -> list[str]:
+    return __all__

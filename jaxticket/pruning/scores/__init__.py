@@ -64,3 +64,29 @@ def configured(score: str | Score, **options: Any) -> Score:
     3
     """
     return with_options(from_table("score", score, SCORES), options)
+
+
+__all__ = [
+    "LAYOUTS",
+    "SCORES",
+    "Recipe",
+    "configured",
+    "force",
+    "grasp",
+    "grasp_absolute",
+    "grasp_inverted",
+    "inverted",
+    "iterative_snip",
+    "magnitude",
+    "prospr",
+    "random",
+    "recipe",
+    "recipe_of",
+    "snip",
+    "standardized_magnitude",
+    "synflow",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -6,3 +6,16 @@ from jaxticket.sparsify.dynamic.static import random_mask as random_mask
 from jaxticket.sparsify.dynamic.training import RULES as RULES
 from jaxticket.sparsify.dynamic.training import SparseTraining as SparseTraining
 from jaxticket.sparsify.dynamic.training import sparse_train as sparse_train
+
+__all__ = [
+    "RULES",
+    "MaskRule",
+    "SparseTraining",
+    "Static",
+    "random_mask",
+    "sparse_train",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import _identity, _tree, masks
+from jaxticket import _identity, _show, _tree, masks
 from jaxticket._check import distinct_seeds, hashable, naming, nearest, shown
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
@@ -43,6 +43,9 @@ class SparseTraining(PruningAtStep):
     """
 
     rule: MaskRule = STATIC
+
+    __repr__ = _show.code
+    _repr_html_ = _show.code_html
 
 
 def sparse_train(

@@ -28,3 +28,35 @@ from jaxticket.sparsify.learned.run import SEARCHES as SEARCHES
 from jaxticket.sparsify.learned.run import search as search
 from jaxticket.sparsify.learned.schedules import Schedule as Schedule
 from jaxticket.sparsify.learned.teachers import Teaching as Teaching
+
+__all__ = [
+    "KNOWLEDGE",
+    "OBJECTIVES",
+    "SEARCHES",
+    "Bernoulli",
+    "Concrete",
+    "Constraint",
+    "DenseSized",
+    "Distillation",
+    "Freezing",
+    "GradBalance",
+    "Lagrangian",
+    "Method",
+    "OfTeacher",
+    "Penalty",
+    "Relaxation",
+    "Rounded",
+    "Schedule",
+    "Sigmoid",
+    "Teaching",
+    "TopK",
+    "TopSigmoid",
+    "View",
+    "objective",
+    "objective_values",
+    "search",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

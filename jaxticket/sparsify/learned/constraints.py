@@ -14,7 +14,7 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxticket import _tree
+from jaxticket import _show, _tree
 from jaxticket._check import flag, number, one_of, settle, share, whole
 from jaxticket.pruning.keep import keep_top
 from jaxticket.typing import Array, Mask, Params
@@ -43,6 +43,8 @@ class Constraint:
     kind: ClassVar[str] = "none"
     weighed = False
     """Whether `frozen` is given scores of the masked weights' sizes, instead of the scores."""
+
+    __repr__ = _show.code
 
     def __init_subclass__(cls) -> None:
         cls.kind = cls.__name__.lower()
@@ -93,6 +95,8 @@ class Penalty(Constraint):
     weight: float
     power: int = 1
 
+    __repr__ = _show.code
+
     def __post_init__(self) -> None:
         settle(self, number, "weight", low=0)
         settle(self, one_of, "power", choices=(1, 2))
@@ -123,6 +127,8 @@ class Freezing(Penalty):
     power: int = 2
     times: int = 29
     weighed: bool = False
+
+    __repr__ = _show.code
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -165,6 +171,8 @@ class GradBalance(Constraint):
     slack: float = 1.1
     decay: float = 0.99
 
+    __repr__ = _show.code
+
     def __post_init__(self) -> None:
         settle(self, number, "slack", low=1e-12)
         settle(self, share, "decay", zero=True, one=False)
@@ -196,6 +204,8 @@ class Lagrangian(Constraint):
     """
 
     ascent: float = 0.01
+
+    __repr__ = _show.code
 
     def __post_init__(self) -> None:
         settle(self, number, "ascent", low=0)

@@ -10,7 +10,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from jaxticket import masks
+from jaxticket import _show, masks
 from jaxticket._check import flag, number, one_of, settle, share, texts, whole
 from jaxticket.sparsify.learned import knowledge
 from jaxticket.sparsify.learned.objectives import Outputs, View
@@ -131,6 +131,8 @@ class Distillation:
     scale: float = 1.0
     needs: tuple[str, ...] = ()
     jacobian: str = "mean"
+
+    __repr__ = _show.code
 
     def __post_init__(self) -> None:
         settle(self, share, "alpha", zero=True)

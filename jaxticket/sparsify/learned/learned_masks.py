@@ -10,7 +10,7 @@ from typing import TypeVar
 import jax
 import numpy as np
 
-from jaxticket import masks, rescaling
+from jaxticket import _show, masks, rescaling
 from jaxticket._check import instance, settle, whole
 from jaxticket.engine import parallel
 from jaxticket.engine.dense import DenseStates, Networks
@@ -55,6 +55,9 @@ class LearnedPruning(AtStep):
     method: Method | None = None
     search_steps: int = 0
     watch_masks: int = 0
+
+    __repr__ = _show.code
+    _repr_html_ = _show.code_html
 
     def __post_init__(self) -> None:
         super().__post_init__()

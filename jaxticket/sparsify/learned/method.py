@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxticket import masks
+from jaxticket import _show, masks
 from jaxticket._check import (
     flag,
     from_table,
@@ -108,6 +108,9 @@ class Method:
     normalize: str | None = None
     inverted: bool = False
     teaching: Teaching | None = None
+
+    __repr__ = _show.code
+    _repr_html_ = _show.code_html
 
     def __post_init__(self) -> None:
         text("name", self.name)

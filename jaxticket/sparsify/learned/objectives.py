@@ -15,7 +15,7 @@ from typing import ClassVar, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from jaxticket import _tree, masks
+from jaxticket import _show, _tree, masks
 from jaxticket._check import from_table, number, texts
 from jaxticket.engine.metrics import cross_entropy
 from jaxticket.typing import AnyArray, Array, Params
@@ -295,6 +295,8 @@ class OfTeacher:
 
     objective: str | Objective
 
+    __repr__ = _show.code
+
     def __post_init__(self) -> None:
         if not needs_of(self._function):
             raise ValueError(
@@ -349,6 +351,8 @@ class DenseSized:
     """
 
     objective: str | Objective
+
+    __repr__ = _show.code
 
     def __post_init__(self) -> None:
         function = self._function

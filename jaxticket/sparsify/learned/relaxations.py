@@ -17,7 +17,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxticket import _tree, masks
+from jaxticket import _show, _tree, masks
 from jaxticket._check import flag, number, one_of, settle, share, whole
 from jaxticket.pruning.keep import keep_top
 from jaxticket.random import stream, uniform
@@ -35,6 +35,8 @@ class Relaxation(abc.ABC):
     kind: ClassVar[str]
     # whether the sum of the expected mask is an expected number of ones
     counts: ClassVar[bool] = True
+
+    __repr__ = _show.code
 
     @property
     def height(self) -> float:
@@ -138,6 +140,8 @@ class Sigmoid(Relaxation):
     start: float = 0.0
     scaled: bool = False
 
+    __repr__ = _show.code
+
     def __post_init__(self) -> None:
         settle(self, as_schedule, "beta")
         settle(self, number, "start")
@@ -211,6 +215,8 @@ class TopSigmoid(Sigmoid):
     normalized: bool = False
     cumulative: bool = False
 
+    __repr__ = _show.code
+
     def __post_init__(self) -> None:
         super().__post_init__()
         settle(self, whole, "epochs", low=1)
@@ -277,6 +283,8 @@ class Bernoulli(Relaxation):
 
     keep: float | None = 0.5
 
+    __repr__ = _show.code
+
     def __post_init__(self) -> None:
         if self.keep is not None:
             settle(self, share, "keep", one=False)
@@ -314,6 +322,8 @@ class Concrete(Relaxation):
     """
 
     temperature: Schedule
+
+    __repr__ = _show.code
 
     def __post_init__(self) -> None:
         settle(self, as_schedule, "temperature")
@@ -389,6 +399,8 @@ class TopK(Relaxation):
 
     scope: str = "layer"
     counts: ClassVar[bool] = False
+
+    __repr__ = _show.code
 
     def __post_init__(self) -> None:
         settle(self, one_of, "scope", choices=("layer", "global"))

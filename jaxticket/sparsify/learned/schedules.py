@@ -6,6 +6,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from jaxticket import _show
 from jaxticket._check import number, one_of, or_none, settle, whole
 from jaxticket.typing import Array
 
@@ -30,6 +31,8 @@ class Schedule:
     end: float | None = None
     kind: str = "linear"
     stairs: int | None = None
+
+    __repr__ = _show.code
 
     def __post_init__(self) -> None:
         settle(self, number, "start")

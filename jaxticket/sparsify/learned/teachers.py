@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxticket import _tree
+from jaxticket import _show, _tree
 from jaxticket._check import flag, settle, share, whole
 from jaxticket.engine.adversarial import PGD
 from jaxticket.engine.dense import Networks, initial_networks, train_dense
@@ -59,6 +59,8 @@ class Teaching:
     one: bool = False
     attack: PGD | None = None
     online: bool = False
+
+    __repr__ = _show.code
 
     def __post_init__(self) -> None:
         settle(self, whole, "count", low=1)
