@@ -100,8 +100,9 @@ def test_clipping_is_by_the_norm_of_what_is_trained():
         logits, _ = NET.apply({**params, "dense_1": tail}, stats, x, train=True)
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
+    gradient = jax.jit(jax.grad(loss))
     for x, y in zip(*batches(), strict=True):
-        slope = masks.apply(mask_1, jax.grad(loss)(tail, x, y))
+        slope = masks.apply(mask_1, gradient(tail, x, y))
         with jax.numpy_dtype_promotion("standard"):
             move, memory = optimizer.update(slope, memory, tail)
             tail = masks.apply(mask_1, jax.tree.map(lambda w, d: w - 0.2 * d, tail, move))
@@ -313,7 +314,7 @@ def tickets_alone():
     return runs().table().query("branch == 'ticket'").reset_index(drop=True)
 
 
-@pytest.mark.parametrize("shape", [(2, 2), (1, 4)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 2), pytest.param((1, 4), marks=pytest.mark.slow)], ids=str)
 def test_devices_that_share_batches_change_nothing(shape):
     """Examples of a part are the same however many devices share the batch."""
     seeds, data = shape
@@ -364,6 +365,7 @@ def test_copies_are_compared_as_they_are_evaluated():
     assert np.ptp(evaluated.value) > 0 and len(ends) == len(evaluated) == 4
 
 
+@pytest.mark.slow
 def test_telemetry_measures_what_is_trained():
     """Prunable weights that are frozen do not move, and no gradient moves them."""
     training = TRAINING.replace(trainable=("*/bias",), decay="all")
@@ -379,7 +381,7 @@ ALONG = {"teachers": 1, "stage": 0.25, "online": True}
 @pytest.mark.parametrize(
     ("method", "options"),
     [
-        ("edge_popup", {}),
+        pytest.param("edge_popup", {}, marks=pytest.mark.slow),
         ("continuous", {}),
         pytest.param("kd_lts", ALONG, marks=pytest.mark.slow),
     ],
