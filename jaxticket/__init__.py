@@ -5,7 +5,7 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from jaxticket import connectivity, controls, data, masks, metrics, nn, results, sparsify
+from jaxticket import callbacks, connectivity, controls, data, masks, metrics, nn, results, sparsify
 from jaxticket.analysis import costs, layers, probes
 from jaxticket.analysis import stats as speed
 from jaxticket.analysis.measuring import measure
@@ -82,7 +82,8 @@ __all__ = [  # noqa: RUF022
     "masked", "gradual", "PolynomialDensity", "mask_of", "with_mask", "make_train",
     # masks and machines
     "masks", "density", "densities", "keep_top", "prune", "TrainState",
-    "Runtime", "RunInterrupted", "RunFolderError", "parallel", "cpu_devices", "compilation_cache",
+    "Runtime", "callbacks", "RunInterrupted", "RunFolderError",
+    "parallel", "cpu_devices", "compilation_cache",
     "__version__",
 ]
 # fmt: on

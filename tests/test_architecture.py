@@ -115,7 +115,7 @@ LAYERS = (
     ),
     ("data", "nn"),
     ("ticket", "compaction", "export", "results", "_saved", "engine", "problem", "pruning"),
-    ("runs", "controls", "loops"),
+    ("runs", "controls", "loops", "callbacks"),
     ("sparsify", "connectivity", "transferring"),
     ("analysis", "loading"),
     ("plots", "presets"),

@@ -15,7 +15,7 @@ from jaxticket.engine import parallel
 from jaxticket.engine.learner import Networks as Networks
 from jaxticket.engine.loop import Arrays, Jobs, history_arrays, job_plan, join, take, train_jobs
 from jaxticket.engine.monitors import Monitor
-from jaxticket.engine.runtime import Run
+from jaxticket.engine.runtime import Row, Run
 from jaxticket.engine.supervised import Origin
 from jaxticket.random import root_keys, stream
 from jaxticket.settings import Training
@@ -103,6 +103,7 @@ def train_dense(
     name: str = "dense",
     exclude: Sequence[str] = (),
     weights: bool = False,
+    about: Sequence[Row] = (),
 ) -> DenseStates:
     """Train the dense networks to the last of some steps, with their states at each.
 
@@ -118,6 +119,7 @@ def train_dense(
       name: of the units in the folder.
       exclude: what later trainings of the program do not prune: they then share its compiled form.
       weights: whether the trained networks are kept.
+      about: of each replica, what callbacks are told, as of `train_jobs`.
     """
     states = {0: initial} if 0 in steps else {}
     later = sorted({k for k in steps if k > 0})
@@ -139,7 +141,8 @@ def train_dense(
     for first in range(0, len(keys), run.size):
         own = take(jobs, first, first + run.size)
         unit = f"{name}-{first:05d}-{first + len(own.start):05d}"
-        parts.append(_unit(run, own, unit, later, ends_only, monitors, weights))
+        told = about[first : first + run.size]
+        parts.append(_unit(run, own, unit, later, ends_only, monitors, weights, told))
     for k in later:
         states[k] = join([_tree.unflatten(part, initial, f"state-{k}") for part in parts])
     history = history_arrays(parts)
@@ -159,10 +162,11 @@ def _unit(
     ends_only: bool,
     monitors: Sequence[Monitor],
     weights: bool,
+    about: Sequence[Row],
 ) -> Arrays:
     def make() -> Arrays:
         trained = train_jobs(
-            run, jobs, name, snapshots_at=steps, ends_only=ends_only, monitors=monitors
+            run, jobs, name, snapshots_at=steps, ends_only=ends_only, monitors=monitors, about=about
         )
         arrays = trained.evaluations | {"seconds": np.asarray(trained.seconds)}
         for k, snapshot in zip(steps, trained.snapshots, strict=True):

@@ -17,11 +17,11 @@ from jax.sharding import Mesh
 
 from jaxticket.engine import parallel
 from jaxticket.engine.learner import Plan, State
-from jaxticket.engine.metrics import METRICS
+from jaxticket.engine.metrics import METRICS, metric_names
 from jaxticket.engine.monitors import Monitor, Watcher
 from jaxticket.engine.optim import schedule
 from jaxticket.engine.program import OriginT, PlanT, StateT
-from jaxticket.engine.runtime import Arrays, Run
+from jaxticket.engine.runtime import Arrays, Row, Run
 from jaxticket.settings import Training
 
 T = TypeVar("T")
@@ -213,6 +213,7 @@ def train_jobs(
     watch: Watch[StateT] | None = None,
     monitors: Sequence[Monitor] = (),
     keeps: Callable[[StateT], object] | None = None,
+    about: Sequence[Row] = (),
 ) -> Trained[StateT]:
     """Train jobs, at most a block of them, to their stop steps.
 
@@ -232,6 +233,8 @@ def train_jobs(
       monitors: what to measure, of supervised training.
       keeps: `keeps(state) -> tree`, what a snapshot holds, device arrays [place, ...]; None for the
         weights and statistics.
+      about: of each job, the columns of its rows that do not depend on the evaluation, for the
+        callbacks of the run, which hear of nothing without it.
     """
     began, count = time.perf_counter(), len(jobs.start)
     calls = _planned(jobs, run.interval, snapshots_at, ends_only, watch, monitors)
@@ -268,7 +271,7 @@ def train_jobs(
             given = (state, *observed, block, run.data.arrays)
             watcher.look(call, [on[call] for on in calls.due], np.zeros(run.size, np.int32), *given)
 
-    state = _advanced(run, jobs, unit, calls, state, record, first, after)
+    state = _advanced(run, jobs, unit, calls, state, record, first, after, about)
     state, diverged = _checked(run, jobs, unit, calls, state, record)
     # what diverged predicts one class: its accuracy is a number that means nothing
     meaningless = (diverged >= 0) & (calls.end >= diverged)
@@ -301,18 +304,22 @@ def _advanced(
     record: Record,
     first: int,
     after: Callable[[int, StateT], None],
+    about: Sequence[Row],
 ) -> StateT:
     """Make the calls from `first` on, and return the state after them.
 
     The state is saved when it is time; `after(call, state)` is called after each call.
     """
     count = len(jobs.start)
+    reports = run.reports and len(about) > 0
 
-    def collect(call: int, metrics: jax.Array) -> None:
+    def collect(call: int, metrics: jax.Array, diverged: jax.Array | None) -> None:
         record.values[call] = parallel.host(metrics)[:count]
         run.advance(calls.steps(call))
+        if diverged is not None:
+            run.report(_rows(run, about, calls, call, record.values[call], parallel.host(diverged)))
 
-    pending: tuple[int, jax.Array] | None = None
+    pending: tuple[int, jax.Array, jax.Array | None] | None = None
     with _calling(run, jobs, calls, first) as call:
         for i in range(first, len(calls.until)):
             state, metrics = call(i, state)
@@ -321,7 +328,8 @@ def _advanced(
             # the numbers of the call before are fetched while this one runs
             if pending is not None:
                 collect(*pending)
-            pending = i, metrics
+            # a copy, since the next call gives the state up
+            pending = i, metrics, jnp.copy(state.diverged) if reports else None
             after(i, state)
             if run.due():
                 collect(*pending)
@@ -330,6 +338,42 @@ def _advanced(
     if pending is not None:
         collect(*pending)
     return state
+
+
+def _rows(
+    run: Run,
+    about: Sequence[Row],
+    calls: Calls,
+    call: int,
+    values: np.ndarray,
+    diverged: np.ndarray,
+) -> list[Row]:
+    """The rows of one evaluation, as those of `results.tidy`.
+
+    Args:
+      run, about, calls: as of the training.
+      call: number of the call.
+      values: float32 [job, split, metric].
+      diverged: int32 [place], -1 where the job has not.
+    """
+    names = metric_names(run.program.learner.training)
+    rows = []
+    for job in map(int, np.flatnonzero(calls.evaluated[call])):
+        step, since = int(calls.end[call, job]), int(diverged[job])
+        meaningless = since >= 0 and step >= since
+        rows += [
+            {
+                **about[job],
+                "step": step,
+                "split": split,
+                "metric": name,
+                "value": float("nan") if meaningless else float(values[job, i, j]),
+                "diverged": since,
+            }
+            for i, split in enumerate(run.data.arrays.splits)
+            for j, name in enumerate(names)
+        ]
+    return rows
 
 
 @contextlib.contextmanager

@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Generic, TypedDict, Unpack
 
@@ -36,12 +38,19 @@ from jaxticket.typing import Network, TrainState
 Arrays = dict[str, np.ndarray]
 
 
+Row = dict[str, str | int | float]
+"""A row of `runs.table()`, by column."""
+
+BUDGET_OVER = 75
+"""Exit status of a run whose time is over: EX_TEMPFAIL, try again."""
+
+
 class RunInterrupted(KeyboardInterrupt):
-    """A signal stopped a run, which saved its state first: the same call continues it.
+    """A signal, or a time budget, stopped a run, which saved first: the same call continues it.
 
     Attributes:
       folder: where the state is.
-      signal: the number of the signal (SIGTERM or SIGINT).
+      signal: the number of the signal (SIGTERM or SIGINT); 0 where the time budget was over.
     """
 
     def __init__(self, folder: Path, signal: int) -> None:
@@ -49,15 +58,13 @@ class RunInterrupted(KeyboardInterrupt):
         self.folder, self.signal = folder, signal
 
     def __str__(self) -> str:
-        return (
-            f"stopped by {signal.Signals(self.signal).name}; saved in {self.folder}: "
-            f"run the same command to continue"
-        )
+        why = "by the time budget" if not self.signal else f"by {signal.Signals(self.signal).name}"
+        return f"stopped {why}; saved in {self.folder}: run the same command to continue"
 
     @property
     def exit_status(self) -> int:
-        """The exit status by which a shell knows a process that a signal ended."""
-        return 128 + self.signal
+        """For shells: 128 + the signal, or 75 ("try again") where the time budget was over."""
+        return 128 + self.signal if self.signal else BUDGET_OVER
 
 
 class _Signals:
@@ -117,6 +124,8 @@ class Run(Generic[StateT, PlanT, OriginT]):
     _bar: tqdm
     _signals: _Signals
     _resumption: _Resumption
+    _callbacks: tuple[Callable[[list[Row]], object], ...] = ()
+    _until: float = math.inf
 
     @property
     def path(self) -> Path | None:
@@ -170,19 +179,45 @@ class Run(Generic[StateT, PlanT, OriginT]):
             on_first(*saves)
             self.folder.forget_state()
 
-    def _asked(self, folder: RunFolder) -> tuple[int, bool]:
-        """The signal that asks to stop (0 for none), and whether it is time to save.
+    def _asked(self, folder: RunFolder) -> tuple[int, bool, bool]:
+        """The signal that asks to stop (0 for none), if time is over, and if it is time to save.
 
         On several hosts a signal counts wherever it came, and process 0 has the clock: all of them
         hear the same answer, since a save is written by all together.
         """
-        answers = agreed([self._signals.noted, folder.due])
-        return int(answers[:, 0].max()), bool(answers[0, 1])
+        over = time.monotonic() >= self._until
+        answers = agreed([self._signals.noted, over, folder.due])
+        return int(answers[:, 0].max()), bool(answers[0, 1]), bool(answers[0, 2])
 
-    def _stop_if_asked(self, folder: RunFolder) -> None:
-        number, _ = self._asked(folder)
-        if number:
+    def _stop_if_asked(self, folder: RunFolder, *, finished: bool = False) -> None:
+        number, over, _ = self._asked(folder)
+        if number or (over and not finished):
             raise RunInterrupted(folder.path, number)
+
+    # callbacks
+
+    @property
+    def reports(self) -> bool:
+        """Whether somebody wants to hear of evaluations."""
+        return bool(self._callbacks)
+
+    def report(self, rows: list[Row]) -> None:
+        """Give rows of the table to the callbacks, on the first of several hosts."""
+
+        def call() -> None:
+            for callback in self._callbacks:
+                try:
+                    callback(rows)
+                except Exception as error:
+                    saved = "" if self.path is None else f", which is saved in {self.path}"
+                    error.add_note(
+                        f"raised by `on_evaluation` {callback!r}; it ended the run{saved}: correct "
+                        f"or leave out the callback, which changes no result"
+                    )
+                    raise
+
+        if rows:
+            on_first(call)
 
     # progress
 
@@ -232,6 +267,10 @@ class Run(Generic[StateT, PlanT, OriginT]):
         self._bar.total = self._bar.n + steps
 
 
+OnEvaluation = Callable[[list[Row]], object] | Sequence[Callable[[list[Row]], object]]
+"""One function of rows, or several."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Runtime:
     """Where and how runs are computed; no result depends on it.
@@ -248,6 +287,16 @@ class Runtime:
       progress: whether to show a bar with the time left; where the output is no terminal, lines of
         text, at most one in 10 seconds.
       wait: seconds to wait for a folder that another process uses; 0 refuses it at once.
+      on_evaluation: a function, or several, called on the host after each evaluation with its rows
+        of `runs.table()`, a list of dicts by column: those of `jaxticket.callbacks`, or your own.
+        They come while the next steps are computed. Given on every one of several hosts, and called
+        on the first. A run that is resumed reports what it computes: nothing twice after a signal
+        or a time budget; after a kill, the rows since the last save again, with the same numbers.
+      time_budget: seconds after which a run saves and raises `jt.RunInterrupted`, counted from its
+        call; the same call continues it. Needs a folder.
+
+    Raises:
+      ValueError: for values out of range.
     """
 
     mesh: Mesh | None = None
@@ -256,6 +305,8 @@ class Runtime:
     save_every: float = 60.0
     progress: bool = True
     wait: float = 0.0
+    on_evaluation: OnEvaluation | None = None
+    time_budget: float | None = None
 
     __repr__ = _show.code
     _repr_html_ = _show.code_html
@@ -267,6 +318,21 @@ class Runtime:
         settle(self, or_none(whole), "at_once", low=1)
         settle(self, number, "save_every", "wait", low=0)
         settle(self, flag, "progress")
+        settle(self, or_none(number), "time_budget", low=0, above=True)
+        for callback in self.callbacks:
+            if isinstance(callback, type) or not callable(callback):
+                raise ValueError(
+                    f"`on_evaluation` must be a function of rows, such as "
+                    f"jt.callbacks.CSV('rows.csv'), or several, got {callback!r}"
+                )
+
+    @property
+    def callbacks(self) -> tuple[Callable[[list[Row]], object], ...]:
+        """What is called after each evaluation."""
+        given = self.on_evaluation
+        if given is None:
+            return ()
+        return tuple(given) if isinstance(given, Sequence) else (given,)
 
     @property
     def devices(self) -> Mesh:
@@ -335,9 +401,19 @@ class Runtime:
 
         Raises:
           RunFolderError: for a folder that cannot be used.
-          RunInterrupted: if a signal asked to stop, after the save that followed.
+          RunInterrupted: if a signal asked to stop or the time budget is over, after the save that
+            followed.
+          ValueError: for a time budget without a folder.
         """
         mesh, signals, folder = self.devices, _Signals(), None
+        until = math.inf
+        if self.time_budget is not None:
+            until = time.monotonic() + self.time_budget
+            if self.folder is None:
+                raise ValueError(
+                    f"`time_budget` {self.time_budget:g} needs a `folder`, where the run is saved "
+                    f"to be continued"
+                )
         shown = self.progress and jax.process_index() == 0
         with contextlib.ExitStack() as stack:
             if self.folder is not None:
@@ -366,13 +442,15 @@ class Runtime:
                 bar,
                 signals,
                 _Resumption(said=not (shown and folder is not None and folder.begun)),
+                self.callbacks,
+                until,
             )
             yield run
             if not run._resumption.said:
                 run.write(f"{run.path} was complete: nothing was trained")
         if folder is not None:
-            # a signal that came after the last save
-            run._stop_if_asked(folder)
+            # a signal that came after the last save; what is finished ends in time
+            run._stop_if_asked(folder, finished=True)
 
 
 class Options(TypedDict, total=False):
@@ -383,6 +461,7 @@ class Options(TypedDict, total=False):
     at_once: int | None
     save_every: float
     progress: bool
+    on_evaluation: OnEvaluation | None
 
 
 def settled(runtime: Runtime | None, **given: Unpack[Options]) -> Runtime:
@@ -390,7 +469,7 @@ def settled(runtime: Runtime | None, **given: Unpack[Options]) -> Runtime:
 
     Args:
       runtime: as it was given, or None.
-      **given: the call's own `mesh`, `folder`, `at_once`, `save_every` and `progress`.
+      **given: the call's own `mesh`, `folder`, `at_once`, `save_every`, ....
 
     Raises:
       ValueError: for `runtime` and a keyword argument together.

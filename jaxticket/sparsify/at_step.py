@@ -32,7 +32,7 @@ from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.dense import DenseStates
 from jaxticket.engine.loop import Arrays, take
-from jaxticket.engine.runtime import Runtime
+from jaxticket.engine.runtime import OnEvaluation, Runtime
 from jaxticket.pruning.compiled import Examples, Selection, Weights, pruner
 from jaxticket.pruning.keep import layout_counts, not_finite, round_counts
 from jaxticket.pruning.layouts import Layout, layers_of
@@ -382,6 +382,7 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
     at_once: int | None = None,
     save_every: float = 60.0,
     progress: bool = True,
+    on_evaluation: OnEvaluation | None = None,
 ) -> Runs | BySteps:
     """Prune once, at one step of dense training, and then train.
 
@@ -431,6 +432,8 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
       folder: where to save; a run that was stopped is resumed from there. Nothing is saved if None.
       save_every: seconds between saves of the training state.
       progress: whether to show a bar with the time left.
+      on_evaluation: a function of the new rows of the table, or several, called after each
+        evaluation, such as `jt.callbacks.CSV('rows.csv')`; see `jt.Runtime`.
       at_once: replicas that one device holds at most; None for all seeds and branches of a density,
         on GPU and TPU of all densities and steps.
 
@@ -448,6 +451,7 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
     plan = planned(
         net, data, training, seeds=seeds, branches=branches, init=init, keep=keep, runtime=runtime,
         mesh=mesh, folder=folder, at_once=at_once, save_every=save_every, progress=progress,
+        on_evaluation=on_evaluation,
     )  # fmt: skip
     net = plan.net
     flag("dense", dense)

@@ -29,7 +29,7 @@ from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.dense import DenseStates
 from jaxticket.engine.loop import Arrays, take
-from jaxticket.engine.runtime import Runtime
+from jaxticket.engine.runtime import OnEvaluation, Runtime
 from jaxticket.engine.supervised import network_of
 from jaxticket.pruning.compiled import Examples, Selection, Weights, pruner
 from jaxticket.pruning.keep import densities, layer_counts, not_finite
@@ -345,6 +345,7 @@ def find_tickets(
     at_once: int | None = None,
     save_every: float = 60.0,
     progress: bool = True,
+    on_evaluation: OnEvaluation | None = None,
 ) -> Runs:
     """Iterative magnitude pruning with rewinding, for many seeds side by side.
 
@@ -372,6 +373,8 @@ def find_tickets(
       at_once: replicas that one device holds at most; None for all of a level.
       save_every: seconds between saves of the training state (each level is saved in any case).
       progress: whether to show a bar with the time left.
+      on_evaluation: a function of the new rows of the table, or several, called after each
+        evaluation, such as `jt.callbacks.CSV('rows.csv')`; see `jt.Runtime`.
 
     Returns:
       Runs with the tickets of levels 0 to `pruning.levels`; its table also holds the branches.
@@ -388,6 +391,7 @@ def find_tickets(
     plan = planned(
         net, data, training, seeds=seeds, branches=branches, init=init, keep=keep, runtime=runtime,
         mesh=mesh, folder=folder, at_once=at_once, save_every=save_every, progress=progress,
+        on_evaluation=on_evaluation,
     )  # fmt: skip
     net = plan.net
     if pruning.rewind_step >= training.steps:

@@ -12,7 +12,7 @@ from jaxticket import _identity, results
 from jaxticket._check import chosen, from_table, number, one_or_several, text
 from jaxticket.controls import BRANCHES, Change, changed
 from jaxticket.engine.program import check_fit
-from jaxticket.engine.runtime import Runtime, settled
+from jaxticket.engine.runtime import OnEvaluation, Runtime, settled
 from jaxticket.runs import Runs, require_runs
 from jaxticket.settings import Training
 from jaxticket.sparsify.runner import Group, Runner
@@ -34,6 +34,7 @@ def branch(
     at_once: int | None = None,
     save_every: float = 60.0,
     progress: bool = True,
+    on_evaluation: OnEvaluation | None = None,
 ) -> Runs:
     """Retrains tickets changed in one way: all levels, seeds and dilations side by side.
 
@@ -53,6 +54,8 @@ def branch(
       at_once: replicas that one device holds at most.
       save_every: seconds between saves of the training state.
       progress: whether to show a bar with the time left.
+      on_evaluation: a function of the new rows of the table, or several, called after each
+        evaluation, such as `jt.callbacks.CSV('rows.csv')`; see `jt.Runtime`.
 
     Returns:
       Runs of this branch; its table holds this branch alone.
@@ -65,7 +68,12 @@ def branch(
     """
     require_runs("runs", runs)
     runtime = settled(
-        runtime, folder=folder, at_once=at_once, save_every=save_every, progress=progress
+        runtime,
+        folder=folder,
+        at_once=at_once,
+        save_every=save_every,
+        progress=progress,
+        on_evaluation=on_evaluation,
     ).on(runs.mesh)
     function = from_table("change", change, BRANCHES)
     if name is None:

@@ -38,7 +38,7 @@ from jaxticket.engine.loop import (
 )
 from jaxticket.engine.monitors import Monitor
 from jaxticket.engine.program import program
-from jaxticket.engine.runtime import Run
+from jaxticket.engine.runtime import Row, Run
 from jaxticket.engine.supervised import Origin, Supervised, network_of
 from jaxticket.random import root_keys
 from jaxticket.results import EvaluationLog
@@ -248,7 +248,7 @@ class Runner:
             ) -> Arrays:
                 trained = train_jobs(
                     run, jobs, name, snapshots_at=snapshots_at, ends_only=ends_only, watch=watched,
-                    monitors=measured,
+                    monitors=measured, about=self._about(groups, densities, first, len(jobs.start)),
                 )  # fmt: skip
                 began = time.perf_counter()
                 arrays = trained.evaluations | {"seconds": np.asarray(trained.seconds)}
@@ -275,6 +275,26 @@ class Runner:
         for number, group in enumerate(groups):
             own = take(joined, number * each, (number + 1) * each)
             found.append(own.replace(level=np.full(each, group.level, np.int32)))
+        return found
+
+    def _about(
+        self, groups: Sequence[Group], densities: Mapping[int, np.ndarray], first: int, count: int
+    ) -> list[Row]:
+        """What callbacks are told of replicas, in the order [group, replica]."""
+        found: list[Row] = []
+        for place in range(first, first + count):
+            seeds = groups[0].seeds or self.seeds
+            group, replica = groups[place // len(seeds)], place % len(seeds)
+            share = densities[place // len(seeds)][replica]
+            found.append(
+                {
+                    "seed": int((group.seeds or self.seeds)[replica]),
+                    "level": group.level,
+                    "density": float(share),
+                    "branch": group.branch,
+                    "dilation": group.dilation,
+                }
+            )
         return found
 
     def _keys_of(self, group: Group) -> np.ndarray:

@@ -31,7 +31,7 @@ from jaxticket.engine.dense import DenseStates, Networks, initial_networks, trai
 from jaxticket.engine.loop import Arrays, Jobs, Trained, report_diverged
 from jaxticket.engine.metrics import METRICS
 from jaxticket.engine.program import check_fit
-from jaxticket.engine.runtime import Options, Runtime, settled
+from jaxticket.engine.runtime import OnEvaluation, Options, Row, Runtime, settled
 from jaxticket.engine.store import on_first
 from jaxticket.results import EvaluationLog
 from jaxticket.runs import Runs, Trainings, density
@@ -290,7 +290,7 @@ def planned(
       runtime: where, or None.
       init: weights that training starts from; None for those that the network draws.
       keep: "trained" or None.
-      **given: `mesh`, `folder`, `at_once`, `save_every` and `progress` of the call.
+      **given: `mesh`, `folder`, `at_once`, `save_every` and the like of the call.
 
     Raises:
       ValueError: for what is no such thing, and for what does not fit together.
@@ -319,6 +319,7 @@ def run_strategy(
     at_once: int | None = None,
     save_every: float = 60.0,
     progress: bool = True,
+    on_evaluation: OnEvaluation | None = None,
 ) -> Runs:
     """Find tickets in a way of your own, and train them and their controls.
 
@@ -342,6 +343,8 @@ def run_strategy(
       at_once: replicas that one device holds at most; None for no limit.
       save_every: seconds between saves of the training state.
       progress: whether to show a bar with the time left.
+      on_evaluation: a function of the new rows of the table, or several, called after each
+        evaluation, such as `jt.callbacks.CSV('rows.csv')`; see `jt.Runtime`.
 
     Returns:
       Runs with the tickets of all levels that the strategy yields; its table also holds the
@@ -353,6 +356,7 @@ def run_strategy(
     plan = planned(
         net, data, training, seeds=seeds, branches=branches, init=init, keep=keep, runtime=runtime,
         mesh=mesh, folder=folder, at_once=at_once, save_every=save_every, progress=progress,
+        on_evaluation=on_evaluation,
     )  # fmt: skip
     instance("strategy", strategy, Strategy, "a jaxticket.sparsify.Strategy")
     settings = plan.settings("run_strategy", pruning=strategy, dense=flag("dense", dense))
@@ -553,6 +557,7 @@ def _run_cohort(
         states = train_dense(
             run, net, training, runner.keys, initial, sorted(steps), monitors=training.monitors,
             exclude=strategies[0].exclude, weights=dense and plan.keep is not None,
+            about=_dense_rows(plan.seeds) if dense else (),
         )  # fmt: skip
         report_diverged(run, "dense", plan.seeds, states.diverged)
         courses = []
@@ -615,6 +620,12 @@ def _run_cohort(
             )
         run.finish(*(runs.save for runs in found if save))
     return found
+
+
+def _dense_rows(seeds: Sequence[int]) -> list[Row]:
+    """What callbacks are told of dense networks."""
+    about = {"level": 0, "density": 1.0, "branch": "ticket", "dilation": 1.0}
+    return [{"seed": int(seed), **about} for seed in seeds]
 
 
 def _train(

@@ -15,7 +15,7 @@ from jaxticket.controls import Change, changed, named_changes
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine.program import check_fit
-from jaxticket.engine.runtime import Runtime, settled
+from jaxticket.engine.runtime import OnEvaluation, Runtime, settled
 from jaxticket.runs import Runs
 from jaxticket.settings import Loaded, PruningSettings, Training
 from jaxticket.sparsify.runner import Group, Runner
@@ -48,6 +48,7 @@ def transfer(
     at_once: int | None = None,
     save_every: float = 60.0,
     progress: bool = True,
+    on_evaluation: OnEvaluation | None = None,
 ) -> Runs:
     """Train tickets in another setting: other data, another optimizer or another depth.
 
@@ -90,6 +91,8 @@ def transfer(
       at_once: replicas that one device holds at most; those of a level train together.
       save_every: seconds between saves, see `find_tickets`.
       progress: show progress, see `find_tickets`.
+      on_evaluation: a function of the new rows of the table, or several, called after each
+        evaluation, such as `jt.callbacks.CSV('rows.csv')`; see `jt.Runtime`.
 
     Returns:
       Runs of branch "transferred"; their table has "own" and the controls too.
@@ -102,7 +105,12 @@ def transfer(
     Reference: Morcos et al. 2019, section 3.3 and appendix A.1; Chen et al. 2021 (depths).
     """
     runtime = settled(
-        runtime, folder=folder, at_once=at_once, save_every=save_every, progress=progress
+        runtime,
+        folder=folder,
+        at_once=at_once,
+        save_every=save_every,
+        progress=progress,
+        on_evaluation=on_evaluation,
     )
     flag("reinit_output", reinit_output)
     flag("permute_copies", permute_copies)

@@ -19,7 +19,7 @@ from jaxticket.engine import parallel
 from jaxticket.engine.dense import initial_networks
 from jaxticket.engine.loop import Arrays, Jobs, Trained, join, take
 from jaxticket.engine.program import check_fit
-from jaxticket.engine.runtime import Runtime, settled
+from jaxticket.engine.runtime import OnEvaluation, Runtime, settled
 from jaxticket.problem import Problem
 from jaxticket.random import stream
 from jaxticket.runs import Runs
@@ -62,6 +62,7 @@ def sparse_train(
     at_once: int | None = None,
     save_every: float = 60.0,
     progress: bool = True,
+    on_evaluation: OnEvaluation | None = None,
 ) -> Runs:
     """Train sparse networks under a mask rule from their first step.
 
@@ -85,6 +86,8 @@ def sparse_train(
       at_once: replicas that one device holds at most; None for all.
       save_every: seconds between saves of the training state.
       progress: whether to show a bar with the time left.
+      on_evaluation: a function of the new rows of the table, or several, called after each
+        evaluation, such as `jt.callbacks.CSV('rows.csv')`; see `jt.Runtime`.
 
     Returns:
       Runs whose level n is the n-th density. Its tickets have the masks that training ends with and
@@ -101,7 +104,13 @@ def sparse_train(
     pruning = SparseTraining(density, rule=chosen)  # type: ignore[arg-type]
     seeds = distinct_seeds(seeds)
     runtime = settled(
-        runtime, mesh=mesh, folder=folder, at_once=at_once, save_every=save_every, progress=progress
+        runtime,
+        mesh=mesh,
+        folder=folder,
+        at_once=at_once,
+        save_every=save_every,
+        progress=progress,
+        on_evaluation=on_evaluation,
     )
     check_fit(net, data, training, runtime.devices)
     firsts = [_first(net, runtime.devices, chosen, share) for share in pruning.densities]

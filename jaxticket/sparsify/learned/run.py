@@ -20,7 +20,7 @@ from jaxticket.controls import Change
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import fitting
-from jaxticket.engine.runtime import Runtime
+from jaxticket.engine.runtime import OnEvaluation, Runtime
 from jaxticket.runs import Runs
 from jaxticket.settings import Training
 from jaxticket.sparsify.learned.learned_masks import LearnedPruning
@@ -70,6 +70,7 @@ def search(
     at_once: int | None = None,
     save_every: float = 60.0,
     progress: bool = True,
+    on_evaluation: OnEvaluation | None = None,
     watch_masks: int = 0,
 ) -> Runs:
     """Learn masks of the network as it is at a step of its training, and train what they leave.
@@ -109,6 +110,8 @@ def search(
       folder: where to save; a run that was stopped is resumed from there. Nothing is saved if None.
       save_every: seconds between saves of the training state.
       progress: whether to show a bar with the time left.
+      on_evaluation: a function of the new rows of the table, or several, called after each
+        evaluation, such as `jt.callbacks.CSV('rows.csv')`; see `jt.Runtime`.
       at_once: replicas that one device holds at most.
       watch_masks: N > 0 compares the masks (of exactly K ones) that the search would give at its
         start and after each of N equal parts: the trace then has a column `hamming`, the share of
@@ -129,6 +132,7 @@ def search(
     plan = planned(
         net, data, training, seeds=seeds, branches=branches, init=init, keep=keep, runtime=runtime,
         mesh=mesh, folder=folder, at_once=at_once, save_every=save_every, progress=progress,
+        on_evaluation=on_evaluation,
     )  # fmt: skip
     net = plan.net
     flag("train", train)

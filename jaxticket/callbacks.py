@@ -1,0 +1,166 @@
+"""Callbacks that write evaluations where they can be watched, for `on_evaluation` of a run.
+
+A callback is a function of rows: those of one evaluation as `runs.table()` has them, a list of
+dicts by column.
+
+>>> import jaxticket as jt
+>>> data = jt.data.load("digits")
+>>> net = jt.networks.lenet(data.shape, data.classes, widths=(8,))
+>>> seen = []
+>>> runs = jt.find_tickets(
+...     net, data, jt.Training(steps=2), jt.Pruning(levels=0), seeds=(0,), progress=False,
+...     on_evaluation=seen.extend,
+... )
+>>> len(seen) == len(runs.table()), seen[0]["metric"]
+(True, 'loss')
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from jaxticket._check import path_or_none
+from jaxticket._extras import require
+from jaxticket.engine.runtime import Row as Row
+from jaxticket.results import COLUMNS
+
+_COLUMNS = (*COLUMNS, "dilation", "diverged")
+_KEY = tuple(name for name in _COLUMNS if name not in ("value", "diverged"))
+
+
+class CSV:
+    """Append rows to a CSV file with the columns of `runs.table()`.
+
+    Rows that the file has already are left out, so that a run that was killed and resumed is in it
+    once. Each evaluation is complete on disk when the callback returns.
+
+    Args:
+      path: the file; made with its folder if it is not there.
+
+    Raises:
+      ValueError: for a file with other columns.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        path_or_none("path", path)
+        self.path = Path(path)
+        self._known: set[tuple[str, ...]] | None = None
+
+    def __call__(self, rows: list[Row]) -> None:
+        """Append the rows of an evaluation."""
+        if self._known is None:
+            self._known = self._begin()
+        texts = [{name: str(row[name]) for name in _COLUMNS} for row in rows]
+        new = [text for text in texts if tuple(text[name] for name in _KEY) not in self._known]
+        self._known.update(tuple(text[name] for name in _KEY) for text in new)
+        lines = io.StringIO()
+        csv.writer(lines, lineterminator="\n").writerows([text.values() for text in new])
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            file.write(lines.getvalue())
+
+    def _begin(self) -> set[tuple[str, ...]]:
+        """The keys of rows that the file has; a last line that was cut off is removed."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        header = ",".join(_COLUMNS) + "\n"
+        there = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        whole = there[: there.rfind("\n") + 1]
+        if whole and not whole.startswith(header):
+            raise ValueError(
+                f"`path` {str(self.path)!r} has other columns than {','.join(_COLUMNS)}; choose "
+                f"another file"
+            )
+        if not whole or whole != there:
+            self.path.write_text(whole or header, encoding="utf-8")
+        rows = csv.DictReader(io.StringIO(whole))
+        return {tuple(row[name] for name in _KEY) for row in rows}
+
+
+def series(row: Row) -> str:
+    """The name of the network that a row is of, such as "ticket/level-2/seed-0"."""
+    name = f"{row['branch']}/level-{row['level']}/seed-{row['seed']}"
+    return name if row["dilation"] == 1 else f"{name}/dilation-{row['dilation']:g}"
+
+
+class TensorBoard:
+    """Write scalars for TensorBoard: a run for each network, `branch/level-n/seed-s`.
+
+    Their tags are "split/metric", and steps those of the training. Needs the package tensorboardX,
+    `pip install 'jaxticket[tensorboard]'`.
+
+    Args:
+      folder: of the event files, which `tensorboard --logdir` shows.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        path_or_none("folder", folder)
+        require("tensorboardX", "tensorboard")
+        self.folder = Path(folder)
+        self._writers: dict[str, Any] = {}
+
+    def __call__(self, rows: list[Row]) -> None:
+        """Write the rows of an evaluation."""
+        from tensorboardX import SummaryWriter  # type: ignore[import-not-found]
+
+        for row in rows:
+            name = series(row)
+            if name not in self._writers:
+                self._writers[name] = SummaryWriter(str(self.folder / name))
+            self._writers[name].add_scalar(
+                f"{row['split']}/{row['metric']}", row["value"], row["step"]
+            )
+        for name in {series(row) for row in rows}:
+            self._writers[name].flush()
+
+    def close(self) -> None:
+        """Close the event files; further rows begin new ones."""
+        for writer in self._writers.values():
+            writer.close()
+        self._writers = {}
+
+
+class WandB:
+    """Log to Weights & Biases: one run, whose metrics are "branch/level-n/seed-s/split/metric".
+
+    Each network has a step of its own, "branch/level-n/seed-s/step", which its metrics are drawn
+    over. Needs the package wandb, `pip install 'jaxticket[wandb]'`, whose own settings say where it
+    sends what, or that it sends nothing (`mode="offline"`).
+
+    Args:
+      **options: of `wandb.init`, such as `project="tickets"`; give `id` and `resume="allow"` to
+        continue the same W&B run with a run that is resumed.
+    """
+
+    def __init__(self, **options: object) -> None:
+        require("wandb", "wandb")
+        self.options = options
+        self._run: Any = None
+        self._defined: set[str] = set()
+
+    def __call__(self, rows: list[Row]) -> None:
+        """Log the rows of an evaluation."""
+        if self._run is None:
+            import wandb  # type: ignore[import-not-found]
+
+            self._run = wandb.init(**self.options)
+        logged: dict[str, dict[str, object]] = {}
+        for row in rows:
+            name = series(row)
+            own = logged.setdefault(name, {f"{name}/step": row["step"]})
+            own[f"{name}/{row['split']}/{row['metric']}"] = row["value"]
+        for name, own in logged.items():
+            if name not in self._defined:
+                self._defined.add(name)
+                self._run.define_metric(f"{name}/step", hidden=True)
+                self._run.define_metric(f"{name}/*", step_metric=f"{name}/step")
+            self._run.log(own)
+
+    def close(self) -> None:
+        """Finish the W&B run; further rows begin another."""
+        if self._run is not None:
+            self._run.finish()
+        self._run = None
+        self._defined = set()
