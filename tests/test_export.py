@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_compaction import NETWORKS, logits, random_ticket
+from random_tickets import NETWORKS, logits, random_ticket
 
 import jaxticket as jt
 from jaxticket import masks

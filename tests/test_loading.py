@@ -164,8 +164,7 @@ def test_what_was_not_kept_is_not_there():
         runs.ticket(0, 3, weights="trained")
 
 
-@pytest.mark.filterwarnings("ignore:.*learns what the dense network answers")
-def test_prune_at_and_search_keep_and_load_too(tmp_path):
+def test_prune_at_keeps_and_loads_too(tmp_path):
     early = jt.prune_at(
         NET, DATA, SHORT, density=(0.5, 0.2), step=(0, 5), score="magnitude", keep="trained",
         folder=tmp_path / "early", mesh=mesh(), **MESH,
@@ -175,6 +174,11 @@ def test_prune_at_and_search_keep_and_load_too(tmp_path):
     for step in (0, 5):
         assert early[step].trained(0)[0].keys() == NET.shapes[0].keys()
         same(early[step], found[step])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*learns what the dense network answers")
+def test_searches_keep_and_load_too(tmp_path):
     searched = jt.search(
         NET, DATA, SHORT, density=0.5, steps=6, keep="trained", folder=tmp_path / "searched",
         mesh=mesh(), **MESH,
@@ -206,9 +210,14 @@ def test_instability_analyses_load(tmp_path):
 
 @pytest.mark.slow
 def test_sparse_training_loads(tmp_path):
-    runs = jt.sparse_train(NET, DATA, SHORT, "static", density=0.5, folder=tmp_path / "a",
-                           mesh=mesh(), **MESH)  # fmt: skip
+    runs = jt.sparse_train(
+        NET, DATA, SHORT, "static", density=0.5, folder=tmp_path / "a", keep="trained", mesh=mesh(),
+        **MESH,
+    )  # fmt: skip
     found = jt.load(tmp_path / "a", data=DATA)
+    equal(found.trained(1), runs.trained(1))
+    for _, m, w in masks.items(runs.by_level[1].mask, runs.trained(1)[0]):
+        assert (w[~m] == 0).all() and (w[m] != 0).mean() > 0.9
     assert found.table().equals(runs.table()) and found.pruning == runs.pruning
     equal(found.by_level[1], runs.by_level[1])
 

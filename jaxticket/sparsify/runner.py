@@ -367,9 +367,10 @@ def final_weights(trained: Trained, count: int) -> Arrays:
 def _packed_weights(trained: Trained, jobs: Jobs) -> Arrays:
     """The networks of a block after their training, kept weights alone, by "weights/..."."""
     count = len(jobs.start)
-    params, stats = take(parallel.host(network_of(trained.state)), 0, count)
+    # a mask rule has moved the mask of the start
+    own = parallel.host((trained.state.mask, *network_of(trained.state)))
     stop = np.asarray(jobs.plan.schedule.stop, np.int32)
-    final = Ticket(jobs.origin.mask, params, stats, np.zeros(count, np.int32), stop)
+    final = Ticket(*take(own, 0, count), np.zeros(count, np.int32), stop)
     return {f"weights/{name}": x for name, x in pack(final).items()}
 
 

@@ -119,6 +119,7 @@ def test_one_shot_pruning_and_masks_at_a_step_grow_too(tmp_path):
         same(loaded[step], theirs[step])
 
 
+@pytest.mark.slow
 def test_searches_keep_their_trace(tmp_path):
     def search(seeds, folder=None):
         return jt.search(

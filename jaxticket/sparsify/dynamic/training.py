@@ -27,7 +27,7 @@ from jaxticket.settings import PruningAtStep, Training
 from jaxticket.sparsify.dynamic.learner import Dynamic, DynamicState, MaskRule
 from jaxticket.sparsify.dynamic.static import Static
 from jaxticket.sparsify.runner import Group, Runner
-from jaxticket.sparsify.strategy import dense_ticket, packed, unpacked
+from jaxticket.sparsify.strategy import checked_keep, dense_ticket, keeping, packed, unpacked
 from jaxticket.typing import Mask, Network
 
 STATIC = Static()
@@ -56,6 +56,7 @@ def sparse_train(
     *,
     density: float | Sequence[float],
     seeds: Iterable[int] = range(5),
+    keep: str | None = None,
     runtime: Runtime | None = None,
     mesh: Mesh | None = None,
     folder: str | os.PathLike[str] | None = None,
@@ -80,6 +81,7 @@ def sparse_train(
         `jt.dynamic.MaskRule`).
       density: share of prunable weights to keep, or several: level n of the runs is the n-th.
       seeds: one replica each of each density.
+      keep: "trained" also keeps the networks as they are after training (`Runs.trained`).
       runtime: mesh, folder and the like in one; leave the arguments that follow out then.
       mesh: devices as `jt.parallel.mesh` makes them; all of them if None.
       folder: where to save; a run that was stopped is resumed from there. Nothing is saved if None.
@@ -115,8 +117,9 @@ def sparse_train(
     check_fit(net, data, training, runtime.devices)
     firsts = [_first(net, runtime.devices, chosen, share) for share in pruning.densities]
     settings = _identity.run(
-        "sparse_train", net, data, training=training, pruning=pruning, seeds=seeds
-    )
+        "sparse_train", net, data, training=training, pruning=pruning, seeds=seeds,
+        **keeping(checked_keep(keep)),
+    )  # fmt: skip
     count = len(seeds) * len(firsts)
     size = runtime.replicas_per_call(count)
     steps = training.steps * count
@@ -139,7 +142,7 @@ def sparse_train(
                     title=f"density {share:g}",
                 )
             )
-        trained = runner.train(groups, keep=_kept)
+        trained = runner.train(groups, keep=_kept, weights=keep is not None)
         final = join([unpacked(block, "mask", net.mask()) for block in trained.blocks])
         for level, own in tickets.items():
             mask = take(final, (level - 1) * len(seeds), level * len(seeds))
@@ -152,6 +155,7 @@ def sparse_train(
             origin=origin,
             costs=trained.costs,
             lost={},
+            final={("ticket", n, 1.0): own for n, own in enumerate(trained.final, 1)},
         )
         run.finish(runs.save)
     return runs
