@@ -132,7 +132,9 @@ class Training:
         or an `optax.GradientTransformation` with a rate of its own, which leaves `lr` and
         `schedule` unused. It sees masked gradients and masked weights, and the weights become
         `where(mask, weights + updates, 0)`. Its state is new wherever a training begins, and
-        counters of optax's schedules inside it begin at the step of the weights.
+        counters of optax's schedules inside it begin at the step of the weights. Those that ask for
+        the loss of the batch get it; SAM trains in its opaque mode; line searches, schedule-free
+        optimizers and such as draw random numbers are refused.
       lr: peak learning rate, of the named schedules.
       momentum: of "momentum"; v <- momentum * v + g, w <- w - lr * v.
       nesterov: Nesterov's form of "momentum".

@@ -69,6 +69,7 @@ MORE = {
     "dog": (contrib.dog, 1.0),
     "dowg": (contrib.dowg, 1.0),
     "fromage": (optax.fromage, 0.05),
+    "galore": (functools.partial(contrib.galore, rank=2), 0.05),
     "lbfgs": (functools.partial(optax.lbfgs, linesearch=None), 0.1),
     "madgrad": (contrib.madgrad, 0.05),
     "mechanize": (lambda lr: contrib.mechanize(optax.sgd(lr), weight_decay=0.01), 1.0),
@@ -208,6 +209,7 @@ REFUSED = {
         "searches along a line",
     ),
     "sam": (lambda lr: contrib.sam(optax.sgd(lr), ADVERSARY), "opaque_mode=True"),
+    "sophia": (contrib.sophia, "fails when it is tried|keeps a random key"),
     "noisy": (functools.partial(optax.noisy_sgd, key=1), "keeps a random key"),
     "private": (
         lambda lr: optax.chain(
