@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import numpy as np
 
@@ -50,8 +51,7 @@ TRAINING = jt.Training(
 
 def equal(a, b):
     """Asserts that two trees hold the same numbers."""
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_array_equal(x, y)
+    chex.assert_trees_all_equal(a, b)
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 import dataclasses
 import pickle
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -272,8 +273,7 @@ def test_runs_pickle(runs):
     back = pickle.loads(pickle.dumps(runs))
     assert back.table().equals(runs.table()) and back.seeds == runs.seeds
     assert back.matching() == runs.matching()
-    for a, b in zip(jax.tree.leaves(back.by_level), jax.tree.leaves(runs.by_level), strict=True):
-        assert np.array_equal(a, b)
+    chex.assert_trees_all_equal(back.by_level, runs.by_level)
     again = jt.branch(back, "retrain", levels=[1], progress=False).table()
     assert again.equals(jt.branch(runs, "retrain", levels=[1], progress=False).table())
 

@@ -8,6 +8,7 @@ import resource
 import sys
 import zipfile
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,8 +46,7 @@ def written(path, changes=None, header=None):
 @each_format
 def test_the_file_that_is_changed_below_is_good(name, tmp_path):
     back = jt.Ticket.load(written(tmp_path / name))
-    for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(TICKET), strict=True):
-        assert np.array_equal(a, b)
+    chex.assert_trees_all_equal(back, TICKET)
 
 
 CHANGES = {

@@ -273,7 +273,7 @@ def find_tickets() -> Found:
     }
 
 
-@run
+@slow
 def saved_and_loaded() -> Found:
     """Tickets of a folder, resumed, and read from their files."""
     with tempfile.TemporaryDirectory() as folder:
@@ -335,7 +335,7 @@ def halved(ticket: Any, key: Any, *, net: Any) -> Any:
     return ticket.replace(params=jax.tree.map(lambda w: w / 2, ticket.params))
 
 
-@run
+@slow
 def own_score_and_control() -> Found:
     """A score and a control from outside the package."""
     pruning = jt.Pruning(levels=1, fraction=0.6, score=squared, rescale="global")
@@ -365,19 +365,19 @@ def trained(**changes: Any) -> Found:
     return of_runs(find(jt.Pruning(levels=1, fraction=0.5), training=training))
 
 
-@run
+@slow
 def sgd_milestones() -> Found:
     """SGD with drops of the rate and weight decay."""
     return trained(optimizer="sgd", lr=0.2, milestones=(10, 18), gamma=0.2, weight_decay=1e-3)
 
 
-@run
+@slow
 def momentum_cosine() -> Found:
     """Momentum, warmup and a cosine."""
     return trained(optimizer="momentum", lr=0.05, warmup=5, schedule="cosine", momentum=0.8)
 
 
-@run
+@slow
 def nesterov_linear() -> Found:
     """Nesterov's momentum, a linear schedule, label smoothing, whole batches only."""
     return trained(
@@ -386,13 +386,13 @@ def nesterov_linear() -> Found:
     )  # fmt: skip
 
 
-@run
+@slow
 def adamw_clipped() -> Found:
     """AdamW, decoupled decay, clipped gradients."""
     return trained(optimizer="adamw", weight_decay=0.05, clip_norm=0.5, b1=0.8, b2=0.95)
 
 
-@run
+@slow
 def augmented() -> Found:
     """Crops and flips."""
     return trained(augment=("crop", "flip"), augment_pixels=1)
@@ -533,7 +533,7 @@ def branches() -> Found:
     return found
 
 
-@run
+@slow
 def branch_otherwise() -> Found:
     """Retraining with another training, dilated."""
     other = TRAINING.replace(optimizer="momentum", lr=0.05, milestones=(30,))
@@ -563,7 +563,7 @@ def scores() -> Found:
     return found
 
 
-@run
+@slow
 def layouts() -> Found:
     """Every layout, with random scores; magnitude by layer; a floor."""
     training = SHORT.replace(steps=1, eval_every=1)
@@ -594,7 +594,7 @@ def prune_at() -> Found:
     return found | of_table(jt.layers.report(runs[0]), "layers")
 
 
-@run
+@slow
 def prune_at_otherwise() -> Found:
     """Remaining schedule, several batches, rescaled weights, rounds."""
     runs = early(
@@ -697,7 +697,7 @@ def search_parts() -> Found:
 # --- elsewhere
 
 
-@run
+@slow
 def transferred() -> Found:
     """Between halves of the data, beside the target's own, and the table of a matrix."""
     first, second = digits().halves()

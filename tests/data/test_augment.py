@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -287,8 +288,7 @@ def test_a_step_trains_on_the_augmented_batch():
         return jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params))
 
     after, expected = jax.jit(step)(state).params, by_hand(state.params)
-    for ours, theirs in zip(jax.tree.leaves(after), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    chex.assert_trees_all_close(after, expected, rtol=1e-7, atol=1e-06)
 
 
 def test_noise_of_the_order_and_of_augmentation_are_apart():
@@ -303,8 +303,7 @@ def test_noise_of_the_order_and_of_augmentation_are_apart():
 
 def test_a_batch_split_over_devices_is_augmented_as_a_whole_one():
     one, two = chunks([4]), chunks([4], shape=(1, 2))
-    for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
-        np.testing.assert_allclose(x, y, atol=1e-5)
+    chex.assert_trees_all_close(one, two, rtol=1e-7, atol=1e-05)
 
 
 def test_evaluation_sees_images_as_they_are():

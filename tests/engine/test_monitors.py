@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -93,8 +94,7 @@ def test_monitors_change_nothing_and_compile_no_other_training():
     mesh = jt.parallel.mesh(devices=jax.devices()[:2])
     plain, own = PRUNE(TRAINING, mesh=mesh), PRUNE(WATCHED, mesh=mesh)
     pd.testing.assert_frame_equal(own.table(), plain.table())
-    for a, b in zip(jax.tree.leaves(own.by_level), jax.tree.leaves(plain.by_level), strict=True):
-        np.testing.assert_array_equal(a, b)
+    chex.assert_trees_all_equal(own.by_level, plain.by_level)
     assert program(Supervised(NET, TRAINING), mesh).traces() == 1
     assert Supervised(NET, WATCHED) == Supervised(NET, TRAINING)
     with pytest.raises(ValueError, match="`monitored` is there for trainings with monitors"):

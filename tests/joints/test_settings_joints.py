@@ -10,6 +10,7 @@ import threading
 import time
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -106,8 +107,7 @@ def runs_of(name=None):
 
 
 def same(a, b, *, exact):
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(x, y, rtol=0 if exact else 1e-4, atol=0 if exact else 1e-6)
+    chex.assert_trees_all_close(a, b, rtol=0 if exact else 0.0001, atol=0 if exact else 1e-06)
 
 
 def values(table, metric):

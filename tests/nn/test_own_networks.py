@@ -5,6 +5,7 @@ what is wrong.
 import pickle
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -310,8 +311,7 @@ def test_tickets_of_lists_of_layers_come_back(tmp_path, by_net):
     assert trees.paths(back.params)[:6] == [f"last/{n}" for n in ("bias", "kernel")] + [
         f"layers/{i}/{n}" for i in (0, 1) for n in ("bias", "kernel")
     ]
-    for a, b in zip(jax.tree.leaves(back.params), jax.tree.leaves(masked), strict=True):
-        assert np.array_equal(a, b)
+    chex.assert_trees_all_equal(back.params, masked)
     x = jnp.ones((2, *SHAPE))
     assert np.array_equal(
         net.apply(back.params, stats, x, train=False)[0],

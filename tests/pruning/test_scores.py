@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,8 +50,7 @@ def scored(name, *, key=KEY, params=None):
 
 
 def assert_equal(a, b):
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_array_equal(x, y)
+    chex.assert_trees_all_equal(a, b)
 
 
 def differ(a, b):
@@ -85,10 +85,8 @@ def test_scores_are_functions_of_their_arguments(name):
 def test_scores_compile(name):
     params, context = setting()
     run = jax.jit(lambda p, m, k: jt.SCORES[name](p, context._replace(mask=m), key=k))
-    for a, b in zip(
-        jax.tree.leaves(run(params, context.mask, KEY)), jax.tree.leaves(scored(name)), strict=True
-    ):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    found = run(params, context.mask, KEY)
+    chex.assert_trees_all_close(found, scored(name), rtol=1e-05, atol=1e-07)
 
 
 @each_score

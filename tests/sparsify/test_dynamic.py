@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,8 +78,7 @@ def grown():
 
 def same(a, b):
     pd.testing.assert_frame_equal(a.table(), b.table())
-    for x, y in zip(jax.tree.leaves(a.by_level), jax.tree.leaves(b.by_level), strict=True):
-        np.testing.assert_array_equal(x, y)
+    chex.assert_trees_all_equal(a.by_level, b.by_level)
 
 
 def test_static_training_is_that_of_the_same_mask():

@@ -5,6 +5,7 @@ import functools
 import itertools
 from types import MappingProxyType
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -280,8 +281,7 @@ def test_devices_that_share_a_batch_learn_what_one_alone_does(name):
         jax.shard_map(lambda *a: found((parallel.DATA, 2), *a), mesh=mesh,
                       in_specs=(none, shared, shared), out_specs=none)
     )(params, x, y)  # fmt: skip
-    for a, b in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    chex.assert_trees_all_close(parts, whole, rtol=0.001, atol=1e-05)
 
 
 RELAXATION = TopSigmoid(Schedule(1.0, 60.0, "exponential"), epochs=10)
@@ -679,9 +679,8 @@ def test_teachers_that_learn_along_take_ordinary_steps(find, net, data, states, 
 
     expected = trained()
     found = jax.tree.map(lambda x: np.asarray(x)[1, 1], (tutors.params, tutors.opt_state))
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves((expected.params, expected.opt_state)),
-                    strict=True):  # fmt: skip
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    wanted = (expected.params, expected.opt_state)
+    chex.assert_trees_all_close(found, wanted, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow
