@@ -152,3 +152,24 @@ def test_all_else_is_refused_as_before(tmp_path):
     find(2, (3, 5, 8), folder)
     with pytest.raises(jt.RunFolderError, match=r"`seeds` is \[3, 5, 8\] there"):
         find(2, (3, 5), folder)
+
+
+@pytest.mark.slow
+def test_replicas_that_run_vmapped_grow_to_rounding(tmp_path, vmap_replicas):
+    """As on a GPU: programs of other sizes round otherwise."""
+    vmap_replicas()
+    options = {"mesh": jt.parallel.mesh(devices=jax.devices()[:1])}
+
+    def run(levels, seeds, folder=None):
+        return jt.find_tickets(
+            NET, DATA, SHORT, jt.Pruning(levels=levels), seeds=seeds, folder=folder,
+            keep="trained", progress=False, **options,
+        )  # fmt: skip
+
+    run(1, (3, 5), tmp_path / "a")
+    same(run(2, (3, 5), tmp_path / "a"), run(2, (3, 5)))
+    ours, theirs = run(2, (3, 5, 8), tmp_path / "a"), run(2, (3, 5, 8))
+    for key in theirs.final:
+        pairs = zip(*map(jax.tree.leaves, (ours.final[key], theirs.final[key])), strict=True)
+        for x, y in pairs:
+            np.testing.assert_allclose(x, y, atol=1e-4)
