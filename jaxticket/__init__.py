@@ -43,6 +43,7 @@ from jaxticket.sparsify.dynamic import RULES, sparse_train
 from jaxticket.sparsify.iterative import Pruning, find_tickets
 from jaxticket.sparsify.learned import SEARCHES, search
 from jaxticket.sparsify.retraining import branch
+from jaxticket.stopping import Plateau, Target
 from jaxticket.ticket import Ticket
 from jaxticket.transferring._transfer import transfer
 from jaxticket.transferring.depth import elastic
@@ -67,7 +68,8 @@ __all__ = [  # noqa: RUF022
     # data, networks, settings
     "data", "DATASETS", "nn", "networks", "NETWORKS", "Network",
     "from_linen", "from_nnx", "from_functions",
-    "Training", "augment", "metrics", "Pruning", "EarlyPruning", "preset", "presets", "PRESETS",
+    "Training", "Plateau", "Target", "augment", "metrics", "Pruning", "EarlyPruning",
+    "preset", "presets", "PRESETS",
     # finding tickets
     "find_tickets", "prune_at", "scores", "SCORES", "LAYOUTS", "ScoreContext",
     "search", "learned", "SEARCHES", "sparse_train", "dynamic", "RULES", "sparsify",

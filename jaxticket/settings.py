@@ -30,6 +30,7 @@ from jaxticket._check import (
     whole,
 )
 from jaxticket.metrics import METRICS, chosen_metrics
+from jaxticket.stopping import StopRule
 from jaxticket.typing import (
     Array,
     DecayRule,
@@ -199,6 +200,11 @@ class Training:
       monitors: what is measured while tickets are trained: objects with `every` that are called
         as `(problem, state, batch) -> dict of arrays` (see `jaxticket.engine.monitors`), for
         `Runs.monitored`. They change no result.
+      stop_when: ends the training of a network before `steps`, for each by itself: a `jt.Plateau`,
+        a `jt.Target`, or a function `(steps, metrics) -> bool` of its evaluations so far (see
+        `jaxticket.stopping`), called after each; None trains all to the end. The network stays as
+        it is from then on, and its last row in tables is that of the step where it stopped. Steps
+        whose weights tickets are rewound to are trained in any case.
 
     Raises:
       ValueError: for values out of range, settings without an effect, unknown names, and objects
@@ -243,6 +249,7 @@ class Training:
     loss: str | LossFunction = "cross_entropy"
     metrics: tuple[str | Metric, ...] = ()
     monitors: tuple[Monitor, ...] = _field((), seen=False)
+    stop_when: StopRule | None = _field(None, seen=False)  # noqa: RUF009
 
     __repr__ = _show.code
     _repr_html_ = _show.code_html
@@ -273,6 +280,13 @@ class Training:
         chosen_metrics(self.metrics)
         like = "(monitor,)"
         settle(self, several, "monitors", check=_monitor, like=like, empty=True, distinct=True)
+        if self.stop_when is not None:
+            if isinstance(self.stop_when, type) or not callable(self.stop_when):
+                raise ValueError(
+                    f"`stop_when` must be a jt.Plateau, a jt.Target or a function (steps, metrics) "
+                    f"-> bool, got {self.stop_when!r}"
+                )
+            hashable("stop_when", self.stop_when)
         for one in self.augment:
             if not (isinstance(one, str) or callable(one) or hasattr(one, "window")):
                 raise ValueError(

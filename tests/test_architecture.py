@@ -112,6 +112,7 @@ LAYERS = (
         "rescaling",
         "settings",
         "metrics",
+        "stopping",
     ),
     ("data", "nn"),
     ("ticket", "compaction", "export", "results", "_saved", "engine", "problem", "pruning"),

@@ -118,6 +118,11 @@ def instability(
     )
     mesh = runtime.devices
     check_fit(net, data, training, mesh)
+    if training.stop_when is not None:
+        raise ValueError(
+            "`training` has a `stop_when`, and jt.instability compares networks at the end of "
+            "training; pass training.replace(stop_when=None)"
+        )
     if training.monitors:
         raise ValueError(
             "`training` has monitors, which jt.instability does not report; pass "

@@ -19,6 +19,7 @@ from jaxticket.engine.runtime import Row, Run
 from jaxticket.engine.supervised import Origin
 from jaxticket.random import root_keys, stream
 from jaxticket.settings import Training
+from jaxticket.stopping import StopRule
 from jaxticket.typing import Given, Network, cached
 
 
@@ -142,7 +143,8 @@ def train_dense(
         own = take(jobs, first, first + run.size)
         unit = f"{name}-{first:05d}-{first + len(own.start):05d}"
         told = about[first : first + run.size]
-        parts.append(_unit(run, own, unit, later, ends_only, monitors, weights, told))
+        rule = training.stop_when
+        parts.append(_unit(run, own, unit, later, ends_only, monitors, weights, told, rule))
     for k in later:
         states[k] = join([_tree.unflatten(part, initial, f"state-{k}") for part in parts])
     history = history_arrays(parts)
@@ -163,11 +165,13 @@ def _unit(
     monitors: Sequence[Monitor],
     weights: bool,
     about: Sequence[Row],
+    rule: StopRule | None,
 ) -> Arrays:
     def make() -> Arrays:
         trained = train_jobs(
-            run, jobs, name, snapshots_at=steps, ends_only=ends_only, monitors=monitors, about=about
-        )
+            run, jobs, name, snapshots_at=steps, ends_only=ends_only, monitors=monitors,
+            about=about, stop_when=rule,
+        )  # fmt: skip
         arrays = trained.evaluations | {"seconds": np.asarray(trained.seconds)}
         for k, snapshot in zip(steps, trained.snapshots, strict=True):
             arrays |= _tree.leaves(snapshot, f"state-{k}")

@@ -23,6 +23,7 @@ from jaxticket.engine.optim import schedule
 from jaxticket.engine.program import OriginT, PlanT, StateT
 from jaxticket.engine.runtime import Arrays, Row, Run
 from jaxticket.settings import Training
+from jaxticket.stopping import StopRule
 
 T = TypeVar("T")
 
@@ -214,6 +215,7 @@ def train_jobs(
     monitors: Sequence[Monitor] = (),
     keeps: Callable[[StateT], object] | None = None,
     about: Sequence[Row] = (),
+    stop_when: StopRule | None = None,
 ) -> Trained[StateT]:
     """Train jobs, at most a block of them, to their stop steps.
 
@@ -235,6 +237,7 @@ def train_jobs(
         weights and statistics.
       about: of each job, the columns of its rows that do not depend on the evaluation, for the
         callbacks of the run, which hear of nothing without it.
+      stop_when: ends jobs early, of those that train to the end of their schedule.
     """
     began, count = time.perf_counter(), len(jobs.start)
     calls = _planned(jobs, run.interval, snapshots_at, ends_only, watch, monitors)
@@ -257,6 +260,9 @@ def train_jobs(
         zeros,
     )
     first, state, record = _resumed(run, unit, state, record)
+    stops = _Stops(run, jobs, calls, record, None if ends_only else stop_when, snapshots_at)
+    for call in range(first):
+        stops.decide(call)
     run.skip(sum(calls.steps(i) for i in range(first)))
     run.resumes(calls.until[first - 1] if first else int(jobs.start.min()), calls.until[-1])
 
@@ -271,7 +277,7 @@ def train_jobs(
             given = (state, *observed, block, run.data.arrays)
             watcher.look(call, [on[call] for on in calls.due], np.zeros(run.size, np.int32), *given)
 
-    state = _advanced(run, jobs, unit, calls, state, record, first, after, about)
+    state = _advanced(run, jobs, unit, calls, state, record, first, after, about, stops)
     state, diverged = _checked(run, jobs, unit, calls, state, record)
     # what diverged predicts one class: its accuracy is a number that means nothing
     meaningless = (diverged >= 0) & (calls.end >= diverged)
@@ -295,6 +301,60 @@ def train_jobs(
     )
 
 
+class _Stops:
+    """Which jobs of a training stop early; it moves the calls that follow.
+
+    Args:
+      run, jobs, calls, record: of the training.
+      rule: None for none.
+      snapshots_at: steps whose weights are kept, to which all are trained.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        jobs: Jobs,
+        calls: Calls,
+        record: Record,
+        rule: StopRule | None,
+        snapshots_at: Sequence[int],
+    ) -> None:
+        self.run, self.calls, self.record, self.rule = run, calls, record, rule
+        times = jobs.plan.schedule
+        stop = np.asarray(times.stop)
+        # those that end elsewhere are trained for the weights of that step
+        self.may = stop == np.asarray(times.steps)
+        self.least = [max((k for k in snapshots_at if k < end), default=0) for end in stop]
+        splits, names = run.data.arrays.splits, metric_names(run.program.learner.training)
+        self.names = [
+            (f"{split}/{name}", i, j)
+            for i, split in enumerate(splits)
+            for j, name in enumerate(names)
+        ]
+
+    def decide(self, call: int) -> None:
+        """Stop jobs after a call, by their evaluations so far."""
+        if self.rule is None:
+            return
+        calls, before = self.calls, self.calls.end[-1].sum()
+        for job in map(int, np.flatnonzero(calls.evaluated[call] & self.may)):
+            here = calls.end[call, job]
+            if here < self.least[job] or here == calls.end[-1, job]:
+                continue
+            on = np.flatnonzero(calls.evaluated[: call + 1, job])
+            values = self.record.values[on, job]
+            metrics = {name: values[:, i, j] for name, i, j in self.names}
+            if not self.rule(calls.end[on, job], metrics):
+                continue
+            calls.begin[call + 1 :, job] = calls.end[call + 1 :, job] = here
+            for due in (calls.wanted, calls.evaluated, *calls.due):
+                due[call + 1 :, job] = False
+            # monitors measure at the end
+            for due in calls.due:
+                due[call, job] = True
+        self.run.expect(int(calls.end[-1].sum() - before))
+
+
 def _advanced(
     run: Run[StateT, PlanT, OriginT],
     jobs: Jobs[OriginT, PlanT],
@@ -305,6 +365,7 @@ def _advanced(
     first: int,
     after: Callable[[int, StateT], None],
     about: Sequence[Row],
+    stops: _Stops,
 ) -> StateT:
     """Make the calls from `first` on, and return the state after them.
 
@@ -330,9 +391,14 @@ def _advanced(
                 collect(*pending)
             # a copy, since the next call gives the state up
             pending = i, metrics, jnp.copy(state.diverged) if reports else None
+            if stops.rule is not None:
+                collect(*pending)
+                pending = None
+                stops.decide(i)
             after(i, state)
             if run.due():
-                collect(*pending)
+                if pending is not None:
+                    collect(*pending)
                 pending = None
                 run.save_state(unit, i + 1, _saved(state, record, run.mesh))
     if pending is not None:
@@ -393,12 +459,14 @@ def _calling(
 
         def call(i: int, state: StateT) -> tuple[StateT, jax.Array]:
             wanted, metrics = padded(calls.evaluated[i]), None
-            target, on = parallel.put((end[i - first], wanted), mesh)
+            # jobs may have stopped since the pieces were planned
+            moving = padded(calls.end[i] > calls.begin[i])
+            target, on = parallel.put((padded(calls.end[i]), wanted), mesh)
             for piece in pieces(i - first):
                 if piece.block is not None:
                     # else blocks would pile up on a device that is slower than the host
                     jax.block_until_ready(state.step)
-                limits = parallel.put(piece.count, mesh)
+                limits = parallel.put(np.where(moving, piece.count, 0), mesh)
                 state, metrics = program.chunk(
                     limits, state, placed, target, on, piece.block, data.arrays
                 )

@@ -22,6 +22,7 @@ from jaxticket.engine.metrics import (
     evaluate,
     means,
     metric_names,
+    split_names,
     tally,
 )
 from jaxticket.engine.source import DataArrays
@@ -105,6 +106,7 @@ def check_fit(net: Network, data: Data | Stream, training: Training, mesh: Mesh)
     fitting.check(training, net)
     metrics.check(training, net)
     monitors.check(training, net)
+    _check_stop(training, data)
     parts = mesh.shape[parallel.DATA]
     if training.batch_size % parts:
         raise ValueError(
@@ -123,6 +125,20 @@ def check_fit(net: Network, data: Data | Stream, training: Training, mesh: Mesh)
             f"averaged over it; give the module an `axis_name` field that reaches its BatchNorm, "
             f"or use mesh(data=1)"
         )
+
+
+def _check_stop(training: Training, data: Data | Stream) -> None:
+    """Raise where a rule to stop looks at what is not evaluated."""
+    rule = training.stop_when
+    known = {"split": split_names(data), "metric": metric_names(training)}
+    for field, names in known.items():
+        name = getattr(rule, field, None)
+        if isinstance(name, str) and name not in names:
+            remedy = "; hold out a validation split with data.with_validation(...)"
+            raise ValueError(
+                f"`stop_when` looks at the {field} {name!r}, and evaluated are "
+                f"{', '.join(names)}{remedy if name == 'validation' else ''}"
+            )
 
 
 @cached(64)

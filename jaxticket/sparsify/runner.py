@@ -44,6 +44,7 @@ from jaxticket.random import root_keys
 from jaxticket.results import EvaluationLog
 from jaxticket.runs import Runs, Trainings, density
 from jaxticket.settings import PruningSettings, Training
+from jaxticket.stopping import StopRule
 from jaxticket.ticket import Ticket, pack, unpack
 from jaxticket.typing import Json, Network, Params
 
@@ -245,10 +246,12 @@ class Runner:
                 first: int = first,
                 watched: Watch | None = watched,
                 measured: Sequence[Monitor] = measured,
+                rule: StopRule | None = groups[inside[0]].training.stop_when,
             ) -> Arrays:
                 trained = train_jobs(
                     run, jobs, name, snapshots_at=snapshots_at, ends_only=ends_only, watch=watched,
                     monitors=measured, about=self._about(groups, densities, first, len(jobs.start)),
+                    stop_when=rule,
                 )  # fmt: skip
                 began = time.perf_counter()
                 arrays = trained.evaluations | {"seconds": np.asarray(trained.seconds)}
