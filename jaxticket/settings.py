@@ -189,9 +189,10 @@ class Training:
         network; weights, optimizer state, losses and statistics are kept in float32.
       precision: "highest", "high" or "default" (the hardware's own, which is bfloat16 or TF32 on
         some).
-      attack: adversarial training: a `jaxticket.attacks.PGD` puts adversarial examples of the
-        network as it is (with its running statistics) in the place of every training batch, after
-        augmentation and before normalization; None for none. Evaluations see images as they are.
+      attack: adversarial training: a `jaxticket.engine.adversarial.PGD` puts adversarial examples
+        of the network as it is (with its running statistics) in the place of every training batch,
+        after augmentation and before normalization; None for none. Evaluations see images as they
+        are.
       loss: "cross_entropy", or a function `(logits, labels) -> [batch]` of float32 logits
         [batch, classes] and int32 labels [batch]: the loss of each example, whose mean is
         minimized. It is also the metric "loss" and the loss that scores differentiate.
@@ -301,8 +302,8 @@ class Training:
         untargeted = callable(self.attack) and not getattr(self.attack, "targeted", False)
         if self.attack is not None and not untargeted:
             raise ValueError(
-                f"`attack` must be None or an untargeted attack such as jaxticket.attacks.PGD(), "
-                f"got {self.attack!r}"
+                f"`attack` must be None or an untargeted attack such as "
+                f"jaxticket.engine.adversarial.PGD(), got {self.attack!r}"
             )
         if self.batch_size % self.accumulate:
             raise ValueError(
