@@ -42,8 +42,8 @@ class Kernel(NamedTuple):
       path: of the leaf.
       shape: of the leaf.
       positions: multiply-adds per entry: the output positions of a convolution, 1 for a dense
-        layer, the sum over its uses for a kernel that is shared. The mean over the entries where
-        they differ (transposed convolutions).
+        layer, the sum over its uses for a kernel that is shared, 0 for an embedding. The mean over
+        the entries where they differ (transposed convolutions).
     """
 
     path: str
@@ -87,7 +87,8 @@ def kernels(net: Network) -> tuple[Kernel, ...]:
 
     Leaves are followed through casts, reshapes, transposes and elementwise changes to the products
     with values that depend on the input (`train=False`). The result has all prunable leaves, and
-    other leaves of two or more dimensions that are multiplied in this way.
+    other leaves of two or more dimensions that are multiplied in this way. An embedding whose rows
+    the input chooses has no products; one that is the output layer too has its place there.
 
     Raises:
       ValueError: for a prunable leaf that cannot be followed to a product, naming it.
@@ -120,7 +121,7 @@ def kernels(net: Network) -> tuple[Kernel, ...]:
     return tuple(
         Kernel(names[i], tuple(leaves[i].shape), use.products / math.prod(leaves[i].shape))
         for i, use in uses.items()
-        if not use.lost
+        if not use.lost and (use.products or prunable[i])
     )
 
 
@@ -155,6 +156,9 @@ class _Walked(NamedTuple):
 def _add(uses: dict[int, _Use], more: dict[int, _Use], times: float = 1.0) -> None:
     for number, use in more.items():
         before = uses.get(number, _Use(0.0))
+        if use.products and not before.products:
+            # an embedding that is the output layer too has its place there
+            uses.pop(number, None)
         uses[number] = _Use(before.products + times * use.products, before.lost or use.lost)
 
 
@@ -197,6 +201,11 @@ def _equation(eqn: JaxprEqn, inputs: list[_State]) -> _Walked:
         )
     if (products := _products(eqn)) is not None:
         return _product(eqn, inputs, products)
+    if name in ("gather", "dynamic_slice") and isinstance(inputs[0], _Leaf) and _Data() in inputs:
+        # rows that the input chooses: an embedding, which multiplies nothing
+        table = inputs[0]
+        looked_up = {table.number: _Use(0.0, table.cut)}
+        return _Walked(0.0, looked_up, _same(eqn, _Data()))
     if name == "scan":
         return _scan(eqn, inputs)
     if name == "while":

@@ -22,6 +22,7 @@ def from_functions(
     dtype: str = "float32",
     symmetry: SymmetryOf | None = None,
     stages: Sequence[Sequence[str]] = (),
+    master_weights: bool = False,
 ) -> Network:
     """Make a network of two pure functions.
 
@@ -41,6 +42,7 @@ def from_functions(
       dtype: type of the examples, as for `from_linen`.
       symmetry: as for `from_linen`.
       stages: as for `from_linen`.
+      master_weights: as for `from_linen`.
 
     Raises, Warns: as `from_linen`.
     """
@@ -60,4 +62,5 @@ def from_functions(
         dtype=dtype,
         symmetry=symmetry,
         stages=stages,
+        master_weights=master_weights,
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
@@ -12,20 +13,63 @@ import jax.numpy as jnp
 from flax.errors import InvalidRngError
 from jax import Array
 
+from jaxticket._check import flag
+from jaxticket._tree import varying_like
+from jaxticket.nn.drop_in import Noted, conv_general_dilated
 from jaxticket.nn.network import (
+    MODES,
     ApplyFunction,
     Init,
+    Outputs,
     Selection,
     WithOptions,
     accepted,
     checked_example,
     make_network,
+    modes_of,
+    report_convolutions,
 )
 from jaxticket.random import stream
 from jaxticket.typing import Key, Network, Params, Stats, SymmetryOf, Tap
 
-_MODES = ("train", "training", "deterministic", "use_running_average")
-"""Names in use for the argument that switches between training and evaluation."""
+
+@dataclass(frozen=True)
+class _Swapped:
+    """An interceptor under which `nn.Conv` computes by the fast convolution.
+
+    Attributes:
+      seen: where the convolutions are noted as (path, why it is native); None to note nothing.
+    """
+
+    seen: list[tuple[str, str]] | None = None
+
+    def __call__(
+        self,
+        call: Callable[..., object],
+        args: tuple[object, ...],
+        options: dict[str, object],
+        context: nn.module.InterceptorContext,
+    ) -> object:
+        """Call a method of a module."""
+        layer = context.module
+        if not isinstance(layer, nn.Conv) or context.method_name != "__call__":
+            return call(*args, **options)
+        own = layer.conv_general_dilated
+        if own is not None or layer.conv_general_dilated_cls is not None:
+            return call(*args, **options)
+        fast = conv_general_dilated
+        if self.seen is not None:
+            fast = Noted("/".join(layer.path), self.seen)
+        # the bound copy of the layer, which lives as long as the call
+        object.__setattr__(layer, "conv_general_dilated", fast)
+        try:
+            return call(*args, **options)
+        finally:
+            object.__setattr__(layer, "conv_general_dilated", own)
+
+
+def _boxed(x: object) -> bool:
+    return isinstance(x, nn.meta.AxisMetadata)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +80,10 @@ class Linen:
       module: the module.
       shape, dtype: of one example.
       name: the network's name, for errors.
-      modes: the arguments of `_MODES` that its `__call__` takes.
+      modes: the arguments of `MODES` that its `__call__` takes.
       dropped: collections that are not statistics.
+      outputs: selects the logits of what the module returns; None where it returns them alone.
+      fast: whether `nn.Conv` computes by the fast convolution.
     """
 
     module: nn.Module
@@ -46,21 +92,23 @@ class Linen:
     dtype: str
     modes: frozenset[str]
     dropped: tuple[str, ...] = ("intermediates",)
-
-    def _mode(self, train: bool) -> dict[str, bool]:
-        values = dict(zip(_MODES, (train, train, not train, not train), strict=True))
-        return {name: values[name] for name in _MODES if name in self.modes}
+    outputs: Outputs | None = None
+    fast: bool = False
 
     def variables(self, key: Key) -> dict[str, Params]:
         """Initialize all collections of the module."""
-        return dict(
-            self.module.init(
-                {"params": stream(key, "params"), "dropout": stream(key, "dropout")},
-                jnp.zeros((1, *self.shape), jnp.dtype(self.dtype)),
-                method=None,
-                **self._mode(False),
-            )
-        )
+        # as the examples of training, the example differs from replica to replica
+        x = varying_like(jnp.zeros((1, *self.shape), jnp.dtype(self.dtype)), key)
+        rngs = {"params": stream(key, "params"), "dropout": stream(key, "dropout")}
+        variables = self.module.init(rngs, x, method=None, **modes_of(self.modes, False))
+        for box in jax.tree.leaves(variables, is_leaf=_boxed):
+            if _boxed(box):
+                raise ValueError(
+                    f"network {self.name!r} has params with metadata, a {type(box).__name__}, such "
+                    f"as `nn.with_partitioning` adds; leave it out: jaxticket spreads replicas and "
+                    f"batches over devices, not weights"
+                )
+        return dict(variables)
 
     def sown(self) -> tuple[str, ...]:
         """Find the collections that grow with every call, as those of `sow` do."""
@@ -101,18 +149,21 @@ class Linen:
         module = self.module
         if "axis_name" in options:
             module = module.clone(axis_name=options.pop("axis_name"))
-        options |= self._mode(train)
+        options |= modes_of(self.modes, train)
+        swapped = nn.intercept_methods(_Swapped()) if self.fast else contextlib.nullcontext()
         try:
-            logits, updated = module.apply(
-                variables, x, rngs=rngs, mutable=mutable, method=None,
-                capture_intermediates=False, **options,
-            )  # fmt: skip
+            with swapped:
+                returned, updated = module.apply(
+                    variables, x, rngs=rngs, mutable=mutable, method=None,
+                    capture_intermediates=False, **options,
+                )  # fmt: skip
         except InvalidRngError as error:
             reason = str(error).partition(" (https")[0]
             raise ValueError(
                 f"network {self.name!r} draws random numbers in evaluation, where networks must be "
                 f"deterministic: {reason}; draw them only if its argument `train` is True"
             ) from error
+        logits = returned if self.outputs is None else self.outputs(returned)
         return logits, dict(updated)
 
     def apply(
@@ -140,13 +191,20 @@ class Parts(TypedDict):
     apply: ApplyFunction
     shape: tuple[int, ...]
     name: str
-    source: nn.Module
+    source: Hashable
     syncs_stats: bool
     dtype: str
 
 
 def parts(
-    module: nn.Module, shape: Sequence[int], *, name: str, dtype: str = "float32", own: bool = False
+    module: nn.Module,
+    shape: Sequence[int],
+    *,
+    name: str,
+    dtype: str = "float32",
+    own: bool = False,
+    outputs: Outputs | None = None,
+    fast_conv: bool = False,
 ) -> Parts:
     """Derive the arguments of `make_network` from a Linen module.
 
@@ -156,11 +214,14 @@ def parts(
       name: as for `from_linen`.
       dtype: as for `from_linen`.
       own: a module of the user's, which may sow values.
+      outputs: as for `from_linen`.
+      fast_conv: as for `from_linen`.
     """
     call = type(module).__call__
     has_axis = "axis_name" in getattr(module, "__dataclass_fields__", {})
     shape = checked_example(shape, dtype)
-    linen = Linen(module, shape, name, dtype, accepted(call, *_MODES))
+    modes = accepted(call, *MODES)
+    linen = Linen(module, shape, name, dtype, modes, outputs=outputs, fast=fast_conv)
     if own:
         linen = replace(linen, dropped=(*linen.dropped, *linen.sown()))
     taken = accepted(call, "tap") | {"key"} | ({"axis_name"} if has_axis else set())
@@ -169,7 +230,7 @@ def parts(
         "apply": WithOptions(linen.apply, taken, name, "give its __call__ a `tap` argument"),
         "shape": shape,
         "name": name,
-        "source": module,
+        "source": module if outputs is None else (module, outputs),
         "syncs_stats": has_axis,
         "dtype": dtype,
     }
@@ -187,6 +248,9 @@ def from_linen(
     adapted: Callable[..., Network] | None = None,
     symmetry: SymmetryOf | None = None,
     stages: Sequence[Sequence[str]] = (),
+    outputs: Outputs | None = None,
+    master_weights: bool = False,
+    fast_conv: bool = False,
 ) -> Network:
     """Make a network of a Linen module.
 
@@ -217,16 +281,34 @@ def from_linen(
         `jaxticket.nn.symmetry`), or a function of the network that returns it.
       stages: the names of the residual blocks of each stage, such as `[["block_1_0",
         "block_1_1"]]`, for `jt.elastic`.
+      outputs: `outputs(returned) -> logits`, for modules that return more than the logits, such as
+        `lambda returned: returned[0]`.
+      master_weights: for modules whose `param_dtype` is bfloat16 or float16: the weights are kept,
+        trained, pruned and saved in float32, and rounded to the module's types in every call.
+      fast_conv: whether `nn.Conv` computes by the convolution of this library, which is faster for
+        many networks side by side; equal to the rounding of sums. Convolutions with groups or
+        dilation, in one or three dimensions, or of a set precision stay the compiler's, which a
+        warning names.
 
     Raises:
       ValueError: for an invalid shape, logits that are not [batch, classes], params that are
-        not float32, random numbers in evaluation, statistics that change their shape.
+        not float32, random numbers in evaluation, statistics that change their shape, loops that
+        begin with a constant, and settings that change nothing.
 
     Warns:
-      UserWarning: for leaves that look like kernels but have another name and are not pruned.
+      UserWarning: for leaves that look like kernels but have another name and are not pruned, and
+        for convolutions that `fast_conv` leaves as they are.
     """
+    if not isinstance(module, nn.Module):
+        raise ValueError(
+            f"`module` must be a flax.linen.Module, such as MyModule(), got {module!r}"
+        )
+    if flag("fast_conv", fast_conv):
+        _report(module, shape, name, dtype)
     return make_network(
-        **parts(module, shape, name=name, dtype=dtype, own=True),
+        **parts(
+            module, shape, name=name, dtype=dtype, own=True, outputs=outputs, fast_conv=fast_conv
+        ),
         constructor="from_linen",
         prunable=prunable,
         output=output,
@@ -234,4 +316,17 @@ def from_linen(
         adapted=adapted,
         symmetry=symmetry,
         stages=stages,
+        master_weights=master_weights,
+        marks={"fast_conv": True} if fast_conv else None,
     )
+
+
+def _report(module: nn.Module, shape: Sequence[int], name: str, dtype: str) -> None:
+    """Say which convolutions of a module stay the compiler's."""
+    own = Linen(
+        module, checked_example(shape, dtype), name, dtype, accepted(type(module).__call__, *MODES)
+    )
+    seen: list[tuple[str, str]] = []
+    with nn.intercept_methods(_Swapped(seen)):
+        jax.eval_shape(own.variables, jax.random.key(0))
+    report_convolutions(seen, name)

@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import PartitionSpec
 
 from jaxticket import _tree, masks
-from jaxticket._check import one_of
+from jaxticket._check import flag, one_of
+from jaxticket.nn.master import HALF, MasterApply, MasterInit
 from jaxticket.typing import Key, Network, Params, Prunable, Stats, SymmetryOf, Tap
 
 Selection = Callable[[Params], Prunable] | str | Sequence[str]
@@ -26,6 +28,12 @@ ApplyFunction = Callable[..., tuple[Array, Stats]]
 
 DTYPES = ("float32", "int32")
 """Types of examples: images, and tokens."""
+
+Outputs = Callable[..., Array]
+"""`outputs(returned) -> logits`: selects the logits of what a module returns."""
+
+MODES = ("train", "training", "deterministic", "use_running_average")
+"""Names in use for the argument that switches between training and evaluation."""
 
 _UNPRUNED = ("bias", "scale", "embedding")
 """Last words of the paths of leaves of two or more dimensions that are usually not pruned."""
@@ -79,6 +87,8 @@ class WithOptions:
             raise ValueError(f"`tap`: network {self.name!r} has no taps; {self.remedy}")
         given = {"key": key, "axis_name": axis_name, "tap": tap}
         options = {k: v for k, v in given.items() if k in self.accepted}
+        # loops may begin with values made of the input, and carry some made of the params
+        x = _tree.varying_like(x, params)
         return self.function(params, stats, x, train=train, **options)
 
 
@@ -190,15 +200,61 @@ def _check_params(params: Params, name: str) -> None:
             raise ValueError(
                 f"`init` of network {name!r} gives params of type {x.dtype}, at {path!r}; they "
                 f"must be float32: leave out `param_dtype`, and compute in another type with "
-                f"Training(compute_dtype='bfloat16')"
+                f"Training(compute_dtype='bfloat16'), or train float32 copies of them with "
+                f"master_weights=True"
             )
     if not jax.tree.leaves(params):
         raise ValueError(f"`init` of network {name!r} gives no params: there is nothing to train")
 
 
+def modes_of(names: frozenset[str], train: bool) -> dict[str, bool]:
+    """Give the arguments of `MODES` that a module takes."""
+    values = dict(zip(MODES, (train, train, not train, not train), strict=True))
+    return {name: values[name] for name in MODES if name in names}
+
+
+def report_convolutions(seen: Sequence[tuple[str, str]], name: str) -> None:
+    """Say which convolutions stay the compiler's under `fast_conv`.
+
+    Args:
+      seen: the layers, as (path, why it is native, "" where it is not).
+      name: the network's name.
+
+    Raises:
+      ValueError: where all of them do.
+    """
+    native = dict.fromkeys(f"{path} ({why})" for path, why in seen if why)
+    if all(why for _, why in seen):
+        raise ValueError(
+            f"`fast_conv` is True, but network {name!r} has no convolution that could be swapped: "
+            f"{', '.join(native) or 'it has no Conv'}; leave it out"
+        )
+    if native:
+        warnings.warn(
+            f"`fast_conv` leaves convolutions of network {name!r} to the compiler: "
+            f"{', '.join(native)}",
+            stacklevel=4,
+        )
+
+
+def _with_master(init: Init, apply: ApplyFunction, name: str) -> tuple[Init, ApplyFunction]:
+    """Give `init` and `apply` of weights that are kept in float32."""
+    leaves = jax.tree.leaves(jax.eval_shape(init, jax.random.key(0))[0])
+    types = tuple(x.dtype.name if x.dtype in HALF else "" for x in leaves)
+    if not any(types):
+        raise ValueError(
+            f"`master_weights` is True, but no param of network {name!r} is bfloat16 or float16: "
+            f"leave it out, or give the module a `param_dtype`"
+        )
+    return MasterInit(init), MasterApply(apply, types)
+
+
 def _checked_logits(out: object, name: str) -> jax.ShapeDtypeStruct:
     """Check the output of `apply` for a batch of 2, and return the logits' shape."""
-    remedy = "if the module returns more than the logits, wrap it in one that returns them alone"
+    remedy = (
+        "if the module returns more than the logits, select them with `outputs`, such as "
+        "outputs=lambda returned: returned[0]"
+    )
     if not (isinstance(out, tuple) and len(out) == 2):
         raise ValueError(
             f"`apply` of network {name!r} must give (logits, stats), got {_described(out)}; stats "
@@ -251,6 +307,37 @@ def _outputs(net: Network, train: bool, real: str) -> tuple[jax.ShapeDtypeStruct
     return jax.eval_shape(run, *net.shapes, net.example(2), key)
 
 
+def _check_loops(net: Network, name: str) -> None:
+    """Raise for a loop whose first carry does not depend on params or input.
+
+    Replicas are spread over devices by `shard_map`, where JAX refuses such a carry.
+    """
+    mesh = jax.sharding.AbstractMesh((1,), ("seed",))
+
+    def run(params: Params, stats: Stats, x: Array) -> Array:
+        return net.apply(params, stats, x, train=False)[0]
+
+    spread = jax.shard_map(
+        lambda *trees: run(*jax.tree.map(lambda x: x[0], trees))[None],
+        mesh=mesh,
+        in_specs=PartitionSpec("seed"),
+        out_specs=PartitionSpec("seed"),
+    )
+    stacked = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), (*net.shapes, net.example(2))
+    )
+    try:
+        jax.eval_shape(spread, *stacked)
+    except TypeError as error:
+        if "manual axis types do not match" not in str(error):
+            raise
+        raise ValueError(
+            f"network {name!r} has a loop (`jax.lax.scan`, nn.RNN, ...) whose first carry is a "
+            f"constant, which JAX refuses where networks are spread over devices; make it of the "
+            f"input, such as `initial_carry=jax.tree.map(lambda c: c + 0 * jnp.sum(x), carry)`"
+        ) from error
+
+
 def make_network(
     init: Init,
     apply: ApplyFunction,
@@ -268,6 +355,8 @@ def make_network(
     dtype: str = "float32",
     symmetry: SymmetryOf | None = None,
     stages: Sequence[Sequence[str]] = (),
+    master_weights: bool = False,
+    marks: Mapping[str, object] | None = None,
 ) -> Network:
     """Check `init` and `apply` by tracing them, and make the network.
 
@@ -288,13 +377,18 @@ def make_network(
       dtype: as for `from_linen`.
       symmetry: as for `from_linen`.
       stages: as for `from_linen`.
+      master_weights: as for `from_linen`.
+      marks: what else is recorded of a network of the user's.
 
     Raises, Warns: as `from_linen`.
     """
     shape = checked_example(shape, dtype)
     users = config is None
     if users:
-        config = {"name": name, "shape": list(shape)}
+        config = {"name": name, "shape": list(shape), **(marks or {})}
+    if flag("master_weights", master_weights):
+        init, apply = _with_master(init, apply, name)
+        config = {**(config or {}), "master_weights": True}
     if dtype != "float32":
         config = {**(config or {}), "dtype": dtype}
     net = Network(
@@ -319,6 +413,7 @@ def make_network(
     logits = _checked_logits(_outputs(net, False, real), name)
     if users:
         _check_stats(stats, _outputs(net, True, real)[1], name)
+        _check_loops(net, name)
     prunable = _checked_prunable(prunable, params)
     shapes = {path: list(leaf.shape) for path, leaf in _tree.leaves(params).items()}
     if output and not any(_tree.matches(path, [output]) for path in shapes):
