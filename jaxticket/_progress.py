@@ -36,16 +36,19 @@ class Lines(tqdm):
         if not (compiles or elapsed - (self.printed or 0) >= EVERY):
             return
         said = [self.postfix] if self.postfix else []
-        done = self.n - self.initial
-        if done and elapsed:
-            rate = facts["rate"] or done / elapsed
-            left = self.format_interval(max(0, self.total - self.n) / rate)
+        if self.n:
             counts = f"{100 * self.n / self.total:.0f}% of {self.format_sizeof(self.total)}"
-            speed = f"{self.format_sizeof(rate)}{self.unit}/s"
-            said = [f"{counts}{self.unit}", speed, f"{left} left", *said]
+            said = [f"{counts}{self.unit}", *self._speed(facts["rate"]), *said]
         if said:
             title = f"{self.desc.removesuffix(': ')}: " if self.desc else ""
             self._print(f"{title}{', '.join(said)}", elapsed)
+
+    def _speed(self, rate: float | None) -> list[str]:
+        """Say how fast it goes and how long it takes, where that is known already."""
+        if not rate:
+            return []
+        left = self.format_interval(max(0, self.total - self.n) / rate)
+        return [f"{self.format_sizeof(rate)}{self.unit}/s", f"{left} left"]
 
     def _print(self, text: str, elapsed: float) -> None:
         self.printed = elapsed

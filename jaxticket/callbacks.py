@@ -164,3 +164,10 @@ class WandB:
             self._run.finish()
         self._run = None
         self._defined = set()
+
+
+__all__ = ["CSV", "Row", "TensorBoard", "WandB", "series"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -218,7 +218,7 @@ def test_an_analysis_says_its_barriers(inst):
 MODULES = (
     "", "data", "nn", "networks", "augment", "metrics", "presets", "scores", "learned", "dynamic",
     "sparsify", "results", "plots", "speed", "layers", "costs", "probes", "branches", "controls",
-    "connectivity", "stability", "masks", "parallel",
+    "connectivity", "stability", "masks", "parallel", "callbacks",
 )  # fmt: skip
 
 

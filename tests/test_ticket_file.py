@@ -292,8 +292,9 @@ def test_a_run_says_what_is_needed_to_use_its_tickets_elsewhere(tmp_path, capsys
                            density="5%", fingerprint=7)  # fmt: skip
     main(["show", str(odd)])
     assert "by hand" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="is no file"):
+    with pytest.raises(SystemExit, match="2"):
         main(["show", str(tmp_path / "no.safetensors")])
+    assert "is no file" in capsys.readouterr().err
 
 
 def test_a_preset_is_known_by_its_network_data_and_training():

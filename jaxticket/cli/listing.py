@@ -1,23 +1,17 @@
-"""The command line: `python -m jaxticket presets [NAME]` and `show FILE`."""
+"""What `presets` and `show FILE` print: presets as a table or in full, and tickets in files."""
 
 from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import os
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from jaxticket import _extras, _tree
+from jaxticket import _tree
 from jaxticket.presets import PRESETS, Preset, preset, preset_of
 from jaxticket.presets.schema import FUNCTIONS
 from jaxticket.ticket import about, layer_masks
-
-_extras.require("tyro", "cli")
-import tyro  # noqa: E402
-from tyro.extras import subcommand_cli_from_dict  # noqa: E402
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -92,17 +86,16 @@ def _text(value: object) -> str:
     return "-" if value is None or value in ((), {}) else repr(value)
 
 
-def show_presets(name: Annotated[str, tyro.conf.Positional] = "") -> None:
-    """List the presets, or show all fields of one.
+def presets_text(name: str = "") -> str:
+    """The presets as a table, or all fields of one.
 
     Args:
       name: a preset, or a pattern such as "vgg16-*"; all of them if left out.
     """
     matching = [p for p in PRESETS.values() if fnmatch.fnmatchcase(p.name, name)] if name else []
     if not name or (matching and name not in PRESETS):
-        print(table(matching or PRESETS.values()))
-    else:
-        print(describe(preset(name)))
+        return table(matching or PRESETS.values())
+    return describe(preset(name))
 
 
 def _brief(value: object) -> str:
@@ -115,14 +108,14 @@ def _brief(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Escape control characters, which a terminal would obey."""
     return "".join(
         c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
     )
 
 
-def _bar_letter(encoding: str | None) -> str:
+def bar_letter(encoding: str | None) -> str:
     """A full block, or "#" if the encoding does not have it."""
     try:
         # text streams without an encoding take any character
@@ -213,34 +206,4 @@ def ticket_text(path: Path, *, letter: str = "█") -> str:
         share = kept / max(1, size)
         bar = letter * round(BAR * share)
         lines.append(f"{name:<{width}}  {bar:<{BAR}} {100 * share:6.1f}%  {kept:,} of {size:,}")
-    return _printable("\n".join(lines))
-
-
-def show_ticket(file: Annotated[Path, tyro.conf.Positional]) -> None:
-    """Show a ticket file: its origin and the density of every layer.
-
-    Args:
-      file: a ticket file, as in the `tickets` folder of a run.
-    """
-    print(ticket_text(file, letter=_bar_letter(sys.stdout.encoding)))
-
-
-def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line.
-
-    Args:
-      args: the arguments; None for those of the process.
-    """
-    try:
-        subcommand_cli_from_dict(
-            {"presets": show_presets, "show": show_ticket},
-            prog="python -m jaxticket",
-            description="Lottery-ticket experiments in JAX.",
-            args=args,
-        )
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # `| head` has closed the pipe; discard what Python flushes at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except ValueError as error:
-        sys.exit(_printable(f"error: {error}"))
+    return printable("\n".join(lines))

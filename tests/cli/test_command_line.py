@@ -1,0 +1,211 @@
+"""The command line: every setting is a flag, errors are one line, and statuses say how it ended."""
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+from stops import after_save
+
+import jaxticket as jt
+from jaxticket import _extras
+from jaxticket.cli import flags, main
+
+SMALL = ("--options", "widths=(6,)", "--data", "digits", "--steps", "40", "--seeds", "0:2")
+FIND = ("find", "--preset", "lenet-mnist", *SMALL, "--batch-size", "30")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run of the command and one of its branches."""
+    path = tmp_path_factory.mktemp("cli") / "a"
+    main([*FIND, "--levels", "2", "--validation", "0.1", "--folder", str(path)])
+    main(["branch", str(path), "reinit", "--levels", "1", "2"])
+    return path
+
+
+def refused(capsys, *args, status=2):
+    """What is said of a command that fails: one line, and no traceback."""
+    with pytest.raises(SystemExit) as caught:
+        main(args)
+    assert caught.value.code == status
+    out, said = capsys.readouterr()
+    assert not out and "Traceback" not in said
+    return said
+
+
+def test_a_run_is_that_of_the_function(folder):
+    data = jt.data.load("digits", validation=0.1)
+    p = jt.preset("lenet-mnist", steps=40, batch_size=30, levels=2)
+    net = jt.networks.lenet(data.shape, data.classes, widths=(6,))
+    runs = jt.find_tickets(net, data, p.training, p.pruning, seeds=range(2))
+    found = jt.load(folder)
+    assert found.table().equals(runs.table())
+    assert (found.training, found.pruning, found.net) == (p.training, p.pruning, net)
+
+
+def test_show_tells_what_was_run(folder, capsys):
+    main(["show", str(folder)])
+    text = capsys.readouterr().out
+    assert repr(jt.load(folder)) in text and "branches: reinit-" in text
+
+
+@pytest.mark.parametrize("form", ["--csv", "--json"])
+def test_show_gives_the_last_values_as_a_table(folder, capsys, form):
+    main(["show", str(folder), form])
+    out = capsys.readouterr().out
+    rows = list(csv.DictReader(io.StringIO(out))) if form == "--csv" else json.loads(out)
+    # levels 0 to 2 and the branch at two of them, 2 seeds, 3 splits, 2 metrics
+    assert len(rows) == (3 + 2) * 2 * 3 * 2
+    accuracy = jt.speed.final(jt.load(folder).table())
+    wanted = accuracy[(accuracy.level == 2) & (accuracy.seed == 1)]["value"].item()
+    (found,) = (
+        float(row["value"]) for row in rows
+        if (row["branch"], int(row["level"]), int(row["seed"]), row["split"], row["metric"])
+        == ("ticket", 2, 1, "test", "accuracy")
+    )  # fmt: skip
+    assert found == pytest.approx(wanted, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", [None, "curves"])
+def test_plot_writes_a_figure(folder, capsys, tmp_path, kind):
+    out = tmp_path / "figure.png"
+    main(["plot", str(folder), "--out", str(out), *(["--kind", kind] if kind else [])])
+    assert out.read_bytes().startswith(b"\x89PNG") and capsys.readouterr().out == f"{out}\n"
+
+
+@pytest.mark.slow
+def test_other_functions_are_commands_too(folder, capsys, tmp_path):
+    network = ("--network", "lenet", *SMALL, "--batch-size", "30")
+    early = tmp_path / "early"
+    main(["prune", *network, "--density", "0.5", "--step", "0", "20", "--score", "magnitude",
+          "--pruning-batch-size", "None", "--folder", str(early)])  # fmt: skip
+    assert (
+        set(jt.load(early)) == {0, 20} and "pruned at step 20: Runs of" in capsys.readouterr().out
+    )
+    assert "Missing" not in refused(capsys, "plot", str(early), "--out", str(tmp_path / "a.png"))
+    noise = tmp_path / "noise"
+    main(["instability", *network, "--at", "0", "20", "--points", "3", "--folder", str(noise)])
+    assert capsys.readouterr().out == f"{jt.load(noise)!r}\n"
+    main(["plot", str(noise), "--out", str(tmp_path / "noise.png")])
+    main(["transfer", str(folder), "--to", "digits", "--levels", "1", "--training", "steps=20"])
+    assert "transferred" in capsys.readouterr().out
+    (moved,) = (folder / "transfers").iterdir()
+    assert jt.load(moved).training.steps == 20
+
+
+@pytest.mark.slow
+def test_search_and_verdict_are_commands_too(folder, capsys, tmp_path):
+    learned = tmp_path / "learned"
+    main(["search", "--network", "lenet", *SMALL, "--density", "0.3", "--method", "concrete",
+          "--method-options", "objective=loss", "--folder", str(learned)])  # fmt: skip
+    assert jt.load(learned).pruning.method.objective == "loss"
+    main(["verdict", str(folder), "--level", "2", "--points", "3"])
+    assert "verdict: " in capsys.readouterr().out
+
+
+def test_every_setting_is_a_flag_with_its_documentation(capsys):
+    """But for what no flag can say: functions and objects."""
+    for make in (jt.Training, jt.Pruning):
+        names = {flag.name for flag in flags.of_settings(make())}
+        missing = {field.name for field in dataclasses.fields(make)} - names
+        assert missing <= {"attack", "monitors", "stop_when"}
+        assert all(flag.help for flag in flags.of_settings(make()))
+    with pytest.raises(SystemExit) as caught:
+        main(["find", "--preset", "resnet20-cifar10", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert caught.value.code == 0
+    # defaults are those of the preset
+    lr = jt.preset("resnet20-cifar10").training.lr
+    assert "--lr" in text and f"(default: {lr})" in text and "--pruning-schedule" in text
+
+
+@pytest.mark.parametrize("name", jt.PRESETS)
+def test_every_preset_gives_defaults(name):
+    """What is not given stays as the preset has it, whatever flags can say of it."""
+    p = jt.PRESETS[name]
+    for settings in (p.training, p.pruning):
+        for flag in flags.of_settings(settings):
+            shown = flags.shown(flag)
+            assert isinstance(shown, (int, float, str, tuple, type(None)))
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("find", "--preset", "lenet-mnst", "--folder", "x"), "did you mean 'lenet-mnist'"),
+        (("find", "--preset", "lenet-mnist"), "`folder` is needed"),
+        ((*FIND, "--levels", "-1", "--folder", "x"), "`levels` must be a whole number"),
+        ((*FIND, "--optimizer", "sdg", "--folder", "x"), "`optimizer`"),
+        ((*FIND, "--seeds", "a", "--folder", "x"), "`seeds` must be whole numbers, or ranges"),
+        ((*FIND, "--options", "width", "--folder", "x"), "`options` must be NAME=VALUE"),
+        ((*FIND, "--options", "depth=3", "--folder", "x"), "are not taken by network 'lenet'"),
+        (("find", "--network", "lenet", "--data", "no", "--folder", "x"), "`name` is unknown"),
+        (("show", "nowhere"), "'nowhere' is no file and no folder"),
+        (("verdict", "nowhere", "--level", "1"), "`folder` 'nowhere' is no folder"),
+        (("plot", "nowhere", "--out", "nowhere/a.png"), "make it first"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "-".join(x[:1]),
+)
+def test_mistakes_are_said_in_one_line(capsys, args, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = refused(capsys, *args)
+    assert text.startswith("error: ") and said in text and len(text.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("args", [(), ("fnd",), (*FIND, "--levls", "3"), ("find", "--levels", "x")])
+def test_wrong_commands_and_flags_have_status_2(capsys, args):
+    assert refused(capsys, *args)
+
+
+def test_debug_shows_the_traceback(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["show", "nowhere", "--debug"])
+    said = capsys.readouterr().err
+    assert "Traceback" in said and said.splitlines()[-1].startswith("ValueError: 'nowhere' is no")
+
+
+def test_a_run_that_is_interrupted_has_status_1_and_goes_on(capsys, tmp_path):
+    args = (*FIND, "--levels", "1", "--folder", str(tmp_path / "a"))
+    with after_save(1, lambda: signal.raise_signal(signal.SIGTERM), units=True):
+        said = refused(capsys, *args, status=1)
+    assert f"stopped by SIGTERM; saved in {tmp_path / 'a'}" in said
+    main(args)
+    out, said = capsys.readouterr()
+    assert "resumes" in out and "\r" not in said and "Runs of 2 levels" in out
+
+
+def test_a_failure_has_status_1(capsys, monkeypatch):
+    def fail(args: Sequence[str]) -> None:
+        raise MemoryError("out of memory")
+
+    monkeypatch.setitem(__import__("jaxticket.cli.reading", fromlist=["x"]).READING, "show", fail)
+    assert refused(capsys, "show", status=1) == "error: out of memory\n"
+
+
+def test_without_tyro_the_command_says_what_to_install(capsys, monkeypatch):
+    require = _extras.require
+    monkeypatch.setattr(_extras, "require", lambda module, extra: require("no_tyro", extra))
+    assert "pip install 'jaxticket[cli]'" in refused(capsys, "presets")
+
+
+def test_it_is_a_command_of_its_own_that_works_in_a_pipe(tmp_path):
+    """With a device for each core, no bars and no colors."""
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"}
+    command = [sys.executable, "-m", "jaxticket", *FIND, "--levels", "1", "--folder", "a"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Runs of 2 levels and 2 seeds")
+    said = done.stderr.splitlines()
+    assert len(said) <= 6 and "compiling" in said[0] and "done in" in said[-1]
+    for text in (done.stdout, done.stderr):
+        assert "\r" not in text and "\x1b" not in text
