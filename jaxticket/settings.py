@@ -600,10 +600,14 @@ def _decay(argument: str, value: object) -> object:
 
 def _monitor(argument: str, value: object) -> object:
     """A monitor: an object that is called and has a number of steps."""
-    if isinstance(value, type) or not callable(value) or not hasattr(value, "every"):
+    at = getattr(value, "at", ())
+    if isinstance(value, type) or not callable(value) or not (hasattr(value, "every") or at):
         raise ValueError(
             f"`{argument}` must be objects with a number of steps `every` that are called "
             f"`(problem, state, batch) -> dict of arrays`, got {value!r}"
         )
-    whole(f"{argument}.every", value.every, 1)  # type: ignore[attr-defined]
+    if at:
+        several(f"{argument}.at", at, whole, like="(0, 100, 1000)", distinct=True)
+    else:
+        whole(f"{argument}.every", value.every, 1)  # type: ignore[attr-defined]
     return hashable(argument, value)

@@ -444,7 +444,8 @@ class Monitor(Protocol):
 
     Attributes:
       every: steps between measurements, which are at the start of a training, at every multiple of
-        it and at the end.
+        it and at the end. A monitor may have steps `at` in its place, a tuple: it measures at these
+        alone, as far as a training comes to them.
     """
 
     @property

@@ -167,8 +167,11 @@ def _planned(
     start, stop = jobs.start, np.asarray(jobs.plan.schedule.stop)
     low, high = int(start.min()), int(stop.max())
     points = {low, *stop.tolist(), *snapshots_at}
-    for every in (interval, *(monitor.every for monitor in monitors)):
+    chosen = [tuple(getattr(monitor, "at", ())) for monitor in monitors]
+    regular = [monitor.every for monitor, at in zip(monitors, chosen, strict=True) if not at]
+    for every in (interval, *regular):
         points |= set(range(low - low % every + every, high, every))
+    points |= {step for at in chosen for step in at}
     until = sorted(p for p in points if low <= p <= high)
     end = np.stack([np.clip(point, start, stop) for point in until])
     begin = np.concatenate([start[None], end[:-1]])
@@ -184,7 +187,17 @@ def _planned(
     evaluated = wanted.copy()
     if watch is not None and not watch.evaluates:
         evaluated[:] = False
-    due = tuple(at_multiples(monitor.every) for monitor in monitors)
+
+    def at_steps(steps: tuple[int, ...]) -> np.ndarray:
+        """Where jobs reach one of some steps, or start there."""
+        on = np.isin(end, steps)
+        on[1:] &= end[1:] != begin[1:]
+        return on
+
+    due = tuple(
+        at_steps(at) if at else at_multiples(monitor.every)
+        for monitor, at in zip(monitors, chosen, strict=True)
+    )
     return Calls(until, begin, end, wanted, evaluated, due)
 
 
@@ -260,7 +273,8 @@ def train_jobs(
         zeros,
     )
     first, state, record = _resumed(run, unit, state, record)
-    stops = _Stops(run, jobs, calls, record, None if ends_only else stop_when, snapshots_at)
+    rule = None if ends_only else stop_when
+    stops = _Stops(run, jobs, calls, record, rule, snapshots_at, monitors)
     for call in range(first):
         stops.decide(call)
     run.skip(sum(calls.steps(i) for i in range(first)))
@@ -308,6 +322,7 @@ class _Stops:
       run, jobs, calls, record: of the training.
       rule: None for none.
       snapshots_at: steps whose weights are kept, to which all are trained.
+      monitors: of the training.
     """
 
     def __init__(
@@ -318,7 +333,9 @@ class _Stops:
         record: Record,
         rule: StopRule | None,
         snapshots_at: Sequence[int],
+        monitors: Sequence[Monitor],
     ) -> None:
+        self.monitors = monitors
         self.run, self.calls, self.record, self.rule = run, calls, record, rule
         times = jobs.plan.schedule
         stop = np.asarray(times.stop)
@@ -349,9 +366,9 @@ class _Stops:
             calls.begin[call + 1 :, job] = calls.end[call + 1 :, job] = here
             for due in (calls.wanted, calls.evaluated, *calls.due):
                 due[call + 1 :, job] = False
-            # monitors measure at the end
-            for due in calls.due:
-                due[call, job] = True
+            # monitors measure at the end, but for those of chosen steps
+            for due, monitor in zip(calls.due, self.monitors, strict=True):
+                due[call, job] |= not getattr(monitor, "at", ())
         self.run.expect(int(calls.end[-1].sum() - before))
 
 

@@ -1,8 +1,8 @@
 """Monitors: measurements of networks while they are trained.
 
-A monitor has an attribute `every` and is called as `monitor(problem, state, batch) -> dict of
-arrays`, a pure function of one replica for use inside compiled programs. Frozen dataclasses with
-`__call__` are monitors.
+A monitor has an attribute `every`, or steps `at`, and is called as `monitor(problem, state, batch)
+-> dict of arrays`, a pure function of one replica for use inside compiled programs. Frozen
+dataclasses with `__call__` are monitors.
 
 Args of a monitor:
   problem: a `jt.Problem`; `problem.update(state, batch)` is loss and gradient of the update that

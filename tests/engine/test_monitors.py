@@ -78,6 +78,35 @@ def test_the_table_has_every_step_and_number():
     assert start.value.tolist() == kept and start["index"].tolist() == [0, 1, 2, 3]
 
 
+@dataclasses.dataclass(frozen=True)
+class AtSteps:
+    at: tuple[int, ...]
+
+    def __call__(self, problem, state, batch):
+        return {"at": state.step}
+
+
+@dataclasses.dataclass(frozen=True)
+class One:
+    every: int
+
+    def __call__(self, problem, state, batch):
+        return {"one": jnp.float32(1)}
+
+
+def test_a_monitor_can_measure_at_chosen_steps_alone():
+    runs = PRUNE(TRAINING.replace(monitors=(AtSteps((1, 2, 5, 90)), One(every=8))))
+    table = runs.monitored()
+    steps = table.groupby(["metric", "level"]).step.unique().map(sorted).map(list)
+    assert steps["at", 0] == [1, 2, 5] and steps["at", 1] == [2, 5]
+    assert steps["one", 0] == [0, 8] and steps["one", 1] == [2, 8]
+    own = table[table.metric == "at"]
+    assert (own.value == own.step).all()
+    pd.testing.assert_frame_equal(runs.table(), PRUNE(TRAINING).table())
+    with pytest.raises(ValueError, match=r"`monitors.at"):
+        TRAINING.replace(monitors=(AtSteps((1, 1)),))
+
+
 def test_the_gradient_is_that_of_the_update():
     """Plain descent moves the weights by lr times it in a step."""
     runs = PRUNE(TRAINING.replace(steps=4, eval_every=4, monitors=(Weights(every=1),)))

@@ -42,10 +42,11 @@ def test_the_example_of_a_page_runs(path, tmp_path):
 
 
 @pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
-def test_the_examples_of_a_guide_run_one_after_another(path, tmp_path):
+def test_the_examples_of_a_guide_run_one_after_another(path, tmp_path, monkeypatch):
     assert f"]({path.name})" in (DOCS / "index.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
     assert blocks
+    monkeypatch.chdir(tmp_path)
     # as users have it
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         run("\n".join(blocks), path.stem, tmp_path)
