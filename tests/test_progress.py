@@ -96,8 +96,9 @@ def test_a_run_says_that_it_compiles_and_prints_few_lines(capsys):
     for _ in range(2):
         jt.find_tickets(net, data, training, jt.Pruning(levels=2), seeds=(0,))
     said = capsys.readouterr().err
-    first, *rest = said.splitlines()
-    # the second run finds everything compiled
-    assert first == "dense: compiling" and len(rest) <= 2 and "\r" not in said
+    pruned, first, *rest = said.splitlines()
+    assert pruned == "prunes 814 of 835 weights, in 2 of 2 layers; left out: 2 bias"
+    # the second run finds everything compiled, and says what it prunes too
+    assert first == "dense: compiling" and len(rest) <= 3 and "\r" not in said
     jt.find_tickets(net, data, training, jt.Pruning(levels=1), seeds=(0,), progress=False)
     assert capsys.readouterr() == ("", "")

@@ -11,6 +11,7 @@ import functools
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -253,6 +254,11 @@ class Run(Generic[StateT, PlanT, OriginT]):
         """Say something above the bar, on one of several hosts."""
         if jax.process_index() == 0:
             self._bar.write(text)
+
+    def begins(self, text: str) -> None:
+        """Say something at the beginning of a run, with its progress; nothing where it goes on."""
+        if not self._bar.disable and self._resumption.said:
+            self._bar.write(text, file=sys.stderr)
 
     def advance(self, steps: int) -> None:
         """Count steps (of all replicas) as done."""

@@ -33,6 +33,7 @@ from jaxticket.engine.metrics import METRICS
 from jaxticket.engine.program import check_fit
 from jaxticket.engine.runtime import OnEvaluation, Options, Row, Runtime, settled
 from jaxticket.engine.store import on_first
+from jaxticket.nn.pruned import pruned_line
 from jaxticket.results import EvaluationLog
 from jaxticket.runs import Runs, Trainings, density
 from jaxticket.settings import PruningSettings, Training
@@ -552,6 +553,7 @@ def _run_cohort(
         runner = Runner(run, net, plan.data, training, plan.seeds)
         for strategy in strategies:
             strategy.check(runner)
+        run.begins(pruned_line(net, strategies[0].exclude))
         run.describe("dense")
         initial = initial_networks(net, run.mesh, runner.keys)
         states = train_dense(

@@ -179,7 +179,12 @@ def test_the_sizes_in_a_header_are_those_of_the_script(script, monkeypatch):
 
 def test_scripts_say_their_sizes():
     # one size, in its options; nothing to train
-    assert set(SCRIPTS) - set(SIZED) == {"winning_tickets.py", "thesis_ch5/schedules.py"}
+    assert set(SCRIPTS) - set(SIZED) == {
+        "own_networks/character_transformer.py",
+        "own_networks/vision_transformer.py",
+        "thesis_ch5/schedules.py",
+        "winning_tickets.py",
+    }
 
 
 @pytest.mark.slow

@@ -97,7 +97,7 @@ def test_operations_are_those_counted_by_hand(name):
         counts = jt.LAYOUTS[layout](layers_of(net), 0.5)
         assert counts.sum() == round(0.5 * sum(sizes.values()))
     frame = jt.layers.layers(net, net.mask())
-    assert frame["flops"].sum() == 2 * sum(layers.values())
+    assert frame["flops"].to_numpy().sum() == 2 * sum(layers.values())
 
 
 class Tied(nn.Module):
@@ -385,3 +385,15 @@ def test_the_drop_in_takes_what_jax_takes():
     np.testing.assert_allclose(
         layer(jnp.asarray(X[:2])), same(jnp.asarray(X[:2])), rtol=1e-5, atol=1e-6
     )
+
+
+def test_what_is_pruned_is_said_once_at_the_start(capsys):
+    net = jt.from_linen(Tied(), (6,), name="tied", dtype="int32")
+    tokens = RNG.integers(0, 7, (48, 6))
+    data = jt.data.from_arrays(tokens, tokens[:, -1], tokens[:12], tokens[:12, -1], name="tokens")
+    for progress in (True, False):
+        jt.find_tickets(net, data, TRAINING, jt.Pruning(levels=1), seeds=[0], progress=progress)
+        captured = capsys.readouterr()
+        line = "prunes 64 of 128 weights, in 1 of 2 layers; left out: embed/embedding, 1 bias"
+        assert captured.err.splitlines().count(line) == progress
+        assert captured.out == ""

@@ -20,6 +20,7 @@ from jaxticket.engine.dense import initial_networks
 from jaxticket.engine.loop import Arrays, Jobs, Trained, join, take
 from jaxticket.engine.program import check_fit
 from jaxticket.engine.runtime import OnEvaluation, Runtime, settled
+from jaxticket.nn.pruned import pruned_line
 from jaxticket.problem import Problem
 from jaxticket.random import stream
 from jaxticket.runs import Runs
@@ -124,6 +125,7 @@ def sparse_train(
     size = runtime.replicas_per_call(count)
     steps = training.steps * count
     with runtime.run(net, data, training, settings, size=size, steps=steps) as run:
+        run.begins(pruned_line(net))
         runner = Runner(run, net, data, training, seeds, Dynamic(net, training, chosen))
         origin = dense_ticket(net, initial_networks(net, run.mesh, runner.keys), 0)
         none, tickets, groups = np.zeros(len(seeds), bool), {}, []

@@ -1,0 +1,1 @@
+"""Lottery tickets in networks that are not part of the package: transformers."""
