@@ -5,8 +5,9 @@ compiler's convolutions and with this library's in turn. Seconds of training alo
 compiled before; the ratio of each round is measured in one process.
 
 Command:  python -m experiments.benchmarks.own_convolution [--seeds 4 --rounds 3 --publish]
-Cost:     COST
-Expected: EXPECTED
+Cost:     1 minute on 1 core
+Expected: 25 times as fast on one core of a server's CPU that other work shares, 25 to 30 over 3
+          rounds: the compiler's convolutions are slow there inside a loop, in their gradients
 """
 
 from __future__ import annotations
