@@ -89,6 +89,9 @@ def cpu_devices(count: int | None = None) -> None:
         if getattr(jax.config, "jax_num_cpu_devices") == -1:  # noqa: B009
             jax.config.update("jax_num_cpu_devices", count or cores())
     except RuntimeError as error:
+        if jax.default_backend() != "cpu" or jax.device_count() == (count or cores()):
+            # nothing is lost by it
+            return
         raise RuntimeError(
             "JAX has started already, with devices that cannot be changed any more: restart the "
             "notebook's kernel (or the program) and call jt.cpu_devices() first, right after the "

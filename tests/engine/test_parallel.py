@@ -101,7 +101,7 @@ def test_the_environment_says_where_compiled_programs_are_kept(given, said, tmp_
 
 
 def test_devices_that_cannot_be_changed_any_more():
-    code = "import jax, jaxticket as jt; jax.devices(); jt.cpu_devices()"
+    code = "import jax, jaxticket as jt; jax.devices(); jt.cpu_devices(1); jt.cpu_devices(3)"
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     environment |= {"JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
