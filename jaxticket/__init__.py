@@ -5,7 +5,18 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from jaxticket import callbacks, connectivity, controls, data, masks, metrics, nn, results, sparsify
+from jaxticket import (
+    callbacks,
+    connectivity,
+    controls,
+    data,
+    losses,
+    masks,
+    metrics,
+    nn,
+    results,
+    sparsify,
+)
 from jaxticket.analysis import costs, layers, probes
 from jaxticket.analysis import stats as speed
 from jaxticket.analysis.measuring import measure
@@ -68,7 +79,7 @@ __all__ = [  # noqa: RUF022
     # data, networks, settings
     "data", "DATASETS", "nn", "networks", "NETWORKS", "Network",
     "from_linen", "from_nnx", "from_functions",
-    "Training", "Plateau", "Target", "augment", "metrics", "Pruning", "EarlyPruning",
+    "Training", "Plateau", "Target", "augment", "losses", "metrics", "Pruning", "EarlyPruning",
     "preset", "presets", "PRESETS",
     # finding tickets
     "find_tickets", "prune_at", "scores", "SCORES", "LAYOUTS", "ScoreContext",

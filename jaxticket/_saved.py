@@ -44,6 +44,7 @@ def setting(
             "fingerprint": data.fingerprint,
             "classes": data.classes,
             "shape": data.shape,
+            "labels": {"shape": data.labels.shape, "dtype": data.labels.dtype},
             "streamed": data.streamed,
             "splits": {name: len(split) for name, split in data.splits.items()},
             "about": data.about,

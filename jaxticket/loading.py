@@ -22,6 +22,7 @@ from jaxticket.data.absent import absent
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
+from jaxticket.labels import Labels
 from jaxticket.runs import Runs
 from jaxticket.settings import PruningSettings, Training
 from jaxticket.sparsify.at_step import BySteps
@@ -316,7 +317,13 @@ def _data(path: Path, record: Json, given: Data | Stream | None) -> Data | Strea
         splits=record["splits"],
         about=record["about"],
         fingerprint=record["fingerprint"],
+        labels=_labels(record.get("labels")),
     )
+
+
+def _labels(record: Json | None) -> Labels | None:
+    """The labels of a data set; None for classes, of which earlier records say nothing."""
+    return None if record is None else Labels(tuple(record["shape"]), record["dtype"])
 
 
 def _divided(record: Json) -> Data:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxticket._check import settle, whole
+from jaxticket.losses import token_losses
 from jaxticket.typing import Array, relaxed_types
 from jaxticket.typing import Metric as Metric
 
@@ -26,6 +27,7 @@ class TopK:
     """
 
     kind: ClassVar[str] = "top"
+    fits: ClassVar[tuple[str, ...]] = ("classes",)
     k: int = 5
 
     def __post_init__(self) -> None:
@@ -61,6 +63,8 @@ class CalibrationError:
     """
 
     kind: ClassVar[str] = "calibration_error"
+    fits: ClassVar[tuple[str, ...]] = ("classes",)
+    lower: ClassVar[bool] = True
     bins: int = 15
 
     def __post_init__(self) -> None:
@@ -68,7 +72,7 @@ class CalibrationError:
 
     @property
     def name(self) -> str:
-        """Always "calibration_error", whatever the bins."""
+        """Always "calibration_error", or "ece", whatever the bins."""
         return self.kind
 
     def sums(self, logits: Array, labels: Array) -> Array:
@@ -86,6 +90,13 @@ class CalibrationError:
 
 
 @dataclasses.dataclass(frozen=True)
+class ECE(CalibrationError):
+    """The expected calibration error, under its short name "ece"."""
+
+    kind: ClassVar[str] = "ece"
+
+
+@dataclasses.dataclass(frozen=True)
 class Brier:
     """The mean of `sum_c (p_c - [c = label])^2`, p the softmax probabilities; in [0, 2].
 
@@ -93,6 +104,8 @@ class Brier:
     """
 
     kind: ClassVar[str] = "brier"
+    fits: ClassVar[tuple[str, ...]] = ("classes",)
+    lower: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
@@ -110,10 +123,133 @@ class Brier:
         return sums[0] / sums[1]
 
 
+@dataclasses.dataclass(frozen=True)
+class MacroF1:
+    """The mean over classes of `F1 = 2 hits / (labeled + predicted)`.
+
+    The class with the highest logit is predicted; where an example has several labels, those with
+    logits above 0. Classes that are neither labeled nor predicted in the whole split are left out,
+    and F1 is 0 where several labels are asked for and one of them is neither, as scikit-learn has
+    it.
+    """
+
+    kind: ClassVar[str] = "macro_f1"
+    fits: ClassVar[tuple[str, ...]] = ("classes", "multilabel")
+
+    @property
+    def name(self) -> str:
+        """Always "macro_f1"."""
+        return self.kind
+
+    def sums(self, logits: Array, labels: Array) -> Array:
+        """Hits, labels and predictions of each class, and whether classes may be left out."""
+        several = labels.ndim == 2
+        if several:
+            said, meant = (logits > 0).astype(jnp.float32), labels.astype(jnp.float32)
+        else:
+            classes = logits.shape[1]
+            said = jax.nn.one_hot(jnp.argmax(logits, axis=1), classes, dtype=jnp.float32)
+            meant = jax.nn.one_hot(labels, classes, dtype=jnp.float32)
+        counts = [jnp.sum(part, axis=0) for part in (said * meant, meant, said)]
+        return jnp.concatenate([*counts, jnp.full(1, 0.0 if several else 1.0, jnp.float32)])
+
+    def value(self, sums: Array) -> Array:
+        """The mean over classes."""
+        hits, meant, said = sums[:-1].reshape(3, -1)
+        there = meant + said > 0
+        each = jnp.where(there, 2 * hits / jnp.maximum(meant + said, 1), 0)
+        counted = jnp.where(sums[-1] > 0, jnp.sum(there, dtype=jnp.float32), there.size)
+        return jnp.sum(each) / jnp.maximum(counted, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class R2:
+    """The share of the variance that is explained, `1 - sum (y - f)^2 / sum (y - mean y)^2`.
+
+    Of several numbers the mean of their shares. Sums are float32: numbers whose mean is hundreds of
+    standard deviations from 0 have to be centered first.
+    """
+
+    kind: ClassVar[str] = "r2"
+    fits: ClassVar[tuple[str, ...]] = ("numbers",)
+
+    @property
+    def name(self) -> str:
+        """Always "r2"."""
+        return self.kind
+
+    def sums(self, logits: Array, labels: Array) -> Array:
+        """Squared errors, labels and their squares of each number, and examples."""
+        y = labels.reshape(labels.shape[0], -1)
+        error = (logits.reshape(y.shape) - y) ** 2
+        parts = [jnp.sum(part, axis=0) for part in (error, y, y**2)]
+        return jnp.concatenate([*parts, jnp.full(1, y.shape[0], jnp.float32)])
+
+    def value(self, sums: Array) -> Array:
+        """The mean of the shares of each number; nan for numbers that are all equal."""
+        error, first, second = sums[:-1].reshape(3, -1)
+        spread = second - first**2 / sums[-1]
+        return jnp.mean(1 - error / spread)
+
+
+@dataclasses.dataclass(frozen=True)
+class MAE:
+    """The mean absolute error, of several numbers the mean over them."""
+
+    kind: ClassVar[str] = "mae"
+    fits: ClassVar[tuple[str, ...]] = ("numbers",)
+    lower: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        """Always "mae"."""
+        return self.kind
+
+    def sums(self, logits: Array, labels: Array) -> Array:
+        """Absolute errors, and how many."""
+        error = jnp.abs(logits.reshape(labels.shape) - labels)
+        return jnp.stack([jnp.sum(error), jnp.float32(error.size)])
+
+    def value(self, sums: Array) -> Array:
+        """Their mean."""
+        return sums[0] / sums[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Perplexity:
+    """`exp` of the mean cross-entropy of all tokens of a split, those of -1 left out.
+
+    Of classes, `exp` of the mean cross-entropy.
+    """
+
+    kind: ClassVar[str] = "perplexity"
+    fits: ClassVar[tuple[str, ...]] = ("tokens", "classes")
+    lower: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        """Always "perplexity"."""
+        return self.kind
+
+    def sums(self, logits: Array, labels: Array) -> Array:
+        """Cross-entropies, and tokens."""
+        each, there = token_losses(logits, labels)
+        return jnp.stack([jnp.sum(each), jnp.sum(there, dtype=jnp.float32)])
+
+    def value(self, sums: Array) -> Array:
+        """The power of e."""
+        return jnp.exp(sums[0] / sums[1])
+
+
 METRICS: dict[str, Metric] = {
     "top5": TopK(5),
+    "macro_f1": MacroF1(),
     "calibration_error": CalibrationError(),
+    "ece": ECE(),
     "brier": Brier(),
+    "r2": R2(),
+    "mae": MAE(),
+    "perplexity": Perplexity(),
 }
 """The metrics that `Training.metrics` knows by name."""
 
@@ -179,10 +315,15 @@ def value_of(metric: Metric, sums: Array) -> Array:
 
 
 __all__ = [
+    "ECE",
+    "MAE",
     "METRICS",
+    "R2",
     "Brier",
     "CalibrationError",
+    "MacroF1",
     "Metric",
+    "Perplexity",
     "TopK",
 ]
 

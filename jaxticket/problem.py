@@ -17,6 +17,7 @@ from jaxticket.engine.learner import Networks
 from jaxticket.engine.metrics import Batched, Normalization, cut, losses, normalized
 from jaxticket.engine.parallel import Placement
 from jaxticket.engine.supervised import Supervised, TrainBatch
+from jaxticket.labels import living
 from jaxticket.settings import Training, static_part
 from jaxticket.typing import Key, Mask, Network, Params, Stats, Tap, TrainState
 
@@ -79,7 +80,7 @@ class Problem:
         if isinstance(self.data, Data):
             instance("net", self.net, Network, "a network, such as jt.networks.lenet(...)")
             instance("training", self.training, Training, "a jt.Training")
-            training = self.training
+            training = self.training.for_data(self.data)
             found, by = batched(
                 self.data, examples=training.eval_train_examples, size=training.eval_batch_size
             )
@@ -104,8 +105,8 @@ class Problem:
     @property
     def examples(self) -> int | jax.Array:
         """Number of examples."""
-        living = self.batches.y >= 0
-        return int(living.sum()) if isinstance(living, np.ndarray) else jnp.sum(living)
+        there = living(self.batches.y, 2)
+        return int(there.sum()) if isinstance(there, np.ndarray) else jnp.sum(there)
 
     def logits(
         self,
@@ -238,8 +239,7 @@ class Problem:
         """The losses of a batch, added up, over the number of its examples on average."""
         x, y = batch[:2]
         each = losses(self.training.loss, self.logits(params, stats, x, train=train, key=key), y)
-        # fillers have the label -1
-        return self.placement.mean(jnp.sum(jnp.where(y >= 0, each, 0)))
+        return self.placement.mean(jnp.sum(jnp.where(living(y), each, 0)))
 
     def _over(
         self, function: Callable[[Batch], T], batch: Batch | None, like: Params, train: bool
@@ -261,7 +261,7 @@ class Problem:
             return jax.tree.map(jnp.add, total, function(one)), None
 
         total, _ = jax.lax.scan(add, _tree.varying_like(zero, like), (x, y))
-        return _divided(total, jnp.sum(y >= 0))
+        return _divided(total, jnp.sum(living(y, 2)))
 
 
 def _masked(mask: Mask | None, tree: Params) -> Params:

@@ -17,13 +17,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxticket import _files, _identity, _saved, _show, _stats, masks, rescaling, results
-from jaxticket._check import instance, is_integer, one_of, share
+from jaxticket._check import instance, is_integer, number, one_of, share
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.metrics import METRICS, metric_names
 from jaxticket.engine.source import split_names
 from jaxticket.engine.store import explained
+from jaxticket.metrics import chosen_metrics
 from jaxticket.settings import Loaded, PruningSettings, Training
 from jaxticket.ticket import Ticket, check_ticket, drawn_exactly
 from jaxticket.typing import Json, Network, Params, Stats
@@ -98,23 +99,27 @@ class Runs:
             ("folder", str(self.folder or "not saved")),
         ]
         found: dict[str, dict[int, np.ndarray]] = {}
-        test, accuracy = split_names(self.data).index("test"), METRICS.index("accuracy")
+        test, name = split_names(self.data).index("test"), "accuracy"
+        if self.data.labels.kind == "numbers":
+            name = "loss"
+        place = METRICS.index(name)
+        write = {"accuracy": lambda x: f"{100 * x:.1f}%", "loss": lambda x: f"{x:.4g}"}[name]
         for log in self.histories:
             if (log.dilation == 1).all():
-                found.setdefault(log.branch, {})[log.level] = log.final()[:, test, accuracy]
+                found.setdefault(log.branch, {})[log.level] = log.final()[:, test, place]
         own = {name: found[name] for name in (self.branch, *found) if name in found}
         shares = dict(zip(self.levels, self.densities, strict=True))
         rows = [
             (
                 str(level),
                 _show.percent(shares[level]),
-                *(_show.spread(x[level]) if level in x else "" for x in own.values()),
+                *(_show.spread(x[level], write) if level in x else "" for x in own.values()),
             )
             for level in self.levels
         ]
         title = f"Runs of {len(self.levels)} levels and {len(self.seeds)} seeds"
         if rows:
-            title += "; test accuracy, mean (least to greatest)"
+            title += f"; test {name}, mean (least to greatest)"
         # branches beyond three do not fit
         shown = 2 + min(3, len(own))
         columns = ("level", "density", *own)[:shown]
@@ -245,12 +250,16 @@ class Runs:
 
     @functools.cached_property
     def _table(self) -> pd.DataFrame:
-        return results.tidy(
+        table = results.tidy(
             self.histories,
             splits=split_names(self.data),
             metrics=metric_names(self.training),
             precision=f"{self.training.compute_dtype}/{self.training.precision}",
         )
+        if self.data.labels.kind == "numbers":
+            # numbers are neither right nor wrong
+            table = table.loc[table["metric"] != "accuracy"].reset_index(drop=True)
+        return table
 
     def identity(self, levels: Sequence[int]) -> Json:
         """Identify the tickets of some levels, for the settings of a folder.
@@ -278,7 +287,8 @@ class Runs:
         """Every evaluation, one row per value.
 
         The columns are seed, level, density, branch, step, split ("train", "validation", "test"),
-        metric ("accuracy" in [0, 1], "loss", and those of `Training.metrics`), value; then dilation
+        metric ("accuracy" in [0, 1], not there where labels are numbers, "loss", and those of
+        `Training.metrics`), value; then dilation
         (factor of the schedule's times), diverged (step of the first loss that was not finite, or
         -1) and precision.
         """
@@ -341,40 +351,51 @@ class Runs:
                 return step if step >= 0 else None
         return None
 
-    def _final(self) -> dict[int, np.ndarray]:
+    def _final(self, metric: str = "accuracy") -> dict[int, np.ndarray]:
         """Final test accuracies [replica] by level, of this branch with the schedule as it is.
 
-        They are nan where a replica diverged.
+        Or another metric. They are nan where a replica diverged.
         """
-        test, accuracy = split_names(self.data).index("test"), METRICS.index("accuracy")
+        test, place = (
+            split_names(self.data).index("test"),
+            metric_names(self.training).index(metric),
+        )
         return {
-            h.level: h.final()[:, test, accuracy].astype(np.float64)
+            h.level: h.final()[:, test, place].astype(np.float64)
             for h in self.histories
             if h.branch == self.branch and (h.dilation == 1).all()
         }
 
-    def matching(self, margin: float = 0.002) -> dict[int, bool]:
+    def matching(self, margin: float = 0.002, *, metric: str = "accuracy") -> dict[int, bool]:
         """Judge for each level whether the tickets are as accurate as the dense network.
 
         They are where the mean final test accuracy over seeds is at least the dense mean minus the
-        margin.
+        margin; of metrics that are better when lower (the loss, and those with a true attribute
+        `lower`), where it is at most the dense mean plus the margin.
 
         Trainings with another dilation do not count. A level at which a seed diverged is not
         matching, whatever the others reach; the dense mean is that of the seeds that did not
         diverge, and without one nothing is matching.
 
         Args:
-          margin: share of the test set, in [0, 1); never less than one test image.
+          margin: share of the test set, in [0, 1); never less than one test image. Of another
+            metric, in its units, at least 0, and taken as it is.
+          metric: "accuracy", "loss" or one of `Training.metrics`, such as "r2" where labels are
+            numbers, which have no accuracy.
 
         Returns:
           Level -> whether it is matching, for every level that was trained.
 
         Raises:
           ValueError: where level 0, the dense network, is not among the levels that were trained
-            with the schedule as it is.
+            with the schedule as it is, and for a metric that was not measured.
         """
-        margin = share("margin", margin, zero=True, one=False)
-        final = self._final()
+        if metric == "accuracy":
+            margin = share("margin", margin, zero=True, one=False)
+        else:
+            margin = number("margin", margin, low=0)
+        sign = self._sign(metric)
+        final = {level: sign * x for level, x in self._final(metric).items()}
         if 0 not in final:
             raise ValueError(
                 f"`matching` needs the dense network, level 0, trained with the schedule as it is "
@@ -383,7 +404,8 @@ class Runs:
         dense = final[0][np.isfinite(final[0])]
         if not len(dense):
             return dict.fromkeys(sorted(final), False)
-        margin = max(margin, 1 / len(self.data.test))
+        if metric == "accuracy":
+            margin = max(margin, 1 / len(self.data.test))
         # the mean of a level with a seed that diverged is nan, which matches nothing
         found = {
             level: bool(_stats.matching(final[level].mean(), dense.mean(), margin=margin))
@@ -400,6 +422,25 @@ class Runs:
                 )
         return found
 
+    def _sign(self, metric: str) -> float:
+        """-1 for a metric that is better when lower, else 1.
+
+        Raises:
+          ValueError: for one that was not measured, or has no meaning for the labels.
+        """
+        known = {one.name: one for one in chosen_metrics(self.training.metrics)}
+        names = [n for n in metric_names(self.training) if n != "accuracy"]
+        if self.data.labels.kind != "numbers":
+            names.append("accuracy")
+        elif metric == "accuracy":
+            raise ValueError(
+                f"`metric`='accuracy' is not there: the labels of {self.data.name!r} are numbers; "
+                f"use one of {', '.join(map(repr, names))}, such as runs.matching(0.01, "
+                f"metric='r2') after jt.Training(metrics=('r2',))"
+            )
+        one_of("metric", metric, names)
+        return -1.0 if metric == "loss" or getattr(known.get(metric), "lower", False) else 1.0
+
     def collapsed(self) -> dict[int, dict[int, tuple[str, ...]]]:
         """The prunable layers without any weights: level -> seed -> their paths.
 
@@ -413,7 +454,7 @@ class Runs:
                     found.setdefault(level, {})[seed] = paths
         return found
 
-    def winning(self, margin: float = 0.002) -> int | None:
+    def winning(self, margin: float = 0.002, *, metric: str = "accuracy") -> int | None:
         """The sparsest level with winning tickets in the sense of Frankle's thesis, or None.
 
         Winning tickets are matching (see `matching`) and trained from initialization.
@@ -424,7 +465,9 @@ class Runs:
 
         Reference: Frankle's thesis, section 3.2; section 4.2 for the word when rewinding.
         """
-        found = [level for level, ok in self.matching(margin).items() if ok and level > 0]
+        found = [
+            level for level, ok in self.matching(margin, metric=metric).items() if ok and level > 0
+        ]
         return None if not self.pruning.from_initialization or not found else max(found)
 
     def save(self, folder: str | Path | None = None) -> Path:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import optax
@@ -29,6 +30,8 @@ from jaxticket._check import (
     texts,
     whole,
 )
+from jaxticket.labels import Labels
+from jaxticket.losses import LOSSES, SMOOTHED
 from jaxticket.metrics import METRICS, chosen_metrics
 from jaxticket.stopping import StopRule
 from jaxticket.typing import (
@@ -52,11 +55,38 @@ SettingsT = TypeVar("SettingsT", bound="DataclassInstance")
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 SCHEDULES = ("steps", "cosine", "linear")
-LOSSES = ("cross_entropy",)
 PRECISIONS = ("default", "high", "highest")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 DECAYS = ("all", "kernels")
 AUGMENTATIONS = ("crop", "shift", "resized_crop", "flip")
+
+
+class Examples(Protocol):
+    """Data or a stream, as far as a training depends on it."""
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        ...
+
+    @property
+    def train(self) -> Sized:
+        """The training split."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        ...
+
+    @property
+    def labels(self) -> Labels:
+        """Shape and type of a label."""
+        ...
+
+    def class_counts(self) -> np.ndarray | None:
+        """Training examples of each class."""
+        ...
 
 
 def _field(
@@ -126,6 +156,9 @@ class Training:
 
     Attributes:
       steps: number of updates from initialization to the end.
+      epochs: passes over the training split, in the place of `steps`, such as 20 or 0.5: it becomes
+        `steps` when training starts on some data, so many passes of batches, rounded up ("drop":
+        full batches alone). Other times, such as `warmup` and `milestones`, are steps.
       batch_size: examples per update.
       optimizer: "sgd", "momentum", "adam" or "adamw"; or a function `lr ->
         optax.GradientTransformation`, such as `optax.lion` or `functools.partial(optax.sgd,
@@ -166,7 +199,12 @@ class Training:
         itself.
       gamma: factor of each drop.
       final_lr: rate that "linear" ends at.
-      label_smoothing: share of the target spread evenly over the classes, of "cross_entropy".
+      label_smoothing: share of the target spread evenly over the classes, of "cross_entropy" and
+        "next_token".
+      class_weights: factors of the losses of the classes in training, as many as there are
+        classes; "balanced" for `examples / (classes * examples of the class)`, whose mean over the
+        training examples is 1; None for none. As with label smoothing, evaluations and scores are
+        without.
       clip_norm: largest global norm of the masked gradient, clipped before weight decay and before
         a user's optimizer; None to leave it.
       last_batch: "wrap" runs batches on into the next epoch, so that each is full and each example
@@ -193,10 +231,14 @@ class Training:
         of the network as it is (with its running statistics) in the place of every training batch,
         after augmentation and before normalization; None for none. Evaluations see images as they
         are.
-      loss: "cross_entropy", or a function `(logits, labels) -> [batch]` of float32 logits
-        [batch, classes] and int32 labels [batch]: the loss of each example, whose mean is
-        minimized. It is also the metric "loss" and the loss that scores differentiate.
-      metrics: what evaluations measure after "loss" and "accuracy": names in `jt.metrics.METRICS`
+      loss: "cross_entropy" of classes, "mse" of numbers, "binary_cross_entropy" of several labels
+        for each example, "next_token" of tokens; an object such as `jt.losses.Focal(gamma=2.0)`; or
+        a function `(logits, labels) -> [batch]` of float32 logits [batch, ...] and labels, int32
+        [batch] for classes, else float32 or int32 [batch, ...] (see `jaxticket.labels`): the loss
+        of each example, whose mean is minimized. It is also the metric "loss" and the loss that
+        scores differentiate.
+      metrics: what evaluations measure after "loss" and "accuracy" (the share of right answers;
+        none where labels are numbers): names in `jt.metrics.METRICS`
         or objects with `name`, `sums` and `value` (see `jaxticket.metrics.Metric`).
       monitors: what is measured while tickets are trained: objects with `every` that are called
         as `(problem, state, batch) -> dict of arrays` (see `jaxticket.engine.monitors`), for
@@ -234,7 +276,9 @@ class Training:
     milestones: tuple[int, ...] = _field((), traced=True, used_by=("schedule", ("steps",)))
     gamma: float = _field(0.1, traced=True)
     final_lr: float = _field(0.0, traced=True, used_by=("schedule", ("linear",)))
-    label_smoothing: float = _field(0.0, used_by=("loss", LOSSES))
+    epochs: float | None = _field(None, seen=False)
+    class_weights: str | tuple[float, ...] | None = None
+    label_smoothing: float = _field(0.0, used_by=("loss", SMOOTHED))
     clip_norm: float | None = None
     last_batch: str = "wrap"
     augment: tuple[object, ...] = ()
@@ -262,7 +306,7 @@ class Training:
         settle(self, several, "milestones", check=whole, like="(20_000, 25_000)", empty=True)
         settle(self, name_or_own, "optimizer", names=OPTIMIZERS, own=_TRANSFORMATION)
         settle(self, name_or_own, "schedule", names=SCHEDULES)
-        settle(self, name_or_own, "loss", names=LOSSES)
+        settle(self, name_or_own, "loss", names=tuple(LOSSES))
         settle(self, names_or_own, "augment", names=AUGMENTATIONS, like='("crop", "flip")')
         settle(self, names_or_own, "metrics", names=tuple(METRICS), like='("top5",)')
         settle(self, interval, "augment_scale", high=1.0)
@@ -278,6 +322,8 @@ class Training:
         settle(self, _decay, "decay")
         settle(self, share, "momentum", "b1", "b2", "label_smoothing", zero=True, one=False)
         settle(self, flag, "nesterov")
+        settle(self, or_none(number), "epochs", low=0, above=True)
+        settle(self, or_none(_class_weights), "class_weights")
         chosen_metrics(self.metrics)
         like = "(monitor,)"
         settle(self, several, "monitors", check=_monitor, like=like, empty=True, distinct=True)
@@ -322,12 +368,68 @@ class Training:
         """Steps between evaluations."""
         return self.eval_every if self.eval_every is not None else max(1, round(self.steps / 20))
 
+    def for_data(self, data: Examples) -> Training:
+        """The training as it is on some data: steps in place of epochs, class weights as numbers.
+
+        Args:
+          data: a data set or a stream.
+
+        Raises:
+          ValueError: for epochs without a full batch, and for class weights that do not fit.
+
+        >>> import jaxticket as jt
+        >>> Training(epochs=2, batch_size=50).for_data(jt.data.load("digits")).steps
+        58
+        """
+        changes: dict[str, object] = {}
+        if self.epochs is not None:
+            examples, size = len(data.train), self.batch_size
+            each = examples // size if self.last_batch == "drop" else examples / size
+            # rounding of the product must not add a step
+            steps = math.ceil(round(self.epochs * each, 6))
+            if steps < 1:
+                raise ValueError(
+                    f"`epochs` {self.epochs:g} of {examples} examples in batches of {size} make no "
+                    f"step; use a smaller `batch_size`"
+                )
+            changes |= {"epochs": None, "steps": steps}
+        if self.class_weights is not None:
+            changes["class_weights"] = self._weights(data)
+        return dataclasses.replace(self, **changes) if changes else self
+
+    def _weights(self, data: Examples) -> tuple[float, ...]:
+        """The class weights as numbers."""
+        if data.labels.kind != "classes":
+            raise ValueError(
+                f"`class_weights` are those of classes, and the labels of `data` {data.name!r} are "
+                f"{data.labels.kind}; leave them out"
+            )
+        weights = self.class_weights
+        if isinstance(weights, tuple):
+            if len(weights) != data.classes:
+                raise ValueError(
+                    f"`class_weights` are {len(weights)}, and `data` {data.name!r} has "
+                    f"{data.classes} classes; pass one for each"
+                )
+            return weights
+        counts = data.class_counts()
+        if counts is None or not counts.all():
+            why = "reads its labels from files" if counts is None else "has classes without any"
+            raise ValueError(
+                f"`class_weights`='balanced' counts training examples, and `data` {data.name!r} "
+                f"{why}; pass the weights as numbers"
+            )
+        return tuple(float(w) for w in counts.sum() / (data.classes * counts))
+
     def replace(self, **changes: object) -> Training:
         """A copy with some fields changed.
 
         Fields that lose their effect by it and are not among the changes go back to their defaults:
         `replace(optimizer="adam")` forgets the momentum, `replace(schedule="cosine")` milestones.
         """
+        if "steps" in changes:
+            # the last word counts
+            changes = {"epochs": None, **changes}
         idle = set(_unused({**vars(self), **changes})) - set(changes)
         usual = {name: _DEFAULTS[name] for name in idle}
         return dataclasses.replace(self, **usual, **changes)
@@ -338,12 +440,18 @@ class Training:
         A user's schedule is called at `step / factor`.
 
         Raises:
-          ValueError: for a factor that is not above 0, and for an optimizer with a learning rate of
-            its own, whose schedule cannot be stretched.
+          ValueError: for a factor that is not above 0, for `epochs`, whose steps are not known yet,
+            and for an optimizer with a learning rate of its own, whose schedule cannot be
+            stretched.
 
         Reference: Frankle's thesis, section 3.3.6.
         """
         factor = number("factor", factor, 0, above=True)
+        if self.epochs is not None:
+            raise ValueError(
+                f"`factor` {factor:g} stretches `steps`, which are not known with epochs="
+                f"{self.epochs:g}; take training.for_data(data) first"
+            )
         if has_own_rate(self.optimizer):
             raise ValueError(
                 f"`factor` {factor:g} stretches `schedule`, but `optimizer` has a learning rate of "
@@ -411,6 +519,8 @@ def _unused(values: Json) -> dict[str, str]:
         if not any(isinstance(one, str) and one in wanted for one in given):
             only = " and ".join(f"{user}={one!r}" for one in wanted)
             unused[name] = f"by {only} only, not by {user}={values[user]!r}"
+    if values["epochs"] is not None:
+        unused["steps"] = f"without `epochs` only, not with epochs={values['epochs']:g}"
     if not values["weight_decay"]:
         unused.setdefault("decay", "with a `weight_decay` above 0 only")
     if has_own_rate(values["optimizer"]):
@@ -596,6 +706,17 @@ def _decay(argument: str, value: object) -> object:
     if isinstance(value, str) and value in DECAYS:
         return value
     return _patterns(argument, value, like='("*/kernel",)')
+
+
+def _class_weights(argument: str, value: object) -> str | tuple[float, ...]:
+    """Weights at or above 0, not all 0, or "balanced"."""
+    if isinstance(value, str):
+        return one_of(argument, value, ("balanced",))
+    like = "(1.0, 3.0)"
+    weights = several(argument, np.asarray(value).tolist(), check=number, like=like, low=0)
+    if not any(weights):
+        raise ValueError(f"`{argument}` {weights} are all 0; leave them out")
+    return tuple(float(w) for w in weights)
 
 
 def _monitor(argument: str, value: object) -> object:

@@ -48,7 +48,8 @@ Json: TypeAlias = dict[str, Any]
 """What a JSON object holds: numbers, texts, lists and further objects."""
 
 LossFunction: TypeAlias = Callable[[Array, Array], Array]
-"""`(logits, labels) -> losses`: float32 [batch, classes] and int32 [batch] to [batch]."""
+"""`(logits, labels) -> losses`: float32 [batch, ...] and int32 or float32 [batch, ...] to [batch].
+"""
 RateSchedule: TypeAlias = Callable[[Array], ArrayLike]
 """`step -> learning rate`, for a traced float32 scalar; optax's schedules are such functions."""
 OptimizerMaker: TypeAlias = Callable[[Array], optax.GradientTransformation]
@@ -545,8 +546,8 @@ class Metric(Protocol):
         """What is summed over examples, float [k].
 
         Args:
-          logits: float32 [batch, classes].
-          labels: int32 [batch].
+          logits: float32 [batch, ...], such as [batch, classes].
+          labels: int32 [batch] for classes, else int32 or float32 [batch, ...].
         """
         ...
 

@@ -111,6 +111,8 @@ LAYERS = (
         "masks",
         "rescaling",
         "settings",
+        "labels",
+        "losses",
         "metrics",
         "stopping",
     ),

@@ -216,9 +216,9 @@ def test_an_analysis_says_its_barriers(inst):
 
 
 MODULES = (
-    "", "data", "nn", "networks", "augment", "metrics", "presets", "scores", "learned", "dynamic",
-    "sparsify", "results", "plots", "speed", "layers", "costs", "probes", "branches", "controls",
-    "connectivity", "stability", "masks", "parallel", "callbacks",
+    "", "data", "nn", "networks", "augment", "losses", "metrics", "presets", "scores",
+    "learned", "dynamic", "sparsify", "results", "plots", "speed", "layers", "costs", "probes",
+    "branches", "controls", "connectivity", "stability", "masks", "parallel", "callbacks",
 )  # fmt: skip
 
 

@@ -309,7 +309,12 @@ def verdict(
     net = runs.net if net is None else net
     data = runs.data if data is None else data
     training = runs.training if training is None else training
-    check_fit(net, data, training, runs.mesh)
+    training = check_fit(net, data, training, runs.mesh)
+    if data.labels.kind != "classes":
+        raise ValueError(
+            f"`data` {data.name!r} has labels of the kind {data.labels.kind}, and jt.verdict "
+            f"compares accuracies of classes; use runs.matching(metric=...)"
+        )
     # a verdict has no place for what monitors measure
     training = training.replace(monitors=())
     if net != runs.net:

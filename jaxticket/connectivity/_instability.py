@@ -117,11 +117,17 @@ def instability(
         runtime, mesh=mesh, folder=folder, at_once=at_once, save_every=save_every, progress=progress
     )
     mesh = runtime.devices
-    check_fit(net, data, training, mesh)
+    training = check_fit(net, data, training, mesh)
     if training.stop_when is not None:
         raise ValueError(
             "`training` has a `stop_when`, and jt.instability compares networks at the end of "
             "training; pass training.replace(stop_when=None)"
+        )
+    if data.labels.kind != "classes":
+        raise ValueError(
+            f"`data` {data.name!r} has labels of the kind {data.labels.kind}, and jt.instability "
+            f"compares the errors and predictions of classes; measure losses along a line with "
+            f"jt.connectivity.line"
         )
     if training.monitors:
         raise ValueError(

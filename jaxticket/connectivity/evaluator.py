@@ -30,6 +30,7 @@ from jaxticket.engine.metrics import (
 )
 from jaxticket.engine.program import check_fit
 from jaxticket.engine.source import Source, put_data, split_names
+from jaxticket.labels import living
 from jaxticket.settings import Training, static_part
 from jaxticket.typing import Network, Params, Stats
 
@@ -113,11 +114,11 @@ class Evaluator:
         put: Source | None = None,
     ) -> None:
         self.mesh = parallel.check_mesh(mesh)
-        check_fit(net, data, training, self.mesh)
+        training = check_fit(net, data, training, self.mesh)
         if at_once is not None:
             at_once = whole("at_once", at_once, 1)
         self.net, self.training, self.fingerprint = net, training, data.fingerprint
-        self.splits = split_names(data)
+        self.splits, self.labels, self.name = split_names(data), data.labels, data.name
         self.data = put_data(data, training, self.mesh) if put is None else put
         self.at_once = AT_ONCE if at_once is None else at_once
         kind = static_part(training)
@@ -174,7 +175,9 @@ class Evaluator:
             parts.append(parallel.host(found)[: len(index[chunk])])
         sums = np.concatenate(parts)
         # on the device, which divides as it does in training
-        flat = means(jnp.asarray(sums.reshape(-1, sums.shape[-1])), self.training, self.net)
+        flat = means(
+            jnp.asarray(sums.reshape(-1, sums.shape[-1])), self.training, self.net, self.labels
+        )
         return np.array(flat).reshape(*sums.shape[:2], -1)
 
     def _sums(
@@ -200,7 +203,7 @@ class Evaluator:
                     f"`eval_batch_size` {self.training.eval_batch_size}; use a smaller batch size"
                 )
             stats = self._run.average(at, total, momenta)
-        shape = (len(limits), len(self.splits), width(self.training, self.net))
+        shape = (len(limits), len(self.splits), width(self.training, self.net, self.labels))
         sums = parallel.put(np.zeros(shape, np.float32), self.mesh)
         with self.data.evaluation() as blocks:
             for batched in blocks:
@@ -223,6 +226,11 @@ class Evaluator:
           networks: stacked networks on the host.
           pad_to: number of networks to make room for.
         """
+        if self.labels.kind != "classes":
+            raise ValueError(
+                f"`data` {self.name!r} has labels of the kind {self.labels.kind}, and predictions "
+                f"are those of classes; compare weights instead"
+            )
         count = len(jax.tree.leaves(networks)[0])
         size = parallel.block_size(max(count, pad_to or 0), self.mesh, None)
         limits = parallel.put((np.arange(size) < count).astype(np.int32), self.mesh)
@@ -332,7 +340,7 @@ def _programs(net: Network, training: Training, mesh: Mesh, splits: int, train: 
 
         def batch(total: Total, inputs: Batched) -> tuple[Total, None]:
             # padding would distort the statistics
-            full = (limit > 0) & (inputs.split == train) & jnp.all(inputs.y >= 0)
+            full = (limit > 0) & (inputs.split == train) & jnp.all(living(inputs.y))
 
             def add(total: Total) -> Total:
                 x = normalized(own_part(inputs, axis).x, by, training.compute_dtype)

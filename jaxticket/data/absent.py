@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxticket import _show
 from jaxticket.data.arrays import About, Data, Split
+from jaxticket.labels import CLASSES, Labels
 
 
 class _AbsentSplit(Split):
@@ -50,10 +51,12 @@ class Absent(Data):
     Attributes:
       example: shape of one example.
       recorded: the fingerprint.
+      label: shape and type of the label of one example.
     """
 
     example: tuple[int, ...]
     recorded: str
+    label: Labels = CLASSES
 
     __repr__ = _show.text
 
@@ -73,6 +76,11 @@ class Absent(Data):
         """The fingerprint that was recorded."""
         return self.recorded
 
+    @property
+    def labels(self) -> Labels:
+        """Shape and type of the label of one example."""
+        return self.label
+
     def class_counts(self) -> None:
         """None, since labels are not known."""
 
@@ -85,6 +93,7 @@ def absent(
     splits: Mapping[str, int],
     about: About,
     fingerprint: str,
+    labels: Labels | None = None,
 ) -> Absent:
     """Describe a data set that is not there.
 
@@ -95,6 +104,7 @@ def absent(
       splits: examples of each split.
       about: where it came from.
       fingerprint: what identifies it.
+      labels: shape and type of its labels; None for classes.
 
     >>> gone = absent("mine", classes=3, shape=(4,), splits={"train": 9, "test": 2}, about={},
     ...               fingerprint="0")
@@ -113,4 +123,6 @@ def absent(
         about=about,
         example=tuple(shape),
         recorded=fingerprint,
+        label=CLASSES if labels is None else labels,
+        more={name: p for name, p in parts.items() if name not in ("train", "validation", "test")},
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, TypeAlias
@@ -12,10 +13,15 @@ import numpy as np
 
 from jaxticket import _check, _show
 from jaxticket.data.sampling import permutation, stratified
+from jaxticket.labels import Labels, labels_of, living
 from jaxticket.typing import Json
 
 About: TypeAlias = Json
 """Where data come from and how they were divided, as values that JSON can hold."""
+
+
+ENTRIES = "entries"
+"""`Data.normalize` of data whose entries are standardized each by itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +30,10 @@ class Split:
 
     Attributes:
       x: images, uint8 or float32 [n, height, width, channels], as stored: not scaled, not centered;
-        or tokens, int32 [n, length, ...].
-      y: int32 [n], entries in [0, classes).
+        rows of features [n, features] and other arrays, whose last axis holds channels; or tokens,
+        int32 [n, length, ...].
+      y: labels, of a kind of `jaxticket.labels`: int32 [n] in [0, classes), int8 [n, classes] of 0
+        and 1, tokens int32 [n, ...] in [0, classes) or -1, or numbers float32 [n] or [n, k].
     """
 
     x: np.ndarray
@@ -39,21 +47,25 @@ class Split:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Data:
-    """A classification data set in memory, as `from_arrays` and the loaders make it.
+    """A data set in memory, as `from_arrays` and the loaders make it.
 
     Networks see `(x - mean) / std` of images, and tokens as they are.
 
     Attributes:
       name: what tables and run folders call it.
-      classes: number of classes.
+      classes: number of logits that a network needs for each label: that of the classes, of the
+        labels of "multilabel", of the tokens, or of the numbers to predict.
       train: training split.
       test: test split.
       validation: held-out split, or None.
-      mean: float32 [channels], mean of the training split in the raw units of `x`; 0 where
-        `normalize` is False. Kept by `dataclasses.replace(data, train=...)`.
-      std: float32 [channels], standard deviation likewise; 1 for a channel that is constant.
+      more: further splits by name, which are evaluated as the test split is.
+      mean: float32 [channels], or of the shape of an example, mean of the training split in the
+        raw units of `x`; 0 where `normalize` is False. Kept by
+        `dataclasses.replace(data, train=...)`.
+      std: float32, like `mean`: standard deviation likewise; 1 for a channel that is constant.
       about: where the data come from and how they were divided, as values that JSON can hold.
-      normalize: whether divisions of the training split measure mean and standard deviation again.
+      normalize: whether divisions of the training split measure mean and standard deviation again:
+        True for those of the channels, "entries" for those of each entry of an example.
 
     Raises:
       ValueError: naming the field that does not fit: examples of other shapes in another split,
@@ -71,7 +83,8 @@ class Data:
     mean: np.ndarray
     std: np.ndarray
     about: About = field(default_factory=dict)
-    normalize: bool = True
+    normalize: bool | str = True
+    more: Mapping[str, Split] = field(default_factory=dict)
 
     __repr__ = _show.text
     _repr_html_ = _show.text_html
@@ -82,16 +95,20 @@ class Data:
 
     def __post_init__(self) -> None:
         _check.whole("classes", self.classes, 1)
+        if taken := sorted(set(self.more) & {"train", "validation", "test"}):
+            raise ValueError(f"`more` has the split {taken[0]!r}, which has a field; use that")
         for name, split in self.splits.items():
             _check_split(name, split, self.train, self.classes)
         for name in ("mean", "std"):
             value = np.asarray(getattr(self, name), np.float32)
-            if value.shape not in ((), (1,), self.shape[-1:]) or not np.isfinite(value).all():
+            known = value.shape in ((), (1,), self.shape[-1:], self.shape)
+            if not known or not np.isfinite(value).all():
                 raise ValueError(
-                    f"`{name}` must be one finite number per channel ({self.shape[-1]}), got "
-                    f"{getattr(self, name)!r}"
+                    f"`{name}` must be one finite number per channel ({self.shape[-1]}), or of the "
+                    f"shape of an example, got {getattr(self, name)!r}"
                 )
-            value = np.broadcast_to(value, self.shape[-1:]).copy()
+            shape = self.shape if value.ndim > 1 else self.shape[-1:]
+            value = np.broadcast_to(value, shape).copy()
             object.__setattr__(self, name, read_only(value))
         if not (self.std > 0).all():
             raise ValueError(f"`std` must be above 0, got {self.std!r}; use 1 to leave a channel")
@@ -101,8 +118,15 @@ class Data:
                 f"leave `mean` at 0, `std` at 1 and `normalize` at False"
             )
 
+    @property
+    def labels(self) -> Labels:
+        """Shape and type of the label of one example."""
+        return labels_of(self.train.y)
+
     def class_counts(self) -> np.ndarray | None:
-        """Training examples of each class, int [classes]; None where labels are in files."""
+        """Training examples of each class, int [classes]; None without classes or in files."""
+        if self.labels.kind != "classes":
+            return None
         return np.bincount(self.train.y, minlength=self.classes)
 
     @property
@@ -117,9 +141,9 @@ class Data:
 
     @property
     def splits(self) -> dict[str, Split]:
-        """The splits by name, in the order "train", "validation" (if there is one), "test"."""
+        """The splits by name: "train", "validation" (if there is one), "test", and the others."""
         held_out = {} if self.validation is None else {"validation": self.validation}
-        return {"train": self.train, **held_out, "test": self.test}
+        return {"train": self.train, **held_out, "test": self.test, **self.more}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -139,6 +163,8 @@ class Data:
             digest.update(fixed.data)
         if not self.normalize:
             digest.update(b"not standardized")
+        elif self.normalize == ENTRIES:
+            digest.update(b"standardized by entry")
         return digest.hexdigest()
 
     def with_validation(self, share: float = 0.1, *, seed: int = 0) -> Data:
@@ -176,10 +202,11 @@ class Data:
         return _with_train(self, rest, step=step, validation=_take(self.train, held_out))
 
     def halves(self, *, seed: int = 0) -> tuple[Data, Data]:
-        """Two disjoint, class-balanced halves of the training split, with the same test split.
+        """Two disjoint halves of the training split, with the same test split.
 
-        The halves are called "NAME-a" and "NAME-b". In every class, and in total, their counts
-        differ by at most one. A validation split, if there is one, goes to both.
+        The halves are called "NAME-a" and "NAME-b". In total, and in every class where labels
+        are classes, their counts differ by at most one. A validation split, if there is one, goes
+        to both.
 
         Args:
           seed: seed of the permutation.
@@ -196,7 +223,7 @@ class Data:
         n = len(self.train)
         if n < 2:
             raise ValueError(f"`halves` needs at least 2 training examples, {self.name!r} has {n}")
-        first = stratified(self.train.y, n // 2, seed=seed, stream="halves")
+        first = self._drawn(n // 2, seed=seed, stream="halves")
         second = np.setdiff1d(np.arange(n), first)
 
         def half(letter: str, indices: np.ndarray) -> Data:
@@ -206,9 +233,10 @@ class Data:
         return half("a", first), half("b", second)
 
     def fraction(self, share: float, *, seed: int = 0) -> Data:
-        """A random, class-balanced `round(share * n)` of the n training examples.
+        """A random `round(share * n)` of the n training examples.
 
-        Each class keeps its share rounded down or up, so that the total is exact. The result is
+        Each class, where labels are classes, keeps its share rounded down or up, so that the total
+        is exact. The result is
         called "NAME-SHARE"; test and validation splits stay whole.
 
         Args:
@@ -225,9 +253,15 @@ class Data:
             raise ValueError(
                 f"`share`={share!r} of {n} training examples keeps none; pass at least {1 / n:g}"
             )
-        indices = stratified(self.train.y, count, seed=seed, stream="fraction")
+        indices = self._drawn(count, seed=seed, stream="fraction")
         step = {"step": "fraction", "share": share, "seed": _check.seed("seed", seed)}
         return _with_train(self, indices, step=step, name=f"{self.name}-{share:g}")
+
+    def _drawn(self, count: int, *, seed: int, stream: str) -> np.ndarray:
+        """Numbers of so many training examples, sorted; every class keeps its share."""
+        if self.labels.kind == "classes":
+            return stratified(self.train.y, count, seed=seed, stream=stream)
+        return np.sort(permutation(len(self.train), seed=seed, stream=stream)[:count])
 
 
 def _take(split: Split, indices: np.ndarray) -> Split:
@@ -244,7 +278,9 @@ def _with_train(
 ) -> Data:
     """Keep only these training examples, and add a record of it to `about["steps"]`."""
     train = _take(data.train, indices)
-    mean, std = mean_and_std(train.x) if data.normalize else (data.mean, data.std)
+    mean, std = data.mean, data.std
+    if data.normalize:
+        mean, std = mean_and_std(train.x, entries=data.normalize == ENTRIES)
     # a digest, not the indices: 50,000 numbers would swamp the settings they are stored with
     digest = hashlib.sha256(indices.astype("<i8").tobytes()).hexdigest()[:16]
     step = {**step, "examples": len(indices), "indices_sha256": digest}
@@ -269,10 +305,13 @@ def read_only(array: np.ndarray) -> np.ndarray:
 def _check_split(name: str, split: Split, train: Split, classes: int) -> None:
     """Raise unless a split fits the training split."""
     x, y = split.x, split.y
-    if not (isinstance(x, np.ndarray) and isinstance(y, np.ndarray)) or y.dtype != np.int32:
+    kinds = (np.int32, np.int8, np.float32)
+    if not (isinstance(x, np.ndarray) and isinstance(y, np.ndarray)) or y.dtype not in kinds:
         raise ValueError(
-            f"`{name}` must hold NumPy arrays, its labels int32; make it with from_arrays"
+            f"`{name}` must hold NumPy arrays, its labels int32, int8 or float32; make it with "
+            f"from_arrays"
         )
+    own, wanted = labels_of(y), labels_of(train.y)
     if x.dtype not in (np.uint8, np.float32, np.int32) or (x.dtype, x.shape[1:]) != (
         train.x.dtype, train.x.shape[1:],
     ):  # fmt: skip
@@ -280,13 +319,36 @@ def _check_split(name: str, split: Split, train: Split, classes: int) -> None:
             f"`{name}` has examples of {x.dtype} {x.shape[1:]}, `train` of {train.x.dtype} "
             f"{train.x.shape[1:]}; all splits are uint8, float32 or int32, of one shape"
         )
-    if y.shape != x.shape[:1] or len(y) == 0:
+    if y.shape[:1] != x.shape[:1] or len(y) == 0:
         raise ValueError(
             f"`{name}` has {len(x)} examples and labels of shape {y.shape}; pass one per example"
         )
     if x.dtype == np.float32 and not np.isfinite(x).all():
         raise ValueError(f"`{name}` holds values that are nan or infinite; remove or replace them")
+    if own != wanted:
+        raise ValueError(
+            f"`{name}` has labels of {own.dtype} {own.shape}, `train` of {wanted.dtype} "
+            f"{wanted.shape}; all splits have labels of one kind and shape"
+        )
+    if own.kind == "numbers":
+        if not np.isfinite(y).all():
+            raise ValueError(f"`{name}` has labels that are nan or infinite; remove the examples")
+        return
     low, high = int(y.min()), int(y.max())
+    if own.kind == "multilabel":
+        if y.ndim != 2 or y.shape[1] != classes or low < 0 or high > 1:
+            raise ValueError(
+                f"`{name}` has labels of shape {y.shape} from {low} to {high}, which must be 0 or "
+                f"1, one for each of {classes} classes"
+            )
+        return
+    if own.kind == "tokens" and low == -1:
+        if empty := int((~living(y)).sum()):
+            raise ValueError(
+                f"`{name}` has {empty} examples whose labels are all -1, which leaves nothing to "
+                f"predict; remove the examples"
+            )
+        low = 0
     if low < 0 or high >= classes:
         raise ValueError(
             f"`{name}` has labels from {low} to {high}, which must lie in [0, {classes}); number "
@@ -294,23 +356,30 @@ def _check_split(name: str, split: Split, train: Split, classes: int) -> None:
         )
 
 
-def mean_and_std(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def mean_and_std(x: np.ndarray, *, entries: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each channel, float32 [channels].
+
+    With `entries` those of each entry of an example, of its shape.
 
     With d = x - x[0, 0, 0]: mean = x[0, 0, 0] + E[d], std = sqrt(E[d^2] - E[d]^2). For uint8 all
     sums are whole numbers, so the result is the same on every machine.
     """
+    if entries and x.ndim > 2:
+        flat = mean_and_std(x.reshape(len(x), -1))
+        mean, std = (read_only(one.reshape(x.shape[1:])) for one in flat)
+        return mean, std
     channels = x.shape[-1]
     wide = np.int64 if x.dtype == np.uint8 else np.float64
-    origin = x[0, 0, 0].astype(wide)
+    origin = x[(0,) * (x.ndim - 1)].astype(wide)
+    places = tuple(range(x.ndim - 2))
     first = np.zeros(channels, wide)
     second = np.zeros(channels, wide)
     # about 8 MB at a time, so that the wide copy of a large data set never exists
     at_once = max(1, 2**20 // x[0].size)
     for start in range(0, len(x), at_once):
         d = x[start : start + at_once].astype(wide) - origin
-        first += d.sum(axis=0).sum(axis=(0, 1))
-        second += np.square(d, out=d).sum(axis=0).sum(axis=(0, 1))
+        first += d.sum(axis=0).sum(axis=places)
+        second += np.square(d, out=d).sum(axis=0).sum(axis=places)
     n = x.size // channels
     mean, std = [], []
     # python numbers: n * sum(d^2) passes 64 bits for large data sets

@@ -5,28 +5,33 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxticket import _check
-from jaxticket.data.arrays import Data, Split, mean_and_std, read_only
+from jaxticket.data.arrays import ENTRIES, Data, Split, mean_and_std, read_only
+from jaxticket.labels import KINDS
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test", "x_validation", "y_validation")
 
 
 def from_arrays(
-    x_train: ArrayLike,
-    y_train: ArrayLike,
-    x_test: ArrayLike,
-    y_test: ArrayLike,
+    x_train: ArrayLike | None = None,
+    y_train: ArrayLike | None = None,
+    x_test: ArrayLike | None = None,
+    y_test: ArrayLike | None = None,
     *,
     x_validation: ArrayLike | None = None,
     y_validation: ArrayLike | None = None,
+    splits: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
     classes: int | None = None,
+    labels: str | None = None,
     name: str = "arrays",
-    normalize: bool = True,
+    normalize: bool | str = True,
+    images: bool = True,
 ) -> Data:
     """A data set from arrays, which are copied: changing them later changes nothing.
 
@@ -38,19 +43,28 @@ def from_arrays(
 
     Args:
       x_train: images [n, height, width, channels] (channels last), or [n, height, width] for one
-        channel; uint8, or floating (kept as float32). Rows of features are images of one pixel,
-        [n, 1, 1, features], where each feature is standardized by itself. Or tokens [n, length] of
-        any other integer type, for networks made with `dtype="int32"`; with `normalize=False` of
-        three and more dimensions too.
-      y_train: labels [n], whole numbers in [0, classes).
+        channel; uint8, or floating (kept as float32). Rows of features, floating [n, features],
+        where each feature is standardized by itself. Or tokens [n, length] of any integer type
+        other than uint8, for networks made with `dtype="int32"`; with `normalize=False` of three
+        and more dimensions too. For other arrays see `images`.
+      y_train: classes [n], whole numbers in [0, classes); numbers to predict, floating [n] or
+        [n, k]; several labels for each example, 0 or 1 [n, classes]; or tokens [n, length] that
+        each place predicts, -1 for those that do not count (see `jaxticket.labels`).
       x_test: examples of the test split, shaped and typed like `x_train`.
       y_test: their labels.
       x_validation: examples of a validation split, or None.
       y_validation: their labels, or None.
-      classes: number of classes; by default one more than the largest label.
+      splits: in place of the arrays above, (examples, labels) by the name of the split: "train" and
+        "test", "validation" where there is one, and any others, such as "corrupted", which are
+        evaluated as the test split is and have rows in tables under their names.
+      classes: number of classes, of labels, or of tokens; by default one more than the largest one.
+      labels: "classes", "numbers", "multilabel" or "tokens"; None where type and shape say it.
       name: what tables and run folders call the data set.
       normalize: False leaves images as they are (mean 0, standard deviation 1), for arrays that
-        were scaled before. Part of the fingerprint.
+        were scaled before. "entries" standardizes each entry of an example by itself, such as each
+        pixel. Part of the fingerprint.
+      images: False for arrays that are no images, such as sound [n, time, channels]: they keep
+        their shape [n, ..., channels].
 
     Raises:
       ValueError: naming the argument that does not fit.
@@ -63,49 +77,147 @@ def from_arrays(
     >>> data = from_arrays(x, y, x[:2], y[:2])
     >>> data.shape, data.classes, len(data.train)
     ((2, 2, 1), 3, 4)
+
+    >>> x, y = np.eye(4, 3), [0.1, 0.4, 0.2, 0.3]
+    >>> data = from_arrays(splits={"train": (x, y), "test": (x, y), "far": (10 * x, y)})
+    >>> data.shape, data.labels.kind, list(data.splits)
+    ((3,), 'numbers', ['train', 'test', 'far'])
     """
     if (x_validation is None) != (y_validation is None):
         given, absent = ("x", "y") if y_validation is None else ("y", "x")
         raise ValueError(f"`{given}_validation` needs `{absent}_validation`; pass both or neither")
-    if not isinstance(normalize, bool):
-        raise ValueError(f"`normalize` must be True or False, got {normalize!r}")
-    arrays: dict[str, tuple[object, object]] = {
-        "train": (x_train, y_train),
-        "test": (x_test, y_test),
-    }
-    if x_validation is not None:
-        arrays["validation"] = (x_validation, y_validation)
-    splits = {}
+    if not isinstance(normalize, bool) and normalize != ENTRIES:
+        raise ValueError(f"`normalize` must be True, False or {ENTRIES!r}, got {normalize!r}")
+    _check.flag("images", images)
+    if labels is not None:
+        _check.one_of("labels", labels, KINDS)
+    single: dict[str, ArrayLike | None] = dict(
+        zip(_KEYS, (x_train, y_train, x_test, y_test, x_validation, y_validation), strict=True)
+    )
+    arrays = _by_split(single, splits)
+    found, kind = {}, labels
     for split, (x, y) in arrays.items():
-        examples = _examples(f"x_{split}", x, normalize=normalize)
-        splits[split] = Split(examples, _labels(f"y_{split}", y, f"x_{split}", len(examples)))
+        x_name, y_name = f"x_{split}", f"y_{split}"
+        if splits is not None:
+            x_name, y_name = f"splits[{split!r}][0]", f"splits[{split!r}][1]"
+        examples = _examples(x_name, x, normalize=bool(normalize), images=images)
+        y = _plain(y_name, y)
+        if kind is None:
+            # of the first split, "train"
+            kind = _kind(y_name, y, examples)
+        found[split] = Split(examples, _labels(y_name, y, x_name, len(examples), kind))
 
-    for split, part in splits.items():
-        got, wanted = (f"{p.x.dtype} {p.x.shape[1:]}" for p in (part, splits["train"]))
+    for split, part in found.items():
+        got, wanted = (f"{p.x.dtype} {p.x.shape[1:]}" for p in (part, found["train"]))
         if got != wanted:
             raise ValueError(
                 f"`x_{split}` has images of {got}, `x_train` of {wanted}; "
                 "bring all splits to the same dtype and shape"
             )
-    if classes is None:
-        classes = _counted(splits)
-    else:
-        classes = _check.whole("classes", classes, 2)
-    for split, part in splits.items():
-        low, high = int(part.y.min()), int(part.y.max())
-        if low < 0 or high >= classes:
+        got, wanted = (p.y.shape[1:] for p in (part, found["train"]))
+        if got != wanted:
             raise ValueError(
-                f"`y_{split}` must lie in [0, {classes}), got labels from {low} to {high}; "
+                f"`y_{split}` has labels of shape {got}, `y_train` of {wanted}; "
+                "bring all splits to one shape"
+            )
+    if classes is not None:
+        classes = _check.whole("classes", classes, 2 if kind == "classes" else 1)
+    if kind == "classes":
+        classes = _counted(found) if classes is None else classes
+    else:
+        classes = _outputs(found, str(kind), classes)
+    low = -1 if kind == "tokens" else 0
+    for split, part in found.items():
+        if kind == "numbers":
+            break
+        least, high = int(part.y.min()), int(part.y.max())
+        if least < low or high >= max(classes, 2):
+            raise ValueError(
+                f"`y_{split}` must lie in [{low}, {classes}), got labels from {least} to {high}; "
                 "number the classes from 0, or pass `classes`"
             )
-    x = splits["train"].x
-    _warn_of_shape(np.shape(x_train), x)
-    normalize = normalize and x.dtype != np.int32
-    mean, std = mean_and_std(x) if normalize else _unchanged(x)
+    x = found["train"].x
+    if images and x.ndim == 4:
+        _warn_of_shape(np.shape(arrays["train"][0]), x)
+    normalize = False if x.dtype == np.int32 else normalize
+    mean, std = _unchanged(x)
+    if normalize:
+        mean, std = mean_and_std(x, entries=normalize == ENTRIES)
     return Data(
-        name=name, classes=classes, **splits, mean=mean, std=std, about={"source": "arrays"},
-        normalize=normalize,
+        name=name, classes=classes, train=found.pop("train"), test=found.pop("test"),
+        validation=found.pop("validation", None), more=found, mean=mean, std=std,
+        about={"source": "arrays"}, normalize=normalize,
     )  # fmt: skip
+
+
+def _by_split(
+    single: Mapping[str, ArrayLike | None],
+    splits: Mapping[str, tuple[ArrayLike, ArrayLike]] | None,
+) -> dict[str, tuple[ArrayLike, ArrayLike]]:
+    """(examples, labels) by split, "train" first."""
+    given = [key for key, value in single.items() if value is not None]
+    if splits is None:
+        if missing := [key for key in _KEYS[:4] if key not in given]:
+            raise ValueError(
+                f"`{missing[0]}` is missing; pass x_train, y_train, x_test and y_test, or `splits`"
+            )
+        names = [name for name in ("train", "test", "validation") if f"x_{name}" in given]
+        return {
+            name: (x, y)
+            for name in names
+            if (x := single[f"x_{name}"]) is not None and (y := single[f"y_{name}"]) is not None
+        }
+    if given:
+        raise ValueError(f"`splits` and `{given[0]}` are given together; leave one of them out")
+    for name, pair in splits.items():
+        if not isinstance(name, str) or not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ValueError(
+                f"`splits` must be (examples, labels) by name, got {_check.shown(pair)} as {name!r}"
+            )
+    if missing := [name for name in ("train", "test") if name not in splits]:
+        raise ValueError(f"`splits` has no {missing[0]!r}; it has {', '.join(splits) or 'none'}")
+    first = ["train", "test", *(["validation"] if "validation" in splits else [])]
+    rest = [name for name in splits if name not in first]
+    return {name: (splits[name][0], splits[name][1]) for name in (*first, *rest)}
+
+
+def _kind(argument: str, y: np.ndarray, x: np.ndarray) -> str:
+    """The kind of labels, of what type and shape say."""
+    whole = y.dtype.kind in "iu"
+    if y.ndim == 1:
+        if whole:
+            return "classes"
+        if y.dtype.kind == "f" and not (np.isfinite(y) & (y == np.rint(y))).all():
+            return "numbers"
+        raise ValueError(f"`{argument}` must be whole numbers, got {y.dtype}; {_numbered(y)}")
+    if whole and x.dtype == np.int32 and y.shape == x.shape:
+        return "tokens"
+    binary = y.ndim == 2 and y.size and y.dtype.kind in "biuf" and bool(((y == 0) | (y == 1)).all())
+    if y.ndim == 2 and y.dtype.kind == "f" and not binary:
+        return "numbers"
+    if binary and y.shape[1] > 1 and (y.sum(axis=1) != 1).any():
+        return "multilabel"
+    raise ValueError(
+        f"`{argument}` must be one label per image, shape [n], got shape {y.shape}; "
+        "turn one-hot rows into labels with argmax(axis=1), columns with reshape(-1), or say what "
+        "they are with `labels`, such as labels='multilabel'"
+    )
+
+
+def _outputs(splits: dict[str, Split], kind: str, classes: int | None) -> int:
+    """The number of logits for labels that are not classes."""
+    y = splits["train"].y
+    if kind == "tokens":
+        if classes is not None:
+            return classes
+        parts = [a for p in splits.values() for a in (p.x, p.y) if a.dtype == np.int32]
+        return 1 + max(int(part.max()) for part in parts)
+    count = y.shape[-1] if y.ndim > 1 else 1
+    if classes not in (None, count):
+        raise ValueError(
+            f"`classes` {classes} are not the {count} of labels of shape {y.shape}; leave it out"
+        )
+    return count
 
 
 def from_npz(path: str | os.PathLike[str], *, name: str | None = None) -> Data:
@@ -193,18 +305,21 @@ def _plain(argument: str, value: object) -> np.ndarray:
         ) from None
 
 
-def _examples(argument: str, value: object, *, normalize: bool) -> np.ndarray:
-    """Check images, uint8 or float32 [n, height, width, channels], or tokens, int32 [n, ...]."""
+def _examples(argument: str, value: object, *, normalize: bool, images: bool) -> np.ndarray:
+    """Check examples: uint8 or float32 [n, ..., channels], or tokens, int32 [n, ...]."""
     x = _plain(argument, value)
     tokens = x.dtype.kind in "iu" and x.dtype != np.uint8 and (x.ndim == 2 or not normalize)
-    if x.ndim == 3 and not tokens:
+    rows = x.ndim == 2 and x.dtype.kind == "f"
+    if x.ndim == 3 and not tokens and images:
         x = x[..., None]
-    if tokens and x.ndim < 2:
-        raise ValueError(f"`{argument}` must be [n, length] of tokens, got shape {x.shape}")
-    if x.ndim != 4 and not tokens:
-        remedy = "reshape it"
+    if (tokens or not images) and x.ndim < 2:
+        raise ValueError(
+            f"`{argument}` must be [n, length] of tokens or [n, ..., channels], got shape {x.shape}"
+        )
+    if x.ndim != 4 and not tokens and not rows and images:
+        remedy = "reshape it, or pass images=False for other arrays [n, ..., channels]"
         if x.ndim == 2:
-            remedy = "rows of features are x[:, None, None, :], tokens x.astype('int32')"
+            remedy = "rows of features are x.astype('float32'), tokens x.astype('int32')"
         raise ValueError(
             f"`{argument}` must be [n, height, width] or [n, height, width, channels], "
             f"got shape {x.shape}; {remedy}"
@@ -237,10 +352,9 @@ def _examples(argument: str, value: object, *, normalize: bool) -> np.ndarray:
     return _unshared(np.ascontiguousarray(x), value)
 
 
-def _labels(argument: str, value: object, images: str, n: int) -> np.ndarray:
-    """Check labels, int32 [n]."""
-    y = _plain(argument, value)
-    if y.ndim != 1:
+def _labels(argument: str, y: np.ndarray, images: str, n: int, kind: str) -> np.ndarray:
+    """Check labels of a kind, and give them their type."""
+    if y.ndim == 0 or (y.ndim != 1 and kind == "classes"):
         raise ValueError(
             f"`{argument}` must be one label per image, shape [n], got shape {y.shape}; "
             "turn one-hot rows into labels with argmax(axis=1), columns with reshape(-1)"
@@ -249,13 +363,36 @@ def _labels(argument: str, value: object, images: str, n: int) -> np.ndarray:
         raise ValueError(
             f"`{argument}` has {len(y)} labels and `{images}` {n} images; pass one label per image"
         )
+    if kind == "numbers":
+        if y.dtype.kind not in "iuf":
+            raise ValueError(f"`{argument}` must be numbers, got {y.dtype}; convert them")
+        with np.errstate(over="ignore"):  # what becomes infinite is reported below
+            found = y.astype(np.float32, copy=False)
+        if bad := int(found.size - np.isfinite(found).sum()):
+            raise ValueError(
+                f"`{argument}` holds {bad} values that are nan or infinite in float32; "
+                "remove the examples"
+            )
+        return _unshared(found, y)
+    if kind == "multilabel":
+        if y.ndim != 2 or y.dtype.kind not in "biuf" or not ((y == 0) | (y == 1)).all():
+            raise ValueError(
+                f"`{argument}` must be 0 or 1 for each example and label, [n, classes], got "
+                f"{y.dtype} of shape {y.shape}"
+            )
+        return read_only(y.astype(np.int8))
     if y.dtype.kind not in "ui":
         raise ValueError(f"`{argument}` must be whole numbers, got {y.dtype}; {_numbered(y)}")
+    if kind == "tokens" and y.ndim < 2:
+        raise ValueError(
+            f"`{argument}` must be tokens [n, length], got shape {y.shape}; leave `labels` out for "
+            f"one class per example"
+        )
     if y.max() > np.iinfo(np.int32).max or y.min() < np.iinfo(np.int32).min:
         raise ValueError(
             f"`{argument}` holds labels from {y.min()} to {y.max()}; number the classes from 0"
         )
-    return _unshared(y.astype(np.int32, copy=False), value)
+    return _unshared(y.astype(np.int32, copy=False), y)
 
 
 def _numbered(y: np.ndarray) -> str:
@@ -263,11 +400,8 @@ def _numbered(y: np.ndarray) -> str:
     if y.dtype.kind in "USTO":
         return "number the names with names, y = np.unique(y, return_inverse=True)"
     if y.dtype.kind == "f" and not (np.isfinite(y) & (y == np.rint(y))).all():
-        return (
-            "these are not classes: classification needs whole numbers, and regression is not "
-            "supported"
-        )
-    return "convert with astype('int32')"
+        return "these are not classes: pass labels='numbers' for regression"
+    return "convert classes with astype('int32'), or pass labels='numbers' for regression"
 
 
 def _counted(splits: dict[str, Split]) -> int:

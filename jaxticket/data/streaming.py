@@ -25,6 +25,7 @@ from jaxticket.data.folder import divided
 from jaxticket.data.records import Records, Rows, open_files
 from jaxticket.data.sampling import permutation
 from jaxticket.data.tfds import open_records
+from jaxticket.labels import CLASSES, Labels
 
 STREAMS = {"imagenet": "imagenet2012", "places365": "places365_small"}
 """Short names of sets that are usually streamed, and what TFDS calls them."""
@@ -84,6 +85,11 @@ class Stream:
 
     def _summary(self) -> _show.Summary:
         return _show.data_summary(self, f"{_show.shape(self.shape)} from files")
+
+    @property
+    def labels(self) -> Labels:
+        """Shape and type of the label of one example: a class."""
+        return CLASSES
 
     def class_counts(self) -> None:
         """None, since labels are read when they are needed."""

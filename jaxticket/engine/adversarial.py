@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxticket._check import flag, number, settle, whole
-from jaxticket.engine.metrics import Normalization, cast, cross_entropy, normalized
+from jaxticket.engine.metrics import Normalization, cast, normalized
+from jaxticket.losses import cross_entropy
 from jaxticket.random import stream, uniform
 from jaxticket.typing import Array, Key, Network, Params, Stats
 

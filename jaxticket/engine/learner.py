@@ -85,7 +85,7 @@ class Batch(NamedTuple):
 
     Attributes:
       x: raw examples [batch, ...].
-      y: int32 labels [batch].
+      y: labels [batch, ...], as data have them.
       by: how images are normalized.
     """
 
@@ -95,7 +95,7 @@ class Batch(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Examples of several steps: x [replica, step, batch, ...], y int32 [replica, step, batch]."""
+    """Examples of several steps: x [replica, step, batch, ...], y [replica, step, batch, ...]."""
 
     x: Array
     y: Array

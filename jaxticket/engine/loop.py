@@ -22,6 +22,7 @@ from jaxticket.engine.monitors import Monitor, Watcher
 from jaxticket.engine.optim import schedule
 from jaxticket.engine.program import OriginT, PlanT, StateT
 from jaxticket.engine.runtime import Arrays, Row, Run
+from jaxticket.labels import labels_of
 from jaxticket.settings import Training
 from jaxticket.stopping import StopRule
 
@@ -494,15 +495,22 @@ def _calling(
 
 def _evaluated(run: Run[StateT, PlanT, OriginT], state: StateT, wanted: np.ndarray) -> jax.Array:
     """Metrics of states by evaluation batches that come in blocks."""
-    zeros = np.zeros((len(wanted), run.splits, run.program.sums), np.float32)
     limits = parallel.put(wanted.astype(np.int32), run.mesh)
-    sums = parallel.put(zeros, run.mesh)
-    if wanted.any():
-        with run.data.evaluation() as blocks:
-            for batched in blocks:
-                jax.block_until_ready(sums)
-                sums = run.program.tallied(limits, state, sums, batched, run.data.arrays.by)
-    return run.program.averaged(limits, sums)
+    if not wanted.any():
+        nothing = np.full((len(wanted), run.splits, run.program.metrics), np.nan, np.float32)
+        return parallel.put(nothing, run.mesh)
+    sums, last = None, None
+    with run.data.evaluation() as blocks:
+        for batched in blocks:
+            if sums is None:
+                width = run.program.sums(labels_of(batched.y, 2))
+                zeros = np.zeros((len(wanted), run.splits, width), np.float32)
+                sums = parallel.put(zeros, run.mesh)
+            jax.block_until_ready(sums)
+            sums = run.program.tallied(limits, state, sums, batched, run.data.arrays.by)
+            last = batched
+    assert sums is not None and last is not None, "splits are not empty"
+    return run.program.averaged(limits, sums, last)
 
 
 def _checked(

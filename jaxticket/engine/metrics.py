@@ -8,13 +8,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jaxticket import _tree
 from jaxticket._check import naming
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
+from jaxticket.labels import Labels, filler, labels_of, living, right, usable
+from jaxticket.losses import LOSSES, cross_entropy, kinds_of, name_for, next_token
 from jaxticket.metrics import ALWAYS, Metric, chosen_metrics, sums_of, value_of
+from jaxticket.nn.network import logits_of
 from jaxticket.settings import Training
 from jaxticket.typing import (
     AnyArray,
@@ -28,13 +30,13 @@ from jaxticket.typing import (
 )
 
 Loss = str | LossFunction
-"""A name in `settings.LOSSES`, or a function `(logits, labels) -> [batch]`."""
+"""A name in `LOSSES`, or a function `(logits, labels) -> [batch]`."""
 METRICS = ALWAYS
 """Those that every evaluation begins with; `metric_names` has all of a training."""
 
 
 class Normalization(NamedTuple):
-    """`(x - mean) / std` per channel, in the raw units of the data; float32 [channels] each.
+    """`(x - mean) / std`, in the raw units of the data; float32 [channels] or of an example.
 
     Networks take normalized images. Tokens stay as they are.
     """
@@ -57,9 +59,9 @@ def normalized(x: Array, by: Normalization, dtype: str) -> Array:
     """Raw images as the network's input; tokens (whole numbers other than uint8) as they are."""
     if jnp.issubdtype(x.dtype, jnp.integer) and x.dtype != jnp.uint8:
         return x
-    return ((x.astype(jnp.float32) - by.mean[None, None, None]) / by.std[None, None, None]).astype(
-        dtype
-    )
+    # of channels, the last axis, or of all entries
+    lead = (None,) * (x.ndim - by.mean.ndim)
+    return ((x.astype(jnp.float32) - by.mean[lead]) / by.std[lead]).astype(dtype)
 
 
 class Batched(NamedTuple):
@@ -67,7 +69,7 @@ class Batched(NamedTuple):
 
     Attributes:
       x: raw examples [batches, size, ...].
-      y: int32 [batches, size], -1 where a batch is filled up.
+      y: labels [batches, size, ...], -1 (nan for numbers) where a batch is filled up.
       split: int32 [batches], which split a batch is of.
     """
 
@@ -111,21 +113,10 @@ def cut(
                 -1, size, *x.shape[1:]
             )
         )
-        ys.append(np.concatenate([y, np.full(missing, -1, y.dtype)]).reshape(-1, size))
+        empty = np.full((missing, *y.shape[1:]), filler(y.dtype), y.dtype)
+        ys.append(np.concatenate([y, empty]).reshape(-1, size, *y.shape[1:]))
         of.append(np.full(len(ys[-1]), number, np.int32))
     return Batched(np.concatenate(xs), np.concatenate(ys), np.concatenate(of))  # type: ignore[arg-type]
-
-
-def cross_entropy(logits: Array, labels: Array, smoothing: float = 0.0) -> Array:
-    """Cross-entropy of each example, float32 [batch]; float64 for logits of that type.
-
-    `-sum_c q_c log p_c` with q = (1 - s) onehot + s / classes.
-    """
-    classes, kind = logits.shape[-1], jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
-    target = jax.nn.one_hot(labels, classes, dtype=kind)
-    if smoothing:
-        target = target * jnp.asarray(1 - smoothing, kind) + jnp.asarray(smoothing / classes, kind)
-    return optax.losses.softmax_cross_entropy(logits.astype(kind), target)
 
 
 def losses(loss: Loss, logits: Array, labels: Array, *, smoothing: float = 0.0) -> Array:
@@ -133,21 +124,34 @@ def losses(loss: Loss, logits: Array, labels: Array, *, smoothing: float = 0.0) 
 
     Args:
       loss: as of `Training`.
-      logits: [batch, classes].
-      labels: int32 [batch]; what stands for fillers, -1, gives some number.
-      smoothing: label smoothing, of cross-entropy.
+      logits: [batch, ...].
+      labels: [batch, ...], as data have them; those of fillers give some number.
+      smoothing: label smoothing, of losses that know it.
     """
-    if isinstance(loss, str):
+    if loss == "cross_entropy":
         return cross_entropy(logits, labels, smoothing)
+    function = LOSSES[loss] if isinstance(loss, str) else loss
+    if smoothing:
+        # settings know it for this one alone besides
+        function = functools.partial(next_token, smoothing=smoothing)
     with relaxed_types():
         kind = jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
-        found = jnp.asarray(loss(logits.astype(kind), jnp.maximum(labels, 0)))
-    if found.shape != labels.shape:
+        found = jnp.asarray(function(logits.astype(kind), usable(labels)))
+    if found.shape != labels.shape[:1]:
         raise ValueError(
             f"`loss` {loss!r} must give one number for each example, [batch], "
-            f"{labels.shape} here; got the shape {found.shape}"
+            f"{labels.shape[:1]} here; got the shape {found.shape}"
         )
     return found.astype(kind)
+
+
+def trained_losses(training: Training, logits: Array, labels: Array) -> Array:
+    """The loss of each example as it is trained: with label smoothing and class weights."""
+    found = losses(training.loss, logits, labels, smoothing=training.label_smoothing)
+    if training.class_weights is None:
+        return found
+    weights = jnp.asarray(training.class_weights, found.dtype)
+    return found * jnp.take(weights, usable(labels), axis=0)
 
 
 def metric_names(training: Training) -> tuple[str, ...]:
@@ -156,38 +160,68 @@ def metric_names(training: Training) -> tuple[str, ...]:
 
 
 @cached(256)
-def sizes(metrics: tuple[Metric, ...], classes: int) -> tuple[int, ...]:
-    """Length of what each metric sums, for so many logits."""
-    logits, label = (
-        jax.ShapeDtypeStruct((1, classes), jnp.float32),
-        jax.ShapeDtypeStruct((1,), jnp.int32),
-    )
+def sizes(metrics: tuple[Metric, ...], logits: tuple[int, ...], labels: Labels) -> tuple[int, ...]:
+    """Length of what each metric sums, for logits and labels of one example of these shapes."""
+    given = jax.ShapeDtypeStruct((1, *logits), jnp.float32), labels.examples(1)
     found = []
     for metric in metrics:
         with naming("metrics", metric):
-            sums = jax.eval_shape(functools.partial(sums_of, metric), logits, label)
+            sums = jax.eval_shape(functools.partial(sums_of, metric), *given)
             one = jax.ShapeDtypeStruct(sums.shape[1:], sums.dtype)
             jax.eval_shape(functools.partial(value_of, metric), one)
         found.append(sums.shape[1])
     return tuple(found)
 
 
-def width(training: Training, net: Network) -> int:
+def width(training: Training, net: Network, labels: Labels) -> int:
     """Number of sums that evaluations keep of each split.
 
     They are loss, right answers, examples, and the sums of the metrics.
     """
-    return 3 + sum(sizes(chosen_metrics(training.metrics), net.classes))
+    if not training.metrics:
+        return 3
+    return 3 + sum(sizes(chosen_metrics(training.metrics), outputs(net), labels))
 
 
-def check(training: Training, net: Network) -> None:
-    """Raise where a user's loss or metric does not work for a network."""
-    sizes(chosen_metrics(training.metrics), net.classes)
-    if not isinstance(training.loss, str):
-        logits = jax.ShapeDtypeStruct((2, net.classes), jnp.float32)
-        labels = jax.ShapeDtypeStruct((2,), jnp.int32)
+def check(training: Training, net: Network, labels: Labels) -> None:
+    """Raise where loss and metrics do not fit labels and logits, or do not work with them."""
+    logits, kind = outputs(net), labels.kind
+    metrics = chosen_metrics(training.metrics)
+    known = kinds_of(training.loss)
+    if known is not None and kind not in known:
+        raise ValueError(
+            f"`loss` {training.loss!r} takes labels of the kind {' or '.join(known)}, and those of "
+            f"`data` are {kind}; use loss={name_for(kind)!r} or a function of your own"
+        )
+    for metric in metrics:
+        fits = getattr(metric, "fits", None)
+        if fits is not None and kind not in fits:
+            raise ValueError(
+                f"`metrics` has {metric.name!r}, which takes labels of the kind "
+                f"{' or '.join(fits)}, and those of `data` are {kind}; leave it out"
+            )
+    # a loss of the user's may take several outputs for a number, such as mean and variance
+    if not labels.outputs(logits) and (kind != "numbers" or known is not None):
+        raise ValueError(
+            f"`net` gives logits {list(logits)} for an example, and the labels of `data` "
+            f"({kind}, {list(labels.shape)}) need {labels.wanted}; change the output layer"
+        )
+    if kind != "classes" and training.attack is not None:
+        raise ValueError(
+            f"`attack` {training.attack!r} climbs the cross-entropy of classes, and the labels of "
+            f"`data` are {kind}; leave it out"
+        )
+    sizes(metrics, logits, labels)
+    if known is None:
+        given = jax.ShapeDtypeStruct((2, *logits), jnp.float32)
         with naming("loss", training.loss):
-            jax.eval_shape(functools.partial(losses, training.loss), logits, labels)
+            stored = jax.ShapeDtypeStruct((2, *labels.shape), labels.dtype)
+            jax.eval_shape(functools.partial(losses, training.loss), given, stored)
+
+
+def outputs(net: Network) -> tuple[int, ...]:
+    """Shape of the logits of one example."""
+    return tuple(logits_of(net).shape[1:])
 
 
 def cast(tree: Params, dtype: str) -> Params:
@@ -217,9 +251,11 @@ def evaluate(
       axis: (name, size) of a mesh axis over which each batch is split; the result is the same on
         all of it.
     """
-    zero = _tree.varying_like(jnp.zeros((splits, width(training, net)), jnp.float32), params)
+    labels = labels_of(batched.y, 2)
+    zeros = jnp.zeros((splits, width(training, net, labels)), jnp.float32)
+    zero = _tree.varying_like(zeros, params)
     sums = tally(net, params, stats, zero, batched, by, training, splits=splits, axis=axis)
-    return means(sums, training, net)
+    return means(sums, training, net, labels)
 
 
 def own_part(batch: Batched, axis: tuple[str, int] | None) -> Batched:
@@ -232,13 +268,13 @@ def own_part(batch: Batched, axis: tuple[str, int] | None) -> Batched:
     return Batched(x, jax.lax.dynamic_slice_in_dim(batch.y, begin, part), batch.split)
 
 
-def means(sums: Array, training: Training, net: Network) -> Array:
+def means(sums: Array, training: Training, net: Network, labels: Labels) -> Array:
     """The metrics of each split from the sums of `tally`, float32 [split, metric]."""
     first = sums[:, :2] / sums[:, 2:3]
     metrics = chosen_metrics(training.metrics)
     if not metrics:
         return first
-    ends = 3 + np.cumsum((0, *sizes(metrics, net.classes)))
+    ends = 3 + np.cumsum((0, *sizes(metrics, outputs(net), labels)))
     own = [
         jax.vmap(functools.partial(value_of, metric))(sums[:, begin:end])
         for metric, begin, end in zip(metrics, ends[:-1], ends[1:], strict=True)
@@ -270,15 +306,16 @@ def tally(
         logits, _ = net.apply(
             weights, stats, normalized(x, by, training.compute_dtype), train=False
         )
-        there = y >= 0
+        there = living(y)
         # nan losses of a diverged replica must show, those of fillers must not
         loss = jnp.where(there, losses(training.loss, logits, y), 0)
-        right = jnp.logical_and(jnp.argmax(logits, axis=-1) == y, there)
+        share = right(logits, y)
+        share = jnp.logical_and(share, there) if share.dtype == bool else jnp.where(there, share, 0)
         sums = jnp.stack(
-            [jnp.sum(loss), jnp.sum(right, dtype=jnp.float32), jnp.sum(there, dtype=jnp.float32)]
+            [jnp.sum(loss), jnp.sum(share, dtype=jnp.float32), jnp.sum(there, dtype=jnp.float32)]
         )
         for metric in metrics:
-            each = sums_of(metric, logits, jnp.maximum(y, 0))
+            each = sums_of(metric, logits, usable(y))
             more = jnp.sum(jnp.where(there[:, None], each, 0), axis=0)
             sums = jnp.concatenate([sums, more])
         own = (jax.lax.iota(jnp.int32, splits) == split)[:, None]

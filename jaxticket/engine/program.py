@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from jaxticket import _tree
@@ -26,6 +28,7 @@ from jaxticket.engine.metrics import (
     tally,
 )
 from jaxticket.engine.source import DataArrays
+from jaxticket.labels import Labels, labels_of
 from jaxticket.random import permutation_words, stream
 from jaxticket.settings import Training
 from jaxticket.typing import AnyArray, Array, Key, Network, cached
@@ -61,18 +64,23 @@ class Program(NamedTuple, Generic[StateT, PlanT, OriginT]):
         tuple[StateT, Array | None],
     ]
     tallied: Callable[[AnyArray, StateT, Array, Batched, Normalization], Array]
-    averaged: Callable[[AnyArray, Array], Array]
+    averaged: Callable[[AnyArray, Array, Batched], Array]
     checked: Callable[[AnyArray, StateT], tuple[Array, Array]]
     traces: Callable[[], int]
     metrics: int
-    sums: int
+    sums: Callable[[Labels], int]
 
 
-def check_fit(net: Network, data: Data | Stream, training: Training, mesh: Mesh) -> None:
-    """Raise where network, data, training and mesh do not fit together, or are something else."""
+def check_fit(net: Network, data: Data | Stream, training: Training, mesh: Mesh) -> Training:
+    """The training as it is on the data, `Training.for_data`.
+
+    Raises:
+      ValueError: where network, data, training and mesh do not fit together, or are something else.
+    """
     instance("net", net, Network, "a network, such as jt.networks.lenet(data.shape, data.classes)")
     instance("data", data, (Data, Stream), "data, such as jt.data.load('digits') gives them")
     instance("training", training, Training, "a jt.Training")
+    training = training.for_data(data)
     if tuple(net.shape) != tuple(data.shape):
         raise ValueError(
             f"`net` takes examples of shape {tuple(net.shape)} but `data` {data.name!r} has "
@@ -102,9 +110,15 @@ def check_fit(net: Network, data: Data | Stream, training: Training, mesh: Mesh)
             f"{data.name!r}, {len(data.train)} examples; use a smaller batch"
         )
     if training.augment:
+        if len(data.shape) != 3 or np.ndim(data.mean) > 1:
+            raise ValueError(
+                f"`augment` {training.augment!r} changes images [height, width, channels] "
+                f"standardized by channel, and `data` {data.name!r} has examples of shape "
+                f"{data.shape}; leave it out"
+            )
         augment.check(training, data)
     fitting.check(training, net)
-    metrics.check(training, net)
+    metrics.check(training, net, data.labels)
     monitors.check(training, net)
     _check_stop(training, data)
     parts = mesh.shape[parallel.DATA]
@@ -125,6 +139,7 @@ def check_fit(net: Network, data: Data | Stream, training: Training, mesh: Mesh)
             f"averaged over it; give the module an `axis_name` field that reaches its BatchNorm, "
             f"or use mesh(data=1)"
         )
+    return training
 
 
 def _check_stop(training: Training, data: Data | Stream) -> None:
@@ -209,8 +224,10 @@ def program(
         with jax.default_matmul_precision(training.precision):
             return jax.lax.cond(limit > 0, add, lambda sums: sums, sums)
 
-    def averaged(limit: Array, sums: Array) -> Array:
-        return jnp.where(limit > 0, means(sums, training, learner.net), jnp.nan)
+    def averaged(limit: Array, sums: Array, batched: Batched) -> Array:
+        # for the shape of its labels alone
+        found = means(sums, training, learner.net, labels_of(batched.y, 2))
+        return jnp.where(limit > 0, found, jnp.nan)
 
     def checked(limit: Array, state: StateT) -> tuple[Array, Array]:
         del limit
@@ -221,9 +238,9 @@ def program(
         start=parallel.over_replicas(start, mesh),
         chunk=parallel.over_replicas(chunk, mesh, donate=(0,), shared=1, parted=(4,)),
         tallied=parallel.over_replicas(tallied, mesh, shared=2),
-        averaged=parallel.over_replicas(averaged, mesh),
+        averaged=parallel.over_replicas(averaged, mesh, shared=1),
         checked=parallel.over_replicas(checked, mesh),
         traces=lambda: traced,
         metrics=names,
-        sums=metrics.width(training, learner.net),
+        sums=functools.partial(metrics.width, training, learner.net),
     )

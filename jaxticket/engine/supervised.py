@@ -14,7 +14,7 @@ from jaxticket.data.augment import augmented
 from jaxticket.engine.accumulation import accumulated, in_parts
 from jaxticket.engine.averaging import averaged, begun
 from jaxticket.engine.learner import Batch, Learner, Networks, Plan, guarded_update
-from jaxticket.engine.metrics import cast, losses, normalized
+from jaxticket.engine.metrics import cast, normalized, trained_losses
 from jaxticket.engine.optim import apply_update, fresh_state, learning_rate
 from jaxticket.engine.parallel import Placement
 from jaxticket.engine.selected import completed, trained_part
@@ -36,7 +36,7 @@ class TrainBatch(NamedTuple):
 
     Attributes:
       x: normalized examples [batch, ...], augmented (and attacked) as the training asks for.
-      y: labels, int32 [batch].
+      y: labels [batch, ...], as data have them.
       key: of the noise inside the network, such as dropout.
     """
 
@@ -95,12 +95,11 @@ class Supervised(Learner[TrainState, Plan, Origin]):
           key: for dropout.
           placement: the mean is over all devices that share the batch.
         """
-        smoothing = self.training.label_smoothing
         weights = cast(params, self.training.compute_dtype)
         logits, stats = self.net.apply(
             weights, stats, x, train=True, key=key, axis_name=placement.axis_name
         )
-        loss = jnp.mean(losses(self.training.loss, logits, y, smoothing=smoothing))
+        loss = jnp.mean(trained_losses(self.training, logits, y))
         # inside the loss, so that the gradient is averaged too
         return placement.mean(loss), stats
 

@@ -72,7 +72,7 @@ def make_train(
     (3, 3)
     """
     instance("data", data, Data, "a data set in memory, such as jt.data.load('digits')")
-    check_fit(net, data, training, parallel.mesh(devices=jax.devices()[:1]))
+    training = check_fit(net, data, training, parallel.mesh(devices=jax.devices()[:1]))
     stop = training.steps if stop is None else whole("stop", stop, 1, high=training.steps)
     start = whole("start", start, 0, high=stop - 1)
     learner, placement = Supervised(net, training), Placement()

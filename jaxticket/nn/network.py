@@ -263,12 +263,12 @@ def _checked_logits(out: object, name: str) -> jax.ShapeDtypeStruct:
     logits = out[0]
     if not hasattr(logits, "shape"):
         raise ValueError(
-            f"`apply` of network {name!r} must give logits of shape [batch, classes], got "
+            f"`apply` of network {name!r} must give logits of shape [batch, ..., classes], got "
             f"{_described(logits)}; {remedy}"
         )
-    if len(logits.shape) != 2 or logits.shape[0] != 2:
+    if len(logits.shape) < 2 or logits.shape[0] != 2:
         raise ValueError(
-            f"`apply` of network {name!r} must give logits of shape [batch, classes], got "
+            f"`apply` of network {name!r} must give logits of shape [batch, ..., classes], got "
             f"{logits.shape} for a batch of 2; {remedy}"
         )
     return logits
@@ -336,6 +336,11 @@ def _check_loops(net: Network, name: str) -> None:
             f"constant, which JAX refuses where networks are spread over devices; make it of the "
             f"input, such as `initial_carry=jax.tree.map(lambda c: c + 0 * jnp.sum(x), carry)`"
         ) from error
+
+
+def logits_of(net: Network) -> jax.ShapeDtypeStruct:
+    """Shape and type of the logits of a batch of 2, [2, ..., classes]."""
+    return _outputs(net, False, jnp.result_type(float).name)[0]
 
 
 def make_network(

@@ -118,7 +118,7 @@ def pruner(net: Network, mesh: Mesh, selection: Selection) -> Callable[..., tupl
         if not jnp.issubdtype(x.dtype, jnp.integer):
             x = normalized(x, arrays.by, str(jnp.result_type(float)))
         # whole numbers are normalised where they are used: many batches then take little memory
-        return x.reshape(*y.shape, *x.shape[1:]), y
+        return x.reshape(*y.shape[:2], *x.shape[1:]), y
 
     def scored(
         weights: Weights,

@@ -59,6 +59,10 @@ from jaxticket.typing import InitialWeights, Mask, Network, Params, Score
 T = TypeVar("T")
 
 
+USUAL = 100
+"""Examples that a score looks at where labels are no classes and nothing else is said."""
+
+
 @dataclass(frozen=True)
 class AtStep(PruningAtStep, Strategy):
     """A strategy that finds the masks of all levels at one step of dense training.
@@ -453,7 +457,7 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
         mesh=mesh, folder=folder, at_once=at_once, save_every=save_every, progress=progress,
         on_evaluation=on_evaluation,
     )  # fmt: skip
-    net = plan.net
+    net, training = plan.net, plan.training
     flag("dense", dense)
     function: Score = from_table("score", score, SCORES)
     steps = checked_steps(step, training, schedule)
@@ -556,6 +560,17 @@ def checked_examples(pruning: EarlyPruning, data: Data | Stream) -> Examples:
             f"`score` {name_of(score)!r} draws new batches in every round, which a stream does not "
             f"give; use jt.scores.configured({name_of(score)!r}, fresh=False)"
         )
+    if data.labels.kind == "numbers" and recipe.temperature != 1:
+        raise ValueError(
+            f"`score` {name_of(score)!r} divides logits by {recipe.temperature:g} before the loss, "
+            f"which changes what numbers are predicted; use "
+            f"jt.scores.configured({name_of(score)!r}, temperature=1.0)"
+        )
+    if data.labels.kind != "classes" and recipe.loss == "negative_logit":
+        raise ValueError(
+            f"`score` {name_of(score)!r} takes the logit of the class for its loss, and the labels "
+            f"of {data.name!r} are {data.labels.kind}; use one with loss='cross_entropy'"
+        )
     per_class, batches = pruning.per_class, pruning.batches
     if per_class is None:
         size = pruning.batch_size or 0
@@ -565,6 +580,13 @@ def checked_examples(pruning: EarlyPruning, data: Data | Stream) -> Examples:
                 f"{len(data.train)} examples; use a smaller one"
             )
         return Examples(batches, size)
+    if data.labels.kind != "classes":
+        if per_class != EarlyPruning.per_class:
+            raise ValueError(
+                f"`per_class` {per_class} asks for examples of each class, and the labels of "
+                f"{data.name!r} are {data.labels.kind}; use per_class=None with a batch_size"
+            )
+        return Examples(batches, min(USUAL, len(data.train)))
     if per_class % batches:
         raise ValueError(
             f"`batches` {batches} must divide per_class={per_class}, so that each part holds every "

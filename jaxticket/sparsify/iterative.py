@@ -393,7 +393,7 @@ def find_tickets(
         mesh=mesh, folder=folder, at_once=at_once, save_every=save_every, progress=progress,
         on_evaluation=on_evaluation,
     )  # fmt: skip
-    net = plan.net
+    net, training = plan.net, plan.training
     if pruning.rewind_step >= training.steps:
         raise ValueError(
             f"`rewind` is step {pruning.rewind_step}, past the end of training at "

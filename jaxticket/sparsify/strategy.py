@@ -298,7 +298,7 @@ def planned(
     """
     seeds = distinct_seeds(seeds)
     runtime = settled(runtime, **given)
-    check_fit(net, data, training, runtime.devices)
+    training = check_fit(net, data, training, runtime.devices)
     net, keep = started(net, init, seeds), checked_keep(keep)
     return Plan(net, data, training, seeds, named_changes(branches), runtime, keep)
 

@@ -126,8 +126,8 @@ def transfer(
     target = target_of(
         runs, to, net, training, reinit_output=reinit_output, blocks=blocks, permute=permute_copies
     )
-    own, training = target.own, target.training
-    check_fit(target.net, target.data, training, runs.mesh)
+    training = check_fit(target.net, target.data, target.training, runs.mesh)
+    own, target = target.own, replace(target, training=training)
     if start >= training.steps:
         raise ValueError(
             f"`start` {start} is not before the end of `training` at step {training.steps}; start "

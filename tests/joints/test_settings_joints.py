@@ -145,10 +145,16 @@ def test_metrics_by_hand():
         "top5": (np.argsort(-p, axis=1)[:, :5] == labels[:, None]).any(1).mean(),
         "calibration_error": np.abs(gaps).sum() / 200,
         "brier": ((p - np.eye(10)[labels]) ** 2).sum(1).mean(),
+        "perplexity": np.exp(-np.log(p[np.arange(200), labels]).mean()),
     }
-    assert set(expected) == set(jt.metrics.METRICS)
+    expected["ece"] = expected["calibration_error"]
+    said, meant = np.eye(10)[p.argmax(1)], np.eye(10)[labels]
+    expected["macro_f1"] = (2 * (said * meant).sum(0) / (said.sum(0) + meant.sum(0))).mean()
+    # those of numbers are in test_tasks.py
+    assert set(expected) | {"r2", "mae"} == set(jt.metrics.METRICS)
     halves = np.split(logits, 2), np.split(labels, 2)
-    for name, metric in jt.metrics.METRICS.items():
+    for name in expected:
+        metric = jt.metrics.METRICS[name]
         halves = [
             metric.sums(logits[i : i + 100], jnp.asarray(labels[i : i + 100])) for i in (0, 100)
         ]
@@ -260,7 +266,7 @@ WRONG = [
     ({"schedule": optax.constant_schedule(0.1), "milestones": (3,)}, "`milestones` is used by sch"),
     ({"schedule": lambda step: jnp.ones(2)}, "`schedule` .* must give a learning rate, a number"),
     ({"schedule": 0.1}, "`schedule` must be one of .* or a function, got 0.1"),
-    ({"loss": "hinge"}, "`loss` must be one of 'cross_entropy', got 'hinge'"),
+    ({"loss": "hinge"}, "`loss` must be one of 'cross_entropy', 'mse', .*, got 'hinge'"),
     ({"loss": lambda logits, labels: logits}, r"`loss` .* must give one number for each example"),
     (
         {"loss": own_loss, "label_smoothing": 0.1},

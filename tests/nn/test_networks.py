@@ -380,11 +380,11 @@ def test_functions_get_what_they_ask_for():
         (
             lambda: jt.from_functions(
                 plain_init,
-                lambda p, s, x, *, train: (jnp.zeros((x.shape[0], 2, 3)), s),
+                lambda p, s, x, *, train: (jnp.zeros(x.shape[0]), s),
                 name="deep",
                 shape=SHAPE,
             ),
-            r"`apply` of network 'deep' must give logits of shape \[batch, classes\]",
+            r"`apply` of network 'deep' must give logits of shape \[batch, ..., classes\]",
         ),
         (
             lambda: jt.from_functions(
@@ -393,7 +393,7 @@ def test_functions_get_what_they_ask_for():
                 name="one",
                 shape=SHAPE,
             ),
-            r"must give logits of shape \[batch, classes\], got \(1, 3\) for a batch of 2",
+            r"must give logits of shape \[batch, ..., classes\], got \(1, 3\) for a batch of 2",
         ),
         (
             lambda: jt.from_functions(

@@ -186,9 +186,9 @@ def returning(make):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda x: (x, jnp.sum(x)), r"\[batch, classes\], got a tuple of 2; if the module returns"),
-        (lambda x: {"logits": x}, r"\[batch, classes\], got a dict of 1; if the module"),
-        (lambda x: x[:, None], r"\[batch, classes\], got \(2, 1, 3\) for a batch of 2"),
+        (lambda x: (x, jnp.sum(x)), r"\[batch, ..., classes\], got a tuple of 2; if the module"),
+        (lambda x: {"logits": x}, r"\[batch, ..., classes\], got a dict of 1; if the module"),
+        (lambda x: x[:, 0], r"\[batch, ..., classes\], got \(2,\) for a batch of 2"),
     ],
     ids=["tuple", "dict", "rank"],
 )

@@ -115,7 +115,7 @@ def sparse_train(
         progress=progress,
         on_evaluation=on_evaluation,
     )
-    check_fit(net, data, training, runtime.devices)
+    training = check_fit(net, data, training, runtime.devices)
     firsts = [_first(net, runtime.devices, chosen, share) for share in pruning.densities]
     settings = _identity.run(
         "sparse_train", net, data, training=training, pruning=pruning, seeds=seeds,

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from jaxticket import _show, _tree, masks
 from jaxticket._check import from_table, number, texts
-from jaxticket.engine.metrics import cross_entropy
+from jaxticket.losses import cross_entropy
 from jaxticket.typing import AnyArray, Array, Params
 
 SMALL = 1e-9

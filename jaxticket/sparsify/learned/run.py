@@ -134,7 +134,12 @@ def search(
         mesh=mesh, folder=folder, at_once=at_once, save_every=save_every, progress=progress,
         on_evaluation=on_evaluation,
     )  # fmt: skip
-    net = plan.net
+    net, training = plan.net, plan.training
+    if data.labels.kind != "classes":
+        raise ValueError(
+            f"`data` {data.name!r} has labels of the kind {data.labels.kind}, and jt.search learns "
+            f"masks for classes; use jt.find_tickets or jt.prune_at"
+        )
     flag("train", train)
     flag("dense", dense)
     method = named_method(method)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxticket.engine.dense import Networks
-from jaxticket.engine.metrics import cast, losses
+from jaxticket.engine.metrics import cast, trained_losses
 from jaxticket.settings import Training
 from jaxticket.sparsify.learned.method import Method
 from jaxticket.sparsify.learned.objectives import Outputs, View
@@ -83,7 +83,7 @@ def viewer(
         return own if axis is None else jax.lax.pmean(own, axis[0])
 
     def loss_of(logits: Array, labels: Array) -> Array:
-        return losses(training.loss, logits, labels, smoothing=training.label_smoothing)
+        return trained_losses(training, logits, labels)
 
     def whole(values: Array) -> Array:
         return values if axis is None else jax.lax.all_gather(values, axis[0], tiled=True)
