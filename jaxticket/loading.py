@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxticket import _files, _identity, _saved, _tree, nn, results
 from jaxticket import data as data_module
-from jaxticket._check import instance
+from jaxticket._check import instance, shown
 from jaxticket.analysis.verdict import Verdict
 from jaxticket.connectivity.origins import Start
 from jaxticket.connectivity.result import Instability
@@ -67,6 +67,8 @@ def load(
     Traceback (most recent call last):
     ValueError: `folder` 'no/folder' is no folder; pass that of a run
     """
+    if not (isinstance(folder, (str, os.PathLike)) and str(folder)):
+        raise ValueError(f"`folder` must be the path of a run's folder, got {shown(folder)}")
     path = _files.absolute(folder)
     if not path.is_dir():
         raise ValueError(f"`folder` {str(folder)!r} is no folder; pass that of a run")
@@ -86,7 +88,7 @@ def load(
 
 
 class _Given:
-    """What a user passed beside the folder."""
+    """What a user passed with the folder."""
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -169,6 +170,10 @@ def calls():
         "winning": (runs.winning, {}),
         "dilated": (training.dilated, {"factor": 2.0}),
         "configured": (jt.scores.configured, {"score": "snip"}),
+        "make_train": (jt.make_train, {"net": net, "data": data, "training": training}),
+        "masked": (jt.masked, {"tx": optax.sgd(0.1)}),
+        "gradual": (jt.gradual, {"tx": optax.sgd(0.1), "schedule": {1: 0.5}}),
+        "load": (jt.load, {"folder": "nowhere"}),
     }  # fmt: skip
     base |= {name: (make, {"shape": (32, 32, 3)}) for name, make in jt.NETWORKS.items()}
     base |= {name: (make, {}) for name, make in jt.SEARCHES.items()}
@@ -210,7 +215,8 @@ BAD = [
     *(("find_tickets", argument, value, f"`{argument}` must be ")
       for argument in ("net", "data", "training", "pruning") for value in ("lenet", 3)),
     *((name, argument, None, f"`{argument}` must be ")
-      for name in ("prune_at", "search", "instability", "sparse_train", "Evaluator", "line")
+      for name in ("prune_at", "search", "instability", "sparse_train", "Evaluator", "line",
+                   "make_train")
       for argument in ("net", "data", "training")),
     *((name, "runs", value, f"`runs` must be {RUNS}")
       for name in ("branch", "telemetry", "measure", "verdict", "report", "collapse", "finding",
@@ -478,8 +484,9 @@ def test_the_generic_test_reaches_everything():
             } <= found  # fmt: skip
     assert sum(argument == "legend" for _, argument in found) >= 20
     public = {n for n, o in vars(jt).items() if inspect.isfunction(o) and n[0] != "_"}
-    # of masks, networks of one's own and arrays, which have tests of their own
+    # of masks, networks of one's own, arrays and states, which have tests of their own
     others = {"density", "keep_top", "from_functions", "from_linen", "from_nnx"}
+    others |= {"mask_of", "with_mask"}
     assert public - others <= set(NAMES)
 
 
