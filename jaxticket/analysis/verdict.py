@@ -364,7 +364,7 @@ def verdict(
     name = results.run_name(f"level-{level:02d}", settings)
     outcome = hold(contest, settings, runtime.in_folder(runs.folder, "verdicts", name))
     splits = split_names(data)
-    step, judged = judge(outcome, splits, rules)
+    step, judged = judgment(outcome, splits, rules)
     densities = outcome.histories[TICKET].density
     found = Verdict(
         method=_method(runs) if method is None else method,
@@ -410,7 +410,7 @@ def _rates(
     return rates
 
 
-def judge(outcome: Outcome, splits: tuple[str, ...], rules: Rules) -> tuple[int, pd.DataFrame]:
+def judgment(outcome: Outcome, splits: tuple[str, ...], rules: Rules) -> tuple[int, pd.DataFrame]:
     """Find the step at which the ticket is judged, and the conditions there.
 
     The definition asks for some E' <= E. There are two to choose from: the first evaluation at

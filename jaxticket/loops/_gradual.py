@@ -43,7 +43,8 @@ class PolynomialDensity:
 
     Reference: Zhu & Gupta 2017, "To prune, or not to prune", equation 1, in densities.
 
-    >>> PolynomialDensity(0.1, end=200, every=100).updates
+    >>> updates = PolynomialDensity(0.1, end=200, every=100).updates
+    >>> {step: round(density, 4) for step, density in updates.items()}
     {0: 1.0, 100: 0.2125, 200: 0.1}
     """
 

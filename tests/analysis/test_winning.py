@@ -9,7 +9,7 @@ from stops import killed
 import jaxticket as jt
 from jaxticket.analysis.conditions import CONTROLS, Rules, clear_gap, conditions
 from jaxticket.analysis.trainings import CHANGES, Outcome
-from jaxticket.analysis.verdict import Verdict, judge
+from jaxticket.analysis.verdict import Verdict, judgment
 from jaxticket.engine.metrics import METRICS
 from jaxticket.engine.program import program
 from jaxticket.engine.supervised import Supervised
@@ -34,7 +34,7 @@ def judged(accuracy=ACCURACY, barrier=BARRIER, **rules):
 
 
 def test_a_winning_ticket_passes_every_condition():
-    passes, table = judge()
+    passes, table = judged()
     assert all(value is True for value in passes.values())
     assert (table["margin"] > 0).all()
     assert (table["low"] < table["value"]).all() and (table["value"] < table["high"]).all()
@@ -51,7 +51,7 @@ def test_each_condition_can_fail_alone(fails):
         barrier = [0.03, 0.02, 0.025]
     else:
         accuracy[fails] = [0.95, 0.949, 0.951]
-    passes, table = judge(accuracy, barrier)
+    passes, table = judged(accuracy, barrier)
     assert [name for name, good in passes.items() if good is not True] == [fails]
     margin = table.set_index("condition")["margin"]
     assert (margin < 0).sum() == 1 and margin[fails] < 0
@@ -64,7 +64,7 @@ def test_what_diverged_proves_nothing_and_spoils_nothing(lost):
         barrier = [0.01, np.nan, 0.01]
     else:
         accuracy[lost] = [accuracy[lost][0], np.nan, accuracy[lost][2]]
-    passes, table = judge(accuracy, barrier)
+    passes, table = judged(accuracy, barrier)
     # a control that diverged at one seed is compared at the others
     touched = {
         "ticket": {"matching", *CONTROLS},
@@ -79,13 +79,13 @@ def test_what_diverged_proves_nothing_and_spoils_nothing(lost):
 
 
 def test_a_control_that_diverged_at_all_seeds_but_one_is_not_beaten():
-    passes, _ = judge({**ACCURACY, "reinit": [0.5, np.nan, np.nan]})
+    passes, _ = judged({**ACCURACY, "reinit": [0.5, np.nan, np.nan]})
     assert passes["reinit"] is False
 
 
 def test_what_was_not_trained_is_not_tested():
     accuracy = {name: values for name, values in ACCURACY.items() if name != "small_dense"}
-    passes, table = judge(accuracy)
+    passes, table = judged(accuracy)
     assert passes["small_dense"] is None
     assert table.set_index("condition").loc["small_dense", "means"] == "not tested"
 
@@ -140,17 +140,17 @@ def test_the_step_of_the_judgement_is_chosen_on_the_validation_split():
     """The ticket loses again what it had at step 20, and wins there; test accuracy alone, a lucky
     evaluation, decides nothing."""
     course = [0.1, 0.9, 0.952, 0.94]
-    step, table = judge(outcome(course, course), SPLITS, Rules())
+    step, table = judgment(outcome(course, course), SPLITS, Rules())
     assert step == 20 and all(value is True for value in table["passes"])
-    step, table = judge(outcome([0.1, 0.9, 0.94, 0.94], course), SPLITS, Rules())
+    step, table = judgment(outcome([0.1, 0.9, 0.94, 0.94], course), SPLITS, Rules())
     assert step == 30 and not table.set_index("condition").loc["matching", "passes"]
     # reached on the validation split, and not matching there
-    step, table = judge(outcome(course, [0.1, 0.9, 0.93, 0.94]), SPLITS, Rules())
+    step, table = judgment(outcome(course, [0.1, 0.9, 0.93, 0.94]), SPLITS, Rules())
     assert step == 30 and not table.set_index("condition").loc["matching", "passes"]
     # without such a split there is the end
     alone = outcome(course, course)
     some = {name: h._replace(values=h.values[:, :, [0, 2]]) for name, h in alone.histories.items()}
-    step, table = judge(alone._replace(histories=some), ("train", "test"), Rules())
+    step, table = judgment(alone._replace(histories=some), ("train", "test"), Rules())
     assert step == 30 and not table.set_index("condition").loc["matching", "passes"]
 
 
@@ -164,7 +164,7 @@ def made(table, **changes):
 
 
 def test_a_ticket_wins_at_initialization_beside_a_tuned_network():
-    table = judge()[1]
+    table = judged()[1]
     won = made(table)
     assert won.winning and won.summary()["wins"] and str(won).endswith("verdict: a winning ticket")
     late = made(table, at_init=False, start=100)
@@ -173,7 +173,7 @@ def test_a_ticket_wins_at_initialization_beside_a_tuned_network():
     untuned = made(table, tuned=False)
     assert not untuned.winning and not untuned.summary()["tuned"]
     assert "was not tuned" in str(untuned) and "with_validation" in str(untuned)
-    untested = judge({k: v for k, v in ACCURACY.items() if k != "small_dense"})[1]
+    untested = judged({k: v for k, v in ACCURACY.items() if k != "small_dense"})[1]
     assert not made(untested).winning and "no winning ticket" in str(made(untested))
 
 
