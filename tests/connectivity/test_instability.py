@@ -430,6 +430,7 @@ class Normed(nn.Module):
         return nn.Dense(10)(nn.relu(x))
 
 
+@pytest.mark.slow
 def test_recomputed_statistics_are_averages_over_batches(analyze, data, mesh):
     net = jt.from_linen(Normed(), data.shape, name="normed")
     training = jt.Training(steps=10, batch_size=20, eval_batch_size=400, lr=0.01)

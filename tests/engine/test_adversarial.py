@@ -112,6 +112,7 @@ def final(runs):
     return table[table["step"] == table["step"].max()]["value"].to_numpy()
 
 
+@pytest.mark.slow
 def test_training_on_examples_that_are_not_moved_is_training(train):
     mesh = parallel.mesh(devices=jax.devices()[:2])
     clean = train(None, mesh)

@@ -298,6 +298,7 @@ def test_by_default_only_the_output_layer_changes(runs, data):
     assert (found.table().groupby(["branch", "level"])["step"].max() == TRAINING.steps).all()
 
 
+@pytest.mark.slow
 def test_halves_and_their_own_tickets_with_another_optimizer(halves):
     here, there = halves
     found = jt.transfer(here, to=there, training=OTHER, branches=("shuffle",), progress=False)
@@ -309,6 +310,7 @@ def test_halves_and_their_own_tickets_with_another_optimizer(halves):
     assert not np.array_equal(values_of(found, "own"), values_of(found, "transferred"))
 
 
+@pytest.mark.slow
 def test_a_matrix_of_sources_and_targets(net, halves):
     runs = dict(zip("ab", halves, strict=True))
     b = runs["b"].data

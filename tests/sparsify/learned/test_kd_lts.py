@@ -396,6 +396,7 @@ def kernels(runs):
     return np.concatenate([np.ravel(runs.by_level[1].mask[f"dense_{i}"]["kernel"]) for i in (0, 1)])
 
 
+@pytest.mark.slow
 def test_teachers_are_other_networks_trained_a_part_of_the_way(find, net, data, monkeypatch):
     """Each of them equals the dense network of its own key at that step."""
     seen = []
@@ -603,6 +604,7 @@ def test_freezing_ranks_soft_masks_that_have_underflowed(net):
     np.testing.assert_array_equal(kept, logs >= least)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["direction", "input_direction", "relations"])
 def test_with_batch_norm_there_is_nothing_to_learn_from_an_equal(name):
     """Slopes are taken in one mode, whatever the teacher's running statistics are."""
