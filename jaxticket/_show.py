@@ -108,6 +108,12 @@ def _public_name(value: object) -> str:
     return f"{next(public, home)}.{name}"
 
 
+def trained_on(net: object, data: object, training: object) -> list[tuple[str, str]]:
+    """The facts that all results share: network, data and training."""
+    indented = repr(training).replace("\n", "\n    ")
+    return [("network", repr(net)), ("data", repr(data)), ("training", indented)]
+
+
 # settings
 
 
@@ -122,7 +128,7 @@ def changed(settings: DataclassInstance) -> dict[str, object]:
             usual = field.default_factory()
         try:
             same = type(value) is type(usual) and bool(value == usual)
-        except Exception:  # arrays have no truth value
+        except (TypeError, ValueError):  # arrays have no truth value
             same = value is usual
         if not same:
             found[field.name] = value

@@ -91,9 +91,7 @@ class Runs:
 
     def _summary(self) -> _show.Summary:
         facts = [
-            ("network", repr(self.net)),
-            ("data", repr(self.data)),
-            ("training", repr(self.training).replace("\n", "\n    ")),
+            *_show.trained_on(self.net, self.data, self.training),
             ("pruning", repr(self.pruning).replace("\n", "\n    ")),
             ("seeds", _show.numbers(self.seeds)),
             ("folder", str(self.folder or "not saved")),

@@ -185,7 +185,7 @@ class Training:
       accumulate: compute the gradient of each batch in so many parts, one after another, which
         takes the memory of one part. The sum is that of the whole batch to rounding, but BatchNorm
         normalizes each part by itself and updates its running statistics with each, and dropout
-        draws anew. Searches take their batches whole.
+        draws for each. Searches take their batches whole.
       ema: decay of an exponential moving average of weights and statistics over the updates of a
         training, such as 0.999, with the bias correction of Adam; None for none. The average is
         what is evaluated, pruned after training, kept and compared as the trained network;

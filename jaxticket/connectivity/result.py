@@ -95,9 +95,7 @@ class Instability:
 
     def _summary(self) -> _show.Summary:
         facts = [
-            ("network", repr(self.net)),
-            ("data", repr(self.data)),
-            ("training", repr(self.training).replace("\n", "\n    ")),
+            *_show.trained_on(self.net, self.data, self.training),
             ("seeds", f"{_show.numbers(self.seeds)}; {self.copies_of_each} copies of every state"),
             ("folder", str(self.folder or "not saved")),
         ]
