@@ -312,7 +312,8 @@ def _check_loops(net: Network, name: str) -> None:
 
     Replicas are spread over devices by `shard_map`, where JAX refuses such a carry.
     """
-    mesh = jax.sharding.AbstractMesh((1,), ("seed",))
+    # the default of newer versions is Explicit, which refuses inputs that are not sharded so
+    mesh = jax.sharding.AbstractMesh((1,), ("seed",), axis_types=(jax.sharding.AxisType.Auto,))
 
     def run(params: Params, stats: Stats, x: Array) -> Array:
         return net.apply(params, stats, x, train=False)[0]
