@@ -1,13 +1,15 @@
 """The command line: `jaxticket find`, `show`, `plot`, `presets` and others.
 
 Commands that train are public functions of the package, with a flag for every argument and setting
-that a flag can say. They end with status 0, with 1 where a run failed or was interrupted, and with
-2 for what was wrong in the command, which is said in one line.
+that a flag can say. They end with status 0, with 1 where a run failed, with 2 for what was wrong in
+the command, which is said in one line, and where a run was stopped with that of
+`jt.RunInterrupted`: 75 by its time budget, 130 by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -22,8 +24,8 @@ from jaxticket.engine import parallel
 from jaxticket.engine.runtime import RunInterrupted
 from jaxticket.sparsify.at_step import BySteps
 
-FAILED, MISTAKEN = 1, 2
-"""Statuses of runs that failed or were interrupted, and of commands that are wrong."""
+FAILED, MISTAKEN, STOPPED = 1, 2, 128 + signal.SIGINT
+"""Statuses of runs that failed, of commands that are wrong, and after Ctrl-C."""
 
 __all__ = ["main", "table"]
 
@@ -48,9 +50,9 @@ def main(args: Sequence[str] | None = None) -> None:
         # `| head` has closed the pipe; discard what Python flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except RunInterrupted as error:
-        _end(error, FAILED, debug)
+        _end(error, error.exit_status, debug)
     except KeyboardInterrupt as error:
-        _end(error, FAILED, debug, "interrupted")
+        _end(error, STOPPED, debug, "interrupted")
     except (
         ValueError,
         ImportError,

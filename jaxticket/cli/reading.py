@@ -16,6 +16,7 @@ from jaxticket.analysis import stats
 from jaxticket.analysis.verdict import Verdict
 from jaxticket.cli.flags import Flag, parse
 from jaxticket.cli.listing import bar_letter, presets_text, printable, ticket_text
+from jaxticket.cli.unfinished import unfinished
 from jaxticket.connectivity import Instability
 from jaxticket.loading import load
 from jaxticket.runs import Runs
@@ -77,6 +78,14 @@ def show(args: Sequence[str]) -> None:
         return
     if not path.exists():
         raise ValueError(f"{str(path)!r} is no file and no folder; pass that of a run")
+    if begun := unfinished(path):
+        if output:
+            raise ValueError(
+                f"`{next(iter(output))}` is for finished runs, and that of {str(path)!r} is not; "
+                f"leave it out to see what is done so far"
+            )
+        print(printable(repr(begun)))
+        return
     found = load(path)
     if "csv" in output:
         final_table(found).to_csv(sys.stdout, index=False)

@@ -14,6 +14,7 @@ import os
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -77,6 +78,27 @@ def acquire(path: Path) -> Lock | str:
             os.close(file)
         raise
     return Lock(path, file, said)
+
+
+def holder(path: Path) -> str | None:
+    """Who holds the lock of a file, which is only read; None where nobody does, as far as it says.
+
+    A process of this machine holds it while it runs, one of another while the file is young.
+    """
+    with contextlib.suppress(OSError):
+        file = os.open(path, os.O_RDONLY)
+        try:
+            found = _holder(file)
+        finally:
+            os.close(file)
+        if not found:
+            return None
+        if found.get("host") == socket.gethostname() and fcntl is not None:
+            lives = _runs(int(str(found.get("pid", 0))))
+        else:
+            lives = time.time() - path.stat().st_mtime < STALE
+        return str(found.get("name") or "another process") if lives else None
+    return None
 
 
 def _locked(file: int) -> bool | None:

@@ -29,6 +29,7 @@ from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.learner import Plan
+from jaxticket.engine.metrics import metric_names, split_names
 from jaxticket.engine.program import OriginT, PlanT, Program, StateT, program
 from jaxticket.engine.source import Source, put_data
 from jaxticket.engine.store import Extends, RunFolder, agreed, on_first
@@ -437,6 +438,7 @@ class Runtime:
                     extends=extends,
                 )
                 stack.callback(folder.close)
+                folder.evaluates(split_names(data), metric_names(training))
             run = Run(
                 program(Supervised(net, training), mesh),
                 put_data(data, training, mesh),

@@ -43,6 +43,7 @@ T = TypeVar("T")
 
 _SETTINGS = "settings.json"
 _ENVIRONMENT = "environment.json"
+_EVALUATED = "evaluated.json"
 _FORMAT = 2
 # seconds that processes of several hosts wait for one another: as long as a folder may be in use
 _PATIENCE = 24 * 3600
@@ -176,6 +177,26 @@ def settings_in(path: str | os.PathLike[str]) -> Json | None:
     return None
 
 
+def evaluated_in(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Splits and metrics that a run under way evaluates, in order; none where they are unknown."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        found = json.loads((path / _EVALUATED).read_text(encoding="utf-8"))
+        return tuple(map(str, found["splits"])), tuple(map(str, found["metrics"]))
+    return (), ()
+
+
+def saved_in(path: Path) -> tuple[str, float] | None:
+    """The unit of the newest saved state and when it was saved, in seconds since 1970; or None."""
+    steps = [p for p in (path / "state").glob("[0-9]*") if p.name.isdigit()]
+    for step in sorted(steps, key=lambda p: -int(p.name)):
+        file = step / "_CHECKPOINT_METADATA"
+        # half a save has no readable one
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            unit = json.loads(file.read_text(encoding="utf-8"))["custom_metadata"]["unit"]
+            return str(unit), file.stat().st_mtime
+    return None
+
+
 Extends = Callable[[Json, Json], tuple[list[str], Json]]
 """`extends(ours, theirs)` of plain settings: theirs with what a call may extend as in ours, and
 patterns of the units that then have to be computed again."""
@@ -306,6 +327,12 @@ class RunFolder:
                 f"{', '.join(names)}: it continues, but not bit for bit",
                 stacklevel=4,
             )
+
+    def evaluates(self, splits: Sequence[str], metrics: Sequence[str]) -> None:
+        """Note what the numbers of units are, for who looks at the run before its end."""
+        text = json.dumps({"splits": list(splits), "metrics": list(metrics)})
+        with explained(self.path):
+            on_first(lambda: _files.write_text(self.path / _EVALUATED, text + "\n"))
 
     # finished units
 
@@ -491,6 +518,7 @@ class RunFolder:
         def remove() -> None:
             for name in ("state", "damaged"):
                 shutil.rmtree(self.path / name, ignore_errors=True)
+            (self.path / _EVALUATED).unlink(missing_ok=True)
 
         on_first(remove)
 

@@ -6,10 +6,12 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from stops import after_save
 
@@ -172,14 +174,49 @@ def test_debug_shows_the_traceback(capsys):
     assert "Traceback" in said and said.splitlines()[-1].startswith("ValueError: 'nowhere' is no")
 
 
-def test_a_run_that_is_interrupted_has_status_1_and_goes_on(capsys, tmp_path):
+def test_a_run_that_is_interrupted_goes_on(capsys, tmp_path):
+    """Its status is that of the signal, and `show` says what is done so far."""
     args = (*FIND, "--levels", "1", "--folder", str(tmp_path / "a"))
     with after_save(1, lambda: signal.raise_signal(signal.SIGTERM), units=True):
-        said = refused(capsys, *args, status=1)
+        said = refused(capsys, *args, status=128 + signal.SIGTERM)
     assert f"stopped by SIGTERM; saved in {tmp_path / 'a'}" in said
+    folder = str(tmp_path / "a")
+    main(["show", folder])
+    title, *facts = capsys.readouterr().out.splitlines()
+    assert title == "find_tickets, not finished"
+    shown = dict(line.split(maxsplit=1) for line in facts)
+    assert shown["pruning"] == "levels=1" and shown["seeds"] == "0, 1"
+    assert shown["in"] == "use    no: the same command continues the run"
+    assert "is for finished runs" in refused(capsys, "show", folder, "--csv")
+    before = facts[-1].split()
     main(args)
     out, said = capsys.readouterr()
+    accuracy = jt.speed.final(jt.load(folder).table())
+    dense = accuracy[accuracy.level == 0]["value"]
+    assert before[:2] == ["level", "0"] and before[4:5] == ["40"]
+    assert before[5] == f"{100 * dense.mean():.1f}%"
     assert "resumes" in out and "\r" not in said and "Runs of 2 levels" in out
+
+
+def test_show_marks_what_diverged_and_what_is_damaged(capsys, tmp_path):
+    """In a folder whose run goes on, of numbers that were evaluated."""
+    (tmp_path / "units").mkdir()
+    setting = {"kind": "find_tickets", "net": {}, "data": {"name": "mine"}, "seeds": [3, 5]}
+    (tmp_path / "settings.json").write_text(json.dumps(setting))
+    names = {"splits": ["test", "train"], "metrics": ["loss", "accuracy"]}
+    (tmp_path / "evaluated.json").write_text(json.dumps(names))
+    here = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "name": "process 1"})
+    (tmp_path / ".lock").write_text(here)
+    values = np.full((2, 2, 2, 2), np.nan, np.float32)
+    values[0, :, 0, 0], values[1, 0, 0, 0] = 2.5, 0.25
+    arrays = {"steps": np.asarray([[0, 0], [90, 90]]), "values": values, "diverged": [-1, 7]}
+    np.savez(tmp_path / "units" / "stage-000-00000-00002.npz", **arrays)
+    (tmp_path / "units" / "stage-001-00000-00002.npz").write_bytes(b"PK damaged")
+    main(["show", str(tmp_path)])
+    *_, head, first, second = capsys.readouterr().out.splitlines()
+    assert head.split() == ["finished", "replicas", "to", "step", "test", "loss"]
+    assert first.split() == ["level", "0", "0,", "1", "90", "0.25,", "1", "diverged"]
+    assert second.split()[:2] == ["level", "1"] and "damaged: computed again" in second
 
 
 def test_a_failure_has_status_1(capsys, monkeypatch):

@@ -1,0 +1,158 @@
+"""What the folder of a run that is under way, or was stopped, holds so far; nothing is changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import zipfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from jaxticket import _saved, _show
+from jaxticket._identity.settings import plain
+from jaxticket.engine import lock
+from jaxticket.engine.store import evaluated_in, saved_in, settings_in
+from jaxticket.settings import Training
+from jaxticket.sparsify.iterative import Pruning
+
+_NEEDED = ("steps", "values", "diverged")
+_UNIT = re.compile(r"(?P<name>.*?)-(?P<first>\d+)-(?P<end>\d+)$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Unfinished:
+    """A run without its results.
+
+    Attributes:
+      folder: where it is.
+      settings: what it is, as the folder records it.
+    """
+
+    folder: Path
+    settings: Mapping[str, object]
+
+    __repr__ = _show.text
+
+    def _summary(self) -> _show.Summary:
+        kind = str(self.settings.get("kind", "run"))
+        facts = [(name, said) for name, said in self._facts() if said]
+        columns, rows = self._finished()
+        return _show.Summary(f"{kind}, not finished", facts, columns, rows)
+
+    def _facts(self) -> list[tuple[str, str]]:
+        net, data = self.settings.get("net"), self.settings.get("data")
+        config = net.get("config") if isinstance(net, dict) else None
+        options = dict(config) if isinstance(config, dict) else {}
+        name = options.pop("constructor", None) or options.get("name", "")
+        seeds = self.settings.get("seeds")
+        user = lock.holder(self.folder / ".lock")
+        return [
+            ("network", _words({"": name, **options})),
+            ("data", str(data.get("name", "")) if isinstance(data, dict) else ""),
+            ("training", _changed(self.settings.get("training"), plain(Training()))),
+            ("pruning", _changed(self.settings.get("pruning"), plain(Pruning()))),
+            ("seeds", _show.numbers(seeds) if isinstance(seeds, list) else ""),
+            ("folder", str(self.folder)),
+            ("in use", f"by {user}" if user else "no: the same command continues the run"),
+            ("saved", self._saved()),
+        ]
+
+    def _saved(self) -> str:
+        """What is known of the training that was under way at the last save."""
+        found = saved_in(self.folder)
+        if found is None:
+            return ""
+        unit, seconds = found
+        when = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        return f"inside {self._title(unit)[0]}, at {when}"
+
+    def _title(self, unit: str) -> tuple[str, str]:
+        """A unit in words, and which replicas it has."""
+        found = _UNIT.match(unit)
+        name, replicas = unit, ""
+        if found is not None:
+            first, end = int(found["first"]), int(found["end"])
+            name, replicas = found["name"], _show.numbers(range(first, end))
+        word, _, rest = name.partition("-")
+        number = int(rest) if rest.isdigit() else rest
+        if word == "stage":
+            finds = self.settings.get("kind") == "find_tickets"
+            name = f"level {number}" if finds else "tickets"
+            pruning = self.settings.get("pruning")
+            if finds and number and isinstance(pruning, dict) and pruning.get("one_shot"):
+                name = "pruned levels"
+        elif word == "level":
+            name = f"level {int(rest.partition('-')[0])}"
+        elif word == "masks":
+            name = f"masks at step {number}"
+        return name, replicas
+
+    def _finished(self) -> tuple[list[str], list[tuple[str, ...]]]:
+        """Headings and rows of the units that are finished."""
+        splits, metrics = evaluated_in(self.folder)
+        measured = next((name for name in ("accuracy", "loss") if name in metrics), "")
+        place = splits.index("test") if "test" in splits else None
+        rows = []
+        for file in sorted((self.folder / "units").glob("*.npz")):
+            name, replicas = self._title(file.stem)
+            steps, value = "", ""
+            try:
+                with np.load(file, allow_pickle=False) as arrays:
+                    found = {key: arrays[key] for key in _NEEDED if key in arrays}
+            except (OSError, ValueError, zipfile.BadZipFile):
+                rows.append((name, replicas, "", "damaged: computed again"))
+                continue
+            if "steps" in found:
+                steps = f"{int(found['steps'].max(initial=0)):,}"
+            if "values" in found and place is not None and measured:
+                values = found["values"][:, :, place]
+                final = _last(values[..., metrics.index(measured)])
+                if measured == "accuracy" and not np.isfinite(final).any():
+                    # there is none of labels that are numbers
+                    measured = "loss"
+                    final = _last(values[..., metrics.index(measured)])
+                final = np.where(found["diverged"] < 0, final, np.nan)
+                value = _said(final, measured)
+            rows.append((name, replicas, steps, value))
+        said = f"test {measured}" if any(value for *_, value in rows) else ""
+        return ["finished", "replicas", "to step", said], rows
+
+
+def _last(values: np.ndarray) -> np.ndarray:
+    """The last evaluation of each replica that gave a number, of [call, replica]."""
+    known = np.isfinite(values)
+    last = len(known) - 1 - known[::-1].argmax(axis=0)
+    return values[last, np.arange(values.shape[1])]
+
+
+def _said(values: np.ndarray, measured: str) -> str:
+    if measured == "accuracy":
+        return _show.spread(values)
+    return _show.spread(values, lambda x: f"{x:.4g}")
+
+
+def _words(options: Mapping[str, object]) -> str:
+    given = {name: value for name, value in options.items() if value is not None}
+    return " ".join(f"{name}={json.dumps(x)}" if name else str(x) for name, x in given.items())
+
+
+def _changed(settings: object, usual: Mapping[str, object]) -> str:
+    """Settings of a record that are not as by default."""
+    if not isinstance(settings, dict):
+        return ""
+    own = {k: v for k, v in settings.items() if v not in (None, [], usual.get(k, ""))}
+    return _words({k: v.get("name", v) if isinstance(v, dict) else v for k, v in own.items()})
+
+
+def unfinished(folder: Path) -> Unfinished | None:
+    """The run of a folder; None where it is finished, or there is none."""
+    names = (_saved.RUNS, _saved.INSTABILITY, _saved.VERDICT)
+    below = any(folder.glob(f"step-*/{_saved.RUNS}.json"))
+    if below or any((folder / f"{name}.json").exists() for name in names):
+        return None
+    settings = settings_in(folder)
+    return None if settings is None else Unfinished(folder, settings)
