@@ -120,3 +120,34 @@ def right(logits: Array, y: Array) -> Array:
     same = (jnp.argmax(logits, axis=-1) == y).reshape(y.shape[0], -1) & counts
     hits, total = (jnp.sum(part, axis=1, dtype=jnp.float32) for part in (same, counts))
     return hits / jnp.maximum(total, 1)
+
+
+def own_logits(logits: Array, y: Array) -> Array:
+    """The logit of each example's label, [batch].
+
+    Of tokens the mean over those that count; of several labels the mean of the logits of those that
+    are 1 and of minus those of the others, whose logit of "no" that is; of numbers the mean output.
+
+    Args:
+      logits: [batch, ...].
+      y: [batch, ...], as data have them.
+    """
+    kind = labels_of(y).kind
+    if kind == "numbers":
+        return jnp.mean(rows(logits), axis=1)
+    if kind == "multilabel":
+        return jnp.mean(jnp.where(y > 0, logits, -logits), axis=1)
+    each = jnp.take_along_axis(logits, jnp.maximum(y, 0)[..., None], axis=-1)[..., 0]
+    return each if kind == "classes" else over_tokens(each, y)
+
+
+def rows(x: Array) -> Array:
+    """An array [batch, ...] as [batch, everything else]."""
+    return x.reshape(x.shape[0], -1)
+
+
+def over_tokens(each: Array, y: Array) -> Array:
+    """The mean of numbers [batch, sequence, ...] over the tokens that count, [batch]; 0 of none."""
+    there = rows(y) >= 0
+    total = jnp.sum(jnp.where(there, rows(each), 0), axis=1)
+    return total / jnp.maximum(jnp.sum(there, axis=1), 1).astype(total.dtype)

@@ -229,8 +229,8 @@ class Training:
         some).
       attack: adversarial training: a `jaxticket.engine.adversarial.PGD` puts adversarial examples
         of the network as it is (with its running statistics) in the place of every training batch,
-        after augmentation and before normalization; None for none. Evaluations see images as they
-        are.
+        after augmentation and before normalization, that climb `loss`; None for none. Evaluations
+        see images as they are.
       loss: "cross_entropy" of classes, "mse" of numbers, "binary_cross_entropy" of several labels
         for each example, "next_token" of tokens; an object such as `jt.losses.Focal(gamma=2.0)`; or
         a function `(logits, labels) -> [batch]` of float32 logits [batch, ...] and labels, int32

@@ -2,78 +2,18 @@
 
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from labeled import TASKS, regression, task
 
 import jaxticket as jt
 from jaxticket import labels
 from jaxticket.engine.adversarial import PGD
 
 RNG = np.random.default_rng(0)
-
-
-@functools.cache
-def regression():
-    """Rows of features, and two numbers that a linear function of them almost gives."""
-    rng = np.random.default_rng(1)
-    x = rng.normal(size=(600, 6)) * np.arange(1, 7)
-    y = np.stack([x @ np.linspace(-1, 1, 6), np.abs(x[:, 0])], axis=1) / 3
-    return jt.data.from_arrays(x[:500], y[:500], x[500:], y[500:], name="rows")
-
-
-@functools.cache
-def multilabel():
-    """Which of three rows of a digit are bright."""
-    data = jt.data.load("digits")
-
-    def several(split):
-        return (split.x[..., 0].sum(axis=2)[:, [1, 3, 5]] > 35).astype(int)
-
-    splits = {name: (split.x, several(split)) for name, split in data.splits.items()}
-    return jt.data.from_arrays(splits=splits, name="rows of digits")
-
-
-@functools.cache
-def tokens():
-    """Sequences that count up in steps of the first token, modulo 7; the last label is padding."""
-    rng = np.random.default_rng(2)
-    start, step = rng.integers(0, 7, 800), rng.integers(1, 4, 800)
-    all_of = (start[:, None] + step[:, None] * np.arange(7)) % 7
-    x, y = all_of[:, :-1], all_of[:, 1:].copy()
-    y[:, -1] = -1
-    return jt.data.from_arrays(x[:600], y[:600], x[600:], y[600:], name="counting")
-
-
-class Tagger(nn.Module):
-    """Predicts the next token from this one and the one before."""
-
-    @nn.compact
-    def __call__(self, x, *, train):
-        z = nn.Embed(7, 8, name="embedding")(x)
-        before = jnp.pad(z, ((0, 0), (1, 0), (0, 0)))[:, :-1]
-        z = nn.relu(nn.Dense(24, name="hidden")(jnp.concatenate([z, before], axis=-1)))
-        return nn.Dense(7, name="output")(z)
-
-
-def task(name):
-    if name == "tokens":
-        data = tokens()
-        net = jt.from_linen(Tagger(), data.shape, name="tagger", dtype="int32")
-        return net, data, {"loss": "next_token", "metrics": ("perplexity",)}
-    if name == "numbers":
-        data = regression()
-        net = jt.networks.lenet(data.shape, data.classes, widths=(24,))
-        return net, data, {"loss": "mse", "metrics": ("r2", "mae")}
-    data = multilabel()
-    net = jt.networks.lenet(data.shape, data.classes, widths=(16,))
-    return net, data, {"loss": "binary_cross_entropy", "metrics": ("macro_f1",)}
-
-
-TASKS = ("numbers", "multilabel", "tokens")
 
 
 @functools.cache
@@ -345,7 +285,8 @@ REFUSED = [
     (lambda: find("tokens", loss=jt.losses.Focal()), "takes labels of the kind classes"),
     (lambda: find("numbers", metrics=("top5",)), "`metrics` has 'top5', which takes labels of"),
     (lambda: find("numbers", class_weights=(1, 2)), "`class_weights` are those of classes"),
-    (lambda: find("multilabel", attack=PGD()), "`attack` .* are multilabel"),
+    (lambda: find("tokens", attack=PGD()), "`attack` .* changes images"),
+    (lambda: find("numbers", attack=PGD()), r"`attack` keeps examples between low=0 and high=255"),
     (lambda: find("numbers", augment="flip"), "`augment` .* has examples of shape"),
     (lambda: find("numbers", epochs=2), "`steps` is used without `epochs` only"),
     (bad_width, r"`net` gives logits \[3\] for an example, and the labels .* need \[2\]"),
@@ -355,10 +296,6 @@ REFUSED = [
     (lambda: jt.Training(epochs=2).dilated(2.0), "`factor` 2 stretches `steps`, which are not kn"),
     (lambda: jt.losses.Focal(-1), "`gamma`"),
     (lambda: jt.instability(*task("numbers")[:2], jt.Training(loss="mse")), "`data` 'rows' has la"),
-    (
-        lambda: jt.search(*task("numbers")[:2], jt.Training(loss="mse"), density=0.5),
-        "`data` 'rows' has labels",
-    ),
     (lambda: jt.data.from_arrays([[1.0]], [1.5]), "`x_test` is missing"),
 ]
 

@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxticket._check import flag, number, settle, whole
-from jaxticket.engine.metrics import Normalization, cast, normalized
-from jaxticket.losses import cross_entropy
+from jaxticket.engine.metrics import Loss, Normalization, cast, losses, normalized
 from jaxticket.random import stream, uniform
 from jaxticket.typing import Array, Key, Network, Params, Stats
 
@@ -30,7 +29,8 @@ class PGD:
       steps: iterations; 10 and 40.
       targeted: go down on the loss of a target's label, instead of up on that of the true one.
       random: start at a random point of the box instead of the image.
-      low, high: the range of pixels, in the raw units of the data: 0 and 16 for digits.
+      low, high: the range of pixels, in the raw units of the data: 0 and 16 for digits. Features
+        that are no images have a range too, which has to be given.
 
     Reference: Madry et al. 2018; KD-LTS, appendix A, whose formula is untargeted and whose text
       speaks of a target.
@@ -71,18 +71,21 @@ class PGD:
         key: Key,
         compute_dtype: str = "float32",
         first: Array | int = 0,
+        loss: Loss = "cross_entropy",
     ) -> Array:
         """Adversarial images for a network as it is evaluated (its running statistics).
 
         Args:
           net, params, stats: the network.
-          x: raw images [batch, height, width, channels], bytes or floats.
-          labels: int32 [batch], the true labels, or the targets' where `targeted`.
+          x: raw images [batch, height, width, channels], bytes or floats, or other examples.
+          labels: int32 [batch] (of another kind [batch, ...]), the true labels, or the targets'
+            where `targeted`.
           by: how images are normalised.
           key: for the random start.
           compute_dtype: of activations.
           first: place of the first of these images in the batch, whose random starts are drawn by
             place: devices that share a batch start where one alone does.
+          loss: that of the training, which is climbed, as of `Training`.
 
         Returns:
           float32 raw images, the shape of `x`.
@@ -93,14 +96,14 @@ class PGD:
         towards = -1.0 if self.targeted else 1.0
         weights = cast(params, compute_dtype)
 
-        def loss(moved: Array) -> Array:
+        def total(moved: Array) -> Array:
             seen = normalized(moved, by, compute_dtype)
             logits, _ = net.apply(weights, stats, seen, train=False)
             # the sum, so that no image's gradient depends on how many there are
-            return jnp.sum(cross_entropy(logits.astype(jnp.float32), labels))
+            return jnp.sum(losses(loss, logits.astype(jnp.float32), labels))
 
         def climb(_: Array, moved: Array) -> Array:
-            moved = moved + towards * self.step * span * jnp.sign(jax.grad(loss)(moved))
+            moved = moved + towards * self.step * span * jnp.sign(jax.grad(total)(moved))
             return jnp.clip(moved, least, most)
 
         start = clean

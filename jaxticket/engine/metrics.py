@@ -206,11 +206,6 @@ def check(training: Training, net: Network, labels: Labels) -> None:
             f"`net` gives logits {list(logits)} for an example, and the labels of `data` "
             f"({kind}, {list(labels.shape)}) need {labels.wanted}; change the output layer"
         )
-    if kind != "classes" and training.attack is not None:
-        raise ValueError(
-            f"`attack` {training.attack!r} climbs the cross-entropy of classes, and the labels of "
-            f"`data` are {kind}; leave it out"
-        )
     sizes(metrics, logits, labels)
     if known is None:
         given = jax.ShapeDtypeStruct((2, *logits), jnp.float32)

@@ -17,6 +17,7 @@ from jaxticket.data import augment
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import fitting, metrics, monitors, parallel
+from jaxticket.engine.adversarial import PGD
 from jaxticket.engine.learner import Block, Learner, Planned, State
 from jaxticket.engine.metrics import (
     Batched,
@@ -117,6 +118,7 @@ def check_fit(net: Network, data: Data | Stream, training: Training, mesh: Mesh)
                 f"{data.shape}; leave it out"
             )
         augment.check(training, data)
+    _check_range(training, data)
     fitting.check(training, net)
     metrics.check(training, net, data.labels)
     monitors.check(training, net)
@@ -140,6 +142,20 @@ def check_fit(net: Network, data: Data | Stream, training: Training, mesh: Mesh)
             f"or use mesh(data=1)"
         )
     return training
+
+
+def _check_range(training: Training, data: Data | Stream) -> None:
+    """Raise for an attack that would clip examples as they are."""
+    if not isinstance(training.attack, PGD) or not isinstance(data, Data):
+        return
+    low, high = training.attack.low, training.attack.high
+    least, most = float(np.min(data.train.x)), float(np.max(data.train.x))
+    if least < low or most > high:
+        raise ValueError(
+            f"`attack` keeps examples between low={low:g} and high={high:g}, and those of "
+            f"{data.name!r} reach from {least:g} to {most:g}; give it their range, such as "
+            f"PGD(low={least:g}, high={most:g})"
+        )
 
 
 def _check_stop(training: Training, data: Data | Stream) -> None:

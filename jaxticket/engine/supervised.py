@@ -18,6 +18,7 @@ from jaxticket.engine.metrics import cast, normalized, trained_losses
 from jaxticket.engine.optim import apply_update, fresh_state, learning_rate
 from jaxticket.engine.parallel import Placement
 from jaxticket.engine.selected import completed, trained_part
+from jaxticket.nn.network import accepted
 from jaxticket.random import stream
 from jaxticket.settings import Training, static_part
 from jaxticket.typing import Array, Key, Mask, Network, Params, Stats, TrainState
@@ -120,10 +121,12 @@ class Supervised(Learner[TrainState, Plan, Origin]):
             key = stream(state.key, "augment", plan.augment, state.step)
             x = augmented(x, training, jnp.asarray(batch.by.mean), key=key, first=first)
         if training.attack is not None:
+            # an attack of the user's may have a loss of its own
+            more = {"loss": training.loss} if accepted(training.attack, "loss") else {}
             attacked = functools.partial(
                 training.attack, net, state.params, state.stats, by=batch.by,
                 key=stream(state.key, "adversary", plan.augment, state.step),
-                compute_dtype=training.compute_dtype,
+                compute_dtype=training.compute_dtype, **more,
             )  # fmt: skip
             if training.accumulate == 1:
                 x = attacked(x, batch.y, first=first)

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxticket._check import or_none, settle, whole
 from jaxticket.engine import parallel
 from jaxticket.engine.metrics import Loss, Normalization, cast, losses, normalized
+from jaxticket.labels import own_logits
 from jaxticket.nn.linearity import curved
 from jaxticket.problem import Problem
 from jaxticket.pruning.keep import prune_in_rounds
@@ -204,7 +205,7 @@ def context_maker(
     def mean_loss(params: Params, batch: tuple[Array, Array]) -> Array:
         z, y = logits(params, batch[0]) / recipe.temperature, batch[1]
         if recipe.loss == "negative_logit":
-            return -jnp.mean(jnp.take_along_axis(z, y[:, None], axis=1))
+            return -jnp.mean(own_logits(z, y))
         return jnp.mean(losses(loss, z, y))
 
     known = tapped if net.tapped else None

@@ -566,10 +566,11 @@ def checked_examples(pruning: EarlyPruning, data: Data | Stream) -> Examples:
             f"which changes what numbers are predicted; use "
             f"jt.scores.configured({name_of(score)!r}, temperature=1.0)"
         )
-    if data.labels.kind != "classes" and recipe.loss == "negative_logit":
+    if data.labels.kind == "numbers" and recipe.loss == "negative_logit":
         raise ValueError(
-            f"`score` {name_of(score)!r} takes the logit of the class for its loss, and the labels "
-            f"of {data.name!r} are {data.labels.kind}; use one with loss='cross_entropy'"
+            f"`score` {name_of(score)!r} takes minus the logit of the label for its loss, and "
+            f"numbers, as those of {data.name!r}, have none: their outputs are predictions; use "
+            f"one with loss='cross_entropy', which is the training's loss"
         )
     per_class, batches = pruning.per_class, pruning.batches
     if per_class is None:

@@ -33,7 +33,9 @@ class Recipe:
         `context.mask` says which of them are in use.
       fresh: every round looks at batches of its own.
       temperature: logits are divided by it before the loss.
-      loss: "cross_entropy", or "negative_logit", the mean of minus the label's logit.
+      loss: "cross_entropy", which stands for the loss of the training whatever that is, or
+        "negative_logit", the mean of minus the label's logit (`labels.own_logits`), which numbers
+        do not have.
       passes: forward and backward passes over each example and round, (0, 0) for scores that
         differentiate nothing, or a function of the number of batches and the score's own options
         that gives them; None if unknown.

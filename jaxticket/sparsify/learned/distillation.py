@@ -96,7 +96,8 @@ resolves 6e-8."""
 class Distillation:
     r"""`alpha * CE + T^2 (1 - alpha) * KD + gamma * omega ** e * (sum of further knowledge)`.
 
-    KD is KL(softmax(t / T) || softmax(s / T)), e = 0, 1, ... the epoch; all terms but the first are
+    CE is the training's loss, KD is KL(softmax(t / T) || softmax(s / T)), of labels that are not
+    classes that of `answers.divergence`, e = 0, 1, ... the epoch; all terms but the first are
     means over the teachers. From the first epoch on where `gamma * omega ** e` is below
     `NEGLIGIBLE * (alpha + T^2 (1 - alpha))`, searches leave further knowledge out (`fades`).
 
@@ -187,7 +188,7 @@ class Distillation:
     @property
     def _slopes(self) -> float:
         if self.by_example:
-            # as many as there are classes, which nobody has told
+            # as many as there are logits, which nobody has told
             return math.nan
         return ("direction" in self.knowledge) + ("input_direction" in self.knowledge)
 
@@ -215,8 +216,9 @@ class Distillation:
         if self.double_average:
             weights = weights / len(teachers)
         # every device that shares the batch has all of it here; the mean brings them together
+        labels = view.whole(view.labels)
         answers = [
-            view.mean(knowledge.soft_targets(logits, _given(t.logits), self.temperature))
+            view.mean(knowledge.soft_targets(logits, _given(t.logits), self.temperature, labels))
             for t in teachers
         ]
         total = self.alpha * view.of_logits(_given(own.logits))
@@ -243,8 +245,9 @@ class Distillation:
         count = len(teachers)
         if self.ensemble == "mean" or count == 1:
             return jnp.full(count, 1 / count, jnp.float32)
+        labels = view.whole(view.labels)
         slopes = [
-            jax.grad(knowledge.soft_targets)(logits, _given(t.logits), self.temperature)
+            jax.grad(knowledge.soft_targets)(logits, _given(t.logits), self.temperature, labels)
             for t in teachers
         ]
         # every device has found the same, which its mean lets JAX know

@@ -14,28 +14,34 @@ import jax
 import jax.numpy as jnp
 
 from jaxticket import _tree, masks
+from jaxticket.sparsify.learned import answers
 from jaxticket.typing import AnyArray, Array, Mask, Params
 
 Features = Sequence[Array]
 SMALL = 1e-9
 
 
-def soft_targets(student: Array, teacher: Array, temperature: float = 1.0) -> Array:
+def soft_targets(
+    student: Array, teacher: Array, temperature: float = 1.0, labels: Array | None = None
+) -> Array:
     """Mean over the batch of KL(softmax(t / T) || softmax(s / T)), both softened.
 
     Args:
-      student, teacher: logits [batch, classes].
-      temperature: T. The loss is used times T ** 2, which keeps its gradient's size.
+      student, teacher: logits [batch, classes], or [batch, ...] as the labels have it.
+      temperature: T. The loss is used times T ** 2, which keeps its gradient's size; of numbers T
+        then falls out.
+      labels: [batch, ...], whose kind says what the answers are (`answers.divergence`); None for
+        classes.
 
     Reference: Hinton, Vinyals and Dean 2015; KD-LTS, Eq. 2 (which softens the teacher alone).
     """
-    s = jax.nn.log_softmax(student / temperature)
-    t = jax.nn.log_softmax(teacher / temperature)
-    return jnp.mean(jnp.sum(jnp.exp(t) * (t - s), axis=1))
+    if labels is None:
+        labels = jnp.zeros(len(student), jnp.int32)
+    return jnp.mean(answers.divergence(teacher / temperature, student / temperature, labels))
 
 
 def logits(student: Array, teacher: Array) -> Array:
-    """Mean squared difference of logits [batch, classes].
+    """Mean squared difference of logits [batch, ...].
 
     Reference: Ba and Caruana 2014.
     """

@@ -153,7 +153,10 @@ class LearnedPruning(AtStep):
             steps * batch,
             sum(n * batch * phase.passes[0] for n, phase in phases),
             sum(n * batch * phase.passes[1] for n, phase in phases),
-            sum(n * step_flops(runs.net, phase, runs.training) for n, phase in phases),
+            sum(
+                n * step_flops(runs.net, phase, runs.training, runs.data.labels)
+                for n, phase in phases
+            ),
             self.seconds(runs),
         )
         return total(of_dense(runs, self.step), taught, searching)

@@ -22,6 +22,7 @@ from jaxticket.engine.optim import Schedule, apply_update, fresh_state, learning
 from jaxticket.engine.parallel import Placement
 from jaxticket.engine.selected import completed, decaying, trained_part
 from jaxticket.engine.supervised import Supervised
+from jaxticket.labels import CLASSES, Labels
 from jaxticket.nn import flops
 from jaxticket.pruning.keep import keep_top
 from jaxticket.random import stream
@@ -181,6 +182,11 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
             raise ValueError(
                 f"`objective` {method.objective!r} compares activations, and this network cannot "
                 f"be tapped; give its module a `tap` argument, or choose another objective"
+            )
+        if "sensitivity" in (*method.needs, *method.teacher_needs) and net.dtype != "float32":
+            raise ValueError(
+                f"`objective` {method.objective!r} looks at derivatives by the input, and tokens "
+                f"have none; leave out 'input_direction', or choose another objective"
             )
         if getattr(method.function, "by_example", False) and jax.tree.leaves(self.like[1]):
             raise ValueError(
@@ -438,12 +444,13 @@ def score_programs(learner: ScoreLearner, mesh: Mesh) -> ScorePrograms:
 
 
 @functools.lru_cache(maxsize=64)
-def step_flops(net: Network, method: Method, training: Training) -> float:
+def step_flops(net: Network, method: Method, training: Training, labels: Labels = CLASSES) -> float:
     """Operations of one step of a search, 2 per multiply-add; teachers' own steps do not count.
 
     Args:
       net, method: what is searched.
       training: of the networks, whose batch size it has.
+      labels: of an example.
     """
     training = method.training(training.replace(augment=()), method.steps(training))
     learner = ScoreLearner(net, method, training)
@@ -471,5 +478,5 @@ def step_flops(net: Network, method: Method, training: Training) -> float:
     if net.dtype == "float32":
         # as images are kept
         x = jax.ShapeDtypeStruct(x.shape, jnp.uint8)
-    y = jax.ShapeDtypeStruct((size,), jnp.int32)
+    y = jax.ShapeDtypeStruct((size, *labels.shape), labels.dtype)
     return flops.count(one, x, y, jax.eval_shape(lambda: jax.random.key(0)))

@@ -17,7 +17,9 @@ import jax.numpy as jnp
 
 from jaxticket import _show, _tree, masks
 from jaxticket._check import from_table, number, texts
+from jaxticket.labels import own_logits
 from jaxticket.losses import cross_entropy
+from jaxticket.sparsify.learned import answers
 from jaxticket.typing import AnyArray, Array, Params
 
 SMALL = 1e-9
@@ -27,10 +29,12 @@ class Outputs(NamedTuple):
     """What a network says of the batch; None for what the objective does not need.
 
     Attributes:
-      logits: [batch, classes].
-      features: what its taps gave, in the order of the forward pass, and the softmax.
+      logits: [batch, classes], or as `jaxticket.labels` has it for labels of another kind.
+      features: what its taps gave, in the order of the forward pass, and the softmax (the sigmoids
+        of several labels; outputs that are numbers as they are).
       gradient: of its loss, a tree like the params.
-      jacobian: of the mean logit of the labels, the mask's factor included, a tree like the params.
+      jacobian: of the mean logit of the labels (`labels.own_logits`), the mask's factor included,
+        a tree like the params.
       sensitivity: of the sum of the labels' logits by each example, [batch, ...]: of its own logit,
         but for statistics of the batch, which connect examples.
       params: its weights.
@@ -51,8 +55,9 @@ class View(NamedTuple):
       masked: the weights times the soft mask.
       soft: what the weights were multiplied by, the soft mask with its factors; None at leaves that
         cannot be pruned, as in masks.
-      labels: int32 [batch].
-      logits: `logits(params) -> [batch, classes]`, with the statistics of the batch.
+      labels: int32 [batch], or of another kind [batch, ...], as data have them.
+      logits: `logits(params) -> [batch, classes]`, or [batch, ...] as of `Outputs`, with the
+        statistics of the batch.
       tapped: `tapped(params)`, the logits and the features of `Outputs` of one forward pass.
       sensitivity: `sensitivity(params)`, as in `Outputs`.
       mean: the mean over the batch, over all devices that share it, of a number per example.
@@ -63,7 +68,7 @@ class View(NamedTuple):
       loss_of: `loss_of(logits, labels) -> [batch]`, the loss that the training names, with its
         label smoothing.
       of_example: `of_example(params, i)`, the derivative of all logits of one example of this
-        device by the params, a tree of [class, ...], for networks without statistics of the batch.
+        device by the params, a tree of [logit, ...], for networks without statistics of the batch.
     """
 
     masked: Params
@@ -114,8 +119,7 @@ class View(NamedTuple):
             logits, features = (
                 self.tapped(params) if "features" in needs else (self.logits(params), None)
             )
-            label = jnp.take_along_axis(logits, self.labels[:, None], axis=1)
-            return self.mean(label), (logits, features)
+            return self.mean(own_logits(logits, self.labels)), (logits, features)
 
         jacobian = logits = features = None
         if "jacobian" in needs:
@@ -199,6 +203,14 @@ def learns_answers(function: Objective) -> bool:
     return bool(getattr(function, "answers", False))
 
 
+def parts_of(function: Objective) -> tuple[Objective, ...]:
+    """An objective and those that it is made of."""
+    found = [function]
+    while isinstance(found[-1], (OfTeacher, DenseSized)):
+        found.append(found[-1].inner)
+    return tuple(found)
+
+
 def scale_of(function: Objective) -> float:
     """The factor of an objective; 1 for one that was not marked."""
     return float(getattr(function, "scale", 1.0))
@@ -206,7 +218,7 @@ def scale_of(function: Objective) -> float:
 
 @objective(scale=100.0)
 def loss(view: View) -> Array:
-    """Cross-entropy of the masked network."""
+    """The training's loss of the masked network, such as its cross-entropy."""
     return view.loss(view.masked)
 
 
@@ -256,18 +268,22 @@ def gradient_matching(view: View) -> Array:
 
 @objective(scale=100.0, needs=("logits",), passes=(2, 1), answers=True)
 def reverse_kl(view: View) -> Array:
-    """Mean over the batch of KL(masked || dense) = sum p_m (log p_m - log p_d)."""
-    masked = jax.nn.log_softmax(view.logits(view.masked))
-    dense = jax.nn.log_softmax(_given(view.dense.logits))
-    return view.mean(jnp.sum(jnp.exp(masked) * (masked - dense), axis=1))
+    """Mean over the batch of KL(masked || dense) = sum p_m (log p_m - log p_d).
+
+    Of labels that are not classes see `answers.divergence`.
+    """
+    dense = _given(view.dense.logits)
+    return view.mean(answers.divergence(view.logits(view.masked), dense, view.labels))
 
 
 @objective(scale=100.0, needs=("logits",), passes=(2, 1), answers=True)
 def forward_kl(view: View) -> Array:
-    """Mean over the batch of KL(dense || masked) = sum p_d (log p_d - log p_m)."""
-    masked = jax.nn.log_softmax(view.logits(view.masked))
-    dense = jax.nn.log_softmax(_given(view.dense.logits))
-    return view.mean(jnp.sum(jnp.exp(dense) * (dense - masked), axis=1))
+    """Mean over the batch of KL(dense || masked) = sum p_d (log p_d - log p_m).
+
+    Of labels that are not classes see `answers.divergence`.
+    """
+    dense = _given(view.dense.logits)
+    return view.mean(answers.divergence(dense, view.logits(view.masked), view.labels))
 
 
 OBJECTIVES: dict[str, Objective] = {
@@ -298,36 +314,37 @@ class OfTeacher:
     __repr__ = _show.code
 
     def __post_init__(self) -> None:
-        if not needs_of(self._function):
+        if not needs_of(self.inner):
             raise ValueError(
                 f"`objective` {self.objective!r} compares with no other network, so that it has no "
                 f"target; leave that out, or take one that compares, such as 'reverse_kl'"
             )
 
     @property
-    def _function(self) -> Objective:
+    def inner(self) -> Objective:
+        """The objective that it changes."""
         return from_table("objective", self.objective, OBJECTIVES)
 
     @property
     def teacher_needs(self) -> tuple[str, ...]:
         """What it needs of the teacher."""
-        return needs_of(self._function)
+        return needs_of(self.inner)
 
     @property
     def scale(self) -> float:
         """The objective's."""
-        return scale_of(self._function)
+        return scale_of(self.inner)
 
     @property
     def passes(self) -> tuple[float, float]:
         """The objective's, those of the other network included."""
-        return passes_of(self._function)
+        return passes_of(self.inner)
 
     teacher_passes: ClassVar[tuple[float, float]] = (0.0, 0.0)
 
     def __call__(self, view: View) -> Array:
         """The objective of a masked network; see `View`."""
-        found = [self._function(view._replace(dense=teacher)) for teacher in view.teachers]
+        found = [self.inner(view._replace(dense=teacher)) for teacher in view.teachers]
         return sum(found, start=jnp.float32(0)) / len(found)
 
 
@@ -337,8 +354,9 @@ class DenseSized:
 
     They are multiplied to be as large as those of the dense network.
 
-    With z' the logits less their mean over classes, z of the masked network is multiplied by
-    rms(z'_dense) / rms(z'_masked), the root mean squares over the batch and classes. The gradient
+    With z' the logits less their mean over classes (those of several labels as they are), z of the
+    masked network is multiplied by rms(z'_dense) / rms(z'_masked), the root mean squares over the
+    batch and classes. The gradient
     goes through the masked network's size; the dense one's is a constant. The value does not change
     with the size of the masked network's logits, which shrinks with the density where no layer
     normalizes: there a search for a lower loss otherwise raises it first. In LeNet-300-100 with
@@ -355,7 +373,7 @@ class DenseSized:
     __repr__ = _show.code
 
     def __post_init__(self) -> None:
-        function = self._function
+        function = self.inner
         others = {*needs_of(function)} - {"logits"}
         if others or teacher_needs_of(function) or function is gradient_norm:
             raise ValueError(
@@ -365,7 +383,8 @@ class DenseSized:
             )
 
     @property
-    def _function(self) -> Objective:
+    def inner(self) -> Objective:
+        """The objective that it changes."""
         return from_table("objective", self.objective, OBJECTIVES)
 
     needs: ClassVar[tuple[str, ...]] = ("logits",)
@@ -373,25 +392,26 @@ class DenseSized:
     @property
     def scale(self) -> float:
         """The objective's."""
-        return scale_of(self._function)
+        return scale_of(self.inner)
 
     @property
     def passes(self) -> tuple[float, float]:
         """The objective's, and a forward pass of the dense network where it has none."""
-        forward, backward = passes_of(self._function)
-        return forward + (not needs_of(self._function)), backward
+        forward, backward = passes_of(self.inner)
+        return forward + (not needs_of(self.inner)), backward
 
     @property
     def answers(self) -> bool:
         """Whether the objective learns the dense network's answers."""
-        return learns_answers(self._function)
+        return learns_answers(self.inner)
 
     def __call__(self, view: View) -> Array:
         """The objective of a masked network; see `View`."""
 
         def size(logits: Array) -> Array:
-            logits = logits - jnp.mean(logits, axis=1, keepdims=True)
-            return jnp.sqrt(view.mean(jnp.mean(logits**2, axis=1)) + SMALL**2)
+            squares = answers.centered(logits, view.labels) ** 2
+            squares = squares.reshape(squares.shape[0], -1)
+            return jnp.sqrt(view.mean(jnp.mean(squares, axis=1)) + SMALL**2)
 
         wanted = size(_given(view.dense.logits))
 
@@ -399,7 +419,7 @@ class DenseSized:
             own = view.logits(params)
             return own * (wanted / size(own))
 
-        return self._function(view._replace(logits=logits))
+        return self.inner(view._replace(logits=logits))
 
 
 _Given = TypeVar("_Given")

@@ -20,7 +20,9 @@ from jaxticket.controls import Change
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import fitting
+from jaxticket.engine.metrics import outputs
 from jaxticket.engine.runtime import OnEvaluation, Runtime
+from jaxticket.labels import Labels
 from jaxticket.runs import Runs
 from jaxticket.settings import Training
 from jaxticket.sparsify.learned.learned_masks import LearnedPruning
@@ -31,7 +33,12 @@ from jaxticket.sparsify.learned.methods.edge_popup import edge_popup
 from jaxticket.sparsify.learned.methods.gem_miner import gem_miner
 from jaxticket.sparsify.learned.methods.kd_lts import kd_lts
 from jaxticket.sparsify.learned.methods.stochastic import stochastic
-from jaxticket.sparsify.learned.objectives import learns_answers
+from jaxticket.sparsify.learned.objectives import (
+    DenseSized,
+    learns_answers,
+    parts_of,
+    teacher_needs_of,
+)
 from jaxticket.sparsify.strategy import planned, run_strategies
 from jaxticket.typing import InitialWeights, Network
 
@@ -135,11 +142,6 @@ def search(
         on_evaluation=on_evaluation,
     )  # fmt: skip
     net, training = plan.net, plan.training
-    if data.labels.kind != "classes":
-        raise ValueError(
-            f"`data` {data.name!r} has labels of the kind {data.labels.kind}, and jt.search learns "
-            f"masks for classes; use jt.find_tickets or jt.prune_at"
-        )
     flag("train", train)
     flag("dense", dense)
     method = named_method(method)
@@ -163,6 +165,7 @@ def search(
     if plan.changes and not train:
         raise ValueError(f"`branches` {list(plan.changes)} are trained: they need train=True")
     pruning.check_network(net)
+    _check_labels(method, net, data.labels)
     # an optimizer of the user's own may be that of the method
     searched = method.training(training, method.steps(training, length))
     fitting.check(searched, net, search=True)
@@ -179,6 +182,26 @@ def search(
     )
     (runs,) = run_strategies(plan, (pruning,), settings, dense=dense, supermask=True, train=train)
     return runs
+
+
+def _check_labels(method: Method, net: Network, labels: Labels) -> None:
+    """Raise for an objective that has no meaning for the labels."""
+    if labels.kind != "numbers":
+        return
+    parts = parts_of(method.function)
+    if any(isinstance(part, DenseSized) for part in parts):
+        raise ValueError(
+            f"`method` {method.name!r} has the objective {method.objective!r}, which brings logits "
+            f"to the size of the dense network's, and numbers are predicted by that size; use the "
+            f"objective inside it"
+        )
+    compares = any(learns_answers(part) or teacher_needs_of(part) for part in parts)
+    if compares and not labels.outputs(outputs(net)):
+        raise ValueError(
+            f"`method` {method.name!r} has the objective {method.objective!r}, which compares the "
+            f"numbers that networks predict, and this one gives {list(outputs(net))} outputs for "
+            f"labels {list(labels.shape)}; use an objective of losses, such as 'loss'"
+        )
 
 
 def named_method(method: str | Method) -> Method:

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 
 from jaxticket.engine.dense import Networks
 from jaxticket.engine.metrics import cast, trained_losses
+from jaxticket.labels import own_logits
 from jaxticket.settings import Training
+from jaxticket.sparsify.learned import answers
 from jaxticket.sparsify.learned.method import Method
 from jaxticket.sparsify.learned.objectives import Outputs, View
 from jaxticket.sparsify.learned.teachers import Teaching
@@ -57,17 +59,17 @@ def viewer(
         seen: list[Array] = []
 
         def tap(name: str, value: Array) -> Array:
-            # the output layer is there as the softmax; what is not yet behind its ReLU is put there
+            # the output layer is there as probabilities; what is not behind its ReLU is put there
             if name != net.output:
                 seen.append(jax.nn.relu(value))
             return value
 
         logits = apply(params, tap)
-        return logits, (*seen, jax.nn.softmax(logits))
+        return logits, (*seen, answers.certainties(logits, y))
 
     def sensitivity(params: Params) -> Array:
         def of_labels(x: Array) -> Array:
-            return jnp.sum(jnp.take_along_axis(apply(params, x=x), y[:, None], axis=1))
+            return jnp.sum(own_logits(apply(params, x=x), y))
 
         return jax.grad(of_labels)(x)
 
@@ -76,7 +78,7 @@ def viewer(
             # devices have examples of their own: a gradient by what they share would be summed
             params = jax.lax.pcast(params, axis[0], to="varying")
         one = jax.lax.dynamic_index_in_dim(x, at)
-        return jax.jacrev(lambda params: apply(params, x=one)[0])(params)
+        return jax.jacrev(lambda params: apply(params, x=one).reshape(-1))(params)
 
     def mean(values: Array) -> Array:
         own = jnp.mean(values)
