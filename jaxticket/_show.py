@@ -273,6 +273,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.3g}%" if share < 0.9995 else f"{100 * share:.4g}%"
 
 
+def counted(count: int, word: str) -> str:
+    """Such as "1 seed" and "2 seeds"."""
+    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
+
+
 def shape(sizes: Sequence[int]) -> str:
     """Sizes of axes, such as "8×8×1"."""
     return "×".join(map(str, sizes)) or "one number"

@@ -115,7 +115,8 @@ class Runs:
             )
             for level in self.levels
         ]
-        title = f"Runs of {len(self.levels)} levels and {len(self.seeds)} seeds"
+        counts = _show.counted(len(self.levels), "level"), _show.counted(len(self.seeds), "seed")
+        title = f"Runs of {' and '.join(counts)}"
         if rows:
             title += f"; test {name}, mean (least to greatest)"
         # branches beyond three do not fit

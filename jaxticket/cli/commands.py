@@ -6,13 +6,15 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from jaxticket import _check
 from jaxticket import data as data_sets
 from jaxticket.analysis.verdict import verdict
+from jaxticket.cli import objects
 from jaxticket.cli.flags import Flag, of_function, of_settings, pairs, parse, seeds
 from jaxticket.connectivity import instability
+from jaxticket.controls import Change
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine.runtime import Runtime
@@ -22,6 +24,7 @@ from jaxticket.presets import Preset, preset
 from jaxticket.runs import Runs, require_runs
 from jaxticket.settings import Training
 from jaxticket.sparsify.at_step import BySteps, prune_at
+from jaxticket.sparsify.dynamic import sparse_train
 from jaxticket.sparsify.iterative import Pruning, find_tickets
 from jaxticket.sparsify.learned import SEARCHES, search
 from jaxticket.sparsify.retraining import branch
@@ -175,6 +178,23 @@ def prune(args: Sequence[str]) -> Runs | BySteps:
     return prune_at(made.net, made.data, made.training, **run)
 
 
+def sparse(args: Sequence[str]) -> Runs:
+    """Train sparse networks from their first step on: `jt.sparse_train`."""
+    base, named = _base(args), chosen(args, "--preset") is not None
+    flags = _run_flags(sparse_train, "net", "data", "training", seeds=_seeds_of(base))
+    given = parse(
+        {
+            "setting": _setting_flags(base, named),
+            "run": flags,
+            "training": of_settings(base.training),
+        },
+        args, prog="jaxticket sparse", description=str(sparse.__doc__),
+    )  # fmt: skip
+    run = {"seeds": _seeds_of(base), **_settled(given["run"], folder=True)}
+    made = _setting(base, given["setting"], given["training"])
+    return sparse_train(made.net, made.data, made.training, **run)
+
+
 def learn(args: Sequence[str]) -> Runs:
     """Learn masks by gradient descent: `jt.search`."""
     base, named = _base(args), chosen(args, "--preset") is not None
@@ -264,6 +284,8 @@ _TRAINING = Flag("training", tuple[str, ...], (),
 def _trained(runs: Runs, given: dict[str, Any]) -> dict[str, Any]:
     """The arguments with the run's training, where some of it is to change."""
     changes = pairs("training", given.pop("training", ()))
+    takes = {flag.name for flag in of_settings(runs.training) if flag.objects}
+    changes |= {name: objects.made(name, value) for name, value in changes.items() if name in takes}
     return {**given, "training": runs.training.replace(**changes)} if changes else given
 
 
@@ -278,17 +300,25 @@ def control(args: Sequence[str]) -> Runs:
         args, prog="jaxticket branch", description=str(control.__doc__),
     )  # fmt: skip
     runs = _runs(Path(str(given[""]["of"])))
-    return branch(runs, str(given[""]["change"]), **_trained(runs, _settled(given["run"])))
+    named = cast("str | Change", objects.made("change", given[""]["change"]))
+    return branch(runs, named, **_trained(runs, _settled(given["run"])))
 
 
 def move(args: Sequence[str]) -> Runs:
-    """Train the tickets of a run on other data: `jt.transfer`."""
+    """Train the tickets of a run on other data, or in a deeper network: `jt.transfer`."""
     to = Flag("to", str, NONE, "The target: data, as of `find --data`, or the folder of a run.")
+    network = Flag("network", str | None, None,
+                   "The target's network, such as resnet32; that of the run, or of the target's "
+                   "run, if left out.")  # fmt: skip
+    options = Flag("options", tuple[str, ...], (), "Options of the target's network: width=0.5.")
     where = Flag("data_dir", Path | None, None, "Folder of prepared TFDS data sets.")
     given = parse(
         {
             "": [_FOLDER],
-            "run": [to, *_run_flags(transfer, "runs", "net", "training"), _TRAINING, where],
+            "run": [
+                to, network, options, *_run_flags(transfer, "runs", "net", "training"), _TRAINING,
+                where,
+            ],
         },
         args, prog="jaxticket transfer", description=str(move.__doc__),
     )  # fmt: skip
@@ -297,6 +327,13 @@ def move(args: Sequence[str]) -> Runs:
     data_dir = run.pop("data_dir", None)
     is_run = (Path(target) / "settings.json").exists()
     to_data = _runs(Path(target)) if is_run else data_sets.load(target, data_dir=data_dir)
+    name, options_of = run.pop("network", None), run.pop("options", ())
+    if options_of and name is None:
+        raise ValueError("`options` are those of `network`, which is not given; name it too")
+    if name is not None:
+        make = Preset("transfer", name, target, runs.training, Pruning(), source="flags")
+        data = to_data.data if isinstance(to_data, Runs) else to_data
+        run["net"] = make.replace(options=pairs("options", options_of)).net(data)
     return transfer(runs, to=to_data, **_trained(runs, run))
 
 
@@ -315,6 +352,7 @@ TRAINING: dict[str, Callable[[Sequence[str]], object]] = {
     "find": find,
     "prune": prune,
     "search": learn,
+    "sparse": sparse,
     "branch": control,
     "transfer": move,
     "instability": unstable,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union, ge
 
 import tyro
 
+from jaxticket.cli.objects import MADE, example, made
 from jaxticket.pruning.scores.spec import name_of
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class Flag(NamedTuple):
       default: what stands where it is not given; `inspect.Parameter.empty` where it has to be.
       help: what it is for.
       called: the flag, without dashes, where it is not the name.
+      objects: whether a text may stand for an object, see `jaxticket.cli.objects`.
+      alone: whether one name, or object, is no sequence of one; patterns of paths are.
     """
 
     name: str
@@ -43,15 +46,28 @@ class Flag(NamedTuple):
     default: object = inspect.Parameter.empty
     help: str = ""
     called: str | None = None
+    objects: bool = False
+    alone: bool = False
+
+    def read(self, value: object) -> object:
+        """What was typed, as the setting takes it."""
+        found = made(self.name, value) if self.objects else value
+        if self.alone and isinstance(found, tuple) and len(found) == 1:
+            (one,) = found
+            pattern = isinstance(one, str) and ("*" in one or "/" in one)
+            return found if pattern or isinstance(one, (int, float)) else one
+        return found
 
 
 def kind_of(hint: object) -> object | None:
     """The part of a type that flags can say, None where there is none.
 
-    Sequences are tuples; next to one, a number alone is a sequence of one.
+    Sequences are tuples; next to one, a number or a text alone is a sequence of one.
 
     >>> kind_of(float | Sequence[float]), kind_of(str | Callable[..., int])
     (tuple[float, ...], <class 'str'>)
+    >>> kind_of(str | tuple[float, ...])
+    tuple[float | str, ...]
     """
     if hint in SCALARS or get_origin(hint) is Literal:
         return hint
@@ -63,6 +79,8 @@ def kind_of(hint: object) -> object | None:
         kinds = [kind for kind in map(kind_of, inner) if kind is not None]
         several = [kind for kind in kinds if get_origin(kind) is tuple]
         if several:
+            if str in kinds:
+                several = [tuple[get_args(kind)[0] | str, ...] for kind in several]
             kinds = several + [kind for kind in kinds if kind is type(None)]
         if Path in kinds:
             kinds = [kind for kind in kinds if kind is not str]
@@ -77,6 +95,25 @@ def kind_of(hint: object) -> object | None:
         kind = kind_of(inner[0])
         return None if kind is None else tuple[kind, ...]
     return None
+
+
+def takes_objects(hint: object) -> bool:
+    """Whether a type has parts that flags cannot say, but which a text may stand for.
+
+    >>> takes_objects(str | Callable[..., int]), takes_objects(tuple[str, ...] | None)
+    (True, False)
+    """
+    if get_origin(hint) in (Union, types.UnionType, tuple, Sequence, Iterable, list):
+        return any(takes_objects(inner) for inner in get_args(hint) if inner is not ...)
+    return hint is object or kind_of(hint) is None
+
+
+def names_alone(hint: object) -> bool:
+    """Whether a type has sequences, and names in the place of one."""
+    if get_origin(hint) not in (Union, types.UnionType):
+        return False
+    kinds = [kind_of(inner) for inner in get_args(hint)]
+    return str in kinds and any(get_origin(kind) is tuple for kind in kinds)
 
 
 def described(documentation: str) -> dict[str, str]:
@@ -118,11 +155,13 @@ def of_function(
     """
     help_of, flags = described(function.__doc__ or ""), []
     for name, argument in inspect.signature(function).parameters.items():
-        kind = kind_of(_evaluated(argument.annotation, function))
+        hint = _evaluated(argument.annotation, function)
+        kind = kind_of(hint)
         if name in without or kind is None:
             continue
         default = (defaults or {}).get(name, argument.default)
-        flags.append(Flag(name, kind, default, help_of.get(name, "")))
+        said = help_of.get(name, "")
+        flags.append(Flag(name, kind, default, said, None, takes_objects(hint), names_alone(hint)))
     return flags
 
 
@@ -135,11 +174,15 @@ def of_settings(settings: DataclassInstance, *, called: Mapping[str, str] = {}) 
     """
     flags, help_of = [], described(type(settings).__doc__ or "")
     for field in dataclasses.fields(settings):
-        kind = kind_of(_evaluated(field.type, type(settings)))
+        name, hint = field.name, _evaluated(field.type, type(settings))
+        kind, value, said = kind_of(hint), getattr(settings, name), help_of.get(name, "")
+        if name in MADE:
+            # objects of several kinds, or of none that has a name
+            kind = kind or (tuple[str, ...] if isinstance(value, tuple) else str | None)
+            said = f"{said} {example(name)}"
         if kind is not None:
-            name = field.name
-            value = getattr(settings, name)
-            flags.append(Flag(name, kind, value, help_of.get(name, ""), called.get(name)))
+            how = takes_objects(hint), names_alone(hint)
+            flags.append(Flag(name, kind, value, said, called.get(name), *how))
     return flags
 
 
@@ -183,9 +226,9 @@ def parse(
                 fields.append((flag.name, kind))
             else:
                 fields.append((flag.name, kind, dataclasses.field(default=shown(flag))))
-        made = dataclasses.make_dataclass(group or "arguments", fields, kw_only=True)
+        kinds = dataclasses.make_dataclass(group or "arguments", fields, kw_only=True)
         required = any(flag.default is inspect.Parameter.empty for flag in flags)
-        whole = (made,) if required else (made, dataclasses.field(default_factory=made))
+        whole = (kinds,) if required else (kinds, dataclasses.field(default_factory=kinds))
         parts.append((group or "arguments", *whole))
     everything = dataclasses.make_dataclass("flags", parts, kw_only=True)
     found = tyro.cli(
@@ -202,7 +245,7 @@ def parse(
         for flag in flags:
             value = getattr(values, flag.name)
             if flag.default is inspect.Parameter.empty or value != shown(flag):
-                given[group][flag.name] = value
+                given[group][flag.name] = flag.read(value)
     return given
 
 

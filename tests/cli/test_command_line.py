@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,12 +13,14 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
+import optax
 import pytest
 from stops import after_save
 
 import jaxticket as jt
 from jaxticket import _extras
-from jaxticket.cli import flags, main
+from jaxticket.cli import flags, main, objects
+from jaxticket.engine.adversarial import PGD
 
 SMALL = ("--options", "widths=(6,)", "--data", "digits", "--steps", "40", "--seeds", "0:2")
 FIND = ("find", "--preset", "lenet-mnist", *SMALL, "--batch-size", "30")
@@ -113,11 +116,9 @@ def test_search_and_verdict_are_commands_too(folder, capsys, tmp_path):
 
 
 def test_every_setting_is_a_flag_with_its_documentation(capsys):
-    """But for what no flag can say: functions and objects."""
     for make in (jt.Training, jt.Pruning):
         names = {flag.name for flag in flags.of_settings(make())}
-        missing = {field.name for field in dataclasses.fields(make)} - names
-        assert missing <= {"attack", "monitors", "stop_when"}
+        assert names == {field.name for field in dataclasses.fields(make)}
         assert all(flag.help for flag in flags.of_settings(make()))
     with pytest.raises(SystemExit) as caught:
         main(["find", "--preset", "resnet20-cifar10", "--help"])
@@ -126,6 +127,85 @@ def test_every_setting_is_a_flag_with_its_documentation(capsys):
     # defaults are those of the preset
     lr = jt.preset("resnet20-cifar10").training.lr
     assert "--lr" in text and f"(default: {lr})" in text and "--pruning-schedule" in text
+
+
+OWN = """
+import dataclasses
+import optax
+
+@dataclasses.dataclass(frozen=True)
+class Norm:
+    every: int = 10
+
+    def __call__(self, problem, state, batch):
+        return {"norm": optax.tree.norm(state.params)}
+
+def falling(step):
+    return 0.1 / (1 + step)
+"""
+
+
+def test_objects_are_texts(tmp_path, monkeypatch, capsys):
+    """Those of the library by name, and code of one's own by module and name."""
+    (tmp_path / "code_of_mine.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "code_of_mine", raising=False)
+    main([*FIND, "--levels", "0", "--validation", "0.1", "--folder", "a", "--optimizer", "sgd",
+          "--schedule", "code_of_mine:falling", "--monitors", "code_of_mine:Norm(every=20)",
+          "--stop-when", "target(metric=accuracy, value=0)", "--metrics", "top(k=3)", "brier",
+          "--class-weights", "balanced", "--weight-decay", "0.01", "--decay", "kernels",
+          "--attack", "pgd(steps=1, high=16)"])  # fmt: skip
+    from code_of_mine import Norm, falling
+
+    training = jt.preset("lenet-mnist", steps=40, batch_size=30).training.replace(
+        optimizer="sgd", schedule=falling, monitors=(Norm(20),), stop_when=jt.Target("accuracy", 0),
+        metrics=(jt.metrics.TopK(3), "brier"), class_weights="balanced", weight_decay=0.01,
+        decay="kernels", attack=PGD(steps=1, high=16), lr=jt.Training().lr,
+    )  # fmt: skip
+    data = jt.data.load("digits", validation=0.1)
+    runs = jt.load("a", training=training.for_data(data))
+    assert set(runs.monitored()["step"]) == {0} and "top3" in set(runs.table()["metric"])
+    capsys.readouterr()
+    assert "of your own, code_of_mine" in refused(capsys, "show", "a")
+
+
+@pytest.mark.parametrize(
+    ("setting", "text", "said"),
+    [
+        ("stop_when", "platau(patience=2)", "did you mean 'plateau'"),
+        ("stop_when", "plateau(patience=two)", "`patience` must be a whole number"),
+        ("stop_when", "plateau(waits=2)", "unexpected keyword argument 'waits'"),
+        ("stop_when", "plateau(patience=len([]))", "must be NAME(OPTION=VALUE, ...)"),
+        ("stop_when", "plateau(patience=2", "must be NAME(OPTION=VALUE, ...)"),
+        ("attack", "fgsm", "Known: pgd, or MODULE:NAME"),
+        ("monitors", "norm", "write MODULE:NAME for code of your own"),
+        ("loss", "nowhere_at_all:loss", "No module named 'nowhere_at_all'"),
+        ("loss", "math:nothing", "has no attribute 'nothing'"),
+        ("loss", "math:pi(2)", "is no function or class"),
+    ],
+)
+def test_texts_of_objects_are_checked(setting, text, said, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(ValueError, match=re.escape(said)):
+        objects.made(setting, text)
+
+
+def test_names_and_patterns_are_told_apart():
+    """Where a setting takes a name or a sequence, such as `decay` and `class_weights`."""
+    by_name = {flag.name: flag for flag in flags.of_settings(jt.Training())}
+    read = {
+        ("decay", ("kernels",)): "kernels",
+        ("decay", ("*/kernel",)): ("*/kernel",),
+        ("decay", ("a", "b")): ("a", "b"),
+        ("class_weights", ("balanced",)): "balanced",
+        ("class_weights", (1.0, 2.0)): (1.0, 2.0),
+        ("optimizer", "optax:lion"): optax.lion,
+        ("augment", ("flip", "crop(pixels=2)")): ("flip", jt.augment.Crop(2)),
+        ("trainable", ("norm",)): ("norm",),
+    }
+    for (name, typed), wanted in read.items():
+        assert by_name[name].read(typed) == wanted
 
 
 @pytest.mark.parametrize("name", jt.PRESETS)
