@@ -122,6 +122,21 @@ def right(logits: Array, y: Array) -> Array:
     return hits / jnp.maximum(total, 1)
 
 
+def answered(logits: Array, y: Array) -> Array:
+    """What a network answers to each example, of the shape of its label [batch, ...].
+
+    The class or token with the highest logit, 1 for each of several labels whose logit is above 0,
+    or the numbers; -1 for tokens that do not count.
+    """
+    kind = labels_of(y).kind
+    if kind == "numbers":
+        return logits.reshape(y.shape) if logits.size == y.size else logits
+    if kind == "multilabel":
+        return (logits > 0).astype(jnp.int32)
+    found = jnp.argmax(logits, axis=-1)
+    return found if kind == "classes" else jnp.where(y >= 0, found, -1)
+
+
 def own_logits(logits: Array, y: Array) -> Array:
     """The logit of each example's label, [batch].
 

@@ -22,6 +22,7 @@ from jaxticket.data.absent import absent
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
+from jaxticket.engine.judged import ACCURACY
 from jaxticket.labels import Labels
 from jaxticket.runs import Runs
 from jaxticket.settings import PruningSettings, Training
@@ -204,6 +205,7 @@ def _instability(path: Path, given: _Given) -> Instability:
         of_weights=tuple(record["of_weights"]),
         arrays={name.removeprefix(kind): x for name, x in arrays.items() if name.startswith(kind)},
         costs_of_units=tuple(record["costs_of_units"]),
+        metric=record.get("metric", ACCURACY.name),
         folder=path,
         mesh=parallel.check_mesh(None),
     )
@@ -222,6 +224,8 @@ def _verdict(path: Path, given: _Given) -> Verdict:
         **{name: record[name] for name in named},
         seeds=tuple(record["seeds"]),
         small=small,
+        metric=record.get("metric", ACCURACY.name),
+        shares=record.get("shares", ACCURACY.shares),
         folder=path,
         _conditions=table,
         _networks=results.read(path / "networks.parquet"),

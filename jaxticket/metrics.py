@@ -28,6 +28,7 @@ class TopK:
 
     kind: ClassVar[str] = "top"
     fits: ClassVar[tuple[str, ...]] = ("classes",)
+    shares: ClassVar[bool] = True
     k: int = 5
 
     def __post_init__(self) -> None:
@@ -135,6 +136,7 @@ class MacroF1:
 
     kind: ClassVar[str] = "macro_f1"
     fits: ClassVar[tuple[str, ...]] = ("classes", "multilabel")
+    shares: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
@@ -172,6 +174,7 @@ class R2:
 
     kind: ClassVar[str] = "r2"
     fits: ClassVar[tuple[str, ...]] = ("numbers",)
+    shares: ClassVar[bool] = True
 
     @property
     def name(self) -> str:

@@ -295,7 +295,6 @@ REFUSED = [
     (lambda: jt.Training(epochs=0), "`epochs`"),
     (lambda: jt.Training(epochs=2).dilated(2.0), "`factor` 2 stretches `steps`, which are not kn"),
     (lambda: jt.losses.Focal(-1), "`gamma`"),
-    (lambda: jt.instability(*task("numbers")[:2], jt.Training(loss="mse")), "`data` 'rows' has la"),
     (lambda: jt.data.from_arrays([[1.0]], [1.5]), "`x_test` is missing"),
 ]
 

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from jaxticket import _stats, results
 from jaxticket._check import number, share
+from jaxticket.engine.judged import ACCURACY, Judged
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +20,7 @@ CONTROLS = ("reinit", "sign_flip", "shuffle", "random", "small_dense")
 
 
 class Rules(NamedTuple):
-    """Thresholds that the definitions leave open, in shares of 1.
+    """Thresholds that the definitions leave open, in shares of 1, or in the units of the metric.
 
     Attributes:
       margin: by how much a ticket may miss the dense accuracy and still be "as accurate".
@@ -35,12 +36,14 @@ class Rules(NamedTuple):
     deviations: float = 2.0
     barrier: float = 0.02
 
-    def checked(self) -> Rules:
-        """Give these rules after a check.
+    def checked(self, *, shares: bool = True) -> Rules:
+        """Give these rules after a check, as shares of 1 or in other units.
 
         Raises:
           ValueError: for numbers out of range.
         """
+        if not shares:
+            return Rules(*(number(name, getattr(self, name), 0) for name in self._fields))
         return Rules(
             share("margin", self.margin, zero=True, one=False),
             share("gap", self.gap, zero=True),
@@ -77,7 +80,11 @@ def clear_gap(
 
 
 def conditions(
-    accuracy: Mapping[str, np.ndarray], barrier: np.ndarray, rules: Rules | None = None
+    accuracy: Mapping[str, np.ndarray],
+    barrier: np.ndarray,
+    rules: Rules | None = None,
+    *,
+    main: Judged = ACCURACY,
 ) -> pd.DataFrame:
     """Judge every condition of a winning ticket.
 
@@ -87,6 +94,8 @@ def conditions(
         diverged.
       barrier: error barriers between copies of the ticket, one per seed; likewise.
       rules: thresholds that the definitions leave open.
+      main: the metric that stands in the place of accuracies, such as R2 of numbers; of one that is
+        better when lower `accuracy` has minus the values, and the table the values.
 
     Returns:
       One row per condition: condition, value (mean over seeds), low and high (its 95% interval over
@@ -103,7 +112,8 @@ def conditions(
 
     Reference: KD-LTS, Definitions 6.1 to 6.3.
     """
-    rules = (Rules() if rules is None else rules).checked()
+    rules = (Rules() if rules is None else rules).checked(shares=main.shares)
+    as_good = "as accurate as" if main == ACCURACY else "as good as"
     kept = {name: _stats.finite(values) for name, values in accuracy.items()}
     gone = {name: len(accuracy[name]) - len(values) for name, values in kept.items()}
     ticket, dense = _stats.mean(kept["ticket"]), _stats.mean(kept["dense"])
@@ -123,6 +133,8 @@ def conditions(
     ) -> None:
         mean, reach = _stats.mean(values), _stats.half_width(values)
         good = bool(passes and np.isfinite(mean) and np.isfinite(bar) and not needs)
+        if main.lower and name != "stable":
+            mean, bar = -mean, -bar
         rows.append(
             {"condition": name, "value": mean, "low": mean - reach, "high": mean + reach,
              "bar": bar, "margin": margin, "passes": good, "diverged": diverged, "means": means}
@@ -139,7 +151,7 @@ def conditions(
     add(
         "matching", kept["ticket"], bar, over,
         _stats.matching(ticket, dense, margin=rules.margin),
-        "the ticket is as accurate as dense", needs=both, diverged=both,
+        f"the ticket is {as_good} dense", needs=both, diverged=both,
     )  # fmt: skip
     for name in CONTROLS:
         if name not in kept:

@@ -17,8 +17,8 @@ from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.dense import initial_networks
+from jaxticket.engine.judged import ACCURACY, Judged
 from jaxticket.engine.loop import Arrays, Jobs, Trained, history_arrays, join
-from jaxticket.engine.metrics import METRICS
 from jaxticket.engine.runtime import Run, Runtime
 from jaxticket.engine.source import split_names
 from jaxticket.nn.resize import narrowed, parameters
@@ -46,6 +46,7 @@ class Contest(NamedTuple):
       rates: learning rates of the dense network.
       small: the small dense network, or None.
       points: on the line between the ticket and its copy.
+      main: the metric that all are judged by.
     """
 
     runs: Runs
@@ -56,6 +57,7 @@ class Contest(NamedTuple):
     rates: tuple[float, ...]
     small: Network | None
     points: int
+    main: Judged = ACCURACY
 
     def ticket(self) -> Ticket:
         """The tickets with weights at every position, stacked over [seed]."""
@@ -160,7 +162,7 @@ def hold(
             logs[SMALL] = _small(contest, contest.small, run)
         barrier = _barrier(contest, run, trained.blocks)
         run.finish()
-    logs, rate = _best_dense(logs, contest.rates, split_names(data))
+    logs, rate = _best_dense(logs, contest.rates, split_names(data), contest.main)
     return Outcome(logs, barrier, rate, run.path)
 
 
@@ -233,22 +235,25 @@ def _barrier(contest: Contest, run: Run, blocks: list[Arrays]) -> np.ndarray:
         return {"line": values.reshape(count, len(alphas), run.splits, -1)}
 
     test = split_names(contest.data).index("test")
-    barrier = heights(run.unit("line", 0, make)["line"])[:, test, 0]
+    barrier = heights(run.unit("line", 0, make)["line"], contest.main)[:, test, 0]
     lost = history_arrays(blocks)["diverged"][: 2 * count] >= 0
     return np.where(lost[:count] | lost[count:], np.nan, barrier)
 
 
 def _best_dense(
-    histories: dict[str, EvaluationLog], rates: tuple[float, ...], splits: tuple[str, ...]
+    histories: dict[str, EvaluationLog],
+    rates: tuple[float, ...],
+    splits: tuple[str, ...],
+    main: Judged,
 ) -> tuple[dict[str, EvaluationLog], float]:
     """The histories, with that of the dense network's best learning rate called "dense"."""
     best = rates[0]
     if len(rates) > 1:
-        held, accuracy = splits.index("validation"), METRICS.index("accuracy")
-        final = [histories[_dense_name(rate)].final()[:, held, accuracy] for rate in rates]
+        held = splits.index("validation")
+        final = [main.worth(histories[_dense_name(rate)].final()[:, held]) for rate in rates]
         # first the rates at which fewest seeds diverged, then the most accurate of them
         whole = [int(np.isfinite(x).sum()) for x in final]
-        means = [float(np.nanmean(x)) if n else 0.0 for x, n in zip(final, whole, strict=True)]
+        means = [float(np.nanmean(x)) if n else -np.inf for x, n in zip(final, whole, strict=True)]
         best = rates[max(range(len(rates)), key=lambda i: (whole[i], means[i]))]
     own = _dense_name(best)
     renamed = {DENSE if name == own else name: h for name, h in histories.items()}

@@ -24,12 +24,16 @@ They differ where an output layer was pruned, whose weights do not count in the 
 """
 
 
-def transfer_matrix(found: Mapping[tuple[str, str], Runs]) -> pd.DataFrame:
+def transfer_matrix(
+    found: Mapping[tuple[str, str], Runs], *, metric: str = "accuracy"
+) -> pd.DataFrame:
     """Compare every source's tickets on every target with the target's own, by test accuracy.
 
     Args:
       found: by (source, target) what `jt.transfer` returned, with the target's own runs as `to`;
         a target's own tickets need no entry.
+      metric: "accuracy", or another one that all were evaluated by, such as "r2" of numbers, whose
+        name its column then has.
 
     Returns:
       One row per target, source and level, those of the target's own tickets first, whose source is
@@ -61,7 +65,7 @@ def transfer_matrix(found: Mapping[tuple[str, str], Runs]) -> pd.DataFrame:
                 f"those of {source!r} as the others, with the same `training`, `seeds`, `start` "
                 "and `reinit_output`"
             )
-        final = stats.final(runs.table())
+        final = stats.final(runs.table(), metric=metric)
         groups = dict(list(final.groupby(["branch", "level"], sort=False)))
         values = {key: own["value"].to_numpy(float) for key, own in groups.items()}
         if OWN not in set(final["branch"]):
@@ -90,7 +94,7 @@ def transfer_matrix(found: Mapping[tuple[str, str], Runs]) -> pd.DataFrame:
                 mean = found_of.mean() if len(found_of) else np.nan
                 rows.append(
                     {"source": name, "target": target, "level": level, "density": share,
-                     "accuracy": mean,
+                     metric: mean,
                      "std": found_of.std(ddof=1) if len(found_of) > 1 else np.nan,
                      "own": means[OWN], "difference": mean - means[OWN],
                      "relative": mean / means[OWN], "seeds": len(of),

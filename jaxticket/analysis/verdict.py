@@ -27,7 +27,8 @@ from jaxticket.analysis.trainings import (
 from jaxticket.controls import BRANCHES
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
-from jaxticket.engine.metrics import METRICS, metric_names
+from jaxticket.engine.judged import ACCURACY, Judged, judged_by
+from jaxticket.engine.metrics import check, metric_names
 from jaxticket.engine.program import check_fit
 from jaxticket.engine.runtime import Runtime, settled
 from jaxticket.engine.source import split_names
@@ -61,6 +62,8 @@ class Verdict:
         network on the validation split if it passes all there, else the last.
       cost: examples seen until the mask was known, in epochs; nan where that cannot be told.
       folder: where it is saved, or None.
+      metric: by which networks are judged.
+      shares: whether the metric is a share of 1, which is written in percent.
     """
 
     method: str
@@ -76,6 +79,8 @@ class Verdict:
     folder: Path | None
     _conditions: pd.DataFrame = field(repr=False)
     _networks: pd.DataFrame = field(repr=False)
+    metric: str = ACCURACY.name
+    shares: bool = ACCURACY.shares
 
     def __repr__(self) -> str:
         return str(self)
@@ -88,7 +93,7 @@ class Verdict:
         rows = [
             (
                 row["condition"],
-                *(f"{100 * row[name]:.2f}" for name in ("value", "low", "high", "bar", "margin")),
+                *(self._written(row[name]) for name in ("value", "low", "high", "bar", "margin")),
                 said[row["passes"]],
                 row["means"],
             )
@@ -96,6 +101,12 @@ class Verdict:
         ]
         columns = ("condition", "value", "low", "high", "bar", "margin", "", "means")
         return _show.Summary(first, (("", last),), columns, rows)
+
+    def _written(self, value: float, width: int = 0, sign: str = "") -> str:
+        """A number of the conditions, in percent or in the units of the metric."""
+        if self.shares:
+            return f"{100 * value:{sign}{width}.2f}"
+        return f"{value:{sign}{width}.4g}"
 
     def conditions(self) -> pd.DataFrame:
         """Give the table of conditions; see `jaxticket.analysis.conditions.conditions`."""
@@ -130,7 +141,7 @@ class Verdict:
 
     @property
     def matching(self) -> bool:
-        """Whether the ticket is as accurate as the dense network."""
+        """Whether the ticket is as accurate as the dense network, or as good by the metric."""
         return bool(self._passes("matching"))
 
     @property
@@ -166,6 +177,8 @@ class Verdict:
         several = self._networks["branch"].str.startswith("dense_lr_").any()
         best = "the best on the validation split" if several else "as given"
         rate = f"learning rate {self.dense_lr:g}, {best if self.tuned else 'not tuned'}"
+        if self.metric != ACCURACY.name:
+            rate += f"; judged by {self.metric}"
         lines = [
             f"{self.method}, {100 * self.density:.3g}% of the weights, from step {self.start}, "
             f"{len(self.seeds)} seeds, judged at step {self.step}; dense network: {rate}",
@@ -174,10 +187,10 @@ class Verdict:
         for row in self._conditions.to_dict("records"):
             said = {True: "passes", False: "FAILS", None: "not tested"}[row["passes"]]
             lost = f"; {row['diverged']} diverged" if row["diverged"] else ""
-            low, high = 100 * row["low"], 100 * row["high"]
+            value, low, bar = (self._written(row[name], 7) for name in ("value", "low", "bar"))
+            high, margin = self._written(row["high"], 5), self._written(row["margin"], 7, "+")
             lines.append(
-                f"{row['condition']:12} {100 * row['value']:7.2f} {low:7.2f} to {high:5.2f} "
-                f"{100 * row['bar']:7.2f} {100 * row['margin']:+7.2f}  {said:10} "
+                f"{row['condition']:12} {value} {low} to {high} {bar} {margin}  {said:10} "
                 f"({row['means']}{lost})"
             )
         verdict = f"no winning ticket: {self._reason()}"
@@ -211,7 +224,7 @@ class Verdict:
             results.write(self._networks, target, "networks")
             _files.write_text(target / "verdict.txt", f"{self}\n")
             named = ("method", "density", "seeds", "start", "at_init", "dense_lr", "tuned", "step")
-            record = {name: getattr(self, name) for name in (*named, "cost")}
+            record = {name: getattr(self, name) for name in (*named, "cost", "metric", "shares")}
             record["passes"] = [
                 None if passes is None else bool(passes) for passes in self._conditions["passes"]
             ]
@@ -250,6 +263,7 @@ def verdict(
     dense_lrs: Sequence[float] | None = None,
     small_dense: Network | bool = True,
     points: int = 30,
+    metric: str | None = None,
     rules: Rules | None = None,
     method: str | None = None,
     runtime: Runtime | None = None,
@@ -284,7 +298,13 @@ def verdict(
       small_dense: the small dense network; True for the widest `net.resized` with no more
         parameters than the ticket has left, False for none, without which no ticket can win.
       points: places on the line between the copies, both ends included.
-      rules: thresholds that the definitions leave open.
+      metric: by which networks are judged: "accuracy", "loss", one of the training's metrics or a
+        name in `jt.metrics.METRICS`; lower is better where the metric says so. None for the
+        accuracy, which of tokens and of several labels is the share of right ones, and for "r2"
+        where labels are numbers. Barriers are those of 1 less the metric, or of one that is better
+        when lower.
+      rules: thresholds that the definitions leave open; needed with a metric that is no share of 1,
+        such as the loss, in its units: `Rules(margin=0.01, gap=0.02, barrier=0.05)`.
       method: the method's name in tables; that of the runs if None.
       runtime: folder and the like in one; leave the arguments that follow out then.
       folder: where to save; a folder below that of `runs` if None, where it has one.
@@ -310,10 +330,12 @@ def verdict(
     data = runs.data if data is None else data
     training = runs.training if training is None else training
     training = check_fit(net, data, training, runs.mesh)
-    if data.labels.kind != "classes":
+    training, main = judged_by(metric, training, data.labels)
+    check(training, net, data.labels)
+    if not main.shares and rules is None:
         raise ValueError(
-            f"`data` {data.name!r} has labels of the kind {data.labels.kind}, and jt.verdict "
-            f"compares accuracies of classes; use runs.matching(metric=...)"
+            f"`rules` are needed with metric={main.name!r}, which has units of its own: pass "
+            f"jaxticket.analysis.conditions.Rules(margin=..., gap=..., barrier=...) in these"
         )
     # a verdict has no place for what monitors measure
     training = training.replace(monitors=())
@@ -334,9 +356,9 @@ def verdict(
         raise ValueError(f"`seeds` must be some of {runs.seeds}, got {missing}")
     if len(seeds) < 2:
         raise ValueError(f"`seeds` must be at least two, to tell a gap from chance, got {seeds}")
-    rules = (Rules() if rules is None else rules).checked()
+    rules = (Rules() if rules is None else rules).checked(shares=main.shares)
     rates = _rates(dense_lrs, data, training)
-    contest = Contest(runs, level, data, training, seeds, rates, None, points)
+    contest = Contest(runs, level, data, training, seeds, rates, None, points, main)
     ticket = contest.ticket()
     start = int(np.max(ticket.step))
     if start >= training.steps:
@@ -360,11 +382,13 @@ def verdict(
         small_dense=contest.small,
         points=points,
         branches={name: BRANCHES[name] for name in CHANGES},
+        # as folders of accuracies have always been
+        **({} if main == ACCURACY else {"metric": main.name}),
     )
     name = results.run_name(f"level-{level:02d}", settings)
     outcome = hold(contest, settings, runtime.in_folder(runs.folder, "verdicts", name))
     splits = split_names(data)
-    step, judged = judgment(outcome, splits, rules)
+    step, judged = judgment(outcome, splits, rules, main)
     densities = outcome.histories[TICKET].density
     found = Verdict(
         method=_method(runs) if method is None else method,
@@ -385,6 +409,8 @@ def verdict(
             metrics=metric_names(training),
             precision=f"{training.compute_dtype}/{training.precision}",
         ),
+        metric=main.name,
+        shares=main.shares,
     )
     if found.folder is not None:
         on_first(found.save)
@@ -410,7 +436,9 @@ def _rates(
     return rates
 
 
-def judgment(outcome: Outcome, splits: tuple[str, ...], rules: Rules) -> tuple[int, pd.DataFrame]:
+def judgment(
+    outcome: Outcome, splits: tuple[str, ...], rules: Rules, main: Judged = ACCURACY
+) -> tuple[int, pd.DataFrame]:
     """Find the step at which the ticket is judged, and the conditions there.
 
     The definition asks for some E' <= E. There are two to choose from: the first evaluation at
@@ -418,9 +446,9 @@ def judgment(outcome: Outcome, splits: tuple[str, ...], rules: Rules) -> tuple[i
     accuracy chooses nothing), and the end. Controls, the dense network and the barrier
     between copies are always those at the end.
     """
-    test, accuracy = splits.index("test"), METRICS.index("accuracy")
+    test = splits.index("test")
     final = {
-        name: history.final()[:, test, accuracy].astype(float)
+        name: main.worth(history.final()[:, test])
         for name, history in outcome.histories.items()
         if name != COPY
     }
@@ -429,15 +457,15 @@ def judgment(outcome: Outcome, splits: tuple[str, ...], rules: Rules) -> tuple[i
     reached = np.asarray([], int)
     if "validation" in splits:
         held = splits.index("validation")
-        dense = outcome.histories[DENSE].final()[:, held, accuracy].astype(float)
-        means = own.values[:, :, held, accuracy].astype(float).mean(axis=1)
+        dense = main.worth(outcome.histories[DENSE].final()[:, held])
+        means = main.worth(own.values[:, :, held]).mean(axis=1)
         reached = np.flatnonzero((means >= dense.mean()) & own.wanted.all(axis=1))
     if len(reached) and (step := int(own.steps[reached[0]].max())) < last:
-        early = {**final, TICKET: own.values[reached[0], :, test, accuracy].astype(float)}
-        judged = conditions(early, outcome.barrier, rules)
+        early = {**final, TICKET: main.worth(own.values[reached[0], :, test])}
+        judged = conditions(early, outcome.barrier, rules, main=main)
         if all(value is True for value in judged["passes"]):
             return step, judged
-    return last, conditions(final, outcome.barrier, rules)
+    return last, conditions(final, outcome.barrier, rules, main=main)
 
 
 def _method(runs: Runs) -> str:

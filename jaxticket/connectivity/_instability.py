@@ -29,7 +29,9 @@ from jaxticket.controls import Change, named_changes
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine.dense import initial_networks, train_dense
+from jaxticket.engine.judged import ACCURACY, judged_by
 from jaxticket.engine.loop import Arrays, report_diverged
+from jaxticket.engine.metrics import check
 from jaxticket.engine.program import check_fit
 from jaxticket.engine.runtime import Runtime, settled
 from jaxticket.random import root_keys
@@ -55,6 +57,7 @@ def instability(
     statistics: str = "interpolated",
     throughout: int = 0,
     distances: Sequence[str | Distance] | None = None,
+    metric: str | None = None,
     keep: bool = True,
     seeds: Iterable[int] | None = None,
     runtime: Runtime | None = None,
@@ -97,6 +100,10 @@ def instability(
         `throughout()`; 0 for none.
       distances: names in `jt.DISTANCES` or functions of two `Outcome`, which are called for every
         split; all if None.
+      metric: whose error is compared, 1 less the metric: "accuracy", or a share of 1 among the
+        training's metrics or in `jt.metrics.METRICS` ("macro_f1"); None for the accuracy, which of
+        tokens and of several labels is the share of right ones, and for "r2" where labels are
+        numbers, whose error is the share of the variance that is not explained.
       keep: whether to keep the trained weights of all copies (in memory and in the folder).
       seeds: one dense network each; those of the tickets, or range(3), if None.
       runtime, mesh, folder, save_every, progress: as for `find_tickets`.
@@ -123,12 +130,13 @@ def instability(
             "`training` has a `stop_when`, and jt.instability compares networks at the end of "
             "training; pass training.replace(stop_when=None)"
         )
-    if data.labels.kind != "classes":
+    training, main = judged_by(metric, training, data.labels)
+    if not main.shares:
         raise ValueError(
-            f"`data` {data.name!r} has labels of the kind {data.labels.kind}, and jt.instability "
-            f"compares the errors and predictions of classes; measure losses along a line with "
-            f"jt.connectivity.line"
+            f"`metric` {main.name!r} is not a share of 1, in which barriers and margins of errors "
+            f"are judged; leave it out: the loss is compared in any case"
         )
+    check(training, net, data.labels)
     if training.monitors:
         raise ValueError(
             "`training` has monitors, which jt.instability does not report; pass "
@@ -160,7 +168,7 @@ def instability(
         raise ValueError(
             f"`branches` {repeated} are in `tickets` too; leave them out of one of the two"
         )
-    named = named_distances(distances)
+    named = named_distances(distances, data.labels)
     kinds = kinds_of(runs, list(changes), chosen_levels, steps, dense=dense)
     if statistics == "both" and not jax.tree.leaves(net.shapes[1]):
         raise ValueError("`statistics`='both' needs a network with BatchNorm; use 'interpolated'")
@@ -174,6 +182,7 @@ def instability(
         throughout,
         named,
         keep,
+        main,
     )
     settings = _identity.run(
         "instability",
@@ -193,6 +202,8 @@ def instability(
         throughout=throughout,
         distances=named,
         keep=keep,
+        # as folders of accuracies have always been
+        **({} if main == ACCURACY else {"metric": main.name}),
     )
     atoms = [Atom(kind, replica) for kind in kinds for replica in range(len(seeds))]
     size, room = block_of(net, training, len(atoms), copies, mesh, runtime.at_once)
@@ -250,6 +261,7 @@ def instability(
             costs_of_units=tuple(costs),
             folder=run.path,
             mesh=mesh,
+            metric=main.name,
         )
         run.finish(result.save)
     return result

@@ -17,11 +17,12 @@ from jaxticket._check import (
     texts,
     whole,
 )
-from jaxticket.connectivity.distances import DISTANCES, Distance
+from jaxticket.connectivity.distances import DISTANCES, OF_ANSWERS, Distance
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.optim import moments
+from jaxticket.labels import CLASSES, Labels
 from jaxticket.runs import Runs
 from jaxticket.settings import Training
 from jaxticket.typing import Network
@@ -128,10 +129,13 @@ def checked_levels(
     return chosen("levels", levels, sorted(common), ", which all of `tickets` have")
 
 
-def named_distances(distances: Sequence[str | Distance] | None) -> dict[str, Distance]:
-    """Check the distances and give them by name."""
+def named_distances(
+    distances: Sequence[str | Distance] | None, labels: Labels = CLASSES
+) -> dict[str, Distance]:
+    """Check the distances and give them by name; all that the labels have where None are named."""
+    unfit = OF_ANSWERS if labels.kind == "numbers" else frozenset()
     if distances is None:
-        return dict(DISTANCES)
+        return {name: one for name, one in DISTANCES.items() if one not in unfit}
     if isinstance(distances, str) or callable(distances):
         distances = (distances,)
     if isinstance(distances, Mapping) or not isinstance(distances, Iterable):
@@ -142,6 +146,11 @@ def named_distances(distances: Sequence[str | Distance] | None) -> dict[str, Dis
         name = given if isinstance(given, str) else getattr(given, "__name__", "distance")
         if name in by_name:
             raise ValueError(f"`distances` contain the name {name!r} twice; rename one function")
+        if function in unfit:
+            raise ValueError(
+                f"`distances` has {name!r}, which counts answers that differ, and predicted "
+                f"numbers always do; use 'loss_l2' or a function of two outcomes"
+            )
         by_name[name] = function
     return by_name
 

@@ -24,6 +24,7 @@ from jaxticket.connectivity.evaluator import Evaluator, Networks
 from jaxticket.connectivity.origins import Start, Starts
 from jaxticket.connectivity.paths import barrier
 from jaxticket.engine import parallel
+from jaxticket.engine.judged import ACCURACY, Judged
 from jaxticket.engine.loop import Arrays, Jobs, Trained, Watch, take
 from jaxticket.engine.supervised import network_of
 from jaxticket.settings import Training
@@ -58,6 +59,7 @@ class Design:
       throughout: points on the lines that are drawn at every evaluation; 0 for none.
       distances: name -> distance.
       keep: whether the trained weights are kept.
+      main: whose error the barrier is taken of.
     """
 
     training: Training
@@ -69,6 +71,7 @@ class Design:
     throughout: int
     distances: dict[str, Distance]
     keep: bool
+    main: Judged = ACCURACY
 
     @property
     def pairs(self) -> tuple[tuple[int, int], ...]:
@@ -205,23 +208,24 @@ def _watch(evaluator: Evaluator, design: Design, atoms: int, room: int) -> Watch
         )
         values = values.reshape(len(own), pairs, len(alphas), len(evaluator.splits), -1)
         found = np.full(shape, np.nan, np.float32)
-        found[own] = heights(values)
+        found[own] = heights(values, design.main)
         return found
 
     return Watch(shape, look)
 
 
-def heights(values: np.ndarray) -> np.ndarray:
+def heights(values: np.ndarray, main: Judged = ACCURACY) -> np.ndarray:
     """Barriers of error and loss, then the means of both at the ends.
 
     Args:
-      values: loss and accuracy, [..., point, split, 2].
+      values: evaluations, [..., point, split, metric].
+      main: the metric whose error that is.
 
     Returns:
       float64 [..., split, 4].
     """
-    curves = np.moveaxis(values.astype(np.float64), -3, -1)
-    loss, error = curves[..., 0, :], 1 - curves[..., 1, :]
+    loss = np.moveaxis(values[..., 0].astype(np.float64), -2, -1)
+    error = np.moveaxis(main.error(values), -2, -1)
     ends = [(x[..., 0] + x[..., -1]) / 2 for x in (error, loss)]
     return np.stack([barrier(error), barrier(loss), *ends], axis=-1)
 

@@ -18,9 +18,11 @@ class Outcome(NamedTuple):
     Attributes:
       params: weights, zero where the mask is False; BatchNorm statistics are no part of them.
       mask: tree of bools like the params, None where they cannot be pruned.
-      predictions: int32 [example].
+      predictions: int32 [example], the class with the highest logit; of other labels [example,
+        ...]: tokens, 0 or 1 for each of several labels, or float32 numbers.
       losses: float32 [example].
-      labels: int32 [example].
+      labels: as data have them, int32 [example] for classes; predictions of tokens that do not
+        count are -1, as their labels.
     """
 
     params: Params
@@ -87,7 +89,7 @@ def mask_iou(a: Outcome, b: Outcome) -> float:
 
 
 def disagreement(a: Outcome, b: Outcome) -> float:
-    """Number of examples that the two classify differently.
+    """Number of examples that the two classify differently; of tokens or labels, one by one.
 
     Reference: Frankle's thesis, section 4.1.5 and Figs. 4-9, 4-10.
     """
@@ -103,7 +105,7 @@ def disagreement_share(a: Outcome, b: Outcome) -> float:
     Reference: Frankle's thesis, section 4.2.4.
     """
     wrong = np.sum(a.predictions != a.labels) + np.sum(b.predictions != b.labels)
-    most = min(len(a.labels), int(wrong))
+    most = min(int(np.count_nonzero(a.labels >= 0)), int(wrong))
     return disagreement(a, b) / most if most else 0.0
 
 
@@ -124,5 +126,7 @@ DISTANCES: dict[str, Distance] = {
     "mask_hamming": mask_hamming,
     "mask_iou": mask_iou,
 }
+OF_ANSWERS = frozenset((disagreement, disagreement_share))
+"""Those of answers that are right or wrong, which numbers are not."""
 OF_WEIGHTS = frozenset((l2, cosine, mask_hamming, mask_iou))
 """Those that look at no examples; they are taken once, not once per split."""

@@ -30,7 +30,7 @@ from jaxticket.engine.metrics import (
 )
 from jaxticket.engine.program import check_fit
 from jaxticket.engine.source import Source, put_data, split_names
-from jaxticket.labels import living
+from jaxticket.labels import answered, labels_of, living
 from jaxticket.settings import Training, static_part
 from jaxticket.typing import Network, Params, Stats
 
@@ -46,9 +46,11 @@ class Outputs(NamedTuple):
     """Per-example predictions and losses of several networks.
 
     Attributes:
-      predictions: int32 [network, example], the class with the highest logit.
+      predictions: int32 [network, example], the class with the highest logit; of other labels
+        [network, example, ...]: the tokens, -1 where they do not count, 0 or 1 for each of several
+        labels, or float32 numbers.
       losses: float32 [network, example], the loss function of the training settings.
-      labels: int32 [example].
+      labels: int32 [example], or [example, ...] as data have them.
       split: int32 [example], index into the names of the splits.
     """
 
@@ -118,7 +120,7 @@ class Evaluator:
         if at_once is not None:
             at_once = whole("at_once", at_once, 1)
         self.net, self.training, self.fingerprint = net, training, data.fingerprint
-        self.splits, self.labels, self.name = split_names(data), data.labels, data.name
+        self.splits, self.labels = split_names(data), data.labels
         self.data = put_data(data, training, self.mesh) if put is None else put
         self.at_once = AT_ONCE if at_once is None else at_once
         kind = static_part(training)
@@ -226,11 +228,6 @@ class Evaluator:
           networks: stacked networks on the host.
           pad_to: number of networks to make room for.
         """
-        if self.labels.kind != "classes":
-            raise ValueError(
-                f"`data` {self.name!r} has labels of the kind {self.labels.kind}, and predictions "
-                f"are those of classes; compare weights instead"
-            )
         count = len(jax.tree.leaves(networks)[0])
         size = parallel.block_size(max(count, pad_to or 0), self.mesh, None)
         limits = parallel.put((np.arange(size) < count).astype(np.int32), self.mesh)
@@ -242,13 +239,13 @@ class Evaluator:
                 parts.append(jax.tree.map(lambda x: x[:count], parallel.host(made)))
                 labels.append(parallel.host(batched.y))
                 split = parallel.host(batched.split)[:, None]
-                splits.append(np.broadcast_to(split, labels[-1].shape))
-        label = np.concatenate([x.reshape(-1) for x in labels])
+                splits.append(np.broadcast_to(split, labels[-1].shape[:2]))
+        label = np.concatenate([x.reshape(-1, *x.shape[2:]) for x in labels])
         split = np.concatenate([x.reshape(-1) for x in splits])
-        real = label >= 0  # padding has the label -1
+        real = living(label)
         predictions, per_example = (
-            np.concatenate([p[i].reshape(count, -1) for p in parts], axis=1)[:, real]
-            for i in range(2)
+            np.concatenate([x.reshape(count, -1, *x.shape[3:]) for x in part], axis=1)[:, real]
+            for part in zip(*parts, strict=True)
         )
         return Outputs(predictions, per_example, label[real], split[real])
 
@@ -292,7 +289,7 @@ class _Programs(NamedTuple):
         the statistics of training batches: the updates of running averages that start at 0.
       average: `(limits, (total, count), momenta) -> stats`.
       examples: `(limits, params, stats, batched, by) -> (predictions, losses)`, each
-        [network, batch, example].
+        [network, batch, example, ...].
     """
 
     evaluate: Callable[..., jax.Array]
@@ -376,16 +373,21 @@ def _programs(net: Network, training: Training, mesh: Mesh, splits: int, train: 
                 x, y, _ = own_part(inputs, axis)
                 x = normalized(x, by, training.compute_dtype)
                 logits, _ = net.apply(weights, stats, x, train=False)
-                loss = jnp.where(y >= 0, losses(training.loss, logits, y), 0)
-                return jnp.argmax(logits, axis=-1).astype(jnp.float32), loss
+                loss = jnp.where(living(y), losses(training.loss, logits, y), 0)
+                return answered(logits, y).astype(jnp.float32), loss
 
-            found = jnp.stack(look(inputs))
-            if axis is not None:
-                first = jax.lax.axis_index(axis[0]) * found.shape[1]
-                batch = _tree.varying_like(jnp.zeros_like(jnp.tile(found, (1, axis[1]))), found)
-                batch = jax.lax.dynamic_update_slice_in_dim(batch, found, first, axis=1)
-                found = jax.lax.psum(batch, axis[0])
-            return None, (found[0].astype(jnp.int32), found[1])
+            def gathered(found: jax.Array) -> jax.Array:
+                if axis is None:
+                    return found
+                first = jax.lax.axis_index(axis[0]) * found.shape[0]
+                shape = (axis[1] * found.shape[0], *found.shape[1:])
+                batch = _tree.varying_like(jnp.zeros(shape, found.dtype), found)
+                batch = jax.lax.dynamic_update_slice_in_dim(batch, found, first, axis=0)
+                return jax.lax.psum(batch, axis[0])
+
+            said, loss = map(gathered, look(inputs))
+            numbers = labels_of(inputs.y).kind == "numbers"
+            return None, (said if numbers else said.astype(jnp.int32), loss)
 
         del limit
         with jax.default_matmul_precision(training.precision):

@@ -30,7 +30,8 @@ class Path(NamedTuple):
 
     Attributes:
       alphas: float64 [point], from 0 to the number of segments; integers are the networks.
-      values: float32 [point, split, metric], loss and accuracy.
+      values: float32 [point, split, metric]: loss, accuracy (nan where labels are numbers), and the
+        further metrics of the training.
       splits: names of the splits.
     """
 
@@ -41,7 +42,16 @@ class Path(NamedTuple):
     __repr__ = _show.record
 
     def errors(self, split: str = "test") -> np.ndarray:
-        """Give the error at each point, in [0, 1]."""
+        """Give the error at each point, in [0, 1].
+
+        Raises:
+          ValueError: where labels are numbers, which are neither right nor wrong.
+        """
+        if not _answered(self.values):
+            raise ValueError(
+                "`errors` are those of answers that are right or wrong, and labels are numbers; "
+                "use losses(), or values[..., 2] for the first of Training(metrics=('r2',))"
+            )
         return 1 - self._values(split, _ACCURACY)
 
     def losses(self, split: str = "test") -> np.ndarray:
@@ -58,7 +68,7 @@ class Path(NamedTuple):
         return float(barrier(self.errors(split) if metric == "error" else self.losses(split)))
 
     def table(self) -> pd.DataFrame:
-        """Give a tidy table: alpha, split, metric ("error", "loss"), value."""
+        """Give a tidy table: alpha, split, metric ("error", not of numbers, "loss"), value."""
         return _tidy(self.values, self.splits, {"alpha": self.alphas}, ["alpha"])
 
 
@@ -83,7 +93,7 @@ class Plane(NamedTuple):
     __repr__ = _show.record
 
     def table(self) -> pd.DataFrame:
-        """Give a tidy table: x, y, split, metric ("error", "loss"), value."""
+        """Give a tidy table: x, y, split, metric ("error", not of numbers, "loss"), value."""
         return _tidy(self.values, self.splits, {"y": self.y, "x": self.x}, ["x", "y"])
 
 
@@ -95,10 +105,19 @@ def _tidy(
 ) -> pd.DataFrame:
     """Make a table of errors and losses from an array [*coordinates, split, metric]."""
     values = np.asarray(values, np.float64)
-    both = np.moveaxis(np.stack([1 - values[..., _ACCURACY], values[..., _LOSS]]), -1, 0)
+    measures = {"error": 1 - values[..., _ACCURACY], "loss": values[..., _LOSS]}
+    if not _answered(values):
+        del measures["error"]
+    found = np.moveaxis(np.stack(list(measures.values())), -1, 0)
     axes = ({name: places} for name, places in coordinates.items())
-    table = results.spread(both, {"split": splits}, {"metric": ("error", "loss")}, *axes)
+    table = results.spread(found, {"split": splits}, {"metric": tuple(measures)}, *axes)
     return table.reindex(columns=[*columns, "split", "metric", "value"])
+
+
+def _answered(values: np.ndarray) -> bool:
+    """Whether answers are right or wrong: the accuracy of numbers alone is nan at finite losses."""
+    lost = np.isnan(values[..., _ACCURACY]) & np.isfinite(values[..., _LOSS])
+    return not lost.any()
 
 
 def barrier(values: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ from jaxticket.connectivity.origins import Start
 from jaxticket.connectivity.paths import barrier, line
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
+from jaxticket.engine.judged import ACCURACY, Judged, judged
 from jaxticket.engine.metrics import metric_names
 from jaxticket.engine.store import explained
 from jaxticket.random import stream
@@ -72,6 +73,7 @@ class Instability:
       costs_of_units: rows of the table of costs.
       folder: the folder of the results, or None.
       mesh: the devices that it ran on.
+      metric: of which the error is: 1 less it, or itself where it is better when lower.
     """
 
     net: Network
@@ -89,6 +91,7 @@ class Instability:
     costs_of_units: tuple[Mapping[str, object], ...] = field(repr=False)
     folder: Path | None
     mesh: Mesh = field(repr=False)
+    metric: str = ACCURACY.name
 
     __repr__ = _show.text
     _repr_html_ = _show.text_html
@@ -107,7 +110,8 @@ class Instability:
                 (branch, str(level), str(step), _show.spread(barriers[:, i].mean(axis=-1)))
                 for i, step in enumerate(steps)
             ]
-        title = "Instability; error barrier on the test split, mean (least to greatest) of seeds"
+        kind = "error" if self.metric == ACCURACY.name else f"{self.metric} error"
+        title = f"Instability; {kind} barrier on the test split, mean (least to greatest) of seeds"
         return _show.Summary(title, facts, ("branch", "level", "step k", "barrier"), rows)
 
     @property
@@ -153,11 +157,15 @@ class Instability:
     def _measured(self, name: str) -> dict[str, results.Labeled]:
         """Give error and loss of an array of evaluations, float64, without the axis "metric"."""
         evaluations = self.labeled(name)
-        loss, accuracy = evaluations.at(metric="loss"), evaluations.at(metric="accuracy")
+        loss = evaluations.at(metric="loss")
         return {
-            "error": results.Labeled(1 - accuracy.values.astype(np.float64), accuracy.axes),
+            "error": results.Labeled(self._main.error(evaluations.values), loss.axes),
             "loss": results.Labeled(loss.values.astype(np.float64), loss.axes),
         }
+
+    @property
+    def _main(self) -> Judged:
+        return judged(self.metric, self.training)
 
     def lines(
         self,
@@ -387,7 +395,15 @@ class Instability:
             for name, table in tables.items():
                 results.write(table, target, name)
             about, arrays = _saved.setting(self.net, self.data, self.training)
-            same = ("copies_of_each", "length", "splits", "distances", "of_weights", "seeds")
+            same = (
+                "copies_of_each",
+                "length",
+                "splits",
+                "distances",
+                "of_weights",
+                "seeds",
+                "metric",
+            )
             record = {
                 **about,
                 **{name: getattr(self, name) for name in same},
@@ -443,7 +459,7 @@ def soup(inst: Instability, *, recomputed: bool = False) -> pd.DataFrame:
         "networks": {"networks": number},
         "split": {"split": inst.splits},
     }
-    measures = {"error": 1 - values[..., 1], "loss": values[..., 0]}
+    measures = {"error": inst._main.error(values), "loss": values[..., 0]}
     tables = [results.Labeled(x, axes).table(metric=metric) for metric, x in measures.items()]
     return results.concat(tables).drop(columns="length")
 
@@ -503,6 +519,6 @@ def across_seeds(
                 evaluator=evaluator,
             )
             pair = {"seeds": [f"{inst.seeds[i]}-{inst.seeds[j]}"], "aligned": [aligned]}
-            values = heights(path.values)[None]
+            values = heights(path.values, inst._main)[None]
             tables.append(results.spread(values, pair, {"split": inst.splits}, {"metric": BETWEEN}))
     return results.concat(tables)
