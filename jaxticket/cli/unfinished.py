@@ -87,6 +87,8 @@ class Unfinished:
                 name = "pruned levels"
         elif word == "level":
             name = f"level {int(rest.partition('-')[0])}"
+        elif word == "supermask":
+            name = f"supermask, level {int(rest.partition('-')[2])}"
         elif word == "masks":
             name = f"masks at step {number}"
         return name, replicas

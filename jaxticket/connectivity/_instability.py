@@ -28,7 +28,7 @@ from jaxticket.connectivity.result import Instability
 from jaxticket.controls import Change, named_changes
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
-from jaxticket.engine.dense import initial_networks, train_dense
+from jaxticket.engine.dense import dense_rows, initial_networks, train_dense
 from jaxticket.engine.judged import ACCURACY, judged_by
 from jaxticket.engine.loop import Arrays, report_diverged
 from jaxticket.engine.metrics import check
@@ -220,7 +220,10 @@ def instability(
         costs: list[dict[str, object]] = []
         if dense:
             run.describe("dense")
-            trained = train_dense(run, net, training, keys, initial, steps, ends_only=True)
+            about = dense_rows(seeds, "dense")
+            trained = train_dense(
+                run, net, training, keys, initial, steps, ends_only=True, about=about
+            )
             states, diverged = trained.states, trained.diverged
             report_diverged(run, "dense", seeds, diverged)
             if trained.steps:

@@ -112,6 +112,10 @@ class Copies:
                 augment=numbers if "augment" in design.noise else 0,
                 seeds=(starts.seeds[atom.replica],) * design.copies,
                 title=f"{atom.kind.branch}, level {atom.kind.level}, k = {atom.kind.at}",
+                told=tuple(
+                    f"{atom.kind.branch}/step-{atom.kind.at}/copy-{copy}"
+                    for copy in range(design.copies)
+                ),
             )
             for atom in self.atoms
         ]

@@ -91,6 +91,15 @@ def _initializer(net: Network, mesh: Mesh) -> Callable[..., Networks]:
     return parallel.over_replicas(lambda limit, key: net.init(stream(key, "init")), mesh)
 
 
+def dense_rows(seeds: Sequence[int], *branches: str) -> list[Row]:
+    """What callbacks are told of dense networks, in the order [seed, branch]."""
+    return [
+        {"seed": int(seed), "level": 0, "density": 1.0, "branch": branch, "dilation": 1.0}
+        for seed in seeds
+        for branch in branches
+    ]
+
+
 def train_dense(
     run: Run,
     net: Network,
@@ -152,8 +161,9 @@ def train_dense(
     trained = None
     if weights:
         trained = join([_tree.unflatten(part, initial, "trained") for part in parts])
-    steps_of_all = later[-1] * len(keys)
-    return DenseStates(states, history, history["diverged"], steps_of_all, seconds, trained)
+    # those that stopped early took fewer
+    taken = int(history["steps"].max(axis=0).sum())
+    return DenseStates(states, history, history["diverged"], taken, seconds, trained)
 
 
 def _unit(

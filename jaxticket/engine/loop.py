@@ -102,11 +102,14 @@ class Watch(NamedTuple, Generic[StateT]):
       look: `look(state, wanted) -> float32 [*shape]`, of device states padded to the block's size;
         wanted: bool [job], which of them are evaluated now.
       evaluates: whether the splits are evaluated too whenever it looks.
+      rows: `rows(state, steps, seen)`, what callbacks are told of a look; int32 [job] steps. None
+        where they are told of the splits' evaluations alone.
     """
 
     shape: tuple[int, ...]
     look: Callable[[StateT, np.ndarray], np.ndarray]
     evaluates: bool = True
+    rows: Callable[[StateT, np.ndarray, np.ndarray], list[Row]] | None = None
 
 
 def take(jobs: T, begin: int, end: int) -> T:
@@ -287,6 +290,8 @@ def train_jobs(
                 record.snapshots[place] = parallel.host(kept(state))
         if watch is not None and calls.wanted[call].any():
             record.watched[call] = watch.look(state, calls.wanted[call])
+            if watch.rows is not None and run.reports:
+                run.report(watch.rows(state, calls.end[call], record.watched[call]))
         if watcher is not None and any(on[call].any() for on in calls.due):
             block = run.data.at_step(keys, plan, parallel.host(state.step))
             given = (state, *observed, block, run.data.arrays)

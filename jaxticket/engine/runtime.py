@@ -296,7 +296,9 @@ class Runtime:
       wait: seconds to wait for a folder that another process uses; 0 refuses it at once.
       on_evaluation: a function, or several, called on the host after each evaluation with its rows
         of `runs.table()`, a list of dicts by column: those of `jaxticket.callbacks`, or your own.
-        They come while the next steps are computed. Given on every one of several hosts, and called
+        What is trained on the way and is not in that table comes too, as branches "dense",
+        "teacher-n" and "search", or "branch/step-k/copy-n" of `jt.instability`. Rows come while the
+        next steps are computed. Given on every one of several hosts, and called
         on the first. A run that is resumed reports what it computes: nothing twice after a signal
         or a time budget; after a kill, the rows since the last save again, with the same numbers.
       time_budget: seconds after which a run saves and raises `jt.RunInterrupted`, counted from its

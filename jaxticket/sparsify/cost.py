@@ -48,7 +48,7 @@ def total(*parts: Cost) -> Cost:
 
 
 def of_training(
-    runs: Runs, steps: int, *, training: Training | None = None, seconds: float = 0.0
+    runs: Runs, steps: float, *, training: Training | None = None, seconds: float = 0.0
 ) -> Cost:
     """What so many steps of one replica cost.
 
@@ -69,13 +69,34 @@ def of_training(
     )
 
 
+def whole_or_mean(steps: float) -> float:
+    """A mean over seeds, a whole number where it is one."""
+    return int(steps) if steps == int(steps) else steps
+
+
+def steps_of_level(runs: Runs, level: int) -> float:
+    """Steps in which the tickets of a level were trained, the mean over seeds.
+
+    Early stops (`Training.stop_when`) make it fewer than the schedule has.
+    """
+    logs = (log for log in runs.histories if (log.level, log.branch) == (level, "ticket"))
+    steps = next(logs).steps
+    return whole_or_mean(float(np.mean(steps.max(axis=0) - steps[0])))
+
+
 def of_dense(runs: Runs, step: int) -> Cost:
-    """What dense training to a step cost: its share of the seconds of the whole."""
-    dense = next((row for row in runs.costs if row["unit"] == "dense"), None)
-    seconds = 0.0
-    if dense is not None and step:
-        seconds = dense["train_seconds"] / len(runs.seeds) * step / dense["training_steps"]
-    return of_training(runs, step, seconds=seconds)
+    """What dense training to a step cost: its share of the seconds of the whole.
+
+    Where networks stopped before the step, their mean is counted.
+    """
+    rows = [row for row in runs.costs if row["unit"] == "dense"]
+    steps, seconds = float(step), 0.0
+    if rows and step:
+        dense = rows[0]
+        # steps to rewind to or to prune at are trained to; only the last may be cut short
+        steps = whole_or_mean(min(step, dense["training_steps"]))
+        seconds = dense["train_seconds"] / len(runs.seeds) * steps / dense["training_steps"]
+    return of_training(runs, steps, seconds=seconds)
 
 
 def of_scoring(

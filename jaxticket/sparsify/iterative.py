@@ -37,7 +37,15 @@ from jaxticket.pruning.scores import SCORES
 from jaxticket.pruning.scores.spec import name_of, recipe_of
 from jaxticket.runs import Runs
 from jaxticket.settings import Training, name_or_function
-from jaxticket.sparsify.cost import Cost, of_scoring, of_training, seconds_of, total
+from jaxticket.sparsify.cost import (
+    Cost,
+    of_scoring,
+    of_training,
+    seconds_of,
+    steps_of_level,
+    total,
+    whole_or_mean,
+)
 from jaxticket.sparsify.runner import Runner
 from jaxticket.sparsify.strategy import (
     Found,
@@ -305,16 +313,16 @@ class Pruning(Strategy):
     def cost(self, runs: Runs, level: int) -> Cost:
         """All levels before this one were trained and pruned."""
         before = range(1) if self.one_shot else range(level)
-        steps, seconds = 0, 0.0
+        steps, seconds = 0.0, 0.0
         for n in before:
-            steps += runs.training.steps - (self.start if n else 0)
+            steps += steps_of_level(runs, n)
             groups = sum(h.level == n for h in runs.histories)
             trained = seconds_of(runs, f"level {n}", "train_seconds") / max(1, groups)
             pruned = seconds_of(runs, f"level {n}", "prune_seconds") / len(self.targets(n))
             seconds += (trained + pruned) / len(runs.seeds)
         score = from_table("score", self.score, SCORES)
         return total(
-            of_training(runs, steps, seconds=seconds),
+            of_training(runs, whole_or_mean(steps), seconds=seconds),
             of_scoring(runs.net, score, self.examples(runs.data), len(before)),
         )
 

@@ -72,6 +72,7 @@ class Group:
       seeds: of the replicas; those of the runner if None.
       dilation: factor of the schedule's times, in tables.
       title: in messages; branch and level if None.
+      told: of each replica, its branch in the rows that callbacks are told; `branch` if None.
     """
 
     branch: str
@@ -87,6 +88,7 @@ class Group:
     seeds: tuple[int, ...] | None = None
     dilation: float = 1.0
     title: str | None = None
+    told: tuple[str, ...] | None = None
 
     @property
     def steps(self) -> int:
@@ -294,7 +296,7 @@ class Runner:
                     "seed": int((group.seeds or self.seeds)[replica]),
                     "level": group.level,
                     "density": float(share),
-                    "branch": group.branch,
+                    "branch": group.branch if group.told is None else group.told[replica],
                     "dilation": group.dilation,
                 }
             )

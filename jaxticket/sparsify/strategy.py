@@ -27,18 +27,24 @@ from jaxticket.controls import Change, named_changes
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
-from jaxticket.engine.dense import DenseStates, Networks, initial_networks, train_dense
+from jaxticket.engine.dense import (
+    DenseStates,
+    Networks,
+    dense_rows,
+    initial_networks,
+    train_dense,
+)
 from jaxticket.engine.loop import Arrays, Jobs, Trained, report_diverged
-from jaxticket.engine.metrics import METRICS
+from jaxticket.engine.metrics import METRICS, metric_names
 from jaxticket.engine.program import check_fit
-from jaxticket.engine.runtime import OnEvaluation, Options, Row, Runtime, settled
+from jaxticket.engine.runtime import OnEvaluation, Options, Runtime, settled
 from jaxticket.engine.store import on_first
 from jaxticket.nn.pruned import pruned_line
-from jaxticket.results import EvaluationLog
+from jaxticket.results import EvaluationLog, tidy
 from jaxticket.runs import Runs, Trainings, density
 from jaxticket.settings import PruningSettings, Training
 from jaxticket.sparsify.cohorts import cohorts_of, extension, in_cohort, joined
-from jaxticket.sparsify.cost import Cost
+from jaxticket.sparsify.cost import Cost, whole_or_mean
 from jaxticket.sparsify.runner import Group, Runner, final_weights
 from jaxticket.ticket import Ticket
 from jaxticket.typing import InitialWeights, Json, Mask, Network
@@ -453,37 +459,53 @@ class _Course:
         recomputed = bool(jax.tree.leaves(runner.net.shapes[1]))
         for found in stage.found:
             ticket = self.ticket(found).masked()
-            places = np.arange(count)[:, None]
-            values = evaluator.points(
-                (ticket.params, ticket.stats), places, np.ones(places.shape),
-                recomputed=recomputed, pad_to=runner.run.size,
-            )  # fmt: skip
-            # nothing is trained: a network without a mask, or of a loss that is not finite, counts
-            # as diverged where it stands
-            start = self.strategy.start
-            finite = np.isfinite(values[..., METRICS.index("loss")]).all(axis=-1)
-            bad = self.lost[found.level] | ~finite
-            history = {
-                "steps": np.full((1, count), start, np.int32),
-                "wanted": np.ones((1, count), bool),
-                "values": np.where(bad[:, None, None], np.nan, values)[None],
-                "diverged": np.where(bad, start, -1).astype(np.int32),
-            }
-            self.note(history, ticket, found.level, "supermask")
+
+            def make(found: Found = found, ticket: Ticket = ticket) -> Arrays:
+                places = np.arange(count)[:, None]
+                values = evaluator.points(
+                    (ticket.params, ticket.stats), places, np.ones(places.shape),
+                    recomputed=recomputed, pad_to=runner.run.size,
+                )  # fmt: skip
+                # nothing is trained: a network without a mask, or of a loss that is not finite,
+                # counts as diverged where it stands
+                start = self.strategy.start
+                finite = np.isfinite(values[..., METRICS.index("loss")]).all(axis=-1)
+                bad = self.lost[found.level] | ~finite
+                history = {
+                    "steps": np.full((1, count), start, np.int32),
+                    "wanted": np.ones((1, count), bool),
+                    "values": np.where(bad[:, None, None], np.nan, values)[None],
+                    "diverged": np.where(bad, start, -1).astype(np.int32),
+                }
+                self._report(self._log(history, ticket, found.level, "supermask"))
+                return history
+
+            unit = f"supermask-{self.strategy.rewind_step}-{found.level}"
+            self.note(runner.run.unit(unit, 0, make), ticket, found.level, "supermask")
             self.tickets[found.level] = ticket
+
+    def _report(self, log: EvaluationLog) -> None:
+        """Tell callbacks of evaluations that no training made."""
+        runner = self.runner
+        if runner.run.reports:
+            splits = tuple(runner.run.data.arrays.splits)
+            metrics = metric_names(runner.training)
+            table = tidy([log], splits=splits, metrics=metrics, precision="")
+            runner.run.report(table.drop(columns="precision").to_dict("records"))
 
     def note(self, history: Arrays, ticket: Ticket, level: int, branch: str) -> None:
         """Add the log of networks that no group trained."""
+        self.logs.append(self._log(history, ticket, level, branch))
+
+    def _log(self, history: Arrays, ticket: Ticket, level: int, branch: str) -> EvaluationLog:
         lost = self.lost[level] if level else None
-        self.logs.append(
-            EvaluationLog.of_group(
-                history,
-                0,
-                seeds=self.runner.seeds,
-                level=level,
-                density=density(self.runner.net, self.strategy, ticket, lost),
-                branch=branch,
-            )
+        return EvaluationLog.of_group(
+            history,
+            0,
+            seeds=self.runner.seeds,
+            level=level,
+            density=density(self.runner.net, self.strategy, ticket, lost),
+            branch=branch,
         )
 
 
@@ -559,7 +581,7 @@ def _run_cohort(
         states = train_dense(
             run, net, training, runner.keys, initial, sorted(steps), monitors=training.monitors,
             exclude=strategies[0].exclude, weights=dense and plan.keep is not None,
-            about=_dense_rows(plan.seeds) if dense else (),
+            about=dense_rows(plan.seeds, "ticket" if dense else "dense"),
         )  # fmt: skip
         report_diverged(run, "dense", plan.seeds, states.diverged)
         courses = []
@@ -568,8 +590,8 @@ def _run_cohort(
             origin = dense_ticket(net, begun, strategy.start, strategy.exclude)
             course = _Course(strategy, runner, plan.changes, origin)
             if states.steps:
-                each = states.steps // len(plan.seeds)
-                took = {"train_seconds": states.seconds, "training_steps": each}
+                each = states.steps / len(plan.seeds)
+                took = {"train_seconds": states.seconds, "training_steps": whole_or_mean(each)}
                 course.costs.append({"unit": "dense", **took})
             if dense:
                 course.tickets[0] = course.origin
@@ -622,12 +644,6 @@ def _run_cohort(
             )
         run.finish(*(runs.save for runs in found if save))
     return found
-
-
-def _dense_rows(seeds: Sequence[int]) -> list[Row]:
-    """What callbacks are told of dense networks."""
-    about = {"level": 0, "density": 1.0, "branch": "ticket", "dilation": 1.0}
-    return [{"seed": int(seed), **about} for seed in seeds]
 
 
 def _train(

@@ -232,3 +232,67 @@ def test_a_time_budget_saves_and_the_same_call_goes_on(tmp_path):
             runtime = jt.Runtime(folder=tmp_path, progress=False)
     assert calls > 1
     pd.testing.assert_frame_equal(runs.table(), whole.table())
+
+
+def names(rows):
+    """The branches of rows with the steps that they tell of; no row comes twice."""
+    table = pd.DataFrame(rows)
+    assert not table.duplicated(KEY).any()
+    return {branch: sorted(set(own.step)) for branch, own in table.groupby("branch")}
+
+
+def test_dense_training_on_the_way_reports_as_dense():
+    seen = []
+    runs = jt.prune_at(
+        NET, DATA, TRAINING, score="magnitude", step=4, density=0.5, dense=False, seeds=(0, 1),
+        progress=False, on_evaluation=seen.extend,
+    )  # fmt: skip
+    assert names(seen)["dense"] == [0, 2, 4]
+    agree([row for row in seen if row["branch"] != "dense"], runs)
+    first = {
+        (row["seed"], row["metric"]): row["value"]
+        for row in seen
+        if (row["branch"], row["step"], row["split"]) == ("dense", 4, "test")
+    }
+    whole = find(branches=()).table()
+    there = whole[(whole.level == 0) & (whole.step == 4) & (whole.split == "test")]
+    assert first == {(row["seed"], row["metric"]): row["value"] for _, row in there.iterrows()}
+
+
+def test_a_search_reports_what_it_looks_at_and_its_teachers(tmp_path):
+    rest, stop = [], Stop(9)
+    method = jt.SEARCHES["kd_lts"](teachers=2, stage=0.25, epochs=6, freeze_every=2)
+    options = {"density": 0.5, "steps": 6, "seeds": (0, 1), "folder": tmp_path, "progress": False}
+    with pytest.raises(jt.RunInterrupted):
+        jt.search(NET, DATA, TRAINING, method, **options, on_evaluation=stop)
+    runs = jt.search(NET, DATA, TRAINING, method, **options, on_evaluation=rest.extend)
+    seen = stop.rows + rest
+    told = names(seen)
+    assert told["teacher-0"] == told["teacher-1"] == [0, 2]
+    trace = runs.trace()
+    assert told["search"] == sorted(set(trace.step))
+    for row in seen:
+        if row["branch"] == "search":
+            (own,) = trace[(trace["seed"] == row["seed"]) & (trace.step == row["step"])].to_dict(
+                "records"
+            )
+            assert row["value"] == own[row["metric"]] and row["density"] == own["density"]
+    kept = runs.table()
+    agree([row for row in seen if row["branch"] in set(kept.branch)], runs)
+
+
+def test_instability_reports_dense_networks_and_every_copy():
+    seen = []
+    runtime = jt.Runtime(progress=False, on_evaluation=seen.extend)
+    found = jt.instability(
+        NET, DATA, TRAINING, at=(0, 4), seeds=(0, 1), points=3, distances=(), runtime=runtime
+    )
+    told = names(seen)
+    assert set(told) == {"dense"} | {f"ticket/step-{k}/copy-{n}" for k in (0, 4) for n in (0, 1)}
+    assert told["dense"] == [0, 4] and told["ticket/step-4/copy-1"] == [4, 8]
+    ended = {
+        (row["seed"], row["branch"]): row["value"]
+        for row in seen
+        if (row["step"], row["split"], row["metric"]) == (8, "test", "loss")
+    }
+    assert len(ended) == 8 and len(found.costs()) > 0

@@ -174,3 +174,31 @@ def test_what_is_refused():
         jt.instability(
             NET, DATA, TRAINING.replace(stop_when=jt.Plateau()), at=(0,), seeds=(0,), progress=False
         )
+
+
+def test_costs_count_the_steps_that_were_trained():
+    value, _ = threshold()
+    training = TRAINING.replace(stop_when=jt.Target("accuracy", value))
+    runs = FIND(training, pruning=PRUNING.replace(levels=2), seeds=SEEDS)
+    table = runs.table()
+    ends = table[table.branch == "ticket"].groupby(["level", "seed"]).step.max().groupby("level")
+    taken = ends.mean()
+    assert taken[0] < 24
+    found = jt.costs.finding(runs).set_index("level")
+    # the second level begins at step 3
+    expected = {0: 0, 1: taken[0], 2: taken[0] + taken[1] - 3}
+    assert found.training_steps.to_dict() == pytest.approx(expected)
+    assert found.examples.to_dict() == pytest.approx({n: 16 * x for n, x in expected.items()})
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_costs_of_pruning_where_training_stopped(dense):
+    training = TRAINING.replace(stop_when=jt.Plateau("loss", patience=1, least=0.3))
+    options = {"score": "magnitude", "density": 0.5, "seeds": (0,), "progress": False}
+    seen = []
+    runs = jt.prune_at(
+        NET, DATA, training, step=24, dense=dense, on_evaluation=seen.extend, **options
+    )
+    last = max(row["step"] for row in seen if row["level"] == 0)
+    assert last < 24
+    assert jt.costs.finding(runs).training_steps.to_list()[-1] == last

@@ -17,6 +17,7 @@ from jaxticket.engine.dense import DenseStates, Networks
 from jaxticket.engine.loop import Arrays, Jobs, Trained, Watch, take, train_jobs
 from jaxticket.engine.optim import schedule
 from jaxticket.engine.program import program
+from jaxticket.engine.runtime import Row
 from jaxticket.engine.supervised import Supervised
 from jaxticket.runs import Runs
 from jaxticket.settings import Training
@@ -251,7 +252,10 @@ class LearnedMasks:
             del on
             return parallel.host(compiled.look(limits, state, placed))[:count]
 
-        watch = Watch((count, len(TRACE)), look, evaluates=False)
+        def rows(state: ScoreState, steps: np.ndarray, seen: np.ndarray) -> list[Row]:
+            return self._rows(wanted, steps, seen, parallel.host(state.diverged))
+
+        watch = Watch((count, len(TRACE)), look, evaluates=False, rows=rows)
         moments = self._moments()
 
         def keeps(state: ScoreState) -> tuple[Mask, jax.Array]:
@@ -282,6 +286,29 @@ class LearnedMasks:
             "diverged_search": trained.diverged,
             "seconds": np.asarray(time.perf_counter() - began),
         }
+
+    def _rows(
+        self, wanted: Wanted, steps: np.ndarray, seen: np.ndarray, diverged: np.ndarray
+    ) -> list[Row]:
+        """What callbacks are told of a look at each search."""
+        return [
+            {
+                "seed": self.runner.seeds[replica],
+                "level": int(level),
+                "density": self.pruning.densities[level - 1],
+                "branch": "search",
+                "dilation": 1.0,
+                "step": int(steps[place]),
+                "split": "search",
+                "metric": name,
+                "value": float(value),
+                "diverged": int(diverged[place]),
+            }
+            for place, (level, replica) in enumerate(
+                zip(wanted.levels, wanted.replicas, strict=True)
+            )
+            for name, value in zip(TRACE, seen[place], strict=True)
+        ]
 
     def _moments(self) -> list[int]:
         """The steps at which masks are compared."""

@@ -13,7 +13,7 @@ import optax
 from jaxticket import _show, _tree
 from jaxticket._check import flag, settle, share, whole
 from jaxticket.engine.adversarial import PGD
-from jaxticket.engine.dense import Networks, initial_networks, train_dense
+from jaxticket.engine.dense import Networks, dense_rows, initial_networks, train_dense
 from jaxticket.engine.learner import Batch, Plan
 from jaxticket.engine.loop import report_diverged
 from jaxticket.engine.optim import Schedule, fresh_state
@@ -125,8 +125,9 @@ def train_teachers(
     found, seconds = begun, 0.0
     if steps:
         trained = train_dense(
-            run, net, training, keys, begun, [steps], ends_only=True, name="teachers"
-        )
+            run, net, training, keys, begun, [steps], ends_only=True, name="teachers",
+            about=dense_rows(seeds, *(f"teacher-{number}" for number in range(count))),
+        )  # fmt: skip
         found, seconds = trained.states[steps], trained.seconds
         for number in range(count):
             report_diverged(run, f"teacher {number}", seeds, trained.diverged[number::count])
