@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from tqdm.auto import tqdm as bar_of_here
+from tqdm import TqdmWarning
 from tqdm.std import tqdm
+
+with warnings.catch_warnings():
+    # a notebook without ipywidgets has bars of text
+    warnings.simplefilter("ignore", TqdmWarning)
+    from tqdm.auto import tqdm as bar_of_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -160,9 +160,11 @@ def _read(path: Path, name: str) -> tuple[Json, dict[str, np.ndarray]]:
     """The record of a folder and the arrays that belong to it."""
     there = path / f"{name}.json"
     if not there.exists():
-        why = "has no finished run" if (path / _SETTINGS).exists() else "is no folder of a run"
+        if not (path / _SETTINGS).exists():
+            raise ValueError(f"`folder` {str(path)!r} is no folder of a run; pass that of a run")
         raise ValueError(
-            f"`folder` {str(path)!r} {why} (no {there.name}); if one was begun there, {_AGAIN}"
+            f"`folder` {str(path)!r} has no finished run (no {there.name}); one was begun there: "
+            f"{_AGAIN}"
         )
     try:
         record = json.loads(there.read_text(encoding="utf-8"))

@@ -244,6 +244,9 @@ def unstable(args: Sequence[str]) -> object:
     base, named = _base(args), chosen(args, "--preset") is not None
     tickets = chosen(args, "--tickets") is not None
     setting = _setting_flags(base, named or tickets)
+    if tickets:
+        # they have all that, and what is typed is refused, whatever it says
+        setting = [flag._replace(kind=flag.kind | None, default=None) for flag in setting]
     own = Flag("tickets", Path | None, None,
                "Folder of a run: its tickets, network, data and training.")  # fmt: skip
     given = parse(

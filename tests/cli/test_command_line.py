@@ -55,6 +55,12 @@ def test_a_run_is_that_of_the_function(folder):
     assert (found.training, found.pruning, found.net) == (p.training, p.pruning, net)
 
 
+def test_tickets_of_a_run_have_a_network(folder, capsys, tmp_path):
+    args = ("--tickets", str(folder), "--folder", str(tmp_path / "a"))
+    for name, value in (("network", "lenet"), ("data", "digits"), ("validation", "0")):
+        assert f"leave out {name}" in refused(capsys, "instability", *args, f"--{name}", value)
+
+
 def test_show_tells_what_was_run(folder, capsys):
     main(["show", str(folder)])
     text = capsys.readouterr().out
