@@ -19,10 +19,10 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 import jaxticket as jt
 from experiments.common.job import launch
+from jaxticket._progress import progress
 
 BRANCHES = ("reinit", "shuffle", "random")
 
@@ -125,7 +125,7 @@ def figures(table: pd.DataFrame, folder: Path, note: str, *, margin: float) -> N
     import matplotlib.pyplot as plt
 
     folder.mkdir(parents=True, exist_ok=True)
-    with jt.plots.style(), tqdm(total=4, desc="figures", unit="") as bar:
+    with jt.plots.style(), progress(total=4, title="figures", unit="") as bar:
 
         def keep(figure: Figure, name: str) -> None:
             jt.plots.caption(figure, note)

@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
-from tqdm import tqdm
+
+from jaxticket._progress import progress
 
 Answer = dict[str, float]
 """What a worker measured; "rate" is the main number."""
@@ -111,11 +112,11 @@ def measured(
     """
     with contextlib.ExitStack() as stack:
         pool: dict[V, _Workers] = {}
-        for variant in tqdm(variants, desc="starting workers", unit=""):
+        for variant in progress(variants, title="starting workers", unit=""):
             pool[variant] = _Workers(module, variant, *more)
             stack.callback(pool[variant].close)
         result: list[dict[V, Answer]] = [{} for _ in range(rounds)]
-        with tqdm(total=rounds * len(variants), desc="measuring", unit="") as bar:
+        with progress(total=rounds * len(variants), title="measuring", unit="") as bar:
             for i, answers in enumerate(result):
                 for variant in variants if i % 2 == 0 else variants[::-1]:
                     answers[variant] = pool[variant].measure()

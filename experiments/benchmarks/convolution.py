@@ -25,12 +25,12 @@ import jax
 import jax.numpy as jnp
 import tyro
 from jax.sharding import PartitionSpec as P
-from tqdm import tqdm
 
 import jaxticket as jt
 from experiments.benchmarks._machine import machine, publish
 from experiments.benchmarks._workers import Answer
 from experiments.common.machine import cores
+from jaxticket._progress import progress
 from jaxticket.nn.geometry import Geometry
 from jaxticket.nn.lowering import FORMS, LOWERINGS
 
@@ -205,7 +205,7 @@ def main(settings: Settings) -> None:
     rows = []
     heading = f"{'layer':<26}{'replicas':>9} {'form':<10}" + "".join(f"{p:>10}" for p in PARTS)
     print(f"{here}, {settings.dtype}\n\nGFLOP/s\n{heading}")
-    for shape, replicas, form in (bar := tqdm(jobs, unit="")):
+    for shape, replicas, form in (bar := progress(jobs, unit="")):
         found = {
             p: measure_torch(shape, p, settings)
             if form == "torch"

@@ -22,10 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from numpy.typing import ArrayLike
-from tqdm import tqdm
 
 import jaxticket as jt
 from experiments.benchmarks._machine import Row, described, machine, publish
+from jaxticket._progress import progress
 
 DENSITY = 0.8
 
@@ -114,7 +114,7 @@ def measured(size: int, settings: Settings) -> list[Row]:
         if not same:
             raise RuntimeError(f"{name} of {size} scores does not agree with numpy.partition")
     rows = []
-    with tqdm(total=settings.rounds * len(run), desc=f"{size:,} scores", unit="") as bar:
+    with progress(total=settings.rounds * len(run), title=f"{size:,} scores", unit="") as bar:
         for number in range(settings.rounds):
             for name, call in run.items():
                 rows.append(

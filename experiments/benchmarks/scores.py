@@ -19,10 +19,10 @@ import time
 import jax
 import numpy as np
 import tyro
-from tqdm import tqdm
 
 import jaxticket as jt
 from experiments.benchmarks._machine import Row, described, machine, publish
+from jaxticket._progress import progress
 from jaxticket.engine.dense import initial_networks
 from jaxticket.engine.loop import job_plan
 from jaxticket.engine.program import program
@@ -104,7 +104,7 @@ def measured(name: str, settings: Settings) -> list[Row]:
         return run.chunk(target, state, plan, target, zeros > 0, None, placed.arrays)
 
     calls = {}
-    for score in tqdm(settings.scores, desc=f"{name}: compiling", unit=""):
+    for score in progress(settings.scores, title=f"{name}: compiling", unit=""):
         function = jt.SCORES[score]
         recipe = recipe_of(function)
         examples, own = Examples(1, 1), None
@@ -132,7 +132,7 @@ def measured(name: str, settings: Settings) -> list[Row]:
 
     jax.block_until_ready(train(fresh()))
     rows = []
-    for number in tqdm(range(settings.rounds), desc=f"{name}: measuring", unit=" rounds"):
+    for number in progress(range(settings.rounds), title=f"{name}: measuring", unit=" rounds"):
         state = fresh()
         began = time.perf_counter()
         jax.block_until_ready(train(state))

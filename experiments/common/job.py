@@ -14,10 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
-import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,7 +31,6 @@ from jaxticket.presets import Preset
 from jaxticket.sparsify.learned import Method
 
 STARTED = time.monotonic()
-BUDGET_OVER = 75
 Options = TypeVar("Options")
 USAGE = 2
 """Exit code after a wrong option, as that of unknown ones."""
@@ -270,7 +266,6 @@ class Job:
     data: jt.data.Data | jt.data.Stream
     net: jt.Network
     folder: Path
-    over: threading.Event
 
     @property
     def training(self) -> jt.Training:
@@ -331,10 +326,21 @@ class Job:
             "training": jt.results.plain(self.training),
         }
 
-    def _on_time(self) -> None:
-        """End the call where the budget was over just as a run ended, before another starts."""
-        if self.over.is_set():
-            raise SystemExit(128 + signal.SIGTERM)
+    def _runtime(self, sub: str | None = None) -> jt.Runtime:
+        """Give the time that is left, and the job's folder or one below it.
+
+        Args:
+          sub: the folder below; None for that of the runs that are gone on with.
+
+        Raises:
+          RunInterrupted: where the budget was over just as a run ended, before another starts.
+        """
+        folder, left = None if sub is None else self.folder / sub, None
+        if self.settings.budget is not None:
+            left = 60 * self.settings.budget - (time.monotonic() - STARTED)
+            if left <= 0:
+                raise jt.RunInterrupted(self.folder, 0)
+        return jt.Runtime(folder=folder, time_budget=left)
 
     def find_tickets(
         self, *, branches: Sequence[str] = (), sub: str = "", **pruning: Any
@@ -344,7 +350,6 @@ class Job:
         Tickets are rewound to step 0 where `pruning` does not say otherwise, whatever the preset
         has.
         """
-        self._on_time()
         usual = {"levels": self.size.levels, "fraction": self.size.fraction, "rewind": 0}
         asked = self.preset.pruning.replace(**{**usual, "one_shot": False, **pruning})
         return jt.find_tickets(
@@ -353,13 +358,11 @@ class Job:
 
     def prune_at(self, score: Any, *, sub: str = "", **options: Any) -> Any:
         """Run `jt.prune_at` to the densities of the job's levels, by default at initialization."""
-        self._on_time()
         usual = {"score": score, "density": self.densities, **self._kept(sub)}
         return jt.prune_at(self.net, self.data, self.training, **{**usual, **options})
 
     def search(self, method: Method, *, sub: str = "", **options: Any) -> jt.Runs:
         """Run `jt.search` at the densities of the job's levels."""
-        self._on_time()
         usual = {"density": self.densities, **self._kept(sub)}
         return jt.search(self.net, self.data, self.training, method, **{**usual, **options})
 
@@ -367,28 +370,24 @@ class Job:
         self, runs: jt.Runs, change: str | Callable[..., jt.Ticket], **options: Any
     ) -> jt.Runs:
         """Run `jt.branch` on runs of this job."""
-        self._on_time()
-        return jt.branch(runs, change, **options)
+        return jt.branch(runs, change, runtime=self._runtime(), **options)
 
     def transfer(self, runs: jt.Runs, *, sub: str, **options: Any) -> jt.Runs:
         """Run `jt.transfer`, in a folder below the job's, which is the target's."""
-        self._on_time()
-        return jt.transfer(runs, folder=self.folder / sub, **options)
+        return jt.transfer(runs, runtime=self._runtime(sub), **options)
 
     def verdict(self, runs: jt.Runs, **options: Any) -> jt.Verdict:
         """Run `jt.verdict` on runs of this job."""
-        self._on_time()
-        return jt.verdict(runs, **options)
+        return jt.verdict(runs, runtime=self._runtime(), **options)
 
     def instability(self, *, sub: str = "", **options: Any) -> jt.Instability:
         """Run `jt.instability` on the job's networks."""
-        self._on_time()
         usual = self._kept(sub)
         return jt.instability(self.net, self.data, self.training, **{**usual, **options})
 
     def _kept(self, sub: str) -> dict[str, Any]:
-        """Give the seeds and the folder of a run."""
-        return {"seeds": range(self.size.seeds), "folder": self.folder / sub}
+        """Give the seeds of a run, its folder and the time that is left for it."""
+        return {"seeds": range(self.size.seeds), "runtime": self._runtime(sub)}
 
 
 def prepare(
@@ -435,7 +434,7 @@ def prepare(
         net = net.resized(size.width)
     path = Path(script).resolve()
     name, home = path.stem, path.parent.name
-    job = Job(name, home, settings, preset, size, data, net, Path(), threading.Event())
+    job = Job(name, home, settings, preset, size, data, net, Path())
     own = jt.results.run_name(f"{name}-{preset.name}", job.about)
     return dataclasses.replace(job, folder=settings.folder or Path("results") / own)
 
@@ -476,39 +475,19 @@ def _loaded(
 
 @contextlib.contextmanager
 def budget(job: Job) -> Iterator[None]:
-    """End the training inside the block when the time is over, counted from the script's start.
+    """Count the seconds of runs inside the block that a signal or the budget stopped.
 
-    SIGTERM makes a run save after the chunk under way and raise `jt.RunInterrupted`; between runs,
-    the handler set here raises SystemExit(143) at once. A later call finds all that was saved.
+    Each run of the job is given the time that is left, counted from the script's start
+    (`jt.Runtime.time_budget`), saves when it is over and raises `jt.RunInterrupted`.
     """
-    minutes = job.settings.budget
-
-    def stop() -> None:
-        job.over.set()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    def leave(*_: object) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
-
-    timer, before = None, None
     try:
-        if minutes is not None:
-            before = signal.signal(signal.SIGTERM, leave)
-            timer = threading.Timer(max(0.0, 60 * minutes - (time.monotonic() - STARTED)), stop)
-            timer.daemon = True
-            timer.start()
         yield
-    except (SystemExit, jt.RunInterrupted) as error:
+    except jt.RunInterrupted as stop:
         count_seconds(job.folder)
-        status = error.code if isinstance(error, SystemExit) else error.exit_status
-        if status == 128 + signal.SIGTERM and job.over.is_set():
-            print("budget over; saved; run the same command to continue", flush=True)
-            raise SystemExit(BUDGET_OVER) from None
-        raise
-    finally:
-        if timer is not None:
-            timer.cancel()
-            signal.signal(signal.SIGTERM, before)
+        if stop.signal:
+            raise
+        print("budget over; saved; run the same command to continue", flush=True)
+        raise SystemExit(stop.exit_status) from None
 
 
 def count_seconds(folder: Path, *, finished: bool = False) -> dict[str, object]:

@@ -9,6 +9,7 @@ import re
 import runpy
 import subprocess
 import sys
+import time
 import types
 import typing
 from pathlib import Path
@@ -21,6 +22,7 @@ from matplotlib.pyplot import imsave
 from sklearn.datasets import load_digits
 
 import jaxticket as jt
+from experiments.common import job as of_scripts
 from experiments.common import report, scored
 from experiments.common.job import (
     Settings,
@@ -1026,3 +1028,26 @@ def test_verdicts_of_kd_lts_from_a_file(tmp_path, digits_npz):
     rows = pd.read_csv(folder / "conditions.csv")
     assert (rows.groupby("method")["condition"].count() == 8).all() and rows["value"].notna().all()
     assert set(pictures(folder / "figures")) == {"figure_11.png"}
+
+
+def test_each_run_of_a_script_is_given_the_time_that_is_left(tmp_path, digits_npz, monkeypatch):
+    given = []
+    for name in ("find_tickets", "prune_at", "search", "branch", "transfer", "verdict"):
+        monkeypatch.setattr(jt, name, lambda *_, runtime, **__: given.append(runtime))
+    job = prepare(__file__, Settings(data=digits_npz, share=1.0, budget=2.0))
+    job = dataclasses.replace(job, folder=tmp_path)
+    monkeypatch.setattr(of_scripts, "STARTED", time.monotonic() - 30)
+    job.find_tickets()
+    job.prune_at("magnitude", sub="early")
+    job.search(jt.SEARCHES["edge_popup"]())
+    job.branch(given, "retrain")
+    job.transfer(given, sub="moved")
+    job.verdict(given)
+    assert [runtime.folder for runtime in given] == [
+        tmp_path, tmp_path / "early", tmp_path, None, tmp_path / "moved", None,
+    ]  # fmt: skip
+    assert all(80 < runtime.time_budget <= 90 for runtime in given)
+    monkeypatch.setattr(of_scripts, "STARTED", time.monotonic() - 121)
+    with pytest.raises(SystemExit) as caught, of_scripts.budget(job):
+        job.find_tickets()
+    assert caught.value.code == 75 and len(given) == 6
