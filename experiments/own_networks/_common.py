@@ -64,7 +64,13 @@ def positions(module: nn.Module, x: jax.Array) -> jax.Array:
     return x + table.astype(x.dtype)
 
 
-def compared(net: jt.Network, data: jt.data.Data, settings: Settings, metric: str) -> pd.DataFrame:
+def compared(
+    net: jt.Network,
+    data: jt.data.Data,
+    settings: Settings,
+    metric: str,
+    loss: str = "cross_entropy",
+) -> pd.DataFrame:
     """Find tickets and train them beside random masks with the same number of weights per layer.
 
     Args:
@@ -72,6 +78,7 @@ def compared(net: jt.Network, data: jt.data.Data, settings: Settings, metric: st
       data: what it is trained on.
       settings: sizes.
       metric: "accuracy" or "loss", on test examples at the end of training.
+      loss: that is trained.
 
     Returns:
       A row for each branch ("dense", "ticket" and the controls) and seed: branch, seed, density,
@@ -79,7 +86,7 @@ def compared(net: jt.Network, data: jt.data.Data, settings: Settings, metric: st
     """
     training = jt.Training(
         steps=settings.steps, batch_size=settings.batch_size, optimizer="adam", lr=settings.lr,
-        eval_every=settings.steps,
+        eval_every=settings.steps, loss=loss,
     )  # fmt: skip
     fraction = 1 - settings.density ** (1 / settings.levels)
     pruning = jt.Pruning(levels=settings.levels, fraction=fraction, rewind=settings.rewind)

@@ -68,6 +68,35 @@ class _Swapped:
             object.__setattr__(layer, "conv_general_dilated", own)
 
 
+class _Spread:
+    """An interceptor under which the first carry of `nn.RNN` differs between devices.
+
+    Replicas and batches are spread over devices, where JAX wants what a loop begins with to differ
+    as its results do. The carry that the cell begins with is made here as `nn.RNN` makes it.
+    """
+
+    def __call__(
+        self,
+        call: Callable[..., object],
+        args: tuple[Array, ...],
+        options: dict[str, object],
+        context: nn.module.InterceptorContext,
+    ) -> object:
+        """Call a method of a module."""
+        layer = context.module
+        if not isinstance(layer, nn.RNN) or context.method_name != "__call__":
+            return call(*args, **options)
+        inputs, cell = args[0], layer.cell
+        carry, key = options.get("initial_carry"), options.get("init_key")
+        if carry is None:
+            first = options.get("time_major")
+            first = layer.time_major if first is None else first
+            time = 0 if first else inputs.ndim - (cell.num_feature_axes + 1)
+            shape = inputs.shape[:time] + inputs.shape[time + 1 :]
+            carry = cell.initialize_carry(jax.random.key(0) if key is None else key, shape)
+        return call(*args, **{**options, "initial_carry": varying_like(carry, inputs)})
+
+
 def _boxed(x: object) -> bool:
     return isinstance(x, nn.meta.AxisMetadata)
 
@@ -100,7 +129,8 @@ class Linen:
         # as the examples of training, the example differs from replica to replica
         x = varying_like(jnp.zeros((1, *self.shape), jnp.dtype(self.dtype)), key)
         rngs = {"params": stream(key, "params"), "dropout": stream(key, "dropout")}
-        variables = self.module.init(rngs, x, method=None, **modes_of(self.modes, False))
+        with nn.intercept_methods(_Spread()):
+            variables = self.module.init(rngs, x, method=None, **modes_of(self.modes, False))
         for box in jax.tree.leaves(variables, is_leaf=_boxed):
             if _boxed(box):
                 raise ValueError(
@@ -152,7 +182,7 @@ class Linen:
         options |= modes_of(self.modes, train)
         swapped = nn.intercept_methods(_Swapped()) if self.fast else contextlib.nullcontext()
         try:
-            with swapped:
+            with swapped, nn.intercept_methods(_Spread()):
                 returned, updated = module.apply(
                     variables, x, rngs=rngs, mutable=mutable, method=None,
                     capture_intermediates=False, **options,
@@ -292,8 +322,8 @@ def from_linen(
 
     Raises:
       ValueError: for an invalid shape, logits that are not [batch, classes], params that are
-        not float32, random numbers in evaluation, statistics that change their shape, loops that
-        begin with a constant, and settings that change nothing.
+        not float32, random numbers in evaluation, statistics that change their shape, loops other
+        than `nn.RNN` that begin with a constant, and settings that change nothing.
 
     Warns:
       UserWarning: for leaves that look like kernels but have another name and are not pruned, and

@@ -333,7 +333,7 @@ def _check_loops(net: Network, name: str) -> None:
         if "manual axis types do not match" not in str(error):
             raise
         raise ValueError(
-            f"network {name!r} has a loop (`jax.lax.scan`, nn.RNN, ...) whose first carry is a "
+            f"network {name!r} has a loop (`jax.lax.scan`, `nnx.RNN`, ...) whose first carry is a "
             f"constant, which JAX refuses where networks are spread over devices; make it of the "
             f"input, such as `initial_carry=jax.tree.map(lambda c: c + 0 * jnp.sum(x), carry)`"
         ) from error

@@ -25,10 +25,11 @@ TRAINING = jt.Training(steps=4, batch_size=8, eval_every=4, lr=0.1)
 KEY, BATCH = jax.random.key(0), jnp.asarray(X[:8])
 
 
-def trained(net):
+def trained(net, **options):
     return jt.find_tickets(
-        net, DATA, TRAINING, jt.Pruning(levels=1, fraction=0.5), seeds=[0], progress=False
-    )
+        net, DATA, TRAINING, jt.Pruning(levels=1, fraction=0.5), seeds=[0], progress=False,
+        **options,
+    )  # fmt: skip
 
 
 def flat(x):
@@ -217,20 +218,51 @@ def test_what_is_no_module_is_refused():
         jt.from_nnx(TiedNnx(nnx.Rngs(0)), (6,), name="own", dtype="int32")  # type: ignore[arg-type]
 
 
-def recurrent(from_input):
+def both_ways(self, x):
+    x = x.reshape(x.shape[0], 4, 8)
+    x = nn.Bidirectional(nn.RNN(nn.GRUCell(5)), nn.RNN(nn.OptimizedLSTMCell(4)))(x)
+    return nn.Dense(3)(jnp.asarray(x)[:, -1])
+
+
+def given_carry(self, x):
+    x = x.reshape(x.shape[0], 4, 8).swapaxes(0, 1)
+    start = jnp.zeros((x.shape[1], 5))
+    x = jnp.asarray(nn.RNN(nn.GRUCell(8), time_major=True)(x))
+    x = nn.RNN(nn.GRUCell(5), time_major=True)(x, initial_carry=start)
+    return nn.Dense(3)(jnp.asarray(x)[-1])
+
+
+def scanned(from_input):
     def body(self, x):
-        x = x.reshape(x.shape[0], 4, 8)
+        x = nn.Dense(5)(x.reshape(x.shape[0], 4, 8))
         start = jnp.zeros((x.shape[0], 5)) + (0 * jnp.sum(x) if from_input else 0.0)
-        x = nn.RNN(nn.GRUCell(5))(x, initial_carry=start)
-        return nn.Dense(3)(jnp.asarray(x)[:, -1])
+        last, _ = jax.lax.scan(lambda c, x: (jnp.tanh(c + x), None), start, x.swapaxes(0, 1))
+        return nn.Dense(3)(last)
 
     return body
 
 
 def test_loops_that_begin_with_a_constant_are_refused():
     with pytest.raises(ValueError, match=r"'own' has a loop .* first carry is a constant"):
-        linen(recurrent(False))
-    assert np.isfinite(trained(linen(recurrent(True))).table()["value"]).all()
+        linen(scanned(False))
+    assert linen(scanned(True)).classes == 3
+
+
+@pytest.mark.parametrize("body", [both_ways, given_carry])
+def test_recurrent_networks_begin_as_flax_has_it(body):
+    """With the carry of the cell, or a constant."""
+    net = linen(body)
+    params, stats = net.init(KEY)
+    module = type("Own", (nn.Module,), {"__call__": nn.compact(body)})()
+    found = net.apply(params, stats, BATCH, train=False)[0]
+    np.testing.assert_array_equal(found, module.apply({"params": params}, BATCH))
+
+
+@pytest.mark.slow
+def test_recurrent_networks_are_trained_on_every_mesh():
+    net = linen(both_ways)
+    tables = [trained(net, mesh=jt.parallel.mesh(data=data)).table()["value"] for data in (1, 2)]
+    np.testing.assert_allclose(*tables, rtol=1e-4)
 
 
 # --- half precision
