@@ -322,10 +322,12 @@ PRUNING = jt.Pruning(
 )
 
 
-def searched(data, **options):
+def searched(data, *, training=TRAINING, **options):
     net = jt.networks.lenet(data.shape, data.classes, widths=(6, 4))
-    options = {"mesh": jt.parallel.mesh(2, devices=jax.devices()[:2])} | options
-    return jt.find_tickets(net, data, TRAINING, PRUNING, seeds=(1, 2, 3), progress=False, **options)
+    if "runtime" not in options:
+        mesh = jt.parallel.mesh(2, devices=jax.devices()[:2])
+        options = {"mesh": mesh, "progress": False} | options
+    return jt.find_tickets(net, data, training, PRUNING, seeds=(1, 2, 3), **options)
 
 
 @pytest.fixture(scope="module")
@@ -366,6 +368,36 @@ def test_a_stream_trains_as_data_in_memory(folder, in_memory):
     same_runs(in_memory, runs)
     # one program for data in memory and one for blocks, whatever the level and branch
     assert program(Supervised(runs.net, TRAINING), runs.mesh).traces() == 2
+
+
+def test_networks_on_a_stream_stop_early_as_on_data_in_memory(folder, in_memory, tmp_path):
+    """Also: a run that time stopped ends at the same steps when it goes on."""
+    losses = in_memory.table().query("split == 'test' and metric == 'loss' and level == 0")
+    within = losses[losses.step.between(1, TRAINING.steps - 1)].value.sort_values().to_numpy()
+    # between two of them: no rounding moves a stop
+    value = float(within[[1, 2]].mean())
+    training = dataclasses.replace(
+        TRAINING, stop_when=jt.Target("loss", value, split="test", better="lower")
+    )
+    usual = searched(in_memory.data, training=training)
+    ends = usual.table().query("level == 0").groupby("seed").step.max()
+    assert ends.min() < TRAINING.steps and ends.nunique() > 1
+    data = dataclasses.replace(
+        streamed(folder, hold_bytes=0), mean=in_memory.data.mean, std=in_memory.data.std
+    )
+    budgets, calls = (0.01, None), 0
+    for budget in budgets:
+        runtime = jt.Runtime(
+            jt.parallel.mesh(2, devices=jax.devices()[:2]), folder=tmp_path, progress=False,
+            time_budget=budget,
+        )  # fmt: skip
+        try:
+            runs = searched(data, training=training, runtime=runtime)
+            break
+        except jt.RunInterrupted:
+            calls += 1
+    assert calls == 1
+    same_runs(usual, runs)
 
 
 @pytest.mark.slow

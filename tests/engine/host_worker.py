@@ -20,11 +20,12 @@ def main(folder: str, rank: int, processes: int, port: str) -> None:
     data = jt.data.load("digits")
     net = jt.networks.lenet(data.shape, data.classes, widths=(12, 8))
     training = jt.Training(steps=400, batch_size=16, eval_every=10)
-    runtime = jt.Runtime(folder=folder, save_every=0.2, progress=False)
+    watch = jt.callbacks.CSV(f"{folder}-rows-{rank}.csv")
+    runtime = jt.Runtime(folder=folder, save_every=0.2, progress=False, on_evaluation=watch)
     runs = jt.find_tickets(
         net, data, training, jt.Pruning(levels=1, rewind=13), seeds=range(2), runtime=runtime
     )
-    table = jt.branch(runs, "shuffle", progress=False).table()
+    table = jt.branch(runs, "shuffle", progress=False, on_evaluation=watch).table()
     print(f"end {len(table)}", flush=True)
 
 

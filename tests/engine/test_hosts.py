@@ -46,6 +46,11 @@ def contents(folder):
     }
 
 
+def rows(folder, rank):
+    """The file of the callback of a process."""
+    return folder.with_name(f"{folder.name}-rows-{rank}.csv")
+
+
 @pytest.mark.slow
 def test_two_processes_compute_stop_and_resume_together(tmp_path):
     codes, said = ends(start(tmp_path / "alone", 1))
@@ -65,6 +70,10 @@ def test_two_processes_compute_stop_and_resume_together(tmp_path):
     assert codes == [0, 0], said
     expected = contents(tmp_path / "alone")
     assert contents(folder) == expected and len(expected) > 6
+    # the first process alone tells callbacks, before the signal and after it
+    assert not rows(folder, 1).exists()
+    lines, others = (rows(own, 0).read_text().splitlines() for own in (tmp_path / "alone", folder))
+    assert sorted(others) == sorted(lines) and len(lines) > 100
     # what is finished is read, by any number of processes
     codes, said = ends(start(folder, 1))
     assert codes == [0], said
