@@ -519,7 +519,7 @@ class Runs:
         return target
 
     def _record(self, target: Path) -> None:
-        """Write what `jt.load` needs besides tables and tickets."""
+        """Write what `jt.load` needs on top of tables and tickets."""
         logs, arrays = _saved.packed_logs(self.histories)
         about, weights = _saved.setting(self.net, self.data, self.training)
         final = []

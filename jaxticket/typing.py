@@ -32,7 +32,7 @@ Tree: TypeAlias = LeafT | Mapping[str, "Tree[LeafT]"]
 Params: TypeAlias = Mapping[str, Tree[AnyArray]]
 """A tree of weight arrays."""
 Stats: TypeAlias = Mapping[str, Tree[AnyArray]]
-"""A tree of everything a network keeps besides weights, BatchNorm statistics above all; may be
+"""A tree of everything a network keeps other than weights, BatchNorm statistics above all; may be
 empty.
 """
 InitialWeights: TypeAlias = Params | tuple[Params, Stats]

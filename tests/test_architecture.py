@@ -232,7 +232,7 @@ GLOBAL = re.compile(r"(np|numpy)\.random\.[a-z]\w*|hash|random\.(random|seed|shu
 
 @each_file
 def test_no_hash_of_python_and_no_global_randomness(path):
-    """git-re-basin: `hash` of a string is salted anew in every process."""
+    """git-re-basin: `hash` of a string is salted again in every process."""
     allowed = {"np.random.default_rng", "numpy.random.default_rng"}
     hashing = {
         inner

@@ -538,7 +538,7 @@ FOLDERS = {
         "second.py": BODY,
     },
     "name of one of Python's modules": {"statistics.py": BODY + "f = g"},
-    "beside a library": {"first.py": BODY + "f = g", "other-1.0.dist-info/RECORD": "other.py,,"},
+    "alongside a library": {"first.py": BODY + "f = g", "other-1.0.dist-info/RECORD": "other.py,,"},
 }  # fmt: skip
 
 
@@ -670,17 +670,17 @@ def test_networks_of_modules_that_hold_arrays_can_be_compared():
 def test_modules_that_a_function_imports_when_it_runs_count(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     own = types.ModuleType("own")
-    text = "def change(ticket, key, *, net):\n    import beside\n    return beside.moved(ticket)"
+    text = "def change(ticket, key, *, net):\n    import near\n    return near.moved(ticket)"
     exec(compile(text, "own.py", "exec", dont_inherit=True), vars(own))
     found = []
     for factor in (1, 2):
-        (tmp_path / "beside.py").write_text(f"def moved(ticket):\n    return {factor}\n")
+        (tmp_path / "near.py").write_text(f"def moved(ticket):\n    return {factor}\n")
         before = _identity.code_of(own.change)
         importlib.invalidate_caches()
-        assert importlib.import_module("beside").moved(None) == factor
+        assert importlib.import_module("near").moved(None) == factor
         assert _identity.code_of(own.change) == before
         found.append(before)
-        sys.modules.pop("beside")
+        sys.modules.pop("near")
     assert found[0] != found[1]
 
 

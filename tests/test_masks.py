@@ -262,7 +262,7 @@ def test_operations_leave_none_alone_and_count_what_is_left():
     assert not bool(masks.nested(mask, empty)) and float(masks.overlap(mask, empty)) == 0.0
     with pytest.raises(ValueError, match=r"in \['a/kernel', 'b/kernel'\]"):
         masks.require_nested(mask, empty)
-    # a full tree beside it: the leaves that count in both are compared
+    # a full tree alongside it: the leaves that count in both are compared
     masks.require_nested(masks.ones(weights()), jax.tree.map(np.ones_like, full))
     bits = masks.pack(mask)
     assert len(jax.tree.leaves(bits)) == 2 and same(masks.unpack(bits, weights()), mask)

@@ -156,11 +156,11 @@ def test_controls_have_the_scale_of_their_tickets(find, change):
         for name in KERNELS:
             np.testing.assert_array_equal(a.params[name]["kernel"], 2 * b.params[name]["kernel"])
             np.testing.assert_array_equal(a.params[name]["bias"], b.params[name]["bias"])
-    # beside the tickets and afterwards
-    beside = kept.table().query("step == @STEPS and level == 1")
-    beside = beside[beside["branch"] == {"retrain": "ticket"}.get(change, change)]
+    # alongside the tickets and afterwards
+    alongside = kept.table().query("step == @STEPS and level == 1")
+    alongside = alongside[alongside["branch"] == {"retrain": "ticket"}.get(change, change)]
     later = one.table().query("step == @STEPS")
-    np.testing.assert_array_equal(beside["value"].to_numpy(), later["value"].to_numpy())
+    np.testing.assert_array_equal(alongside["value"].to_numpy(), later["value"].to_numpy())
 
 
 def test_the_dense_network_of_a_search_has_no_factor(find, net):
@@ -219,9 +219,9 @@ def test_kept_weights_are_divided_by_the_density(net, data, mesh, kind, how):
                 np.testing.assert_allclose(
                     control.params[name]["kernel"], new / density[name], rtol=1e-6
                 )
-    beside = runs.table().query("step == @STEPS and level > 0 and branch == 'reinit'")
+    alongside = runs.table().query("step == @STEPS and level > 0 and branch == 'reinit'")
     later = controls.table().query("step == @STEPS")
-    np.testing.assert_array_equal(beside["value"].to_numpy(), later["value"].to_numpy())
+    np.testing.assert_array_equal(alongside["value"].to_numpy(), later["value"].to_numpy())
 
 
 def test_transferred_tickets_and_their_controls_keep_the_factor(find, data):

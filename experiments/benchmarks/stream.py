@@ -1,7 +1,7 @@
 """Images per second of a stream's input side: read, decoded, cut and put into blocks on the host.
 
 A set of JPEG images of the size of ImageNet's (500 x 375 and others, about 86 KB) is prepared as
-array_record files in a temporary folder, without TensorFlow, and streamed at 224 x 224. Besides the
+array_record files in a temporary folder, without TensorFlow, and streamed at 224 x 224. Next to the
 rate by the clock, images per second of CPU time say what one core gives that does nothing else:
 on a shared machine the rate by the clock tells more of the neighbors. The stages of one image are
 measured alone, in one thread.

@@ -362,14 +362,14 @@ def base(branch: str) -> tuple[str, str]:
     return branch, ""
 
 
-def in_one_panel(table: pd.DataFrame, method: str, beside: Sequence[str] = ()) -> pd.DataFrame:
+def in_one_panel(table: pd.DataFrame, method: str, alongside: Sequence[str] = ()) -> pd.DataFrame:
     """Select the rows of one method and its controls, for a panel of a figure of several methods.
 
     The method is called "unmodified" and its controls "shuffle" and so on, so that all panels share
-    one legend. The dense network and methods in `beside` keep their names.
+    one legend. The dense network and methods in `alongside` keep their names.
     """
     parts = table["branch"].map(base)
-    guests = table["branch"].isin(beside)
+    guests = table["branch"].isin(alongside)
     own = parts.map(lambda part: part[0] == method) | guests | (table["level"] == 0)
     names = parts.map(lambda part: part[1] or "unmodified").where(~guests, table["branch"])
     return table.assign(branch=names.where(table["level"] > 0, table["branch"])).loc[own]

@@ -214,7 +214,7 @@ def panels(
     table: pd.DataFrame,
     draw: Callable[..., Axes] | None = None,
     *,
-    beside: Mapping[str, Sequence[str]] | None = None,
+    alongside: Mapping[str, Sequence[str]] | None = None,
     **options: Any,
 ) -> Figure:
     """Draw a panel per method: the method and its controls.
@@ -223,14 +223,14 @@ def panels(
       methods: names of methods.
       table: tidy table with branches METHOD and METHOD_CONTROL.
       draw: function of `jt.plots`; accuracy against density if None.
-      beside: further methods in the panel of a method.
+      alongside: further methods in the panel of a method.
       options: of that function.
     """
     draw = jt.plots.accuracy if draw is None else draw
     with jt.plots.style():
         figure, axes = grid(len(methods), 2, (4.2, 3.2))
         for ax, method in zip(axes, methods, strict=True):
-            own = in_one_panel(table, method, (beside or {}).get(method, ()))
+            own = in_one_panel(table, method, (alongside or {}).get(method, ()))
             draw(own, ax, branches=branches_of(own), ylim=_limits(own), legend=False, **options)
             ax.set_title(jt.plots.branch_styles([method])[method].label)
         shared_legend(figure, axes)

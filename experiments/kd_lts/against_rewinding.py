@@ -9,7 +9,7 @@ it starts and how long it is. KD-LTS with and without the factor of its soft mas
 the network that it searches. Both papers report their tickets above LTR: CTS from about 1% of the
 weights down, KD-LTS at all densities.
 
-Beside the accuracy of the trained tickets stand that before their training, which is what a search
+Next to the accuracy of the trained tickets stand that before their training, which is what a search
 at fixed weights improves, and the share of hidden units that keep an incoming weight.
 
 Command:  python -m experiments.kd_lts.against_rewinding [--only GROUP ...] [--at LEVEL ...]

@@ -110,10 +110,10 @@ def say(table: pd.DataFrame) -> None:
         printed = PRINTED.get(row["branch"])
         cells = []
         for place, key in enumerate(("stable", "sensitive", "at_init", "wins")):
-            beside = "" if printed is None else f" ({'yes' if printed[place] else 'no'})"
+            printed_too = "" if printed is None else f" ({'yes' if printed[place] else 'no'})"
             own = "yes" if row[key] else "no"
             own += f" {row['beats']}" if key == "sensitive" else ""
-            cells.append(f"{own}{beside}")
+            cells.append(f"{own}{printed_too}")
         cost = f"{row['cost_epochs']:.3g}" + ("" if printed is None else f" ({printed[4]:g})")
         widths = (14, 16, 12, 12)
         wide = "".join(f"{cell:>{w}}" for cell, w in zip(cells, widths, strict=True))

@@ -1,4 +1,4 @@
-"""What both transformers share: their blocks, and tickets beside random masks."""
+"""What both transformers share: their blocks, and tickets next to random masks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Settings:
 
 
 class Block(nn.Module):
-    """Attention and two dense layers, each behind a LayerNorm and beside a shortcut."""
+    """Attention and two dense layers, each behind a LayerNorm and next to a shortcut."""
 
     heads: int = 4
 
@@ -71,7 +71,7 @@ def compared(
     metric: str,
     loss: str = "cross_entropy",
 ) -> pd.DataFrame:
-    """Find tickets and train them beside random masks with the same number of weights per layer.
+    """Find tickets and train them next to random masks with the same number of weights per layer.
 
     Args:
       net: the network.

@@ -1,4 +1,4 @@
-"""Tickets in a small character transformer, beside random masks of the same sizes.
+"""Tickets in a small character transformer, next to random masks of the same sizes.
 
 The descriptions of scikit-learn's data sets are read 16 characters at a time; every position
 predicts the character that follows it. The embedding of characters is the output layer too, and is

@@ -1,4 +1,4 @@
-"""Tickets in a small vision transformer on digits, beside random masks of the same sizes.
+"""Tickets in a small vision transformer on digits, next to random masks of the same sizes.
 
 Images of 8 x 8 pixels become 16 tokens of 2 x 2 pixels, which two blocks of attention and dense
 layers read; the mean of the tokens gives the class. Weights are pruned by magnitude and rewound.

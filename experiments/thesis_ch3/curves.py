@@ -26,7 +26,7 @@ from experiments.common.report import report, save, single
 
 # the densities of the figures, as near as the levels come
 ALONE = (1.0, 0.51, 0.21, 0.07, 0.035, 0.019)
-BESIDE = (1.0, 0.21, 0.035)
+NEXT_TO = (1.0, 0.21, 0.035)
 
 
 def nearest(runs: jt.Runs, densities: tuple[float, ...]) -> list[int]:
@@ -54,7 +54,7 @@ def main(settings: Settings) -> None:
         figures["figure_3-1"], ax = single()
         jt.plots.curves(table, ax, levels=nearest(runs, ALONE))
         figures["figure_3-2"], ax = single()
-        levels = nearest(runs, BESIDE)
+        levels = nearest(runs, NEXT_TO)
         jt.plots.curves(table, ax, levels=levels, branches=("ticket", "reinit"))
     save(job, figures, table)
 

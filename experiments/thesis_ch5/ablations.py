@@ -79,10 +79,10 @@ def main(settings: SnipSettings) -> None:
     report(job, table)
     found = report_controls(table)
     # where there is a panel of magnitude, that of variance 1 is a line in it
-    beside = {"magnitude": (VARIANCE_1,)} if {"magnitude", VARIANCE_1} <= set(methods) else {}
-    elsewhere = {"iterative_snip", *(name for names in beside.values() for name in names)}
+    alongside = {"magnitude": (VARIANCE_1,)} if {"magnitude", VARIANCE_1} <= set(methods) else {}
+    elsewhere = {"iterative_snip", *(name for names in alongside.values() for name in names)}
     own = [name for name in methods if name not in elsewhere]
-    figures = {"figure_5-5": panels(own, table, beside=beside)} if own else {}
+    figures = {"figure_5-5": panels(own, table, alongside=alongside)} if own else {}
     if set(ROUNDS) <= set(methods):
         figures["figure_5-8"] = panels(ROUNDS, table)
     more = {"methods": methods, "controls": CONTROLS, "batch_norm": settings.batch_norm}

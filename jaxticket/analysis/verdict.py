@@ -293,7 +293,7 @@ def verdict(
       seeds: at least two of those of `runs`; all if None.
       dense_lrs: learning rates of the dense network, of which the best on the validation split
         counts; one rate is taken to be tuned already. If None a third, once and three times that of
-        the training; without a validation split that of the training alone, beside which no ticket
+        the training; without a validation split that of the training alone, next to which no ticket
         can win.
       small_dense: the small dense network; True for the widest `net.resized` with no more
         parameters than the ticket has left, False for none, without which no ticket can win.

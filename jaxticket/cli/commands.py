@@ -12,7 +12,7 @@ from jaxticket import _check
 from jaxticket import data as data_sets
 from jaxticket.analysis.verdict import verdict
 from jaxticket.cli import objects
-from jaxticket.cli.flags import Flag, of_function, of_settings, pairs, parse, seeds
+from jaxticket.cli.flags import Flag, of_function, of_settings, omitted, pairs, parse, seeds
 from jaxticket.connectivity import instability
 from jaxticket.controls import Change
 from jaxticket.data.arrays import Data
@@ -246,7 +246,7 @@ def unstable(args: Sequence[str]) -> object:
     setting = _setting_flags(base, named or tickets)
     if tickets:
         # they have all that, and what is typed is refused, whatever it says
-        setting = [flag._replace(kind=flag.kind | None, default=None) for flag in setting]
+        setting = [omitted(flag) for flag in setting]
     own = Flag("tickets", Path | None, None,
                "Folder of a run: its tickets, network, data and training.")  # fmt: skip
     given = parse(

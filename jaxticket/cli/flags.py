@@ -186,6 +186,11 @@ def of_settings(settings: DataclassInstance, *, called: Mapping[str, str] = {}) 
     return flags
 
 
+def omitted(flag: Flag) -> Flag:
+    """The flag without its default: whatever is typed is then given."""
+    return flag._replace(kind=Union[(flag.kind, None)], default=None)  # noqa: UP007
+
+
 def shown(flag: Flag) -> object:
     """The default of a flag as its help shows it."""
     value = flag.default

@@ -133,7 +133,7 @@ def blocks(
 ) -> Iterator[Iterator[T]]:
     """Prefetch blocks 0 .. count-1 in order, by threads that end with the context.
 
-    In memory are, besides the block in use, about one block's worth of pieces, one block that is
+    In memory are, next to the block in use, about one block's worth of pieces, one block that is
     being assembled, and `ahead + 1` finished blocks.
 
     Args:

@@ -132,7 +132,7 @@ def losses(loss: Loss, logits: Array, labels: Array, *, smoothing: float = 0.0) 
         return cross_entropy(logits, labels, smoothing)
     function = LOSSES[loss] if isinstance(loss, str) else loss
     if smoothing:
-        # settings know it for this one alone besides
+        # settings know it for this one alone
         function = functools.partial(next_token, smoothing=smoothing)
     with relaxed_types():
         kind = jnp.float64 if logits.dtype == jnp.float64 else jnp.float32

@@ -254,7 +254,7 @@ def apply_update(
 
 @cached(64)
 def moments(training: Training, net: Network) -> int:
-    """How many numbers training keeps for each weight besides the weight."""
+    """How many numbers training keeps for each weight on top of the weight."""
     params = net.shapes[0]
     part = trained_part(training, params)
     state = jax.eval_shape(lambda part: fresh_state(training, part, jnp.int32(0)), part)

@@ -524,7 +524,7 @@ class RunFolder:
 
 
 def environment() -> dict[str, object]:
-    """Describe what the bits of a result depend on besides the settings.
+    """Describe what the bits of a result depend on other than the settings.
 
     These are versions, flags and devices, and the model of the CPU where it computes.
     """

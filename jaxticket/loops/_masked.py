@@ -168,7 +168,7 @@ def masked_moments(mask: Mask, state: StateT) -> StateT:
             for name, m in named.items()
             if m.shape == jnp.shape(x) and f"/{path}".endswith(f"/{name}" if name else "")
         ]
-        # the longest: "kernel" may stand beside "dense/kernel"
+        # the longest: "kernel" may stand next to "dense/kernel"
         return _kept_leaf(named[max(fitting, key=len)], x) if fitting else x
 
     parts = zip(_tree.paths(state), jax.tree.leaves(state), strict=True)

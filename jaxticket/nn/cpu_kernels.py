@@ -541,7 +541,7 @@ def _emit_part(
     vectors = _vectors(features, target, 2)
     high, across = _tile(part.size, target.sums // vectors)
     lanes, block = target.lanes, vectors * target.lanes
-    (down, right), (apart, beside) = part.step, part.spread
+    (down, right), (apart, alongside) = part.step, part.spread
     # where each tap finds its weights and its image, in numbers
     tables = [
         [tap.place * channels * features for tap in part.taps],
@@ -584,10 +584,10 @@ def _emit_part(
                             inner[k] = code.multiply_add(one, row[v], inner[k])
             sums[:] = inner
         start = (part.first[0] * columns + part.first[1]) * features
-        out = code.at(y, (i, apart * columns * features), (j, beside * features), feature, start)
+        out = code.at(y, (i, apart * columns * features), (j, alongside * features), feature, start)
         for place, (r, s) in enumerate(tile):
             for v in range(vectors):
-                to = (r * apart * columns + s * beside) * features + v * lanes
+                to = (r * apart * columns + s * alongside) * features + v * lanes
                 code.store(sums[place * vectors + v], code.at(out, to))
 
 

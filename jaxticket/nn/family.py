@@ -17,7 +17,7 @@ from jaxticket.nn.network import make_network
 from jaxticket.typing import Json, Network, SymmetryOf
 
 Options = Json
-"""Arguments of a constructor besides `shape` and `classes`."""
+"""Arguments of a constructor other than `shape` and `classes`."""
 Scaled = Callable[[Options, float], Options]
 """`scaled(options, factor)`: the options of the network `factor` times as wide."""
 

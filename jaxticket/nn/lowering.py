@@ -188,7 +188,7 @@ _WIDE = 128
 _PARTS = 8
 """Parts of the batch that this gradient is summed over otherwise."""
 _HELD = 2**20
-"""Bytes of weights that stay in a core's second cache, besides the image."""
+"""Bytes of weights that stay in a core's second cache, next to the image."""
 
 
 def _held(w: Array) -> bool:

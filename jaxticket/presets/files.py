@@ -1,4 +1,4 @@
-"""Read presets from the TOML files beside this module, one for each paper.
+"""Read presets from the TOML files next to this module, one for each paper.
 
 A table is a preset if its name is "NETWORK-DATA" or "NETWORK-DATA-VARIANT". Other tables hold what
 several have in common: `[all]` is part of every preset of its file, and `like = "NAME"` takes over

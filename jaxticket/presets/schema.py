@@ -326,7 +326,7 @@ def _check_options(
 
 
 def options_of(make: Callable[..., object]) -> tuple[str, ...]:
-    """The arguments of a constructor besides `shape` and `classes`."""
+    """The arguments of a constructor other than `shape` and `classes`."""
     return tuple(n for n in inspect.signature(make).parameters if n not in ("shape", "classes"))
 
 

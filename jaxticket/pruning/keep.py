@@ -265,8 +265,8 @@ class _NoContext:
 def not_finite(score: str, where: str = "") -> str:
     """What is said of scores that are not finite for finite weights."""
     return (
-        f"`score` {score!r} gives numbers that are not finite for finite weights{where}; mend the "
-        f"score, or compute it in float64 (jax_enable_x64)"
+        f"`score` {score!r} gives numbers that are not finite for finite weights{where}; correct "
+        f"the score, or compute it in float64 (jax_enable_x64)"
     )
 
 

@@ -79,7 +79,7 @@ def erdos_renyi(layers: Sequence[Layer], density: float) -> np.ndarray:
     """`density_l = epsilon * (in + out) / (in * out)`, at most 1.
 
     For kernels of convolutions too, in and out are the channels alone. epsilon is what gives the
-    total; layers that would exceed 1 are dense, and epsilon is solved for the others anew, until
+    total; layers that would exceed 1 are dense, and epsilon is solved for the others again, until
     none exceeds 1.
 
     Args, Returns, Raises: as for `uniform`.

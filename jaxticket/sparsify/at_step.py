@@ -424,7 +424,7 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
       rescale: "global" or "layer" divides the kept weights by the density before they are trained,
         as of `Pruning`; None leaves them as they were at `step`.
       seeds: one replica each; initialization and batches are functions of the seed alone.
-      branches: controls to train beside the pruned networks at every density: names in
+      branches: controls to train next to the pruned networks at every density: names in
         `jt.BRANCHES` ("shuffle", "reinit", "sign_flip") or change functions.
       init: weights that training starts from: params, or (params, statistics), of one network or
         with a leading axis [seed], such as `runs.trained(0)`; None for those that the network

@@ -368,7 +368,7 @@ def find_tickets(
       training: how each level is trained.
       pruning: levels, fraction, score, rewinding; `Pruning()` if None.
       seeds: one replica each; initialization and batches are functions of the seed alone.
-      branches: controls to train beside the tickets at every level: names in `jt.BRANCHES` or
+      branches: controls to train next to the tickets at every level: names in `jt.BRANCHES` or
         change functions.
       init: weights that training starts from: params, or (params, statistics), of one network or
         with a leading axis [seed], such as `runs.trained(0)`; None for those that the network

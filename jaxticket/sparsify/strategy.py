@@ -212,7 +212,7 @@ class Plan:
 
     Attributes:
       net, data, training, seeds: what is trained.
-      changes: controls that are trained beside the tickets.
+      changes: controls that are trained next to the tickets.
       runtime: where.
       keep: "trained" keeps the networks as they are after training; None keeps none of them.
     """
@@ -338,7 +338,7 @@ def run_strategy(
       dense: also train the dense networks to the end, as level 0; False for strategies that yield
         level 0 themselves.
       seeds: one replica each.
-      branches: controls to train beside the tickets: names in `jt.BRANCHES` or change functions.
+      branches: controls to train next to the tickets: names in `jt.BRANCHES` or change functions.
       init: weights that training starts from: params, or (params, statistics), of one network or
         with a leading axis [seed], such as `runs.trained(0)`; None for those that the network
         draws. See `Network.with_params`.

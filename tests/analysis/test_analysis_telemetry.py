@@ -1,4 +1,4 @@
-"""Telemetry of tickets: against a loop written by hand, beside its run, and what is refused."""
+"""Telemetry of tickets: against a loop written by hand, alongside its run, and what is refused."""
 
 import dataclasses
 import functools

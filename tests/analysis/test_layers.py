@@ -152,7 +152,7 @@ def test_neuron_collapse_counts_the_units_that_the_thesis_counts():
     mask = random_mask(CONV, 0, 1.0)
     mask["conv_1"]["kernel"][..., :3] = False
     mask["dense_0"]["kernel"][:] = False
-    # 8 channels; 32 hidden units beside them if asked, the 3 outputs never
+    # 8 channels; 32 hidden units alongside them if asked, the 3 outputs never
     assert jt.layers.neuron_collapse(CONV, mask).tolist() == [3 / 8]
     assert jt.layers.neuron_collapse(CONV, mask, dense=True).tolist() == [(3 + 16) / 40]
     assert jt.layers.neuron_collapse(CONV, mask, dense=False).tolist() == [3 / 8]

@@ -254,7 +254,7 @@ def streamed() -> Found:
 
 @run
 def find_tickets() -> Found:
-    """Two levels, controls beside them, and what tables say of them."""
+    """Two levels, controls alongside them, and what tables say of them."""
     runs = find(
         jt.Pruning(levels=2, fraction=0.5), branches=("reinit", "shuffle", "random", "sign_flip")
     )
@@ -699,7 +699,7 @@ def search_parts() -> Found:
 
 @slow
 def transferred() -> Found:
-    """Between halves of the data, beside the target's own, and the table of a matrix."""
+    """Between halves of the data, alongside the target's own, and the table of a matrix."""
     first, second = digits().halves()
     pruning = jt.Pruning(levels=1, fraction=0.5)
     here, there = (find(pruning, data=half, training=SHORT) for half in (first, second))

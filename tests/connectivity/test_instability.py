@@ -561,7 +561,7 @@ def test_diverged_copies_are_never_stable_or_matching(analyze):
     assert len(late) and late["value"].isna().all()
 
 
-# the longest test: everything is compiled anew for replicas side by side
+# the longest test: everything is compiled again for replicas side by side
 @pytest.mark.slow
 def test_vmapped_replicas_and_points_give_the_same_result(analyze, vmap_replicas):
     """As on a GPU or TPU: many points at once, in several chunks, each with its own networks."""

@@ -210,7 +210,7 @@ def test_a_half_written_state_is_skipped(tmp_path):
     assert found is not None and found[0] == 3
     np.testing.assert_array_equal(found[1]["a"], tree["a"])
     assert folder.load_state("another unit", tree) is None
-    # and saving goes on beside it
+    # and saving goes on alongside it
     folder.save_state("unit", 4, tree)
     found = folder.load_state("unit", tree)
     assert found is not None and found[0] == 4

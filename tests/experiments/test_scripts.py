@@ -535,12 +535,12 @@ def test_early_stopping_refuses_a_schedule(small_color):
 
 def test_numbers_of_the_thesis_belong_to_presets():
     assert set(report.TABLE_4_2) <= set(jt.PRESETS)
-    for name, beside in report.TABLE_4_2.items():
+    for name, alongside in report.TABLE_4_2.items():
         numbers = report.reported(jt.preset(name))
         assert numbers["dense"] == pytest.approx(100 * jt.preset(name).dense_accuracy)
-        assert {**numbers, **beside} == numbers
+        assert {**numbers, **alongside} == numbers
         # tickets from step 0 that are matching are those of the settings that say so
-        matching = beside["ticket"] >= numbers["dense"] - 0.25
+        matching = alongside["ticket"] >= numbers["dense"] - 0.25
         assert matching == (jt.preset(name).matching_rewind == 0)
     assert report.reported(jt.preset("conv4-cifar10")) == {}
 
@@ -727,7 +727,7 @@ def test_chapter_5_from_a_file(tmp_path, digits_npz):
     variance_1 = "standardized_magnitude"
     run("thesis_ch5/ablations.py", *options, *methods, variance_1, "--folder", folder)
     found = pd.read_csv(folder / "controls.csv")
-    # magnitude with variance 1 is drawn beside magnitude and has no controls
+    # magnitude with variance 1 is drawn alongside magnitude and has no controls
     assert len(found) == 2 * 3 * 2 and set(found["level"]) == {1, 2}
     assert variance_1 in set(pd.read_csv(folder / "final.csv")["branch"])
     assert set(pictures(folder / "figures")) == {"figure_5-5.png"}
@@ -835,8 +835,8 @@ def test_the_table_of_winning_tickets_of_kd_lts():
         [{"branch": name, "level": 2, "epochs": n, "seconds": n} for name, n in spent.items()]
     )
     job = types.SimpleNamespace(densities=(0.5, 0.2))
-    beside = accuracy.AT_START["lenet"]
-    found = accuracy.table_of(job, rows, costs, 2, beside).set_index("method")
+    alongside = accuracy.AT_START["lenet"]
+    found = accuracy.table_of(job, rows, costs, 2, alongside).set_index("method")
     own = found.loc["kd_lts"]
     assert own[["sparsest_accuracy", "sparsest_density"]].tolist() == pytest.approx([94, 20])
     assert own[["best_accuracy", "best_density"]].tolist() == pytest.approx([95, 50])
@@ -920,7 +920,7 @@ def test_accuracy_of_kd_lts_from_a_file(tmp_path, digits_npz):
     done = run("kd_lts/accuracy.py", *options, "--methods", "kd_lts", "ltr", "snip")
     table = pd.read_csv(folder / "table_2.csv").set_index("method")
     assert list(table.index) == ["kd_lts", "ltr", "snip"]
-    # two teachers for a quarter of the training and one search, beside two levels
+    # two teachers for a quarter of the training and one search, alongside two levels
     assert table.loc["kd_lts", "share_of_ltr"] == pytest.approx((16 + 2 * 4) / 32)
     assert set(pd.read_csv(folder / "final.csv")["branch"]) == {"ticket", *table.index}
     figures = {"figure_3.png", "cost.png", "figure_6.png"}

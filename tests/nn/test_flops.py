@@ -295,7 +295,7 @@ def test_kernels_in_branches_and_beside_other_leaves():
     net = jt.from_functions(
         init,
         lambda params, stats, x, *, train: (apply(params, x), stats),
-        name="beside",
+        name="alongside",
         shape=(4,),
         prunable=lambda params: {"place": False, "a": True, "b": True},
     )

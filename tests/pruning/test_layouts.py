@@ -101,9 +101,9 @@ def test_erk_of_equal_shapes_is_uniform():
 def test_erk_by_hand():
     # epsilon * 30 + epsilon * 20 = 0.2 * 300
     assert erk(chain((10, 20), (10, 10)), 0.2).tolist() == [36, 24]
-    # convolution: the sum of the shape, 3 + 3 + 4 + 2 = 12 of 72 weights, beside 20 of 100
+    # convolution: the sum of the shape, 3 + 3 + 4 + 2 = 12 of 72 weights, alongside 20 of 100
     assert erk(chain((3, 3, 4, 2), (10, 10)), 32 * 0.5 / 172).tolist() == [6, 10]
-    # Erdos-Renyi: 6 / 8 and 20 / 100 per weight, so 54 beside 20
+    # Erdos-Renyi: 6 / 8 and 20 / 100 per weight, so 54 alongside 20
     assert erdos_renyi(chain((3, 3, 4, 2), (10, 10)), 74 * 0.5 / 172).tolist() == [27, 10]
 
 

@@ -113,19 +113,19 @@ def test_every_cut_of_a_residual_network_carries_the_flow():
     assert total > 0
     np.testing.assert_allclose(sums["block_0/kernel"], total, rtol=1e-4)
     for block in ("block_1_0", "block_2_0", "block_3_0"):
-        # one path through two convolutions, beside the shortcut
+        # one path through two convolutions, alongside the shortcut
         np.testing.assert_allclose(
             sums[f"{block}/conv_0/kernel"], sums[f"{block}/conv_1/kernel"], rtol=1e-4
         )
-        beside = sums.get(f"{block}/shortcut/kernel")
-        if beside is None:
+        alongside = sums.get(f"{block}/shortcut/kernel")
+        if alongside is None:
             assert 0 < sums[f"{block}/conv_1/kernel"] < total
         else:
-            np.testing.assert_allclose(sums[f"{block}/conv_1/kernel"] + beside, total, rtol=1e-4)
+            np.testing.assert_allclose(sums[f"{block}/conv_1/kernel"] + alongside, total, rtol=1e-4)
 
 
 def residual():
-    """Three blocks `relu(x + relu(x @ a) @ b)`, each branch larger than what it runs beside."""
+    """Three blocks `relu(x + relu(x @ a) @ b)`, each branch larger than what it runs alongside."""
 
     def init(key):
         shapes = {"first": (12, 20), "last": (20, 3)}

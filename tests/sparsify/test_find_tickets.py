@@ -131,10 +131,10 @@ def test_one_compilation_serves_levels_branches_and_later_branching():
 
 def test_branching_later_equals_branching_beside(runs):
     later = jt.branch(runs, jt.branches.shuffle, progress=False).table()
-    beside = runs.table()
-    beside = beside[beside.branch == "shuffle"]
-    assert len(later) == len(beside)
-    np.testing.assert_allclose(values(later), values(beside), atol=1e-6)
+    alongside = runs.table()
+    alongside = alongside[alongside.branch == "shuffle"]
+    assert len(later) == len(alongside)
+    np.testing.assert_allclose(values(later), values(alongside), atol=1e-6)
 
 
 def test_retraining_a_ticket_gives_its_own_training_again(runs):

@@ -79,7 +79,7 @@ def _is_added(path: str) -> bool:
 
 def _rescaled(name: str, x: Array) -> Array:
     if not is_junction(name):
-        # other paths run beside: here a factor would change their balance
+        # other paths run in parallel: here a factor would change their balance
         return x
     mean = jax.lax.stop_gradient(jnp.mean(x))
     # 0 where a layer is pruned empty

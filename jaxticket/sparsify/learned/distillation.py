@@ -83,7 +83,7 @@ KNOWLEDGE: dict[str, tuple[str, Callable[[View, Outputs, Outputs], Array]]] = {
     "logits": ("logits", _logits),
     "spectra": ("params", _spectra),
 }
-"""Knowledge beside the labels and the teachers' soft answers: see
+"""Knowledge next to the labels and the teachers' soft answers: see
 `jaxticket.sparsify.learned.knowledge`.
 """
 
@@ -195,9 +195,9 @@ class Distillation:
     @property
     def fades(self) -> float | None:
         """The share of the search after which `rest` takes its place; None for never."""
-        beside = self.alpha + self.temperature**2 * (1 - self.alpha)
+        others = self.alpha + self.temperature**2 * (1 - self.alpha)
         for epoch in range(self.epochs if self.knowledge else 0):
-            if self.gamma * self.omega**epoch < NEGLIGIBLE * beside:
+            if self.gamma * self.omega**epoch < NEGLIGIBLE * others:
                 return epoch / self.epochs
         return None
 

@@ -75,7 +75,7 @@ class Method:
         is done; None for no drop. Several drops as a tuple.
       length: of the search, as a share of the training's steps: a number, "short" (1/8), "half" or
         "long" (1). `jt.search(steps=...)` says it otherwise.
-      rounds: parts of the search that each go through all schedules anew.
+      rounds: parts of the search that each go through all schedules again.
       scale: factor of the objective; None for the objective's own.
       augment: whether images are augmented as in training.
       learn_weights: also train the weights, with the scores' optimizer and `weight_decay`; the

@@ -109,7 +109,7 @@ def search(
       exclude: patterns of paths that are never pruned and not counted in P.
       rescale: as of `prune_at`.
       seeds: one replica each.
-      branches: controls to train beside the tickets, as of `prune_at`.
+      branches: controls to train next to the tickets, as of `prune_at`.
       init: as of `find_tickets`.
       keep: as of `find_tickets`.
       runtime: mesh, folder and the like in one; leave the arguments that follow out then.

@@ -249,9 +249,9 @@ def test_further_knowledge_fades_once_float32_does_not_see_it(options, epoch):
     assert objective.fades == (None if epoch is None else epoch / objective.epochs)
     assert objective.rest.knowledge == () and objective.rest.fades is None
     if epoch:
-        beside = objective.alpha + objective.temperature**2 * (1 - objective.alpha)
+        alongside = objective.alpha + objective.temperature**2 * (1 - objective.alpha)
         weights = objective.gamma * objective.omega ** np.array([epoch - 1, epoch])
-        assert weights[0] >= 1e-8 * beside > weights[1]
+        assert weights[0] >= 1e-8 * alongside > weights[1]
 
 
 @pytest.mark.parametrize("name", KNOWLEDGE)

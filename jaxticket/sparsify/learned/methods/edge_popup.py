@@ -1,4 +1,4 @@
-"""Edge-popup: the k best edges of every layer, chosen anew in every forward pass."""
+"""Edge-popup: the k best edges of every layer, chosen again in every forward pass."""
 
 from __future__ import annotations
 
