@@ -21,7 +21,7 @@ import csv
 import io
 import os
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from jaxticket._check import path_or_none
 from jaxticket._extras import require
@@ -79,6 +79,22 @@ class CSV:
         return {tuple(row[name] for name in _KEY) for row in rows}
 
 
+class _Writer(Protocol):
+    """What is used of `tensorboardX.SummaryWriter`."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class _WandBRun(Protocol):
+    """What is used of `wandb.Run`."""
+
+    def define_metric(self, name: str, **options: object) -> object: ...
+    def log(self, data: dict[str, object]) -> None: ...
+    def finish(self) -> None: ...
+
+
 def series(row: Row) -> str:
     """The name of the network that a row is of, such as "ticket/level-2/seed-0"."""
     name = f"{row['branch']}/level-{row['level']}/seed-{row['seed']}"
@@ -99,7 +115,7 @@ class TensorBoard:
         path_or_none("folder", folder)
         require("tensorboardX", "tensorboard")
         self.folder = Path(folder)
-        self._writers: dict[str, Any] = {}
+        self._writers: dict[str, _Writer] = {}
 
     def __call__(self, rows: list[Row]) -> None:
         """Write the rows of an evaluation."""
@@ -109,9 +125,8 @@ class TensorBoard:
             name = series(row)
             if name not in self._writers:
                 self._writers[name] = SummaryWriter(str(self.folder / name))
-            self._writers[name].add_scalar(
-                f"{row['split']}/{row['metric']}", row["value"], row["step"]
-            )
+            tag = f"{row['split']}/{row['metric']}"
+            self._writers[name].add_scalar(tag, float(row["value"]), int(row["step"]))
         for name in {series(row) for row in rows}:
             self._writers[name].flush()
 
@@ -137,15 +152,12 @@ class WandB:
     def __init__(self, **options: object) -> None:
         require("wandb", "wandb")
         self.options = options
-        self._run: Any = None
+        self._run: _WandBRun | None = None
         self._defined: set[str] = set()
 
     def __call__(self, rows: list[Row]) -> None:
         """Log the rows of an evaluation."""
-        if self._run is None:
-            import wandb  # type: ignore[import-not-found]
-
-            self._run = wandb.init(**self.options)
+        run = self._run = self._run or self._begun()
         logged: dict[str, dict[str, object]] = {}
         for row in rows:
             name = series(row)
@@ -154,9 +166,14 @@ class WandB:
         for name, own in logged.items():
             if name not in self._defined:
                 self._defined.add(name)
-                self._run.define_metric(f"{name}/step", hidden=True)
-                self._run.define_metric(f"{name}/*", step_metric=f"{name}/step")
-            self._run.log(own)
+                run.define_metric(f"{name}/step", hidden=True)
+                run.define_metric(f"{name}/*", step_metric=f"{name}/step")
+            run.log(own)
+
+    def _begun(self) -> _WandBRun:
+        import wandb  # type: ignore[import-not-found]
+
+        return wandb.init(**self.options)
 
     def close(self) -> None:
         """Finish the W&B run; further rows begin another."""

@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sized
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Never, Protocol, TypeVar
 
 import numpy as np
 import optax
@@ -293,7 +293,7 @@ class Training:
     attack: Callable[..., Array] | None = None
     loss: str | LossFunction = "cross_entropy"
     metrics: tuple[str | Metric, ...] = ()
-    monitors: tuple[Monitor, ...] = _field((), seen=False)
+    monitors: tuple[Monitor[Never, Never], ...] = _field((), seen=False)
     stop_when: StopRule | None = _field(None, seen=False)  # noqa: RUF009
 
     __repr__ = _show.code

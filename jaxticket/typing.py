@@ -440,8 +440,12 @@ class TrainState(NamedTuple):
     __repr__ = _show.record
 
 
-class Monitor(Protocol):
-    """A measurement during training.
+ProblemT = TypeVar("ProblemT", contravariant=True)
+BatchT = TypeVar("BatchT", contravariant=True)
+
+
+class Monitor(Protocol[ProblemT, BatchT]):
+    """A measurement during training, of a `jt.Problem` and the batch of a step.
 
     Attributes:
       every: steps between measurements, which are at the start of a training, at every multiple of
@@ -454,7 +458,9 @@ class Monitor(Protocol):
         """Steps between measurements."""
         ...
 
-    def __call__(self, problem: Any, state: TrainState, batch: Any) -> Mapping[str, jax.Array]:
+    def __call__(
+        self, problem: ProblemT, state: TrainState, batch: BatchT
+    ) -> Mapping[str, jax.Array]:
         """The numbers of one replica, by name."""
         ...
 

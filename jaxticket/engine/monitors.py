@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,11 @@ from jaxticket.engine.supervised import Origin, Supervised, TrainBatch
 from jaxticket.problem import Problem
 from jaxticket.random import permutation_words, stream
 from jaxticket.settings import Training, static_part
-from jaxticket.typing import Monitor, Network, TrainState
+from jaxticket.typing import Monitor as MonitorOf
+from jaxticket.typing import Network, TrainState
+
+Monitor: TypeAlias = MonitorOf[Problem, TrainBatch]
+"""A measurement during training."""
 
 Look = Callable[..., dict[str, jax.Array]]
 """`look(limits, state, start, plan, block, arrays) -> name -> float32 [replica, ...]`."""
@@ -123,13 +128,18 @@ def check_numbers(argument: str, value: object, found: object) -> None:
 def check(training: Training, net: Network) -> None:
     """Raise where the monitors of a training do not work for a network."""
     learner, known = Supervised(net, static_part(training)), set()
-    for monitor in training.monitors:
+    for monitor in monitors_of(training):
         names = set(shapes(learner, monitor, training.batch_size))
         if both := sorted(names & known):
             raise ValueError(
                 f"`monitors` give {both[0]!r} more than once; give their numbers names that differ"
             )
         known |= names
+
+
+def monitors_of(training: Training) -> tuple[Monitor, ...]:
+    """The monitors of a training; its settings take any, whatever they say of their arguments."""
+    return cast("tuple[Monitor, ...]", training.monitors)
 
 
 class Watcher:

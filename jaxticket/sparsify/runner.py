@@ -36,7 +36,7 @@ from jaxticket.engine.loop import (
     take,
     train_jobs,
 )
-from jaxticket.engine.monitors import Monitor
+from jaxticket.engine.monitors import Monitor, monitors_of
 from jaxticket.engine.program import program
 from jaxticket.engine.runtime import Row, Run
 from jaxticket.engine.supervised import Origin, Supervised, network_of
@@ -240,7 +240,7 @@ class Runner:
 
             measured = monitors
             if measured is None:
-                measured = groups[inside[0]].training.monitors
+                measured = monitors_of(groups[inside[0]].training)
 
             def make(
                 name: str = name,

@@ -36,6 +36,7 @@ from jaxticket.engine.dense import (
 )
 from jaxticket.engine.loop import Arrays, Jobs, Trained, report_diverged
 from jaxticket.engine.metrics import METRICS, metric_names
+from jaxticket.engine.monitors import monitors_of
 from jaxticket.engine.program import check_fit
 from jaxticket.engine.runtime import OnEvaluation, Options, Runtime, settled
 from jaxticket.engine.store import on_first
@@ -579,7 +580,7 @@ def _run_cohort(
         run.describe("dense")
         initial = initial_networks(net, run.mesh, runner.keys)
         states = train_dense(
-            run, net, training, runner.keys, initial, sorted(steps), monitors=training.monitors,
+            run, net, training, runner.keys, initial, sorted(steps), monitors=monitors_of(training),
             exclude=strategies[0].exclude, weights=dense and plan.keep is not None,
             about=dense_rows(plan.seeds, "ticket" if dense else "dense"),
         )  # fmt: skip
