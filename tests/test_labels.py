@@ -156,6 +156,16 @@ def test_masks_are_learned_for_labels_of_every_kind(name):
     last = table[table.step == 60].groupby(["branch", "level"]).value.mean()
     assert last["ticket", 1] < last["random", 1]
     assert np.isfinite(jt.costs.finding(runs).flops).all()
+    if name == "tokens":
+        split = data.train
+        found = jt.learned.objective_values(runs, "loss", examples=len(split))
+        params, stats = jax.tree.map(
+            lambda x: jnp.asarray(x[1]), (runs.origin.params, runs.origin.stats)
+        )
+        z = net.apply(params, stats, jnp.asarray(split.x), train=False)[0]
+        wanted = jt.losses.next_token(z, jnp.asarray(split.y)).mean()
+        dense = found.query("level == 0 and seed == 1").value.item()
+        assert dense == pytest.approx(float(wanted), rel=1e-4)
 
 
 @pytest.mark.slow

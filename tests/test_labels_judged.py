@@ -137,6 +137,21 @@ def test_verdicts_on_several_labels_and_tokens(name, metric):
 
 
 @pytest.mark.slow
+def test_the_metric_is_part_of_the_identity_of_a_folder(tmp_path):
+    net, data, own = task("multilabel")
+    training = training_of(own, steps=4)  # which measures macro_f1
+    more = {"at": 0, "points": 3, "seeds": (0,), "folder": tmp_path, "progress": False}
+    inst = jt.instability(net, data, training, metric="macro_f1", **more)
+    again = jt.load(tmp_path, data=data)
+    assert again.metric == "macro_f1" and again.table().equals(inst.table())
+    f1 = 1 - inst.labeled("ended").at(metric="macro_f1", split="test").values
+    errors = inst.copies().query("metric == 'error' and split == 'test'").value
+    np.testing.assert_allclose(np.sort(errors), np.sort(f1.ravel()), rtol=1e-6)
+    with pytest.raises(jt.RunFolderError, match="metric"):
+        jt.instability(net, data, training, **more)
+
+
+@pytest.mark.slow
 def test_a_verdict_by_a_metric_that_is_better_when_lower():
     found = jt.verdict(
         tickets("tokens"), level=1, small_dense=False, metric="perplexity", points=3,

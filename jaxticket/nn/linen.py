@@ -93,7 +93,8 @@ class _Spread:
             first = layer.time_major if first is None else first
             time = 0 if first else inputs.ndim - (cell.num_feature_axes + 1)
             shape = inputs.shape[:time] + inputs.shape[time + 1 :]
-            carry = cell.initialize_carry(jax.random.key(0) if key is None else key, shape)
+            key = key if isinstance(key, jax.Array) else jax.random.key(0)
+            carry = cell.initialize_carry(key, shape)
         return call(*args, **{**options, "initial_carry": varying_like(carry, inputs)})
 
 
