@@ -89,6 +89,7 @@ def test_an_attack_climbs_the_loss_of_the_training():
     np.testing.assert_allclose(moved, np.clip(x + 0.8 * uphill, -4, 4), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_networks_are_trained_on_attacked_examples():
     net, data, own = task("multilabel")
     x = data.train.x
@@ -123,8 +124,12 @@ def test_scores_may_take_minus_the_logit_of_the_label(name):
         wanted = -np.mean(np.where(y[0] > 0, z, -z))
     found = context.loss(params, jax.tree.map(lambda b: b[0], context.batches))
     assert float(found) == pytest.approx(wanted, rel=1e-4)
-    if name == "multilabel":
-        return
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["multilabel", "tokens"])
+def test_a_score_of_logits_prunes(name):
+    net, data, own = task(name)
     training = jt.Training(steps=10, batch_size=50, lr=0.01, **own)
     score = jt.scores.configured("snip", loss="negative_logit")
     runs = jt.prune_at(net, data, training, score=score, density=0.3, seeds=(0,), progress=False)
@@ -141,7 +146,9 @@ SEARCHES = {
 }
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in TASKS[:2]), "tokens"]
+)
 def test_masks_are_learned_for_labels_of_every_kind(name):
     net, data, own = task(name)
     training = jt.Training(steps=60, batch_size=50, lr=0.01, eval_every=60, **own)

@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from labeled import task
+from labeled import TASKS, task
 
 import jaxticket as jt
 from jaxticket.analysis.conditions import Rules, conditions
 from jaxticket.engine.judged import judged, judged_by
 
-MOST = ["numbers", "tokens", pytest.param("multilabel", marks=pytest.mark.slow)]
+# the others compile for long
+MOST = ["numbers", *(pytest.param(name, marks=pytest.mark.slow) for name in TASKS[1:])]
 MAIN = {"numbers": "r2", "multilabel": "accuracy", "tokens": "accuracy"}
 
 
@@ -208,18 +209,21 @@ def test_branches_and_transfers(name):
     for table in (branch, moved):
         assert np.isfinite(table.value).all() and (table.metric == "loss").any()
         assert ("accuracy" in set(table.metric)) == (name != "numbers")
-    if name == "numbers":
-        own = jt.transfer(
-            runs, to=jt.find_tickets(
-                runs.net, runs.data.fraction(0.5), runs.training, jt.Pruning(levels=1),
-                seeds=(0, 1), progress=False,
-            ), levels=[1], branches=(), progress=False,
-        )  # fmt: skip
-        matrix = jt.transfer_matrix({("all", "half"): own}, metric="r2")
-        last = jt.speed.final(own.table(), metric="r2").groupby("branch").value.mean()
-        assert matrix.r2.tolist() == pytest.approx([last["own"], last["transferred"]])
     loss = moved.query("split == 'test' and metric == 'loss'").set_index("step").value
     assert loss[30].mean() < loss[10].mean()
+
+
+@pytest.mark.slow
+def test_a_matrix_of_transfers_by_another_metric():
+    runs = tickets("numbers")
+    half = jt.find_tickets(
+        runs.net, runs.data.fraction(0.5), runs.training, jt.Pruning(levels=1), seeds=(0, 1),
+        progress=False,
+    )  # fmt: skip
+    own = jt.transfer(runs, to=half, levels=[1], branches=(), progress=False)
+    matrix = jt.transfer_matrix({("all", "half"): own}, metric="r2")
+    last = jt.speed.final(own.table(), metric="r2").groupby("branch").value.mean()
+    assert matrix.r2.tolist() == pytest.approx([last["own"], last["transferred"]])
 
 
 def refused_instability(**changes):
