@@ -8,118 +8,29 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from jaxticket.engine import parallel
-from jaxticket.engine.learner import Plan, State
-from jaxticket.engine.metrics import METRICS, metric_names
+from jaxticket.engine.calls import Calls, Stops, planned
+from jaxticket.engine.calls import Watch as Watch
+from jaxticket.engine.jobs import Jobs as Jobs
+from jaxticket.engine.jobs import Trained as Trained
+from jaxticket.engine.jobs import history_arrays as history_arrays
+from jaxticket.engine.jobs import job_plan as job_plan
+from jaxticket.engine.jobs import join as join
+from jaxticket.engine.jobs import report_diverged as report_diverged
+from jaxticket.engine.jobs import take as take
+from jaxticket.engine.metrics import metric_names
 from jaxticket.engine.monitors import Monitor, Watcher
-from jaxticket.engine.optim import schedule
 from jaxticket.engine.program import OriginT, PlanT, StateT
-from jaxticket.engine.runtime import Arrays, Row, Run
+from jaxticket.engine.record import Record, lost_at_the_end, resumed, saved
+from jaxticket.engine.runtime import Arrays as Arrays
+from jaxticket.engine.runtime import Row, Run
 from jaxticket.labels import labels_of
-from jaxticket.settings import Training
 from jaxticket.stopping import StopRule
-
-T = TypeVar("T")
-
-
-class Jobs(NamedTuple, Generic[OriginT, PlanT]):
-    """What to train: host arrays, each leaf with a leading job axis.
-
-    Attributes:
-      origin: what each job starts from, as the learner takes it.
-      keys: uint32 key data of each job's root key.
-      start: int32, the step of `origin`.
-      plan: schedule (with the stop step), data order, and what else the learner needs.
-      lost: bool, which jobs have nothing to train, since the network that their mask should have
-        come from diverged: they stay as they are, and count as diverged from their start on.
-    """
-
-    origin: OriginT
-    keys: np.ndarray
-    start: np.ndarray
-    plan: PlanT
-    lost: np.ndarray
-
-    @property
-    def steps(self) -> int:
-        """Those of all jobs together."""
-        return int((np.asarray(self.plan.schedule.stop) - self.start).sum())
-
-
-class Trained(NamedTuple, Generic[StateT]):
-    """Trained jobs.
-
-    Attributes:
-      state: final state on the devices, padded to the block's size.
-      steps: int32 [call, job]; wanted: bool [call, job]; values: float32 [call, job, split,
-        metric], nan from the step of divergence on.
-      diverged: int32 [job], the first step whose own weights gave a loss that was not finite, or
-        -1.
-      looked: bool [call, job] by the names of what monitors give: where it was measured.
-      monitored: float32 [call, job, ...] by name, nan where it was not, and from the step of
-        divergence on.
-      snapshots: (params, stats), or what `keeps` gives, of each step asked for, on the host.
-      watched: float32 [call, ...], what the watch saw; nan where nothing was evaluated.
-      seconds: time spent in this process.
-    """
-
-    state: StateT
-    steps: np.ndarray
-    wanted: np.ndarray
-    values: np.ndarray
-    diverged: np.ndarray
-    snapshots: tuple[Any, ...]
-    watched: np.ndarray
-    seconds: float
-    looked: dict[str, np.ndarray]
-    monitored: dict[str, np.ndarray]
-
-    @property
-    def evaluations(self) -> Arrays:
-        """What `history_arrays` joins."""
-        return {
-            "steps": self.steps,
-            "wanted": self.wanted,
-            "values": self.values,
-            "diverged": self.diverged,
-            **{f"looked/{name}": x for name, x in self.looked.items()},
-            **{f"monitored/{name}": x for name, x in self.monitored.items()},
-        }
-
-
-class Watch(NamedTuple, Generic[StateT]):
-    """What to compute from the states of all jobs at every evaluation.
-
-    Attributes:
-      shape: of what it gives.
-      look: `look(state, wanted) -> float32 [*shape]`, of device states padded to the block's size;
-        wanted: bool [job], which of them are evaluated now.
-      evaluates: whether the splits are evaluated too whenever it looks.
-      rows: `rows(state, steps, seen)`, what callbacks are told of a look; int32 [job] steps. None
-        where they are told of the splits' evaluations alone.
-    """
-
-    shape: tuple[int, ...]
-    look: Callable[[StateT, np.ndarray], np.ndarray]
-    evaluates: bool = True
-    rows: Callable[[StateT, np.ndarray, np.ndarray], list[Row]] | None = None
-
-
-def take(jobs: T, begin: int, end: int) -> T:
-    """Some of the jobs (or of any tree with a leading job axis)."""
-    return jax.tree.map(lambda x: x[begin:end], jobs)
-
-
-def join(parts: list[T]) -> T:
-    """Trees put one after another along their leading axis."""
-    return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
 
 
 def begin_state(run: Run[StateT, PlanT, OriginT], jobs: Jobs[OriginT, PlanT]) -> StateT:
@@ -132,93 +43,6 @@ def begin_state(run: Run[StateT, PlanT, OriginT], jobs: Jobs[OriginT, PlanT]) ->
         return state
     diverged = np.where(padded.lost, padded.start, -1).astype(np.int32)
     return state._replace(diverged=parallel.put(diverged, run.mesh))
-
-
-class Calls(NamedTuple):
-    """The calls of the program by which jobs are trained.
-
-    Each job is trained as far as `until`, but neither before its start nor beyond its stop.
-
-    Attributes:
-      until: int [call].
-      begin, end: int32 [call, job], the steps that a call takes each job from and to.
-      wanted: bool [call, job], where a job is looked at after the call.
-      evaluated: bool [call, job], where its splits are evaluated.
-      due: for each monitor bool [call, job], where it measures.
-    """
-
-    until: list[int]
-    begin: np.ndarray
-    end: np.ndarray
-    wanted: np.ndarray
-    evaluated: np.ndarray
-    due: tuple[np.ndarray, ...]
-
-    def steps(self, call: int) -> int:
-        """Steps of all jobs of a call."""
-        return int((self.end[call] - self.begin[call]).sum())
-
-
-def _planned(
-    jobs: Jobs,
-    interval: int,
-    snapshots_at: Sequence[int],
-    ends_only: bool,
-    watch: Watch | None,
-    monitors: Sequence[Monitor],
-) -> Calls:
-    """The calls of a training: they end where some job is evaluated, measured, kept or stops."""
-    start, stop = jobs.start, np.asarray(jobs.plan.schedule.stop)
-    low, high = int(start.min()), int(stop.max())
-    points = {low, *stop.tolist(), *snapshots_at}
-    chosen = [tuple(getattr(monitor, "at", ())) for monitor in monitors]
-    regular = [monitor.every for monitor, at in zip(monitors, chosen, strict=True) if not at]
-    for every in (interval, *regular):
-        points |= set(range(low - low % every + every, high, every))
-    points |= {step for at in chosen for step in at}
-    until = sorted(p for p in points if low <= p <= high)
-    end = np.stack([np.clip(point, start, stop) for point in until])
-    begin = np.concatenate([start[None], end[:-1]])
-
-    def at_multiples(every: int | None) -> np.ndarray:
-        """Where jobs start, reach a multiple, or stop."""
-        on = np.ones(end.shape, bool)
-        regular = np.zeros(end[1:].shape, bool) if every is None else end[1:] % every == 0
-        on[1:] = (end[1:] != begin[1:]) & (regular | (end[1:] == stop))
-        return on
-
-    wanted = at_multiples(None if ends_only else interval)
-    evaluated = wanted.copy()
-    if watch is not None and not watch.evaluates:
-        evaluated[:] = False
-
-    def at_steps(steps: tuple[int, ...]) -> np.ndarray:
-        """Where jobs reach one of some steps, or start there."""
-        on = np.isin(end, steps)
-        on[1:] &= end[1:] != begin[1:]
-        return on
-
-    due = tuple(
-        at_steps(at) if at else at_multiples(monitor.every)
-        for monitor, at in zip(monitors, chosen, strict=True)
-    )
-    return Calls(until, begin, end, wanted, evaluated, due)
-
-
-class Record(NamedTuple):
-    """What a training has given so far, host arrays that are filled while it runs.
-
-    Attributes:
-      values: float32 [call, job, split, metric], nan where nothing is evaluated.
-      watched: float32 [call, ...], what the watch saw.
-      monitored: for each monitor float32 [call, job, ...] by name, nan where nothing is measured.
-      snapshots: what is kept of each step asked for; zeros until it is there.
-    """
-
-    values: np.ndarray
-    watched: np.ndarray
-    monitored: list[dict[str, np.ndarray]]
-    snapshots: list[object]
 
 
 def train_jobs(
@@ -257,7 +81,7 @@ def train_jobs(
       stop_when: ends jobs early, of those that train to the end of their schedule.
     """
     began, count = time.perf_counter(), len(jobs.start)
-    calls = _planned(jobs, run.interval, snapshots_at, ends_only, watch, monitors)
+    calls = planned(jobs, run.interval, snapshots_at, ends_only, watch, monitors)
     kept = run.program.learner.current if keeps is None else keeps
     state = begin_state(run, jobs)
     looks, shape = len(calls.until), () if watch is None else watch.shape
@@ -276,9 +100,9 @@ def train_jobs(
         watcher.values if watcher is not None else [],
         zeros,
     )
-    first, state, record = _resumed(run, unit, state, record)
+    first, state, record = resumed(run, unit, state, record)
     rule = None if ends_only else stop_when
-    stops = _Stops(run, jobs, calls, record, rule, snapshots_at, monitors)
+    stops = Stops(run, jobs, calls, record, rule, snapshots_at, monitors)
     for call in range(first):
         stops.decide(call)
     run.skip(sum(calls.steps(i) for i in range(first)))
@@ -321,63 +145,6 @@ def train_jobs(
     )
 
 
-class _Stops:
-    """Which jobs of a training stop early; it moves the calls that follow.
-
-    Args:
-      run, jobs, calls, record: of the training.
-      rule: None for none.
-      snapshots_at: steps whose weights are kept, to which all are trained.
-      monitors: of the training.
-    """
-
-    def __init__(
-        self,
-        run: Run,
-        jobs: Jobs,
-        calls: Calls,
-        record: Record,
-        rule: StopRule | None,
-        snapshots_at: Sequence[int],
-        monitors: Sequence[Monitor],
-    ) -> None:
-        self.monitors = monitors
-        self.run, self.calls, self.record, self.rule = run, calls, record, rule
-        times = jobs.plan.schedule
-        stop = np.asarray(times.stop)
-        # those that end elsewhere are trained for the weights of that step
-        self.may = stop == np.asarray(times.steps)
-        self.least = [max((k for k in snapshots_at if k < end), default=0) for end in stop]
-        splits, names = run.data.arrays.splits, metric_names(run.program.learner.training)
-        self.names = [
-            (f"{split}/{name}", i, j)
-            for i, split in enumerate(splits)
-            for j, name in enumerate(names)
-        ]
-
-    def decide(self, call: int) -> None:
-        """Stop jobs after a call, by their evaluations so far."""
-        if self.rule is None:
-            return
-        calls, before = self.calls, self.calls.end[-1].sum()
-        for job in map(int, np.flatnonzero(calls.evaluated[call] & self.may)):
-            here = calls.end[call, job]
-            if here < self.least[job] or here == calls.end[-1, job]:
-                continue
-            on = np.flatnonzero(calls.evaluated[: call + 1, job])
-            values = self.record.values[on, job]
-            metrics = {name: values[:, i, j] for name, i, j in self.names}
-            if not self.rule(calls.end[on, job], metrics):
-                continue
-            calls.begin[call + 1 :, job] = calls.end[call + 1 :, job] = here
-            for due in (calls.wanted, calls.evaluated, *calls.due):
-                due[call + 1 :, job] = False
-            # monitors measure at the end, but for those of chosen steps
-            for due, monitor in zip(calls.due, self.monitors, strict=True):
-                due[call, job] |= not getattr(monitor, "at", ())
-        self.run.expect(int(calls.end[-1].sum() - before))
-
-
 def _advanced(
     run: Run[StateT, PlanT, OriginT],
     jobs: Jobs[OriginT, PlanT],
@@ -388,7 +155,7 @@ def _advanced(
     first: int,
     after: Callable[[int, StateT], None],
     about: Sequence[Row],
-    stops: _Stops,
+    stops: Stops,
 ) -> StateT:
     """Make the calls from `first` on, and return the state after them.
 
@@ -423,7 +190,7 @@ def _advanced(
                 if pending is not None:
                     collect(*pending)
                 pending = None
-                run.save_state(unit, i + 1, _saved(state, record, run.mesh))
+                run.save_state(unit, i + 1, saved(state, record, run.mesh))
     if pending is not None:
         collect(*pending)
     return state
@@ -539,121 +306,7 @@ def _checked(
         )
     diverged = parallel.host(state.diverged)
     # no loss follows the last update: weights, or the last evaluation, tell whether it diverged
-    finite[:count] &= ~_lost_at_the_end(record.values, calls.evaluated)
+    finite[:count] &= ~lost_at_the_end(record.values, calls.evaluated)
     stop = np.pad(calls.end[-1], (0, run.size - count))
     diverged = np.where(~finite & (diverged < 0), stop, diverged).astype(np.int32)
     return state._replace(diverged=parallel.put(diverged, run.mesh)), diverged[:count]
-
-
-def _saved(state: State, record: Record, mesh: Mesh) -> dict[str, jax.Array]:
-    """What a save holds, as a flat dict of device arrays, so that Orbax needs none of our types."""
-    plain = state._replace(key=jax.random.key_data(state.key))
-    leaves, kept = map(jax.tree.leaves, (plain, parallel.put(record.snapshots, mesh)))
-    seen = {"values": record.values, "watched": record.watched}
-    measured = jax.tree.leaves(record.monitored)
-    seen |= {f"monitored-{i:04d}": x for i, x in enumerate(measured)}
-    return {
-        **{f"state-{i:04d}": x for i, x in enumerate(leaves)},
-        **{f"snapshot-{i:04d}": x for i, x in enumerate(kept)},
-        **{name: parallel.put(x, mesh, replicas=False) for name, x in seen.items()},
-    }
-
-
-def _resumed(run: Run, unit: str, state: StateT, record: Record) -> tuple[int, StateT, Record]:
-    """The first call to make, state and record: those of the newest save, if the folder has one."""
-    found = None
-    if run.folder is not None:
-        found = run.load_state(unit, _saved(state, record, run.mesh))
-    if found is None:
-        return 0, state, record
-    first, tree = found
-
-    def leaves(kind: str) -> list[jax.Array]:
-        return [tree[name] for name in sorted(tree) if name.startswith(f"{kind}-")]
-
-    plain = state._replace(key=jax.random.key_data(state.key))
-    plain = jax.tree.unflatten(jax.tree.structure(plain), leaves("state"))
-    structure = jax.tree.structure(record.snapshots)
-    snapshots = jax.tree.unflatten(structure, parallel.host(leaves("snapshot")))
-    values, watched = parallel.host(tree["values"]), parallel.host(tree["watched"])
-    state = plain._replace(key=jax.random.wrap_key_data(plain.key))
-    # in place: the watcher goes on to fill them
-    kept = parallel.host(leaves("monitored"))
-    for old, new in zip(jax.tree.leaves(record.monitored), kept, strict=True):
-        old[:] = new
-    return first, state, Record(values, watched, record.monitored, snapshots)
-
-
-def _lost_at_the_end(values: np.ndarray, evaluated: np.ndarray) -> np.ndarray:
-    """Whether the last evaluation of each job has a loss that is not finite, bool [job].
-
-    False where nothing was evaluated.
-    """
-    calls, count = evaluated.shape
-    last = calls - 1 - np.argmax(evaluated[::-1], axis=0)
-    losses = values[last, np.arange(count), :, METRICS.index("loss")]
-    return np.logical_and(evaluated.any(axis=0), ~np.isfinite(losses).all(axis=-1))
-
-
-def job_plan(
-    training: Training,
-    count: int,
-    *,
-    order: int | np.ndarray = 0,
-    augment: int | np.ndarray | None = None,
-) -> Plan:
-    """The plans of so many jobs with one schedule, as host arrays.
-
-    Args:
-      training: the schedule.
-      count: number of jobs.
-      order: which order of examples each job sees, one number or [job].
-      augment: which augmentation, likewise; a new order has new augmentation if None.
-    """
-
-    def every(number: int | np.ndarray) -> np.ndarray:
-        return np.broadcast_to(np.asarray(number, np.int32), (count,)).copy()
-
-    times = jax.tree.map(
-        lambda x: np.broadcast_to(x, (count, *np.shape(x))).copy(), schedule(training)
-    )
-    return Plan(times, every(order), every(order if augment is None else augment))
-
-
-def history_arrays(blocks: list[Arrays]) -> Arrays:
-    """Steps, evaluations and divergence of all jobs of several blocks.
-
-    Blocks may have made different calls: missing ones are filled.
-    """
-    calls = max(len(b["steps"]) for b in blocks)
-
-    def longer(x: np.ndarray, fill: float) -> np.ndarray:
-        missing = np.full((calls - len(x), *x.shape[1:]), fill, x.dtype)
-        return np.concatenate([x, missing])
-
-    result = {"diverged": np.concatenate([b["diverged"] for b in blocks])}
-    fills = {"steps": 0, "wanted": False, "values": np.nan}
-    fills |= {name: False for name in blocks[0] if name.startswith("looked/")}
-    fills |= {name: np.nan for name in blocks[0] if name.startswith("monitored/")}
-    for name, fill in fills.items():
-        result[name] = np.concatenate([longer(b[name], fill) for b in blocks], axis=1)
-    return result
-
-
-def report_diverged(
-    run: Run,
-    where: str,
-    seeds: Sequence[int],
-    diverged: np.ndarray,
-    lost: np.ndarray | None = None,
-) -> None:
-    """Say which replicas diverged and when, or (`lost`) why they were not trained at all."""
-    for replica in map(int, np.flatnonzero(diverged >= 0)):
-        if lost is not None and lost[replica]:
-            said = "no ticket, since the network that its mask should come from diverged"
-        else:
-            said = (
-                f"the loss was not finite at step {diverged[replica]}; this replica is frozen, the "
-                f"others continue"
-            )
-        run.write(f"{where}, seed {seeds[replica]}: {said}")
