@@ -41,6 +41,7 @@ from jaxticket.pruning.scores.spec import name_of, recipe_of
 from jaxticket.runs import Runs
 from jaxticket.settings import PruningAtStep, Training, name_or_function
 from jaxticket.sparsify.cost import Cost, of_dense, of_scoring, seconds_of, total
+from jaxticket.sparsify.plan import planned
 from jaxticket.sparsify.runner import Runner
 from jaxticket.sparsify.strategy import (
     Found,
@@ -49,7 +50,6 @@ from jaxticket.sparsify.strategy import (
     Strategy,
     dense_ticket,
     packed,
-    planned,
     run_strategies,
     unpacked,
 )
@@ -162,8 +162,10 @@ def found_in_blocks(
     lost = np.where(states.lost(pruning.step), states.diverged, -1).astype(np.int32)
     levels = np.repeat(np.arange(1, pruning.last_level + 1), seeds)
     replicas = np.tile(np.arange(seeds), pruning.last_level)
-    # places that no replica needs would be worked on too where they run vmapped
-    size = min(parallel.block_size(len(levels), run.mesh, None), run.size)
+    # places that no replica needs would be worked on too where they run vmapped; elsewhere more
+    # than one level gains nothing, and masks of densities that are appended are blocks of their own
+    most = seeds if parallel.maps(run.mesh) else len(levels)
+    size = min(parallel.block_size(most, run.mesh, None), run.size)
     blocks = []
     for first in range(0, len(levels), size):
         own = slice(first, first + size)

@@ -1,15 +1,17 @@
 """Runs that grow in their folder: seeds that are added later, and further levels.
 
 The seeds of a run are one cohort; seeds that a later call appends are another, which is trained as
-a run of its own below the folder and then joined. Nothing that was trained is trained again, except
-for one level where `jt.find_tickets` goes on below its last: the trained weights of that level
-were not needed, and were not kept.
+a run of its own below the folder and then joined. Levels that are appended, densities of masks that
+are found once among them, come after those that there are. Nothing that was trained is trained
+again, except for one level where `jt.find_tickets` goes on below its last: the trained weights of
+that level were not needed, and were not kept; and for a block of replicas that was not full, which
+is the last one where seeds are fewer than devices, or run vmapped.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import jax
@@ -17,13 +19,16 @@ import numpy as np
 
 from jaxticket import results
 from jaxticket.engine.runtime import Runtime
-from jaxticket.engine.store import settings_in
+from jaxticket.engine.store import on_first, settings_in
 from jaxticket.runs import Runs
+from jaxticket.sparsify.plan import Plan
 from jaxticket.typing import Json
 
 T = TypeVar("T")
 Cohorts = list[tuple[int, ...]]
 """Seeds that were trained together, in the order in which they were added."""
+GROW_BY_DENSITY = ("prune_at", "search", "sparse_train")
+"""Kinds of runs that find the masks of each density by themselves."""
 
 
 def cohorts_of(runtime: Runtime, settings: Mapping[str, object]) -> Cohorts:
@@ -66,6 +71,8 @@ def extension(ours: Json, theirs: Json) -> tuple[list[str], Json]:
             # the seeds are what differs, and not which came together
             theirs.pop("cohorts", None)
     new, old = ours.get("pruning"), theirs.get("pruning")
+    if ours.get("kind") in GROW_BY_DENSITY and new is not None and old is not None:
+        theirs["pruning"] = _denser(new, old)
     if ours.get("kind") == "find_tickets" and isinstance(new, dict) and isinstance(old, dict):
         levels = old.get("levels")
         if isinstance(levels, int) and new.get("levels", 0) > levels:
@@ -73,6 +80,43 @@ def extension(ours: Json, theirs: Json) -> tuple[list[str], Json]:
             stale = ["stage-000-*" if new.get("one_shot") else f"stage-{levels:03d}-*"]
             theirs["pruning"] = {**old, "levels": new["levels"]}
     return stale, theirs
+
+
+def _denser(new: object, old: object) -> object:
+    """The pruning of a folder with the densities of a call, where these begin with its own."""
+    if isinstance(new, list) and isinstance(old, list) and len(new) == len(old):
+        # one for each step
+        return [_denser(*pair) for pair in zip(new, old, strict=True)]
+    if isinstance(new, dict) and isinstance(old, dict):
+        mine, yours = new.get("densities"), old.get("densities")
+        if isinstance(mine, list) and isinstance(yours, list) and mine[: len(yours)] == yours:
+            return {**old, "densities": mine}
+    return old
+
+
+def in_cohorts(
+    plan: Plan, settings: dict[str, object], run: Callable[..., list[Runs]]
+) -> list[Runs]:
+    """Runs of a plan: the seeds that its folder has, and those that are appended by themselves.
+
+    Args:
+      plan: what is run.
+      settings: what the folder records.
+      run: `run(plan, settings=..., save=...)`, the runs of seeds that are trained together; `save`
+        says whether it writes them into its folder.
+    """
+    parts = cohorts_of(plan.runtime, settings)
+    if len(parts) == 1:
+        return run(plan, settings=settings, save=True)
+    found = []
+    for number, seeds in enumerate(parts):
+        own = {"seeds": plan.seeds, "cohorts": parts} if number == 0 else {"seeds": seeds}
+        there = in_cohort(plan.runtime, number, seeds)
+        part = dataclasses.replace(plan, seeds=seeds, runtime=there)
+        found.append(run(part, settings={**settings, **own}, save=False))
+    whole = [joined(runs) for runs in zip(*found, strict=True)]
+    on_first(*(runs.save for runs in whole))
+    return whole
 
 
 def in_cohort(runtime: Runtime, number: int, seeds: Sequence[int]) -> Runtime:

@@ -46,6 +46,7 @@ from jaxticket.sparsify.cost import (
     total,
     whole_or_mean,
 )
+from jaxticket.sparsify.plan import planned
 from jaxticket.sparsify.runner import Runner
 from jaxticket.sparsify.strategy import (
     Found,
@@ -55,7 +56,6 @@ from jaxticket.sparsify.strategy import (
     Tickets,
     dense_ticket,
     packed,
-    planned,
     run_strategies,
     trained_weights,
     unpacked,

@@ -15,8 +15,8 @@ from jaxticket.engine.program import check_fit
 from jaxticket.engine.runtime import OnEvaluation, Runtime, settled
 from jaxticket.runs import Runs, require_runs
 from jaxticket.settings import Training
+from jaxticket.sparsify.plan import checked_keep, keeping
 from jaxticket.sparsify.runner import Group, Runner
-from jaxticket.sparsify.strategy import checked_keep, keeping
 from jaxticket.ticket import Ticket
 
 

@@ -8,22 +8,21 @@ training, controls, training, divergence, layers that collapse, seconds, and the
 from __future__ import annotations
 
 import abc
-import dataclasses
 import functools
 import itertools
 import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Unpack
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import _identity, _show, _tree, masks, rescaling
-from jaxticket._check import distinct_seeds, flag, instance, one_of
+from jaxticket import _show, _tree, masks, rescaling
+from jaxticket._check import flag, instance
 from jaxticket.connectivity.evaluator import Evaluator
-from jaxticket.controls import Change, named_changes
+from jaxticket.controls import Change
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
@@ -37,15 +36,14 @@ from jaxticket.engine.dense import (
 from jaxticket.engine.loop import Arrays, Jobs, Trained, report_diverged
 from jaxticket.engine.metrics import METRICS, metric_names
 from jaxticket.engine.monitors import monitors_of
-from jaxticket.engine.program import check_fit
-from jaxticket.engine.runtime import OnEvaluation, Options, Runtime, settled
-from jaxticket.engine.store import on_first
+from jaxticket.engine.runtime import OnEvaluation, Runtime
 from jaxticket.nn.pruned import pruned_line
 from jaxticket.results import EvaluationLog, tidy
 from jaxticket.runs import Runs, Trainings, density
 from jaxticket.settings import PruningSettings, Training
-from jaxticket.sparsify.cohorts import cohorts_of, extension, in_cohort, joined
+from jaxticket.sparsify.cohorts import extension, in_cohorts
 from jaxticket.sparsify.cost import Cost, whole_or_mean
+from jaxticket.sparsify.plan import Plan, planned
 from jaxticket.sparsify.runner import Group, Runner, final_weights
 from jaxticket.ticket import Ticket
 from jaxticket.typing import InitialWeights, Json, Mask, Network
@@ -205,109 +203,6 @@ def trained_weights(tickets: Tickets) -> Arrays:
 def weights_of(kept: Arrays, net: Network) -> Networks:
     """What `trained_weights` kept: params and statistics, [replica, ...]."""
     return _tree.unflatten(kept, net.shapes, "trained")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is run, by any strategy; its fields are checked by `planned`.
-
-    Attributes:
-      net, data, training, seeds: what is trained.
-      changes: controls that are trained next to the tickets.
-      runtime: where.
-      keep: "trained" keeps the networks as they are after training; None keeps none of them.
-    """
-
-    net: Network
-    data: Data | Stream
-    training: Training
-    seeds: tuple[int, ...]
-    changes: dict[str, Change]
-    runtime: Runtime
-    keep: str | None = None
-
-    def settings(self, kind: str, **settings: object) -> dict[str, object]:
-        """The settings of a run, for its folder."""
-        return _identity.run(
-            kind, self.net, self.data, training=self.training, seeds=self.seeds,
-            branches=list(self.changes.items()), **settings, **keeping(self.keep),
-        )  # fmt: skip
-
-
-def checked_keep(keep: str | None) -> str | None:
-    """What is kept of trainings: "trained" or None."""
-    return None if keep is None else one_of("keep", keep, ("trained",))
-
-
-def keeping(keep: str | None) -> dict[str, object]:
-    """The setting `keep` of a run's folder, which is not there where nothing is kept."""
-    return {} if keep is None else {"keep": keep}
-
-
-def started(net: Network, init: InitialWeights | None, seeds: tuple[int, ...]) -> Network:
-    """The network whose training starts from the weights `init` of a call.
-
-    Args:
-      net: the network.
-      init: params, or (params, statistics), with or without a leading axis [seed]; None for
-        those that the network draws.
-      seeds: of the run.
-
-    Raises:
-      ValueError: as `Network.with_params`, naming `init`, and for a network with weights already.
-    """
-    if init is None:
-        return net
-    if net.given is not None:
-        raise ValueError(
-            "`init` is given next to a network that has weights by with_params; leave one of them "
-            "out"
-        )
-    params, stats = init if isinstance(init, tuple) and len(init) == 2 else (init, None)
-    wanted, leaves = jax.tree.leaves(net.shapes[0]), jax.tree.leaves(params)
-    stacked = bool(leaves) and np.ndim(leaves[0]) == len(wanted[0].shape) + 1
-    try:
-        return net.with_params(params, stats, seeds=seeds if stacked else None)  # type: ignore[arg-type]
-    except ValueError as error:
-        raise ValueError(
-            f"`init` must be params, or (params, statistics), of the network, or for each of the "
-            f"{len(seeds)} seeds in a leading axis: {error}"
-        ) from None
-
-
-def planned(
-    net: Network,
-    data: Data | Stream,
-    training: Training,
-    *,
-    seeds: Iterable[int],
-    branches: Sequence[str | Change],
-    runtime: Runtime | None,
-    init: InitialWeights | None = None,
-    keep: str | None = None,
-    **given: Unpack[Options],
-) -> Plan:
-    """The arguments that all public functions share, checked.
-
-    Args:
-      net: the network.
-      data: a data set or a stream.
-      training: how networks are trained.
-      seeds: one replica each.
-      branches: controls, names in `jt.BRANCHES` or change functions.
-      runtime: where, or None.
-      init: weights that training starts from; None for those that the network draws.
-      keep: "trained" or None.
-      **given: `mesh`, `folder`, `at_once`, `save_every` and the like of the call.
-
-    Raises:
-      ValueError: for what is no such thing, and for what does not fit together.
-    """
-    seeds = distinct_seeds(seeds)
-    runtime = settled(runtime, **given)
-    training = check_fit(net, data, training, runtime.devices)
-    net, keep = started(net, init, seeds), checked_keep(keep)
-    return Plan(net, data, training, seeds, named_changes(branches), runtime, keep)
 
 
 def run_strategy(
@@ -534,18 +429,7 @@ def run_strategies(
     run = functools.partial(
         _run_cohort, strategies=strategies, dense=dense, supermask=supermask, train=train
     )
-    parts = cohorts_of(plan.runtime, settings)
-    if len(parts) == 1:
-        return run(plan, settings=settings, save=True)
-    found = []
-    for number, seeds in enumerate(parts):
-        own = {"seeds": plan.seeds, "cohorts": parts} if number == 0 else {"seeds": seeds}
-        there = in_cohort(plan.runtime, number, seeds)
-        part = dataclasses.replace(plan, seeds=seeds, runtime=there)
-        found.append(run(part, settings={**settings, **own}, save=False))
-    whole = [joined(runs) for runs in zip(*found, strict=True)]
-    on_first(*(runs.save for runs in whole))
-    return whole
+    return in_cohorts(plan, settings, run)
 
 
 def _run_cohort(
@@ -647,6 +531,14 @@ def _run_cohort(
     return found
 
 
+def _by_level(course: _Course, stage: Stage) -> list[tuple[_Course, Found, list[Group]]]:
+    """The masks of a stage, each with what is trained of it: the tickets and their controls."""
+    groups, each = course.groups(stage), 1 + len(course.changes)
+    return [
+        (course, found, groups[n * each : (n + 1) * each]) for n, found in enumerate(stage.found)
+    ]
+
+
 def _train(
     runner: Runner, number: int, stages: Sequence[tuple[_Course, Stage]], *, weights: bool
 ) -> list[Arrays]:
@@ -658,8 +550,12 @@ def _train(
       stages: the strategies and what they train.
       weights: whether trained networks are kept in the courses.
     """
-    owners = [(c, f) for c, s in stages for f in s.found for _ in ("ticket", *c.changes)]
-    groups = [group for course, stage in stages for group in course.groups(stage)]
+    # level after level, so that densities that are appended come after all that there is
+    found = [
+        row for level in zip(*(_by_level(*own) for own in stages), strict=True) for row in level
+    ]
+    owners = [(course, mask) for course, mask, own in found for _ in own]
+    groups = [group for _, _, own in found for group in own]
     seeds, size, (course, stage) = len(runner.seeds), runner.run.size, stages[0]
     # they are not known before
     runner.run.expect(sum(g.steps * seeds for g in groups if g.level == 0))
@@ -674,7 +570,7 @@ def _train(
 
     trained = runner.train(
         groups,
-        unit=f"stage-{number:03d}",
+        unit=f"{'stage' if len(stages) == 1 else 'levels'}-{number:03d}",
         keep=None if stage.keep is None else keep,
         snapshots_at=stage.snapshots_at,
         weights=weights,

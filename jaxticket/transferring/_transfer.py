@@ -18,8 +18,8 @@ from jaxticket.engine.program import check_fit
 from jaxticket.engine.runtime import OnEvaluation, Runtime, settled
 from jaxticket.runs import Runs
 from jaxticket.settings import Loaded, PruningSettings, Training
+from jaxticket.sparsify.plan import checked_keep, keeping
 from jaxticket.sparsify.runner import Group, Runner
-from jaxticket.sparsify.strategy import checked_keep, keeping
 from jaxticket.ticket import Ticket
 from jaxticket.transferring.depth import Blocks
 from jaxticket.transferring.target import Adapter, fresh_networks, runs_of, target_of

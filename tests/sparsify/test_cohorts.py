@@ -119,14 +119,67 @@ def test_one_shot_pruning_and_masks_at_a_step_grow_too(tmp_path):
         same(loaded[step], theirs[step])
 
 
+def prune(densities, seeds, folder=None, **options):
+    settings = {"step": (0, 5), "branches": ("reinit",), **options}
+    return jt.prune_at(
+        NET, DATA, SHORT, density=densities, seeds=seeds, folder=folder, mesh=mesh(),
+        progress=False, **settings,
+    )  # fmt: skip
+
+
+def test_more_densities_of_masks_at_steps_equal_a_run_at_once(tmp_path):
+    folder = tmp_path / "a"
+    prune((0.5,), (3, 5), folder)
+    before = units(folder)
+    prune((0.5, 0.2), (3, 5), folder)
+    # masks, dense and pruned networks: all that was there is left as it was
+    assert before.items() <= units(folder).items()
+    ours, theirs = prune((0.5, 0.2), (3, 5, 8), folder), prune((0.5, 0.2), (3, 5, 8))
+    loaded = jt.load(folder, data=DATA)
+    for step in (0, 5):
+        same(ours[step], theirs[step])
+        same(loaded[step], theirs[step])
+    for densities, steps in (((0.2, 0.5), (0, 5)), ((0.5,), (0, 5)), ((0.5, 0.2, 0.1), (0,))):
+        with pytest.raises(jt.RunFolderError, match="`pruning"):
+            prune(densities, (3, 5, 8), folder, step=steps)
+
+
+def test_sparse_trainings_grow_by_seeds_and_densities(tmp_path):
+    def train(densities, seeds, folder=None, rule="static"):
+        return jt.sparse_train(
+            NET, DATA, SHORT, rule, density=densities, seeds=seeds, exclude=("dense_2",),
+            folder=folder, keep="trained", mesh=mesh(), progress=False,
+        )  # fmt: skip
+
+    folder = tmp_path / "a"
+    train((0.5,), (3, 5), folder)
+    before = units(folder)
+    train((0.5, 0.2), (3, 5), folder)
+    assert before.items() <= units(folder).items()
+    ours, theirs = train((0.5, 0.2), (3, 5, 8), folder), train((0.5, 0.2), (3, 5, 8))
+    same(ours, theirs)
+    same(jt.load(folder, data=DATA), theirs)
+    with pytest.raises(jt.RunFolderError, match=r"`pruning\.densities"):
+        train((0.2, 0.5), (3, 5, 8), folder)
+
+
+def test_branches_do_not_grow(tmp_path):
+    """Which levels a branch has is a setting of its folder; those that are missing get another."""
+    runs = find(2, (3, 5))
+    jt.branch(runs, "retrain", name="again", levels=(1,), folder=tmp_path / "a", progress=False)
+    with pytest.raises(jt.RunFolderError, match=r"`levels` is \[1\] there and \[1, 2\] here"):
+        jt.branch(runs, "retrain", name="again", levels=(1, 2), folder=tmp_path / "a")
+
+
 @pytest.mark.slow
 def test_searches_keep_their_trace(tmp_path):
-    def search(seeds, folder=None):
+    def search(seeds, folder=None, densities=(0.5, 0.2)):
         return jt.search(
-            NET, DATA, SHORT, density=(0.5, 0.2), steps=6, start=5, seeds=seeds, folder=folder,
+            NET, DATA, SHORT, density=densities, steps=6, start=5, seeds=seeds, folder=folder,
             mesh=mesh(), progress=False,
         )  # fmt: skip
 
+    search((3,), tmp_path / "a", (0.5,))
     search((3,), tmp_path / "a")
     ours, theirs = search((3, 5), tmp_path / "a"), search((3, 5))
     same(ours, theirs)

@@ -223,3 +223,35 @@ def test_wrong_arguments_are_refused_by_name(changes, message):
 def test_unknown_layouts_are_refused():
     with pytest.raises(ValueError, match="`layout` is unknown: 'erg'"):
         jt.dynamic.Static("erg")
+
+
+def test_layers_that_are_excluded_stay_dense():
+    """Rules and layouts see the others alone; a mask that prunes what is excluded is refused."""
+    runs = train(Grow(), exclude=("dense_1",))
+    for level, share in enumerate(DENSITIES, 1):
+        ticket = runs.ticket(level, 1)
+        assert ticket.mask["dense_1"]["kernel"] is None
+        assert ticket.mask["dense_0"]["kernel"].sum() == round(share * 320)
+        assert ticket.params["dense_1"]["kernel"].all()
+    with pytest.raises(ValueError, match="`exclude` pattern 'dense_7' matches no weight"):
+        train(exclude=("dense_7",))
+    with pytest.raises(ValueError, match="`exclude` leaves nothing to prune"):
+        train(exclude=("dense_*",))
+
+
+def test_training_starts_from_given_weights():
+    params, _ = NET.init(jax.random.key(7))
+    runs = train(init=params)
+    again = jt.sparse_train(
+        NET.with_params(params), DATA, TRAINING, density=DENSITIES, seeds=(0, 1), progress=False
+    )
+    same(runs, again)
+    for seed in (0, 1):
+        ticket = runs.ticket(1, seed)
+        chex.assert_trees_all_equal(ticket.params, masks.apply(ticket.mask, params))
+    # masks are those of the seeds
+    chex.assert_trees_all_equal(
+        [runs.by_level[n].mask for n in (1, 2)], [train().by_level[n].mask for n in (1, 2)]
+    )
+    with pytest.raises(ValueError, match="`init` must be params"):
+        train(init=params["dense_0"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -12,24 +13,25 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxticket import _identity, _show, _tree, masks
-from jaxticket._check import distinct_seeds, hashable, naming, nearest, shown
+from jaxticket._check import hashable, naming, nearest, shown, texts
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.dense import initial_networks
 from jaxticket.engine.loop import Arrays, Jobs, Trained, join, take
-from jaxticket.engine.program import check_fit
-from jaxticket.engine.runtime import OnEvaluation, Runtime, settled
+from jaxticket.engine.runtime import OnEvaluation, Runtime
 from jaxticket.nn.pruned import pruned_line
 from jaxticket.problem import Problem
 from jaxticket.random import stream
 from jaxticket.runs import Runs
 from jaxticket.settings import PruningAtStep, Training
+from jaxticket.sparsify.cohorts import extension, in_cohorts
 from jaxticket.sparsify.dynamic.learner import Dynamic, DynamicState, MaskRule
 from jaxticket.sparsify.dynamic.static import Static
+from jaxticket.sparsify.plan import Plan, keeping, planned
 from jaxticket.sparsify.runner import Group, Runner
-from jaxticket.sparsify.strategy import checked_keep, dense_ticket, keeping, packed, unpacked
-from jaxticket.typing import Mask, Network
+from jaxticket.sparsify.strategy import dense_ticket, packed, unpacked
+from jaxticket.typing import InitialWeights, Mask, Network
 
 STATIC = Static()
 RULES: dict[str, MaskRule] = {"static": STATIC}
@@ -56,7 +58,9 @@ def sparse_train(
     rule: str | MaskRule = "static",
     *,
     density: float | Sequence[float],
+    exclude: Sequence[str] = (),
     seeds: Iterable[int] = range(5),
+    init: InitialWeights | None = None,
     keep: str | None = None,
     runtime: Runtime | None = None,
     mesh: Mesh | None = None,
@@ -81,12 +85,19 @@ def sparse_train(
       rule: a name in `jt.RULES`, or an object with `init`, `when` and `update` (see
         `jt.dynamic.MaskRule`).
       density: share of prunable weights to keep, or several: level n of the runs is the n-th.
+      exclude: patterns of paths, such as "dense_2", that stay dense and are not counted; layouts
+        and rules see the network as if they could not be pruned.
       seeds: one replica each of each density.
+      init: weights that training starts from: params, or (params, statistics), of one network or
+        with a leading axis [seed], such as `runs.trained(0)`; None for those that the network
+        draws. See `Network.with_params`.
       keep: "trained" also keeps the networks as they are after training (`Runs.trained`).
       runtime: mesh, folder and the like in one; leave the arguments that follow out then.
       mesh: devices as `jt.parallel.mesh` makes them; all of them if None.
-      folder: where to save; a run that was stopped is resumed from there. Nothing is saved if None.
-      at_once: replicas that one device holds at most; None for all.
+      folder: where to save; a run that was stopped is resumed from there, and one that is finished
+        takes more seeds and densities. Nothing is saved if None.
+      at_once: replicas that one device holds at most; None for all seeds of a density, on GPU and
+        TPU of all densities.
       save_every: seconds between saves of the training state.
       progress: whether to show a bar with the time left.
       on_evaluation: a function of the new rows of the table, or several, called after each
@@ -103,31 +114,56 @@ def sparse_train(
 
     Reference: Evci et al. 2020 (RigL), for the form of mask rules.
     """
-    chosen = _checked(rule)
-    pruning = SparseTraining(density, rule=chosen)  # type: ignore[arg-type]
-    seeds = distinct_seeds(seeds)
-    runtime = settled(
-        runtime,
-        mesh=mesh,
-        folder=folder,
-        at_once=at_once,
-        save_every=save_every,
-        progress=progress,
+    plan = planned(
+        net, data, training, seeds=seeds, branches=(), init=init, keep=keep, runtime=runtime,
+        mesh=mesh, folder=folder, at_once=at_once, save_every=save_every, progress=progress,
         on_evaluation=on_evaluation,
-    )
-    training = check_fit(net, data, training, runtime.devices)
-    firsts = [_first(net, runtime.devices, chosen, share) for share in pruning.densities]
-    settings = _identity.run(
-        "sparse_train", net, data, training=training, pruning=pruning, seeds=seeds,
-        **keeping(checked_keep(keep)),
     )  # fmt: skip
-    count = len(seeds) * len(firsts)
-    size = runtime.replicas_per_call(count)
-    steps = training.steps * count
-    with runtime.run(net, data, training, settings, size=size, steps=steps) as run:
-        run.begins(pruned_line(net))
-        runner = Runner(run, net, data, training, seeds, Dynamic(net, training, chosen))
-        origin = dense_ticket(net, initial_networks(net, run.mesh, runner.keys), 0)
+    chosen = _checked(rule)
+    pruning = SparseTraining(
+        density,  # type: ignore[arg-type]
+        exclude=texts("exclude", exclude, like='("dense_2",)'),
+        rule=chosen,
+    )
+    # before anything is trained
+    firsts = [
+        _first(_without(plan.net, pruning.exclude), plan.runtime.devices, chosen, share)
+        for share in pruning.densities
+    ]
+    settings = _identity.run(
+        "sparse_train", plan.net, data, training=plan.training, pruning=pruning, seeds=plan.seeds,
+        **keeping(plan.keep),
+    )  # fmt: skip
+    (runs,) = in_cohorts(
+        plan, settings, functools.partial(_run_cohort, pruning=pruning, firsts=firsts)
+    )
+    return runs
+
+
+FirstMask = Callable[[np.ndarray], Mask]
+"""Makes first masks, host arrays [replica, ...], from key data."""
+
+
+def _run_cohort(
+    plan: Plan,
+    settings: dict[str, object],
+    pruning: SparseTraining,
+    firsts: Sequence[FirstMask],
+    *,
+    save: bool,
+) -> list[Runs]:
+    """Runs of seeds that are trained together."""
+    net, data, training, seeds = plan.net, plan.data, plan.training, plan.seeds
+    exclude, count = pruning.exclude, len(seeds) * len(firsts)
+    # where they run one after another, blocks of a density each: those that are appended follow
+    together = len(seeds) if parallel.maps(plan.runtime.devices) else count
+    size, steps = plan.runtime.replicas_per_call(together), training.steps * count
+    with plan.runtime.run(
+        net, data, training, settings, size=size, steps=steps, extends=extension
+    ) as run:
+        run.begins(pruned_line(net, exclude))
+        runner = Runner(run, net, data, training, seeds, Dynamic(net, training, pruning.rule))
+        origin = dense_ticket(net, initial_networks(net, run.mesh, runner.keys), 0, exclude)
         none, tickets, groups = np.zeros(len(seeds), bool), {}, []
         for level, (share, first) in enumerate(zip(pruning.densities, firsts, strict=True), 1):
             own = origin.replace(mask=first(runner.keys), level=np.full_like(origin.level, level))
@@ -144,8 +180,8 @@ def sparse_train(
                     title=f"density {share:g}",
                 )
             )
-        trained = runner.train(groups, keep=_kept, weights=keep is not None)
-        final = join([unpacked(block, "mask", net.mask()) for block in trained.blocks])
+        trained = runner.train(groups, keep=_kept, weights=plan.keep is not None)
+        final = join([unpacked(block, "mask", net.mask(exclude)) for block in trained.blocks])
         for level, own in tickets.items():
             mask = take(final, (level - 1) * len(seeds), level * len(seeds))
             tickets[level] = own.replace(mask=mask).masked()
@@ -159,8 +195,16 @@ def sparse_train(
             lost={},
             final={("ticket", n, 1.0): own for n, own in enumerate(trained.final, 1)},
         )
-        run.finish(runs.save)
-    return runs
+        run.finish(*([runs.save] if save else []))
+    return [runs]
+
+
+def _without(net: Network, exclude: tuple[str, ...]) -> Network:
+    """The network as if layers that are excluded could not be pruned, for rules and layouts."""
+    if not exclude:
+        return net
+    net.prunable_leaves(exclude)
+    return dataclasses.replace(net, prunable=lambda _: net.prunable_leaves(exclude))
 
 
 def _checked(rule: str | MaskRule) -> MaskRule:
@@ -181,9 +225,7 @@ def _checked(rule: str | MaskRule) -> MaskRule:
     return hashable("rule", rule)
 
 
-def _first(
-    net: Network, mesh: Mesh, rule: MaskRule, density: float
-) -> Callable[[np.ndarray], Mask]:
+def _first(net: Network, mesh: Mesh, rule: MaskRule, density: float) -> FirstMask:
     """Makes the first masks, host arrays [replica, ...] from key data.
 
     Raises:

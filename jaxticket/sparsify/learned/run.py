@@ -39,7 +39,8 @@ from jaxticket.sparsify.learned.objectives import (
     parts_of,
     teacher_needs_of,
 )
-from jaxticket.sparsify.strategy import planned, run_strategies
+from jaxticket.sparsify.plan import planned
+from jaxticket.sparsify.strategy import run_strategies
 from jaxticket.typing import InitialWeights, Network
 
 SEARCHES: dict[str, MethodMaker] = {
