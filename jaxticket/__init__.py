@@ -28,6 +28,7 @@ from jaxticket.connectivity import DISTANCES, Instability, instability
 from jaxticket.controls import BRANCHES
 from jaxticket.data import DATASETS, augment
 from jaxticket.engine import parallel
+from jaxticket.engine.adversarial import PGD
 from jaxticket.engine.parallel import compilation_cache, cpu_devices
 from jaxticket.engine.runtime import RunInterrupted, Runtime
 from jaxticket.engine.store import RunFolderError
@@ -79,7 +80,8 @@ __all__ = [  # noqa: RUF022
     # data, networks, settings
     "data", "DATASETS", "nn", "networks", "NETWORKS", "Network",
     "from_linen", "from_nnx", "from_functions",
-    "Training", "Plateau", "Target", "augment", "losses", "metrics", "Pruning", "EarlyPruning",
+    "Training", "PGD", "Plateau", "Target", "augment", "losses", "metrics",
+    "Pruning", "EarlyPruning",
     "preset", "presets", "PRESETS",
     # finding tickets
     "find_tickets", "prune_at", "scores", "SCORES", "LAYOUTS", "ScoreContext",

@@ -227,10 +227,9 @@ class Training:
         network; weights, optimizer state, losses and statistics are kept in float32.
       precision: "highest", "high" or "default" (the hardware's own, which is bfloat16 or TF32 on
         some).
-      attack: adversarial training: a `jaxticket.engine.adversarial.PGD` puts adversarial examples
-        of the network as it is (with its running statistics) in the place of every training batch,
-        after augmentation and before normalization, that climb `loss`; None for none. Evaluations
-        see images as they are.
+      attack: adversarial training: a `jt.PGD` puts adversarial examples of the network as it is
+        (with its running statistics) in the place of every training batch, after augmentation and
+        before normalization, that climb `loss`; None for none. Evaluations see images as they are.
       loss: "cross_entropy" of classes, "mse" of numbers, "binary_cross_entropy" of several labels
         for each example, "next_token" of tokens; an object such as `jt.losses.Focal(gamma=2.0)`; or
         a function `(logits, labels) -> [batch]` of float32 logits [batch, ...] and labels, int32
@@ -349,7 +348,7 @@ class Training:
         if self.attack is not None and not untargeted:
             raise ValueError(
                 f"`attack` must be None or an untargeted attack such as "
-                f"jaxticket.engine.adversarial.PGD(), got {self.attack!r}"
+                f"jt.PGD(), got {self.attack!r}"
             )
         if self.batch_size % self.accumulate:
             raise ValueError(

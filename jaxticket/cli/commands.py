@@ -35,6 +35,7 @@ NONE = inspect.Parameter.empty
 _OURS = ("runtime", "mesh", "init", "tickets", "to")
 """Arguments that are given otherwise, or not at all."""
 _SEEDS = "Seeds, one network each: numbers, and ranges such as 0:5 for 0 to 4."
+_STARTS = "Needed: where the results go. The same command resumes a run that was stopped."
 _RENAMED = {"schedule": "pruning-schedule"}
 """Flags of pruning whose name is one of training."""
 
@@ -107,11 +108,13 @@ def _setting(base: Preset, given: dict[str, Any], training: dict[str, Any]) -> S
 def _run_flags(function: Callable[..., object], *without: str, **defaults: object) -> list[Flag]:
     """The flags of a function that trains; seeds are texts."""
     flags = of_function(function, without=(*_OURS, *without), defaults=defaults)
-    found = []
+    found, starts = [], "runs" not in without
     for flag in flags:
         if flag.name == "seeds":
             kind = tuple[str, ...] | None if flag.default is None else tuple[str, ...]
             flag = flag._replace(kind=kind, help=_SEEDS)
+        if flag.name == "folder" and starts:
+            flag = flag._replace(help=_STARTS)
         found.append(flag)
     more = [flag for flag in of_settings(Runtime()) if flag.name in ("time_budget", "wait")]
     return [*found, *more]
