@@ -188,14 +188,18 @@ def test_conditions_of_a_metric_that_is_better_when_lower_are_mirrored():
 
 
 def test_the_metric_that_judges():
-    labels = task("numbers")[1].labels
-    training, main = judged_by(None, jt.Training(loss="mse", metrics=("mae",)), labels)
+    net, data, _ = task("numbers")
+    labels, wider = data.labels, jt.networks.lenet(data.shape, 3, (4,))
+    training, main = judged_by(None, jt.Training(loss="mse", metrics=("mae",)), net, labels)
     assert training.metrics == ("mae", "r2") and main == ("r2", 3, False, True)
     values = np.asarray([[0.5, np.nan, 0.3, 0.9]])
     assert main.error(values) == pytest.approx([0.1]) and main.worth(values) == [0.9]
-    training, main = judged_by("mae", training, labels)
+    training, main = judged_by("mae", training, net, labels)
     assert main == ("mae", 2, True, False) and main.worth(values) == [-0.3]
-    assert judged_by(None, training, task("tokens")[1].labels)[1].name == "accuracy"
+    net, data, _ = task("tokens")
+    assert judged_by(None, training, net, data.labels)[1].name == "accuracy"
+    with pytest.raises(ValueError, match=r"`metric` is needed: `net` gives .3. outputs"):
+        judged_by(None, training, wider, labels)
 
 
 @pytest.mark.parametrize("name", MOST)

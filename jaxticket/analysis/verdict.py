@@ -330,7 +330,7 @@ def verdict(
     data = runs.data if data is None else data
     training = runs.training if training is None else training
     training = check_fit(net, data, training, runs.mesh)
-    training, main = judged_by(metric, training, data.labels)
+    training, main = judged_by(metric, training, net, data.labels)
     check(training, net, data.labels)
     if not main.shares and rules is None:
         raise ValueError(

@@ -130,7 +130,7 @@ def instability(
             "`training` has a `stop_when`, and jt.instability compares networks at the end of "
             "training; pass training.replace(stop_when=None)"
         )
-    training, main = judged_by(metric, training, data.labels)
+    training, main = judged_by(metric, training, net, data.labels)
     if not main.shares:
         raise ValueError(
             f"`metric` {main.name!r} is not a share of 1, in which barriers and margins of errors "

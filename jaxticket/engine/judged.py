@@ -7,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxticket._check import nearest, text
-from jaxticket.engine.metrics import metric_names
+from jaxticket.engine.metrics import metric_names, outputs
 from jaxticket.labels import Labels
 from jaxticket.metrics import METRICS, chosen_metrics
 from jaxticket.settings import Training
+from jaxticket.typing import Network
 
 
 class Judged(NamedTuple):
@@ -46,19 +47,28 @@ class Judged(NamedTuple):
 ACCURACY = Judged()
 
 
-def judged_by(metric: str | None, training: Training, labels: Labels) -> tuple[Training, Judged]:
+def judged_by(
+    metric: str | None, training: Training, net: Network, labels: Labels
+) -> tuple[Training, Judged]:
     """The metric by which networks are judged, and the training that measures it.
 
     Args:
       metric: "loss", "accuracy", one of the training's, or a name in `jt.metrics.METRICS`, which is
         then measured too; None for the accuracy, and for "r2" where labels are numbers.
       training: whose metrics are known.
+      net: the network, whose outputs may be more than the numbers.
       labels: of an example.
 
     Raises:
-      ValueError: for an unknown metric, and the accuracy of numbers.
+      ValueError: for an unknown metric, the accuracy of numbers, and where there is none to take.
     """
     if metric is None:
+        if labels.kind == "numbers" and not labels.outputs(outputs(net)):
+            raise ValueError(
+                f"`metric` is needed: `net` gives {list(outputs(net))} outputs for labels "
+                f"{list(labels.shape)}, so that R2 cannot be taken; pass the name of a metric of "
+                f"yours in Training(metrics=...), see docs/joints/metric.md"
+            )
         metric = "r2" if labels.kind == "numbers" else ACCURACY.name
     metric = text("metric", metric)
     if metric == ACCURACY.name:
