@@ -112,6 +112,20 @@ def test_other_functions_are_commands_too(folder, capsys, tmp_path):
 
 
 @pytest.mark.slow
+def test_sparse_training_and_other_networks_are_commands_too(folder, capsys, tmp_path):
+    moves = ("transfer", str(folder), "--to", "digits", "--levels", "1", "--training", "steps=20")
+    assert "name it too" in refused(capsys, *moves, "--options", "widths=(6,)")
+    main(
+        [*moves, "--network", "lenet", "--options", "widths=(6,)", "--folder", str(tmp_path / "t")]
+    )
+    assert jt.load(tmp_path / "t").net == jt.load(folder).net
+    args = ("sparse", "--network", "lenet", *SMALL, "--density", "0.5", "0.2", "--folder")
+    main([*args, str(tmp_path / "s")])
+    runs = jt.load(tmp_path / "s")
+    assert runs.levels == (1, 2) and runs.pruning.densities == (0.5, 0.2)
+
+
+@pytest.mark.slow
 def test_search_and_verdict_are_commands_too(folder, capsys, tmp_path):
     learned = tmp_path / "learned"
     main(["search", "--network", "lenet", *SMALL, "--density", "0.3", "--method", "concrete",
