@@ -400,7 +400,8 @@ class Average(NamedTuple):
     """An exponential moving average of networks.
 
     Attributes:
-      params: averages of the weights, zero wherever these are pruned.
+      params: averages of the weights, zero wherever these are pruned; those of weights of half
+        precision are float32.
       stats: averages of the statistics.
       count: int32, updates since the training began.
     """

@@ -7,12 +7,28 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jaxticket.nn.master import HALF
 from jaxticket.typing import Array, Average, Params, Stats
 
 
 def begun(params: Params, stats: Stats) -> Average:
-    """The average before the first update: the network that training starts from."""
-    return Average(params, stats, jnp.int32(0))
+    """The average before the first update: the network that training starts from.
+
+    Numbers of half precision are averaged in float32, where changes smaller than their spacing add
+    up; `rounded` gives them back in their types.
+    """
+
+    def wide(x: Array) -> Array:
+        return x.astype(jnp.float32) if x.dtype in HALF else x
+
+    return Average(jax.tree.map(wide, params), jax.tree.map(wide, stats), jnp.int32(0))
+
+
+def rounded(average: Average, params: Params, stats: Stats) -> tuple[Params, Stats]:
+    """The average as a network: its numbers in the types of `params` and `stats`."""
+    return jax.tree.map(
+        lambda mean, like: mean.astype(like.dtype), (average.params, average.stats), (params, stats)
+    )
 
 
 def averaged(average: Average, params: Params, stats: Stats, decay: float) -> Average:
@@ -37,7 +53,7 @@ def averaged(average: Average, params: Params, stats: Stats, decay: float) -> Av
     def one(old: Array, new: Array) -> Array:
         if not jnp.issubdtype(new.dtype, jnp.floating):
             return new
-        return old + share.astype(new.dtype) * (new - old)
+        return old + share.astype(old.dtype) * (new.astype(old.dtype) - old)
 
     return Average(
         jax.tree.map(one, average.params, params), jax.tree.map(one, average.stats, stats), count

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxticket import _tree, masks
 from jaxticket.data.augment import augmented
 from jaxticket.engine.accumulation import accumulated, in_parts
-from jaxticket.engine.averaging import averaged, begun
+from jaxticket.engine.averaging import averaged, begun, rounded
 from jaxticket.engine.learner import Batch, Learner, Networks, Plan, guarded_update
 from jaxticket.engine.metrics import cast, normalized, trained_losses
 from jaxticket.engine.optim import apply_update, fresh_state, learning_rate
@@ -49,7 +49,7 @@ class TrainBatch(NamedTuple):
 def network_of(state: TrainState) -> Networks:
     """The network to evaluate: the average where one is kept, else the weights as they are."""
     if state.average:
-        return state.average.params, state.average.stats
+        return rounded(state.average, state.params, state.stats)
     return state.params, state.stats
 
 

@@ -23,13 +23,7 @@ def conv_general_dilated(
     rhs: Array,
     window_strides: Sequence[int],
     padding: str | Sequence[tuple[int, int]],
-    lhs_dilation: Sequence[int] | None = None,
-    rhs_dilation: Sequence[int] | None = None,
-    dimension_numbers: Dimensions = None,
-    feature_group_count: int = 1,
-    batch_group_count: int = 1,
-    precision: object = None,
-    preferred_element_type: DTypeLike | None = None,
+    *further: object,
     **options: object,
 ) -> Array:
     """Convolve as `jax.lax.conv_general_dilated` does, by the fast convolution where it can.
@@ -37,22 +31,17 @@ def conv_general_dilated(
     Flax's own layers take it as it is: `nnx.Conv(..., conv_general_dilated=conv_general_dilated)`.
     `native_because` tells which convolutions stay the compiler's.
 
-    Args, Returns, Raises: as `jax.lax.conv_general_dilated`, to the rounding of sums.
+    Args, Returns, Raises: as `jax.lax.conv_general_dilated`, to the rounding of sums; `further` are
+      its other arguments, by their places.
 
     >>> x, w = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5))
     >>> conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")).shape
     (1, 4, 4, 5)
     """
-    why = native_because(
-        lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers,
-        feature_group_count, batch_group_count, precision, preferred_element_type, **options,
-    )  # fmt: skip
+    given = (lhs, rhs, window_strides, padding, *further)
+    why = native_because(*given, **options)  # type: ignore[arg-type]
     if why:
-        return jax.lax.conv_general_dilated(
-            lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers,
-            feature_group_count, batch_group_count, precision, preferred_element_type,  # type: ignore[arg-type]
-            **options,  # type: ignore[arg-type]
-        )  # fmt: skip
+        return jax.lax.conv_general_dilated(*given, **options)  # type: ignore[arg-type]
     (top, bottom), (left, right) = _sides(lhs, rhs, window_strides, padding)
     stride = (int(window_strides[0]), int(window_strides[1]))
     return conv(lhs, rhs, stride=stride, padding=((top, bottom), (left, right)))

@@ -18,6 +18,7 @@ from stops import killed
 import jaxticket as jt
 from jaxticket import _tree, masks
 from jaxticket.engine.adversarial import PGD
+from jaxticket.engine.averaging import averaged, begun, rounded
 from jaxticket.engine.parallel import Placement
 from jaxticket.engine.store import RunFolderError
 from jaxticket.engine.supervised import Supervised, TrainBatch
@@ -220,6 +221,24 @@ def test_statistics_are_averaged_too_and_frozen_weights_are_their_own_average():
         lambda *xs: np.tensordot(shares, np.stack(xs), 1), *(s.stats for s in states[1:])
     )
     chex.assert_trees_all_close(last.average.stats, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_averages_of_half_precision_are_kept_in_float32():
+    """A weight of 1 that moves by 1/8 a step: shares of it below bfloat16's spacing add up."""
+    old = {"w": jnp.ones(1, jnp.bfloat16), "n": jnp.int32(0)}
+    average, d = begun(old, {}), 0.999
+    for _ in range(100):
+        average = averaged(average, old, {}, d)
+    for _ in range(20):
+        average = averaged(average, {"w": jnp.full(1, 1.125, jnp.bfloat16), "n": old["n"]}, {}, d)
+    shares = d ** np.arange(120)
+    expected = np.average(np.r_[np.full(20, 1.125), np.ones(100)], weights=shares)
+    assert average.params["w"].dtype == jnp.float32
+    np.testing.assert_allclose(average.params["w"], [expected], rtol=1e-6)
+    found, _ = rounded(average, old, {})
+    assert found["w"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found["w"], jnp.asarray([expected], jnp.bfloat16))
+    assert found["n"].dtype == jnp.int32
 
 
 # --- through the public functions
