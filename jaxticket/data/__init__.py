@@ -17,6 +17,8 @@ from jaxticket.data._digits import digits as digits
 from jaxticket.data._tiny_imagenet import tiny_imagenet as tiny_imagenet
 from jaxticket.data.arrays import Data as Data
 from jaxticket.data.arrays import Split as Split
+from jaxticket.data.batches import Batches as Batches
+from jaxticket.data.batches import from_batches as from_batches
 from jaxticket.data.conversion import from_arrays as from_arrays
 from jaxticket.data.conversion import from_npz as from_npz
 from jaxticket.data.folder import load_folder as load_folder
@@ -147,6 +149,7 @@ def _loader(name: str | os.PathLike[str] | Callable[..., Data]) -> Callable[...,
 
 __all__ = [
     "DATASETS",
+    "Batches",
     "Data",
     "MissingDataError",
     "Split",
@@ -154,6 +157,7 @@ __all__ = [
     "StreamError",
     "digits",
     "from_arrays",
+    "from_batches",
     "from_npz",
     "load",
     "load_folder",

@@ -98,7 +98,7 @@ class Data:
         if taken := sorted(set(self.more) & {"train", "validation", "test"}):
             raise ValueError(f"`more` has the split {taken[0]!r}, which has a field; use that")
         for name, split in self.splits.items():
-            _check_split(name, split, self.train, self.classes)
+            check_split(name, split, self.train, self.classes)
         for name in ("mean", "std"):
             value = np.asarray(getattr(self, name), np.float32)
             known = value.shape in ((), (1,), self.shape[-1:], self.shape)
@@ -302,7 +302,7 @@ def read_only(array: np.ndarray) -> np.ndarray:
     return view
 
 
-def _check_split(name: str, split: Split, train: Split, classes: int) -> None:
+def check_split(name: str, split: Split, train: Split, classes: int) -> None:
     """Raise unless a split fits the training split."""
     x, y = split.x, split.y
     kinds = (np.int32, np.int8, np.float32)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxticket import _check
-from jaxticket.data.arrays import ENTRIES, Data, Split, mean_and_std, read_only
+from jaxticket.data.arrays import ENTRIES, Data, Split, check_split, mean_and_std, read_only
 from jaxticket.labels import KINDS
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test", "x_validation", "y_validation")
@@ -278,6 +278,27 @@ def from_owned(arrays: dict[str, np.ndarray], *, name: str, classes: int | None 
         classes=classes,
         name=name,
     )
+
+
+def split_like(x: object, y: object, like: Data, argument: str, *, images: bool = True) -> Split:
+    """Examples and labels of the type and shape of a data set, copied.
+
+    Args:
+      x: examples [n, ...].
+      y: their labels [n, ...].
+      like: the data set.
+      argument: what errors call them.
+      images: as of `from_arrays`.
+
+    Raises:
+      ValueError: for examples and labels that do not fit.
+    """
+    at = f"{argument}[0]", f"{argument}[1]"
+    examples = _examples(at[0], x, normalize=bool(like.normalize), images=images)
+    labels = _labels(at[1], _plain(at[1], y), at[0], len(examples), like.labels.kind)
+    split = Split(examples, labels)
+    check_split(argument, split, like.train, like.classes)
+    return split
 
 
 def _unshared(array: np.ndarray, given: object) -> np.ndarray:

@@ -14,7 +14,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxticket.data.arrays import Data
+from jaxticket.data.batches import Batches
 from jaxticket.data.streaming import Stream
+from jaxticket.engine.fed import FedData
 from jaxticket.engine.held import HeldData
 from jaxticket.engine.learner import Batch, Block, Piece, Planned
 from jaxticket.engine.metrics import Batched, Normalization
@@ -160,6 +162,8 @@ class Source(Protocol):
 
 def put_data(data: Data | Stream, training: Training, mesh: Mesh) -> Source:
     """Copy a data set to every device, or make a data stream ready to be fed to them."""
+    if isinstance(data, Batches):
+        return FedData(data, training, mesh)
     if isinstance(data, Stream):
         return StreamedData(data, training, mesh)
     return HeldData(data, training, mesh)

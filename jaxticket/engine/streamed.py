@@ -6,6 +6,7 @@ processes decode the rows of their own devices only.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -66,28 +67,39 @@ class StreamedArrays:
         return own.x.reshape(-1, *own.x.shape[2:]), own.y
 
 
-class StreamedData:
-    """A data stream on its way to the devices of a mesh.
+class Blocks(abc.ABC):
+    """Training examples that come to the devices of a mesh in blocks of several steps.
 
-    Attributes:
-      stream: the data stream.
-      arrays: what lies on the devices all the time.
+    Args:
+      training: batch size, and steps between evaluations.
+      mesh: the devices.
+      example: bytes of an example.
+      most: bytes of examples that one device is fed at a time, at least one step's.
     """
 
-    def __init__(self, stream: Stream, training: Training, mesh: Mesh) -> None:
-        self.stream, self.training, self.mesh = stream, training, mesh
-        arrays = StreamedArrays(normalization(stream), split_names(stream))
-        self.arrays: StreamedArrays = parallel.put(arrays, mesh, replicas=False)
-        self._evaluation = _evaluation(stream, training, mesh)
-        self._held: list[Batched] | None = None
-        self._chosen: dict[tuple[bytes, int, int], np.ndarray] = {}
+    def __init__(self, training: Training, mesh: Mesh, *, example: int, most: int) -> None:
+        self.training, self.mesh, self.example, self.most = training, mesh, example, most
 
-    def of_training(self, training: Training, *, cropped: bool = True) -> StreamedData:
-        """The same data in blocks as long as that training needs them."""
-        source = self.stream
-        if not cropped:
-            source = dataclasses.replace(source, train_crop="center")
-        return StreamedData(source, training, self.mesh)
+    @abc.abstractmethod
+    def training_blocks(
+        self,
+        keys: np.ndarray,
+        orders: np.ndarray,
+        augments: np.ndarray,
+        stretches: list[Stretch],
+    ) -> contextlib.AbstractContextManager[Iterator[Block]]:
+        """The blocks of these stretches, one after another.
+
+        Args:
+          keys: key data of each replica's root key.
+          orders: int32, which of the orders of its key each replica sees.
+          augments: int32, which of the augmentations of its key it sees: where the crops are.
+          stretches: from `stretches`.
+        """
+
+    def _refuse_rounds(self, rounds: int | None) -> None:
+        if rounds is not None:
+            raise ValueError("`rounds` have no examples of their own in a data stream")
 
     def steps(self, replicas: int) -> int:
         """Steps of one block.
@@ -97,7 +109,7 @@ class StreamedData:
         """
         parts = self.mesh.shape[parallel.DATA]
         rows = replicas // self.mesh.shape[parallel.SEED] * self.training.batch_size // parts
-        most = max(1, self.stream.block_bytes // (rows * int(np.prod(self.stream.shape))))
+        most = max(1, self.most // (rows * self.example))
         interval = self.training.evaluation_interval
         # equal blocks between two evaluations
         return -(-interval // -(-interval // most))
@@ -135,6 +147,32 @@ class StreamedData:
         with self.training_blocks(keys, orders, augments, [stretch]) as blocks:
             return next(blocks)
 
+
+class StreamedData(Blocks):
+    """A data stream on its way to the devices of a mesh.
+
+    Attributes:
+      stream: the data stream.
+      arrays: what lies on the devices all the time.
+    """
+
+    def __init__(self, stream: Stream, training: Training, mesh: Mesh) -> None:
+        example = int(np.prod(stream.shape))
+        super().__init__(training, mesh, example=example, most=stream.block_bytes)
+        self.stream = stream
+        arrays = StreamedArrays(normalization(stream), split_names(stream))
+        self.arrays: StreamedArrays = parallel.put(arrays, mesh, replicas=False)
+        self._evaluation = _evaluation(stream, training, mesh)
+        self._held: list[Batched] | None = None
+        self._chosen: dict[tuple[bytes, int, int], np.ndarray] = {}
+
+    def of_training(self, training: Training, *, cropped: bool = True) -> StreamedData:
+        """The same data in blocks as long as that training needs them."""
+        source = self.stream
+        if not cropped:
+            source = dataclasses.replace(source, train_crop="center")
+        return StreamedData(source, training, self.mesh)
+
     @contextlib.contextmanager
     def training_blocks(
         self,
@@ -143,14 +181,7 @@ class StreamedData:
         augments: np.ndarray,
         stretches: list[Stretch],
     ) -> Iterator[Iterator[Block]]:
-        """The blocks of these stretches, one after another.
-
-        Args:
-          keys: key data of each replica's root key.
-          orders: int32, which of the orders of its key each replica sees.
-          augments: int32, which of the augmentations of its key it sees: where the crops are.
-          stretches: from `stretches`.
-        """
+        """As of `Blocks`, decoded by threads."""
         source, training = self.stream, self.training
         steps = self.steps(len(keys))
         draw = _host_order(
@@ -182,8 +213,7 @@ class StreamedData:
         rounds: int | None = None,
     ) -> Block:
         """The batches themselves, cut in the middle: x [replica, batch, place, ...]."""
-        if rounds is not None:
-            raise ValueError("`rounds` have no batches of their own in a data stream")
+        self._refuse_rounds(rounds)
         draw = _host_score_order(len(self.stream.train), batches, size)
 
         def wanted(_: int, rows: slice) -> tuple[np.ndarray, np.ndarray | None]:
@@ -199,8 +229,7 @@ class StreamedData:
         self, keys: np.ndarray, number: int, per_class: int, rounds: int | None = None
     ) -> np.ndarray:
         """As of `Source`. Labels are read until there are enough, once for each key."""
-        if rounds is not None:
-            raise ValueError("`rounds` have no examples of their own in a data stream")
+        self._refuse_rounds(rounds)
         examples = len(self.stream.train)
         names = [(key.tobytes(), number, per_class) for key in keys]
         for name, key in zip(names, keys, strict=True):
@@ -218,12 +247,7 @@ class StreamedData:
                     found[label].append(number)
             if min(map(len, found)) == per_class:
                 return np.asarray(found, np.int32).T.reshape(-1)
-        few = min(range(len(found)), key=lambda c: len(found[c]))
-        raise ValueError(
-            f"`per_class` asks for {per_class} examples of each class, but class {few} of "
-            f"{self.stream.name!r} has {len(found[few])}; use fewer, or per_class=None with a "
-            f"batch_size"
-        )
+        raise too_few(found, per_class, self.stream.name)
 
     @contextlib.contextmanager
     def _blocks(
@@ -244,7 +268,7 @@ class StreamedData:
             return Request(index[part], None if draws is None else draws[part])
 
         def put(x: np.ndarray, y: np.ndarray) -> Block:
-            return Block(_placed(x, sharding, shape, box), _placed(y, sharding, shape, box))
+            return Block(placed(x, sharding, shape, box), placed(y, sharding, shape, box))
 
         local = tuple(s.stop - s.start for s in box)
         with blocks(self.stream, request, count, shape=local, put=put) as found:
@@ -268,8 +292,8 @@ class StreamedData:
 
         def put(x: np.ndarray, y: np.ndarray) -> Batched:
             # the same on every process, which `parallel.put` would ask the others, from a thread
-            placed = (_placed(a, sharding, a.shape, _whole(a.shape)) for a in (x, y, next(splits)))
-            return Batched(*placed)
+            parts = (placed(a, sharding, a.shape, _whole(a.shape)) for a in (x, y, next(splits)))
+            return Batched(*parts)
 
         with blocks(self.stream, request, count, shape=shape, put=put) as found:
             if held:
@@ -304,6 +328,15 @@ def _evaluation(
     return index, split, at_once, held
 
 
+def too_few(found: Sequence[Sequence[object]], per_class: int, name: str) -> ValueError:
+    """The error for a class with fewer examples than a score asks for."""
+    few = min(range(len(found)), key=lambda c: len(found[c]))
+    return ValueError(
+        f"`per_class` asks for {per_class} examples of each class, but class {few} of {name!r} has "
+        f"{len(found[few])}; use fewer, or per_class=None with a batch_size"
+    )
+
+
 def local_box(sharding: Sharding, shape: tuple[int, ...]) -> tuple[slice, ...]:
     """The smallest box that holds what the devices of this process hold of an array."""
     pieces = sharding.addressable_devices_indices_map(shape).values()
@@ -318,7 +351,7 @@ def _whole(shape: tuple[int, ...]) -> tuple[slice, ...]:
     return tuple(slice(0, n) for n in shape)
 
 
-def _placed(
+def placed(
     local: np.ndarray, sharding: Sharding, shape: tuple[int, ...], box: tuple[slice, ...]
 ) -> Array:
     """An array spread over the devices of all processes, of which `local` is this process's box."""
