@@ -114,6 +114,7 @@ class Run(Generic[StateT, PlanT, OriginT]):
       splits: number of evaluated splits.
       interval: steps between evaluations.
       folder: where finished units and states are saved, or None.
+      answers: whether labels are answered right or wrong, which numbers are not.
     """
 
     program: Program[StateT, PlanT, OriginT]
@@ -128,6 +129,7 @@ class Run(Generic[StateT, PlanT, OriginT]):
     _resumption: _Resumption
     _callbacks: tuple[Callable[[list[Row]], object], ...] = ()
     _until: float = math.inf
+    answers: bool = True
 
     @property
     def path(self) -> Path | None:
@@ -205,6 +207,8 @@ class Run(Generic[StateT, PlanT, OriginT]):
 
     def report(self, rows: list[Row]) -> None:
         """Give rows of the table to the callbacks, on the first of several hosts."""
+        if not self.answers:
+            rows = [row for row in rows if row["metric"] != "accuracy"]
 
         def call() -> None:
             for callback in self._callbacks:
@@ -454,6 +458,7 @@ class Runtime:
                 _Resumption(said=not (shown and folder is not None and folder.begun)),
                 self.callbacks,
                 until,
+                data.labels.kind != "numbers",
             )
             yield run
             if not run._resumption.said:
