@@ -136,6 +136,10 @@ class Dilated:
         return self.schedule(step / self.factor)
 
 
+class _Usual(int):
+    """A default, told from an equal number that the user gave."""
+
+
 @dataclass(frozen=True)
 class Training:
     r"""How a network is trained.
@@ -256,7 +260,7 @@ class Training:
       MNIST); Madry et al. 2018 for `attack`.
     """
 
-    steps: int = _field(24_000, traced=True)
+    steps: int = _field(_Usual(24_000), traced=True)
     batch_size: int = 60
     optimizer: str | OptimizerMaker | optax.GradientTransformation = "adam"
     lr: float = _field(1.2e-3, traced=True, used_by=("schedule", SCHEDULES))
@@ -299,7 +303,15 @@ class Training:
     _repr_html_ = _show.code_html
 
     def __post_init__(self) -> None:
-        settle(self, whole, "steps", "batch_size", "eval_batch_size", "augment_pixels", low=1)
+        # what the user gave, even where it equals the default
+        if not isinstance(self.steps, _Usual):
+            if self.epochs is not None:
+                raise ValueError(
+                    f"`steps` is used without `epochs` only, got steps={self.steps!r} and epochs="
+                    f"{self.epochs!r}; leave one of them out"
+                )
+            settle(self, whole, "steps", low=1)
+        settle(self, whole, "batch_size", "eval_batch_size", "augment_pixels", low=1)
         settle(self, or_none(whole), "eval_every", "eval_train_examples", low=1)
         settle(self, whole, "warmup")
         settle(self, several, "milestones", check=whole, like="(20_000, 25_000)", empty=True)
@@ -413,7 +425,9 @@ class Training:
             return weights
         counts = data.class_counts()
         if counts is None or not counts.all():
-            why = "reads its labels from files" if counts is None else "has classes without any"
+            why = (
+                "reads its labels while it trains" if counts is None else "has classes without any"
+            )
             raise ValueError(
                 f"`class_weights`='balanced' counts training examples, and `data` {data.name!r} "
                 f"{why}; pass the weights as numbers"
@@ -519,7 +533,7 @@ def _unused(values: Json) -> dict[str, str]:
             only = " and ".join(f"{user}={one!r}" for one in wanted)
             unused[name] = f"by {only} only, not by {user}={values[user]!r}"
     if values["epochs"] is not None:
-        unused["steps"] = f"without `epochs` only, not with epochs={values['epochs']:g}"
+        unused["steps"] = "without `epochs` only"
     if not values["weight_decay"]:
         unused.setdefault("decay", "with a `weight_decay` above 0 only")
     if has_own_rate(values["optimizer"]):

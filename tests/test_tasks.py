@@ -1,6 +1,8 @@
 """Labels of every kind: small tasks from data to tickets, and losses and metrics by reference."""
 
+import dataclasses
 import functools
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -196,6 +198,11 @@ def test_epochs_become_steps():
     assert settings.replace(last_batch="drop").for_data(data).steps == 42
     assert settings.replace(steps=7).for_data(data).steps == 7
     assert jt.Training(steps=50).replace(epochs=1, batch_size=1437).for_data(data).steps == 1
+    # a default is no wish, and what equals it is one
+    copied = pickle.loads(pickle.dumps(settings))
+    assert copied.replace(lr=0.1).epochs == dataclasses.replace(copied, lr=0.1).epochs == 3
+    with pytest.raises(ValueError, match=r"`steps` is used without `epochs` only, got steps=24000"):
+        jt.Training(steps=jt.Training().steps + 0, epochs=3)
     same = jt.Training(steps=9, class_weights=(1,) * 10)
     assert same.for_data(data) == same
 

@@ -72,6 +72,11 @@ def make_train(
     (3, 3)
     """
     instance("data", data, Data, "a data set in memory, such as jt.data.load('digits')")
+    if data.streamed:
+        raise ValueError(
+            f"`data` {data.name!r} come in batches from the host, and a pure function needs them "
+            f"in memory, such as jt.data.from_arrays makes them; or use jt.find_tickets"
+        )
     training = check_fit(net, data, training, parallel.mesh(devices=jax.devices()[:1]))
     stop = training.steps if stop is None else whole("stop", stop, 1, high=training.steps)
     start = whole("start", start, 0, high=stop - 1)

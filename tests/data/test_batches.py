@@ -1,6 +1,7 @@
 """Batches that iterables and loaders give: orders, resume, labels of every kind, and errors."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -256,7 +257,7 @@ def test_scores_look_at_examples_of_the_source():
 def test_grain_gives_batches():
     import grain
 
-    rows = [{"image": x, "label": y} for x, y in zip(X, Y, strict=True)]
+    rows: Any = [{"image": x, "label": y} for x, y in zip(X, Y, strict=True)]
 
     def by_number(seed):
         return grain.MapDataset.source(rows).shuffle(seed=seed).batch(10)
@@ -340,6 +341,13 @@ def test_batches_are_not_divided(divided):
     own = {"fraction": (0.5,)}.get(divided, ())
     with pytest.raises(ValueError, match=f"`{divided}` divides training examples in memory"):
         getattr(batches(), divided)(*own)
+
+
+def test_a_pure_training_needs_data_in_memory():
+    data = batches()
+    net = jt.networks.lenet(data.shape, data.classes, widths=(6,))
+    with pytest.raises(ValueError, match=r"`data` 'batches' come in batches from the host"):
+        jt.make_train(net, data, TRAINING)
 
 
 def test_batches_say_what_they_are():
