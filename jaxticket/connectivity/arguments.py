@@ -19,6 +19,7 @@ from jaxticket._check import (
 )
 from jaxticket.connectivity.distances import DISTANCES, OF_ANSWERS, Distance
 from jaxticket.data.arrays import Data
+from jaxticket.data.batches import Batches
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.optim import moments
@@ -41,6 +42,11 @@ def checked_noise(noise: Sequence[str], training: Training, data: Data | Stream)
         raise ValueError(
             "`noise` is ('augment',) but `training` has no augmentation, so copies would be equal; "
             "add 'order', or pass () for equal copies"
+        )
+    if "order" in noise and isinstance(data, Batches) and data.one_order:
+        raise ValueError(
+            f"`noise` has 'order', and `data` {data.name!r} comes in one order for all copies; "
+            f"make it of a function of a seed, or leave 'order' out of `noise`"
         )
     return noise
 

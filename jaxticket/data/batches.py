@@ -91,6 +91,11 @@ class Batches(Data):
         """Training examples of a pass."""
         return len(self.train)
 
+    @property
+    def one_order(self) -> bool:
+        """Whether all networks are given one order, since the source takes no seed."""
+        return isinstance(self.source, Iterable) or not _takes_seed(self.source)
+
     @cached_property
     def fingerprint(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Sha256 (hex) of all that is held, the examples of a pass, and the function's source.

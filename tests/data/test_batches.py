@@ -343,6 +343,14 @@ def test_batches_are_not_divided(divided):
         getattr(batches(), divided)(*own)
 
 
+@pytest.mark.parametrize("source", [list(shuffled(0)), lambda: shuffled(0)])
+def test_one_order_is_no_noise(source):
+    data = batches(source)
+    net = jt.networks.lenet(data.shape, data.classes, widths=(6,))
+    with pytest.raises(ValueError, match=r"`noise` has 'order', and `data` 'batches' comes in one"):
+        jt.instability(net, data, TRAINING, at=[0], progress=False)
+
+
 def test_a_pure_training_needs_data_in_memory():
     data = batches()
     net = jt.networks.lenet(data.shape, data.classes, widths=(6,))

@@ -209,7 +209,8 @@ def test_several_steps_are_what_each_gives_alone(prune, runs):
     for k in (0, 10, "end"):
         alone = prune(score="snip", step=k)
         own = runs[k]
-        np.testing.assert_array_equal(finals(alone), finals(own))
+        # programs for other numbers of networks may round losses otherwise in the last place
+        np.testing.assert_allclose(finals(alone), finals(own), rtol=3e-7)
         equal(alone.tickets.mask, own.tickets.mask)
 
 
