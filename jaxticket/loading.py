@@ -129,6 +129,12 @@ def _runs(path: Path, given: _Given) -> Runs:
             )
             for own in record["final"]
         }
+        at = {
+            (own["branch"], own["level"], own["dilation"], own["step"]): _saved.read_stacked(
+                path / own["file"], like
+            )
+            for own in record.get("at", ())
+        }
     except ValueError as error:
         raise ValueError(f"`folder` {str(path)!r}: {error}; {_AGAIN}") from error
     return Runs(
@@ -150,6 +156,7 @@ def _runs(path: Path, given: _Given) -> Runs:
         moved=record["moved"],
         lost={int(level): np.asarray(lost, bool) for level, lost in record["lost"].items()},
         final=final,
+        at=at,
     )
 
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 Trainings = tuple[str, int, float]
 """Branch, level, and factor of the schedule's times: what was trained side by side."""
+TrainingsAt = tuple[str, int, float, int]
+"""The same, and a step of it."""
 WEIGHTS = ("start", "trained")
 
 
@@ -65,6 +67,7 @@ class Runs:
         mask should have come from diverged. A level that is not there has lost none.
       final: the networks after training, by branch, level and dilation: tickets stacked over
         [replica] with trained weights. Empty without keep="trained".
+      at: the networks at the steps of `keep_at`, by branch, level, dilation and step.
     """
 
     net: Network
@@ -85,6 +88,7 @@ class Runs:
     moved: Mapping[str, object] = field(default_factory=dict, repr=False)
     lost: Mapping[int, np.ndarray] = field(default_factory=dict, repr=False)
     final: Mapping[Trainings, Ticket] = field(default_factory=dict, repr=False)
+    at: Mapping[TrainingsAt, Ticket] = field(default_factory=dict, repr=False)
 
     __repr__ = _show.text
     _repr_html_ = _show.text_html
@@ -175,9 +179,14 @@ class Runs:
         return jax.tree.map(lambda x: x[replica], tickets)
 
     def trained(
-        self, level: int, branch: str | None = None, *, dilation: float = 1.0
+        self,
+        level: int,
+        branch: str | None = None,
+        *,
+        dilation: float = 1.0,
+        step: int | None = None,
     ) -> tuple[Params, Stats]:
-        """Weights and statistics after training, host arrays stacked over [replica].
+        """Weights and statistics after training, or at a step, host arrays stacked over [replica].
 
         Those of a replica that diverged are the last ones that were finite; `table()` and `lost`
         tell which did.
@@ -186,20 +195,39 @@ class Runs:
           level: the level; 0 is the dense network.
           branch: the branch; that of these runs if None.
           dilation: factor of the schedule's times, of `jt.branch`.
+          step: one of those of `keep_at`; None for after training, which keep="trained" keeps. A
+            network that `Training.stop_when` ended before the step is there as it was then.
 
         Raises:
           ValueError: where nothing was kept, or such networks were not trained.
         """
-        found = self.trained_tickets(level, branch, dilation=dilation)
+        found = self.trained_tickets(level, branch, dilation=dilation, step=step)
         return found.params, found.stats
 
     def trained_tickets(
-        self, level: int, branch: str | None = None, *, dilation: float = 1.0
+        self,
+        level: int,
+        branch: str | None = None,
+        *,
+        dilation: float = 1.0,
+        step: int | None = None,
     ) -> Ticket:
-        """The networks after training with their masks, as tickets stacked over [replica].
+        """The same networks with their masks, as tickets stacked over [replica].
 
         Args, Raises: as of `trained`.
         """
+        if step is not None:
+            own = self.branch if branch is None else branch, level, float(dilation), step
+            if own in self.at:
+                return self.at[own]
+            found = "; ".join(
+                f"{b!r}, level {n}, dilation {d:g}, step {k}" for b, n, d, k in self.at
+            )
+            remedy = "such as jt.find_tickets(..., keep_at=(100,)), in a new folder"
+            raise ValueError(
+                f"`step` {step!r} of {own[0]!r}, level {level!r}, dilation {dilation:g} was not "
+                f"kept; " + (f"there are {found}" if found else f"run the same, {remedy}")
+            )
         if not self.final:
             raise ValueError(
                 "`trained` weights were not kept; run the same with keep='trained' (in a new "
@@ -528,6 +556,13 @@ class Runs:
             name = f"trained/{branch}-level-{level:02d}{slower}.safetensors"
             _saved.write_stacked(target / name, ticket)
             final.append({"branch": branch, "level": level, "dilation": dilation, "file": name})
+        at = []
+        for (branch, level, dilation, step), ticket in self.at.items():
+            slower = "" if dilation == 1 else f"-dilation-{dilation:g}"
+            name = f"trained/{branch}-level-{level:02d}{slower}-step-{step:07d}.safetensors"
+            _saved.write_stacked(target / name, ticket)
+            own = {"branch": branch, "level": level, "dilation": dilation, "step": step}
+            at.append({**own, "file": name})
         # under magnitude pruning they are the dense tickets, which are there already
         dense = 0 in self.by_level and _equal(self.origin, self.by_level[0])
         if not dense:
@@ -550,6 +585,7 @@ class Runs:
             "lost": {level: np.asarray(lost).tolist() for level, lost in self.lost.items()},
             "logs": logs,
             "final": final,
+            **({"at": at} if at else {}),
             "origin": "dense" if dense else "file",
             "costs": self.costs,
             "traces": self.traces,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ from jaxticket.engine.learner import Networks as Networks
 from jaxticket.engine.loop import Arrays, Jobs, history_arrays, job_plan, join, take, train_jobs
 from jaxticket.engine.monitors import Monitor
 from jaxticket.engine.runtime import Row, Run
-from jaxticket.engine.supervised import Origin
+from jaxticket.engine.supervised import Origin, masked_network
 from jaxticket.random import root_keys, stream
 from jaxticket.settings import Training
 from jaxticket.stopping import StopRule
@@ -35,6 +36,7 @@ class DenseStates(NamedTuple):
       seconds: what they took.
       trained: the networks after the last step as they are evaluated, which under `Training.ema`
         are averages; None where they were not asked for.
+      kept: the networks as they are evaluated at other steps, by step.
     """
 
     states: dict[int, Networks]
@@ -43,6 +45,7 @@ class DenseStates(NamedTuple):
     steps: int
     seconds: float
     trained: Networks | None = None
+    kept: Mapping[int, Networks] = MappingProxyType({})
 
     def lost(self, step: int) -> np.ndarray:
         """Which replicas had diverged at a step, bool [replica]; others may diverge later."""
@@ -113,6 +116,7 @@ def train_dense(
     name: str = "dense",
     exclude: Sequence[str] = (),
     weights: bool = False,
+    weights_at: Sequence[int] = (),
     about: Sequence[Row] = (),
 ) -> DenseStates:
     """Train the dense networks to the last of some steps, with their states at each.
@@ -129,6 +133,7 @@ def train_dense(
       name: of the units in the folder.
       exclude: what later trainings of the program do not prune: they then share its compiled form.
       weights: whether the trained networks are kept.
+      weights_at: other steps whose networks are kept.
       about: of each replica, what callbacks are told, as of `train_jobs`.
     """
     states = {0: initial} if 0 in steps else {}
@@ -153,7 +158,8 @@ def train_dense(
         unit = f"{name}-{first:05d}-{first + len(own.start):05d}"
         told = about[first : first + run.size]
         rule = training.stop_when
-        parts.append(_unit(run, own, unit, later, ends_only, monitors, weights, told, rule))
+        at = tuple(weights_at)
+        parts.append(_unit(run, own, unit, later, ends_only, monitors, weights, at, told, rule))
     for k in later:
         states[k] = join([_tree.unflatten(part, initial, f"state-{k}") for part in parts])
     history = history_arrays(parts)
@@ -161,9 +167,13 @@ def train_dense(
     trained = None
     if weights:
         trained = join([_tree.unflatten(part, initial, "trained") for part in parts])
+    kept = {
+        k: join([_tree.unflatten(part, initial, f"weights-{k}") for part in parts])
+        for k in weights_at
+    }
     # those that stopped early took fewer
     taken = int(history["steps"].max(axis=0).sum())
-    return DenseStates(states, history, history["diverged"], taken, seconds, trained)
+    return DenseStates(states, history, history["diverged"], taken, seconds, trained, kept)
 
 
 def _unit(
@@ -174,17 +184,20 @@ def _unit(
     ends_only: bool,
     monitors: Sequence[Monitor],
     weights: bool,
+    weights_at: Sequence[int],
     about: Sequence[Row],
     rule: StopRule | None,
 ) -> Arrays:
     def make() -> Arrays:
         trained = train_jobs(
             run, jobs, name, snapshots_at=steps, ends_only=ends_only, monitors=monitors,
-            about=about, stop_when=rule,
+            about=about, stop_when=rule, weights_at=weights_at, weights=masked_network,
         )  # fmt: skip
         arrays = trained.evaluations | {"seconds": np.asarray(trained.seconds)}
         for k, snapshot in zip(steps, trained.snapshots, strict=True):
             arrays |= _tree.leaves(snapshot, f"state-{k}")
+        for k, (_, *network) in zip(weights_at, trained.weights, strict=True):
+            arrays |= _tree.leaves(tuple(network), f"weights-{k}")
         if weights:
             ended = parallel.host(run.program.learner.network(trained.state))
             arrays |= _tree.leaves(take(ended, 0, len(jobs.start)), "trained")

@@ -41,6 +41,10 @@ class Jobs(NamedTuple, Generic[OriginT, PlanT]):
         return int((np.asarray(self.plan.schedule.stop) - self.start).sum())
 
 
+Snapshots = tuple[Any, ...]
+"""What was kept of each of some steps, trees of host arrays."""
+
+
 class Trained(NamedTuple, Generic[StateT]):
     """Trained jobs.
 
@@ -56,6 +60,7 @@ class Trained(NamedTuple, Generic[StateT]):
       snapshots: (params, stats), or what `keeps` gives, of each step asked for, on the host.
       watched: float32 [call, ...], what the watch saw; nan where nothing was evaluated.
       seconds: time spent in this process.
+      weights: (mask, params, stats) of each step of `weights_at`, on the host.
     """
 
     state: StateT
@@ -63,11 +68,12 @@ class Trained(NamedTuple, Generic[StateT]):
     wanted: np.ndarray
     values: np.ndarray
     diverged: np.ndarray
-    snapshots: tuple[Any, ...]
+    snapshots: Snapshots
     watched: np.ndarray
     seconds: float
     looked: dict[str, np.ndarray]
     monitored: dict[str, np.ndarray]
+    weights: Snapshots = ()
 
     @property
     def evaluations(self) -> Arrays:

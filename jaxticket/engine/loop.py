@@ -55,6 +55,8 @@ def train_jobs(
     watch: Watch[StateT] | None = None,
     monitors: Sequence[Monitor] = (),
     keeps: Callable[[StateT], object] | None = None,
+    weights_at: Sequence[int] = (),
+    weights: Callable[[StateT], object] | None = None,
     about: Sequence[Row] = (),
     stop_when: StopRule | None = None,
 ) -> Trained[StateT]:
@@ -76,16 +78,23 @@ def train_jobs(
       monitors: what to measure, of supervised training.
       keeps: `keeps(state) -> tree`, what a snapshot holds, device arrays [place, ...]; None for the
         weights and statistics.
+      weights_at: steps whose networks are kept as they are evaluated; jobs that stop early are
+        there as they were then.
+      weights: `weights(state) -> tree`, these networks with their masks.
       about: of each job, the columns of its rows that do not depend on the evaluation, for the
         callbacks of the run, which hear of nothing without it.
       stop_when: ends jobs early, of those that train to the end of their schedule.
     """
     began, count = time.perf_counter(), len(jobs.start)
-    calls = planned(jobs, run.interval, snapshots_at, ends_only, watch, monitors)
+    calls = planned(jobs, run.interval, (*snapshots_at, *weights_at), ends_only, watch, monitors)
     kept = run.program.learner.current if keeps is None else keeps
+    looked_for = [(k, kept) for k in snapshots_at]
+    looked_for += [(k, weights) for k in weights_at if weights is not None]
     state = begin_state(run, jobs)
     looks, shape = len(calls.until), () if watch is None else watch.shape
-    zeros = [jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), kept(state)) for _ in snapshots_at]
+    zeros = [
+        jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), look(state)) for _, look in looked_for
+    ]
     watcher, observed = None, ()
     if monitors:
         learner = run.program.learner
@@ -109,9 +118,9 @@ def train_jobs(
     run.resumes(calls.until[first - 1] if first else int(jobs.start.min()), calls.until[-1])
 
     def after(call: int, state: StateT) -> None:
-        for place, step in enumerate(snapshots_at):
+        for place, (step, look) in enumerate(looked_for):
             if calls.until[call] == step:
-                record.snapshots[place] = parallel.host(kept(state))
+                record.snapshots[place] = parallel.host(look(state))
         if watch is not None and calls.wanted[call].any():
             record.watched[call] = watch.look(state, calls.wanted[call])
             if watch.rows is not None and run.reports:
@@ -137,11 +146,12 @@ def train_jobs(
         calls.wanted,
         record.values,
         diverged,
-        tuple(take(snapshot, 0, count) for snapshot in record.snapshots),
+        tuple(take(snapshot, 0, count) for snapshot in record.snapshots[: len(snapshots_at)]),
         record.watched,
         time.perf_counter() - began,
         looked,
         monitored,
+        tuple(take(network, 0, count) for network in record.snapshots[len(snapshots_at) :]),
     )
 
 

@@ -53,6 +53,11 @@ def network_of(state: TrainState) -> Networks:
     return state.params, state.stats
 
 
+def masked_network(state: TrainState) -> tuple[Mask, Params, Stats]:
+    """The mask, and the network to evaluate."""
+    return state.mask, *network_of(state)
+
+
 @dataclasses.dataclass(frozen=True)
 class Supervised(Learner[TrainState, Plan, Origin]):
     """Trains the weights of a network that are not pruned by the gradient of the mean loss.

@@ -150,6 +150,7 @@ def joined(parts: Sequence[Runs]) -> Runs:
         ),
         lost={n: np.concatenate([part.lost_at(n) for part in parts]) for n in first.lost},
         final={key: _stacked([part.final[key] for part in parts]) for key in first.final},
+        at={key: _stacked([part.at[key] for part in parts]) for key in first.at},
     )
 
 

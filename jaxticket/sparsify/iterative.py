@@ -347,6 +347,7 @@ def find_tickets(
     branches: Sequence[str | Change] = (),
     init: InitialWeights | None = None,
     keep: str | None = None,
+    keep_at: int | Sequence[int] = (),
     runtime: Runtime | None = None,
     mesh: Mesh | None = None,
     folder: str | os.PathLike[str] | None = None,
@@ -375,6 +376,7 @@ def find_tickets(
         draws. See `Network.with_params`.
       keep: "trained" also keeps the networks as they are after training, every level and branch
         (`Runs.trained`); None keeps none of them.
+      keep_at: steps whose networks are kept too, or one (`runs.trained(level, step=k)`).
       runtime: mesh, folder and the like in one; leave the arguments that follow out then.
       mesh: devices as `jt.parallel.mesh` makes them; all of them if None.
       folder: where to save; a run that was stopped is resumed from there. Nothing is saved if None.
@@ -397,7 +399,8 @@ def find_tickets(
     pruning = Pruning() if pruning is None else pruning
     instance("pruning", pruning, Pruning, "a jt.Pruning")
     plan = planned(
-        net, data, training, seeds=seeds, branches=branches, init=init, keep=keep, runtime=runtime,
+        net, data, training, seeds=seeds, branches=branches, init=init, keep=keep, keep_at=keep_at,
+        runtime=runtime,
         mesh=mesh, folder=folder, at_once=at_once, save_every=save_every, progress=progress,
         on_evaluation=on_evaluation,
     )  # fmt: skip

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Unpack
+from typing import NamedTuple, Unpack
 
 import jax
 import numpy as np
 
 from jaxticket import _identity
-from jaxticket._check import distinct_seeds, one_of
+from jaxticket._check import distinct_seeds, one_of, one_or_several, whole
 from jaxticket.controls import Change, named_changes
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
@@ -18,6 +18,42 @@ from jaxticket.engine.program import check_fit
 from jaxticket.engine.runtime import Options, Runtime, settled
 from jaxticket.settings import Training
 from jaxticket.typing import InitialWeights, Network
+
+
+class Keeping(NamedTuple):
+    """Which networks of trainings are kept, with their weights.
+
+    Attributes:
+      trained: those after training.
+      at: those at these steps, ascending.
+    """
+
+    trained: bool = False
+    at: tuple[int, ...] = ()
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """For a run's folder; what is not kept is not there."""
+        found: dict[str, object] = {"keep": "trained"} if self.trained else {}
+        return found | ({"keep_at": self.at} if self.at else {})
+
+
+NOTHING = Keeping()
+
+
+def checked_keep(keep: str | None, keep_at: int | Sequence[int], steps: int) -> Keeping:
+    """What is kept of trainings.
+
+    Args:
+      keep: "trained" or None.
+      keep_at: steps, or one.
+      steps: at which the longest training ends.
+    """
+    trained = keep is not None and one_of("keep", keep, ("trained",)) == "trained"
+    if isinstance(keep_at, Sequence) and not keep_at:
+        return Keeping(trained)
+    at = one_or_several("keep_at", keep_at, whole, like="(0, 100)", distinct=True, high=steps)
+    return Keeping(trained, tuple(sorted(at)))
 
 
 @dataclass(frozen=True)
@@ -28,7 +64,7 @@ class Plan:
       net, data, training, seeds: what is trained.
       changes: controls that are trained next to the tickets.
       runtime: where.
-      keep: "trained" keeps the networks as they are after training; None keeps none of them.
+      keep: which networks are kept.
     """
 
     net: Network
@@ -37,24 +73,14 @@ class Plan:
     seeds: tuple[int, ...]
     changes: dict[str, Change]
     runtime: Runtime
-    keep: str | None = None
+    keep: Keeping
 
     def settings(self, kind: str, **settings: object) -> dict[str, object]:
         """The settings of a run, for its folder."""
         return _identity.run(
             kind, self.net, self.data, training=self.training, seeds=self.seeds,
-            branches=list(self.changes.items()), **settings, **keeping(self.keep),
+            branches=list(self.changes.items()), **settings, **self.keep.settings,
         )  # fmt: skip
-
-
-def checked_keep(keep: str | None) -> str | None:
-    """What is kept of trainings: "trained" or None."""
-    return None if keep is None else one_of("keep", keep, ("trained",))
-
-
-def keeping(keep: str | None) -> dict[str, object]:
-    """The setting `keep` of a run's folder, which is not there where nothing is kept."""
-    return {} if keep is None else {"keep": keep}
 
 
 def started(net: Network, init: InitialWeights | None, seeds: tuple[int, ...]) -> Network:
@@ -98,6 +124,7 @@ def planned(
     runtime: Runtime | None,
     init: InitialWeights | None = None,
     keep: str | None = None,
+    keep_at: int | Sequence[int] = (),
     **given: Unpack[Options],
 ) -> Plan:
     """The arguments that all public functions share, checked.
@@ -111,6 +138,7 @@ def planned(
       runtime: where, or None.
       init: weights that training starts from; None for those that the network draws.
       keep: "trained" or None.
+      keep_at: steps whose networks are kept, or one.
       **given: `mesh`, `folder`, `at_once`, `save_every` and the like of the call.
 
     Raises:
@@ -119,5 +147,6 @@ def planned(
     seeds = distinct_seeds(seeds)
     runtime = settled(runtime, **given)
     training = check_fit(net, data, training, runtime.devices)
-    net, keep = started(net, init, seeds), checked_keep(keep)
-    return Plan(net, data, training, seeds, named_changes(branches), runtime, keep)
+    kept = checked_keep(keep, keep_at, training.steps)
+    net = started(net, init, seeds)
+    return Plan(net, data, training, seeds, named_changes(branches), runtime, kept)

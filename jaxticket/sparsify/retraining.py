@@ -15,8 +15,8 @@ from jaxticket.engine.program import check_fit
 from jaxticket.engine.runtime import OnEvaluation, Runtime, settled
 from jaxticket.runs import Runs, require_runs
 from jaxticket.settings import Training
-from jaxticket.sparsify.plan import checked_keep, keeping
-from jaxticket.sparsify.runner import Group, Runner
+from jaxticket.sparsify.plan import checked_keep
+from jaxticket.sparsify.runner import Group, Runner, Weights
 from jaxticket.ticket import Ticket
 
 
@@ -29,6 +29,7 @@ def branch(
     levels: Sequence[int] | None = None,
     name: str | None = None,
     keep: str | None = None,
+    keep_at: int | Sequence[int] = (),
     runtime: Runtime | None = None,
     folder: str | os.PathLike[str] | None = None,
     at_once: int | None = None,
@@ -49,6 +50,7 @@ def branch(
       levels: which levels; all if None.
       name: the branch's name in tables; the change's name if None.
       keep: "trained" also keeps the networks as they are after training (`Runs.trained`).
+      keep_at: steps whose networks are kept too, or one (`runs.trained(level, step=k)`).
       runtime: folder and the like in one; leave the arguments that follow out then.
       folder: where to save; a folder below that of `runs` if None, where it has one.
       at_once: replicas that one device holds at most.
@@ -89,6 +91,7 @@ def branch(
     factors = one_or_several(
         "dilation", dilation, number, like="(0.5, 1.0)", distinct=True, low=0, above=True
     )
+    kept = checked_keep(keep, keep_at, round(training.steps * max(factors)))
     settings = _identity.run(
         "branch",
         runs.net,
@@ -99,7 +102,7 @@ def branch(
         training=training,
         dilation=factors,
         levels=levels,
-        **keeping(checked_keep(keep)),
+        **kept.settings,
     )
     runtime = runtime.in_folder(runs.folder, "branches", results.run_name(name, settings))
     tickets, groups = branch_groups(runs, function, name, training, factors, levels)
@@ -108,8 +111,10 @@ def branch(
     with runtime.run(runs.net, runs.data, training, settings, size=size, steps=steps) as run:
         run.describe(f"branch {name}")
         runner = Runner(run, runs.net, runs.data, training, runs.seeds)
-        trained = runner.train(groups, weights=keep is not None)
-        kept = zip(groups, trained.final, strict=False)
+        trained = runner.train(groups, weights=kept)
+        weights = Weights({}, {})
+        for group, own in zip(groups, trained.kept, strict=True):
+            weights.add(group, own)
         result = runner.runs(
             runs.pruning,
             branch=name,
@@ -118,7 +123,7 @@ def branch(
             origin=runs.origin,
             costs=trained.costs,
             lost=runs.lost,
-            final={(name, g.level, g.dilation): final for g, final in kept},
+            weights=weights,
         )
         run.finish(result.save)
     return result

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,11 +39,12 @@ from jaxticket.engine.loop import (
 from jaxticket.engine.monitors import Monitor, monitors_of
 from jaxticket.engine.program import program
 from jaxticket.engine.runtime import Row, Run
-from jaxticket.engine.supervised import Origin, Supervised, network_of
+from jaxticket.engine.supervised import Origin, Supervised, masked_network, network_of
 from jaxticket.random import root_keys
 from jaxticket.results import EvaluationLog
-from jaxticket.runs import Runs, Trainings, density
+from jaxticket.runs import Runs, Trainings, TrainingsAt, density
 from jaxticket.settings import PruningSettings, Training
+from jaxticket.sparsify.plan import NOTHING, Keeping
 from jaxticket.stopping import StopRule
 from jaxticket.ticket import Ticket, pack, unpack
 from jaxticket.typing import Json, Network, Params
@@ -116,6 +117,10 @@ class Group:
         return Jobs(origin, keys, np.asarray(ticket.step, np.int32), plan, self.lost)
 
 
+Kept = dict[int | None, Ticket]
+"""Networks by step, None for those after training."""
+
+
 class Groups(NamedTuple):
     """Groups that were trained.
 
@@ -123,14 +128,35 @@ class Groups(NamedTuple):
       logs: their evaluations, in order.
       blocks: the arrays of each block; with what was kept of it.
       costs: rows of the table of seconds, one for each block.
-      final: the networks of each group after training, as tickets stacked over [replica]; empty
-        where they were not asked for.
+      kept: the networks of each group by their step, None for those after training, as tickets
+        stacked over [replica]; what was not asked for, and steps that a group does not come by, are
+        not there.
     """
 
     logs: list[EvaluationLog]
     blocks: list[Arrays]
     costs: list[dict[str, str | float]]
-    final: list[Ticket]
+    kept: list[Kept]
+
+
+class Weights(NamedTuple):
+    """Networks that were kept, of all trainings of a run.
+
+    Attributes:
+      final, at: as of `Runs`.
+    """
+
+    final: dict[Trainings, Ticket]
+    at: dict[TrainingsAt, Ticket]
+
+    def add(self, group: Group, kept: Kept) -> None:
+        """Note those of a group."""
+        key = group.branch, group.level, group.dilation
+        for step, network in kept.items():
+            if step is None:
+                self.final[key] = network
+            else:
+                self.at[*key, step] = network
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +214,7 @@ class Runner:
         monitors: Sequence[Monitor] | None = None,
         ends_only: bool = False,
         block: int | None = None,
-        weights: bool = False,
+        weights: Keeping = NOTHING,
     ) -> Groups:
         """Train groups, as many replicas at a time as a call of the program takes.
 
@@ -201,7 +227,7 @@ class Runner:
           monitors: what is measured during training; those of the groups' training if None.
           ends_only: whether to evaluate at the start and the end alone.
           block: replicas of a block; as many as a call takes if None.
-          weights: whether the trained networks are kept.
+          weights: which networks are kept.
 
         Returns:
           The evaluations of each group, the arrays of each block, and the trained networks.
@@ -211,6 +237,7 @@ class Runner:
         blocks, costs = [], []
         densities: dict[int, np.ndarray] = {}
         tickets: dict[int, Ticket] = {}
+        starts: dict[int, int] = {}
         learner = self.learner or Supervised(self.net, self.training)
         run = dataclasses.replace(self.run, program=program(learner, self.run.mesh))
         for first in range(0, count, size):
@@ -222,6 +249,7 @@ class Runner:
             tickets = {n: tickets[n] if n in tickets else groups[n].ticket() for n in inside}
             for n, ticket in tickets.items():
                 densities[n] = density(self.net, groups[n].pruning, ticket, groups[n].lost)
+                starts[n] = int(np.max(ticket.step))
             # groups may have been pruned under other `exclude`
             alike = masks.alike([ticket.mask for ticket in tickets.values()])
             parts = [
@@ -253,12 +281,13 @@ class Runner:
                 trained = train_jobs(
                     run, jobs, name, snapshots_at=snapshots_at, ends_only=ends_only, watch=watched,
                     monitors=measured, about=self._about(groups, densities, first, len(jobs.start)),
-                    stop_when=rule,
+                    stop_when=rule, weights_at=weights.at,
+                    weights=masked_network,
                 )  # fmt: skip
                 began = time.perf_counter()
                 arrays = trained.evaluations | {"seconds": np.asarray(trained.seconds)}
                 arrays |= {} if keep is None else keep(trained, jobs, first)
-                arrays |= _packed_weights(trained, jobs) if weights else {}
+                arrays |= _packed_weights(trained, jobs, weights)
                 return arrays | {"kept_seconds": np.asarray(time.perf_counter() - began)}
 
             blocks.append(run.unit(name, jobs.steps, make))
@@ -270,17 +299,26 @@ class Runner:
             kept = {} if keep is None else {"prune_seconds": float(blocks[-1]["kept_seconds"])}
             costs.append(row | kept)
         logs = self._logs(groups, history_arrays(blocks), densities)
-        final = self._final(groups, blocks, each) if weights else []
-        return Groups(logs, blocks, costs, final)
+        networks: list[Kept] = [{} for _ in groups]
+        for step in (*weights.at, *([None] if weights.trained else [])):
+            for number, network in self._kept(groups, blocks, step, starts):
+                networks[number][step] = network
+        return Groups(logs, blocks, costs, networks)
 
-    def _final(self, groups: Sequence[Group], blocks: Sequence[Arrays], each: int) -> list[Ticket]:
-        """The trained networks of each group, from those of the blocks."""
-        joined = join([_unpacked_weights(block, self.net) for block in blocks])
-        found = []
+    def _kept(
+        self,
+        groups: Sequence[Group],
+        blocks: Sequence[Arrays],
+        step: int | None,
+        starts: Mapping[int, int],
+    ) -> Iterator[tuple[int, Ticket]]:
+        """Numbers of the groups that come by a step, and their networks there, from the blocks."""
+        each = len(groups[0].seeds or self.seeds)
+        joined = join([_unpacked_weights(block, self.net, _kind(step)) for block in blocks])
         for number, group in enumerate(groups):
-            own = take(joined, number * each, (number + 1) * each)
-            found.append(own.replace(level=np.full(each, group.level, np.int32)))
-        return found
+            if step is None or starts[number] <= step <= group.start + group.steps:
+                own = take(joined, number * each, (number + 1) * each)
+                yield number, own.replace(level=np.full(each, group.level, np.int32))
 
     def _about(
         self, groups: Sequence[Group], densities: Mapping[int, np.ndarray], first: int, count: int
@@ -338,7 +376,7 @@ class Runner:
         folder: Path | None = None,
         found_in: Runs | None = None,
         moved: Mapping[str, object] | None = None,
-        final: Mapping[Trainings, Ticket] | None = None,
+        weights: Weights | None = None,
     ) -> Runs:
         """Put together what was found and trained; the arguments are attributes of `Runs`."""
         return Runs(
@@ -359,7 +397,8 @@ class Runner:
             found_in=found_in,
             moved=moved or {},
             lost=lost,
-            final=final or {},
+            final={} if weights is None else weights.final,
+            at={} if weights is None else weights.at,
         )
 
 
@@ -369,20 +408,33 @@ def final_weights(trained: Trained, count: int) -> Arrays:
     return _tree.leaves(take(final, 0, count), "trained")
 
 
-def _packed_weights(trained: Trained, jobs: Jobs) -> Arrays:
-    """The networks of a block after their training, kept weights alone, by "weights/..."."""
+def _packed_weights(trained: Trained, jobs: Jobs, weights: Keeping) -> Arrays:
+    """The networks of a block that are kept, kept weights alone, by "weights/..."."""
     count = len(jobs.start)
-    # a mask rule has moved the mask of the start
-    own = parallel.host((trained.state.mask, *network_of(trained.state)))
-    stop = np.asarray(jobs.plan.schedule.stop, np.int32)
-    final = Ticket(*take(own, 0, count), np.zeros(count, np.int32), stop)
-    return {f"weights/{name}": x for name, x in pack(final).items()}
+    level = np.zeros(count, np.int32)
+    found = {
+        step: Ticket(mask, params, stats, level, np.full(count, step, np.int32))
+        for step, (mask, params, stats) in zip(weights.at, trained.weights, strict=True)
+    }
+    arrays = {f"{_kind(k)}/{name}": x for k, own in found.items() for name, x in pack(own).items()}
+    if weights.trained:
+        # a mask rule has moved the mask of the start
+        last = parallel.host(masked_network(trained.state))
+        stop = np.asarray(jobs.plan.schedule.stop, np.int32)
+        final = Ticket(*take(last, 0, count), level, stop)
+        arrays |= {f"{_kind(None)}/{name}": x for name, x in pack(final).items()}
+    return arrays
 
 
-def _unpacked_weights(arrays: Arrays, net: Network) -> Ticket:
-    """Invert `_packed_weights`."""
-    kind = "weights/"
-    own = {name.removeprefix(kind): x for name, x in arrays.items() if name.startswith(kind)}
+def _kind(step: int | None) -> str:
+    """What the arrays of networks at a step begin with in a unit."""
+    return "weights" if step is None else f"weights-{step}"
+
+
+def _unpacked_weights(arrays: Arrays, net: Network, kind: str) -> Ticket:
+    """The networks of a block that `_packed_weights` gave."""
+    begins = f"{kind}/"
+    own = {name.removeprefix(begins): x for name, x in arrays.items() if name.startswith(begins)}
     return unpack(own, like=net.shapes)
 
 

@@ -39,12 +39,12 @@ from jaxticket.engine.monitors import monitors_of
 from jaxticket.engine.runtime import OnEvaluation, Runtime
 from jaxticket.nn.pruned import pruned_line
 from jaxticket.results import EvaluationLog, tidy
-from jaxticket.runs import Runs, Trainings, density
+from jaxticket.runs import Runs, density
 from jaxticket.settings import PruningSettings, Training
 from jaxticket.sparsify.cohorts import extension, in_cohorts
 from jaxticket.sparsify.cost import Cost, whole_or_mean
-from jaxticket.sparsify.plan import Plan, planned
-from jaxticket.sparsify.runner import Group, Runner, final_weights
+from jaxticket.sparsify.plan import Keeping, Plan, planned
+from jaxticket.sparsify.runner import Group, Runner, Weights, final_weights
 from jaxticket.ticket import Ticket
 from jaxticket.typing import InitialWeights, Json, Mask, Network
 
@@ -216,6 +216,7 @@ def run_strategy(
     branches: Sequence[str | Change] = (),
     init: InitialWeights | None = None,
     keep: str | None = None,
+    keep_at: int | Sequence[int] = (),
     runtime: Runtime | None = None,
     mesh: Mesh | None = None,
     folder: str | os.PathLike[str] | None = None,
@@ -240,6 +241,7 @@ def run_strategy(
         draws. See `Network.with_params`.
       keep: "trained" also keeps the networks as they are after training, every level and branch
         (`Runs.trained`); None keeps none of them.
+      keep_at: steps whose networks are kept too, or one (`runs.trained(level, step=k)`).
       runtime: mesh, folder and the like in one; leave the arguments that follow out then.
       mesh: devices as `jt.parallel.mesh` makes them; all of them if None.
       folder: where to save; a run that was stopped is resumed from there. Nothing is saved if None.
@@ -257,7 +259,8 @@ def run_strategy(
       ValueError: for settings that do not fit together, and a folder with other settings or code.
     """
     plan = planned(
-        net, data, training, seeds=seeds, branches=branches, init=init, keep=keep, runtime=runtime,
+        net, data, training, seeds=seeds, branches=branches, init=init, keep=keep, keep_at=keep_at,
+        runtime=runtime,
         mesh=mesh, folder=folder, at_once=at_once, save_every=save_every, progress=progress,
         on_evaluation=on_evaluation,
     )  # fmt: skip
@@ -280,7 +283,7 @@ class _Course:
     costs: list[Json] = field(default_factory=list)
     trace: list[Json] = field(default_factory=list)
     lost: dict[int, np.ndarray] = field(default_factory=dict)
-    final: dict[Trainings, Ticket] = field(default_factory=dict)
+    weights: Weights = field(default_factory=lambda: Weights({}, {}))
 
     def take(self, stage: Stage, states: DenseStates) -> None:
         """Note the masks of a stage, and say which layers have no weights left."""
@@ -465,7 +468,8 @@ def _run_cohort(
         initial = initial_networks(net, run.mesh, runner.keys)
         states = train_dense(
             run, net, training, runner.keys, initial, sorted(steps), monitors=monitors_of(training),
-            exclude=strategies[0].exclude, weights=dense and plan.keep is not None,
+            exclude=strategies[0].exclude, weights=dense and plan.keep.trained,
+            weights_at=plan.keep.at if dense else (),
             about=dense_rows(plan.seeds, "ticket" if dense else "dense"),
         )  # fmt: skip
         report_diverged(run, "dense", plan.seeds, states.diverged)
@@ -483,7 +487,10 @@ def _run_cohort(
                 course.note(states.history, course.origin, 0, "ticket")
                 if states.trained is not None:
                     end = dense_ticket(net, states.trained, training.steps, strategy.exclude)
-                    course.final["ticket", 0, 1.0] = end
+                    course.weights.final["ticket", 0, 1.0] = end
+                for step, networks in states.kept.items():
+                    own = dense_ticket(net, networks, step, strategy.exclude)
+                    course.weights.at["ticket", 0, 1.0, step] = own
             courses.append(course)
         going = [(course, course.strategy.tickets(runner, states)) for course in courses]
         kept: list[Arrays] = []
@@ -506,7 +513,7 @@ def _run_cohort(
             kept = [{} for _ in stages]
             if train:
                 now = [(course, stage) for course, _, stage in stages]
-                kept = _train(runner, number, now, weights=plan.keep is not None)
+                kept = _train(runner, number, now, weights=plan.keep)
         found = []
         for course in courses:
             if course.strategy.rewind_step > 0 and 0 in course.tickets:
@@ -523,7 +530,7 @@ def _run_cohort(
                     costs=course.costs,
                     lost={n: lost for n, lost in course.lost.items() if n},
                     trace=course.trace,
-                    final=course.final,
+                    weights=course.weights,
                     folder=run.path / step if run.path and len(strategies) > 1 else None,
                 )
             )
@@ -540,7 +547,7 @@ def _by_level(course: _Course, stage: Stage) -> list[tuple[_Course, Found, list[
 
 
 def _train(
-    runner: Runner, number: int, stages: Sequence[tuple[_Course, Stage]], *, weights: bool
+    runner: Runner, number: int, stages: Sequence[tuple[_Course, Stage]], *, weights: Keeping
 ) -> list[Arrays]:
     """Train the stages number n of strategies side by side; what is kept of each.
 
@@ -548,7 +555,7 @@ def _train(
       runner: trains them.
       number: n.
       stages: the strategies and what they train.
-      weights: whether trained networks are kept in the courses.
+      weights: which networks are kept in the courses.
     """
     # level after level, so that densities that are appended come after all that there is
     found = [
@@ -575,8 +582,8 @@ def _train(
         snapshots_at=stage.snapshots_at,
         weights=weights,
     )
-    for (owner, _), group, final in zip(owners, groups, trained.final, strict=False):
-        owner.final[group.branch, group.level, 1.0] = final
+    for (owner, _), group, own in zip(owners, groups, trained.kept, strict=True):
+        owner.weights.add(group, own)
     for (owner, found), group, log in zip(owners, groups, trained.logs, strict=True):
         owner.logs.append(log)
         if group.branch == "ticket":

@@ -18,8 +18,8 @@ from jaxticket.engine.program import check_fit
 from jaxticket.engine.runtime import OnEvaluation, Runtime, settled
 from jaxticket.runs import Runs
 from jaxticket.settings import Loaded, PruningSettings, Training
-from jaxticket.sparsify.plan import checked_keep, keeping
-from jaxticket.sparsify.runner import Group, Runner
+from jaxticket.sparsify.plan import checked_keep
+from jaxticket.sparsify.runner import Group, Runner, Weights
 from jaxticket.ticket import Ticket
 from jaxticket.transferring.depth import Blocks
 from jaxticket.transferring.target import Adapter, fresh_networks, runs_of, target_of
@@ -43,6 +43,7 @@ def transfer(
     blocks: Blocks = None,
     permute_copies: bool = False,
     keep: str | None = None,
+    keep_at: int | Sequence[int] = (),
     runtime: Runtime | None = None,
     folder: str | os.PathLike[str] | None = None,
     at_once: int | None = None,
@@ -86,6 +87,7 @@ def transfer(
       permute_copies: shuffle the masks of repeated blocks, within each layer.
       keep: "trained" also keeps the networks of all branches as they are after training
         (`Runs.trained`).
+      keep_at: steps whose networks are kept too, or one (`runs.trained(level, step=k)`).
       runtime: folder and the other settings below in one object; then omit the arguments below.
       folder: where to save; None for a folder below that of `runs`, if it has one.
       at_once: replicas that one device holds at most; those of a level train together.
@@ -151,6 +153,7 @@ def transfer(
             )  # fmt: skip
     exclude = tuple(dict.fromkeys((*target.exclude, *target.reinit)))
     pruning = replace(runs.pruning, exclude=exclude)
+    kept = checked_keep(keep, keep_at, training.steps)
     settings = _identity.run(
         "transfer",
         target.net,
@@ -166,11 +169,11 @@ def transfer(
         branches=list(changes.items()),
         blocks=blocks,
         permute_copies=permute_copies,
-        **keeping(checked_keep(keep)),
+        **kept.settings,
     )
     name = results.run_name(f"to-{target.data.name}", settings)
     runtime = runtime.in_folder(runs.folder, "transfers", name)
-    logs, by_level, costs, final = [], {}, [], {}
+    logs, by_level, costs, weights = [], {}, [], Weights({}, {})
     count = len(seeds) * (1 + (own is not None) + len(changes))
     size = runtime.replicas_per_call(count, runs.size)
     steps = count * len(levels) * (training.steps - start)
@@ -194,9 +197,9 @@ def transfer(
                 )
                 for name in tickets
             ]
-            trained = runner.train(groups, unit=f"level-{level:02d}-jobs", weights=keep is not None)
-            for group, ended in zip(groups, trained.final, strict=False):
-                final[group.branch, level, 1.0] = ended
+            trained = runner.train(groups, unit=f"level-{level:02d}-jobs", weights=kept)
+            for group, networks in zip(groups, trained.kept, strict=True):
+                weights.add(group, networks)
             logs += trained.logs
             costs += [{**row, "unit": f"level {level}, {row['unit']}"} for row in trained.costs]
             by_level[level] = tickets[TRANSFERRED].masked()
@@ -210,7 +213,7 @@ def transfer(
             lost={level: adapter.lost(level) for level in levels},
             found_in=None if loaded else runs.found_in or runs,
             moved={"start": start, "reinit_output": reinit_output},
-            final=final,
+            weights=weights,
         )
         run.finish(result.save)
     return result

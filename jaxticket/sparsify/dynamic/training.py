@@ -28,8 +28,8 @@ from jaxticket.settings import PruningAtStep, Training
 from jaxticket.sparsify.cohorts import extension, in_cohorts
 from jaxticket.sparsify.dynamic.learner import Dynamic, DynamicState, MaskRule
 from jaxticket.sparsify.dynamic.static import Static
-from jaxticket.sparsify.plan import Plan, keeping, planned
-from jaxticket.sparsify.runner import Group, Runner
+from jaxticket.sparsify.plan import Plan, planned
+from jaxticket.sparsify.runner import Group, Runner, Weights
 from jaxticket.sparsify.strategy import dense_ticket, packed, unpacked
 from jaxticket.typing import InitialWeights, Mask, Network
 
@@ -62,6 +62,7 @@ def sparse_train(
     seeds: Iterable[int] = range(5),
     init: InitialWeights | None = None,
     keep: str | None = None,
+    keep_at: int | Sequence[int] = (),
     runtime: Runtime | None = None,
     mesh: Mesh | None = None,
     folder: str | os.PathLike[str] | None = None,
@@ -92,6 +93,7 @@ def sparse_train(
         with a leading axis [seed], such as `runs.trained(0)`; None for those that the network
         draws. See `Network.with_params`.
       keep: "trained" also keeps the networks as they are after training (`Runs.trained`).
+      keep_at: steps whose networks are kept too, or one (`runs.trained(level, step=k)`).
       runtime: mesh, folder and the like in one; leave the arguments that follow out then.
       mesh: devices as `jt.parallel.mesh` makes them; all of them if None.
       folder: where to save; a run that was stopped is resumed from there, and one that is finished
@@ -115,7 +117,8 @@ def sparse_train(
     Reference: Evci et al. 2020 (RigL), for the form of mask rules.
     """
     plan = planned(
-        net, data, training, seeds=seeds, branches=(), init=init, keep=keep, runtime=runtime,
+        net, data, training, seeds=seeds, branches=(), init=init, keep=keep, keep_at=keep_at,
+        runtime=runtime,
         mesh=mesh, folder=folder, at_once=at_once, save_every=save_every, progress=progress,
         on_evaluation=on_evaluation,
     )  # fmt: skip
@@ -132,7 +135,7 @@ def sparse_train(
     ]
     settings = _identity.run(
         "sparse_train", plan.net, data, training=plan.training, pruning=pruning, seeds=plan.seeds,
-        **keeping(plan.keep),
+        **plan.keep.settings,
     )  # fmt: skip
     (runs,) = in_cohorts(
         plan, settings, functools.partial(_run_cohort, pruning=pruning, firsts=firsts)
@@ -180,7 +183,10 @@ def _run_cohort(
                     title=f"density {share:g}",
                 )
             )
-        trained = runner.train(groups, keep=_kept, weights=plan.keep is not None)
+        trained = runner.train(groups, keep=_kept, weights=plan.keep)
+        weights = Weights({}, {})
+        for group, own in zip(groups, trained.kept, strict=True):
+            weights.add(group, own)
         final = join([unpacked(block, "mask", net.mask(exclude)) for block in trained.blocks])
         for level, own in tickets.items():
             mask = take(final, (level - 1) * len(seeds), level * len(seeds))
@@ -193,7 +199,7 @@ def _run_cohort(
             origin=origin,
             costs=trained.costs,
             lost={},
-            final={("ticket", n, 1.0): own for n, own in enumerate(trained.final, 1)},
+            weights=weights,
         )
         run.finish(*([runs.save] if save else []))
     return [runs]

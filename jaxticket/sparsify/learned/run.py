@@ -72,6 +72,7 @@ def search(
     branches: Sequence[str | Change] = (),
     init: InitialWeights | None = None,
     keep: str | None = None,
+    keep_at: int | Sequence[int] = (),
     runtime: Runtime | None = None,
     mesh: Mesh | None = None,
     folder: str | os.PathLike[str] | None = None,
@@ -113,6 +114,7 @@ def search(
       branches: controls to train next to the tickets, as of `prune_at`.
       init: as of `find_tickets`.
       keep: as of `find_tickets`.
+      keep_at: steps whose networks are kept too, or one (`runs.trained(level, step=k)`).
       runtime: mesh, folder and the like in one; leave the arguments that follow out then.
       mesh: devices as `jt.parallel.mesh` makes them; all of them if None.
       folder: where to save; a run that was stopped is resumed from there. Nothing is saved if None.
@@ -138,7 +140,8 @@ def search(
     Reference: KD-LTS, section 2 (supermasks and tickets); each method names its paper.
     """
     plan = planned(
-        net, data, training, seeds=seeds, branches=branches, init=init, keep=keep, runtime=runtime,
+        net, data, training, seeds=seeds, branches=branches, init=init, keep=keep, keep_at=keep_at,
+        runtime=runtime,
         mesh=mesh, folder=folder, at_once=at_once, save_every=save_every, progress=progress,
         on_evaluation=on_evaluation,
     )  # fmt: skip
