@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, NoReturn, Protocol, TypeAlias, runtime_checkable
@@ -124,7 +125,7 @@ class Batches(Data):
         """Raise: examples are not in memory."""
         self._refuse("fraction")
 
-    def read(self, seed: int, skip: int = 0) -> Iterator[Pair]:
+    def read(self, seed: int, skip: int = 0) -> Generator[Pair]:
         """Read a pass, (examples, labels) of one batch after another, as the engine takes them.
 
         Args:
@@ -136,15 +137,15 @@ class Batches(Data):
           ValueError: for examples and labels that do not fit those that are held.
         """
         end = 0
-        for number, begin, batch in _numbered(made(self.source, seed), skip, self.keys):
-            x, y = batch
-            end = min(begin + len(y), self.examples)
-            if end > skip:
-                split = split_like(x, y, self, f"source[{number}]", images=self.images)
-                own = slice(max(skip - begin, 0), end - begin)
-                yield split.x[own], split.y[own]
-            if end == self.examples:
-                return
+        with closing(_numbered(made(self.source, seed), skip, self.keys)) as batches:
+            for number, begin, (x, y) in batches:
+                end = min(begin + len(y), self.examples)
+                if end > skip:
+                    split = split_like(x, y, self, f"source[{number}]", images=self.images)
+                    own = slice(max(skip - begin, 0), end - begin)
+                    yield split.x[own], split.y[own]
+                if end == self.examples:
+                    return
         raise StreamError(
             f"`source` of {self.name!r} ended after {end} examples of a pass, which has "
             f"{self.examples}; pass `examples` as many as every pass has at least"
@@ -280,7 +281,7 @@ def _takes_seed(source: Callable[..., object]) -> bool:
 
 def _numbered(
     found: Iterable[Given], skip: int, keys: tuple[str, str]
-) -> Iterator[tuple[int, int, Pair]]:
+) -> Generator[tuple[int, int, Pair]]:
     """The batches of a pass, each with its number and that of its first example.
 
     Those before example `skip` are left out where the pass gives its batches by number.
@@ -293,15 +294,21 @@ def _numbered(
         begin = first * size
         # not a slice, which would read all of it
         batches = (found[i] for i in range(first, last + 1))
-    for number, batch in enumerate(batches, first):
-        x, y = _pair(batch, keys, number)
-        if len(y) != size and number < last:
-            raise StreamError(
-                f"`source` has {size} examples in batch 0 and {len(y)} in batch {number}; only the "
-                f"last batch of what gives batches by number may be smaller"
-            )
-        yield number, begin, (x, y)
-        begin += len(y)
+    iterator = iter(batches)
+    try:
+        for number, batch in enumerate(iterator, first):
+            x, y = _pair(batch, keys, number)
+            if len(y) != size and number < last:
+                raise StreamError(
+                    f"`source` has {size} examples in batch 0 and {len(y)} in batch {number}; only "
+                    f"the last batch of what gives batches by number may be smaller"
+                )
+            yield number, begin, (x, y)
+            begin += len(y)
+    finally:
+        # files of generators, and threads of loaders, which complain when Python ends before them
+        if callable(close := getattr(iterator, "close", None)):
+            close()
 
 
 def _pair(batch: object, keys: tuple[str, str], number: int) -> Pair:
@@ -331,12 +338,12 @@ def _joined(
     argument: str, found: Iterable[Given], keys: tuple[str, str], most: int | None = None
 ) -> Pair:
     """The first examples of batches, all of them by default, and their labels."""
-    parts, count = [], 0
-    for _, begin, pair in _numbered(found, 0, keys):
-        parts.append(tuple(np.array(part) for part in pair))
-        count = begin + len(pair[1])
-        if most is not None and count >= most:
-            break
+    parts = []
+    with closing(_numbered(found, 0, keys)) as batches:
+        for _, begin, pair in batches:
+            parts.append(tuple(np.array(part) for part in pair))
+            if most is not None and begin + len(pair[1]) >= most:
+                break
     if not parts:
         raise ValueError(f"`{argument}` gave no batch; pass an iterable that can be read again")
     x, y = (np.concatenate(part)[:most] for part in zip(*parts, strict=True))

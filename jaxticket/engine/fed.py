@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -46,9 +46,14 @@ class Order:
         self.data, self.name = data, name
         # nothing is read before it is known from where
         self.at, self.rest = -1, None
-        self.batches: Iterator[Pair] = iter(())
+        self.batches: Generator[Pair] = data.read(0)
+
+    def close(self) -> None:
+        """Give up what is being read."""
+        self.batches.close()
 
     def _open(self, at: int) -> None:
+        self.close()
         number, skip = divmod(at, self.data.examples)
         digest = hashlib.sha256(self.name + number.to_bytes(8, "little")).digest()
         seed = int.from_bytes(digest[:4], "little") >> 1
@@ -101,7 +106,6 @@ class FedData(Blocks):
             splits, training.eval_batch_size, most=most, multiple=mesh.shape[parallel.DATA]
         )
         self._evaluated: Batched = parallel.put(batched, mesh, replicas=False)
-        self._orders: dict[tuple[bytes, int], Order] = {}
         self._chosen: dict[tuple[bytes, int, int], tuple[np.ndarray, Pair]] = {}
 
     def of_training(self, training: Training, *, cropped: bool = True) -> FedData:
@@ -128,6 +132,9 @@ class FedData(Blocks):
             keys[row].tobytes() + b"order" + int(orders[row]).to_bytes(4, "little") for row in rows
         ]
 
+        # not those of another training: what monitors look at is read while networks train
+        readers: dict[tuple[bytes, int], Order] = {}
+
         def made(stretch: Stretch) -> Block:
             x, y = self._empty((len(rows), steps, box[2].stop - box[2].start))
             found: dict[tuple[bytes, int], int] = {}
@@ -138,30 +145,29 @@ class FedData(Blocks):
                     # replicas of one seed that are at the same step
                     x[place], y[place] = x[same], y[same]
                     continue
-                order = self._order(name, sum(other == name for other, _ in found) - 1)
+                # replicas at different steps have readers of their own
+                reader = name, sum(other == name for other, _ in found)
+                order = readers.setdefault(reader, Order(self.data, name))
                 for step in range(count):
                     own = order.take(self._place(first + step), size)
                     x[place, step], y[place, step] = (part[box[2]] for part in own)
             return Block(placed(x, sharding, shape, box), placed(y, sharding, shape, box))
 
-        with ThreadPoolExecutor(1, "jaxticket batches") as thread:
-            ahead = thread.submit(made, stretches[0]) if stretches else None
+        thread = ThreadPoolExecutor(1, "jaxticket batches")
 
-            def found() -> Iterator[Block]:
-                nonlocal ahead
-                for stretch in [*stretches[1:], None]:
-                    assert ahead is not None
-                    block = ahead.result()
-                    ahead = None if stretch is None else thread.submit(made, stretch)
-                    yield block
+        def blocks() -> Iterator[Block]:
+            ahead = thread.submit(made, stretches[0])
+            for stretch in stretches[1:]:
+                block, ahead = ahead.result(), thread.submit(made, stretch)
+                yield block
+            yield ahead.result()
 
-            yield found()
-
-    def _order(self, name: bytes, number: int) -> Order:
-        """The reader of an order; replicas at different steps have readers of their own."""
-        if (name, number) not in self._orders:
-            self._orders[name, number] = Order(self.data, name)
-        return self._orders[name, number]
+        try:
+            yield blocks() if stretches else iter(())
+        finally:
+            thread.shutdown(cancel_futures=True)
+            for order in readers.values():
+                order.close()
 
     def _place(self, step: int) -> int:
         """The place of a step's first example in all passes one after another."""
@@ -190,7 +196,7 @@ class FedData(Blocks):
         """The batches themselves, the first of an order of their own: x [replica, batch, place]."""
         self._refuse_rounds(rounds)
         pairs = [
-            Order(self.data, _scored(key, number)).take(0, batches * size)
+            self._first(key, number, batches * size)
             if per_class is None
             else self._balanced(key, number, per_class)[1]
             for key in keys
@@ -212,12 +218,21 @@ class FedData(Blocks):
         self._refuse_rounds(rounds)
         return np.stack([self._balanced(key, number, per_class)[0] for key in keys])[:, None]
 
+    def _order(self, key: np.ndarray, number: int) -> contextlib.closing[Order]:
+        """The order of a score's examples."""
+        name = key.tobytes() + b"prune" + number.to_bytes(4, "little")
+        return contextlib.closing(Order(self.data, name))
+
+    def _first(self, key: np.ndarray, number: int, count: int) -> Pair:
+        """The first examples of it."""
+        with self._order(key, number) as order:
+            return order.take(0, count)
+
     def _balanced(self, key: np.ndarray, number: int, per_class: int) -> tuple[np.ndarray, Pair]:
         name = key.tobytes(), number, per_class
         if name not in self._chosen:
-            self._chosen[name] = self._of_each_class(
-                Order(self.data, _scored(key, number)), per_class
-            )
+            with self._order(key, number) as order:
+                self._chosen[name] = self._of_each_class(order, per_class)
         return self._chosen[name]
 
     def _of_each_class(self, order: Order, per_class: int) -> tuple[np.ndarray, Pair]:
@@ -239,8 +254,3 @@ class FedData(Blocks):
     def evaluation(self) -> Iterator[Iterator[Batched]]:
         """All splits at once, which are held."""
         yield iter((self._evaluated,))
-
-
-def _scored(key: np.ndarray, number: int) -> bytes:
-    """The name of the order of a score's examples."""
-    return key.tobytes() + b"prune" + number.to_bytes(4, "little")

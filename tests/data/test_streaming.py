@@ -401,6 +401,25 @@ def test_networks_on_a_stream_stop_early_as_on_data_in_memory(folder, in_memory,
 
 
 @pytest.mark.slow
+def test_options_of_training_are_those_on_data_in_memory(folder, in_memory):
+    """Also: epochs count the examples of the stream."""
+    data = dataclasses.replace(streamed(folder), mean=in_memory.data.mean, std=in_memory.data.std)
+    training = jt.Training(
+        epochs=3, batch_size=16, eval_every=4, accumulate=2, ema=0.5, weight_decay=0.01,
+        class_weights=(1.0, 2.0, 0.5), trainable=("dense_0/*", "*bias"), eval_batch_size=12,
+    )  # fmt: skip
+    pruning = jt.Pruning(levels=0)
+    both = [
+        jt.find_tickets(in_memory.net, source, training, pruning, seeds=(1,), progress=False)
+        for source in (in_memory.data, data)
+    ]
+    assert both[1].training.steps == 8
+    same_runs(*both)
+    with pytest.raises(ValueError, match=r"'squares' reads its labels while it trains"):
+        training.replace(class_weights="balanced").for_data(data)
+
+
+@pytest.mark.slow
 def test_copies_of_a_stream_are_those_of_data_in_memory(folder, in_memory):
     data = dataclasses.replace(
         streamed(folder, hold_bytes=0), mean=in_memory.data.mean, std=in_memory.data.std
