@@ -8,6 +8,7 @@ from jaxticket import results
 from jaxticket.analysis.layers import cost as of_network
 from jaxticket.runs import Runs, require_runs
 from jaxticket.sparsify.cost import Cost, score_flops
+from jaxticket.sparsify.dynamic.training import SparseTraining
 from jaxticket.sparsify.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -31,10 +32,12 @@ def finding(runs: Runs) -> pd.DataFrame:
     faded (`Distillation.fades`) counts no more. Adversarial training counts the passes of its
     attack. `prune_at` trains to its step and scores in rounds; a score's operations are counted in
     its own program, its passes are those of its recipe (nan where that does not know).
+    `sparse_train` trains to the last update of its rule, with a dense gradient at each update of a
+    rule that looks at it; a mask that stays as it was drawn costs nothing.
 
     Args:
-      runs: from `find_tickets`, `prune_at` or `search`; controls, retrained and moved tickets have
-        the masks of these.
+      runs: from `find_tickets`, `prune_at`, `search` or `sparse_train`; controls, retrained and
+        moved tickets have the masks of these.
 
     Raises:
       ValueError: for scores whose operations cannot be counted (`jaxticket.nn.flops.count`), and
@@ -48,10 +51,10 @@ def finding(runs: Runs) -> pd.DataFrame:
     for level, density in zip(runs.levels, runs.densities, strict=True):
         found = Cost()
         if level:
-            if not isinstance(runs.pruning, Strategy):
+            if not isinstance(runs.pruning, (Strategy, SparseTraining)):
                 raise ValueError(
                     f"`runs` do not say how their masks were found ({runs.pruning.name}); pass the "
-                    f"runs of find_tickets, prune_at or search"
+                    f"runs of find_tickets, prune_at, search or sparse_train"
                 )
             found = runs.pruning.cost(runs, level)
         epochs = found.examples / len(runs.data.train)

@@ -492,7 +492,7 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
         scope=LAYOUTS.get(scope, scope) if isinstance(scope, str) else scope,
         dense=dense,
     )
-    found = run_strategies(plan, prunings, settings, dense=dense)
+    found = run_strategies(plan, prunings, settings, dense=dense, by_step=not is_one(step))
     return (
         found[0] if is_one(step) else BySteps(dict(zip(steps, found, strict=True)), training.steps)
     )

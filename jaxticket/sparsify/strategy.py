@@ -416,6 +416,7 @@ def run_strategies(
     dense: bool,
     supermask: bool = False,
     train: bool = True,
+    by_step: bool = False,
 ) -> list[Runs]:
     """Runs of each of some strategies that share the dense training, in a folder or without one.
 
@@ -428,9 +429,15 @@ def run_strategies(
       dense: whether the dense networks are trained to the end, as level 0.
       supermask: whether tickets are evaluated before they are trained.
       train: whether they are trained.
+      by_step: whether each of them, though there may be one, has a folder below that of the run.
     """
     run = functools.partial(
-        _run_cohort, strategies=strategies, dense=dense, supermask=supermask, train=train
+        _run_cohort,
+        strategies=strategies,
+        dense=dense,
+        supermask=supermask,
+        train=train,
+        by_step=by_step,
     )
     return in_cohorts(plan, settings, run)
 
@@ -443,6 +450,7 @@ def _run_cohort(
     dense: bool,
     supermask: bool,
     train: bool,
+    by_step: bool,
     save: bool,
 ) -> list[Runs]:
     """Runs of seeds that are trained together; see `run_strategies`."""
@@ -531,7 +539,7 @@ def _run_cohort(
                     lost={n: lost for n, lost in course.lost.items() if n},
                     trace=course.trace,
                     weights=course.weights,
-                    folder=run.path / step if run.path and len(strategies) > 1 else None,
+                    folder=run.path / step if run.path and by_step else None,
                 )
             )
         run.finish(*(runs.save for runs in found if save))

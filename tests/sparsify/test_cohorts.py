@@ -8,6 +8,7 @@ import pytest
 from patterns import DATA, NET, TRAINING, equal
 
 import jaxticket as jt
+from jaxticket.sparsify.at_step import BySteps
 
 SHORT = TRAINING.replace(steps=10, milestones=())
 
@@ -114,6 +115,7 @@ def test_one_shot_pruning_and_masks_at_a_step_grow_too(tmp_path):
     prune((3,), tmp_path / "b")
     ours, theirs = prune((3, 5), tmp_path / "b"), prune((3, 5))
     loaded = jt.load(tmp_path / "b", data=DATA)
+    assert isinstance(loaded, BySteps)
     for step in (0, 5):
         same(ours[step], theirs[step])
         same(loaded[step], theirs[step])
@@ -136,12 +138,23 @@ def test_more_densities_of_masks_at_steps_equal_a_run_at_once(tmp_path):
     assert before.items() <= units(folder).items()
     ours, theirs = prune((0.5, 0.2), (3, 5, 8), folder), prune((0.5, 0.2), (3, 5, 8))
     loaded = jt.load(folder, data=DATA)
+    assert isinstance(loaded, BySteps)
     for step in (0, 5):
         same(ours[step], theirs[step])
         same(loaded[step], theirs[step])
     for densities, steps in (((0.2, 0.5), (0, 5)), ((0.5,), (0, 5)), ((0.5, 0.2, 0.1), (0,))):
         with pytest.raises(jt.RunFolderError, match="`pruning"):
             prune(densities, (3, 5, 8), folder, step=steps)
+
+
+def test_one_step_of_several_is_read_as_it_was_given(tmp_path):
+    ours = prune((0.5,), (3,), tmp_path / "a", step=(5,))
+    loaded = jt.load(tmp_path / "a", data=DATA)
+    assert isinstance(loaded, BySteps) and isinstance(ours, BySteps)
+    assert list(loaded) == list(ours) == [5]
+    same(loaded[5], ours[5])
+    alone = prune((0.5,), (3,), tmp_path / "b", step=5)
+    same(jt.load(tmp_path / "b", data=DATA), alone)
 
 
 def test_sparse_trainings_grow_by_seeds_and_densities(tmp_path):

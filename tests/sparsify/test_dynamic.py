@@ -16,6 +16,12 @@ import pytest
 
 import jaxticket as jt
 from jaxticket import masks
+from jaxticket.engine.jobs import job_plan
+from jaxticket.engine.learner import Batch
+from jaxticket.engine.metrics import Normalization
+from jaxticket.engine.parallel import Placement
+from jaxticket.engine.supervised import Origin, Supervised
+from jaxticket.sparsify.dynamic.learner import Dynamic
 
 DIGITS = jt.data.load("digits")
 DATA = jt.data.from_arrays(
@@ -255,3 +261,60 @@ def test_training_starts_from_given_weights():
     )
     with pytest.raises(ValueError, match="`init` must be params"):
         train(init=params["dense_0"])
+
+
+def test_the_dense_gradient_is_computed_at_updates_alone():
+    """What is not in the branch of an update is a step of training as of any ticket."""
+    params, stats = NET.init(jax.random.key(0))
+    origin = Origin(params, stats, jax.tree.map(jnp.asarray, NET.mask()))
+    plan = jax.tree.map(lambda x: x[0], job_plan(TRAINING, 1))
+    by = Normalization(jnp.zeros(1), jnp.ones(1))
+    batch = Batch(jnp.zeros((16, *DATA.shape), jnp.uint8), jnp.zeros(16, jnp.int32), by)
+
+    def traced(learner):
+        state = learner.start(origin, jnp.int32(0), key=jax.random.key(0))
+        given = state, batch, plan, jnp.bool_(True)
+        return jax.make_jaxpr(lambda *x: learner.step(*x, Placement()))(*given).jaxpr
+
+    def products(jaxpr):
+        """Matrix products outside of conditions that have some inside, and in those."""
+        outside, inside = 0, []
+        for eqn in jaxpr.eqns:
+            if eqn.primitive.name == "dot_general":
+                outside += 1
+            parts = [p.jaxpr for p in eqn.params.get("branches", ())]
+            if parts:
+                inside.append(sorted(products(p)[0] for p in parts))
+            for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+                if (inner := eqn.params.get(name)) is not None:
+                    below = products(getattr(inner, "jaxpr", inner))
+                    outside, inside = outside + below[0], inside + below[1]
+        return outside, [own for own in inside if any(own)]
+
+    step, none = products(traced(Supervised(NET, TRAINING)))
+    # two layers: two products forward, and backward two for weights and one between them
+    assert (step, none) == (5, [])
+    assert products(traced(Dynamic(NET, TRAINING, Grow()))) == (5, [[0, 5]])
+
+
+def test_what_finding_moving_masks_costs():
+    costs = jt.costs.finding(grown())
+    # updates at steps 3 and 6, and a gradient of each
+    assert costs.training_steps.tolist() == [6, 6]
+    assert costs.examples.tolist() == [(6 + 2) * 16] * 2 == costs.forward_passes.tolist()
+    assert (costs.seconds > 0).all() and costs.density.tolist() == list(grown().densities)
+    static = jt.costs.finding(train())
+    assert not static[["training_steps", "examples", "flops", "seconds"]].to_numpy().any()
+
+
+@dataclasses.dataclass(frozen=True)
+class Redraw(Grow):
+    """Looks at no gradient."""
+
+    def update(self, state, dense_gradient, *, step, key):
+        return state._replace(mask=masks.shuffle(state.mask, key=key))
+
+
+def test_a_rule_without_gradients_costs_its_steps_alone():
+    costs = jt.costs.finding(train(Redraw()))
+    assert costs.training_steps.tolist() == [6, 6] and costs.examples.tolist() == [96, 96]

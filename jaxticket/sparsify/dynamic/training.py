@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Literal
 from jax.sharding import Mesh
 
 from jaxticket import _identity, _show, _tree, masks
@@ -20,18 +22,20 @@ from jaxticket.engine import parallel
 from jaxticket.engine.dense import initial_networks
 from jaxticket.engine.loop import Arrays, Jobs, Trained, join, take
 from jaxticket.engine.runtime import OnEvaluation, Runtime
+from jaxticket.engine.supervised import Origin, Supervised
 from jaxticket.nn.pruned import pruned_line
 from jaxticket.problem import Problem
 from jaxticket.random import stream
 from jaxticket.runs import Runs
 from jaxticket.settings import PruningAtStep, Training
 from jaxticket.sparsify.cohorts import extension, in_cohorts
+from jaxticket.sparsify.cost import Cost, of_training, seconds_of, steps_of_level, total
 from jaxticket.sparsify.dynamic.learner import Dynamic, DynamicState, MaskRule
 from jaxticket.sparsify.dynamic.static import Static
 from jaxticket.sparsify.plan import Plan, planned
 from jaxticket.sparsify.runner import Group, Runner, Weights
 from jaxticket.sparsify.strategy import dense_ticket, packed, unpacked
-from jaxticket.typing import InitialWeights, Mask, Network
+from jaxticket.typing import InitialWeights, Mask, Network, Params, TrainState
 
 STATIC = Static()
 RULES: dict[str, MaskRule] = {"static": STATIC}
@@ -49,6 +53,43 @@ class SparseTraining(PruningAtStep):
 
     __repr__ = _show.code
     _repr_html_ = _show.code_html
+
+    def cost(self, runs: Runs, level: int) -> Cost:
+        """The steps up to the last update of the mask, and the dense gradients of all updates.
+
+        Nothing for a mask that stays as it was drawn.
+        """
+        steps = steps_of_level(runs, level)
+        at = np.flatnonzero(jax.vmap(self.rule.when)(jnp.arange(int(steps), dtype=jnp.int32)))
+        if not len(at):
+            return Cost()
+        last = int(at[-1])
+        seconds = seconds_of(runs, "replicas*", "train_seconds")
+        each = seconds / (len(runs.seeds) * len(self.densities)) * last / steps
+        moved = len(at) if _looks(runs.net, runs.training, self.rule) else 0
+        # a gradient takes what a step takes, and is no step of training
+        dense = of_training(runs, moved)._replace(training_steps=0.0)
+        return total(of_training(runs, last, seconds=each), dense)
+
+
+def _looks(net: Network, training: Training, rule: MaskRule) -> bool:
+    """Whether a rule looks at the dense gradient."""
+
+    def state(key: jax.Array) -> TrainState:
+        params, stats = net.init(key)
+        mask = jax.tree.map(jnp.asarray, net.mask())
+        return Supervised(net, training).start(Origin(params, stats, mask), jnp.int32(0), key=key)
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def mask(gradient: Params, state: TrainState, step: jax.Array, key: jax.Array) -> Mask:
+        return rule.update(state, gradient, step=step, key=key).mask
+
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    traced = jax.make_jaxpr(mask)(net.shapes[0], jax.eval_shape(state, key), step, key).jaxpr
+    gradient = set(traced.invars[: len(jax.tree.leaves(net.shapes[0]))])
+    used = [*traced.outvars, *(x for eqn in traced.eqns for x in eqn.invars)]
+    return any(x in gradient for x in used if not isinstance(x, Literal))
 
 
 def sparse_train(
