@@ -743,5 +743,5 @@ def _monitor(argument: str, value: object) -> object:
     if at:
         several(f"{argument}.at", at, whole, like="(0, 100, 1000)", distinct=True)
     else:
-        whole(f"{argument}.every", value.every, 1)  # type: ignore[attr-defined]
+        whole(f"{argument}.every", getattr(value, "every", None), 1)
     return hashable(argument, value)

@@ -6,8 +6,9 @@ compiled before; the ratio of each round is measured in one process.
 
 Command:  python -m experiments.benchmarks.own_convolution [--seeds 4 --rounds 3 --publish]
 Cost:     1 minute on 1 core
-Expected: 25 times as fast on one core of a server's CPU that other work shares, 25 to 30 over 3
-          rounds: the compiler's convolutions are slow there inside a loop, in their gradients
+Expected: 28 times as fast on one core of a server's CPU that other work shares, 26 to 32 over 3
+          rounds (experiments/results/benchmarks/own_convolution.csv): the compiler's convolutions
+          are slow there inside a loop, in their gradients
 """
 
 from __future__ import annotations

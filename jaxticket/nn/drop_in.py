@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import jax
@@ -39,9 +39,8 @@ def conv_general_dilated(
     (1, 4, 4, 5)
     """
     given = (lhs, rhs, window_strides, padding, *further)
-    why = native_because(*given, **options)  # type: ignore[arg-type]
-    if why:
-        return jax.lax.conv_general_dilated(*given, **options)  # type: ignore[arg-type]
+    if _reason(*given, **options):
+        return _NATIVE(*given, **options)
     (top, bottom), (left, right) = _sides(lhs, rhs, window_strides, padding)
     stride = (int(window_strides[0]), int(window_strides[1]))
     return conv(lhs, rhs, stride=stride, padding=((top, bottom), (left, right)))
@@ -93,6 +92,11 @@ def native_because(
     return ""
 
 
+# for arguments that are passed on as they come, whose types the functions themselves know
+_NATIVE: Callable[..., Array] = jax.lax.conv_general_dilated
+_reason: Callable[..., str] = native_because
+
+
 def _sides(
     lhs: Array, rhs: Array, strides: Sequence[int], padding: str | Sequence[tuple[int, int]]
 ) -> list[tuple[int, int]]:
@@ -114,7 +118,16 @@ class Noted:
     path: str
     seen: list[tuple[str, str]] = field(default_factory=list)
 
-    def __call__(self, *args: Array, **options: object) -> Array:
+    def __call__(
+        self,
+        lhs: Array,
+        rhs: Array,
+        window_strides: Sequence[int],
+        padding: str | Sequence[tuple[int, int]],
+        *further: object,
+        **options: object,
+    ) -> Array:
         """As `conv_general_dilated`."""
-        self.seen.append((self.path, native_because(*args, **options)))  # type: ignore[arg-type]
-        return conv_general_dilated(*args, **options)  # type: ignore[arg-type]
+        args = (lhs, rhs, window_strides, padding, *further)
+        self.seen.append((self.path, _reason(*args, **options)))
+        return conv_general_dilated(lhs, rhs, window_strides, padding, *further, **options)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxticket.typing import Apply, Key, Params, Stats
+from jaxticket.typing import Key, Params, Stats
 
 HALF = (jnp.bfloat16, jnp.float16)
 
@@ -17,11 +18,11 @@ HALF = (jnp.bfloat16, jnp.float16)
 class MasterInit:
     """An `init` whose weights of half precision are given in float32, the same numbers."""
 
-    function: object
+    function: Callable[[Key], tuple[Params, Stats]]
 
     def __call__(self, key: Key) -> tuple[Params, Stats]:
         """Initialize params and statistics."""
-        params, stats = self.function(key)  # type: ignore[operator]
+        params, stats = self.function(key)
         wide = (x.astype(jnp.float32) if x.dtype in HALF else x for x in jax.tree.leaves(params))
         return jax.tree.unflatten(jax.tree.structure(params), list(wide)), stats
 
@@ -37,7 +38,7 @@ class MasterApply:
       types: of its leaves, in order.
     """
 
-    function: Apply
+    function: Callable[..., tuple[Array, Stats]]
     types: tuple[str, ...]
 
     def __call__(
@@ -46,4 +47,4 @@ class MasterApply:
         """Compute (logits, stats)."""
         leaves, tree = jax.tree.flatten(params)
         own = [w.astype(t) if t else w for w, t in zip(leaves, self.types, strict=True)]
-        return self.function(jax.tree.unflatten(tree, own), stats, x, train=train, **options)  # type: ignore[arg-type]
+        return self.function(jax.tree.unflatten(tree, own), stats, x, train=train, **options)

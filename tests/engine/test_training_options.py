@@ -85,6 +85,36 @@ def test_frozen_weights_stay_bit_for_bit(optimizer):
     assert kept < 3 * (6 * 3 + 3) + 9, "nothing is kept of frozen weights"
 
 
+def test_trees_of_optax_for_all_weights_go_with_frozen_parts():
+    """Masks and labels that are trees, not functions, name frozen weights too."""
+    fixed = jax.tree.map(lambda w: w.ndim > 1, NET.shapes[0])
+    names = jax.tree.map(lambda flag: "kernels" if flag else "others", fixed)
+
+    def of_function(lr):
+        return optax.adamw(
+            lr, weight_decay=0.5, mask=lambda p: jax.tree.map(lambda w: w.ndim > 1, p)
+        )
+
+    def of_tree(lr):
+        return optax.adamw(lr, weight_decay=0.5, mask=fixed)
+
+    def of_labels(lr):
+        groups = {"kernels": optax.adamw(lr, weight_decay=0.5), "others": optax.adam(lr)}
+        return optax.multi_transform(groups, names)
+
+    own = BASE.replace(trainable=("dense_1",), weight_decay=0.0)
+    expected, *others = (
+        walked(own.replace(optimizer=optimizer))[-1]
+        for optimizer in (of_function, of_tree, of_labels)
+    )
+    first = start()[0]
+    for found in others:
+        chex.assert_trees_all_close(found.params, expected.params, rtol=1e-6, atol=1e-7)
+        frozen, begun = found.params["dense_0"], first["dense_0"]
+        np.testing.assert_array_equal(frozen["bias"], begun["bias"])
+        assert not np.array_equal(found.params["dense_1"]["bias"], first["dense_1"]["bias"])
+
+
 def test_clipping_is_by_the_norm_of_what_is_trained():
     """The network with the frozen layer as constants gives the same."""
     training = BASE.replace(trainable=("dense_1",), clip_norm=0.01)

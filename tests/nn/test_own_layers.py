@@ -1,5 +1,6 @@
 """Kinds of layers in networks of one's own: each trains, prunes, and is counted as by hand."""
 
+import functools
 import math
 import pickle
 import warnings
@@ -25,9 +26,9 @@ TRAINING = jt.Training(steps=4, batch_size=8, eval_every=4, lr=0.1)
 KEY, BATCH = jax.random.key(0), jnp.asarray(X[:8])
 
 
-def trained(net, **options):
+def trained(net, seeds=(0,), **options):
     return jt.find_tickets(
-        net, DATA, TRAINING, jt.Pruning(levels=1, fraction=0.5), seeds=[0], progress=False,
+        net, DATA, TRAINING, jt.Pruning(levels=1, fraction=0.5), seeds=seeds, progress=False,
         **options,
     )  # fmt: skip
 
@@ -301,18 +302,17 @@ def test_master_weights_are_float32_and_add_up_small_updates(kind):
     # the same numbers as the module's
     kernel = trees.leaves(params)["d/kernel"]
     assert jnp.array_equal(kernel, kernel.astype(jnp.bfloat16).astype(jnp.float32))
-    if kind == "linen":
-        # updates below half a unit in the last place of bfloat16 are not lost
-        training = TRAINING.replace(optimizer="sgd", lr=1e-5)
-        both = (
-            jt.find_tickets(
-                net, DATA, training, jt.Pruning(levels=1, rewind=k), seeds=[0], progress=False
-            ).ticket(0, 0).params
-            for k in (0, 3)
-        )  # fmt: skip
-        before, after = (trees.leaves(tree)["d/kernel"] for tree in both)
-        assert after.dtype == np.float32 and np.mean(before != after) > 0.8
-        assert np.mean(before.astype(jnp.bfloat16) == after.astype(jnp.bfloat16)) > 0.9
+    # updates below half a unit in the last place of bfloat16 are not lost
+    training = TRAINING.replace(optimizer="sgd", lr=1e-5)
+    both = (
+        jt.find_tickets(
+            net, DATA, training, jt.Pruning(levels=1, rewind=k), seeds=[0], progress=False
+        ).ticket(0, 0).params
+        for k in (0, 3)
+    )  # fmt: skip
+    before, after = (trees.leaves(tree)["d/kernel"] for tree in both)
+    assert after.dtype == np.float32 and np.mean(before != after) > 0.8
+    assert np.mean(before.astype(jnp.bfloat16) == after.astype(jnp.bfloat16)) > 0.9
 
 
 def test_master_weights_of_float32_modules_mean_nothing():
@@ -388,10 +388,20 @@ def test_the_fast_convolution_equals_flaxs_own(name):
         assert forward(own) == forward(other)
 
 
-def test_fast_convolutions_train_side_by_side():
-    ours, theirs = (both({"strides": 2}, fast)[0] for fast in (True, False))
-    one, other = (trained(net).table()["value"].to_numpy() for net in (ours, theirs))
-    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+@functools.cache
+def native_table():
+    """Two seeds by the compiler's convolutions, on a device each."""
+    return trained(both({"strides": 2}, False)[0], seeds=(0, 1)).table()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2)], ids=str)
+def test_fast_convolutions_train_side_by_side(shape, vmap_replicas):
+    """Vmapped on one device, and on two devices for each seed."""
+    vmap_replicas()
+    devices = jax.devices()[: math.prod(shape)]
+    mesh = jt.parallel.mesh(shape[0], data=shape[1], devices=devices)
+    found = trained(both({"strides": 2}, True)[0], seeds=(0, 1), mesh=mesh).table()
+    np.testing.assert_allclose(found["value"], native_table()["value"], rtol=1e-4, atol=1e-5)
 
 
 def test_fast_conv_without_convolutions_means_nothing():

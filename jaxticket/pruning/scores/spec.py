@@ -10,7 +10,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, cast
 
 import jax
 
@@ -64,6 +64,18 @@ class Recipe:
         settle(self, one_of, "loss", choices=LOSSES)
 
 
+class _Marked(Protocol):
+    """What a score function carries.
+
+    Attributes:
+      recipe: how it is computed.
+      options: what its arguments are set to.
+    """
+
+    recipe: Recipe
+    options: dict[str, object]
+
+
 FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
 
 
@@ -71,7 +83,7 @@ def recipe(**fields: Any) -> Callable[[Score], Score]:
     """Marks a score function with a `Recipe`."""
 
     def mark(score: Score) -> Score:
-        score.recipe = Recipe(**fields)  # type: ignore[attr-defined]
+        cast(_Marked, score).recipe = Recipe(**fields)
         return score
 
     return mark
@@ -107,7 +119,8 @@ def _made(score: Score, options: tuple[tuple[str, Any], ...]) -> Score:
 
     words = ", ".join(f"{k}={v!r}" for k, v in options)
     made = _named(configured_score, score, f"{name_of(score)}({words})", changes)
-    made.options = {**made.options, **arguments}  # type: ignore[attr-defined]
+    marked = cast(_Marked, made)
+    marked.options = {**marked.options, **arguments}
     return made
 
 

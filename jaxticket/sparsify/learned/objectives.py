@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple, TypeVar
+from typing import ClassVar, NamedTuple, Protocol, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -140,6 +140,15 @@ class View(NamedTuple):
 Objective = Callable[[View], Array]
 
 
+class _Marked(Protocol):
+    """What an objective carries: the arguments of `objective`."""
+
+    scale: float
+    needs: tuple[str, ...]
+    passes: tuple[int, int]
+    answers: bool
+
+
 def objective(
     *, scale: float = 1.0, needs: tuple[str, ...] = (), passes: tuple[int, int] = (1, 1),
     answers: bool = False,
@@ -154,9 +163,9 @@ def objective(
     needs = texts("needs", needs, like='("logits",)')
 
     def mark(function: Objective) -> Objective:
-        function.scale, function.needs = scale, needs  # type: ignore[attr-defined]
-        function.passes = passes  # type: ignore[attr-defined]
-        function.answers = answers  # type: ignore[attr-defined]
+        marked = cast(_Marked, function)
+        marked.scale, marked.needs = scale, needs
+        marked.passes, marked.answers = passes, answers
         return function
 
     return mark
