@@ -208,7 +208,7 @@ def shown(flag: Flag) -> object:
 def parse(
     groups: Mapping[str, Sequence[Flag]], args: Sequence[str], *, prog: str, description: str
 ) -> dict[str, dict[str, object]]:
-    """Read flags, and give those of each group that are not their defaults, by name.
+    """Read flags, and give those of each group that are typed or not their defaults, by name.
 
     Ends the process with status 2 for flags that there are not, and with 0 after `--help`.
 
@@ -243,13 +243,17 @@ def parse(
         description=description,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
     )
+    # what equals a default is meant too: steps next to epochs
+    typed = {text.partition("=")[0].replace("_", "-") for text in args if text.startswith("--")}
     given: dict[str, dict[str, object]] = {}
     for group, flags in groups.items():
         values = getattr(found, group or "arguments")
         given[group] = {}
         for flag in flags:
             value = getattr(values, flag.name)
-            if flag.default is inspect.Parameter.empty or value != shown(flag):
+            known = flag.default is not inspect.Parameter.empty and value == shown(flag)
+            called = flag.called or flag.name
+            if not known or f"--{called.replace('_', '-')}" in typed:
                 given[group][flag.name] = flag.read(value)
     return given
 

@@ -149,6 +149,13 @@ def test_every_setting_is_a_flag_with_its_documentation(capsys):
     assert "--lr" in text and f"(default: {lr})" in text and "--pruning-schedule" in text
 
 
+@pytest.mark.parametrize("steps", [["--steps", "24000"], ["--steps=24000"]])
+def test_a_flag_that_is_typed_counts_though_it_equals_its_default(steps, capsys, tmp_path):
+    what = ["--network", "lenet", "--data", "digits", "--epochs", "1", *steps]
+    said = refused(capsys, "find", *what, "--folder", str(tmp_path / "a"))
+    assert "`steps` is used without `epochs` only, got steps=24000" in said
+
+
 OWN = """
 import dataclasses
 import optax
