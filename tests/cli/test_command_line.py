@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 import optax
 import pytest
@@ -30,8 +31,9 @@ FIND = ("find", "--preset", "lenet-mnist", *SMALL, "--batch-size", "30")
 def folder(tmp_path_factory):
     """A run of the command and one of its branches."""
     path = tmp_path_factory.mktemp("cli") / "a"
-    main([*FIND, "--levels", "2", "--validation", "0.1", "--folder", str(path)])
-    main(["branch", str(path), "reinit", "--levels", "1", "2"])
+    kept = "--keep-at", "0", "20"
+    main([*FIND, "--levels", "2", "--validation", "0.1", "--folder", str(path), *kept])
+    main(["branch", str(path), "reinit", "--levels", "1", "2", "--keep-at", "20"])
     return path
 
 
@@ -49,10 +51,18 @@ def test_a_run_is_that_of_the_function(folder):
     data = jt.data.load("digits", validation=0.1)
     p = jt.preset("lenet-mnist", steps=40, batch_size=30, levels=2)
     net = jt.networks.lenet(data.shape, data.classes, widths=(6,))
-    runs = jt.find_tickets(net, data, p.training, p.pruning, seeds=range(2))
+    runs = jt.find_tickets(net, data, p.training, p.pruning, seeds=range(2), keep_at=(0, 20))
     found = jt.load(folder)
     assert found.table().equals(runs.table())
     assert (found.training, found.pruning, found.net) == (p.training, p.pruning, net)
+    at = {(branch, level, step) for branch, level, _, step in found.at}
+    assert at == {("ticket", level, step) for level in range(3) for step in (0, 20)}
+    for key, networks in runs.at.items():
+        jax.tree.map(np.testing.assert_array_equal, found.at[key], networks)
+    # a branch has those of its flag
+    (branch,) = (folder / "branches").iterdir()
+    at = {(level, step) for name, level, _, step in jt.load(branch).at if name == "reinit"}
+    assert at == {(1, 20), (2, 20)}
 
 
 def test_tickets_of_a_run_have_a_network(folder, capsys, tmp_path):
