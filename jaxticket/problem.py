@@ -201,22 +201,61 @@ class Problem:
         batch: Batch | None = None,
         *,
         mask: Mask | None = None,
+        train: bool = False,
+        key: Key | None = None,
     ) -> Params:
         """The Hessian of `loss` times a vector, zero where weights are pruned.
 
-        Computed forward over reverse, batch after batch.
+        Computed forward over reverse, batch after batch. In training mode over all examples, only
+        batches that are full count: the last one may be filled up, which statistics of a batch see.
 
         Args:
-          params, stats, batch, mask: as of `loss`.
+          params, stats, batch, mask, train, key: as of `loss`.
           vector: tree like the params; what stands at pruned weights does not count.
         """
         at, along = _masked(mask, params), _masked(mask, vector)
 
         def of(batch: Batch) -> Params:
-            slope = jax.grad(lambda w: self._total(w, stats, batch, False, None))
+            slope = jax.grad(lambda w: self._total(w, stats, batch, train, key))
             return jax.jvp(slope, (at,), (along,))[1]
 
-        return _masked(mask, self._over(of, batch, params, False))
+        return _masked(mask, self._over(of, batch, params, train, full=train))
+
+    def gnvp(
+        self,
+        params: Params,
+        stats: Stats,
+        vector: Params,
+        batch: Batch | None = None,
+        *,
+        mask: Mask | None = None,
+        train: bool = False,
+        key: Key | None = None,
+    ) -> Params:
+        """The Gauss-Newton matrix of `loss` times a vector, zero where weights are pruned.
+
+        `J' H_z J v`, J the derivative of the logits by the weights and H_z the Hessian of the loss
+        by the logits: the Hessian without the curvature of the network itself.
+
+        Args: as of `hvp`.
+        """
+        at, along = _masked(mask, params), _masked(mask, vector)
+
+        def of(batch: Batch) -> Params:
+            x, y = batch[:2]
+
+            def logits(w: Params) -> jax.Array:
+                return self.logits(w, stats, x, train=train, key=key)
+
+            def total(z: jax.Array) -> jax.Array:
+                each = losses(self.training.loss, z, y)
+                return self.placement.mean(jnp.sum(jnp.where(living(y), each, 0)))
+
+            z, moved = jax.jvp(logits, (at,), (along,))
+            bent = jax.jvp(jax.grad(total), (z,), (moved,))[1]
+            return jax.vjp(logits, at)[1](bent)[0]
+
+        return _masked(mask, self._over(of, batch, params, train, full=train))
 
     def update(self, state: TrainState, batch: TrainBatch) -> tuple[jax.Array, Params]:
         """Loss and gradient of the update that follows a training state.
@@ -242,12 +281,26 @@ class Problem:
         return self.placement.mean(jnp.sum(jnp.where(living(y), each, 0)))
 
     def _over(
-        self, function: Callable[[Batch], T], batch: Batch | None, like: Params, train: bool
+        self,
+        function: Callable[[Batch], T],
+        batch: Batch | None,
+        like: Params,
+        train: bool,
+        *,
+        full: bool = False,
     ) -> T:
-        """The mean over examples of what a function adds up over a batch."""
+        """The mean over examples of what a function adds up over a batch.
+
+        Args:
+          function: of a batch.
+          batch: the batch; None for all of the problem.
+          like: what results vary over devices like.
+          train: training mode, which needs a batch unless `full`.
+          full: leave out a batch that is filled up.
+        """
         if batch is not None:
             return _divided(function(batch), batch[1].shape[0])
-        if train:
+        if train and not full:
             raise ValueError(
                 "`batch` is needed with train=True: in training mode the examples of a batch "
                 "depend on one another, and the last one of a problem is filled up"
@@ -258,10 +311,18 @@ class Problem:
         zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
         def add(total: T, one: tuple[jax.Array, jax.Array]) -> tuple[T, None]:
-            return jax.tree.map(jnp.add, total, function(one)), None
+            found = function(one)
+            if full:
+                # not a product, which would keep what is not finite
+                counts = jnp.all(living(one[1]))
+                found = jax.tree.map(lambda x: jnp.where(counts, x, jnp.zeros_like(x)), found)
+            return jax.tree.map(jnp.add, total, found), None
 
         total, _ = jax.lax.scan(add, _tree.varying_like(zero, like), (x, y))
-        return _divided(total, jnp.sum(living(y, 2)))
+        there = living(y, 2)
+        if full:
+            there = jnp.where(jnp.all(there, 1, keepdims=True), there, False)
+        return _divided(total, jnp.sum(there))
 
 
 def _masked(mask: Mask | None, tree: Params) -> Params:

@@ -77,6 +77,7 @@ HOMES = {
     "scipy": ("connectivity", "_stats"),
     "pandas": ("results",),
     "matplotlib": ("plots",),
+    "matfree": ("analysis.probes",),
 }
 
 

@@ -14,8 +14,9 @@ from jax.sharding import Mesh
 
 from jaxticket import _identity, _tree, masks, results
 from jaxticket._check import chosen, from_table, hashable, naming, one_of
-from jaxticket.analysis.probes import PROBES, Probe
+from jaxticket.analysis.probes import PROBES, Limited, Probe
 from jaxticket.controls import BRANCHES, Change, changed
+from jaxticket.data.arrays import Data
 from jaxticket.engine import parallel
 from jaxticket.engine.loop import Arrays
 from jaxticket.engine.metrics import cast
@@ -98,9 +99,17 @@ def measure(
             for label in changes
             for level in levels
         }
-    found, by = batched(runs.data, split, examples=examples)  # type: ignore[arg-type]
+    if not isinstance(runs.data, Data):
+        raise ValueError(
+            "`runs` were trained on a data stream, whose examples probes cannot go through as often"
+            " as they need; pass dataclasses.replace(runs, data=part), with as many of them in "
+            "memory as are to be looked at: part = jt.data.from_arrays(...)"
+        )
+    found, by = batched(runs.data, split, examples=examples)
     training = static_part(runs.training)
     _check_probe(function, runs.net, Problem(runs.net, found, training, by))
+    if isinstance(function, Limited):
+        _check_weights(function, runs, levels, seeds)
     settings = _identity.run(
         "measure",
         runs.net,
@@ -236,6 +245,21 @@ def _check_probe(probe: Probe, net: Network, problem: Problem) -> None:
     check_numbers("probe", probe, found)
 
 
+def _check_weights(probe: Limited, runs: Runs, levels: Sequence[int], seeds: Sequence[int]) -> None:
+    """Raise where a ticket that did not diverge has too few weights for a probe."""
+    for level in levels:
+        ticket, lost = runs.by_level[level], runs.lost_at(level)
+        for seed in seeds:
+            place = runs.seeds.index(seed)
+            if lost[place]:
+                continue
+            own = _tree.rows(ticket, place)
+            ones = jax.tree.map(lambda x: np.ones(x.shape, bool), own.params)
+            kept = masks.map_with(lambda m, x: np.asarray(m), own.mask, ones, other=lambda x: x)
+            count = sum(int(np.count_nonzero(x)) for x in jax.tree.leaves(kept))
+            probe.check_weights(count, f"the ticket of level {level}, seed {seed}")
+
+
 @functools.lru_cache(maxsize=64)
 def measurer(net: Network, mesh: Mesh, probe: Probe) -> Callable[..., dict[str, jax.Array]]:
     """The compiled measurement of replicas.
@@ -264,4 +288,4 @@ def measurer(net: Network, mesh: Mesh, probe: Probe) -> Callable[..., dict[str, 
 
         return jax.lax.cond(limit > 0, measured, skipped, own)
 
-    return parallel.over_replicas(one, mesh, shared=1)
+    return parallel.over_replicas(one, mesh, shared=1, checked=False)

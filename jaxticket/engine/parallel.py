@@ -311,6 +311,7 @@ def over_replicas(
     donate: tuple[int, ...] = (),
     shared: int = 0,
     parted: tuple[int, ...] = (),
+    checked: bool = True,
 ) -> Callable[..., T]:
     """Compile `fn` for many replicas.
 
@@ -323,6 +324,9 @@ def over_replicas(
       shared: how many of the last arguments are the same for all replicas.
       parted: which arguments, counted likewise, have their third axis ([replica, step, batch, ...])
         split over the data axis of the mesh.
+      checked: let JAX follow which values vary over devices, as collectives need it. Without,
+        functions of other libraries may make loops of constants, and derivatives by shared
+        arguments are those of each replica, not their sum; then `fn` must not use collectives.
 
     Returns:
       `run(limits, *replicas, *shared)`: limits int32 [replica], the other arguments but the last
@@ -343,7 +347,9 @@ def over_replicas(
         _compiles.get()()
         own = (split if i in parted else P(SEED) for i in range(len(args) - shared))
         specs = (P(SEED), *own, *(P(),) * shared)
-        mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P(SEED))
+        mapped = jax.shard_map(
+            local, mesh=mesh, in_specs=specs, out_specs=P(SEED), check_vma=checked
+        )
         return mapped(limits, *args)
 
     return jax.jit(run, donate_argnums=tuple(i + 1 for i in donate))

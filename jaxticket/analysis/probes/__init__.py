@@ -8,14 +8,18 @@ Args of a probe:
   ticket: a `jt.Ticket`; its weights are zero where the mask is False.
   key: of the seed, the same for all levels and branches.
 
+A method `check_weights(kept, of)` may refuse networks with too few weights before anything is
+computed.
+
 Returns of a probe: name -> number, or array of numbers, of fixed shapes.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 
+from jaxticket.analysis.probes._curvature import Curvature
 from jaxticket.analysis.probes._gradient_norm import gradient_norm
 from jaxticket.analysis.probes._hessian_trace import HessianTrace
 from jaxticket.problem import Problem
@@ -31,12 +35,28 @@ class Probe(Protocol):
         ...
 
 
+@runtime_checkable
+class Limited(Protocol):
+    """A probe that networks may have too few weights for."""
+
+    def check_weights(self, kept: int, of: str) -> None:
+        """Raise a ValueError where a network keeps too few weights.
+
+        Args:
+          kept: its number of weights that are not pruned.
+          of: which network, for the error.
+        """
+        ...
+
+
 PROBES: dict[str, Callable[..., Mapping[str, jax.Array]]] = {
     "gradient_norm": gradient_norm,
     "hessian_trace": HessianTrace(),
+    "hessian": Curvature(),
+    "gauss_newton": Curvature(matrix="gauss_newton"),
 }
 
-__all__ = ["PROBES", "HessianTrace", "Probe", "gradient_norm"]
+__all__ = ["PROBES", "Curvature", "HessianTrace", "Limited", "Probe", "gradient_norm"]
 
 
 def __dir__() -> list[str]:
