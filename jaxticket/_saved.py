@@ -56,6 +56,8 @@ def setting(
 
 def write(folder: Path, name: str, record: Json, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a record and its arrays; the record last, so that who finds it finds all the rest."""
+    # that of fewer seeds or levels does not belong to the new arrays
+    (folder / f"{name}.json").unlink(missing_ok=True)
     _files.write_arrays(folder / f"{name}.npz", arrays)
     text = json.dumps({"format": VERSION, **record}, indent=1, default=_plain)
     _files.write_text(folder / f"{name}.json", text + "\n")

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import shutil
 import warnings
 
 import jax
@@ -12,7 +13,7 @@ import pytest
 from patterns import DATA, NET, TRAINING, equal, initial
 
 import jaxticket as jt
-from jaxticket import _identity, masks
+from jaxticket import _identity, _saved, masks
 
 SHORT = TRAINING.replace(steps=10, milestones=())
 MESH = {"seeds": (3, 5), "progress": False}
@@ -344,6 +345,23 @@ def test_folders_without_a_finished_run_are_refused(tmp_path, folder, runs):
     (tmp_path / "runs.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match="is damaged"):
         jt.load(tmp_path)
+
+
+def test_a_record_that_was_not_written_to_its_end_is_none(tmp_path, folder, runs, monkeypatch):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    write = _saved._files.write_text
+
+    def full(path, text):
+        if path.name == "runs.json":
+            raise OSError("no space left on device")
+        write(path, text)
+
+    monkeypatch.setattr(_saved._files, "write_text", full)
+    with pytest.raises(OSError, match="no space left"):
+        runs.save(copy)
+    # the record of before does not speak of the arrays that are there now
+    with pytest.raises(ValueError, match="no finished run"):
+        jt.load(copy)
 
 
 # weights that training starts from

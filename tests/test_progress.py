@@ -100,5 +100,8 @@ def test_a_run_says_that_it_compiles_and_prints_few_lines(capsys):
     assert pruned == "prunes 814 of 835 weights, in 2 of 2 layers; left out: 2 bias"
     # the second run finds everything compiled, and says what it prunes too
     assert first == "dense: compiling" and len(rest) <= 3 and "\r" not in said
-    jt.find_tickets(net, data, training, jt.Pruning(levels=1), seeds=(0,), progress=False)
+    runs = jt.find_tickets(net, data, training, jt.Pruning(levels=1), seeds=(0,), progress=False)
     assert capsys.readouterr() == ("", "")
+    jt.measure(runs, "gradient_norm", examples=20)
+    # all that was to be measured was measured
+    assert capsys.readouterr().err.splitlines()[-1].startswith("done in")

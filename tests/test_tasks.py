@@ -44,6 +44,30 @@ def test_tickets_of_a_task_are_found_and_trained(name):
         assert (last["accuracy"] > 0.7).all() and (last["perplexity"] < 2.5).all()
 
 
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """A monitor: the loss of a step, and the labels of its batch."""
+
+    every: int = 2
+
+    def __call__(self, problem, state, batch):
+        loss, _ = problem.update(state, batch)
+        return {"loss": loss, "labels": batch.y.astype(jnp.float32)}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_monitors_see_batches_of_these_labels(name):
+    net, data, own = task(name)
+    training = jt.Training(steps=2, batch_size=4, lr=0.0, monitors=(Update(),), **own)
+    runs = jt.find_tickets(net, data, training, jt.Pruning(levels=0), seeds=(0,), progress=False)
+    (log,) = runs.histories
+    measured = log.monitored["labels"][log.looked["labels"][:, 0], 0]
+    assert measured.shape == (2, 4, *data.labels.shape)
+    known = {row.tobytes() for row in np.float32(data.train.y)}
+    assert {row.tobytes() for row in measured.reshape(8, *data.labels.shape)} <= known
+    assert np.isfinite(log.monitored["loss"][log.looked["loss"]]).all()
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_the_table_says_what_the_trained_network_does(name):
     runs = runs_of(name)

@@ -139,10 +139,12 @@ def measure(
             own = jax.tree.map(lambda x: x[first:end], (ticket, keys))
             padded = parallel.put(parallel.pad(own, size), mesh)
             limits = (np.arange(size) < end - first).astype(np.int32)
-            return {
+            measured = {
                 path: np.asarray(x[: end - first])
                 for path, x in parallel.host(look(limits, *padded, problem)).items()
             }
+            run.advance(end - first)
+            return measured
 
         parts = []
         for label, change in changes.items():

@@ -61,7 +61,8 @@ def telemetry(
 
     Training is that of `jt.branch(runs, branch)`: the seeds, batches and schedule of the run, with
     a fresh optimizer; the dense ticket of a run with rewind step k starts at k, too. Measuring does
-    not change training, and the splits are evaluated only at the start and at the end.
+    not change training, and the splits are evaluated only at the start and at the end, unless
+    `Training.stop_when` looks at them: networks then end where it ended them.
 
     Args:
       runs: the result of `find_tickets`, `branch` or `prune_at`.
@@ -120,12 +121,15 @@ def telemetry(
     # as for `branch`, with which the compiled program is shared
     size = runtime.replicas_per_call(len(groups) * len(runs.seeds), runs.size)
     total = sum(group.steps for group in groups) * len(runs.seeds)
+    # a rule that ends trainings looks at the evaluations that they had
+    ends_only = runs.training.stop_when is None
+    interval = every if ends_only else None
     with runtime.run(
-        runs.net, runs.data, runs.training, settings, size=size, steps=total, interval=every
+        runs.net, runs.data, runs.training, settings, size=size, steps=total, interval=interval
     ) as run:
         monitor = Telemetry(every)
         runner = Runner(run, runs.net, runs.data, runs.training, runs.seeds)
-        logs = runner.train(groups, ends_only=True, monitors=(monitor,)).logs
+        logs = runner.train(groups, ends_only=ends_only, monitors=(monitor,)).logs
         table = results.concat(
             _rows(log, replica, label) for log in logs for replica in range(len(runs.seeds))
         )

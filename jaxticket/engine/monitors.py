@@ -29,6 +29,7 @@ from jaxticket.engine import parallel
 from jaxticket.engine.learner import Block, Networks, Plan
 from jaxticket.engine.source import DataArrays
 from jaxticket.engine.supervised import Origin, Supervised, TrainBatch
+from jaxticket.labels import Labels
 from jaxticket.problem import Problem
 from jaxticket.random import permutation_words, stream
 from jaxticket.settings import Training, static_part
@@ -84,7 +85,9 @@ def observer(learner: Supervised, mesh: Mesh, monitor: Monitor) -> Look:
 
 
 @functools.lru_cache(maxsize=64)
-def shapes(learner: Supervised, monitor: Monitor, size: int) -> dict[str, tuple[int, ...]]:
+def shapes(
+    learner: Supervised, monitor: Monitor, size: int, labels: Labels
+) -> dict[str, tuple[int, ...]]:
     """The shapes of what a monitor gives, by name, for batches of a size.
 
     Raises:
@@ -100,7 +103,8 @@ def shapes(learner: Supervised, monitor: Monitor, size: int) -> dict[str, tuple[
     x = net.example(size)
     if jnp.issubdtype(x.dtype, jnp.floating):
         x = jax.ShapeDtypeStruct(x.shape, jnp.dtype(training.compute_dtype))
-    batch = TrainBatch(x, jax.ShapeDtypeStruct((size,), jnp.int32), key)  # type: ignore[arg-type]
+    y = jax.ShapeDtypeStruct((size, *labels.shape), labels.dtype)
+    batch = TrainBatch(x, y, key)  # type: ignore[arg-type]
     problem = Problem(net, None, training, None, (params, stats), training.precision)
     with naming("monitors", monitor):
         found = jax.eval_shape(monitor, problem, state, batch)
@@ -125,11 +129,11 @@ def check_numbers(argument: str, value: object, found: object) -> None:
             )
 
 
-def check(training: Training, net: Network) -> None:
-    """Raise where the monitors of a training do not work for a network."""
+def check(training: Training, net: Network, labels: Labels) -> None:
+    """Raise where the monitors of a training do not work for a network and its labels."""
     learner, known = Supervised(net, static_part(training)), set()
     for monitor in monitors_of(training):
-        names = set(shapes(learner, monitor, training.batch_size))
+        names = set(shapes(learner, monitor, training.batch_size, labels))
         if both := sorted(names & known):
             raise ValueError(
                 f"`monitors` give {both[0]!r} more than once; give their numbers names that differ"
@@ -149,6 +153,7 @@ class Watcher:
       net, training: what is trained.
       mesh: devices.
       monitors: what is measured.
+      labels: of an example.
       calls: number of calls of the training.
       jobs: number of jobs.
     """
@@ -159,6 +164,7 @@ class Watcher:
         training: Training,
         mesh: Mesh,
         monitors: Sequence[Monitor],
+        labels: Labels,
         calls: int,
         jobs: int,
     ) -> None:
@@ -168,7 +174,7 @@ class Watcher:
         self.values = [
             {
                 name: np.full((calls, jobs, *shape), np.nan, np.float32)
-                for name, shape in shapes(learner, monitor, size).items()
+                for name, shape in shapes(learner, monitor, size, labels).items()
             }
             for monitor in monitors
         ]

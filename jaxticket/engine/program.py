@@ -121,7 +121,7 @@ def check_fit(net: Network, data: Data | Stream, training: Training, mesh: Mesh)
     _check_range(training, data)
     fitting.check(training, net)
     metrics.check(training, net, data.labels)
-    monitors.check(training, net)
+    monitors.check(training, net, data.labels)
     _check_stop(training, data)
     parts = mesh.shape[parallel.DATA]
     if training.batch_size % parts:

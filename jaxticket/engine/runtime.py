@@ -34,6 +34,7 @@ from jaxticket.engine.program import OriginT, PlanT, Program, StateT, program
 from jaxticket.engine.source import Source, put_data
 from jaxticket.engine.store import Extends, RunFolder, agreed, on_first
 from jaxticket.engine.supervised import Origin, Supervised
+from jaxticket.labels import CLASSES, Labels
 from jaxticket.settings import Training
 from jaxticket.typing import Network, TrainState
 
@@ -114,7 +115,7 @@ class Run(Generic[StateT, PlanT, OriginT]):
       splits: number of evaluated splits.
       interval: steps between evaluations.
       folder: where finished units and states are saved, or None.
-      answers: whether labels are answered right or wrong, which numbers are not.
+      labels: of an example of the data.
     """
 
     program: Program[StateT, PlanT, OriginT]
@@ -129,7 +130,7 @@ class Run(Generic[StateT, PlanT, OriginT]):
     _resumption: _Resumption
     _callbacks: tuple[Callable[[list[Row]], object], ...] = ()
     _until: float = math.inf
-    answers: bool = True
+    labels: Labels = CLASSES
 
     @property
     def path(self) -> Path | None:
@@ -207,7 +208,8 @@ class Run(Generic[StateT, PlanT, OriginT]):
 
     def report(self, rows: list[Row]) -> None:
         """Give rows of the table to the callbacks, on the first of several hosts."""
-        if not self.answers:
+        if self.labels.kind == "numbers":
+            # numbers are neither right nor wrong
             rows = [row for row in rows if row["metric"] != "accuracy"]
 
         def call() -> None:
@@ -458,7 +460,7 @@ class Runtime:
                 _Resumption(said=not (shown and folder is not None and folder.begun)),
                 self.callbacks,
                 until,
-                data.labels.kind != "numbers",
+                data.labels,
             )
             yield run
             if not run._resumption.said:

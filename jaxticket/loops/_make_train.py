@@ -61,7 +61,7 @@ def make_train(
 
     Raises:
       ValueError: for data that are not in memory, network, data and training that do not fit
-        together, and steps out of range.
+        together, a training with `stop_when`, and steps out of range.
 
     >>> import jaxticket as jt
     >>> data = jt.data.load("digits")
@@ -78,6 +78,11 @@ def make_train(
             f"in memory, such as jt.data.from_arrays makes them; or use jt.find_tickets"
         )
     training = check_fit(net, data, training, parallel.mesh(devices=jax.devices()[:1]))
+    if training.stop_when is not None:
+        raise ValueError(
+            "`training` has a `stop_when`, which is called on the host while networks train; a pure "
+            "function takes a step to end at: pass training.replace(stop_when=None), and `stop`"
+        )
     stop = training.steps if stop is None else whole("stop", stop, 1, high=training.steps)
     start = whole("start", start, 0, high=stop - 1)
     learner, placement = Supervised(net, training), Placement()

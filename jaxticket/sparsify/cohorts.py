@@ -21,6 +21,7 @@ from jaxticket import results
 from jaxticket.engine.runtime import Runtime
 from jaxticket.engine.store import on_first, settings_in
 from jaxticket.runs import Runs
+from jaxticket.sparsify.cost import whole_or_mean
 from jaxticket.sparsify.plan import Plan
 from jaxticket.typing import Json
 
@@ -141,7 +142,7 @@ def joined(parts: Sequence[Runs]) -> Runs:
         ),
         by_level={n: _stacked([part.by_level[n] for part in parts]) for n in first.by_level},
         origin=_stacked([part.origin for part in parts]),
-        costs=tuple(row for part in parts for row in part.costs),
+        costs=_costs(parts),
         traces=tuple(
             sorted(
                 (row for part in parts for row in part.traces),
@@ -152,6 +153,22 @@ def joined(parts: Sequence[Runs]) -> Runs:
         final={key: _stacked([part.final[key] for part in parts]) for key in first.final},
         at={key: _stacked([part.at[key] for part in parts]) for key in first.at},
     )
+
+
+def _costs(parts: Sequence[Runs]) -> tuple[Json, ...]:
+    """The costs of several cohorts; their dense trainings, which steps share, are one row."""
+    rows = [(len(part.seeds), row) for part in parts for row in part.costs]
+    dense = [(seeds, row) for seeds, row in rows if row["unit"] == "dense"]
+    rest = [row for _, row in rows if row["unit"] != "dense"]
+    if not dense:
+        return tuple(rest)
+    mean = sum(seeds * row["training_steps"] for seeds, row in dense) / sum(n for n, _ in dense)
+    whole = {
+        "unit": "dense",
+        "train_seconds": sum(row["train_seconds"] for _, row in dense),
+        "training_steps": whole_or_mean(mean),
+    }
+    return whole, *rest
 
 
 def _stacked(trees: Sequence[T]) -> T:

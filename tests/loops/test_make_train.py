@@ -103,6 +103,9 @@ def test_what_is_refused():
         jt.make_train(NET, DATA, TRAINING, stop=9)
     with pytest.raises(ValueError, match="`start` must be a whole number of at most 4"):
         jt.make_train(NET, DATA, TRAINING, start=5, stop=5)
+    stops = TRAINING.replace(stop_when=jt.Target("accuracy", 0.5, split="test"))
+    with pytest.raises(ValueError, match="`training` has a `stop_when`"):
+        jt.make_train(NET, DATA, stops)
     with pytest.raises(ValueError, match="`net` takes examples of shape"):
         jt.make_train(jt.networks.lenet((4, 4, 1), 10), DATA, TRAINING)
     train = jt.make_train(NET, DATA, TRAINING)

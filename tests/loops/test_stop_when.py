@@ -176,6 +176,15 @@ def test_what_is_refused():
         )
 
 
+def test_telemetry_ends_where_training_did():
+    value, _ = threshold()
+    runs = FIND(TRAINING.replace(stop_when=jt.Target("accuracy", value)), seeds=SEEDS)
+    trained, seen = runs.table(), jt.telemetry(runs, levels=[1], every=2, progress=False)
+    ends = trained[trained.level == 1].groupby("seed").step.max()
+    assert (ends < 24).any()
+    pd.testing.assert_series_equal(seen.groupby("seed").step.max(), ends)
+
+
 def test_costs_count_the_steps_that_were_trained():
     value, _ = threshold()
     training = TRAINING.replace(stop_when=jt.Target("accuracy", value))

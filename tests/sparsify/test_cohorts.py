@@ -142,6 +142,12 @@ def test_more_densities_of_masks_at_steps_equal_a_run_at_once(tmp_path):
     for step in (0, 5):
         same(ours[step], theirs[step])
         same(loaded[step], theirs[step])
+    # of which `jt.costs.finding` takes the share of the steps before pruning
+    (dense,) = (row for row in ours[5].costs if row["unit"] == "dense")
+    files = folder.rglob("units/dense-*.npz")
+    seconds = sum(float(np.load(file)["seconds"]) for file in files)
+    assert dense["train_seconds"] == pytest.approx(seconds)
+    assert dense["training_steps"] == SHORT.steps
     for densities, steps in (((0.2, 0.5), (0, 5)), ((0.5,), (0, 5)), ((0.5, 0.2, 0.1), (0,))):
         with pytest.raises(jt.RunFolderError, match="`pruning"):
             prune(densities, (3, 5, 8), folder, step=steps)
