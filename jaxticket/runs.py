@@ -21,10 +21,10 @@ from jaxticket._check import instance, is_integer, number, one_of, share
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
+from jaxticket.engine.judged import judged
 from jaxticket.engine.metrics import METRICS, metric_names
 from jaxticket.engine.source import split_names
 from jaxticket.engine.store import explained
-from jaxticket.metrics import chosen_metrics
 from jaxticket.settings import Loaded, PruningSettings, Training
 from jaxticket.ticket import Ticket, check_ticket, drawn_exactly
 from jaxticket.typing import Json, Network, Params, Stats
@@ -455,7 +455,6 @@ class Runs:
         Raises:
           ValueError: for one that was not measured, or has no meaning for the labels.
         """
-        known = {one.name: one for one in chosen_metrics(self.training.metrics)}
         names = [n for n in metric_names(self.training) if n != "accuracy"]
         if self.data.labels.kind != "numbers":
             names.append("accuracy")
@@ -466,7 +465,7 @@ class Runs:
                 f"metric='r2') after jt.Training(metrics=('r2',))"
             )
         one_of("metric", metric, names)
-        return -1.0 if metric == "loss" or getattr(known.get(metric), "lower", False) else 1.0
+        return -1.0 if judged(metric, self.training).lower else 1.0
 
     def collapsed(self) -> dict[int, dict[int, tuple[str, ...]]]:
         """The prunable layers without any weights: level -> seed -> their paths.

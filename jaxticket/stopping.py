@@ -25,25 +25,27 @@ StopRule = Callable[[np.ndarray, Mapping[str, np.ndarray]], bool]
 _BETTER = {"loss": "lower", "accuracy": "higher"}
 
 
-@dataclasses.dataclass(frozen=True)
 class _OfMetric:
     """What rules of one number share."""
 
+    metric: str
+    split: str
+    better: str | None
+
     def __post_init__(self) -> None:
         settle(self, text, "metric", "split")
-        metric, better = getattr(self, "metric"), getattr(self, "better")  # noqa: B009
-        if better is None:
-            if metric not in _BETTER:
+        if self.better is None:
+            if self.metric not in _BETTER:
                 raise ValueError(
-                    f"`better` is needed for the metric {metric!r}: 'higher' or 'lower'"
+                    f"`better` is needed for the metric {self.metric!r}: 'higher' or 'lower'"
                 )
-            object.__setattr__(self, "better", _BETTER[metric])
+            object.__setattr__(self, "better", _BETTER[self.metric])
         settle(self, one_of, "better", choices=("higher", "lower"))
 
     def _rising(self, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
         """The metric, with its sign turned where lower is better."""
-        values = metrics[f"{getattr(self, 'split')}/{getattr(self, 'metric')}"]  # noqa: B009
-        return values if getattr(self, "better") == "higher" else -values  # noqa: B009
+        values = metrics[f"{self.split}/{self.metric}"]
+        return values if self.better == "higher" else -values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,3 +120,10 @@ class Target(_OfMetric):
         del steps
         reached = self.value if self.better == "higher" else -self.value
         return bool(self._rising(metrics)[-1] >= reached)
+
+
+__all__ = ["Plateau", "StopRule", "Target"]
+
+
+def __dir__() -> list[str]:
+    return __all__

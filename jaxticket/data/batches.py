@@ -276,7 +276,13 @@ def made(source: Source, seed: int) -> Iterable[Given]:
 
 def _takes_seed(source: Callable[..., object]) -> bool:
     """Whether a function takes a seed; one of no arguments gives all networks the same order."""
-    return bool(inspect.signature(source).parameters)
+    try:
+        return bool(inspect.signature(source).parameters)
+    except ValueError as error:  # of some builtins
+        raise ValueError(
+            f"`source` {_check.shown(source)} does not say whether it takes a seed ({error}); wrap "
+            f"it: lambda seed: ..."
+        ) from None
 
 
 def _numbered(

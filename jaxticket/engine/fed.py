@@ -17,8 +17,9 @@ from jax.sharding import PartitionSpec as P
 
 from jaxticket.data.batches import Batches, Pair
 from jaxticket.engine import parallel
+from jaxticket.engine.held import evaluation_batches
 from jaxticket.engine.learner import Block
-from jaxticket.engine.metrics import Batched, cut, normalization, split_names
+from jaxticket.engine.metrics import Batched, normalization, split_names
 from jaxticket.engine.streamed import (
     Blocks,
     StreamedArrays,
@@ -97,14 +98,9 @@ class FedData(Blocks):
         example = data.train.x.dtype.itemsize * int(np.prod(data.shape))
         super().__init__(training, mesh, example=example, most=data.block_bytes)
         self.data = data
-        names = split_names(data)
-        arrays = StreamedArrays(normalization(data), names)
+        arrays = StreamedArrays(normalization(data), split_names(data))
         self.arrays: StreamedArrays = parallel.put(arrays, mesh, replicas=False)
-        splits = {name: (data.splits[name].x, data.splits[name].y) for name in names}
-        most = {"train": training.eval_train_examples}
-        batched = cut(
-            splits, training.eval_batch_size, most=most, multiple=mesh.shape[parallel.DATA]
-        )
+        batched = evaluation_batches(data, training, mesh.shape[parallel.DATA])
         self._evaluated: Batched = parallel.put(batched, mesh, replicas=False)
         self._chosen: dict[tuple[bytes, int, int], tuple[np.ndarray, Pair]] = {}
 

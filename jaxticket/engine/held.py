@@ -71,11 +71,15 @@ def held_arrays(data: Data, training: Training, multiple: int = 1) -> HeldArrays
       training: how it is evaluated.
       multiple: of the size of evaluation batches.
     """
-    names = split_names(data)
-    splits = {name: (data.splits[name].x, data.splits[name].y) for name in names}
-    most = {"train": training.eval_train_examples}
-    batched = cut(splits, training.eval_batch_size, most=most, multiple=multiple)
+    batched, names = evaluation_batches(data, training, multiple), split_names(data)
     return HeldArrays(data.train.x, data.train.y, batched, normalization(data), names)
+
+
+def evaluation_batches(data: Data, training: Training, multiple: int = 1) -> Batched:
+    """All splits cut into batches of evaluation, on the host; args as of `held_arrays`."""
+    splits = {name: (data.splits[name].x, data.splits[name].y) for name in split_names(data)}
+    most = {"train": training.eval_train_examples}
+    return cut(splits, training.eval_batch_size, most=most, multiple=multiple)
 
 
 class HeldData:

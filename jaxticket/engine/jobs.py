@@ -128,19 +128,22 @@ def history_arrays(blocks: list[Arrays]) -> Arrays:
 
     Blocks may have made different calls: missing ones are filled.
     """
-    calls = max(len(b["steps"]) for b in blocks)
-
-    def longer(x: np.ndarray, fill: float) -> np.ndarray:
-        missing = np.full((calls - len(x), *x.shape[1:]), fill, x.dtype)
-        return np.concatenate([x, missing])
-
     result = {"diverged": np.concatenate([b["diverged"] for b in blocks])}
     fills = {"steps": 0, "wanted": False, "values": np.nan}
     fills |= {name: False for name in blocks[0] if name.startswith("looked/")}
     fills |= {name: np.nan for name in blocks[0] if name.startswith("monitored/")}
     for name, fill in fills.items():
-        result[name] = np.concatenate([longer(b[name], fill) for b in blocks], axis=1)
+        result[name] = along_jobs([b[name] for b in blocks], fill)
     return result
+
+
+def along_jobs(parts: Sequence[np.ndarray], fill: float) -> np.ndarray:
+    """Arrays [call, job, ...] put one after another along their jobs; missing calls are filled."""
+    calls = max(map(len, parts))
+    longer = [
+        np.concatenate([x, np.full((calls - len(x), *x.shape[1:]), fill, x.dtype)]) for x in parts
+    ]
+    return np.concatenate(longer, axis=1)
 
 
 def report_diverged(

@@ -80,8 +80,8 @@ def make_train(
     training = check_fit(net, data, training, parallel.mesh(devices=jax.devices()[:1]))
     if training.stop_when is not None:
         raise ValueError(
-            "`training` has a `stop_when`, which is called on the host while networks train; a pure "
-            "function takes a step to end at: pass training.replace(stop_when=None), and `stop`"
+            "`training` has a `stop_when`, which is called on the host while networks train; a "
+            "pure function ends at a step: pass training.replace(stop_when=None), and `stop`"
         )
     stop = training.steps if stop is None else whole("stop", stop, 1, high=training.steps)
     start = whole("start", start, 0, high=stop - 1)

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from jaxticket import results
+from jaxticket.engine.jobs import along_jobs
 from jaxticket.engine.runtime import Runtime
 from jaxticket.engine.store import on_first, settings_in
 from jaxticket.runs import Runs
@@ -177,25 +178,19 @@ def _stacked(trees: Sequence[T]) -> T:
 
 def _log(logs: Sequence[results.EvaluationLog]) -> results.EvaluationLog:
     """The evaluations of several cohorts along their axis of replicas."""
-    calls = max(len(log.steps) for log in logs)
-
-    def longer(x: np.ndarray, fill: float) -> np.ndarray:
-        missing = np.full((calls - len(x), *x.shape[1:]), fill, x.dtype)
-        return np.concatenate([x, missing])
-
-    def along(parts: Sequence[np.ndarray], fill: float) -> np.ndarray:
-        return np.concatenate([longer(x, fill) for x in parts], axis=1)
-
     return logs[0]._replace(
         seeds=np.concatenate([log.seeds for log in logs]),
         density=np.concatenate([log.density for log in logs]),
-        steps=along([log.steps for log in logs], 0),
-        wanted=along([log.wanted for log in logs], False),
-        values=along([log.values for log in logs], np.nan),
+        steps=along_jobs([log.steps for log in logs], 0),
+        wanted=along_jobs([log.wanted for log in logs], False),
+        values=along_jobs([log.values for log in logs], np.nan),
         diverged=np.concatenate([log.diverged for log in logs]),
         dilation=np.concatenate([log.dilation for log in logs]),
-        looked={name: along([log.looked[name] for log in logs], False) for name in logs[0].looked},
+        looked={
+            name: along_jobs([log.looked[name] for log in logs], False) for name in logs[0].looked
+        },
         monitored={
-            name: along([log.monitored[name] for log in logs], np.nan) for name in logs[0].monitored
+            name: along_jobs([log.monitored[name] for log in logs], np.nan)
+            for name in logs[0].monitored
         },
     )

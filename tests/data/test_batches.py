@@ -340,6 +340,7 @@ def test_torch_gives_batches():
     ("source", "options", "message"),
     [
         (shuffled(0), {}, r"`source` .* is an iterator, which can be read only once"),
+        (dict, {}, r"`source` .* does not say whether it takes a seed"),
         (lambda: iter(()), {}, r"`source` gave no batch"),
         (3, {}, r"`source` must be an iterable of batches"),
         ([X], {}, r"`source` must give batches \(examples, labels\)"),
