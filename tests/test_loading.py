@@ -357,7 +357,7 @@ def test_a_record_that_was_not_written_to_its_end_is_none(tmp_path, folder, runs
         write(path, text)
 
     monkeypatch.setattr(_saved._files, "write_text", full)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(jt.RunFolderError, match="no space left"):
         runs.save(copy)
     # the record of before does not speak of the arrays that are there now
     with pytest.raises(ValueError, match="no finished run"):
