@@ -13,7 +13,7 @@ import numpy as np
 from jaxticket.typing import Json
 
 FORMAT = "jaxticket ticket 1"
-_NUMBERS = "biuf"
+NUMBERS = "biuf"
 """Kinds of NumPy types that ticket files hold."""
 
 
@@ -54,7 +54,7 @@ def _array(stored: bytes, name: str) -> np.ndarray:
         (2, 0): np.lib.format.read_array_header_2_0,
     }[version]
     shape, by_columns, kind = read(file, max_header_size=10_000)
-    if kind.kind not in _NUMBERS or min(shape, default=0) < 0:
+    if kind.kind not in NUMBERS or min(shape, default=0) < 0:
         raise ValueError(f"{name!r} is of type {kind} and shape {shape}")
     if file.tell() + math.prod(shape) * kind.itemsize != len(stored):
         raise ValueError(f"{name!r} has another number of bytes than its shape {shape}")

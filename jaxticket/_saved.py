@@ -11,11 +11,12 @@ from safetensors import safe_open
 from safetensors.numpy import save as serialized
 
 from jaxticket import _files, _identity, _tree
+from jaxticket._ticket_arrays import pack
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.results import EvaluationLog
 from jaxticket.settings import Training
-from jaxticket.ticket import Ticket, pack, unpack
+from jaxticket.ticket import Ticket, unpack
 from jaxticket.typing import Json, Network, Params, Stats
 
 FORMAT = "jaxticket stacked tickets 1"

@@ -10,15 +10,20 @@ Which weights belong to a unit says the symmetry of the network (`jaxticket.nn.s
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import itertools
 import json
+import time
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxticket import _tree
+from jaxticket import _show, _tree
+from jaxticket.nn import flops
 from jaxticket.nn.features import with_features
 from jaxticket.nn.symmetry import Places, places
 from jaxticket.typing import Mask, Network, Params, Stats
@@ -29,6 +34,18 @@ TOLERANCE = 1e-5
 """Of logits, relative to the largest of them or to 1."""
 
 Arrays = dict[str, np.ndarray]
+
+
+class _Weights(Protocol):
+    """What is measured of a ticket."""
+
+    @property
+    def params(self) -> Params: ...
+    @property
+    def stats(self) -> Stats: ...
+
+
+WeightsT = TypeVar("WeightsT", bound=_Weights)
 
 
 class Small(NamedTuple):
@@ -312,3 +329,56 @@ def _compare(work: _Work, net: Network, found: tuple[Params, Stats]) -> None:
             f"`net` without its dead units gives other logits (by {apart:.2g} of the largest): its "
             f"`symmetry` does not describe it, or it is of a kind that `compact` does not know"
         )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Compact(Generic[WeightsT]):
+    """A ticket without its dead units and channels.
+
+    Attributes:
+      net: the smaller network.
+      ticket: its weights, statistics and mask, which may still hold pruned weights.
+      before: the network of the ticket as it was.
+      whole: that ticket.
+      units: name of a layer or block -> how many of its units or channels are left, of how many.
+    """
+
+    net: Network
+    ticket: WeightsT
+    before: Network
+    whole: WeightsT
+    units: Mapping[str, tuple[int, int]]
+
+    __repr__ = _show.record
+
+    @property
+    def flops(self) -> tuple[float, float]:
+        """Operations of the forward pass of one example, of this network and of that before."""
+        return flops.forward(self.net), flops.forward(self.before)
+
+    def seconds(self, batch: int = 256, *, repeats: int = 20) -> tuple[float, float]:
+        """Measure the time of a forward pass on this machine, here and before, in seconds.
+
+        Args:
+          batch: examples of the pass.
+          repeats: passes, of which the median counts; the two networks take turns.
+        """
+        x = jax.block_until_ready(self.before.noise(jax.random.key(0), batch))
+        calls = []
+        for net, own in ((self.net, self.ticket), (self.before, self.whole)):
+            run = jax.jit(functools.partial(_logits, net))
+            given = jax.device_put((own.params, own.stats))
+            # compiles
+            jax.block_until_ready(run(*given, x))
+            calls.append(functools.partial(run, *given, x))
+        took = np.empty((repeats, 2))
+        for turn, place in itertools.product(range(repeats), range(2)):
+            began = time.perf_counter()
+            jax.block_until_ready(calls[place]())
+            took[turn, place] = time.perf_counter() - began
+        here, there = np.median(took, axis=0)
+        return float(here), float(there)
+
+
+def _logits(net: Network, params: Params, stats: Stats, x: jax.Array) -> jax.Array:
+    return net.apply(params, stats, x, train=False)[0]

@@ -210,6 +210,11 @@ def apply(mask: Mask, tree: Params) -> Params:
     return map_with(lambda m, x: jnp.where(m, x, jnp.zeros_like(x)), mask, tree, other=lambda x: x)
 
 
+def host_apply(mask: Mask, tree: Params) -> Params:
+    """`apply` in NumPy, without its checks."""
+    return map_with(lambda m, x: np.where(m, x, np.zeros_like(x)), mask, tree, other=lambda x: x)
+
+
 def _counted(mask: Mask) -> Mask:
     """A mask of bools, with None at the leaves that do not count."""
     require_bools("mask", mask)

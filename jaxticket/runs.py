@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from jaxticket import _files, _identity, _saved, _show, _stats, masks, rescaling, results
 from jaxticket._check import instance, is_integer, number, one_of, share
+from jaxticket._drawn import drawn_exactly
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
@@ -26,7 +27,7 @@ from jaxticket.engine.metrics import METRICS, metric_names
 from jaxticket.engine.source import split_names
 from jaxticket.engine.store import explained
 from jaxticket.settings import Loaded, PruningSettings, Training
-from jaxticket.ticket import Ticket, check_ticket, drawn_exactly
+from jaxticket.ticket import Ticket, check_ticket
 from jaxticket.typing import Json, Network, Params, Stats
 
 if TYPE_CHECKING:

@@ -16,9 +16,10 @@ import pytest
 from safetensors.numpy import save_file
 
 import jaxticket as jt
+from jaxticket._ticket_file import digest
 from jaxticket.cli import main
 from jaxticket.cli.listing import ticket_text
-from jaxticket.ticket import _digest, about, layer_masks, pack
+from jaxticket.ticket import about, layer_masks, pack
 
 MASK = {"dense": {"bias": np.ones(3, bool), "kernel": np.eye(3, 4, dtype=bool)}}
 PARAMS = jax.tree.map(lambda m: np.where(m, np.float32(2), np.float32(0)), MASK)
@@ -34,12 +35,12 @@ def written(path, changes=None, header=None):
     arrays = {name: x for name, x in arrays.items() if x is not None}
     told = {**HEADER, **(header or {})}
     if path.suffix == ".npz":
-        text = json.dumps({"format": "jaxticket ticket 1", **told, "sha256": _digest(arrays)})
+        text = json.dumps({"format": "jaxticket ticket 1", **told, "sha256": digest(arrays)})
         np.savez(path, **arrays, header=np.frombuffer(text.encode(), np.uint8))
     else:
         texts = {name: json.dumps(value) for name, value in told.items()}
         texts["format"] = "jaxticket ticket 2"
-        texts["sha256"] = _digest(arrays, texts)
+        texts["sha256"] = digest(arrays, texts)
         save_file({name: np.asarray(x, order="C") for name, x in arrays.items()}, path, texts)
     return path
 

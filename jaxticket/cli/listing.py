@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxticket import _tree
+from jaxticket._ticket_file import about, layer_masks
 from jaxticket.presets import PRESETS, Preset, preset, preset_of
 from jaxticket.presets.schema import FUNCTIONS
-from jaxticket.ticket import about, layer_masks
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -29,7 +29,7 @@ from jaxticket.engine.loop import Arrays, Jobs, Trained, Watch, take
 from jaxticket.engine.supervised import network_of
 from jaxticket.settings import Training
 from jaxticket.sparsify.runner import Group
-from jaxticket.ticket import Ticket, host_apply
+from jaxticket.ticket import Ticket
 from jaxticket.typing import Params, TrainState
 
 # far from the orders that levels of a run see with `order`="fresh"
@@ -257,7 +257,7 @@ def _compared(
     moved = np.zeros(len(atoms))
     for number in range(len(atoms)):
         ticket, _, beginning = (jax.tree.map(lambda x: x[0], part) for part in tickets[number])
-        moved[number] = l2_between(ticket.params, host_apply(ticket.mask, beginning))
+        moved[number] = l2_between(ticket.params, masks.host_apply(ticket.mask, beginning))
         own = [number * design.copies + c for c in range(design.copies)]
         networks = [jax.tree.map(lambda x, j=j: x[j], final[0]) for j in own]
         for copy, params in enumerate(networks):

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from jaxticket import _tree, masks
+from jaxticket._ticket_arrays import pack
 from jaxticket.controls import Change, changed
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
@@ -46,7 +47,7 @@ from jaxticket.runs import Runs, Trainings, TrainingsAt, density
 from jaxticket.settings import PruningSettings, Training
 from jaxticket.sparsify.plan import NOTHING, Keeping
 from jaxticket.stopping import StopRule
-from jaxticket.ticket import Ticket, pack, unpack
+from jaxticket.ticket import Ticket, unpack
 from jaxticket.typing import Json, Network, Params
 
 Keep = Callable[[Trained, Jobs, int], Arrays]
