@@ -52,6 +52,14 @@ class TopK:
         return sums[0] / sums[1]
 
 
+def bin_of_equal_width(confidence: Array, bins: int) -> Array:
+    """The bin b of each confidence, which lies in (b / bins, (b + 1) / bins].
+
+    Confidences that are nan go to the first bin, whose sum they make nan.
+    """
+    return jnp.clip(jnp.ceil(confidence * bins).astype(jnp.int32) - 1, 0, bins - 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class CalibrationError:
     """The expected calibration error, `sum_b |right_b - confidence_b| / examples`.
@@ -80,8 +88,7 @@ class CalibrationError:
         """Right answers minus confidences in each bin, and examples."""
         confidence = jnp.max(jax.nn.softmax(logits), axis=1)
         right = (jnp.argmax(logits, axis=1) == labels).astype(jnp.float32)
-        # confidences that are nan go to the first bin, whose sum they make nan
-        at = jnp.clip(jnp.ceil(confidence * self.bins).astype(jnp.int32) - 1, 0, self.bins - 1)
+        at = bin_of_equal_width(confidence, self.bins)
         gaps = jnp.zeros(self.bins, jnp.float32).at[at].add(right - confidence)
         return jnp.concatenate([gaps, jnp.full(1, labels.size, jnp.float32)])
 

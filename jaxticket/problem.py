@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import jax
@@ -61,6 +61,7 @@ class Problem:
       start: of monitors, the masked weights and statistics that this training began with.
       precision: of matrix products, as of `Training`; "highest" for curvature.
       placement: how a batch lies on the devices; set by compiled programs.
+      more: further examples by name, those that a probe prepared.
 
     Raises:
       ValueError: for something else than a network, data in memory and a training.
@@ -73,6 +74,7 @@ class Problem:
     start: Networks | None = None
     precision: str = dataclasses.field(default="highest", metadata={"static": True})
     placement: Placement = dataclasses.field(default=Placement(), metadata={"static": True})
+    more: Mapping[str, Batched] | None = None
 
     __repr__ = _show.record
 
@@ -353,6 +355,11 @@ def batched(
     own = data.splits[split]
     by = Normalization(np.asarray(data.mean), np.asarray(data.std))  # type: ignore[arg-type]
     found = cut({split: (own.x, own.y)}, whole("size", size, 1), most={split: examples})
-    if np.issubdtype(found.x.dtype, np.floating):
-        found = found._replace(x=((found.x - by.mean) / by.std).astype(np.float32))
-    return found, by
+    return standardized(found, by), by
+
+
+def standardized(batches: Batched, by: Normalization) -> Batched:
+    """Batches whose examples are normalized where they are not whole numbers."""
+    if not np.issubdtype(batches.x.dtype, np.floating):
+        return batches
+    return batches._replace(x=((batches.x - by.mean) / by.std).astype(np.float32))

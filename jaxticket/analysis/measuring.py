@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from jaxticket import _identity, _tree, masks, results
 from jaxticket._check import chosen, from_table, hashable, naming, one_of
-from jaxticket.analysis.probes import PROBES, Limited, Probe
+from jaxticket.analysis.probes import PROBES, Limited, Probe, prepared
 from jaxticket.controls import BRANCHES, Change, changed
 from jaxticket.data.arrays import Data
 from jaxticket.engine import parallel
@@ -107,7 +107,8 @@ def measure(
         )
     found, by = batched(runs.data, split, examples=examples)
     training = static_part(runs.training)
-    _check_probe(function, runs.net, Problem(runs.net, found, training, by))
+    more = prepared(function, runs.data, split, examples)
+    _check_probe(function, runs.net, Problem(runs.net, found, training, by, more=more))
     if isinstance(function, Limited):
         _check_weights(function, runs, levels, seeds)
     settings = _identity.run(
@@ -129,7 +130,7 @@ def measure(
     size = runtime.replicas_per_call(len(seeds))
     count = len(changes) * len(levels) * len(seeds)
     with runtime.run(runs.net, runs.data, runs.training, settings, size=size, steps=count) as run:
-        problem = Problem(runs.net, found, training, by)
+        problem = Problem(runs.net, found, training, by, more=more)
         problem = parallel.put(problem, mesh, replicas=False)
         keys = np.asarray(jax.random.key_data(root_keys(seeds)))
         look = measurer(runs.net, mesh, function)

@@ -15,6 +15,7 @@ from pathlib import Path
 from jaxticket import _check
 from jaxticket.data._digits import digits as digits
 from jaxticket.data._tiny_imagenet import tiny_imagenet as tiny_imagenet
+from jaxticket.data.alike import like as like
 from jaxticket.data.arrays import Data as Data
 from jaxticket.data.arrays import Split as Split
 from jaxticket.data.batches import Batches as Batches
@@ -159,6 +160,7 @@ __all__ = [
     "from_arrays",
     "from_batches",
     "from_npz",
+    "like",
     "load",
     "load_folder",
     "load_tfds",

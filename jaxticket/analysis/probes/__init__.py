@@ -12,6 +12,10 @@ A method `check_weights(kept, of)` may refuse networks with too few weights befo
 computed.
 
 Returns of a probe: name -> number, or array of numbers, of fixed shapes.
+
+A probe that needs more than the examples of one split, or that refuses some data, has a method
+`prepare(data, split, examples) -> name -> Batched`, which is called once on the host; the problem
+has what it gives as `problem.more`.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,9 +23,13 @@ from typing import Protocol, runtime_checkable
 
 import jax
 
+from jaxticket.analysis.probes._calibration import Calibration
 from jaxticket.analysis.probes._curvature import Curvature
 from jaxticket.analysis.probes._gradient_norm import gradient_norm
 from jaxticket.analysis.probes._hessian_trace import HessianTrace
+from jaxticket.analysis.probes._out_of_distribution import OutOfDistribution
+from jaxticket.data.arrays import Data
+from jaxticket.engine.metrics import Batched
 from jaxticket.problem import Problem
 from jaxticket.ticket import Ticket
 from jaxticket.typing import Key
@@ -49,14 +57,41 @@ class Limited(Protocol):
         ...
 
 
+@runtime_checkable
+class Prepares(Protocol):
+    """A probe that brings examples of its own, or refuses data that it cannot measure."""
+
+    def prepare(self, data: Data, split: str, examples: int | None) -> Mapping[str, Batched]:
+        """Examples by name, which `problem.more` holds."""
+        ...
+
+
+def prepared(
+    probe: Probe, data: Data, split: str, examples: int | None
+) -> Mapping[str, Batched] | None:
+    """The further examples of a probe; None where it brings none."""
+    return probe.prepare(data, split, examples) if isinstance(probe, Prepares) else None
+
+
 PROBES: dict[str, Callable[..., Mapping[str, jax.Array]]] = {
     "gradient_norm": gradient_norm,
     "hessian_trace": HessianTrace(),
     "hessian": Curvature(),
     "gauss_newton": Curvature(matrix="gauss_newton"),
+    "calibration": Calibration(),
+    "out_of_distribution": OutOfDistribution(),
 }
 
-__all__ = ["PROBES", "Curvature", "HessianTrace", "Limited", "Probe", "gradient_norm"]
+__all__ = [
+    "PROBES",
+    "Calibration",
+    "Curvature",
+    "HessianTrace",
+    "Limited",
+    "OutOfDistribution",
+    "Probe",
+    "gradient_norm",
+]
 
 
 def __dir__() -> list[str]:
