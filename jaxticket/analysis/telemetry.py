@@ -13,13 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxticket import _identity, _tree, masks, results
-from jaxticket._check import chosen, from_table, whole
+from jaxticket._check import chosen, from_table, hashable, whole
 from jaxticket.controls import BRANCHES, Change
+from jaxticket.engine import monitors
+from jaxticket.engine.monitors import Monitor
 from jaxticket.engine.runtime import Runtime, settled
 from jaxticket.engine.selected import completed, trained_part
-from jaxticket.engine.supervised import TrainBatch
+from jaxticket.engine.supervised import Supervised, TrainBatch
 from jaxticket.problem import Problem
 from jaxticket.runs import Runs, require_runs
+from jaxticket.settings import static_part
 from jaxticket.sparsify.retraining import branch_groups
 from jaxticket.sparsify.runner import Group, Runner
 from jaxticket.typing import Mask, Params, TrainState
@@ -37,6 +40,7 @@ def telemetry(
     levels: Sequence[int] | None = None,
     steps: int | None = None,
     every: int | None = None,
+    monitor: Monitor | None = None,
     runtime: Runtime | None = None,
     folder: str | os.PathLike[str] | None = None,
     at_once: int | None = None,
@@ -72,6 +76,9 @@ def telemetry(
       steps: number of steps to train, with the schedule of the complete training; None for all.
       every: steps between measurements, which are also made at the start and at the end; the
         interval of evaluations if None.
+      monitor: what measures in the place of these metrics, such as
+        `jt.probes.Smoothness.of(training)`: an object with `every`, which must not be given here
+        too, that gives numbers by name (see `jaxticket.engine.monitors`).
       runtime: folder and the other settings below in one object; then omit the arguments below.
       folder: where to save; None for a folder below that of `runs`, if it has one.
       at_once: replicas that one device holds at most.
@@ -83,8 +90,8 @@ def telemetry(
       Values are nan from the first non-finite loss on, and if no weights survive.
 
     Raises:
-      ValueError: for a level that is not in `runs`, more steps than training has, and runs with
-        several dilations.
+      ValueError: for a level that is not in `runs`, more steps than training has, runs with several
+        dilations, and a monitor that does not give numbers.
 
     Reference: KD-LTS, figure 7; Frankle, Schwab and Morcos 2020, "The early phase of neural network
       training".
@@ -96,7 +103,8 @@ def telemetry(
     change = from_table("branch", branch, BRANCHES)
     name = branch if isinstance(branch, str) else str(getattr(branch, "__name__", "branch"))
     levels = chosen("levels", levels, runs.levels)
-    every = whole("every", runs.training.evaluation_interval if every is None else every, 1)
+    watched = _monitor(monitor, runs, every)
+    names = METRICS if monitor is None else _metrics(watched, runs)
     steps = None if steps is None else whole("steps", steps, 1)
     factors = sorted({float(factor) for h in runs.histories for factor in h.dilation})
     if len(factors) != 1:
@@ -112,7 +120,9 @@ def telemetry(
         name=name,
         levels=levels,
         steps=steps,
-        every=every,
+        every=watched.every,
+        # left out where it is the default, so that folders of before still fit
+        **({} if monitor is None else {"monitor": monitor}),
     )
     runtime = runtime.in_folder(runs.folder, "telemetry", results.run_name(name, settings))
     _, groups = branch_groups(runs, change, name, runs.training, factors, levels)
@@ -123,15 +133,14 @@ def telemetry(
     total = sum(group.steps for group in groups) * len(runs.seeds)
     # a rule that ends trainings looks at the evaluations that they had
     ends_only = runs.training.stop_when is None
-    interval = every if ends_only else None
+    interval = watched.every if ends_only else None
     with runtime.run(
         runs.net, runs.data, runs.training, settings, size=size, steps=total, interval=interval
     ) as run:
-        monitor = Telemetry(every)
         runner = Runner(run, runs.net, runs.data, runs.training, runs.seeds)
-        logs = runner.train(groups, ends_only=ends_only, monitors=(monitor,)).logs
+        logs = runner.train(groups, ends_only=ends_only, monitors=(watched,)).logs
         table = results.concat(
-            _rows(log, replica, label) for log in logs for replica in range(len(runs.seeds))
+            _rows(log, replica, label, names) for log in logs for replica in range(len(runs.seeds))
         )
         if run.path is not None:
             run.finish(functools.partial(results.write, table, run.path, "table"))
@@ -155,15 +164,47 @@ def _shortened(groups: list[Group], steps: int | None) -> list[Group]:
     ]
 
 
-def _rows(log: results.EvaluationLog, replica: int, branch: str) -> pd.DataFrame:
+def _monitor(monitor: Monitor | None, runs: Runs, every: int | None) -> Monitor:
+    """Give the monitor that measures, once it is checked."""
+    if monitor is None:
+        usual = runs.training.evaluation_interval if every is None else every
+        return Telemetry(whole("every", usual, 1))
+    if every is not None:
+        raise ValueError(
+            f"`every` is that of `monitor`; leave it out, or set it there, got {every}"
+        )
+    if not callable(monitor) or getattr(monitor, "every", None) is None:
+        raise ValueError(
+            "`monitor` must be an object with `every` that is called as (problem, state, batch), "
+            f"such as jt.probes.Smoothness.of(training), got {monitor!r}"
+        )
+    whole("every", monitor.every, 1)
+    return hashable("monitor", monitor)
+
+
+def _metrics(monitor: Monitor, runs: Runs) -> tuple[str, ...]:
+    """Name the numbers that a monitor gives."""
+    learner = Supervised(runs.net, static_part(runs.training))
+    found = monitors.shapes(learner, monitor, runs.training.batch_size, runs.data.labels)
+    if arrays := [name for name, shape in found.items() if shape]:
+        raise ValueError(
+            f"`monitor` gives an array as {arrays[0]!r}, but each row of the table is a number: "
+            "give each of its numbers a name"
+        )
+    return tuple(found)
+
+
+def _rows(
+    log: results.EvaluationLog, replica: int, branch: str, metrics: Sequence[str]
+) -> pd.DataFrame:
     """Give the measurements of one replica as a table."""
-    calls = np.flatnonzero(log.looked[METRICS[0]][:, replica])
+    calls = np.flatnonzero(log.looked[metrics[0]][:, replica])
     about = {"seed": int(log.seeds[replica]), "level": log.level}
     about |= {"density": log.density[replica], "branch": branch}
     columns = {name: np.asarray([value] * len(calls)) for name, value in about.items()}
     columns["step"] = log.steps[calls, replica].astype(np.int64)
-    values = np.stack([log.monitored[metric][calls, replica] for metric in METRICS], axis=-1)
-    return results.spread(values, columns, {"metric": METRICS})
+    values = np.stack([log.monitored[metric][calls, replica] for metric in metrics], axis=-1)
+    return results.spread(values, columns, {"metric": tuple(metrics)})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,6 +28,7 @@ from jaxticket.analysis.probes._curvature import Curvature
 from jaxticket.analysis.probes._gradient_norm import gradient_norm
 from jaxticket.analysis.probes._hessian_trace import HessianTrace
 from jaxticket.analysis.probes._out_of_distribution import OutOfDistribution
+from jaxticket.analysis.probes._smoothness import Smoothness
 from jaxticket.data.arrays import Data
 from jaxticket.engine.metrics import Batched
 from jaxticket.problem import Problem
@@ -90,6 +91,7 @@ __all__ = [
     "Limited",
     "OutOfDistribution",
     "Probe",
+    "Smoothness",
     "gradient_norm",
 ]
 
