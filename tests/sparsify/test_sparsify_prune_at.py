@@ -240,8 +240,9 @@ def test_seeds_alone_few_at_once_and_vmapped_give_the_same(prune, runs, net, dat
     alone = prune(score="snip", seeds=(5,))
     np.testing.assert_allclose(finals(alone)[:, 2], own[own[:, 1] == 5][:, 2], rtol=1e-5)
     few = prune(score="snip", seeds=(3, 5), at_once=1, branches=("shuffle", "reinit"))
-    np.testing.assert_array_equal(finals(few), own)
-    np.testing.assert_array_equal(finals(few, "shuffle"), finals(runs[0], "shuffle"))
+    # programs for other numbers of networks may round losses otherwise in the last place
+    np.testing.assert_allclose(finals(few), own, rtol=3e-7)
+    np.testing.assert_allclose(finals(few, "shuffle"), finals(runs[0], "shuffle"), rtol=3e-7)
     vmap_replicas()
     # a mesh of other devices, for which nothing is compiled yet
     other = jt.parallel.mesh(devices=jax.devices()[2:4])
