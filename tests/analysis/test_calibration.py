@@ -142,7 +142,7 @@ def test_separation_is_that_of_scikit_learn(tied):
     assert found.auroc == pytest.approx(sk.roc_auc_score(y, scores), rel=1e-5)
     assert found.aupr == pytest.approx(sk.average_precision_score(y, scores), rel=1e-5)
     false_rate, tpr, _ = sk.roc_curve(y, scores, drop_intermediate=False)
-    assert found.false_rate == pytest.approx(false_rate[np.argmax(tpr >= 0.95)], rel=1e-5)
+    assert found.fpr == pytest.approx(false_rate[np.argmax(tpr >= 0.95)], rel=1e-5)
     # one set against itself
     assert jax.jit(ranking.separation)(
         padded[0], padded[0], there[0], there[0]
