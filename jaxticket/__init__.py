@@ -19,8 +19,10 @@ from jaxticket import (
 )
 from jaxticket.analysis import costs, layers, probes
 from jaxticket.analysis import stats as speed
+from jaxticket.analysis.features import Features, features
 from jaxticket.analysis.measuring import measure
 from jaxticket.analysis.probes import PROBES
+from jaxticket.analysis.surfaces import surface, trajectory
 from jaxticket.analysis.telemetry import telemetry
 from jaxticket.analysis.transfer_matrix import transfer_matrix
 from jaxticket.analysis.verdict import Verdict, overview, verdict
@@ -88,7 +90,8 @@ __all__ = [  # noqa: RUF022
     "search", "learned", "SEARCHES", "sparse_train", "dynamic", "RULES", "sparsify",
     # what a run gives
     "Runs", "load", "Ticket", "results", "plots", "speed", "layers", "costs", "telemetry",
-    "measure", "probes", "PROBES", "Problem",
+    "measure", "probes", "PROBES", "Problem", "surface", "trajectory",
+    "features", "Features",
     # judging and moving tickets
     "branch", "branches", "controls", "BRANCHES", "verdict", "Verdict", "overview",
     "transfer", "elastic", "transfer_matrix",

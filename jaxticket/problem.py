@@ -18,6 +18,7 @@ from jaxticket.engine.metrics import Batched, Normalization, cut, losses, normal
 from jaxticket.engine.parallel import Placement
 from jaxticket.engine.supervised import Supervised, TrainBatch
 from jaxticket.labels import living
+from jaxticket.nn.activations import activations
 from jaxticket.settings import Training, static_part
 from jaxticket.typing import Key, Mask, Network, Params, Stats, Tap, TrainState
 
@@ -129,31 +130,22 @@ class Problem:
           key: for dropout, with `train`.
           tap: `tap(name, x) -> x`, called at junctions and layers of networks that have taps.
         """
-        if self.by is not None and jnp.issubdtype(jnp.asarray(x).dtype, jnp.integer):
-            x = normalized(x, self.by, str(jax.tree.leaves(params)[0].dtype))
+        x = self._normalized(params, x)
         noise = {"key": key} if train else {}
         with jax.default_matmul_precision(self.precision):
             return self.net.apply(params, stats, x, train=train, tap=tap, **noise)[0]  # type: ignore[arg-type]
 
     def features(self, params: Params, stats: Stats, x: jax.Array) -> dict[str, jax.Array]:
-        """The activations at every tap, name -> [batch, ...], and the logits under "logits".
+        """The activations of every layer, name -> [batch, ...], and the logits under "logits".
+
+        At the taps of networks that have them, and of every module of other networks of Linen and
+        NNX; "penultimate" is what the output layer is given.
 
         Raises:
-          ValueError: for a network without taps.
+          ValueError: for a network of functions without taps.
         """
-        if not self.net.tapped:
-            raise ValueError(
-                "`net` has no taps, so that its activations cannot be seen; give `apply` an "
-                "argument `tap` and call `x = tap(name, x)` where they are to be seen"
-            )
-        found = {}
-
-        def tap(name: str, x: jax.Array) -> jax.Array:
-            found[name] = x
-            return x
-
-        logits = self.logits(params, stats, x, tap=tap)
-        return {**found, "logits": logits}
+        with jax.default_matmul_precision(self.precision):
+            return activations(self.net, params, stats, self._normalized(params, x))
 
     def loss(
         self,
@@ -273,6 +265,12 @@ class Problem:
         learner = Supervised(self.net, self.training)
         loss, gradient, _ = learner.gradient(state, batch, self.placement)
         return loss, gradient
+
+    def _normalized(self, params: Params, x: jax.Array) -> jax.Array:
+        """The examples as networks see them."""
+        if self.by is not None and jnp.issubdtype(jnp.asarray(x).dtype, jnp.integer):
+            return normalized(x, self.by, str(jax.tree.leaves(params)[0].dtype))
+        return jnp.asarray(x)
 
     def _total(
         self, params: Params, stats: Stats, batch: Batch, train: bool, key: Key | None

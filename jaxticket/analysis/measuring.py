@@ -90,7 +90,7 @@ def measure(
     name = probe if isinstance(probe, str) else _name(probe)
     levels = chosen("levels", levels, runs.levels)
     seeds = chosen("seeds", seeds, runs.seeds)
-    changes = _changes(branches, runs.branch)
+    changes = changes_of(branches, runs.branch)
     trained = one_of("weights", weights, WEIGHTS) == "trained"
     final = {}
     if trained:
@@ -99,15 +99,10 @@ def measure(
             for label in changes
             for level in levels
         }
-    if not isinstance(runs.data, Data):
-        raise ValueError(
-            "`runs` were trained on a data stream, whose examples probes cannot go through as often"
-            " as they need; pass dataclasses.replace(runs, data=part), with as many of them in "
-            "memory as are to be looked at: part = jt.data.from_arrays(...)"
-        )
-    found, by = batched(runs.data, split, examples=examples)
+    data = in_memory(runs)
+    found, by = batched(data, split, examples=examples)
     training = static_part(runs.training)
-    more = prepared(function, runs.data, split, examples)
+    more = prepared(function, data, split, examples)
     _check_probe(function, runs.net, Problem(runs.net, found, training, by, more=more))
     if isinstance(function, Limited):
         _check_weights(function, runs, levels, seeds)
@@ -151,7 +146,7 @@ def measure(
         for label, change in changes.items():
             for level in levels:
                 run.describe(f"{name} of level {level}, {label}")
-                ticket = final.get((label, level)) or _ticket(runs, label, change, level)
+                ticket = final.get((label, level)) or ticket_of(runs, label, change, level)
                 lost = runs.lost_at(level)
                 share = density(runs.net, runs.pruning, ticket, lost)
                 ticket = _tree.rows(ticket, places)
@@ -163,7 +158,7 @@ def measure(
                     )
                     for first in range(0, len(seeds), size)
                 ]
-                diverged = _diverged(runs, label, level)[places]
+                diverged = diverged_at(runs, label, level)[places]
                 about = {"seed": seeds, "level": [level] * len(seeds), "density": share[places]}
                 about |= {"branch": [label] * len(seeds), "diverged": diverged}
                 parts += [
@@ -176,11 +171,26 @@ def measure(
     return table
 
 
+def in_memory(runs: Runs) -> Data:
+    """Give the data of runs, which probes go through as often as they need.
+
+    Raises:
+      ValueError: for a data stream.
+    """
+    if not isinstance(runs.data, Data):
+        raise ValueError(
+            "`runs` were trained on a data stream, whose examples probes cannot go through as often"
+            " as they need; pass dataclasses.replace(runs, data=part), with as many of them in "
+            "memory as are to be looked at: part = jt.data.from_arrays(...)"
+        )
+    return runs.data
+
+
 def _name(value: object) -> str:
     return str(getattr(value, "__name__", type(value).__name__))
 
 
-def _changes(branches: Sequence[str | Change], own: str) -> dict[str, Change]:
+def changes_of(branches: Sequence[str | Change], own: str) -> dict[str, Change]:
     """What makes the tickets of each branch, by its name in tables."""
     given = (branches,) if isinstance(branches, str) or callable(branches) else tuple(branches)
     found: dict[str, Change] = {}
@@ -198,7 +208,7 @@ def _changes(branches: Sequence[str | Change], own: str) -> dict[str, Change]:
     return found
 
 
-def _ticket(runs: Runs, label: str, change: Change, level: int) -> Ticket:
+def ticket_of(runs: Runs, label: str, change: Change, level: int) -> Ticket:
     """The tickets of a level and branch, stacked over [replica]."""
     if label == runs.branch:
         return runs.by_level[level]
@@ -214,7 +224,7 @@ def _ticket(runs: Runs, label: str, change: Change, level: int) -> Ticket:
     )
 
 
-def _diverged(runs: Runs, label: str, level: int) -> np.ndarray:
+def diverged_at(runs: Runs, label: str, level: int) -> np.ndarray:
     """The step at which each replica of a level and branch diverged, int64 [replica], or -1."""
     found = np.where(runs.lost_at(level), 0, -1)
     for log in runs.histories:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -40,6 +41,42 @@ def _within(tree: Stats, like: Stats) -> Stats:
                 value = _within(value, inner)
             selected[name] = value
     return selected
+
+
+Seen = Callable[[str, object, object], None]
+"""`seen(path, input, output)`, called after every call of a layer."""
+_SEEN: contextvars.ContextVar[Seen | None] = contextvars.ContextVar("seen", default=None)
+
+
+@contextlib.contextmanager
+def watching(seen: Seen) -> Iterator[None]:
+    """Show what the layers of NNX modules are given and give, while they are traced inside."""
+    token = _SEEN.set(seen)
+    try:
+        yield
+    finally:
+        _SEEN.reset(token)
+
+
+def _shown(model: nnx.Module, seen: Seen) -> None:
+    """Make every layer of a module, which lives as long as one call, show its calls."""
+    from flax import nnx
+
+    for path, layer in list(nnx.iter_modules(model)):
+        if path and callable(layer):
+            layer.__class__ = _showing(type(layer), "/".join(map(str, path)), seen)
+
+
+def _showing(kind: type, path: str, seen: Seen) -> type:
+    """The class of a layer, whose calls are shown."""
+
+    def call(self: object, *args: object, **options: object) -> object:
+        # methods are looked up in the class, not in the layer
+        out = kind.__call__(self, *args, **options)
+        seen(path, args[0] if args else None, out)
+        return out
+
+    return type(kind.__name__, (kind,), {"__call__": call})
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +148,8 @@ class Nnx:
             if self.fast:
                 for _, layer in _convolutions(model):
                     layer.conv_general_dilated = conv_general_dilated
+            if seen := _SEEN.get():
+                _shown(model, seen)
             logits = self.called(model, x, train)
             if self.outputs is not None:
                 logits = self.outputs(logits)

@@ -8,6 +8,7 @@ level 0 of "ticket", and samples are seeds × copies.
 
 from jaxticket.plots._costs import accuracy_against_cost
 from jaxticket.plots._density import accuracy, dilation, early_stop
+from jaxticket.plots._features import features, similarity
 from jaxticket.plots._layers import layer_densities, unit_collapse
 from jaxticket.plots._matrices import controls, heat_map, transfer_matrix
 from jaxticket.plots._paths import path, plane, throughout
@@ -20,6 +21,7 @@ from jaxticket.plots._stability import (
     stable_and_matching,
 )
 from jaxticket.plots._style import branch_styles, caption, style
+from jaxticket.plots._surfaces import loss_contours, loss_cuts, loss_surface
 from jaxticket.plots._training import curves, telemetry
 from jaxticket.plots._verdicts import against_density, first_steps
 
@@ -38,12 +40,17 @@ __all__ = [
     "distances_at_rewinding",
     "early_stop",
     "error",
+    "features",
     "first_steps",
     "heat_map",
     "instability",
     "layer_densities",
+    "loss_contours",
+    "loss_cuts",
+    "loss_surface",
     "path",
     "plane",
+    "similarity",
     "stable_and_matching",
     "style",
     "telemetry",

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm, Normalize
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from jaxticket import _check
-from jaxticket.plots import _axes, _panel, _style, _table
+from jaxticket.plots import _axes, _panel, _style, _surfaces, _table
 from jaxticket.plots._panel import Series, line_figure, reach
 from jaxticket.plots._style import panel
 from jaxticket.plots._table import Band, check_options, column, metric_label, select, spread, where
@@ -205,12 +203,7 @@ def plane(
         _check.flag("colorbar", colorbar)
     contours = _check.whole("contours", contours, 2)
     rows = select("grid", grid, split, metric, common=("x", "y"))
-    x, y = (np.unique(rows[name].to_numpy(float)) for name in ("x", "y"))
-    if min(len(x), len(y)) < 2 or len(rows) != len(x) * len(y):
-        raise ValueError(
-            f"`grid` must have one value at every place of a regular grid of at least 2 × 2, got "
-            f"{len(rows)} values for {len(x)} x {len(y)} places"
-        )
+    x, y, values = _surfaces.regular("grid", rows)
     if not points:
         raise ValueError("`points` is empty; name at least one network and its place (x, y)")
     for name, place in points.items():
@@ -219,39 +212,15 @@ def plane(
                 f"`points` has {name!r} at {tuple(map(float, place))}, outside the grid: x from "
                 f"{x[0]:g} to {x[-1]:g}, y from {y[0]:g} to {y[-1]:g}; widen the grid"
             )
-    values = rows.sort_values(["y", "x"])["value"].to_numpy(float).reshape(len(y), len(x))
-    values = np.ma.masked_invalid(values)
-    if values.count() == 0:
-        raise ValueError("`grid` has no finite value to draw")
-    low, high = float(values.min()), float(values.max())
-    if high <= low:
-        # a flat surface still is one
-        high = low + 1.0
-    log = metric not in _table.IN_ERROR and 0 < low < high / 30
-    if log:
-        levels, norm = np.geomspace(low, high * 1.0001, contours), LogNorm(low, high)
-    else:
-        levels = MaxNLocator(contours, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-        norm = Normalize(levels[0], levels[-1])
-    colorbar = _style.wants_colorbar(ax) if colorbar is None else colorbar
-    with panel(ax) as ax:
-        ax.grid(False)
-        filled = ax.contourf(x, y, values, levels=levels, norm=norm, cmap="viridis_r")
-        ax.contour(x, y, values, levels=levels, colors="white", linewidths=0.35, alpha=0.6)
-        ax.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), aspect="equal")
-        ax.set(xlabel="$x$ ($L_2$ distance)", ylabel="$y$ ($L_2$ distance)")
+    with panel(ax) as shown:
+        _surfaces.filled(
+            shown, x, y, values, metric=metric, label=metric_label(metric, split, grid),
+            contours=contours, colorbar=_style.wants_colorbar(ax) if colorbar is None else colorbar,
+        )  # fmt: skip
+        shown.set(xlabel="$x$ ($L_2$ distance)", ylabel="$y$ ($L_2$ distance)")
         for name, place in points.items():
-            _network(ax, name, place)
-        if colorbar:
-            bar = _style.root_figure(ax).colorbar(filled, ax=ax, pad=0.02, aspect=25)
-            if log:
-                ticks = LogLocator(subs=(1, 2, 5)).tick_values(low, high)
-                bar.set_ticks([tick for tick in ticks if low <= tick <= high])
-                bar.ax.yaxis.set_major_formatter("{x:g}")
-                bar.ax.yaxis.set_minor_locator(NullLocator())
-            bar.set_label(metric_label(metric, split, grid))
-            bar.outline.set_visible(False)
-    return ax
+            _network(shown, name, place)
+    return shown
 
 
 def _network(ax: Axes, name: str, place: tuple[float, float]) -> None:

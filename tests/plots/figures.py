@@ -146,6 +146,20 @@ def surface(x=6, y=5, metric="error", value=lambda x, y: 0.1 + 0.01 * (x**2 + y)
     return frame("x y split metric value", rows)
 
 
+def around(seed, x, y, width):
+    return 0.2 + 0.05 * seed + width * (x**2 + 0.5 * y**2)
+
+
+def loss_surfaces():
+    grid = (-1.0, -0.5, 0.0, 0.5, 1.0)
+    rows = [
+        (seed, 1, 0.5, branch, x, y, "train", "loss", around(seed, x, y, width))
+        for branch, width in (("ticket", 1.0), ("reinit", 2.0))
+        for seed, x, y in itertools.product(SEEDS, grid, grid)
+    ]
+    return frame("seed level density branch x y split metric value", rows)
+
+
 def first(branch, level, verdict, step, low=None, high=None, share=1.0):
     low, high = (step if end is None else end for end in (low, high))
     return (branch, level, 0.8**level, verdict, step, low, high, 9, share)
@@ -153,6 +167,7 @@ def first(branch, level, verdict, step, low=None, high=None, share=1.0):
 
 RUN = run()
 STEPS = at_steps()
+SURFACES = loss_surfaces()
 TELEMETRY = telemetry()
 TABLE = compared({
     ("test", "barrier"): barrier,
@@ -363,6 +378,11 @@ FIGURES = {
     }),
     "heat_map": Figure(plots.heat_map, TABLE),
     "plane": Figure(plots.plane, surface(), options={"points": POINTS}, argument="grid"),
+    "loss_contours": Figure(plots.loss_contours, SURFACES),
+    "loss_cuts": Figure(plots.loss_cuts, SURFACES, {
+        label: shown(SURFACES[SURFACES.y == 0], "x", factor=1, branch=name)
+        for name, label in (("ticket", "IMP ticket"), ("reinit", "random reinit"))
+    }),
     "first_steps": Figure(plots.first_steps, FIRST, {
         "_ticket stable": pd.DataFrame({"x": 100 * 0.8 ** np.array([0, 4, 8]),
                                         "y": [2000, 1000, 500]}),

@@ -634,6 +634,54 @@ def test_plane_errors(grid, options, message):
     refused(message, plots.plane, grid, **({"points": f.POINTS} | options))
 
 
+def test_loss_surfaces_are_the_grid_of_one_network():
+    ax = plots.loss_surface(f.SURFACES, branch="reinit", seed=2, top=2.0)
+    assert ax.name == "3d" and ax.get_zlabel() == "Train loss"
+    heights = np.asarray(ax.zaxis.get_data_interval())
+    np.testing.assert_allclose(heights, (0.3, 2.0))
+    assert tuple(ax.xaxis.get_data_interval()) == (-1, 1)
+    refused("`ax` must have three dimensions", plots.loss_surface, f.SURFACES, plots.plane(
+        f.surface(), points=f.POINTS))  # fmt: skip
+    refused("`seed` must be one of", plots.loss_surface, f.SURFACES, seed=9)
+    refused("`branch` 'rienit' is not in", plots.loss_surface, f.SURFACES, branch="rienit")
+
+
+def test_loss_contours_show_the_path():
+    rows = [(2, 1, "ticket", k, x, x / 2, 0.8, 0.15) for k, x in ((10, 0.0), (0, 1.0), (5, 0.5))]
+    path = f.frame("seed level branch step x y share_x share_y", rows)
+    ax = plots.loss_contours(f.SURFACES, path=path, seed=2)
+    np.testing.assert_array_equal(ax.lines[-1].get_xydata(), [[1, 0.5], [0.5, 0.25], [0, 0]])
+    assert ax.get_xlabel() == "first component (80% of the variance)"
+    # the least value lies inside the lowest filled level
+    assert ax.collections[0].levels[0] <= f.around(2, 0, 0, 1.0) < ax.collections[0].levels[1]
+    refused("`path` has no steps", plots.loss_contours, f.SURFACES, path=path, seed=1)
+    refused("`path` lacks the columns", plots.loss_contours, f.SURFACES, path=path[["x"]])
+
+
+def test_features_are_dots_by_class():
+    rows = [(0, n, "ticket", i, i % 2, float(i), -n * i) for n in (0, 1) for i in range(6)]
+    table = f.frame("seed level branch example label x y", rows)
+    ax = plots.features(table)
+    assert legend_texts(ax) == ["0", "1"]
+    np.testing.assert_array_equal(ax.collections[1].get_offsets(), [[1, -1], [3, -3], [5, -5]])
+    refused("`level` must be one of", plots.features, table, level=2)
+    refused("`table` lacks the columns", plots.features, table[["x"]])
+
+
+def test_similarity_compares_networks_of_the_same_seed():
+    rows = [
+        (s, 1, a, t, 1, b, 0.1 * s + (0.5 if a == b else 0.2) + 0.05 * t)
+        for s in (0, 1) for t in (0, 1) for a in ("ticket", "reinit") for b in ("ticket", "reinit")
+    ]  # fmt: skip
+    names = "seed level branch other_seed other_level other_branch value"
+    ax = plots.similarity(f.frame(names, rows))
+    # of other seeds 0.55 and 0.6; of the same 0.2 and 0.35
+    assert np.asarray(ax.images[0].get_array()) == pytest.approx(
+        np.array([[0.575, 0.275], [0.275, 0.575]])
+    )
+    assert ax.get_yticklabels()[0].get_text() == "IMP ticket, level 1"
+
+
 def test_first_steps_need_a_majority():
     ax = plots.first_steps(f.FIRST)
     stable, matching = (lines(ax)[f"_ticket {one}"] for one in ("stable", "matching"))

@@ -27,6 +27,7 @@ from jaxticket.analysis.probes._calibration import Calibration
 from jaxticket.analysis.probes._curvature import Curvature
 from jaxticket.analysis.probes._gradient_norm import gradient_norm
 from jaxticket.analysis.probes._hessian_trace import HessianTrace
+from jaxticket.analysis.probes._linear import LinearProbe, linear_cka
 from jaxticket.analysis.probes._out_of_distribution import OutOfDistribution
 from jaxticket.analysis.probes._smoothness import Smoothness
 from jaxticket.data.arrays import Data
@@ -81,6 +82,7 @@ PROBES: dict[str, Callable[..., Mapping[str, jax.Array]]] = {
     "gauss_newton": Curvature(matrix="gauss_newton"),
     "calibration": Calibration(),
     "out_of_distribution": OutOfDistribution(),
+    "linear_probe": LinearProbe(),
 }
 
 __all__ = [
@@ -89,10 +91,12 @@ __all__ = [
     "Curvature",
     "HessianTrace",
     "Limited",
+    "LinearProbe",
     "OutOfDistribution",
     "Probe",
     "Smoothness",
     "gradient_norm",
+    "linear_cka",
 ]
 
 
