@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from jaxticket import _check
-from jaxticket.plots._panel import place_legend
 from jaxticket.plots._style import branch_styles, panel
 from jaxticket.plots._table import column, where
 from jaxticket.results import check_table
@@ -69,7 +68,8 @@ def features(
             ax.scatter(own["x"], own["y"], s=5, color=color, linewidths=0, label=f"{one}")
         ax.set(xticks=[], yticks=[], xlabel="first dimension", ylabel="second dimension")
         if legend and len(classes) <= CLASSES:
-            place_legend(ax, ax.get_legend_handles_labels()[0], corner="upper right", title="class")
+            # dots may be anywhere inside
+            ax.legend(title="class", loc="center left", bbox_to_anchor=(1, 0.5), handletextpad=0.2)
     return ax
 
 

@@ -663,6 +663,8 @@ def test_features_are_dots_by_class():
     table = f.frame("seed level branch example label x y", rows)
     ax = plots.features(table)
     assert legend_texts(ax) == ["0", "1"]
+    ax.figure.draw_without_rendering()
+    assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1
     np.testing.assert_array_equal(ax.collections[1].get_offsets(), [[1, -1], [3, -3], [5, -5]])
     refused("`level` must be one of", plots.features, table, level=2)
     refused("`table` lacks the columns", plots.features, table[["x"]])
