@@ -1,4 +1,18 @@
-"""Lottery-ticket experiments in JAX: find, train and judge tickets, many seeds side by side."""
+"""Lottery-ticket experiments in JAX: find, train and judge tickets, many seeds side by side.
+
+    import jaxticket as jt
+    data = jt.data.load("digits")
+    net = jt.networks.lenet(data.shape, data.classes)
+    runs = jt.find_tickets(net, data, jt.Training(steps=600), jt.Pruning(levels=6), seeds=range(3))
+    print(runs)  # accuracy by density; runs.table() has every evaluation
+    ticket = runs.ticket(level=6, seed=0)
+
+Data of one's own are made by `jt.data.from_arrays` and `jt.data.from_batches`, networks by
+`jt.from_linen`, `jt.from_nnx` and `jt.from_functions`; `jt.Training` holds optimizer, loss, metrics
+and all that concerns training. Other ways to find masks: `jt.prune_at`, `jt.search`,
+`jt.sparse_train`. `jt.load` reads a run back. In training loops of one's own: `jt.masked`,
+`jt.gradual`, `jt.make_train`. `dir(jt)` lists all, `help(jt.find_tickets)` explains one.
+"""
 
 import importlib
 import sys

@@ -113,8 +113,8 @@ def name_or_own(
       names: the known names.
       own: what may be passed in place of a name, in words.
     """
-    if isinstance(value, str):
-        return one_of(argument, value, names)
+    if isinstance(value, str) and value in names:
+        return value
     # gradient transformations are pairs of functions
     if not callable(value) and not callable(getattr(value, "update", None)):
         raise ValueError(
@@ -135,8 +135,12 @@ def names_or_own(
                 f"`{argument}` holds the class {entry.__name__}; pass an object of it, such as "
                 f"{entry.__name__}()"
             )
-        is_name = isinstance(entry, str)
-        return one_of(argument, entry, names) if is_name else hashable(argument, entry)
+        if isinstance(entry, str) and entry not in names:
+            raise ValueError(
+                f"`{argument}` {entry!r} is unknown; {nearest(entry, names)}, or pass an object of "
+                f"your own"
+            )
+        return hashable(argument, entry)
 
     given = (value,) if is_one(value) else value
     return several(argument, given, one, like=like, empty=True, distinct=True)

@@ -61,7 +61,9 @@ class _Array(Protocol):
 
 def is_array(value: object) -> TypeGuard[_Array]:
     """Whether a value is an array, or stands for one."""
-    return hasattr(value, "shape") and hasattr(value, "dtype")
+    # a network has a shape and a type of its examples
+    made_of_fields = dataclasses.is_dataclass(value)
+    return hasattr(value, "shape") and hasattr(value, "dtype") and not made_of_fields
 
 
 def written(value: object) -> str:

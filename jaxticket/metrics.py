@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxticket._check import settle, whole
 from jaxticket.losses import token_losses
@@ -302,11 +303,13 @@ def sums_of(metric: Metric, logits: Array, labels: Array) -> Array:
 
     def one(logits: Array, label: Array) -> Array:
         with relaxed_types():
-            found = jnp.asarray(metric.sums(logits[None], label[None]))
-        if found.ndim != 1:
+            given = metric.sums(logits[None], label[None])
+        found = jnp.asarray(given) if isinstance(given, jax.Array | np.ndarray) else None
+        if found is None or found.ndim != 1:
+            said = type(given).__name__ if found is None else f"the shape {found.shape}"
             raise ValueError(
                 f"`metrics`: `sums` of {metric.name!r} must give a vector [k] summed over "
-                f"examples, got the shape {found.shape}"
+                f"examples, such as jnp.stack([right, total]), got {said}"
             )
         return found.astype(jnp.float32)
 

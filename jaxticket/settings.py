@@ -316,8 +316,8 @@ class Training:
         settle(self, whole, "warmup")
         settle(self, several, "milestones", check=whole, like="(20_000, 25_000)", empty=True)
         settle(self, name_or_own, "optimizer", names=OPTIMIZERS, own=_TRANSFORMATION)
-        settle(self, name_or_own, "schedule", names=SCHEDULES)
-        settle(self, name_or_own, "loss", names=tuple(LOSSES))
+        settle(self, name_or_own, "schedule", names=SCHEDULES, own=_SCHEDULE)
+        settle(self, name_or_own, "loss", names=tuple(LOSSES), own=_LOSS)
         settle(self, names_or_own, "augment", names=AUGMENTATIONS, like='("crop", "flip")')
         settle(self, names_or_own, "metrics", names=tuple(METRICS), like='("top5",)')
         settle(self, interval, "augment_scale", high=1.0)
@@ -369,9 +369,11 @@ class Training:
             )
         for name, why in _unused(vars(self)).items():
             if getattr(self, name) != _DEFAULTS[name]:
+                remedy = "leave one of them out"
+                if name in _OF_OPTIMIZERS and not isinstance(self.optimizer, str):
+                    remedy = f"give it to your optimizer itself: {_TO_OPTIMIZERS}"
                 raise ValueError(
-                    f"`{name}` is used {why}, got {name}={getattr(self, name)!r}; leave one of "
-                    f"them out"
+                    f"`{name}` is used {why}, got {name}={getattr(self, name)!r}; {remedy}"
                 )
 
     @property
@@ -493,6 +495,11 @@ _USED_BY = {
 }
 _MOVING = AUGMENTATIONS[:-1]
 _TRANSFORMATION = "a function of the learning rate such as optax.adamw"
+_SCHEDULE = "a function of the step such as optax.cosine_decay_schedule(0.1, 1000)"
+_LOSS = "an object such as jt.losses.Focal(), or a function (logits, labels) -> [batch]"
+_OF_OPTIMIZERS = ("momentum", "nesterov", "b1", "b2", "eps", "weight_decay")
+"""Fields of the named optimizers that other optimizers take as arguments of their own."""
+_TO_OPTIMIZERS = "functools.partial(optax.lion, weight_decay=0.1), for example"
 _OF_RATE = ("lr", "warmup", "schedule", "milestones", "gamma", "final_lr")
 """Fields that say what the learning rate is."""
 

@@ -542,6 +542,19 @@ class Metric(Protocol):
     """A number made of sums over the examples of a split, so that it does not depend on batches.
 
     Objects must be hashable: frozen dataclasses are.
+
+    >>> import dataclasses
+    >>> import jax.numpy as jnp
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Errors:
+    ...     name: str = "errors"
+    ...     def sums(self, logits, labels):
+    ...         return jnp.stack([jnp.sum(jnp.argmax(logits, -1) != labels), len(labels)])
+    ...     def value(self, sums):
+    ...         return sums[0] / sums[1]
+    >>> import jaxticket as jt
+    >>> jt.Training(metrics=("ece", Errors())).metrics
+    ('ece', Errors(name='errors'))
     """
 
     @property
@@ -550,7 +563,7 @@ class Metric(Protocol):
         ...
 
     def sums(self, logits: Array, labels: Array) -> Array:
-        """What is summed over examples, float [k].
+        """Sum what the metric is made of over the examples of a batch: a vector, float [k].
 
         Args:
           logits: float32 [batch, ...], such as [batch, classes].

@@ -52,6 +52,7 @@ def test_constants_move_into_the_next_bias():
     ticket = ticket.replace(mask=mask, params=params).masked()
     small = ticket.compact(net)
     assert small.units == {"dense_0": (7, 12), "dense_1": (9, 9)}
+    assert repr(small).startswith("Compact(net=<Network lenet: ")
     kernel = np.asarray(ticket.params["dense_1"]["kernel"], np.float64)
     wanted = params["dense_1"]["bias"] + kernel[0] + 2 * kernel[1] + 3 * kernel[4]
     np.testing.assert_allclose(small.ticket.params["dense_1"]["bias"], wanted, rtol=1e-5)

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import jax
 
 from jaxticket import _extras
+from jaxticket._check import nearest
 from jaxticket.analysis.verdict import Verdict
 from jaxticket.cli.listing import printable, table
 from jaxticket.engine import parallel
@@ -110,7 +111,9 @@ def _usage(args: list[str], commands: dict[str, object]) -> None:
 
         print(metadata.version("jaxticket"))
         return
-    said = f"error: there is no command {args[0]!r}" if args else "error: name a command"
+    said = "error: name a command"
+    if args:
+        said = f"error: there is no command {args[0]!r}; {nearest(args[0], commands)}"
     print(f"{text}\n\n{printable(said)}", file=sys.stderr)
     raise SystemExit(MISTAKEN)
 

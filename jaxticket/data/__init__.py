@@ -1,6 +1,8 @@
 """Data sets: `load` by name, or from arrays, an `.npz` file or a folder of images.
 
-A data set is a `Data`: whole splits in memory as uint8 or float32 images with int32 labels.
+`from_arrays` takes images, rows of features and tokens, with labels that are classes, numbers,
+several for each example, or tokens. They become a `Data`: whole splits in memory. `from_batches`
+trains on the batches of a function or a loader, and `stream` on files that do not fit in memory.
 Nothing is downloaded unless `download=True` asks for it.
 """
 

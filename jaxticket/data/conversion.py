@@ -175,7 +175,10 @@ def _by_split(
                 f"`splits` must be (examples, labels) by name, got {_check.shown(pair)} as {name!r}"
             )
     if missing := [name for name in ("train", "test") if name not in splits]:
-        raise ValueError(f"`splits` has no {missing[0]!r}; it has {', '.join(splits) or 'none'}")
+        raise ValueError(
+            f"`splits` has no {missing[0]!r}; it has {', '.join(splits) or 'none'}: call one of "
+            f"them so, or add it"
+        )
     first = ["train", "test", *(["validation"] if "validation" in splits else [])]
     rest = [name for name in splits if name not in first]
     return {name: (splits[name][0], splits[name][1]) for name in (*first, *rest)}

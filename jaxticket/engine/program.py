@@ -165,10 +165,14 @@ def _check_stop(training: Training, data: Data | Stream) -> None:
     for field, names in known.items():
         name = getattr(rule, field, None)
         if isinstance(name, str) and name not in names:
-            remedy = "; hold out a validation split with data.with_validation(...)"
+            remedy = "use one of them"
+            if name == "validation":
+                remedy = "hold out a validation split with data.with_validation(...)"
+            elif field == "metric":
+                remedy = "use one of them, or add it to Training(metrics=...)"
             raise ValueError(
                 f"`stop_when` looks at the {field} {name!r}, and evaluated are "
-                f"{', '.join(names)}{remedy if name == 'validation' else ''}"
+                f"{', '.join(names)}; {remedy}"
             )
 
 

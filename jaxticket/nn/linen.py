@@ -24,6 +24,7 @@ from jaxticket.nn.network import (
     Selection,
     WithOptions,
     accepted,
+    asking_for_tokens,
     checked_example,
     make_network,
     modes_of,
@@ -334,22 +335,29 @@ def from_linen(
         raise ValueError(
             f"`module` must be a flax.linen.Module, such as MyModule(), got {module!r}"
         )
-    if flag("fast_conv", fast_conv):
-        _report(module, shape, name, dtype)
-    return make_network(
-        **parts(
-            module, shape, name=name, dtype=dtype, own=True, outputs=outputs, fast_conv=fast_conv
-        ),
-        constructor="from_linen",
-        prunable=prunable,
-        output=output,
-        resized=resized,
-        adapted=adapted,
-        symmetry=symmetry,
-        stages=stages,
-        master_weights=master_weights,
-        marks={"fast_conv": True} if fast_conv else None,
-    )
+    with asking_for_tokens(name, dtype):
+        if flag("fast_conv", fast_conv):
+            _report(module, shape, name, dtype)
+        return make_network(
+            **parts(
+                module,
+                shape,
+                name=name,
+                dtype=dtype,
+                own=True,
+                outputs=outputs,
+                fast_conv=fast_conv,
+            ),
+            constructor="from_linen",
+            prunable=prunable,
+            output=output,
+            resized=resized,
+            adapted=adapted,
+            symmetry=symmetry,
+            stages=stages,
+            master_weights=master_weights,
+            marks={"fast_conv": True} if fast_conv else None,
+        )
 
 
 def _report(module: nn.Module, shape: Sequence[int], name: str, dtype: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import json
 import warnings
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import jax
@@ -272,6 +273,21 @@ def _checked_logits(out: object, name: str) -> jax.ShapeDtypeStruct:
             f"{logits.shape} for a batch of 2; {remedy}"
         )
     return logits
+
+
+@contextlib.contextmanager
+def asking_for_tokens(name: str, dtype: str) -> Iterator[None]:
+    """Name the argument where a layer, such as an embedding, refuses examples in float32."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        text = str(error).strip().partition("\n")[0]
+        if dtype == "int32" or "must be an integer" not in text:
+            raise
+        raise ValueError(
+            f"`dtype` is {dtype!r}, and a layer of network {name!r} takes whole numbers ({text}); "
+            f"pass dtype='int32' for tokens"
+        ) from error
 
 
 def _described(value: object) -> str:

@@ -19,6 +19,7 @@ from jaxticket.nn.network import (
     Selection,
     WithOptions,
     accepted,
+    asking_for_tokens,
     make_network,
     modes_of,
     report_convolutions,
@@ -241,24 +242,25 @@ def from_nnx(
         )
     tree = hasattr(nnx, "set_graph_mode") and not nnx.set_graph_mode.current_value()
     nnx_of = Nnx(make, outputs, flag("fast_conv", fast_conv), tree)
-    if fast_conv:
-        _report(nnx_of, shape, name, dtype)
-    return make_network(
-        nnx_of.init,
-        WithOptions(nnx_of.apply, frozenset({"key"}), name, "NNX modules cannot be tapped"),
-        shape,
-        constructor="from_nnx",
-        name=name,
-        source=make if outputs is None else (make, outputs),
-        syncs_stats=False,
-        prunable=prunable,
-        output=output,
-        dtype=dtype,
-        symmetry=symmetry,
-        stages=stages,
-        master_weights=master_weights,
-        marks={"fast_conv": True} if fast_conv else None,
-    )
+    with asking_for_tokens(name, dtype):
+        if fast_conv:
+            _report(nnx_of, shape, name, dtype)
+        return make_network(
+            nnx_of.init,
+            WithOptions(nnx_of.apply, frozenset({"key"}), name, "NNX modules cannot be tapped"),
+            shape,
+            constructor="from_nnx",
+            name=name,
+            source=make if outputs is None else (make, outputs),
+            syncs_stats=False,
+            prunable=prunable,
+            output=output,
+            dtype=dtype,
+            symmetry=symmetry,
+            stages=stages,
+            master_weights=master_weights,
+            marks={"fast_conv": True} if fast_conv else None,
+        )
 
 
 def _named(make: object) -> str:

@@ -49,7 +49,7 @@ def checked_keep(keep: str | None, keep_at: int | Sequence[int], steps: int) -> 
       keep_at: steps, or one.
       steps: at which the longest training ends.
     """
-    trained = keep is not None and one_of("keep", keep, ("trained",)) == "trained"
+    trained = one_of("keep", keep, ("trained", None)) == "trained"
     if isinstance(keep_at, Sequence) and not keep_at:
         return Keeping(trained)
     at = one_or_several("keep_at", keep_at, whole, like="(0, 100)", distinct=True, high=steps)

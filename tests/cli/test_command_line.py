@@ -284,6 +284,12 @@ def test_wrong_commands_and_flags_have_status_2(capsys, args):
     assert refused(capsys, *args)
 
 
+def test_an_unknown_command_is_answered_with_the_nearest(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["preset"])
+    assert "no command 'preset'; did you mean 'presets'" in capsys.readouterr().err
+
+
 def test_debug_shows_the_traceback(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["show", "nowhere", "--debug"])

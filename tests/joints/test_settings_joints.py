@@ -258,15 +258,17 @@ WRONG = [
         {"optimizer": functools.partial(optax.noisy_sgd, key=1)},
         "`optimizer` .* keeps a random key, which would be the same",
     ),
-    ({"optimizer": optax.sgd, "weight_decay": 0.1}, "`weight_decay` is used by optimizer='sgd'"),
+    ({"optimizer": optax.sgd, "weight_decay": 0.1}, "`weight_decay` is used .* optimizer itself"),
     ({"optimizer": optax.sgd, "b1": 0.5}, "`b1` is used by optimizer='adam'"),
     ({"optimizer": optax.sgd(0.1), "lr": 0.1}, "`lr` is used by optimizers without a learning"),
     ({"optimizer": optax.sgd(0.1), "schedule": "cosine"}, "`schedule` is used by optimizers witho"),
     ({"schedule": optax.constant_schedule(0.1), "lr": 0.1}, "`lr` is used by schedule='steps'"),
     ({"schedule": optax.constant_schedule(0.1), "milestones": (3,)}, "`milestones` is used by sch"),
     ({"schedule": lambda step: jnp.ones(2)}, "`schedule` .* must give a learning rate, a number"),
-    ({"schedule": 0.1}, "`schedule` must be one of .* or a function, got 0.1"),
+    ({"schedule": 0.1}, "`schedule` must be one of .* or a function of the step .*, got 0.1"),
     ({"loss": "hinge"}, "`loss` must be one of 'cross_entropy', 'mse', .*, got 'hinge'"),
+    ({"loss": "focal"}, r"`loss` must be one of .* an object such as jt.losses.Focal\(\)"),
+    ({"metrics": ("ec",)}, "`metrics` 'ec' is unknown; did you mean 'ece'.* an object of your own"),
     ({"loss": lambda logits, labels: logits}, r"`loss` .* must give one number for each example"),
     (
         {"loss": own_loss, "label_smoothing": 0.1},
@@ -287,7 +289,7 @@ WRONG = [
     ({"metrics": (Unhashable(),)}, "`metrics` must be hashable"),
     ({"metrics": (own_loss,)}, "`metrics` must be names, and objects with a text `name`"),
     ({"metrics": ("top5", jt.metrics.TopK(5))}, "`metrics` needs names that differ.* 'top5' more"),
-    ({"metrics": ("top",)}, "`metrics` must be one of 'top5'"),
+    ({"metrics": ("top",)}, "`metrics` 'top' is unknown; did you mean 'top5'"),
 ]
 
 

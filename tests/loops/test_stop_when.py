@@ -150,7 +150,7 @@ def test_prune_at_stops_dense_networks_and_tickets():
 
 WRONG = [
     (jt.Plateau("loss", split="test2"), "`stop_when` looks at the split 'test2'"),
-    (jt.Target("top5", 1, better="higher"), "`stop_when` looks at the metric 'top5'"),
+    (jt.Target("top5", 1, better="higher"), "`stop_when` looks at the metric 'top5'.* or add it"),
     (3, "`stop_when` must be a jt.Plateau"),
     (jt.Plateau, "`stop_when` must be a jt.Plateau"),
 ]

@@ -423,3 +423,25 @@ def test_networks_pickle(name):
         assert back == net
         assert back.resized(2).config == net.resized(2).config
         assert back.adapted(classes=7).config == net.adapted(classes=7).config
+
+
+class LinenEmbedding(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(2)(nn.Embed(4, 3)(x).mean(1))
+
+
+class NnxEmbedding(nnx.Module):
+    def __init__(self, rngs):
+        self.embed, self.dense = nnx.Embed(4, 3, rngs=rngs), nnx.Linear(3, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.dense(self.embed(x).mean(1))
+
+
+@pytest.mark.parametrize("made", [(jt.from_linen, LinenEmbedding()), (jt.from_nnx, NnxEmbedding)])
+def test_embeddings_of_examples_that_are_not_tokens_say_how_to_ask_for_tokens(made):
+    make, module = made
+    with pytest.raises(ValueError, match=r"`dtype` is .float32., .* pass dtype=.int32. for"):
+        make(module, (5,), name="own")
+    assert make(module, (5,), name="own", dtype="int32").classes == 2
