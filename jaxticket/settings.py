@@ -243,9 +243,9 @@ class Training:
       metrics: what evaluations measure after "loss" and "accuracy" (the share of right answers;
         none where labels are numbers): names in `jt.metrics.METRICS`
         or objects with `name`, `sums` and `value` (see `jaxticket.metrics.Metric`).
-      monitors: what is measured while tickets are trained: objects with `every` that are called
-        as `(problem, state, batch) -> dict of arrays` (see `jaxticket.engine.monitors`), for
-        `Runs.monitored`. They change no result.
+      monitors: what is measured while tickets are trained: objects with `every`, or steps `at`,
+        that are called as `(problem, state, batch) -> dict of arrays` (see
+        `jaxticket.engine.monitors`), for `Runs.monitored`. They change no result.
       stop_when: ends the training of a network before `steps`, for each by itself: a `jt.Plateau`,
         a `jt.Target`, or a function `(steps, metrics) -> bool` of its evaluations so far (see
         `jaxticket.stopping`), called after each; None trains all to the end. The network stays as

@@ -336,9 +336,11 @@ class Runtime:
         settle(self, or_none(number), "time_budget", low=0, above=True)
         for callback in self.callbacks:
             if isinstance(callback, type) or not callable(callback):
+                # a text is a sequence of its letters
+                given = self.on_evaluation if isinstance(self.on_evaluation, str) else callback
                 raise ValueError(
                     f"`on_evaluation` must be a function of rows, such as "
-                    f"jt.callbacks.CSV('rows.csv'), or several, got {callback!r}"
+                    f"jt.callbacks.CSV('rows.csv'), or several, got {given!r}"
                 )
 
     @property

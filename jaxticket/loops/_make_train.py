@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxticket import _tree, masks
-from jaxticket._check import instance, whole
+from jaxticket._check import instance, shown, whole
 from jaxticket.data.arrays import Data
 from jaxticket.engine import parallel
 from jaxticket.engine.held import held_arrays
@@ -101,6 +101,7 @@ def make_train(
         *,
         order: Array | int = 0,
     ) -> tuple[TrainState, dict[str, Array]]:
+        _check_key(key)
         origin = _origin(net, key, mask, params, stats)
         with jax.default_matmul_precision(training.precision):
             constants = jax.tree.map(jnp.asarray, (jnp.int32(start), order, times, arrays))
@@ -136,6 +137,16 @@ def make_train(
         return state._replace(diverged=diverged), metrics
 
     return train
+
+
+def _check_key(key: object) -> None:
+    """Raise for what is no key, such as the number of a seed."""
+    kind = getattr(key, "dtype", None)
+    if kind is None or not (jnp.issubdtype(kind, jax.dtypes.prng_key) or kind == jnp.uint32):
+        raise ValueError(
+            f"`key` must be the root key of a seed, such as jax.random.key(0), got {shown(key)}; "
+            f"for several seeds jax.vmap(train)(jax.vmap(jax.random.key)(jnp.arange(3)))"
+        )
 
 
 def _origin(

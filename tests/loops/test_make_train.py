@@ -109,6 +109,8 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match="`net` takes examples of shape"):
         jt.make_train(jt.networks.lenet((4, 4, 1), 10), DATA, TRAINING)
     train = jt.make_train(NET, DATA, TRAINING)
+    with pytest.raises(ValueError, match="`key` must be the root key of a seed"):
+        train(0)
     params, stats = NET.init(KEYS[0])
     with pytest.raises(ValueError, match="`mask` must be a tree of bools"):
         train(KEYS[0], params)
