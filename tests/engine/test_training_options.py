@@ -374,6 +374,31 @@ def test_devices_that_share_batches_change_nothing(shape):
     pd.testing.assert_frame_equal(found(mesh=mesh).table(), tickets_alone(), rtol=1e-4)
 
 
+@pytest.mark.slow
+def test_verdicts_take_them_on_any_devices():
+    """One device, four with a seed each or none, and two for each seed that share its batches."""
+
+    def judged(mesh, **changes):
+        # verdicts are trained on the mesh of their runs
+        own = found(branches=("reinit",), mesh=mesh)
+        return jt.verdict(own, level=1, small_dense=False, points=3, progress=False, **changes)
+
+    first = jt.parallel.mesh(1, data=1, devices=jax.devices()[:1])
+    one, raw = judged(first), judged(first, training=TRAINING.replace(ema=None))
+    # an average begins with the weights, and then lags behind
+    begin, later = (
+        [table.query(f"branch == 'ticket' and {when}").value for table in tables]
+        for when in ("step == 2", "step > 2 and metric == 'loss'")
+        for tables in [(one.networks(), raw.networks())]
+    )
+    np.testing.assert_array_equal(*begin)
+    assert not np.isclose(*later, rtol=1e-3).any()
+    for mesh in (jt.parallel.mesh(4), jt.parallel.mesh(2, data=2)):
+        several = judged(mesh)
+        pd.testing.assert_frame_equal(several.networks(), one.networks(), rtol=1e-4, atol=1e-6)
+        pd.testing.assert_frame_equal(several.conditions(), one.conditions(), rtol=1e-3, atol=1e-4)
+
+
 def test_vmapped_replicas_equal_replicas_one_by_one(vmap_replicas):
     expected = tickets_alone()
     vmap_replicas()
