@@ -81,7 +81,7 @@ def naming(argument: str, value: object) -> Iterator[None]:
     """Raise errors of the user's code as a ValueError that names the argument."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # whatever code of the user raises
         if isinstance(error, ValueError) and str(error).startswith(f"`{argument}`"):
             raise
         text = str(error).strip().partition("\n")[0]

@@ -136,7 +136,7 @@ class Dilated:
         return self.schedule(step / self.factor)
 
 
-class _Usual(int):
+class _Default(int):
     """A default, told from an equal number that the user gave."""
 
 
@@ -260,7 +260,7 @@ class Training:
       MNIST); Madry et al. 2018 for `attack`.
     """
 
-    steps: int = _field(_Usual(24_000), traced=True)
+    steps: int = _field(_Default(24_000), traced=True)
     batch_size: int = 60
     optimizer: str | OptimizerMaker | optax.GradientTransformation = "adam"
     lr: float = _field(1.2e-3, traced=True, used_by=("schedule", SCHEDULES))
@@ -304,7 +304,7 @@ class Training:
 
     def __post_init__(self) -> None:
         # what the user gave, even where it equals the default
-        if not isinstance(self.steps, _Usual):
+        if not isinstance(self.steps, _Default):
             if self.epochs is not None:
                 raise ValueError(
                     f"`steps` is used without `epochs` only, got steps={self.steps!r} and epochs="

@@ -43,7 +43,7 @@ def equal_width(confidence: jax.Array, right: jax.Array, there: jax.Array, bins:
 
 
 def equal_mass(confidence: jax.Array, right: jax.Array, there: jax.Array, bins: int) -> Bins:
-    """Bins of as many examples each, up to one, in the order of their confidences.
+    """Bins of equal mass: equal numbers of examples, up to one, in the order of confidences.
 
     Examples of one confidence share their right answers, so that their order does not count. Args:
     as of `equal_width`.

@@ -310,7 +310,7 @@ def _pixels(
     try:
         with Image.open(file) as image:
             pixels = in_mode(image, mode)
-    except Exception as error:
+    except Exception as error:  # Pillow raises many kinds for damaged files
         bad[file] = _reason(file, error)
         return None
     height, width = shape

@@ -95,7 +95,7 @@ class TableRecords:
     def _row(self, number: int) -> Row:
         try:
             return self.source[number]
-        except Exception as error:
+        except Exception as error:  # array_record raises many kinds for damaged files
             raise StreamError(
                 f"`name`: {self.called(number)} cannot be read, the files are damaged or end "
                 f"before the {self.count} records they should hold "

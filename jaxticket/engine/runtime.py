@@ -216,7 +216,7 @@ class Run(Generic[StateT, PlanT, OriginT]):
             for callback in self._callbacks:
                 try:
                     callback(rows)
-                except Exception as error:
+                except Exception as error:  # whatever code of the user raises
                     saved = "" if self.path is None else f", which is saved in {self.path}"
                     error.add_note(
                         f"raised by `on_evaluation` {callback!r}; it ended the run{saved}: correct "

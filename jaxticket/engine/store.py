@@ -434,7 +434,7 @@ class RunFolder:
                 # over what a damaged save left: without it
                 self._set_aside()
                 write()
-        except Exception as error:
+        except Exception as error:  # Orbax raises many kinds
             # half a save would keep the room that is missing
             if jax.process_index() == 0:
                 for half in (self.path / "state").glob("*.orbax-checkpoint-tmp*"):

@@ -31,10 +31,10 @@ class Calibration:
     Returns (when called, see `jaxticket.analysis.probes`):
       "accuracy" and "confidence", their means; "nll", the mean negative log likelihood in nats;
       "brier"; "ece", the expected calibration error with bins of equal width; "ece_equal_mass",
-      with bins of as many examples each; "classwise_ece" and "adaptive_ece", the means over classes
-      of the errors of their probabilities, with bins of equal width and of equal mass. The
-      reliability diagram has "bin_share", "bin_accuracy" and "bin_confidence", [bins] of equal
-      width, nan in empty bins. With `temperature` there are "temperature" and all these with
+      with bins of equal mass, equal numbers of examples; "classwise_ece" and "adaptive_ece", the
+      means over classes of the errors of their probabilities, with bins of equal width and of equal
+      mass. The reliability diagram has "bin_share", "bin_accuracy" and "bin_confidence", [bins] of
+      equal width, nan in empty bins. With `temperature` there are "temperature" and all these with
       "scaled_" before their names, but for "scaled_accuracy": T moves no answer.
 
     Examples:

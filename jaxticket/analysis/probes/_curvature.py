@@ -265,7 +265,7 @@ def _nodes(diagonal: jax.Array, off: jax.Array, rest: jax.Array, count: jax.Arra
     Args:
       diagonal: [order].
       off: next to the diagonal, [order - 1].
-      rest: norm of what is left over after the last step.
+      rest: norm of the residual after the last step.
       count: steps that there were vectors for; what follows is noise.
     """
     order = len(diagonal)

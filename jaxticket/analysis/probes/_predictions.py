@@ -48,13 +48,3 @@ def needs_classes(name: str, data: Data) -> None:
             f"example, but {data.name!r} has labels of kind {data.labels.kind!r}; measure it on "
             "data whose labels are classes"
         )
-
-
-def needs_images(name: str, data: Data) -> None:
-    """Raise where examples are not images [height, width, 1 or 3 channels]."""
-    if data.tokens or len(data.shape) != 3 or data.shape[-1] not in (1, 3):
-        kind = "tokens" if data.tokens else "examples"
-        raise ValueError(
-            f"`probe` {name!r} needs images [height, width, 1 or 3 channels], but {data.name!r} "
-            f"has {kind} of shape {data.shape}; measure it on images"
-        )
