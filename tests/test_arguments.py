@@ -117,6 +117,9 @@ def calls():
         "branch": (jt.branch, {"runs": runs, "change": "shuffle", **quiet}),
         "telemetry": (jt.telemetry, {"runs": runs, **quiet}),
         "measure": (jt.measure, {"runs": runs, "probe": "gradient_norm", **quiet}),
+        "surface": (jt.surface, {"runs": runs, "weights": "start", **quiet}),
+        "trajectory": (jt.trajectory, {"runs": runs, **quiet}),
+        "features": (jt.features, {"runs": runs, "weights": "start"}),
         "sparse_train": (jt.sparse_train, {**first, "density": 0.5}),
         "transfer": (jt.transfer, {"runs": runs, "to": data, **quiet}),
         "verdict": (jt.verdict, {"runs": runs, "level": 1, **quiet}),
@@ -220,7 +223,7 @@ BAD = [
       for argument in ("net", "data", "training")),
     *((name, "runs", value, f"`runs` must be {RUNS}")
       for name in ("branch", "telemetry", "measure", "verdict", "report", "collapse", "finding",
-                   "objective_values")
+                   "objective_values", "surface", "trajectory", "features")
       for value in (None, "runs", pd.DataFrame())),
     ("transfer", "runs", "runs", "`runs` must be what find_tickets"),
     ("transfer", "to", "digits", "`to` must be data or runs"),
@@ -304,7 +307,21 @@ BAD = [
     ("speed.over_seeds", "by", 3, "`by` must be several"),
     *(("dilated", "factor", value, "`factor` must be a") for value in (0, -1, NAN, INF, "2")),
     *(("densities", "levels", value, "`levels` must be a whole") for value in (*WHOLE, -1)),
-    *(("plane", "margin", value, "`margin` must be a finite") for value in (-1, *NUMBER)),
+    *((name, "margin", value, "`margin` must be a finite")
+      for name in ("plane", "trajectory") for value in (-1, *NUMBER)),
+    *(("surface", "points", value, "`points` must be a whole") for value in (*WHOLE, 2)),
+    ("surface", "points", 4, "`points` must be odd"),
+    *(("surface", "extent", value, "`extent` must be a finite") for value in (0, -1, *NUMBER)),
+    *(("surface", "directions", value, "`directions` must be one of") for value in (0, 3, "2")),
+    *(("surface", "draw", value, "`draw` must be a whole") for value in (*WHOLE, -1)),
+    *(("trajectory", "points", value, "`points` must be a whole") for value in (*WHOLE, 1)),
+    *((name, argument, value, f"`{argument}` must be")
+      for name in ("surface", "trajectory", "features") for argument in ("levels", "seeds")
+      for value in (1, "1", [5])),
+    *(("features", "examples", value, "`examples` must be a whole") for value in ("9", 1.5, 0)),
+    ("features", "tap", "dense_9", "`tap` 'dense_9' is no layer"),
+    ("features", "tap", 3, "`tap` must be a text"),
+    *((name, "weights", "end", "`weights` must be one of") for name in ("surface", "features")),
     *(("line", "points", value, "`points` must be a whole") for value in (*WHOLE, 2)),
     *(("align", "restarts", value, "`restarts` must be a whole") for value in (*WHOLE, 0)),
     *(("align", "max_rounds", value, "`max_rounds` must be a whole") for value in (*WHOLE, 0)),

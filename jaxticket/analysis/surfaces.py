@@ -218,6 +218,7 @@ def trajectory(
     levels = chosen("levels", levels, runs.levels)
     seeds = chosen("seeds", seeds, runs.seeds)
     points, margin = whole("points", points, 2), number("margin", margin, 0)
+    runtime = settled(runtime, folder=folder, at_once=at_once, progress=progress)
     labels = list(changes_of(branches, runs.branch))
     kept = {
         (label, level): _steps_of(runs, label, level, steps) for label in labels for level in levels
@@ -252,7 +253,7 @@ def trajectory(
     }  # fmt: skip
     table = evaluated(
         "trajectory", runs, tickets, planes, setting, statistics=statistics, examples=examples,
-        runtime=settled(runtime, folder=folder, at_once=at_once, progress=progress),
+        runtime=runtime,
     )  # fmt: skip
     return Trajectory(results.frame(rows), table)
 

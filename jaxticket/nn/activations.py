@@ -38,6 +38,8 @@ def activations(net: Network, params: Params, stats: Stats, x: Array) -> dict[st
     """
     found: dict[str, Array] = {}
     given: dict[str, Array] = {}
+    # it is found out by a call, which must not be shown
+    tapped = net.tapped
 
     def tap(name: str, x: Array) -> Array:
         found[_next(name, found)] = x
@@ -46,11 +48,11 @@ def activations(net: Network, params: Params, stats: Stats, x: Array) -> dict[st
     def seen(name: str, into: object, out: object) -> None:
         if name == net.output and _is_batch(into, x):
             given[PENULTIMATE] = into
-        if not net.tapped and _is_batch(out, x):
+        if not tapped and _is_batch(out, x):
             found[_next(name, found)] = out
 
     with _linen(seen), watching(seen):
-        logits, _ = net.apply(params, stats, x, train=False, tap=tap if net.tapped else None)
+        logits, _ = net.apply(params, stats, x, train=False, tap=tap if tapped else None)
     if not found and not given:
         raise ValueError(
             "`net` has no taps, so that its activations cannot be seen; give `apply` an argument "

@@ -77,6 +77,15 @@ def test_layers_of_modules_without_taps_are_seen(kind):
     assert type(net.apply(params, stats, x, train=False)[0]) is type(x)
 
 
+def test_layers_are_seen_of_a_network_that_was_never_called():
+    """Whether it has taps is found out by a call of its own."""
+    net = jt.networks.lenet((2, 2, 1), 3, widths=(7, 5))
+    x = jnp.ones((2, 2, 2, 1))
+    seen = activations(net, *net.init(jax.random.key(0)), x)
+    assert [*seen] == ["dense_0", "dense_1", "dense_2", "penultimate", "logits"]
+    np.testing.assert_array_equal(seen["penultimate"], seen["dense_1"])
+
+
 def test_features_are_those_of_each_network():
     """All replicas of two levels, against one network by hand; the labels are those of the data."""
     assert found().values.shape == (4, 40, 8) and found().values.dtype == np.float32
