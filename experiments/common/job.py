@@ -23,6 +23,7 @@ from typing import Any, Literal, TypeVar
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import tyro
 
 import jaxticket as jt
@@ -343,7 +344,12 @@ class Job:
         return jt.Runtime(folder=folder, time_budget=left)
 
     def find_tickets(
-        self, *, branches: Sequence[str] = (), sub: str = "", **pruning: Any
+        self,
+        *,
+        branches: Sequence[str] = (),
+        sub: str = "",
+        keep: Literal["trained"] | None = None,
+        **pruning: Any,
     ) -> jt.Runs:
         """Run `jt.find_tickets` at the job's size, in its folder or one below it.
 
@@ -353,7 +359,13 @@ class Job:
         usual = {"levels": self.size.levels, "fraction": self.size.fraction, "rewind": 0}
         asked = self.preset.pruning.replace(**{**usual, "one_shot": False, **pruning})
         return jt.find_tickets(
-            self.net, self.data, self.training, asked, branches=branches, **self._kept(sub)
+            self.net,
+            self.data,
+            self.training,
+            asked,
+            branches=branches,
+            keep=keep,
+            **self._kept(sub),
         )
 
     def prune_at(self, score: Any, *, sub: str = "", **options: Any) -> Any:
@@ -375,6 +387,10 @@ class Job:
     def transfer(self, runs: jt.Runs, *, sub: str, **options: Any) -> jt.Runs:
         """Run `jt.transfer`, in a folder below the job's, which is the target's."""
         return jt.transfer(runs, runtime=self._runtime(sub), **options)
+
+    def measure(self, runs: jt.Runs, probe: Any, **options: Any) -> pd.DataFrame:
+        """Run `jt.measure` on runs of this job; its tables lie in the folder of the runs."""
+        return jt.measure(runs, probe, runtime=self._runtime(), **options)
 
     def verdict(self, runs: jt.Runs, **options: Any) -> jt.Verdict:
         """Run `jt.verdict` on runs of this job."""
