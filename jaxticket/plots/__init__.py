@@ -9,6 +9,7 @@ level 0 of "ticket", and samples are seeds × copies.
 from jaxticket.plots._costs import accuracy_against_cost
 from jaxticket.plots._density import accuracy, dilation, early_stop
 from jaxticket.plots._features import features, similarity
+from jaxticket.plots._landscape import smoothness, spectral_density
 from jaxticket.plots._layers import layer_densities, unit_collapse
 from jaxticket.plots._matrices import controls, heat_map, transfer_matrix
 from jaxticket.plots._paths import path, plane, throughout
@@ -51,6 +52,8 @@ __all__ = [
     "path",
     "plane",
     "similarity",
+    "smoothness",
+    "spectral_density",
     "stable_and_matching",
     "style",
     "telemetry",

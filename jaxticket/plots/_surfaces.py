@@ -253,7 +253,7 @@ def loss_cuts(
     series = []
     for name in order:
         own = where(rows, branch=name)
-        own = where(own, level=_level(own, level))
+        own = where(own, level=_table.chosen_level(own, level))
         look = looks[name]
         series.append(Series(look.label, spread(own, "x", band), look.color, "", look.line))
     reach = float(np.abs(_panel.all_x(series)).max())
@@ -266,15 +266,6 @@ def loss_cuts(
         ylabel=metric_label(metric, split, table), ylim=ylim, corner="upper right", legend=legend,
         what="seeds",
     )  # fmt: skip
-
-
-def _level(rows: pd.DataFrame, level: int | None) -> int:
-    known = sorted(map(int, rows["level"].unique()))
-    if level is None:
-        return known[-1]
-    if level not in known:
-        raise ValueError(f"`level` must be one of {known}, got {level!r}")
-    return level
 
 
 def _one(
@@ -291,7 +282,7 @@ def _one(
     if branch is not None and branch not in names:
         raise ValueError(f"`branch` {branch!r} is not in `table`; {_check.nearest(branch, names)}")
     rows = where(rows, branch=names[0] if branch is None else branch)
-    rows = where(rows, level=_level(rows, level))
+    rows = where(rows, level=_table.chosen_level(rows, level))
     seeds = [int(x) for x in rows["seed"].unique()]
     if seed is not None and seed not in seeds:
         raise ValueError(f"`seed` must be one of {seeds}, got {seed!r}")

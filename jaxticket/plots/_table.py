@@ -344,6 +344,20 @@ def chosen_levels(
     return sorted(chosen, key=lambda level: -known[level])
 
 
+def chosen_level(rows: pd.DataFrame, level: int | None) -> int:
+    """Choose one level: the one asked for, or the sparsest.
+
+    Raises:
+      ValueError: if it is not in `rows`.
+    """
+    known = sorted(map(int, rows["level"].unique()))
+    if level is None:
+        return known[-1]
+    if level not in known:
+        raise ValueError(f"`level` must be one of {known}, got {level!r}")
+    return level
+
+
 def greatest(metric: str) -> float:
     """Give the greatest possible value of a metric: 100 in percent, else inf."""
     return 100.0 if metric in IN_ERROR else math.inf

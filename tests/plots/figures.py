@@ -160,6 +160,33 @@ def loss_surfaces():
     return frame("seed level density branch x y split metric value", rows)
 
 
+def spectra():
+    """Densities of two branches on the same places for all seeds, and two eigenvalues of each."""
+    rows = []
+    for (branch, width), seed in itertools.product((("ticket", 1.0), ("reinit", 2.0)), SEEDS):
+        about = (seed, 1, 0.5, branch)
+        for i in range(9):
+            at = width * (i - 2)
+            rows.append((*about, "density_at", i, at))
+            rows.append((*about, "density", i, (1 + 0.1 * seed) * math.exp(-abs(at))))
+        rows += [(*about, "eigenvalue", i, width * (6 - i) - 0.1 * seed) for i in range(2)]
+        rows.append((*about, "weights", 0, 1000.0))
+    return frame("seed level density branch metric index value", rows)
+
+
+def watched():
+    """What a monitor of smoothness measured: both ends of three measures, and the loss."""
+    rows = []
+    for (i, branch), seed, step in itertools.product(enumerate(("ticket", "reinit")), SEEDS,
+                                                     (0, 10, 20, 30)):  # fmt: skip
+        about = (seed, 1, 0.5, branch, step)
+        for scale, name in enumerate(("loss", "gradient_change", "beta"), start=1):
+            low = scale * (1 + i + step / 30 + 0.1 * seed)
+            rows += [(*about, f"{name}_least", low), (*about, f"{name}_greatest", 2 * low)]
+        rows.append((*about, "loss", 1.5))
+    return frame("seed level density branch step metric value", rows)
+
+
 def first(branch, level, verdict, step, low=None, high=None, share=1.0):
     low, high = (step if end is None else end for end in (low, high))
     return (branch, level, 0.8**level, verdict, step, low, high, 9, share)
@@ -169,6 +196,7 @@ RUN = run()
 STEPS = at_steps()
 SURFACES = loss_surfaces()
 TELEMETRY = telemetry()
+SPECTRA, WATCHED = spectra(), watched()
 TABLE = compared({
     ("test", "barrier"): barrier,
     ("test", "error"): final,
@@ -296,6 +324,12 @@ def of_copies(table, metric, name, level, x="at", factor=100.0, **where):
     return shown(table, x, factor=factor, metric=metric, branch=name, level=level, **where)
 
 
+def of_density(name):
+    rows = shown(SPECTRA, "index", factor=1, branch=name, metric="density")
+    places = SPECTRA[(SPECTRA.branch == name) & (SPECTRA.metric == "density_at")]
+    return rows.assign(x=places.value.to_numpy())
+
+
 BARRIERS = {
     "dense": of_copies(TABLE, "barrier", "ticket", 0),
     "IMP ticket, 16.8%": of_copies(TABLE, "barrier", "ticket", 8),
@@ -383,6 +417,16 @@ FIGURES = {
         label: shown(SURFACES[SURFACES.y == 0], "x", factor=1, branch=name)
         for name, label in (("ticket", "IMP ticket"), ("reinit", "random reinit"))
     }),
+    "spectral_density": Figure(plots.spectral_density, SPECTRA, {
+        f"{label}, 50%": of_density(name)
+        for name, label in (("ticket", "IMP ticket"), ("reinit", "random reinit"))
+    }, "minmax"),
+    # its band is that of step lengths
+    "smoothness": Figure(plots.smoothness, WATCHED, {
+        f"{label}, 50%": shown(
+            WATCHED, "step", factor=1, branch=name, metric="gradient_change_greatest"
+        ) for name, label in (("ticket", "IMP ticket"), ("reinit", "random reinit"))
+    }, "none"),
     "first_steps": Figure(plots.first_steps, FIRST, {
         "_ticket stable": pd.DataFrame({"x": 100 * 0.8 ** np.array([0, 4, 8]),
                                         "y": [2000, 1000, 500]}),

@@ -658,6 +658,76 @@ def test_loss_contours_show_the_path():
     refused("`path` lacks the columns", plots.loss_contours, f.SURFACES, path=path[["x"]])
 
 
+def test_spectral_densities_of_seeds_are_averaged_on_one_grid():
+    """Each seed has a spectrum of another range; beyond it the density is 0."""
+
+    def seen(seed, at, density, **more):
+        rows = [("density_at", i, x) for i, x in enumerate(at)]
+        rows += [("density", i, x) for i, x in enumerate(density)]
+        rows += [(name, 0, x) for name, x in more.items()]
+        return [(seed, 2, 0.2, "snip", *row) for row in rows]
+
+    columns = "seed level density branch metric index value"
+    near = seen(0, (0, 1, 2), (4, 2, 0), eigenvalue=2.0, weights=100)
+    far = seen(1, (0, 2, 4), (2, 2, 2), eigenvalue=4.0, weights=200)
+    lost = seen(2, (NAN,) * 3, (NAN,) * 3, eigenvalue=NAN, weights=NAN)
+    ax = plots.spectral_density(f.frame(columns, [*near, *far, *lost]))
+    line = named(ax, "SNIP, 20%")
+    np.testing.assert_array_equal(line.get_xdata(), [0, 1, 2, 4])
+    np.testing.assert_allclose(line.get_ydata(), [3, 2, 1, 1])
+    assert ax.get_yscale() == "log"
+    # the peak of one eigenvalue of 200, as a start that sees a part of it shows it
+    low, high = ax.get_ylim()
+    assert low == pytest.approx(4 / (30 * 200)) and high > 4
+    assert legend_texts(ax)[-2:] == ["largest eigenvalues", "left out: 1 of 3 diverged"]
+    np.testing.assert_array_equal(lines(ax)["_snip eigenvalues"].get_xdata(), [2, 4])
+    bare = plots.spectral_density(f.frame(columns, [*near, *far]), eigenvalues=False)
+    assert legend_texts(bare) == ["SNIP, 20%"] and "_snip eigenvalues" not in lines(bare)
+
+
+def test_spectral_densities_of_layers_and_what_is_missing():
+    own = f.SPECTRA[f.SPECTRA["metric"] != "weights"]
+    layers = own.assign(metric=own["metric"] + "/dense_0")
+    ax = plots.spectral_density(layers, layer="dense_0")
+    low, high = ax.get_ylim()
+    assert low == pytest.approx(1.2e-7) and high > 1.2
+    draw = plots.spectral_density
+    refused("`table` has a density of each layer; set `layer` to one of .'dense_0'", draw, layers)
+    refused("`layer` 'dense_1' is not in `table`", draw, layers, layer="dense_1")
+    bare = own[own["metric"] == "eigenvalue"]
+    refused(r"no rows of 'density'; measure with jt.probes.Curvature\(starts above 0", draw, bare)
+    refused(r"'density/a'; .*Curvature\(layers=True and starts", draw, own, layer="a")
+    refused("`level` must be one of .1., got 3", draw, own, level=3)
+    refused("`eigenvalues` must be", draw, own, eigenvalues=3)
+    with pytest.raises(ValueError, match="`metric` 'density_at' is not in `table`"):
+        draw(own[own["metric"] == "density"])
+
+
+@pytest.mark.parametrize(("metric", "scale"), [("loss", 1), ("gradient_change", 2), ("beta", 3)])
+def test_smoothness_is_a_band_between_both_ends(metric, scale):
+    ax = plots.smoothness(f.WATCHED, metric=metric)
+    line, lower = named(ax, "random reinit"), lines(ax)["_random reinit, 50% least"]
+    low, high = f.band_of(ax, line)
+    # seeds are 0.1 apart
+    wanted = scale * (2.1 + np.array([0, 10, 20, 30]) / 30)
+    np.testing.assert_allclose(low, wanted)
+    np.testing.assert_allclose(lower.get_ydata(), wanted)
+    np.testing.assert_allclose(high, 2 * wanted)
+    np.testing.assert_allclose(line.get_ydata(), 2 * wanted)
+    assert legend_texts(ax) == ["IMP ticket, 50%", "random reinit, 50%"]
+
+
+def test_smoothness_needs_both_ends():
+    draw = plots.smoothness
+    one = f.WATCHED[f.WATCHED["metric"] != "beta_least"]
+    message = "`metric` 'beta' is not in `table` with both ends; Known: gradient_change, loss"
+    refused(message, draw, one, metric="beta")
+    refused("it has no metrics with both ends", draw, f.TELEMETRY)
+    # `monitored()` has further columns
+    more = f.WATCHED.assign(index=0, dilation=1.0)
+    assert legend_texts(draw(more)) == legend_texts(draw(f.WATCHED))
+
+
 def test_features_are_dots_by_class():
     rows = [(0, n, "ticket", i, i % 2, float(i), -n * i) for n in (0, 1) for i in range(6)]
     table = f.frame("seed level branch example label x y", rows)
