@@ -94,6 +94,8 @@ _DISTILLED = (
     ("verdicts", "Figure 11 and Table 1", ()),
     ("adversarial", "Figure 13", ()),
 )
+# of networks that these scripts share
+_LANDSCAPE = (("telemetry", "Figure 7"),)
 _SNIP = ("vgg16", "vgg2_16", "wrn14_8", "wrn14_10", "wrn20_8")
 
 _BENCHMARKS = (
@@ -273,6 +275,10 @@ RUNS = (
             short=f"kd_{script}",
         )
         for script, figure in (("accuracy", "Figure 3"), ("adversarial", "Figure 13"))
+    ),
+    *(
+        _paper(f"kd_lts.{script}", _KD_LTS[1], f"KD-LTS, {figure}", short=f"kd_{script}")
+        for script, figure in _LANDSCAPE
     ),
     _paper("kd_lts.ablations", _KD_LTS[0], "KD-LTS, Figure 15", short="kd_ablations"),
     # these stream ImageNet, or hold Tiny-ImageNet, which have to be prepared first

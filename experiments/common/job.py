@@ -392,6 +392,14 @@ class Job:
         """Run `jt.measure` on runs of this job; its tables lie in the folder of the runs."""
         return jt.measure(runs, probe, runtime=self._runtime(), **options)
 
+    def telemetry(self, runs: jt.Runs, **options: Any) -> pd.DataFrame:
+        """Run `jt.telemetry` on runs of this job; its tables lie in the folder of the runs."""
+        return jt.telemetry(runs, runtime=self._runtime(), **options)
+
+    def surface(self, runs: jt.Runs, **options: Any) -> pd.DataFrame:
+        """Run `jt.surface` on runs of this job; its tables lie in the folder of the runs."""
+        return jt.surface(runs, runtime=self._runtime(), **options)
+
     def verdict(self, runs: jt.Runs, **options: Any) -> jt.Verdict:
         """Run `jt.verdict` on runs of this job."""
         return jt.verdict(runs, runtime=self._runtime(), **options)

@@ -86,6 +86,7 @@ KNOWN = {
     "synflow": BranchStyle("SynFlow", "#6B3E00", "p"),
     "prospr": BranchStyle("ProsPr", "#00C2D1", "h"),
     "ltr": BranchStyle("tickets with rewinding (LTR)", "#004C99", "o"),
+    "ltr_late": BranchStyle("LTR, rewound to epoch 3", "#2E9BFF", "o"),
     "cts_kl": BranchStyle("CTS, reverse KL", "#FF2FA0", "*"),
     "cts_loss": BranchStyle("CTS, loss", "#2F6B3A", "H"),
     "cts_change_of_loss": BranchStyle("CTS, change of loss", "#2AA198", "d"),

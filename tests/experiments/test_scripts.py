@@ -1032,7 +1032,8 @@ def test_verdicts_of_kd_lts_from_a_file(tmp_path, digits_npz):
 
 def test_each_run_of_a_script_is_given_the_time_that_is_left(tmp_path, digits_npz, monkeypatch):
     given = []
-    for name in ("find_tickets", "prune_at", "search", "branch", "transfer", "verdict"):
+    for name in ("find_tickets", "prune_at", "search", "branch", "transfer", "verdict", "measure",
+                 "telemetry", "surface"):  # fmt: skip
         monkeypatch.setattr(jt, name, lambda *_, runtime, **__: given.append(runtime))
     job = prepare(__file__, Settings(data=digits_npz, share=1.0, budget=2.0))
     job = dataclasses.replace(job, folder=tmp_path)
@@ -1043,11 +1044,14 @@ def test_each_run_of_a_script_is_given_the_time_that_is_left(tmp_path, digits_np
     job.branch(given, "retrain")
     job.transfer(given, sub="moved")
     job.verdict(given)
+    job.measure(given, "hessian")
+    job.telemetry(given)
+    job.surface(given)
     assert [runtime.folder for runtime in given] == [
-        tmp_path, tmp_path / "early", tmp_path, None, tmp_path / "moved", None,
+        tmp_path, tmp_path / "early", tmp_path, None, tmp_path / "moved", *[None] * 4,
     ]  # fmt: skip
     assert all(80 < runtime.time_budget <= 90 for runtime in given)
     monkeypatch.setattr(of_scripts, "STARTED", time.monotonic() - 121)
     with pytest.raises(SystemExit) as caught, of_scripts.budget(job):
         job.find_tickets()
-    assert caught.value.code == 75 and len(given) == 6
+    assert caught.value.code == 75 and len(given) == 9
