@@ -47,7 +47,8 @@ def networks(job: Job, name: str) -> jt.Runs:
       job: from `prepare`, of these sizes.
       name: in `METHODS`.
     """
-    home, kept = _home(job), {"sub": name, "keep": "trained"}
+    home = _home(job)
+    kept: Mapping[str, Any] = {"sub": name, "keep": "trained"}
     if name in ("ltr", "ltr_late"):
         start = 0 if name == "ltr" else third_epoch(job)
         return home.find_tickets(rewind=start, **kept)
