@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 import jaxticket as jt
+from experiments.common.report import Row, groups
 
 OURS = "kd_lts"
 DEVIATIONS = 2.0
@@ -43,7 +44,7 @@ def compared(rows: pd.DataFrame, *, ours: str = OURS, keys: Sequence[str] = ()) 
       one seed) and clear.
     """
     found = []
-    for place, part in rows.groupby(["measure", *keys], sort=False):
+    for place, part in groups(rows, "measure", *keys):
         by = part.pivot_table(index="seed", columns="branch", values="value", dropna=False)
         if ours not in by:
             continue
@@ -59,7 +60,7 @@ def compared(rows: pd.DataFrame, *, ours: str = OURS, keys: Sequence[str] = ()) 
     return jt.results.frame(found)
 
 
-def in_words(row: pd.Series, digits: int = 3) -> str:
+def in_words(row: Row, digits: int = 3) -> str:
     """Write a comparison: "lower by 1.2 +- 0.3, clearly"."""
     if not np.isfinite(row["difference"]):
         return "not known: a network diverged"

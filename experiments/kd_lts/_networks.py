@@ -7,7 +7,7 @@ again; where `--folder` is given, in that folder.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import pandas as pd
 
@@ -29,7 +29,15 @@ CONV = {"seeds": 2, "levels": 2, "fraction": 0.4, "steps": 4_210, "eval_every": 
 """Convolutional networks: twelve epochs on images of 16 x 16 pixels, at 60 and 36%."""
 
 
-def sizes(settings: Settings) -> Mapping[str, Mapping[str, object]]:
+class Sizes(TypedDict):
+    """Sizes as `prepare` takes them."""
+
+    quick: Mapping[str, object]
+    lenet: Mapping[str, object]
+    paper: Mapping[str, object]
+
+
+def sizes(settings: Settings) -> Sizes:
     """Give the sizes of these networks for `prepare(__file__, settings, **sizes(settings))`."""
     # the paper shows 20 to 60% of the weights pruned
     return {"quick": CONV, "lenet": SIZE, "paper": paper(settings, levels=4, fraction=0.2)}

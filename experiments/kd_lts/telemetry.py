@@ -11,8 +11,8 @@ Command:  python -m experiments.kd_lts.telemetry [--every N] [--preset NAME] [--
           [--budget MINUTES]
 Makes:    figure_29 (of ResNet-20 figure_7); telemetry.csv: means and spread at some steps;
           distances.csv: how far methods are apart; the same in the terminal.
-Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 3 levels pruning 41.5%, 18,760 steps of batch 128; paper
-          3 seeds, 4 levels pruning 20%, 18,760 steps.
+Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 3 levels pruning 41.5%, 18,760 steps of batch 128;
+          paper 3 seeds, 4 levels pruning 20%, 18,760 steps.
 Cost:     not measured at either size.
 Expected: no numbers are printed. Tickets of KD-LTS from initialization behave like those of
           LTH-Rewind ("analogous training behavior"), and unlike those of SNIP.
@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 
 import jaxticket as jt
 from experiments.common.job import Job, budget, chosen, launch, prepare
-from experiments.common.report import grid, save, seeds, shared_legend
+from experiments.common.report import grid, groups, save, seeds, shared_legend
 from experiments.kd_lts._claims import OURS, clear
 from experiments.kd_lts._common import Settings as Common
 from experiments.kd_lts._common import third_epoch
@@ -93,10 +93,9 @@ def distances(table: pd.DataFrame, ours: str = OURS) -> pd.DataFrame:
     """
     rows = []
     for metric, part in table.groupby("metric", sort=False):
-        curves = {
-            branch: {int(seed): one for seed, one in own.groupby("seed")}
-            for branch, own in part.groupby("branch", sort=False)
-        }
+        curves: dict[str, dict[int, pd.DataFrame]] = {}
+        for (branch, seed), one in groups(part, "branch", "seed"):
+            curves.setdefault(branch, {})[seed] = one
         own = curves.pop(ours)
         steps = np.unique(part.loc[part["branch"] == ours, "step"])
         known = list(own)
@@ -153,7 +152,9 @@ def at_some_steps(table: pd.DataFrame, count: int = 7) -> pd.DataFrame:
     for _, own in table.groupby("branch", sort=False):
         steps = np.unique(own["step"])
         some = steps[np.unique(np.linspace(0, len(steps) - 1, count).round().astype(int))]
-        by = own.loc[own["step"].isin(some)].groupby(["branch", "metric", "step"], sort=False)
+        by = own.loc[own["step"].isin(some.tolist())].groupby(
+            ["branch", "metric", "step"], sort=False
+        )
         parts.append(by["value"].agg(["mean", "min", "max"]).reset_index())
     return jt.results.concat(parts)
 
@@ -192,11 +193,13 @@ def say(job: Job, table: pd.DataFrame, found: pd.DataFrame, names: tuple[str, ..
     print(f"curves, mean +- standard deviation over {seeds(job)}")
     for branch, part in found.groupby("branch", sort=False):
         by = part.groupby("metric")["value"]
-        cells = "".join(f"{by.mean()[m]:7.3f} +-{by.std()[m]:5.3f}" for m in MEASURES)
+        mean, std = by.mean().to_dict(), by.std().to_dict()
+        cells = "".join(f"{mean[m]:7.3f} +-{std[m]:5.3f}" for m in MEASURES)
         label = looks[str(branch)].label if branch in looks else BETWEEN_SEEDS
         print(f"{label:34}{cells}")
     if {"ltr_late", "snip"} <= set(names):
-        judged = nearer(found, "ltr_late", "snip").set_index("metric")["nearer"]
+        rows = nearer(found, "ltr_late", "snip")
+        judged = dict(zip(rows["metric"], rows["nearer"], strict=True))
         words = {name: looks[name].label for name in names} | {"neither": "neither, clearly"}
         cells = "".join(f"{words[judged[metric]][:13]:>15}" for metric in MEASURES)
         print(f"{'nearer to':34}{cells}")

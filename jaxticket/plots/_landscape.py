@@ -235,7 +235,7 @@ def _on_one_grid(rows: pd.DataFrame, grid: pd.DataFrame, every: np.ndarray) -> p
       grid: seed, index and the place.
       every: the places of all branches, for those that diverged.
     """
-    places = grid[["seed", "index", "value"]].rename(columns={"value": "x"})
+    places = grid.assign(x=grid["value"])[["seed", "index", "x"]]
     rows = rows.merge(places, on=["seed", "index"], how="left")
     finite = np.isfinite(column(rows, "x"))
     x = np.unique(column(rows, "x")[finite]) if finite.any() else every
