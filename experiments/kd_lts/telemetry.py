@@ -192,9 +192,8 @@ def say(job: Job, table: pd.DataFrame, found: pd.DataFrame, names: tuple[str, ..
     )
     print(f"curves, mean +- standard deviation over {seeds(job)}")
     for branch, part in found.groupby("branch", sort=False):
-        by = part.groupby("metric")["value"]
-        mean, std = by.mean().to_dict(), by.std().to_dict()
-        cells = "".join(f"{mean[m]:7.3f} +-{std[m]:5.3f}" for m in MEASURES)
+        own = part.groupby("metric")["value"].agg(["mean", "std"])
+        cells = "".join(f"{own['mean'][m]:7.3f} +-{own['std'][m]:5.3f}" for m in MEASURES)
         label = looks[str(branch)].label if branch in looks else BETWEEN_SEEDS
         print(f"{label:34}{cells}")
     if {"ltr_late", "snip"} <= set(names):

@@ -58,6 +58,16 @@ def look(probe, seed=1):
         return {name: np.asarray(x) for name, x in found.items()}
 
 
+def of_starts(matrix, function, starts):
+    """The trace of a function of a matrix, and three standard errors of its mean over random signs,
+    each with a variance of 2 sum_{i != j} F_ij^2.
+    """
+    values, vectors = np.linalg.eigh(matrix)
+    whole = (vectors * function(values)) @ vectors.T
+    apart = whole - np.diag(np.diag(whole))
+    return np.trace(whole), 3 * np.sqrt(2 * np.sum(apart**2) / starts)
+
+
 @pytest.mark.parametrize("matrix", ["hessian", "gauss_newton"])
 def test_it_is_that_of_the_full_matrix(matrix):
     full, count = small().kept[matrix], int(small().alive.sum())
@@ -77,6 +87,14 @@ def test_it_is_that_of_the_full_matrix(matrix):
     at, density = found["density_at"], found["density"]
     step = at[1] - at[0]
     assert (density >= 0).all() and density.sum() * step == pytest.approx(1, abs=1e-4)
+    assert found["least_eigenvalue"] == pytest.approx(values[0], rel=1e-6, abs=1e-6 * values[-1])
+    (below, low), (total, high) = (
+        of_starts(full, part, 8) for part in (lambda x: np.maximum(-x, 0), np.abs)
+    )
+    share = found["negative_share"]
+    assert (below - low) / (total + high) - 1e-9 < share < (below + low) / (total - high) + 1e-9
+    # at a random network the Hessian has negative eigenvalues, which the other matrix never has
+    assert (below / total > 0.05) == (share > 0.05) == (matrix == "hessian")
     first, second = (density * at).sum() * step, (density * at**2).sum() * step
     sigma = 0.02 * (values[-1] - values[0])
     assert first == pytest.approx(found["moment_1"], rel=1e-3)
@@ -85,14 +103,12 @@ def test_it_is_that_of_the_full_matrix(matrix):
 
 @pytest.mark.parametrize("matrix", ["hessian", "gauss_newton"])
 def test_moments_are_those_of_the_full_matrix(matrix):
-    """Over starts of random signs, each with a variance of 2 sum_{i != j} H_ij^2."""
     full, starts = small().kept[matrix], 128
     found = look(Curvature(eigenvalues=0, order=20, starts=starts, samples=0, matrix=matrix))
-    for name, power in (("moment_1", full), ("moment_2", full @ full)):
-        apart = power - np.diag(np.diag(power))
-        error = np.sqrt(2 * np.sum(apart**2) / starts) / len(full)
-        assert error < 0.15 * np.trace(power) / len(full)
-        assert found[name] == pytest.approx(np.trace(power) / len(full), abs=3 * error)
+    for name, power in (("moment_1", 1), ("moment_2", 2)):
+        trace, error = of_starts(full, lambda x, power=power: x**power, starts)
+        assert error < 0.45 * trace
+        assert found[name] == pytest.approx(trace / len(full), abs=error / len(full))
 
 
 def test_few_steps_find_the_largest_and_bound_their_errors():

@@ -63,8 +63,11 @@ class Curvature:
     Returns (when called, see `jaxticket.analysis.probes`):
       "eigenvalue" [eigenvalues] and "eigenvalue_error", a bound on the distance of each to an
       eigenvalue of the matrix; "trace" and "trace_error", its standard error; "density_at" and
-      "density" [points] (the integral is 1), and "moment_1" and "moment_2", the mean of lambda and
-      of lambda^2 over the spectrum; "weights", how many weights the matrix is of. With `layers` the
+      "density" [points] (the integral is 1), "moment_1" and "moment_2", the mean of lambda and of
+      lambda^2 over the spectrum, "least_eigenvalue", the least of all starts, and "negative_share",
+      the sum of |lambda| over negative eigenvalues as a share of that over all: 0 at a minimum,
+      above at a saddle point, where the density, which is smoothed, does not tell them from 0;
+      "weights", how many weights the matrix is of. With `layers` the
       name of the layer follows, as in "trace/dense_0".
 
     Raises:
@@ -165,6 +168,9 @@ class Curvature:
                 f"moment_{power}": jnp.mean(jnp.sum(runs.weights * x, axis=1))
                 for power, x in powers.items()
             }
+            found["least_eigenvalue"] = jnp.min(jnp.where(runs.real, runs.nodes, jnp.inf))
+            below = jnp.sum(runs.weights * jnp.maximum(-runs.nodes, 0))
+            found["negative_share"] = below / jnp.sum(runs.weights * jnp.abs(runs.nodes))
         return found
 
 
