@@ -33,13 +33,15 @@ from jaxticket import (
 )
 from jaxticket.analysis import costs, layers, probes
 from jaxticket.analysis import stats as speed
+from jaxticket.analysis.criteria import CRITERIA, Criterion
 from jaxticket.analysis.features import Features, features
 from jaxticket.analysis.measuring import measure
+from jaxticket.analysis.one_page import overview
 from jaxticket.analysis.probes import PROBES
 from jaxticket.analysis.surfaces import surface, trajectory
 from jaxticket.analysis.telemetry import telemetry
 from jaxticket.analysis.transfer_matrix import transfer_matrix
-from jaxticket.analysis.verdict import Verdict, overview, verdict
+from jaxticket.analysis.verdict import Verdict, verdict
 from jaxticket.connectivity import DISTANCES, Instability, instability
 from jaxticket.controls import BRANCHES
 from jaxticket.data import DATASETS, augment
@@ -107,7 +109,8 @@ __all__ = [  # noqa: RUF022
     "measure", "probes", "PROBES", "Problem", "surface", "trajectory",
     "features", "Features",
     # judging and moving tickets
-    "branch", "branches", "controls", "BRANCHES", "verdict", "Verdict", "overview",
+    "branch", "branches", "controls", "BRANCHES", "verdict", "Verdict",
+    "overview", "CRITERIA", "Criterion",
     "transfer", "elastic", "transfer_matrix",
     "instability", "Instability", "DISTANCES", "connectivity", "stability",
     # in a loop of one's own

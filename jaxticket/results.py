@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxticket import _files, _show
+from jaxticket._check import instance, several
 from jaxticket._identity import canonical as canonical
 from jaxticket._identity import first_difference as first_difference
 from jaxticket._identity import plain as plain
@@ -292,6 +293,25 @@ def check_table(
         raise ValueError(f"`{argument}` is empty (0 rows); {remedy}")
 
 
+def tables(argument: str, value: object) -> list[pd.DataFrame]:
+    """One table or several as a list; `check_table` tells what is in them.
+
+    Raises:
+      ValueError: for what is neither, and for none.
+    """
+    import pandas as pd
+
+    given = [value] if isinstance(value, pd.DataFrame) else value
+    like = "[jt.measure(runs, 'calibration')]"
+    return list(several(argument, given, _table, like=like))
+
+
+def _table(argument: str, value: object) -> pd.DataFrame:
+    import pandas as pd
+
+    return instance(argument, value, pd.DataFrame, "tables such as those of jt.measure")
+
+
 def concat(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     """Tables below one another."""
     import pandas as pd
@@ -336,6 +356,7 @@ __all__ = [
     "read",
     "run_name",
     "spread",
+    "tables",
     "tidy",
     "write",
 ]

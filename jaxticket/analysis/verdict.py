@@ -233,25 +233,6 @@ class Verdict:
         return target
 
 
-def overview(verdicts: Iterable[Verdict]) -> pd.DataFrame:
-    """Make the source's Table 1 of several verdicts.
-
-    Args:
-      verdicts: one per row.
-
-    Returns:
-      The columns method, density, stable, sensitive, beats, at_init, tuned, wins, cost_epochs.
-
-    Reference: KD-LTS, Table 1.
-    """
-    given = several("verdicts", verdicts, _of_verdict, like="[jt.verdict(runs, level=8)]")
-    return results.frame([verdict.summary() for verdict in given])
-
-
-def _of_verdict(argument: str, value: object) -> Verdict:
-    return instance(argument, value, Verdict, "verdicts, as jt.verdict returns them")
-
-
 def verdict(
     runs: Runs,
     *,

@@ -6,12 +6,14 @@ occur in a table, also those that the library does not know. Where copies are co
 level 0 of "ticket", and samples are seeds × copies.
 """
 
+from jaxticket.plots._calibration import reliability, separation
 from jaxticket.plots._costs import accuracy_against_cost
 from jaxticket.plots._density import accuracy, dilation, early_stop
 from jaxticket.plots._features import features, similarity
 from jaxticket.plots._landscape import smoothness, spectral_density
 from jaxticket.plots._layers import layer_densities, unit_collapse
 from jaxticket.plots._matrices import controls, heat_map, transfer_matrix
+from jaxticket.plots._overview import measured, overview
 from jaxticket.plots._paths import path, plane, throughout
 from jaxticket.plots._prune_at import accuracy_at_step, density_schedule
 from jaxticket.plots._stability import (
@@ -49,8 +51,12 @@ __all__ = [
     "loss_contours",
     "loss_cuts",
     "loss_surface",
+    "measured",
+    "overview",
     "path",
     "plane",
+    "reliability",
+    "separation",
     "similarity",
     "smoothness",
     "spectral_density",

@@ -276,6 +276,44 @@ TRANSFERS = frame(
 )  # fmt: skip
 
 
+def measurement(values, branches=("ticket", "snip", "random"), levels=(0, 4, 8), seeds=SEEDS):
+    """A table of `jt.measure`; `values` gives a metric's numbers of branch, level and seed."""
+    rows = [
+        (seed, level, 0.8**level, branch, metric, index, value, -1)
+        for branch, level, seed in itertools.product(branches, levels, seeds)
+        if (branch == "ticket") == (level == 0)
+        for metric, of in values.items()
+        for index, value in enumerate(np.ravel(of(branches.index(branch), level, seed)))
+    ]
+    return frame("seed level density branch metric index value diverged", rows)
+
+
+CONFIDENCE = np.array([NAN, 0.3, 0.5, 0.7, 0.9])
+
+
+def bins(temper):
+    """Networks that are surer than right, the more the later the branch, by bins of confidence."""
+    return {
+        "bin_share": lambda i, level, seed: [0.0, 0.05, 0.05, 0.1, 0.8],
+        "bin_confidence": lambda i, level, seed: CONFIDENCE,
+        "bin_accuracy": lambda i, level, seed: CONFIDENCE - temper * (0.1 * i + 0.01 * seed),
+        "ece": lambda i, level, seed: temper * (0.1 * i + 0.01 * seed),
+    }
+
+
+MEASURED = measurement({"ece": lambda i, level, seed: 0.02 + 0.01 * i + 0.002 * (level + seed),
+                        "eigenvalue": lambda i, level, seed: [9.0 - i + seed, 5.0]})  # fmt: skip
+RELIABILITY = measurement({
+    **bins(1.0), **{f"scaled_{name}": of for name, of in bins(0.5).items()},
+    "temperature": lambda i, level, seed: 1.0 + i / 10,
+})  # fmt: skip
+SEPARATION = measurement({
+    f"{score}_{metric}": lambda i, level, seed, j=j: 0.9 - 0.1 * i + 0.01 * (seed + j)
+    for j, score in enumerate(("softmax", "energy", "entropy"))
+    for metric in ("auroc", "fpr95")
+})  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class Figure:
     """A figure and what it must show.
@@ -386,6 +424,12 @@ FIGURES = {
     }, "none", value="accuracy"),
     "controls": Figure(plots.controls, CONTROLS, value="difference", branch="method"),
     "transfer_matrix": Figure(plots.transfer_matrix, TRANSFERS, value="accuracy", branch="source"),
+    "measured": Figure(plots.measured, MEASURED, {
+        label: shown(MEASURED, in_percent, metric="ece", branch=name)
+        for name, label in (("snip", "SNIP"), ("random", "global random"))
+    }, options={"metric": "ece"}),
+    "reliability": Figure(plots.reliability, RELIABILITY),
+    "separation": Figure(plots.separation, SEPARATION),
     "instability": Figure(plots.instability, TABLE, BARRIERS),
     "error": Figure(plots.error, COPIES, {
         label: of_copies(COPIES, "error", name, 8)

@@ -12,6 +12,7 @@ from matplotlib import pyplot
 from matplotlib.collections import QuadMesh
 from matplotlib.patches import Rectangle
 
+import jaxticket as jt
 from jaxticket import plots
 from jaxticket.analysis import stats
 from jaxticket.plots._axes import limits, step_axis, step_name
@@ -418,6 +419,111 @@ def test_maps_have_a_color_bar_where_there_is_room():
     # numbers in cells of two millimeters could not be read
     small = pyplot.figure(figsize=(0.2, 0.2)).add_axes((0, 0, 1, 1))
     assert not plots.heat_map(TABLE, small).texts
+
+
+# what was measured
+
+
+def test_reliability_pools_the_examples_of_all_seeds():
+    table = f.RELIABILITY
+    ax = plots.reliability(table, branches=["snip"], level=8)
+    before, after = (named(ax, f"SNIP, 16.8%{rest}") for rest in (":", ", $T$"))
+    assert before.get_label() == "SNIP, 16.8%: ECE 11%"
+    assert after.get_label() == "SNIP, 16.8%, $T$ = 1.10: ECE 5.5%"
+    # the empty bin has no marker
+    np.testing.assert_allclose(before.get_xdata(), [30, 50, 70, 90])
+    np.testing.assert_allclose(before.get_ydata(), [19, 39, 59, 79])
+    np.testing.assert_allclose(after.get_ydata(), [24.5, 44.5, 64.5, 84.5])
+    assert before.get_linestyle() == "-" != after.get_linestyle()
+    # a seed with more examples in a bin counts for more there, and one that diverged for nothing
+    table = table.copy()
+    own = (table["branch"] == "snip") & (table["level"] == 8)
+    first, last = (own & (table["seed"] == seed) for seed in (0, 2))
+    table.loc[first & (table["metric"] == "bin_share") & (table["index"] == 1), "value"] = 0.15
+    table.loc[last & table["metric"].str.startswith("bin"), "value"] = NAN
+    ax = plots.reliability(table, branches=["snip"], level=8, scaled=False)
+    y = named(ax, "SNIP").get_ydata()
+    np.testing.assert_allclose(y[:2], [(3 * 20 + 19) / 4, (40 + 39) / 2])
+    assert "some seeds diverged (1 of 3)" in legend_texts(ax)
+    # one line has its gap shaded, and a strip with the shares of examples
+    assert [one for one in ax.collections if not str(one.get_label()).startswith("_bars")]
+    (strip,) = ax.child_axes
+    (step,) = strip.patches
+    np.testing.assert_allclose(step.get_data().values[2:], [5, 10, 80])
+    assert strip.get_yscale() == "log"
+    assert not plots.reliability(f.measurement(f.bins(1.0)), branches=["snip"]).texts
+    refused("every network diverged", plots.reliability, f.RELIABILITY.assign(value=NAN))
+    refused("`table` has no 'bin_share'; pass jt.measure", plots.reliability, f.MEASURED)
+
+
+def test_separation_has_a_marker_for_each_method_and_score():
+    ax = plots.separation(f.SEPARATION, level=8)
+    assert legend_texts(ax) == ["dense", "SNIP, 16.8%", "global random, 16.8%"]
+    for i, label in enumerate(legend_texts(ax)):
+        x, y = named(ax, label).get_data()
+        np.testing.assert_allclose(y, [91 - 10 * i, 92 - 10 * i, 93 - 10 * i])
+        np.testing.assert_allclose(x, [0 + 0.8 / 3 * (i - 1) + j for j in range(3)])
+    assert [one.get_text() for one in ax.get_xticklabels()] == [
+        "largest\nsoftmax", "energy", "entropy",
+    ]  # fmt: skip
+    one = plots.separation(f.SEPARATION, metric="fpr95", scores=["energy"], branches=["snip"])
+    assert len(named(one, "SNIP").get_xdata()) == 1
+    assert "lower is better" in one.get_ylabel() and "higher is better" in ax.get_ylabel()
+    near = f.SEPARATION.assign(value=f.SEPARATION["value"] - 0.35)
+    assert "by chance" in legend_texts(plots.separation(near))
+    refused("`scores` must be one of", plots.separation, f.SEPARATION, scores=["margin"])
+    refused("`table` has no score of unknown examples", plots.separation, f.MEASURED)
+
+
+def test_measured_numbers_by_density():
+    ax = plots.measured(f.MEASURED, metric="ece")
+    assert ax.get_ylabel() == "ECE (%), lower is better"
+    np.testing.assert_allclose(named(ax, "dense").get_ydata(), [2.2, 2.2])
+    ax = plots.measured(f.MEASURED, metric="eigenvalue", index=1, branches=["snip"])
+    np.testing.assert_allclose(named(ax, "SNIP").get_ydata(), [5, 5])
+    own = f.MEASURED.assign(metric="my_number")
+    own = own[own["index"] == 0].drop_duplicates(["branch", "level", "seed"])
+    assert plots.measured(own, metric="my_number").get_ylabel() == "My number"
+    better = jt.Criterion("my_number", "higher", "goodness", percent=True)
+    ax = plots.measured(own, metric="my_number", criterion=better)
+    assert ax.get_ylabel() == "Goodness (%), higher is better"
+    dense = f.MEASURED[f.MEASURED["level"] == 0]
+    refused("dense networks alone", plots.measured, dense, metric="ece")
+
+
+def test_an_overview_is_a_page_of_ranks():
+    measures = f.measurement({
+        "accuracy": lambda i, level, seed: 0.97 - 0.02 * i + 0.001 * seed,
+        "nll": lambda i, level, seed: 0.1 + 0.001 * i + 0.01 * seed,
+        "trace": lambda i, level, seed: 1e6 * (3 - i) if i else 5e6,
+    })  # fmt: skip
+    table = jt.overview(measures=measures)
+    ax = plots.overview(table)
+    heads = [one.get_text() for one in ax.get_xticklabels()]
+    assert heads == ["Test\naccuracy, % ↑", "Hessian\ntrace ↓", "NLL ↓"]
+    rows = [one.get_text() for one in ax.get_yticklabels()]
+    assert rows == ["dense", "SNIP, 16.8%", "global random, 16.8%"]
+    cells = f.texts_of(ax)
+    assert cells[0, 1] == "95.10 ± 0.10" and cells[2, 2] == "0.112 ± 0.010"
+    assert cells[1, 1].startswith("2.00e+06")
+    bold = {one.get_position() for one in ax.texts if one.get_fontweight() == "bold"}
+    # the likelihoods are within noise; the dense network is only there to compare with
+    assert bold == {(0, 1), (2, 1), (2, 2), (1, 2)}
+    faces = {
+        (int(one.get_x() + 0.5), int(one.get_y() + 0.5)): one.get_facecolor() for one in ax.patches
+    }
+    assert len({faces[i, 0] for i in range(3)}) == 1
+    assert faces[0, 1] == faces[1, 2] == faces[2, 1] != faces[0, 2] == faces[1, 1]
+    assert ax.figure.get_figwidth() > 4
+    more = table.assign(wins=[None, True, False], trace=[1.0, NAN, 2.0])
+    ax = plots.overview(more, criteria=["trace"], methods=["random", "snip"], legend=False)
+    rows = [one.get_text() for one in ax.get_yticklabels()]
+    assert rows == ["global random, 16.8% ✗", "SNIP, 16.8% ✓"]
+    assert f.texts_of(ax)[0, 1] == "–" and ax.get_legend() is None
+    refused("`criteria` has 'ece', `table` does not", plots.overview, table, criteria=["ece"])
+    refused("`methods` has 'snp'", plots.overview, table, methods=["snp"])
+    refused("`table` has no column of jt.CRITERIA", plots.overview,
+            table[["method", "density", "best"]])  # fmt: skip
 
 
 # copies: barriers, errors, paths
