@@ -125,7 +125,7 @@ def test_what_does_not_fit_together_is_refused():
         ({"measures": {"snip": 3}}, "`measures` must be several"),
         ({"measures": [3]}, "`measures` must be tables"),
         ({"measures": parts[0].drop(columns="seed")}, r"`measures` lacks the columns \['seed'\]"),
-        ({"measures": parts, "criteria": ["ecce"]}, "`criteria` .*'ecce'.*'ece'"),
+        ({"measures": parts, "criteria": ["ecce"]}, "`criteria` must be one of .*'ece'.*'ecce'"),
         ({"measures": parts, "criteria": ["mce"]}, "`criteria` has 'mce', `measures` do not"),
         ({"measures": parts, "criteria": [3]}, "`criteria` must be a text"),
         ({"measures": parts, "criteria": ["ece", "ece"]}, "`criteria` must be distinct"),
