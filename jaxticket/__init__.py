@@ -34,7 +34,9 @@ from jaxticket import (
 from jaxticket.analysis import costs, layers, probes
 from jaxticket.analysis import stats as speed
 from jaxticket.analysis.criteria import CRITERIA, Criterion
+from jaxticket.analysis.explanations import Explanation, explain
 from jaxticket.analysis.features import Features, features
+from jaxticket.analysis.lime import LIME
 from jaxticket.analysis.measuring import measure
 from jaxticket.analysis.one_page import overview
 from jaxticket.analysis.probes import PROBES
@@ -107,7 +109,7 @@ __all__ = [  # noqa: RUF022
     # what a run gives
     "Runs", "load", "Ticket", "results", "plots", "speed", "layers", "costs", "telemetry",
     "measure", "probes", "PROBES", "Problem", "surface", "trajectory",
-    "features", "Features",
+    "features", "Features", "explain", "Explanation", "LIME",
     # judging and moving tickets
     "branch", "branches", "controls", "BRANCHES", "verdict", "Verdict",
     "overview", "CRITERIA", "Criterion",

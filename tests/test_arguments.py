@@ -120,6 +120,7 @@ def calls():
         "surface": (jt.surface, {"runs": runs, "weights": "start", **quiet}),
         "trajectory": (jt.trajectory, {"runs": runs, **quiet}),
         "features": (jt.features, {"runs": runs, "weights": "start"}),
+        "explain": (jt.explain, {"runs": runs, "weights": "start"}),
         "sparse_train": (jt.sparse_train, {**first, "density": 0.5}),
         "transfer": (jt.transfer, {"runs": runs, "to": data, **quiet}),
         "verdict": (jt.verdict, {"runs": runs, "level": 1, **quiet}),
@@ -223,7 +224,7 @@ BAD = [
       for argument in ("net", "data", "training")),
     *((name, "runs", value, f"`runs` must be {RUNS}")
       for name in ("branch", "telemetry", "measure", "verdict", "report", "collapse", "finding",
-                   "objective_values", "surface", "trajectory", "features")
+                   "objective_values", "surface", "trajectory", "features", "explain")
       for value in (None, "runs", pd.DataFrame())),
     ("transfer", "runs", "runs", "`runs` must be what find_tickets"),
     ("transfer", "to", "digits", "`to` must be data or runs"),
@@ -316,12 +317,18 @@ BAD = [
     *(("surface", "draw", value, "`draw` must be a whole") for value in (*WHOLE, -1)),
     *(("trajectory", "points", value, "`points` must be a whole") for value in (*WHOLE, 1)),
     *((name, argument, value, f"`{argument}` must be")
-      for name in ("surface", "trajectory", "features") for argument in ("levels", "seeds")
+      for name in ("surface", "trajectory", "features", "explain")
+      for argument in ("levels", "seeds")
       for value in (1, "1", [5])),
-    *(("features", "examples", value, "`examples` must be a whole") for value in ("9", 1.5, 0)),
+    *((name, "examples", value, "`examples` must be a whole")
+      for name in ("features", "explain") for value in ("9", 1.5, 0)),
+    *(("explain", "lime", value, "`lime` must be a jt.LIME") for value in ("lime", None, jt.LIME)),
+    ("explain", "x", np.zeros((4, 4)), "`x` must be images of the shape"),
+    ("explain", "x", np.full(SHAPE, 0.5), "`x` must hold raw values of uint8"),
     ("features", "tap", "dense_9", "`tap` 'dense_9' is no layer"),
     ("features", "tap", 3, "`tap` must be a text"),
-    *((name, "weights", "end", "`weights` must be one of") for name in ("surface", "features")),
+    *((name, "weights", "end", "`weights` must be one of")
+      for name in ("surface", "features", "explain")),
     *(("line", "points", value, "`points` must be a whole") for value in (*WHOLE, 2)),
     *(("align", "restarts", value, "`restarts` must be a whole") for value in (*WHOLE, 0)),
     *(("align", "max_rounds", value, "`max_rounds` must be a whole") for value in (*WHOLE, 0)),

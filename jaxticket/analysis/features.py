@@ -6,22 +6,19 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 
-from jaxticket import _show, _tree, results
+from jaxticket import _show, results
 from jaxticket._check import chosen, number, one_of, or_none, text, whole
-from jaxticket.analysis.measuring import changes_of, diverged_at, in_memory, measurer, ticket_of
+from jaxticket.analysis.gathering import gathered
+from jaxticket.analysis.measuring import changes_of, in_memory
 from jaxticket.analysis.probes._linear import Activations, check_tap, linear_cka
 from jaxticket.controls import Change
-from jaxticket.engine import parallel
 from jaxticket.labels import living
 from jaxticket.nn.activations import PENULTIMATE
 from jaxticket.problem import Problem, batched
-from jaxticket.random import root_keys
 from jaxticket.runs import WEIGHTS, Runs, require_runs
 from jaxticket.settings import static_part
-from jaxticket.ticket import Ticket
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -175,25 +172,10 @@ def features(
     )
     problem = Problem(runs.net, found, static_part(runs.training), by)
     check_tap(problem, runs.net, text("tap", tap))
-    look = measurer(runs.net, runs.mesh, Activations(tap))
-    problem = parallel.put(problem, runs.mesh, replicas=False)
-    size = parallel.block_size(len(seeds), runs.mesh, None)
-    keys = np.asarray(jax.random.key_data(root_keys(seeds)))
-    places = [runs.seeds.index(seed) for seed in seeds]
+    seen, networks = gathered(
+        runs, Activations(tap), problem, changes=changes, levels=levels, seeds=seeds,
+        trained=trained,
+    )  # fmt: skip
     there = living(found.y, 2).reshape(-1)
-    parts, networks = [], []
-    for label, change in changes.items():
-        for level in levels:
-            ticket: Ticket = (
-                runs.trained_tickets(level, label)
-                if trained
-                else ticket_of(runs, label, change, level)
-            )
-            own = parallel.put(parallel.pad((_tree.rows(ticket, places), keys), size), runs.mesh)
-            limits = (np.arange(size) < len(seeds)).astype(np.int32)
-            seen = parallel.host(look(limits, *own, problem))["features"][: len(seeds)]
-            lost = diverged_at(runs, label, level)[places] >= 0
-            parts.append(np.where(lost[:, None, None], np.nan, seen[:, there]).astype(np.float32))
-            networks += [(seed, level, label) for seed in seeds]
     labels = np.asarray(found.y).reshape(-1, *found.y.shape[2:])[there]
-    return Features(np.concatenate(parts), tuple(networks), labels, tap)
+    return Features(seen["features"][:, there], networks, labels, tap)

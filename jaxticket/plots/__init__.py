@@ -9,6 +9,7 @@ level 0 of "ticket", and samples are seeds × copies.
 from jaxticket.plots._calibration import reliability, separation
 from jaxticket.plots._costs import accuracy_against_cost
 from jaxticket.plots._density import accuracy, dilation, early_stop
+from jaxticket.plots._explanations import explanation
 from jaxticket.plots._features import features, similarity
 from jaxticket.plots._landscape import smoothness, spectral_density
 from jaxticket.plots._layers import layer_densities, unit_collapse
@@ -43,6 +44,7 @@ __all__ = [
     "distances_at_rewinding",
     "early_stop",
     "error",
+    "explanation",
     "features",
     "first_steps",
     "heat_map",

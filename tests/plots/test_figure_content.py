@@ -846,6 +846,43 @@ def test_features_are_dots_by_class():
     refused("`table` lacks the columns", plots.features, table[["x"]])
 
 
+def test_explanations_color_regions_over_a_gray_image():
+    image = np.full((2, 3, 3), 100, np.uint8)
+    image[0, 0] = 0, 128, 255
+    weights = np.array([[0, 0, 0.5], [-1.0, 0.2, -0.1]])
+
+    def shown(**options):
+        return plots.explanation(image, weights, **options).images[0].get_array()
+
+    drawn = shown(white=200)
+    np.testing.assert_allclose(drawn[0, 0], (0 + 128 + 255) / 600)
+    np.testing.assert_allclose(drawn[0, 1], 0.5)
+    red, green = drawn[..., 0], drawn[..., 1]
+    # for in green, against in red, the stronger the weight the more
+    assert (green[weights > 0] > red[weights > 0]).all()
+    assert (red[weights < 0] > green[weights < 0]).all()
+    far = np.abs(drawn - 0.5).sum(axis=-1)
+    assert far[0, 2] > far[1, 1] and far[1, 0] > far[1, 2] > 0
+    colored = {
+        (): 4, ("for",): 2, ("against",): 2, ("both", 1): 1, ("both", 3): 3, ("for", 1): 1,
+    }  # fmt: skip
+    for given, count in colored.items():
+        own = shown(white=200, **dict(zip(("regions", "most"), given, strict=False)))
+        assert (np.ptp(own, axis=-1) > 1e-9).sum() == count
+    # a common scale for several panels
+    np.testing.assert_allclose(shown(scale=2, white=200)[1, 0], (drawn[1, 0] + 0.5) / 2)
+    plain = plots.explanation(image[..., 0], 0 * weights).images[0].get_array()
+    np.testing.assert_allclose(plain[1, 1], 100 / 100)
+    refused(
+        "`weights` must be a finite number for each pixel", plots.explanation, image, weights[0]
+    )
+    refused("`weights` must be a finite", plots.explanation, image, weights * NAN)
+    refused("`image` must be", plots.explanation, image[..., :2], weights)
+    refused("`regions` must be one of", plots.explanation, image, weights, regions="red")
+    refused("`scale` must be", plots.explanation, image, weights, scale=0)
+    refused("`most` must be", plots.explanation, image, weights, most=0)
+
+
 def test_similarity_compares_networks_of_the_same_seed():
     rows = [
         (s, 1, a, t, 1, b, 0.1 * s + (0.5 if a == b else 0.2) + 0.05 * t)

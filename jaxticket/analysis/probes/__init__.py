@@ -25,6 +25,7 @@ import jax
 
 from jaxticket.analysis.probes._calibration import Calibration
 from jaxticket.analysis.probes._curvature import Curvature
+from jaxticket.analysis.probes._explanations import Explanations
 from jaxticket.analysis.probes._gradient_norm import gradient_norm
 from jaxticket.analysis.probes._hessian_trace import HessianTrace
 from jaxticket.analysis.probes._linear import LinearProbe, linear_cka
@@ -83,12 +84,14 @@ PROBES: dict[str, Callable[..., Mapping[str, jax.Array]]] = {
     "calibration": Calibration(),
     "out_of_distribution": OutOfDistribution(),
     "linear_probe": LinearProbe(),
+    "explanations": Explanations(),
 }
 
 __all__ = [
     "PROBES",
     "Calibration",
     "Curvature",
+    "Explanations",
     "HessianTrace",
     "Limited",
     "LinearProbe",
