@@ -33,6 +33,7 @@ from jaxticket import (
 )
 from jaxticket.analysis import costs, layers, probes
 from jaxticket.analysis import stats as speed
+from jaxticket.analysis.corruption_errors import mean_corruption_error
 from jaxticket.analysis.criteria import CRITERIA, Criterion
 from jaxticket.analysis.explanations import Explanation, explain
 from jaxticket.analysis.features import Features, features
@@ -109,7 +110,7 @@ __all__ = [  # noqa: RUF022
     # what a run gives
     "Runs", "load", "Ticket", "results", "plots", "speed", "layers", "costs", "telemetry",
     "measure", "probes", "PROBES", "Problem", "surface", "trajectory",
-    "features", "Features", "explain", "Explanation", "LIME",
+    "features", "Features", "explain", "Explanation", "LIME", "mean_corruption_error",
     # judging and moving tickets
     "branch", "branches", "controls", "BRANCHES", "verdict", "Verdict",
     "overview", "CRITERIA", "Criterion",

@@ -74,7 +74,7 @@ HOMES = {
     "grain": ("data.blocks",),
     "orbax": ("engine.store",),
     "flax": ("nn",),
-    "scipy": ("connectivity", "_stats"),
+    "scipy": ("connectivity", "_stats", "data.corruptions"),
     "pandas": ("results",),
     "matplotlib": ("plots",),
     "matfree": ("analysis.probes",),

@@ -121,6 +121,9 @@ def calls():
         "trajectory": (jt.trajectory, {"runs": runs, **quiet}),
         "features": (jt.features, {"runs": runs, "weights": "start"}),
         "explain": (jt.explain, {"runs": runs, "weights": "start"}),
+        "mean_corruption_error": (jt.mean_corruption_error, {"table": table}),
+        "data.corrupt": (jt.data.corrupt, {"x": data.test.x, "name": "fog", "severity": 3}),
+        "data.corrupted": (jt.data.corrupted, {"data": data, "name": "fog", "severity": 3}),
         "sparse_train": (jt.sparse_train, {**first, "density": 0.5}),
         "transfer": (jt.transfer, {"runs": runs, "to": data, **quiet}),
         "verdict": (jt.verdict, {"runs": runs, "level": 1, **quiet}),
@@ -252,10 +255,14 @@ BAD = [
     *(("ticket", "level", value, "`level` must be one of") for value in (7, "1", [1], None, True)),
     *(("ticket", "seed", value, "`seed` must be one of") for value in (7, "1", [1], None, True)),
     *((name, "seed", value, "`seed` ")
-      for name in ("data.digits", "with_validation", "fraction")
+      for name in ("data.digits", "with_validation", "fraction", "data.corrupt", "data.corrupted")
       for value in ("1", 1.5, -1, 2**32, True)),
     *((name, "share", value, "`share` must be in")
       for name in ("with_validation", "fraction") for value in ("0.1", NAN, 0, 2, True)),
+    *((name, argument, value, f"`{argument}` ")
+      for name in ("data.corrupt", "data.corrupted")
+      for argument, value in (("name", "mist"), ("name", 3), ("severity", 0), ("severity", True))),
+    *(("data.corrupt", "white", value, "`white` must be a") for value in (0, "1", NAN, True)),
     ("overview", "verdicts", [3], "`verdicts` must be verdicts"),
     ("overview", "verdicts", None, "`verdicts` must be several"),
     ("transfer_matrix", "found", [], "`found` must be runs by"),
@@ -553,13 +560,14 @@ SETTINGS = {
     "GradBalance": (GradBalance, {}),
     "Lagrangian": (Lagrangian, {}),
     "PGD": (PGD, {}),
+    "Corruptions": (jt.probes.Corruptions, {}),
     "Recipe": (jt.scores.Recipe, {}),
     "Examples": (Examples, {}),
     "Preset": (type(jt.preset("lenet-mnist")), vars(jt.preset("lenet-mnist"))),
 }
 # names of data sets, methods and the like are looked up when they are used
 FREE = {"Preset": ("network", "notes", "matching_rewind"),
-        "Recipe": ("passes",)}  # fmt: skip
+        "Recipe": ("passes",), "Corruptions": ("seed",)}  # fmt: skip
 
 
 def nonsense_for(kind):

@@ -24,6 +24,9 @@ from jaxticket.data.batches import Batches as Batches
 from jaxticket.data.batches import from_batches as from_batches
 from jaxticket.data.conversion import from_arrays as from_arrays
 from jaxticket.data.conversion import from_npz as from_npz
+from jaxticket.data.corruptions import CORRUPTIONS as CORRUPTIONS
+from jaxticket.data.corruptions import corrupt as corrupt
+from jaxticket.data.corruptions import corrupted as corrupted
 from jaxticket.data.folder import load_folder as load_folder
 from jaxticket.data.records import StreamError as StreamError
 from jaxticket.data.streaming import Stream as Stream
@@ -151,6 +154,7 @@ def _loader(name: str | os.PathLike[str] | Callable[..., Data]) -> Callable[...,
 
 
 __all__ = [
+    "CORRUPTIONS",
     "DATASETS",
     "Batches",
     "Data",
@@ -158,6 +162,8 @@ __all__ = [
     "Split",
     "Stream",
     "StreamError",
+    "corrupt",
+    "corrupted",
     "digits",
     "from_arrays",
     "from_batches",

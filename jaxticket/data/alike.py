@@ -35,13 +35,8 @@ def like(other: Data, data: Data) -> Data:
     >>> like(other, digits).shape
     (8, 8, 1)
     """
-    for name, one in (("other", other), ("data", data)):
-        _check.instance(name, one, Data, "a data set in memory, as jt.data.load gives it")
-        if one.tokens or len(one.shape) != 3 or one.shape[-1] not in (1, 3):
-            raise ValueError(
-                f"`{name}` must hold images [height, width, 1 or 3 channels], its examples have "
-                f"the shape {one.shape}"
-            )
+    need_images("other", other)
+    need_images("data", data)
     scale = white(data) / white(other)
 
     def converted(split: Split) -> Split:
@@ -61,6 +56,16 @@ def like(other: Data, data: Data) -> Data:
         std=data.std,
         about={**other.about, "like": data.name},
     )
+
+
+def need_images(argument: str, data: Data) -> None:
+    """Raise unless a data set in memory holds images with 1 or 3 channels."""
+    _check.instance(argument, data, Data, "a data set in memory, as jt.data.load gives it")
+    if data.tokens or len(data.shape) != 3 or data.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"`{argument}` must hold images [height, width, 1 or 3 channels], its examples have "
+            f"the shape {data.shape}"
+        )
 
 
 def white(data: Data) -> float:

@@ -35,6 +35,17 @@ def permutation(n: int, *, seed: int, stream: str) -> np.ndarray:
     return np.argsort(np.random.Philox(key=key).random_raw(n), kind="stable")
 
 
+def spread(count: int, most: int | None = None) -> np.ndarray:
+    """At most so many of the numbers 0 .. count-1, evenly spread: some data are sorted by class.
+
+    >>> spread(5, 2)
+    array([0, 2])
+    """
+    if most is None or most >= count:
+        return np.arange(count)
+    return (np.arange(most, dtype=np.int64) * count) // most
+
+
 def stratified(y: np.ndarray, count: int, *, seed: int, stream: str) -> np.ndarray:
     """Draw `count` random examples in which every class keeps its share, rounded down or up.
 

@@ -27,6 +27,7 @@ from jaxticket.data.arrays import About, Data
 from jaxticket.data.cache import folder_state, read_cache, write_cache
 from jaxticket.data.conversion import from_owned
 from jaxticket.data.records import Opened, Records, Table, TableRecords
+from jaxticket.data.sampling import spread
 
 _NAME = re.compile(r"(?P<set>\w+)(/(?P<config>[^/:]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -92,7 +93,46 @@ def load_tfds(
     return dataclasses.replace(data, about=licensed(data.about))
 
 
+def read_split(
+    name: str,
+    split: str,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    examples: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read images and labels of one split, of sets without a training split too.
+
+    Nothing is kept in the cache folder.
+
+    Args:
+      name, data_dir: as for `load_tfds`.
+      split: name of the split, as TFDS has it.
+      examples: at most so many, evenly spread; None for all.
+
+    Returns:
+      Images [n, height, width, channels] and labels int32 [n].
+
+    Raises:
+      MissingDataError, ValueError: as `load_tfds`, and where there is no such split.
+    """
+    label, folder = find_folder(name, data_dir=data_dir, download=False)
+    known = [one["name"] for one in _info(folder).get("splits", [])]
+    if split not in known:
+        raise ValueError(
+            f"`name`={name!r} has no split {split!r}, it has "
+            f"{', '.join(map(repr, known)) or 'none'}"
+        )
+    _features(label, folder)
+    x, y = _decode_split(label, folder, split, examples)
+    return x, y.astype(np.int32)
+
+
 # --- where the files are
+
+
+def folders(data_dir: str | os.PathLike[str] | None) -> list[Path]:
+    """List the folders that are searched for prepared sets."""
+    return list(_roots(data_dir))
 
 
 def find_folder(
@@ -411,15 +451,18 @@ def check_memory(name: str, images: int, each: int) -> None:
         )
 
 
-def _decode_split(name: str, folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+def _decode_split(
+    name: str, folder: Path, split: str, examples: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     source = _table(folder, split)
-    n = len(source)
+    chosen = spread(len(source), examples)
+    n = len(chosen)
     x, y = np.empty((0, 0, 0, 0), np.uint8), np.empty(n, np.int64)
     # no progress bar for a second or two
     with progress(total=n, title=f"{name} {split}", unit=" images", shown=n > 5000) as bar:
         for start in range(0, n, 1000):
             with _reading(folder, f"split {split!r}"):
-                rows = source.__getitems__(list(range(start, min(start + 1000, n))))
+                rows = source.__getitems__(chosen[start : start + 1000].tolist())
             for i, row in enumerate(rows, start):
                 image = row["image"]
                 if i == 0:

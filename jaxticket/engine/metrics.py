@@ -12,6 +12,7 @@ import numpy as np
 from jaxticket import _tree
 from jaxticket._check import naming
 from jaxticket.data.arrays import Data
+from jaxticket.data.sampling import spread
 from jaxticket.data.streaming import Stream
 from jaxticket.labels import Labels, filler, labels_of, living, right, usable
 from jaxticket.losses import LOSSES, cross_entropy, kinds_of, name_for, next_token
@@ -96,8 +97,7 @@ def cut(
     for name, (x, y) in splits.items():
         limit = most.get(name)
         if limit is not None and limit < len(y):
-            # evenly spread, since some data sets are sorted by class
-            index = (np.arange(limit, dtype=np.int64) * len(y)) // limit
+            index = spread(len(y), limit)
             x, y = x[index], y[index]
         chosen[name] = (x, y)
     # batches of one size for all splits; small data gets small batches, so that little is filled up

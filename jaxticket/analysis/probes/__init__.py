@@ -24,6 +24,7 @@ from typing import Protocol, runtime_checkable
 import jax
 
 from jaxticket.analysis.probes._calibration import Calibration
+from jaxticket.analysis.probes._corruptions import Corruptions
 from jaxticket.analysis.probes._curvature import Curvature
 from jaxticket.analysis.probes._explanations import Explanations
 from jaxticket.analysis.probes._gradient_norm import gradient_norm
@@ -83,6 +84,7 @@ PROBES: dict[str, Callable[..., Mapping[str, jax.Array]]] = {
     "gauss_newton": Curvature(matrix="gauss_newton"),
     "calibration": Calibration(),
     "out_of_distribution": OutOfDistribution(),
+    "corruptions": Corruptions(),
     "linear_probe": LinearProbe(),
     "explanations": Explanations(),
 }
@@ -90,6 +92,7 @@ PROBES: dict[str, Callable[..., Mapping[str, jax.Array]]] = {
 __all__ = [
     "PROBES",
     "Calibration",
+    "Corruptions",
     "Curvature",
     "Explanations",
     "HessianTrace",
