@@ -77,6 +77,7 @@ from jaxticket.sparsify.iterative import Pruning, find_tickets
 from jaxticket.sparsify.learned import SEARCHES, search
 from jaxticket.sparsify.retraining import branch
 from jaxticket.stopping import Plateau, Target
+from jaxticket.teacher import Teacher
 from jaxticket.ticket import Ticket
 from jaxticket.transferring._transfer import transfer
 from jaxticket.transferring.depth import elastic
@@ -101,7 +102,7 @@ __all__ = [  # noqa: RUF022
     # data, networks, settings
     "data", "DATASETS", "nn", "networks", "NETWORKS", "Network",
     "from_linen", "from_nnx", "from_functions",
-    "Training", "PGD", "Plateau", "Target", "augment", "losses", "metrics",
+    "Training", "PGD", "Teacher", "Plateau", "Target", "augment", "losses", "metrics",
     "Pruning", "EarlyPruning",
     "preset", "presets", "PRESETS",
     # finding tickets

@@ -243,6 +243,54 @@ class Runs:
             )
         return self.final[key]
 
+    def trained_network(
+        self,
+        level: int = 0,
+        seed: int | None = None,
+        branch: str | None = None,
+        *,
+        dilation: float = 1.0,
+        step: int | None = None,
+    ) -> Network:
+        """The network with its trained weights, such as a teacher for `jt.Teacher`.
+
+        It is `net.with_params` of `trained`: what trains it starts from these weights.
+
+        Args:
+          level: the level; 0 is the dense network.
+          seed: one of the seeds, whose weights stand for all; None for the weights of each seed,
+            for runs of the same seeds.
+          branch, dilation, step: as of `trained`.
+
+        Raises:
+          ValueError: where nothing was kept, for a seed that is not there, and for networks that
+            diverged.
+        """
+        params, stats = self.trained(level, branch, dilation=dilation, step=step)
+        if seed is not None and (not is_integer(seed) or seed not in self.seeds):
+            raise ValueError(f"`seed` must be one of {self.seeds}, got {seed!r}")
+        name, until = self.branch if branch is None else branch, np.inf if step is None else step
+        logs = [
+            log
+            for log in self.histories
+            if (log.branch, log.level) == (name, level) and (log.dilation == dilation).all()
+        ]
+        broken = [
+            own
+            for log in logs
+            for own, at in zip(self.seeds, log.diverged, strict=True)
+            if 0 <= at <= until and seed in (None, own)
+        ]
+        if broken:
+            raise ValueError(
+                f"`seed` {', '.join(map(str, broken))}: the network diverged, so that there is no "
+                f"trained one; pass another seed"
+            )
+        if seed is None:
+            return self.net.with_params(params, stats, seeds=self.seeds)
+        place = self.seeds.index(seed)
+        return self.net.with_params(*jax.tree.map(lambda x: x[place], (params, stats)))
+
     def whole(self, level: int) -> Ticket:
         """The tickets of a level with weights at every position, stacked over [replica].
 

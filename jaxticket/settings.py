@@ -17,6 +17,7 @@ from jaxticket import _show, rescaling
 from jaxticket._check import (
     flag,
     hashable,
+    instance,
     interval,
     name_or_own,
     names_or_own,
@@ -34,6 +35,7 @@ from jaxticket.labels import Labels
 from jaxticket.losses import LOSSES, SMOOTHED
 from jaxticket.metrics import METRICS, chosen_metrics
 from jaxticket.stopping import StopRule
+from jaxticket.teacher import Teacher
 from jaxticket.typing import (
     Array,
     DecayRule,
@@ -95,6 +97,7 @@ def _field(
     traced: bool = False,
     seen: bool = True,
     used_by: tuple[str, tuple[str, ...]] | None = None,
+    newer: bool = False,
 ) -> T:
     """A field of settings.
 
@@ -104,9 +107,11 @@ def _field(
         any other field is static: a program is compiled for each of its values.
       seen: whether compiled training steps know of it at all.
       used_by: another field, and its values with which this one has an effect.
+      newer: run folders may be older than the field, which they record where it is not the default.
     """
     return dataclasses.field(
-        default=default, metadata={"traced": traced, "seen": seen, "used_by": used_by}
+        default=default,
+        metadata={"traced": traced, "seen": seen, "used_by": used_by, "newer": newer},
     )
 
 
@@ -251,13 +256,17 @@ class Training:
         `jaxticket.stopping`), called after each; None trains all to the end. The network stays as
         it is from then on, and its last row in tables is that of the step where it stopped. Steps
         whose weights tickets are rewound to are trained in any case.
+      teacher: distillation: a `jt.Teacher`, a trained network whose softened answers are learned
+        next to the labels, with "cross_entropy"; None for none. Label smoothing and class weights
+        act on the part of the labels. Evaluations and scores are without, and so are searches of
+        masks, which have objectives and teachers of their own.
 
     Raises:
       ValueError: for values out of range, settings without an effect, unknown names, and objects
         that are not hashable.
 
     Reference: Frankle's thesis, section 3.3.1 and Table 4.1, for the default values (LeNet on
-      MNIST); Madry et al. 2018 for `attack`.
+      MNIST); Madry et al. 2018 for `attack`; Hinton et al. 2015 for `teacher`.
     """
 
     steps: int = _field(_Default(24_000), traced=True)
@@ -298,6 +307,9 @@ class Training:
     metrics: tuple[str | Metric, ...] = ()
     monitors: tuple[Monitor[Never, Never], ...] = _field((), seen=False)
     stop_when: StopRule | None = _field(None, seen=False)  # noqa: RUF009
+    teacher: Teacher | None = _field(  # noqa: RUF009
+        None, used_by=("loss", ("cross_entropy",)), newer=True
+    )
 
     __repr__ = _show.code
     _repr_html_ = _show.code_html
@@ -362,6 +374,8 @@ class Training:
                 f"`attack` must be None or an untargeted attack such as "
                 f"jt.PGD(), got {self.attack!r}"
             )
+        if self.teacher is not None:
+            instance("teacher", self.teacher, Teacher, "a jt.Teacher, or None")
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"`accumulate` {self.accumulate} does not divide `batch_size` {self.batch_size} "
@@ -528,6 +542,8 @@ def static_part(settings: SettingsT) -> SettingsT:
             changes[field.name] = (0,) * len(value) if isinstance(value, tuple) else field.default
         elif isinstance(value, Dilated):
             changes[field.name] = static_part(value)
+        elif isinstance(value, Teacher):
+            changes[field.name] = value.form
     return dataclasses.replace(settings, **changes)
 
 

@@ -116,6 +116,7 @@ LAYERS = (
         "losses",
         "metrics",
         "stopping",
+        "teacher",
     ),
     ("data", "nn"),
     (

@@ -537,6 +537,10 @@ def test_tables_of_another_kind(name):
         refused(f"`{argument}`", function, table, **options)
 
 
+_LENET = jt.networks.lenet(SHAPE, 3, (5, 4))
+TEACHING = _LENET.with_params(
+    jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), _LENET.shapes[0])
+)
 SETTINGS = {
     "Training": (jt.Training, {}),
     "Training, momentum": (jt.Training, {"optimizer": "momentum", "milestones": (5,)}),
@@ -561,6 +565,7 @@ SETTINGS = {
     "Lagrangian": (Lagrangian, {}),
     "PGD": (PGD, {}),
     "Corruptions": (jt.probes.Corruptions, {}),
+    "Teacher": (jt.Teacher, {"net": TEACHING}),
     "Recipe": (jt.scores.Recipe, {}),
     "Examples": (Examples, {}),
     "Preset": (type(jt.preset("lenet-mnist")), vars(jt.preset("lenet-mnist"))),

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxticket._identity.settings import code_of
+from jaxticket._identity.settings import code_of, network, noted
+from jaxticket.typing import Network
 
 LIBRARIES = ("jaxticket", "optax", "jax", "flax")
 """Packages whose functions and classes are found again by their names."""
@@ -42,6 +43,8 @@ def recorded(value: object) -> Any:
         return [recorded(one) for one in value]
     if isinstance(value, Mapping):
         return {"dict": [[recorded(k), recorded(v)] for k, v in value.items()]}
+    if isinstance(value, Network):
+        return {"network": network(value)}
     if isinstance(value, functools.partial):
         return {
             "partial": recorded(value.func),
@@ -50,7 +53,8 @@ def recorded(value: object) -> Any:
         }
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         if (name := _known(type(value))) is not None:
-            names = [field.name for field in dataclasses.fields(value) if field.init]
+            given = {field.name for field in dataclasses.fields(value) if field.init}
+            names = [name for name in noted(value) if name in given]
             return {"class": name, "fields": {n: recorded(getattr(value, n)) for n in names}}
     elif (name := _known(value)) is not None:
         return {"name": name}
@@ -88,6 +92,10 @@ def rebuilt(record: Any, at: str = "") -> Any:
         return _found(record["class"], at)(**fields)
     if "name" in record:
         return _found(record["name"], at)
+    if "network" in record:
+        config = record["network"]["config"]
+        name = config.get("name", config.get("constructor"))
+        raise OwnCodeError(f"`{at}` is a network, {name!r}, whose weights are not recorded")
     own = record.get("own")
     name = own.get("name") if isinstance(own, dict) else own
     raise OwnCodeError(f"`{at}` is code of your own, {name}")

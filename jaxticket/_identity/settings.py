@@ -9,7 +9,7 @@ import sys
 import weakref
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,9 @@ import numpy as np
 from jaxticket._identity.digest import Walk, besides_fields
 from jaxticket._identity.owner import PACKAGE, known_name, name_of, version, version_of
 from jaxticket.typing import Network
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 _FROM_CODE = ("from_linen", "from_nnx", "from_functions")
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -154,7 +157,7 @@ def plain(value: object) -> Any:
             if more := besides_fields(value):
                 # in a separate entry, since an attribute may be called "kind" or "class"
                 named |= {"attributes": plain(more)}
-        return named | {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return named | {name: plain(getattr(value, name)) for name in noted(value)}
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, range)):
@@ -165,6 +168,15 @@ def plain(value: object) -> Any:
         return value
     # functions, and other values that JSON does not have: arrays, sets, enumerations
     return code_of(value).plain
+
+
+def noted(value: DataclassInstance) -> list[str]:
+    """The fields that are recorded: all but defaults of fields that older records do not know."""
+    return [
+        field.name
+        for field in dataclasses.fields(value)
+        if not field.metadata.get("newer") or getattr(value, field.name) != field.default
+    ]
 
 
 def canonical(settings: Mapping[str, object]) -> str:

@@ -30,8 +30,9 @@ def finding(runs: Runs) -> pd.DataFrame:
     before its own. `search` trains to its step, then the teachers where it has some (also those
     that are trained along), and the scores, which count as training steps too; knowledge that has
     faded (`Distillation.fades`) counts no more. Adversarial training counts the passes of its
-    attack. `prune_at` trains to its step and scores in rounds; a score's operations are counted in
-    its own program, its passes are those of its recipe (nan where that does not know).
+    attack, `Training.teacher` a forward pass of the teacher. `prune_at` trains to its step and
+    scores in rounds; a score's operations are counted in its own program, its passes are those of
+    its recipe (nan where that does not know).
     `sparse_train` trains to the last update of its rule, with a dense gradient at each update of a
     rule that looks at it; a mask that stays as it was drawn costs nothing.
 

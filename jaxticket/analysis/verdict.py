@@ -27,6 +27,7 @@ from jaxticket.analysis.trainings import (
 from jaxticket.controls import BRANCHES
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
+from jaxticket.engine import teaching
 from jaxticket.engine.judged import ACCURACY, Judged, judged_by
 from jaxticket.engine.metrics import check, metric_names
 from jaxticket.engine.program import check_fit
@@ -337,6 +338,7 @@ def verdict(
         raise ValueError(f"`seeds` must be some of {runs.seeds}, got {missing}")
     if len(seeds) < 2:
         raise ValueError(f"`seeds` must be at least two, to tell a gap from chance, got {seeds}")
+    teaching.check(training, net, data, seeds)
     rules = (Rules() if rules is None else rules).checked(shares=main.shares)
     rates = _rates(dense_lrs, data, training)
     contest = Contest(runs, level, data, training, seeds, rates, None, points, main)

@@ -24,12 +24,13 @@ MADE: dict[str, Mapping[str, Callable[..., object]]] = {
     "attack": {"pgd": PGD},
     "stop_when": {"plateau": Plateau, "target": Target},
     "monitors": {},
+    "teacher": {},
     "augment": AUGMENTATIONS,
     "loss": {"focal": Focal},
     "metrics": {"top": TopK},
 }
 """By setting: what is made with options, by name."""
-_ALONE = ("attack", "stop_when", "monitors")
+_ALONE = ("attack", "stop_when", "monitors", "teacher")
 """Settings that take nothing but objects."""
 _TEXT = re.compile(
     r"(?:(?P<module>[A-Za-z_][\w.]*):)?(?P<name>[A-Za-z_][\w.]*)(?P<call>\(.*\))?", re.DOTALL

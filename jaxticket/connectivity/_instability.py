@@ -28,6 +28,7 @@ from jaxticket.connectivity.result import Instability
 from jaxticket.controls import Change, named_changes
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
+from jaxticket.engine import teaching
 from jaxticket.engine.dense import dense_rows, initial_networks, train_dense
 from jaxticket.engine.judged import ACCURACY, judged_by
 from jaxticket.engine.loop import Arrays, report_diverged
@@ -157,6 +158,7 @@ def instability(
     steps = checked_steps(at, runs, training, full=length == "full")
     dense = not runs or at is not None
     seeds = checked_seeds(seeds, runs)
+    teaching.check(training, net, data, seeds)
     chosen_levels = checked_levels(levels, runs)
     changes = named_changes(branches)
     if changes and not any(branch == "ticket" for branch, _ in runs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,13 @@ import jax.numpy as jnp
 from jaxticket import _tree
 from jaxticket.typing import Array, Key, Params, Stats
 
+ExamplesT = TypeVar("ExamplesT")
+
 
 def accumulated(
-    one: Callable[[Stats, Array, Array, Key], tuple[Array, Params, Stats]],
+    one: Callable[[Stats, ExamplesT, Key], tuple[Array, Params, Stats]],
     stats: Stats,
-    x: Array,
-    y: Array,
+    examples: ExamplesT,
     *,
     key: Key,
     parts: int,
@@ -27,9 +29,9 @@ def accumulated(
     same however many devices share it.
 
     Args:
-      one: `one(stats, x, y, key) -> (loss, gradient, stats)`, of a part.
+      one: `one(stats, examples, key) -> (loss, gradient, stats)`, of a part.
       stats: statistics before the batch.
-      x, y: this device's examples and labels, [batch, ...].
+      examples: this device's, with their labels: a tree of arrays [batch, ...].
       key: of noise inside the network; parts have keys below it.
       parts: a divisor of the batch.
       like: the weights; they differ between devices as their gradient does.
@@ -40,16 +42,16 @@ def accumulated(
         return jnp.swapaxes(rows, 0, 1)
 
     def add(
-        carry: tuple[tuple[Array, Params], Stats], part: tuple[Array, Array, Array]
+        carry: tuple[tuple[Array, Params], Stats], part: tuple[ExamplesT, Array]
     ) -> tuple[tuple[tuple[Array, Params], Stats], None]:
         total, stats = carry
-        own_x, own_y, number = part
-        loss, gradient, stats = one(stats, own_x, own_y, jax.random.fold_in(key, number))
+        own, number = part
+        loss, gradient, stats = one(stats, own, jax.random.fold_in(key, number))
         return (jax.tree.map(jnp.add, total, (loss, gradient)), stats), None
 
-    given = divided(x), divided(y), jnp.arange(parts, dtype=jnp.uint32)
+    given = jax.tree.map(divided, examples), jnp.arange(parts, dtype=jnp.uint32)
     first = jax.tree.map(lambda array: array[0], given)
-    shapes = jax.eval_shape(lambda s, p: one(s, p[0], p[1], key)[:2], stats, first)
+    shapes = jax.eval_shape(lambda s, p: one(s, p[0], key)[:2], stats, first)
     zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     (total, stats), _ = jax.lax.scan(add, (_tree.varying_like(zero, like), stats), given)
     loss, gradient = jax.tree.map(lambda t: t / jnp.asarray(parts, t.dtype), total)

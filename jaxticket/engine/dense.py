@@ -18,10 +18,11 @@ from jaxticket.engine.loop import Arrays, Jobs, history_arrays, job_plan, join, 
 from jaxticket.engine.monitors import Monitor
 from jaxticket.engine.runtime import Row, Run
 from jaxticket.engine.supervised import Origin, masked_network
-from jaxticket.random import root_keys, stream
+from jaxticket.engine.teaching import given_networks
+from jaxticket.random import stream
 from jaxticket.settings import Training
 from jaxticket.stopping import StopRule
-from jaxticket.typing import Given, Network, cached
+from jaxticket.typing import Network, cached
 
 
 class DenseStates(NamedTuple):
@@ -67,26 +68,17 @@ def initial_networks(
       ValueError: where weights are given for other seeds.
     """
     if net.given is not None and not drawn:
-        return _given(net.given, keys)
+        found = given_networks(net.given, keys)
+        if found is None:
+            raise ValueError(
+                f"`net` has weights for the seeds {net.given.seeds} alone; use some of these "
+                f"seeds, or with_params without `seeds`, for the same weights in all replicas"
+            )
+        return found
     padded = parallel.pad(keys, parallel.block_size(len(keys), mesh, None))
     typed = jax.random.wrap_key_data(parallel.put(padded, mesh))
     networks = _initializer(net, mesh)(np.zeros(len(padded), np.int32), typed)
     return take(parallel.host(networks), 0, len(keys))
-
-
-def _given(given: Given, keys: np.ndarray) -> Networks:
-    """The given weights of each root key, [replica, ...]."""
-    own = given.params, given.stats
-    if given.seeds is None:
-        return jax.tree.map(lambda x: np.broadcast_to(x, (len(keys), *x.shape)).copy(), own)
-    known = np.asarray(jax.random.key_data(root_keys(given.seeds)))
-    same = (keys[:, None] == known[None]).all(axis=-1)
-    if not same.any(axis=1).all():
-        raise ValueError(
-            f"`net` has weights for the seeds {given.seeds} alone; use some of these seeds, or "
-            f"with_params without `seeds`, for the same weights in all replicas"
-        )
-    return _tree.rows(own, same.argmax(axis=1))
 
 
 @cached(64)
@@ -145,7 +137,7 @@ def train_dense(
     run = replace(run, size=min(run.size, size))
     params, stats = initial
     mask = net.mask(exclude, lead=(len(keys),))
-    plan = job_plan(training, len(keys))
+    plan = job_plan(training, len(keys), keys=keys)
     stop = np.full(len(keys), later[-1], np.int32)
     plan = plan._replace(schedule=plan.schedule._replace(stop=stop))
     jobs = Jobs(

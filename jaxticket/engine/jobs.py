@@ -12,6 +12,7 @@ from jaxticket.engine.learner import Plan
 from jaxticket.engine.optim import schedule
 from jaxticket.engine.program import OriginT, PlanT, StateT
 from jaxticket.engine.runtime import Arrays, Run
+from jaxticket.engine.teaching import teachers
 from jaxticket.settings import Training
 
 T = TypeVar("T")
@@ -104,6 +105,7 @@ def job_plan(
     *,
     order: int | np.ndarray = 0,
     augment: int | np.ndarray | None = None,
+    keys: np.ndarray | None = None,
 ) -> Plan:
     """The plans of so many jobs with one schedule, as host arrays.
 
@@ -112,6 +114,11 @@ def job_plan(
       count: number of jobs.
       order: which order of examples each job sees, one number or [job].
       augment: which augmentation, likewise; a new order has new augmentation if None.
+      keys: key data of the root key of each job, by which it gets its teacher, where the training
+        has one.
+
+    Raises:
+      ValueError: for a teacher whose weights are for other seeds.
     """
 
     def every(number: int | np.ndarray) -> np.ndarray:
@@ -120,7 +127,8 @@ def job_plan(
     times = jax.tree.map(
         lambda x: np.broadcast_to(x, (count, *np.shape(x))).copy(), schedule(training)
     )
-    return Plan(times, every(order), every(order if augment is None else augment))
+    taught_by = None if keys is None else teachers(training, keys)
+    return Plan(times, every(order), every(order if augment is None else augment), taught_by)
 
 
 def history_arrays(blocks: list[Arrays]) -> Arrays:

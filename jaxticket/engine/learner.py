@@ -73,11 +73,13 @@ class Plan(NamedTuple):
       schedule: learning rate, decay and stop step.
       order: int32, which of the orders of its key the replica sees.
       augment: int32, which of the augmentations of its key it sees; copies may differ in it alone.
+      teacher: the network that it learns from, where the training has a teacher, else None.
     """
 
     schedule: Schedule
     order: AnyArray
     augment: AnyArray = np.zeros((), np.int32)
+    teacher: Networks | None = None
 
 
 class Batch(NamedTuple):

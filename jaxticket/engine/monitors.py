@@ -27,6 +27,7 @@ from jax.sharding import Mesh
 from jaxticket._check import naming, shown
 from jaxticket.engine import parallel
 from jaxticket.engine.learner import Block, Networks, Plan
+from jaxticket.engine.metrics import outputs
 from jaxticket.engine.source import DataArrays
 from jaxticket.engine.supervised import Origin, Supervised, TrainBatch
 from jaxticket.labels import Labels
@@ -104,7 +105,9 @@ def shapes(
     if jnp.issubdtype(x.dtype, jnp.floating):
         x = jax.ShapeDtypeStruct(x.shape, jnp.dtype(training.compute_dtype))
     y = jax.ShapeDtypeStruct((size, *labels.shape), labels.dtype)
-    batch = TrainBatch(x, y, key)  # type: ignore[arg-type]
+    taught = training.teacher is not None
+    answers = jax.ShapeDtypeStruct((size, *outputs(net)), jnp.float32) if taught else None
+    batch = TrainBatch(x, y, key, answers)  # type: ignore[arg-type]
     problem = Problem(net, None, training, None, (params, stats), training.precision)
     with naming("monitors", monitor):
         found = jax.eval_shape(monitor, problem, state, batch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 import jax
@@ -16,7 +16,7 @@ from jaxticket._check import instance
 from jaxticket.data import augment
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
-from jaxticket.engine import fitting, metrics, monitors, parallel
+from jaxticket.engine import fitting, metrics, monitors, parallel, teaching
 from jaxticket.engine.adversarial import PGD
 from jaxticket.engine.learner import Block, Learner, Planned, State
 from jaxticket.engine.metrics import (
@@ -72,8 +72,15 @@ class Program(NamedTuple, Generic[StateT, PlanT, OriginT]):
     sums: Callable[[Labels], int]
 
 
-def check_fit(net: Network, data: Data | Stream, training: Training, mesh: Mesh) -> Training:
+def check_fit(
+    net: Network, data: Data | Stream, training: Training, mesh: Mesh, seeds: Sequence[int] = ()
+) -> Training:
     """The training as it is on the data, `Training.for_data`.
+
+    Args:
+      net, data, training: what is trained on what, and how.
+      mesh: the devices.
+      seeds: of the replicas, where they are known.
 
     Raises:
       ValueError: where network, data, training and mesh do not fit together, or are something else.
@@ -121,6 +128,7 @@ def check_fit(net: Network, data: Data | Stream, training: Training, mesh: Mesh)
     _check_range(training, data)
     fitting.check(training, net)
     metrics.check(training, net, data.labels)
+    teaching.check(training, net, data, seeds)
     monitors.check(training, net, data.labels)
     _check_stop(training, data)
     parts = mesh.shape[parallel.DATA]

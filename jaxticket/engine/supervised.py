@@ -18,6 +18,7 @@ from jaxticket.engine.metrics import cast, normalized, trained_losses
 from jaxticket.engine.optim import apply_update, fresh_state, learning_rate
 from jaxticket.engine.parallel import Placement
 from jaxticket.engine.selected import completed, trained_part
+from jaxticket.engine.teaching import answers
 from jaxticket.nn.network import accepted
 from jaxticket.random import stream
 from jaxticket.settings import Training, static_part
@@ -39,11 +40,13 @@ class TrainBatch(NamedTuple):
       x: normalized examples [batch, ...], augmented (and attacked) as the training asks for.
       y: labels [batch, ...], as data have them.
       key: of the noise inside the network, such as dropout.
+      answers: logits of the teacher, float32 [batch, classes]; None where there is none.
     """
 
     x: jax.Array
     y: jax.Array
     key: Key
+    answers: jax.Array | None = None
 
 
 def network_of(state: TrainState) -> Networks:
@@ -91,21 +94,28 @@ class Supervised(Learner[TrainState, Plan, Origin]):
         return TrainState(step, params, origin.stats, opt_state, origin.mask, key, going, average)
 
     def loss(
-        self, params: Params, stats: Stats, x: Array, y: Array, *, key: Key, placement: Placement
+        self, params: Params, stats: Stats, batch: TrainBatch, *, placement: Placement
     ) -> tuple[Array, Stats]:
         """The mean loss of a batch, in training mode, and the statistics after it.
 
         Args:
           params, stats: the network.
-          x, y: normalized images and labels, of this device.
-          key: for dropout.
+          batch: of this device.
           placement: the mean is over all devices that share the batch.
         """
         weights = cast(params, self.training.compute_dtype)
         logits, stats = self.net.apply(
-            weights, stats, x, train=True, key=key, axis_name=placement.axis_name
+            weights, stats, batch.x, train=True, key=batch.key, axis_name=placement.axis_name
         )
-        loss = jnp.mean(trained_losses(self.training, logits, y))
+        losses = trained_losses(self.training, logits, batch.y)
+        if (teacher := self.training.teacher) is not None:
+            if batch.answers is None:
+                raise ValueError(
+                    "`batch` has no answers of the teacher that this training learns from; pass "
+                    "the batch that came with the state"
+                )
+            losses = teacher.losses(losses, logits.astype(jnp.float32), batch.answers)
+        loss = jnp.mean(losses)
         # inside the loss, so that the gradient is averaged too
         return placement.mean(loss), stats
 
@@ -143,7 +153,7 @@ class Supervised(Learner[TrainState, Plan, Origin]):
         x = normalized(x, batch.by, training.compute_dtype)
         # copies under other SGD noise draw other dropout masks too
         key = placement.own_key(stream(state.key, "noise", plan.augment, state.step))
-        return TrainBatch(x, batch.y, key)
+        return TrainBatch(x, batch.y, key, answers(training, plan.teacher, x))
 
     def gradient(
         self, state: TrainState, batch: TrainBatch, placement: Placement
@@ -158,18 +168,27 @@ class Supervised(Learner[TrainState, Plan, Origin]):
           placement: how the replica and its batch lie on the devices.
         """
 
-        def one(stats: Stats, x: Array, y: Array, key: Key) -> tuple[Array, Params, Stats]:
+        def one(stats: Stats, batch: TrainBatch) -> tuple[Array, Params, Stats]:
             def loss_of(params: Params) -> tuple[Array, Stats]:
-                return self.loss(params, stats, x, y, key=key, placement=placement)
+                return self.loss(params, stats, batch, placement=placement)
 
             (loss, after), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
             return loss, gradient, after
 
         parts = self.training.accumulate
         if parts == 1:
-            return one(state.stats, *batch)
-        x, y, key = batch
-        return accumulated(one, state.stats, x, y, key=key, parts=parts, like=state.params)
+            return one(state.stats, batch)
+
+        def part(
+            stats: Stats, examples: tuple[Array, Array, Array | None], key: Key
+        ) -> tuple[Array, Params, Stats]:
+            x, y, taught = examples
+            return one(stats, TrainBatch(x, y, key, taught))
+
+        examples = batch.x, batch.y, batch.answers
+        return accumulated(
+            part, state.stats, examples, key=batch.key, parts=parts, like=state.params
+        )
 
     def step(
         self, state: TrainState, batch: Batch, plan: Plan, active: Array, placement: Placement

@@ -61,7 +61,8 @@ def make_train(
 
     Raises:
       ValueError: for data that are not in memory, network, data and training that do not fit
-        together, a training with `stop_when`, and steps out of range.
+        together, a training with `stop_when`, a teacher with weights of several seeds, and steps
+        out of range.
 
     >>> import jaxticket as jt
     >>> data = jt.data.load("digits")
@@ -83,6 +84,13 @@ def make_train(
             "`training` has a `stop_when`, which is called on the host while networks train; a "
             "pure function ends at a step: pass training.replace(stop_when=None), and `stop`"
         )
+    if training.teacher is not None and training.teacher.given.seeds is not None:
+        seeds = training.teacher.given.seeds
+        raise ValueError(
+            f"`training` has a teacher with weights of the seeds {seeds}, and a pure function does "
+            f"not know its seed; pass one for all, such as "
+            f"jt.Teacher(runs.trained_network(seed={seeds[0]}))"
+        )
     stop = training.steps if stop is None else whole("stop", stop, 1, high=training.steps)
     start = whole("start", start, 0, high=stop - 1)
     learner, placement = Supervised(net, training), Placement()
@@ -92,6 +100,8 @@ def make_train(
     steps = np.asarray([start, *range(start - start % every + every, stop, every), stop], np.int32)
     names = [f"{split}/{name}" for split in arrays.splits for name in metric_names(training)]
     times = schedule(training)
+    given = None if training.teacher is None else training.teacher.given
+    teacher = None if given is None else jax.tree.map(jnp.asarray, (given.params, given.stats))
 
     def train(
         key: Array,
@@ -104,10 +114,12 @@ def make_train(
         _check_key(key)
         origin = _origin(net, key, mask, params, stats)
         with jax.default_matmul_precision(training.precision):
-            constants = jax.tree.map(jnp.asarray, (jnp.int32(start), order, times, arrays))
+            constants = jax.tree.map(jnp.asarray, (jnp.int32(start), order, times, arrays, teacher))
             # a constant is the same on all devices, what is trained under `shard_map` is not
-            step, number, at, held, origin = _tree.varying_like((*constants, origin), (key, origin))
-            plan = Plan(at, number, number)
+            step, number, at, held, taught_by, origin = _tree.varying_like(
+                (*constants, origin), (key, origin)
+            )
+            plan = Plan(at, number, number, taught_by)
             words = permutation_words(stream(key, "order", number))
             batch = held.batches(training, words, None, placement)
 

@@ -52,7 +52,8 @@ def of_training(
 ) -> Cost:
     """What so many steps of one replica cost.
 
-    A backward pass is two forward ones, or one where it is by the input alone, as in attacks.
+    A backward pass is two forward ones, or one where it is by the input alone, as in attacks. A
+    teacher (`Training.teacher`) takes a forward pass of its network.
 
     Args:
       runs: network and training.
@@ -64,9 +65,11 @@ def of_training(
     examples = steps * training.batch_size
     attack = (0, 0) if training.attack is None else passes_of_attack(training.attack)
     operations = (3 + attack[0] + attack[1]) * examples * flops.forward(runs.net)
-    return Cost(
-        steps, examples, examples * (1 + attack[0]), examples * (1 + attack[1]), operations, seconds
-    )
+    taught = 0
+    if training.teacher is not None:
+        operations, taught = operations + examples * flops.forward(training.teacher.net), 1
+    forward, backward = examples * (1 + attack[0] + taught), examples * (1 + attack[1])
+    return Cost(steps, examples, forward, backward, operations, seconds)
 
 
 def whole_or_mean(steps: float) -> float:

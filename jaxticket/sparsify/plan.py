@@ -146,7 +146,7 @@ def planned(
     """
     seeds = distinct_seeds(seeds)
     runtime = settled(runtime, **given)
-    training = check_fit(net, data, training, runtime.devices)
+    training = check_fit(net, data, training, runtime.devices, seeds)
     kept = checked_keep(keep, keep_at, training.steps)
     net = started(net, init, seeds)
     return Plan(net, data, training, seeds, named_changes(branches), runtime, kept)

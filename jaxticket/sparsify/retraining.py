@@ -86,7 +86,7 @@ def branch(
             f"changes; call it otherwise"
         )
     training = runs.training if training is None else training
-    training = check_fit(runs.net, runs.data, training, runs.mesh)
+    training = check_fit(runs.net, runs.data, training, runs.mesh, runs.seeds)
     levels = chosen("levels", levels, runs.levels)
     factors = one_or_several(
         "dilation", dilation, number, like="(0.5, 1.0)", distinct=True, low=0, above=True

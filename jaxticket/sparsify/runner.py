@@ -110,7 +110,7 @@ class Group:
           ticket: that of the group.
           keys: key data of the root key of each replica.
         """
-        plan = job_plan(self.training, len(keys), order=self.order, augment=self.augment)
+        plan = job_plan(self.training, len(keys), order=self.order, augment=self.augment, keys=keys)
         if self.stop is not None:
             stop = np.broadcast_to(np.asarray(self.stop, np.int32), len(keys)).copy()
             plan = plan._replace(schedule=plan.schedule._replace(stop=stop))

@@ -14,6 +14,7 @@ from jaxticket._check import chosen, distinct_seeds, flag, instance, whole
 from jaxticket.controls import Change, changed, named_changes
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
+from jaxticket.engine import teaching
 from jaxticket.engine.program import check_fit
 from jaxticket.engine.runtime import OnEvaluation, Runtime, settled
 from jaxticket.runs import Runs
@@ -136,6 +137,7 @@ def transfer(
             f"earlier or train longer"
         )
     seeds = _chosen_seeds(runs, own, seeds)
+    teaching.check(training, target.net, target.data, seeds)
     known = _common("levels", runs.levels, None if own is None else own.levels)
     levels = chosen("levels", levels, known, ", which source and target have")
     changes = named_changes(branches)

@@ -62,7 +62,10 @@ def walked(training, net=NET, steps=STEPS, begin=None, **options):
     """The states before and after each step."""
     learner = Supervised(net, training)
     params, stats, mask = start(net, **options) if begin is None else begin
-    plan = jax.tree.map(jnp.asarray, Plan(schedule(training), np.int32(0)))
+    given = None if training.teacher is None else training.teacher.given
+    taught_by = None if given is None else (given.params, given.stats)
+    plan = Plan(schedule(training), np.int32(0), teacher=taught_by)
+    plan = jax.tree.map(jnp.asarray, plan)
     xs, ys = batches(steps, training.batch_size, net.shape)
     by = Normalization(jnp.zeros(net.shape[-1]), jnp.ones(net.shape[-1]))
 

@@ -272,6 +272,7 @@ class Method:
             "label_smoothing": 0.0,
             "clip_norm": None,
             "attack": None,
+            "teacher": None,
             "metrics": (),
             "accumulate": 1,
             "ema": None,

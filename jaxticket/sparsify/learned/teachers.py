@@ -83,8 +83,11 @@ class Teaching:
         return min(search_steps, training.steps - self.steps(training)) if self.online else 0
 
     def training(self, training: Training) -> Training:
-        """The settings of the teachers' training, from the student's; nothing is averaged."""
-        training = training.replace(ema=None)
+        """The settings of the teachers' training, from the student's.
+
+        Nothing is averaged, and they learn from the labels alone.
+        """
+        training = training.replace(ema=None, teacher=None)
         return training if self.attack is None else training.replace(attack=self.attack)
 
 
