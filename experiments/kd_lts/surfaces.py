@@ -1,18 +1,20 @@
 """Figures 9 and 31 of KD-LTS: the loss around trained tickets, along the same random directions.
 
-Tickets of one density from initialization are trained: those of KD-LTS, of iterative magnitude
-pruning rewound to step 0 (LTH), and random pruning. Around each the training loss is evaluated on a
-grid along two filter-normalized random directions, whose random numbers are those of the seed.
+Tickets of one density are trained: those of KD-LTS and random pruning from initialization, and of
+iterative magnitude pruning rewound to epoch 3 (LTH-Rewind). Around each the training loss is
+evaluated on a grid along two filter-normalized random directions, whose random numbers are those of
+the seed.
 
 Command:  python -m experiments.kd_lts.surfaces [--points N] [--examples N] [--preset NAME]
           [--size paper] [--budget MINUTES]
 Makes:    figure_31 (of ResNet-20 figure_9): the surfaces of the first seed, and cuts through all;
-          surfaces.csv: how far the loss rises around each network; the same in the terminal.
-Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 3 levels pruning 41.5%, 18,760 steps; paper 3 seeds, 7
-          levels pruning 20.5%, 18,760 steps.
+          surfaces.csv: how far the loss rises around each network; claims.csv: how KD-LTS differs
+          from each other method; the same in the terminal.
+Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 3 levels pruning 41.5%, 18,760 steps of batch 128;
+          paper 3 seeds, 4 levels pruning 20%, 18,760 steps.
 Cost:     not measured at either size.
-Expected: the paper prints no numbers: its surfaces of KD-LTS rise less steeply than those of LTH
-          and random pruning.
+Expected: the paper prints no numbers: its surfaces of KD-LTS rise less steeply than those of
+          LTH-Rewind and random pruning.
 """
 
 from __future__ import annotations
@@ -24,38 +26,31 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jaxticket as jt
-from experiments.common.job import Job, budget, chosen, launch, prepare
-from experiments.common.learned import learned
+from experiments.common.job import budget, chosen, launch, prepare
 from experiments.common.report import save, seeds
-from experiments.kd_lts._common import LENET, QUICK, ladder, masks, paper
+from experiments.kd_lts._claims import OURS, compared, in_words
 from experiments.kd_lts._common import Settings as Common
+from experiments.kd_lts._networks import METHODS, over, sizes
+from experiments.kd_lts.telemetry import level_of
 
-METHODS = ("kd_lts", "random", "ltr")
+SHOWN = ("kd_lts", "random", "ltr_late")
+RISES = {"loss": "training loss", "rise_at_half": "rise at half the length",
+         "rise_at_edge": "rise at the whole length"}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(Common):
-    """Options of this script: those of the paper's scripts, methods, density and grid."""
+    """Options of this script: those of the paper's scripts, methods, the level and the grid."""
 
     methods: tuple[str, ...] | None = None
-    """Some of METHODS; all of them if not given."""
-    at_density: float = 0.2
-    """Density of all tickets; LTH comes to it in as many levels as --levels says."""
+    """Some of kd_lts, ltr, ltr_late, gem_miner, snip, grasp, synflow, random and dense; kd_lts,
+    random and ltr_late if not given."""
+    level: int | None = None
+    """Level of the tickets, which says their density; the sparsest if not given."""
     points: int = 51
     """Points of the grid along each direction, an odd number."""
     examples: int = 500
     """Examples of each split that the loss is the mean over."""
-
-
-def trained(job: Job, name: str) -> jt.Runs:
-    """Give a method's tickets at the job's lowest density with their trained weights."""
-    density = job.densities[-1]
-    if name == "ltr":
-        found = masks(job, name)
-        return job.branch(found, "retrain", levels=(max(found.levels),), keep="trained")
-    if name == "kd_lts":
-        return learned(job, name, density=density, steps=None, keep="trained")
-    return job.prune_at(name, sub=name, density=density, dense=False, keep="trained")
 
 
 def rises(table: pd.DataFrame) -> pd.DataFrame:
@@ -93,41 +88,44 @@ def drawn(table: pd.DataFrame, names: tuple[str, ...]) -> Figure:
             ax = figure.add_subplot(1, count, i, projection="3d")
             jt.plots.loss_surface(table, ax, branch=name, top=top)
             ax.set(title=looks[name].label, zlim=(0, top))
-        jt.plots.loss_cuts(table, figure.add_subplot(1, count, count), branches=names)
+            for surface in ax.collections:
+                # the same colors in all panels
+                surface.set_clim(0, top)
+        cuts = figure.add_subplot(1, count, count)
+        jt.plots.loss_cuts(table, cuts, branches=names, band="minmax")
     return figure
 
 
 def main(settings: Settings) -> None:
-    """Find and train tickets with every method, evaluate the loss around them, and draw."""
-    names = chosen(settings.methods, METHODS)
-    levels = ladder(settings, settings.at_density)
-    job = prepare(
-        __file__, settings, quick={**QUICK, **levels},
-        lenet={**LENET, **levels, "eval_every": 18_760},
-        paper=paper(settings, **levels),
-    )  # fmt: skip
-    parts = []
+    """Evaluate the loss around the trained networks of every method, draw and print."""
+    names = chosen(settings.methods, SHOWN, (*METHODS, "dense"))
+    job = prepare(__file__, settings, **sizes(settings))
+    level = level_of(job, settings.level)
+    grid = {"points": settings.points, "examples": settings.examples}
     with budget(job):
-        for name in names:
-            runs = trained(job, name)
-            table = jt.surface(
-                runs, levels=(max(runs.levels),), points=settings.points,
-                examples=settings.examples,
-            )  # fmt: skip
-            parts.append(table.assign(branch=name))
-    table = jt.results.concat(parts)
+        table = over(
+            job, names, lambda runs, levels: job.surface(runs, levels=levels, **grid),
+            levels=(level,),
+        )  # fmt: skip
     rows = rises(table)
+    long = rows.melt(["branch", "seed"], list(RISES), var_name="measure")
+    claims = compared(long) if OURS in names else pd.DataFrame()
     looks = jt.plots.branch_styles(names)
-    print(f"\n{job.network_name} on {job.data_name}, {100 * job.densities[-1]:.3g}% of the weights")
-    print(f"training loss, and its rise at half of and at the whole length, mean over {seeds(job)}")
+    density = table.loc[table["branch"] != "dense", "density"].median()
+    print(f"\n{job.network_name} on {job.data_name}, {100 * density:.3g}% of the weights")
+    print(f"mean +- standard deviation over {seeds(job)}\n")
+    print(f"{'':30}" + "".join(f"{words:>28}" for words in RISES.values()))
     for name in names:
         own = rows.loc[rows["branch"] == name]
-        cells = (own[part].mean() for part in ("loss", "rise_at_half", "rise_at_edge"))
-        print(f"{looks[name].label:30}" + "".join(f"{x:12.4f}" for x in cells))
+        cells = (f"{own[part].mean():.4f} +- {own[part].std():.4f}" for part in RISES)
+        print(f"{looks[name].label:30}" + "".join(f"{cell:>28}" for cell in cells))
+    for row in claims.to_dict("records"):
+        words = f"{RISES[row['measure']]} of {looks[OURS].label}"
+        print(f"{words}, next to {looks[row['branch']].label}: {in_words(row)}")
     figure = "figure_9" if job.preset.network == "resnet20" else "figure_31"
-    more = {"methods": names, "points": settings.points, "at_density": settings.at_density}
-    save(job, {figure: drawn(table, names)}, tables={"surfaces": rows}, more=more,
-         pruning="one density")  # fmt: skip
+    tables = {"surfaces": rows} | ({} if claims.empty else {"claims": claims})
+    save(job, {figure: drawn(table, names)}, tables=tables, pruning="one density",
+         more={"methods": names, "level": level, **grid})  # fmt: skip
 
 
 if __name__ == "__main__":

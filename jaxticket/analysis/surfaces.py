@@ -340,7 +340,9 @@ def evaluated(
             weights = plane.weights()
             index = np.broadcast_to(np.arange(weights.shape[1]), weights.shape)
             networks = plane.networks(masks.apply(own.mask, own.params), own.stats)
-            return {"values": evaluator.points(networks, index, weights, recomputed=recomputed)}
+            found = evaluator.points(networks, index, weights, recomputed=recomputed)
+            run.advance(1)
+            return {"values": found}
 
         parts = []
         for (label, level, seed), make in planes.items():

@@ -93,14 +93,13 @@ def spectral_density(
         )
         for name in names
     ]
+    spots = _largest(table, layer, names, level) if eigenvalues else {}
     if ylim is None:
-        ylim = _visible(table, layer, series)
+        ylim = _visible(table, layer, series, rows=len(spots))
 
     def scales(ax: Axes) -> None:
         reach = 0.02 * float(every[-1] - every[0])
         ax.set(xlabel="Eigenvalue", yscale="log", xlim=(every[0] - reach, every[-1] + reach))
-
-    spots = _largest(table, layer, names, level) if eigenvalues else {}
 
     def rows_of_marks(ax: Axes) -> None:
         for i, (name, values) in enumerate(spots.items()):
@@ -251,19 +250,19 @@ def _on_one_grid(rows: pd.DataFrame, grid: pd.DataFrame, every: np.ndarray) -> p
 
 
 def _visible(
-    table: pd.DataFrame, layer: str | None, series: Sequence[Series]
+    table: pd.DataFrame, layer: str | None, series: Sequence[Series], *, rows: int
 ) -> tuple[float, float]:
     """Compute limits that show the greatest density, and that of a single eigenvalue.
 
     Of n weights an eigenvalue has the share 1 / n, by which its peak is lower than if all
-    eigenvalues were the same; a start vector may see less of it.
+    eigenvalues were the same; a start vector may see less of it. Rows of marks come below.
     """
-    tops = [one.column("high") for one in series]
-    top = float(np.nanmax(np.concatenate(tops)))
+    top = float(np.nanmax(np.concatenate([one.column("high") for one in series])))
     counts = column(where(table, metric=f"weights{_of(layer)}"), "value")
     counts = counts[np.isfinite(counts)]
     low = top / (UNSEEN * counts.max()) if len(counts) else DECADES * top
-    return low, top * (top / low) ** 0.05
+    share = FIRST_ROW + ROW * rows if rows else 0.0
+    return low * (low / top) ** (share / (1 - share)), top * (top / low) ** 0.05
 
 
 def _largest(

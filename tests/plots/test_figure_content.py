@@ -783,18 +783,20 @@ def test_spectral_densities_of_seeds_are_averaged_on_one_grid():
     np.testing.assert_allclose(line.get_ydata(), [3, 2, 1, 1])
     assert ax.get_yscale() == "log"
     # the peak of one eigenvalue of 200, as a start that sees a part of it shows it
-    low, high = ax.get_ylim()
-    assert low == pytest.approx(4 / (30 * 200)) and high > 4
-    assert legend_texts(ax)[-2:] == ["largest eigenvalues", "left out: 1 of 3 diverged"]
-    np.testing.assert_array_equal(lines(ax)["_snip eigenvalues"].get_xdata(), [2, 4])
+    peak = 4 / (30 * 200)
     bare = plots.spectral_density(f.frame(columns, [*near, *far]), eigenvalues=False)
     assert legend_texts(bare) == ["SNIP, 20%"] and "_snip eigenvalues" not in lines(bare)
+    assert bare.get_ylim()[0] == pytest.approx(peak) and bare.get_ylim()[1] > 4
+    # with room below for marks
+    assert peak / 3 < ax.get_ylim()[0] < peak
+    assert legend_texts(ax)[-2:] == ["largest eigenvalues", "left out: 1 of 3 diverged"]
+    np.testing.assert_array_equal(lines(ax)["_snip eigenvalues"].get_xdata(), [2, 4])
 
 
 def test_spectral_densities_of_layers_and_what_is_missing():
     own = f.SPECTRA[f.SPECTRA["metric"] != "weights"]
     layers = own.assign(metric=own["metric"] + "/dense_0")
-    ax = plots.spectral_density(layers, layer="dense_0")
+    ax = plots.spectral_density(layers, layer="dense_0", eigenvalues=False)
     low, high = ax.get_ylim()
     assert low == pytest.approx(1.2e-7) and high > 1.2
     draw = plots.spectral_density
