@@ -13,7 +13,9 @@ from jaxticket.typing import AnyArray
 REGIONS = ("both", "for", "against")
 # of the markers of `style`: bluish green and vermilion, which color-blind readers tell apart
 FOR, AGAINST = (0.0, 0.62, 0.25), (0.84, 0.15, 0.1)
-STRONGEST = 0.75
+STRONGEST = 0.85
+# of the image, so that colors look alike over black and white
+CONTRAST = 0.6
 
 
 def explanation(
@@ -28,7 +30,8 @@ def explanation(
 ) -> Axes:
     """Draw regions of an image that speak for an answer in green, those against it in red.
 
-    The stronger the weight of a region, the stronger its color; the image itself is gray.
+    The stronger the weight of a region, the stronger its color; the image itself is gray, with less
+    contrast.
 
     Args:
       image: raw values, [height, width] or [height, width, 1 or 3 channels].
@@ -82,6 +85,7 @@ def explanation(
     opacity = STRONGEST * np.minimum(np.abs(by_pixel) / (strongest or 1.0), 1)[..., None]
     color = np.where(by_pixel[..., None] > 0, FOR, AGAINST)
     gray = np.clip(pixels.astype(float).mean(axis=-1, keepdims=True) / white, 0, 1)
+    gray = 0.5 + CONTRAST * (gray - 0.5)
     with panel(ax) as shown:
         shown.grid(False)
         shown.imshow(

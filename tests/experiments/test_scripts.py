@@ -1017,6 +1017,22 @@ def test_adversarial_accuracy_of_kd_lts_from_a_file(tmp_path, digits_npz):
 
 
 @pytest.mark.slow
+def test_explanations_of_kd_lts_from_a_file(tmp_path, digits_npz):
+    folder = tmp_path / "run"
+    options = ("--data", digits_npz, *KD_RUN, "--levels", 1, "--samples", 50, "--examples", 20)
+    methods = ("--methods", "kd_lts", "snip", "dense")
+    done = run("kd_lts/explanations.py", *options, *methods, "--folder", folder)
+    rows = pd.read_csv(folder / "explanations.csv")
+    assert set(rows["branch"]) == {"kd_lts", "snip", "dense"} and len(rows) == 3 * 2 * 3
+    assert (rows["value"] > 0).all()
+    claims = pd.read_csv(folder / "claims.csv")
+    assert set(claims["branch"]) == {"snip"} and len(claims) == 3
+    assert "fidelity at level 1, KD-LTS against SNIP: " in done.stdout
+    names = {"figure_18.png", "figure_24.png", "figure_25.png"}
+    assert set(pictures(folder / "figures")) == names
+
+
+@pytest.mark.slow
 def test_verdicts_of_kd_lts_from_a_file(tmp_path, digits_npz):
     folder = tmp_path / "run"
     options = ("--data", digits_npz, *KD_RUN, "--methods", "snip", "ltr_late")
