@@ -57,6 +57,7 @@ CRITERIA: dict[str, Criterion] = {
         Criterion("nll", "lower", "NLL"),
         Criterion("brier", "lower", "Brier score"),
         Criterion("mce", "lower", "mCE", percent=True),
+        Criterion("adversarial_accuracy", "higher", "accuracy under attack", percent=True),
         Criterion("softmax_auroc", "higher", "OoD AUROC", percent=True),
         Criterion("fidelity", "lower"),
         Criterion("stability", "lower"),

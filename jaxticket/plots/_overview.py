@@ -272,8 +272,10 @@ def _row_label(label: str, row: dict[str, object], name: str) -> str:
 
 def _axis_label(criterion: Criterion) -> str:
     unit = " (%)" if criterion.percent else ""
-    return f"{_capital(criterion.label)}{unit}, {criterion.better} is better"
+    return f"{_capital(criterion.label)}{unit}\n({criterion.better} is better)"
 
 
 def _capital(label: str) -> str:
-    return label[:1].upper() + label[1:]
+    # mCE stays as it is
+    first = label.split()[0]
+    return label if first[1:] != first[1:].lower() else label[:1].upper() + label[1:]

@@ -1,6 +1,7 @@
 """Calibration and out-of-distribution scores against scikit-learn, SciPy and sums by hand."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 import scipy.optimize
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
-from test_measure import DATA, NET, find, measure, runs
+from test_measure import DATA, NET, measure
 
 import jaxticket as jt
 from jaxticket.analysis import calibration, ranking
@@ -149,38 +150,44 @@ def test_separation_is_that_of_scikit_learn(tied):
     ).auroc == pytest.approx(0.5)
 
 
-def test_both_probes_measure_all_replicas(tmp_path):
-    validated = dataclasses.replace(DATA, validation=DATA.test)
-    trained = jt.find_tickets(
-        NET, validated, jt.Training(steps=4, batch_size=16, eval_every=4, eval_batch_size=48),
+@functools.cache
+def trained(lr=1.2e-3):
+    """Networks of two seeds with a validation split; all rates share their programs."""
+    return jt.find_tickets(
+        NET, dataclasses.replace(DATA, validation=DATA.test),
+        jt.Training(steps=4, batch_size=16, eval_every=4, eval_batch_size=48, lr=lr),
         jt.Pruning(levels=1, fraction=0.5), seeds=(0, 1), keep="trained", progress=False,
     )  # fmt: skip
+
+
+CALIBRATED = jt.probes.Calibration(bins=4, temperature=True)
+OF_TRAINED = {"split": "test", "weights": "trained"}
+
+
+def test_both_probes_measure_all_replicas(tmp_path):
     digits = jt.data.load("digits")
     other = jt.data.from_arrays(
         255 - digits.train.x[:60] * 15, digits.train.y[:60], *_arrays(digits.test, 60), classes=10
     )
     other = jt.data.like(other, DATA)
     assert other.train.x.max() == 16 and other.shape == DATA.shape
-    options = {"split": "test", "weights": "trained"}
-    table = measure(
-        trained, jt.probes.Calibration(bins=4, temperature=True), folder=tmp_path, **options
-    )
+    table = measure(trained(), CALIBRATED, folder=tmp_path, **OF_TRAINED)
     assert (table[table.metric == "temperature"].value > 0).all()
     # the accuracy of the evaluation
-    history = trained.table()
+    history = trained().table()
     history = history.query("step == 4 and split == 'test' and metric == 'accuracy'")
     ours = table[table.metric == "accuracy"].sort_values(["level", "seed"]).value
     np.testing.assert_allclose(ours, history.sort_values(["level", "seed"]).value, rtol=1e-6)
     # from the folder, which says what data the others were
     probe = jt.probes.OutOfDistribution(other)
     folder = tmp_path / "other"
-    table = measure(trained, probe, folder=folder, **options)
+    table = measure(trained(), probe, folder=folder, **OF_TRAINED)
     own = table[table.metric == "softmax_auroc"]
     assert len(own) == 4 and own.value.between(0, 1).all()
-    pd.testing.assert_frame_equal(measure(trained, probe, folder=folder, **options), table)
+    pd.testing.assert_frame_equal(measure(trained(), probe, folder=folder, **OF_TRAINED), table)
     darker = dataclasses.replace(other, test=other.train)
     with pytest.raises(jt.RunFolderError, match=r"probe.other"):
-        measure(trained, jt.probes.OutOfDistribution(darker), folder=folder, **options)
+        measure(trained(), jt.probes.OutOfDistribution(darker), folder=folder, **OF_TRAINED)
 
 
 def _arrays(split, count):
@@ -188,9 +195,9 @@ def _arrays(split, count):
 
 
 def test_what_cannot_be_measured_is_refused_by_name():
-    calibrated = jt.probes.Calibration(temperature=True)
+    runs = dataclasses.replace(trained(), data=DATA)
     with pytest.raises(ValueError, match=r"`temperature` is found on the validation split"):
-        measure(runs(), calibrated)
+        measure(runs, CALIBRATED)
     cases = [
         (lambda: jt.probes.Calibration(bins=0), "`bins`"),
         (lambda: jt.probes.Calibration(temperature=1), "`temperature`"),
@@ -204,16 +211,15 @@ def test_what_cannot_be_measured_is_refused_by_name():
     x = np.zeros((4, 9, 9, 1), np.uint8)
     other = jt.data.from_arrays(x, np.arange(4) % 2, x, np.arange(4) % 2)
     with pytest.raises(ValueError, match=r"`other` has examples of .*jt.data.like"):
-        measure(runs(), jt.probes.OutOfDistribution(other))
+        measure(runs, jt.probes.OutOfDistribution(other))
     numbers = jt.data.from_arrays(*_arrays(DATA.train, 8), *_arrays(DATA.test, 8), classes=10)
     y = np.zeros(8, np.float32)
     numbers = jt.data.from_arrays(numbers.train.x, y, numbers.test.x, y, labels="numbers")
-    for probe in (calibrated, jt.probes.OutOfDistribution()):
+    for probe in (CALIBRATED, jt.probes.OutOfDistribution()):
         with pytest.raises(ValueError, match="labels of kind 'numbers'"):
             probe.prepare(numbers, "test", None)
 
 
 def test_networks_that_diverged_are_nan():
-    lost = find(jt.Training(steps=4, batch_size=16, lr=1e25, eval_every=4, eval_batch_size=48))
-    table = measure(lost, jt.probes.Calibration(bins=4), seeds=(0,))
+    table = measure(trained(1e25), CALIBRATED, **OF_TRAINED)
     assert table.value.isna().all() and len(table) > 0

@@ -477,7 +477,7 @@ def test_separation_has_a_marker_for_each_method_and_score():
 
 def test_measured_numbers_by_density():
     ax = plots.measured(f.MEASURED, metric="ece")
-    assert ax.get_ylabel() == "ECE (%), lower is better"
+    assert ax.get_ylabel() == "ECE (%)\n(lower is better)"
     np.testing.assert_allclose(named(ax, "dense").get_ydata(), [2.2, 2.2])
     ax = plots.measured(f.MEASURED, metric="eigenvalue", index=1, branches=["snip"])
     np.testing.assert_allclose(named(ax, "SNIP").get_ydata(), [5, 5])
@@ -486,7 +486,9 @@ def test_measured_numbers_by_density():
     assert plots.measured(own, metric="my_number").get_ylabel() == "My number"
     better = jt.Criterion("my_number", "higher", "goodness", percent=True)
     ax = plots.measured(own, metric="my_number", criterion=better)
-    assert ax.get_ylabel() == "Goodness (%), higher is better"
+    assert ax.get_ylabel() == "Goodness (%)\n(higher is better)"
+    relative = own.assign(metric="mce")
+    assert plots.measured(relative, metric="mce").get_ylabel() == "mCE (%)\n(lower is better)"
     dense = f.MEASURED[f.MEASURED["level"] == 0]
     refused("dense networks alone", plots.measured, dense, metric="ece")
 
