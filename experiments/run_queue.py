@@ -280,6 +280,7 @@ RUNS = (
         _paper(f"kd_lts.{script}", _KD_LTS[1], f"KD-LTS, {figure}", short=f"kd_{script}")
         for script, figure in _LANDSCAPE
     ),
+    _paper("kd_lts.activations", _KD_LTS[2], "KD-LTS, Figures 19 and 26", short="kd_activations"),
     _paper("kd_lts.ablations", _KD_LTS[0], "KD-LTS, Figure 15", short="kd_ablations"),
     # these stream ImageNet, or hold Tiny-ImageNet, which have to be prepared first
     _paper(

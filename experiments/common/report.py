@@ -167,7 +167,7 @@ def save(
     *,
     tables: Mapping[str, pd.DataFrame] | None = None,
     more: Mapping[str, object] | None = None,
-    bands: str = "bands go from the least to the greatest seed",
+    bands: str | None = "bands go from the least to the greatest seed",
     pruning: str | None = None,
 ) -> None:
     """Write figures and small tables into the job's folder, and a copy of them if asked to.
@@ -178,7 +178,7 @@ def save(
       table: the tidy table of runs, of which final accuracies are kept; None for none.
       tables: further small tables by file name.
       more: further settings to write down.
-      bands: what the bands of the figures are.
+      bands: what the bands of the figures are; None where there are none.
       pruning: how networks come to their densities, for captions; by levels if None.
     """
     small = {**({} if table is None else {"final": _final(table)}), **(tables or {})}
@@ -212,7 +212,7 @@ def save(
         pyplot.close(figure)
 
 
-def _note(job: Job, figure: Figure, bands: str, pruning: str | None) -> str:
+def _note(job: Job, figure: Figure, bands: str | None, pruning: str | None) -> str:
     """Write the caption: where a figure's numbers come from, and how to read it."""
     note = (
         f"{job.folder.name}: {job.network_name} on {job.data_name} ({len(job.data.train):,} "
@@ -224,7 +224,7 @@ def _note(job: Job, figure: Figure, bands: str, pruning: str | None) -> str:
     if pruning is None and job.size.levels:
         pruning = f"{100 * job.size.fraction:g}% pruned per level"
     note += f", {pruning}" if pruning else ""
-    if any(ax.collections for ax in figure.axes):
+    if bands is not None and any(ax.collections for ax in figure.axes):
         note += f"; lines are means, {bands}"
     if any(line.get_label() == "_exit" for ax in figure.axes for line in ax.lines):
         note += "; triangles on the x axis mark lines that go on below it"
