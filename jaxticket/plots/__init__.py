@@ -7,6 +7,7 @@ level 0 of "ticket", and samples are seeds × copies.
 """
 
 from jaxticket.plots._calibration import reliability, separation
+from jaxticket.plots._corruptions import corruption_errors, corruptions
 from jaxticket.plots._costs import accuracy_against_cost
 from jaxticket.plots._density import accuracy, dilation, early_stop
 from jaxticket.plots._explanations import explanation
@@ -37,6 +38,8 @@ __all__ = [
     "branch_styles",
     "caption",
     "controls",
+    "corruption_errors",
+    "corruptions",
     "curves",
     "density_schedule",
     "dilation",

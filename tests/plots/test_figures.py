@@ -33,7 +33,7 @@ def quiet(name):
 def test_every_public_figure_is_here():
     drawn = {one.draw for one in FIGURES.values()} | {f.REWINDING, f.BOTH}
     others = {"branch_styles", "caption", "style", "loss_surface", "features", "similarity"}
-    others |= {"explanation"}
+    others |= {"explanation", "corruptions", "corruption_errors"}
     others |= {"overview"}  # as large as its table
     assert drawn == {getattr(plots, name) for name in set(plots.__all__) - others}
 
