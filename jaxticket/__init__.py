@@ -49,7 +49,7 @@ from jaxticket.connectivity import DISTANCES, Instability, instability
 from jaxticket.controls import BRANCHES
 from jaxticket.data import DATASETS, augment
 from jaxticket.engine import parallel
-from jaxticket.engine.adversarial import PGD
+from jaxticket.engine.adversarial import FGSM, PGD
 from jaxticket.engine.parallel import compilation_cache, cpu_devices
 from jaxticket.engine.runtime import RunInterrupted, Runtime
 from jaxticket.engine.store import RunFolderError
@@ -102,7 +102,7 @@ __all__ = [  # noqa: RUF022
     # data, networks, settings
     "data", "DATASETS", "nn", "networks", "NETWORKS", "Network",
     "from_linen", "from_nnx", "from_functions",
-    "Training", "PGD", "Teacher", "Plateau", "Target", "augment", "losses", "metrics",
+    "Training", "PGD", "FGSM", "Teacher", "Plateau", "Target", "augment", "losses", "metrics",
     "Pruning", "EarlyPruning",
     "preset", "presets", "PRESETS",
     # finding tickets

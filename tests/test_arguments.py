@@ -131,6 +131,7 @@ def calls():
                              "density": 0.5, "key": jax.random.key(0)}),
         "elastic": (jt.elastic, {"ticket": ticket, "net": shallow, "to": deep}),
         "densities": (jt.densities, {"levels": 3}),
+        "FGSM": (jt.FGSM, {}),
         "preset": (jt.preset, {"name": "lenet-mnist"}),
         "transfer_matrix": (jt.transfer_matrix, {"found": {("a", "b"): runs}}),
         "overview": (jt.overview, {"verdicts": []}),
@@ -566,13 +567,14 @@ SETTINGS = {
     "PGD": (PGD, {}),
     "Corruptions": (jt.probes.Corruptions, {}),
     "Teacher": (jt.Teacher, {"net": TEACHING}),
+    "Attack": (jt.probes.Attack, {}),
     "Recipe": (jt.scores.Recipe, {}),
     "Examples": (Examples, {}),
     "Preset": (type(jt.preset("lenet-mnist")), vars(jt.preset("lenet-mnist"))),
 }
 # names of data sets, methods and the like are looked up when they are used
 FREE = {"Preset": ("network", "notes", "matching_rewind"),
-        "Recipe": ("passes",), "Corruptions": ("seed",)}  # fmt: skip
+        "Recipe": ("passes",), "Corruptions": ("seed",), "Attack": ("radius",)}  # fmt: skip
 
 
 def nonsense_for(kind):

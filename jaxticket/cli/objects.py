@@ -15,13 +15,13 @@ from pathlib import Path
 
 from jaxticket._check import nearest
 from jaxticket.data.augment import AUGMENTATIONS
-from jaxticket.engine.adversarial import PGD
+from jaxticket.engine.adversarial import FGSM, PGD
 from jaxticket.losses import Focal
 from jaxticket.metrics import TopK
 from jaxticket.stopping import Plateau, Target
 
 MADE: dict[str, Mapping[str, Callable[..., object]]] = {
-    "attack": {"pgd": PGD},
+    "attack": {"pgd": PGD, "fgsm": FGSM},
     "stop_when": {"plateau": Plateau, "target": Target},
     "monitors": {},
     "teacher": {},

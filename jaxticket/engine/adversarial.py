@@ -1,36 +1,46 @@
-"""Adversarial examples: projected gradient descent within a box around each image."""
+"""Adversarial examples: projected gradient descent within a ball around each image."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 
-from jaxticket._check import flag, number, settle, whole
-from jaxticket.engine.metrics import Loss, Normalization, cast, losses, normalized
-from jaxticket.random import stream, uniform
+from jaxticket._check import flag, number, one_of, settle, whole
+from jaxticket.engine.ascent import NORMS, Ball, Goal, climb, search
+from jaxticket.engine.metrics import Loss, Normalization, cast, normalized
+from jaxticket.random import stream
 from jaxticket.typing import Array, Key, Network, Params, Stats
 
 
 @dataclasses.dataclass(frozen=True)
 class PGD:
-    r"""Projected gradient ascent on the loss within a box around each image.
+    r"""Projected gradient ascent on the loss within a ball around each image.
 
     `x <- clip(x + step * sign(grad_x L))`, clipped to within `radius` of the clean image in every
-    pixel and to the range of pixels.
+    pixel and to the range of pixels. With the norm "l2" a step goes along `grad_x L / ||grad_x L||`
+    and ends within the Euclidean distance `radius` of the clean image.
+
+    >>> import jaxticket as jt
+    >>> jt.PGD(radius=0.5, step=0.1, steps=20, norm="l2")
+    PGD(radius=0.5, step=0.1, steps=20, norm='l2')
 
     Attributes:
       radius: largest change of a pixel, as a share of the range of pixels; KD-LTS prints none,
-        8/255 is usual on CIFAR, 0.3 on MNIST.
-      step: of one iteration, as a share of the range; 2/255 and 0.01.
+        8/255 is usual on CIFAR, 0.3 on MNIST. With "l2" the largest distance, where the range of a
+        pixel is 1: 0.5 is usual on CIFAR.
+      step: of one iteration, in the same unit; 2/255 and 0.01.
       steps: iterations; 10 and 40.
       targeted: go down on the loss of a target's label, instead of up on that of the true one.
-      random: start at a random point of the box instead of the image.
+      random: start at a random point of the ball instead of the image.
       low, high: the range of pixels, in the raw units of the data: 0 and 16 for digits. Features
         that are no images have a range too, which has to be given.
+      norm: "inf" or "l2".
+      restarts: random starts. With more than one, of the images of all steps from all starts, and
+        the clean one, the worst is taken, instead of the last: one that is answered wrong (with
+        `targeted`, as the target) before others, and among such the one with the greatest loss
+        (the least).
 
     Reference: Madry et al. 2018; KD-LTS, appendix A, whose formula is untargeted and whose text
       speaks of a target.
@@ -45,19 +55,30 @@ class PGD:
     random: bool = True
     low: float = 0.0
     high: float = 255.0
+    norm: str = dataclasses.field(default="inf", metadata={"newer": True})
+    restarts: int = dataclasses.field(default=1, metadata={"newer": True})
 
     def __post_init__(self) -> None:
         settle(self, number, "radius", "step", low=0)
         settle(self, number, "low", "high")
         settle(self, whole, "steps")
+        settle(self, whole, "restarts", low=1)
         settle(self, flag, "targeted", "random")
+        one_of("norm", self.norm, NORMS)
         if not self.low < self.high:
             raise ValueError(f"`low` must be below `high`, got {self.low} and {self.high}")
+        if self.restarts > 1 and not (self.random and self.steps):
+            raise ValueError(
+                f"`restarts` {self.restarts} needs random starts and at least one step, got "
+                f"random={self.random} and steps={self.steps}; without, all starts are the same"
+            )
 
     @property
     def passes(self) -> tuple[int, int]:
         """Forward and backward passes over each image."""
-        return self.steps, self.steps
+        if self.restarts == 1:
+            return self.steps, self.steps
+        return 1 + self.restarts * (self.steps + 1), self.restarts * self.steps
 
     def __call__(
         self,
@@ -91,26 +112,51 @@ class PGD:
           float32 raw images, the shape of `x`.
         """
         clean, span = x.astype(jnp.float32), self.high - self.low
-        least = jnp.maximum(clean - self.radius * span, self.low)
-        most = jnp.minimum(clean + self.radius * span, self.high)
-        towards = -1.0 if self.targeted else 1.0
         weights = cast(params, compute_dtype)
 
-        def total(moved: Array) -> Array:
+        def logits(moved: Array) -> Array:
             seen = normalized(moved, by, compute_dtype)
-            logits, _ = net.apply(weights, stats, seen, train=False)
-            # the sum, so that no image's gradient depends on how many there are
-            return jnp.sum(losses(loss, logits.astype(jnp.float32), labels))
+            found, _ = net.apply(weights, stats, seen, train=False)
+            return found.astype(jnp.float32)
 
-        def climb(_: Array, moved: Array) -> Array:
-            moved = moved + towards * self.step * span * jnp.sign(jax.grad(total)(moved))
-            return jnp.clip(moved, least, most)
-
+        goal = Goal(logits, loss, labels, self.targeted)
+        ball = Ball(self.norm, self.radius * span, self.low, self.high)
+        if self.restarts > 1:
+            return search(
+                goal, ball, clean, step=self.step * span, steps=self.steps, restarts=self.restarts,
+                random=True, key=key, first=first,
+            ).x  # fmt: skip
         start = clean
         if self.random and self.steps:
-            drawn, size = stream(key, "attack"), math.prod(clean.shape[1:])
-            places = first + jnp.arange(clean.shape[0], dtype=jnp.int32)
-            noise = jax.vmap(lambda i: uniform(jax.random.fold_in(drawn, i), size))(places)
-            noise = 2 * noise.reshape(clean.shape) - 1
-            start = jnp.clip(clean + self.radius * span * noise, least, most)
-        return jax.lax.fori_loop(0, self.steps, climb, start)
+            start = ball.projection(clean)(ball.point(clean, stream(key, "attack"), first))
+        return climb(goal, ball, clean, start, self.step * span, self.steps)
+
+
+def FGSM(
+    radius: float = 8 / 255,
+    *,
+    targeted: bool = False,
+    low: float = 0.0,
+    high: float = 255.0,
+    norm: str = "inf",
+) -> PGD:
+    """The fast gradient sign method: one step from the image to the end of the ball.
+
+    `x + radius * sign(grad_x L)`, clipped to the range of pixels.
+
+    >>> import jaxticket as jt
+    >>> jt.FGSM(0.1, high=16) == jt.PGD(radius=0.1, step=0.1, steps=1, random=False, high=16)
+    True
+
+    Args:
+      radius, targeted, low, high, norm: see `PGD`.
+
+    Raises:
+      ValueError: for values that cannot be, by their names.
+
+    Reference: Goodfellow et al., "Explaining and harnessing adversarial examples" (2015).
+    """
+    return PGD(
+        radius=radius, step=radius, steps=1, targeted=targeted, random=False, low=low, high=high,
+        norm=norm,
+    )  # fmt: skip

@@ -10,7 +10,8 @@ from patterns import noisy_patterns
 
 import jaxticket as jt
 from jaxticket.engine import parallel
-from jaxticket.engine.adversarial import PGD
+from jaxticket.engine.adversarial import FGSM, PGD
+from jaxticket.engine.ascent import Ball, Goal, search
 from jaxticket.engine.metrics import Normalization, cross_entropy, normalized
 from jaxticket.results import plain
 
@@ -41,6 +42,104 @@ def test_pixels_stay_in_the_box_and_in_their_range(linear, radius, random):
     assert moved.dtype == jnp.float32 and moved.shape == X.shape
     assert float(jnp.abs(moved - X.astype(jnp.float32)).max()) <= radius * 255 + 1e-3
     assert 0 <= float(moved.min()) and float(moved.max()) <= 255
+
+
+@pytest.mark.parametrize("options", [{"random": False}, {}, {"restarts": 2}])
+def test_images_stay_in_the_euclidean_ball_and_in_their_range(linear, options):
+    attack = PGD(radius=0.9, step=0.2, steps=5, norm="l2", **options)
+    moved = attack(*linear, X, Y, by=BY, key=KEY)
+    away = np.asarray(moved, np.float64) - np.asarray(X)
+    lengths = np.sqrt((away**2).sum(axis=(1, 2, 3)))
+    assert lengths.max() <= 0.9 * 255 * (1 + 1e-5) and lengths.min() > 0
+    assert 0 <= float(moved.min()) and float(moved.max()) <= 255
+
+
+def test_random_starts_fill_the_ball():
+    """Of a uniform point in d dimensions, (distance / radius)^d is uniform."""
+    clean = jnp.zeros((4000, 3), jnp.float32)
+    points = np.asarray(Ball("l2", 2.0, -9.0, 9.0).point(clean, KEY, 0), np.float64)
+    shares = np.sort((np.linalg.norm(points, axis=1) / 2) ** 3)
+    assert np.abs(shares - (np.arange(4000) + 0.5) / 4000).max() < 1.63 / np.sqrt(4000)
+    assert np.abs(points.mean(axis=0)).max() < 0.08
+
+
+@pytest.mark.parametrize("norm", ["inf", "l2"])
+@pytest.mark.parametrize("targeted", [False, True])
+def test_one_step_is_that_of_numpy_in_float64(norm, targeted):
+    net = jt.networks.lenet(SHAPE, 3, (6,))
+    params, stats = net.init(jax.random.key(3))
+    attack = PGD(radius=0.02, step=0.05, steps=1, norm=norm, random=False, targeted=targeted)
+    moved = attack(net, params, stats, X, Y, by=BY, key=KEY)
+    # forward and backward by hand
+    hidden, last = (jax.tree.map(lambda w: np.asarray(w, np.float64), params[name])
+                    for name in ("dense_0", "dense_1"))  # fmt: skip
+    clean = np.asarray(X, np.float64).reshape(20, -1)
+    inner = (clean - 100) / 50 @ hidden["kernel"] + hidden["bias"]
+    z = np.maximum(inner, 0) @ last["kernel"] + last["bias"]
+    p = np.exp(z - z.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    slope = (
+        (((p - np.eye(3)[np.asarray(Y)]) @ last["kernel"].T) * (inner > 0))
+        @ hidden["kernel"].T
+        / 50
+    )
+    slope = -slope if targeted else slope
+    radius = 0.02 * 255
+    if norm == "inf":
+        away = np.clip(0.05 * 255 * np.sign(slope), -radius, radius)
+    else:
+        # longer than the radius, so that it ends on the sphere
+        away = radius * slope / np.linalg.norm(slope, axis=1, keepdims=True)
+    expected = np.clip(clean + away, 0, 255)
+    np.testing.assert_allclose(np.asarray(moved).reshape(20, -1), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize(("norm", "dual"), [("inf", 1), ("l2", 2)])
+def test_of_a_linear_network_the_margin_falls_by_the_dual_norm(linear, norm, dual):
+    """`max over |d| <= r of -w d = r ||w||_dual`, where the range of pixels does not bound it."""
+    net, params, stats = linear
+    # a range that no pixel comes near, which is also the unit of radii
+    attack = PGD(radius=0.01, step=0.004, steps=30, norm=norm, low=-1000, high=1000)
+    moved = attack(net, params, stats, X, Y, by=BY, key=KEY)
+    kernel = np.asarray(params["dense_0"]["kernel"], np.float64) / 50
+    w = kernel[:, 0] - kernel[:, 1]
+    sign = np.where(np.asarray(Y) == 0, 1, -1)
+    fall = sign * ((np.asarray(X, np.float64) - np.asarray(moved)).reshape(20, -1) @ w)
+    np.testing.assert_allclose(fall, 0.01 * 2000 * np.linalg.norm(w, ord=dual), rtol=1e-4)
+
+
+def test_more_steps_and_more_starts_are_never_weaker(linear):
+    net, params, stats = linear
+    goal = Goal(
+        lambda x: net.apply(params, stats, normalized(x, BY, "float32"), train=False)[0],
+        "cross_entropy", Y, targeted=False,
+    )  # fmt: skip
+    clean = X.astype(jnp.float32)
+
+    @jax.jit
+    def worst(steps, restarts, radius):
+        return search(goal, Ball("inf", radius, 0.0, 255.0), clean, step=4.0, steps=steps,
+                      restarts=restarts, random=True, key=KEY, first=0)  # fmt: skip
+
+    last = worst(0, 1, 20.0)
+    for case in ((1, 1, 20.0), (4, 1, 20.0), (4, 2, 20.0), (4, 5, 20.0)):
+        found = worst(*case)
+        assert (found.hit >= last.hit).all()
+        assert ((found.loss >= last.loss) | (found.hit > last.hit)).all()
+        last = found
+    assert last.hit.sum() > worst(0, 1, 20.0).hit.sum()
+    np.testing.assert_array_equal(worst(9, 3, 0.0).x, clean)
+    # the attack of settings is the same search
+    attack = PGD(radius=20 / 255, step=4 / 255, steps=4, restarts=5)
+    np.testing.assert_allclose(attack(*linear, X, Y, by=BY, key=KEY), last.x, atol=1e-3)
+    assert attack.passes == (1 + 5 * 5, 5 * 4) and PGD(steps=4).passes == (4, 4)
+
+
+def test_the_fast_gradient_sign_method_is_one_step_to_the_end_of_the_box(linear):
+    moved = FGSM(0.1)(*linear, X, Y, by=BY, key=KEY)
+    slope = jax.grad(lambda x: losses(linear, x).sum())(X.astype(jnp.float32))
+    expected = jnp.clip(X.astype(jnp.float32) + 25.5 * jnp.sign(slope), 0, 255)
+    np.testing.assert_allclose(moved, expected, atol=1e-4)
 
 
 def test_of_a_linear_network_the_worst_corner_is_found(linear):
@@ -157,7 +256,13 @@ def test_adversarially_trained_networks_withstand_more():
 
 def test_settings_name_an_attack(train):
     assert plain(jt.Training())["attack"] is None
-    assert plain(jt.Training(attack=PGD()))["attack"]["kind"] == "pgd"
+    found = plain(jt.Training(attack=PGD(radius=0.5)))["attack"]
+    # as it was recorded before there were norms and restarts
+    assert found == {
+        "kind": "pgd", "radius": 0.5, "step": 2 / 255, "steps": 10, "targeted": False,
+        "random": True, "low": 0.0, "high": 255.0,
+    }  # fmt: skip
+    assert plain(PGD(radius=0.5, norm="l2", restarts=2)) == {**found, "norm": "l2", "restarts": 2}
     for wrong in ("pgd", PGD(targeted=True)):
         with pytest.raises(ValueError, match="`attack` must be None or an untargeted attack"):
             jt.Training(attack=wrong)
@@ -170,6 +275,9 @@ def test_settings_name_an_attack(train):
         ({"step": float("nan")}, "`step`"),
         ({"steps": 2.5}, "`steps`"),
         ({"low": 1.0, "high": 1.0}, "`low` must be below"),
+        ({"norm": "l1"}, "`norm` must be one of 'inf', 'l2'"),
+        ({"restarts": 2, "random": False}, "`restarts` 2 needs random starts"),
+        ({"restarts": 2, "steps": 0}, "`restarts` 2 needs random starts and at least one step"),
     ],
 )
 def test_wrong_settings_are_named(options, words):

@@ -23,6 +23,7 @@ from typing import Protocol, runtime_checkable
 
 import jax
 
+from jaxticket.analysis.probes._attack import Attack
 from jaxticket.analysis.probes._calibration import Calibration
 from jaxticket.analysis.probes._corruptions import Corruptions
 from jaxticket.analysis.probes._curvature import Curvature
@@ -87,10 +88,12 @@ PROBES: dict[str, Callable[..., Mapping[str, jax.Array]]] = {
     "corruptions": Corruptions(),
     "linear_probe": LinearProbe(),
     "explanations": Explanations(),
+    "attack": Attack(),
 }
 
 __all__ = [
     "PROBES",
+    "Attack",
     "Calibration",
     "Corruptions",
     "Curvature",
