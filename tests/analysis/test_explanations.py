@@ -157,10 +157,12 @@ def test_weights_of_probabilities_sum_to_zero_and_converge():
     assert np.abs(models.weights[..., 3]).mean() < 0.1 * np.abs(models.weights).max()
 
 
-@pytest.mark.parametrize("distance", ["cosine", "hamming"])
-def test_the_probe_is_what_scikit_learn_gives_on_the_same_perturbations(distance):
+@pytest.mark.parametrize(("distance", "answer"), [("cosine", "label"), ("hamming", "likely")])
+def test_the_probe_is_what_scikit_learn_gives_on_the_same_perturbations(distance, answer):
     """All replicas of a level on several devices against one network by hand."""
-    probe = jt.probes.Explanations(segments=2, samples=40, distance=distance, points=3)
+    probe = jt.probes.Explanations(
+        segments=2, samples=40, distance=distance, points=3, answer=answer
+    )  # fmt: skip
     table = measure(runs(), probe, examples=5, split="test", levels=(1,))
     assert set(table.metric) == {"fidelity", "stability", "r2"} and len(table) == 9
     ticket = runs().ticket(1, 2)
@@ -177,7 +179,7 @@ def test_the_probe_is_what_scikit_learn_gives_on_the_same_perturbations(distance
         x = ((x - DATA.mean) / DATA.std).astype(np.float32)
         logits = NET.apply(ticket.params, ticket.stats, jnp.asarray(x), train=False)[0]
         p = np.asarray(jax.nn.softmax(logits))
-        p = p[:, p[0].argmax()]
+        p = p[:, DATA.test.y[place] if answer == "label" else p[0].argmax()]
         models = []
         for one in z[:4]:
             d = pairwise_distances(z.astype(float), one[None].astype(float), distance)[:, 0]
