@@ -282,6 +282,9 @@ RUNS = (
     ),
     _paper("kd_lts.activations", _KD_LTS[2], "KD-LTS, Figures 19 and 26", short="kd_activations"),
     _paper("kd_lts.ablations", _KD_LTS[0], "KD-LTS, Figure 15", short="kd_ablations"),
+    _paper(
+        "kd_lts.distilled", "resnet50-cifar10-kd_lts", "KD-LTS, appendix D", short="kd_distilled"
+    ),
     # these stream ImageNet, or hold Tiny-ImageNet, which have to be prepared first
     _paper(
         "kd_lts.accuracy",

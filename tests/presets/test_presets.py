@@ -277,7 +277,7 @@ def tickets(net, data, tmp_path_factory):
     )
 
 
-FOUND_BY = {"search": 11, "prune_at": 21, "transfer": 13, "sparse_train": 2, "find_tickets": 20}
+FOUND_BY = {"search": 12, "prune_at": 21, "transfer": 13, "sparse_train": 2, "find_tickets": 20}
 
 
 def test_every_preset_is_found_by_one_function():
