@@ -142,20 +142,23 @@ def drawn(rows: pd.DataFrame) -> Figure:
 
     Networks of the same number of parameters stand side by side.
     """
-    counts = rows.groupby("branch", sort=False)["parameters"].first()
+    counts = {
+        name: float(rows.loc[rows["branch"] == name, "parameters"].iloc[0]) for name in LABELS
+    }
     with jt.plots.style():
         figure, ax = single(6.6, 3.6)
         for name, label in LABELS.items():
             color, marker = LOOKS[name]
             alike = [other for other in LABELS if counts[other] == counts[name]]
             shift = 0.05 * (alike.index(name) - (len(alike) - 1) / 2)
-            at = float(counts[name]) * 10**shift
+            at = counts[name] * 10**shift
             values = 100 * rows.loc[rows["branch"] == name, "value"].to_numpy(float)
             ax.plot([at, at], [values.min(), values.max()], color=color, linewidth=1)
             ax.plot([at], [values.mean()], marker, color=color, label=label, markersize=6)
         ax.set_xscale("log")
         ax.set(xlabel="parameters that are not pruned", ylabel="test accuracy, %")
-        ax.set_xticks(sorted(counts.unique()), [_short(x) for x in sorted(counts.unique())])
+        places = sorted(set(counts.values()))
+        ax.set_xticks(places, [_short(x) for x in places])
         ax.minorticks_off()
         ax.grid(True, axis="x")
         ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
