@@ -97,7 +97,7 @@ def mean_corruption_error(table: pd.DataFrame, dense: pd.DataFrame | None = None
         metric="ce_" + both["metric"].str.removeprefix(_PREFIX),
         index=0,
     )
-    mean = both.groupby(_NETWORK, sort=False)["value"].agg(_mean).reset_index()
+    mean = both.groupby(_NETWORK, sort=False, dropna=False)["value"].agg(_mean).reset_index()
     found = results.concat([both, mean.assign(metric="mce", index=0)])
     found = found.sort_values(["branch", "level", "seed"], kind="stable", ignore_index=True)
     return found.loc[:, list(_COLUMNS)]
@@ -119,7 +119,7 @@ def _sums(argument: str, table: pd.DataFrame) -> pd.DataFrame:
     if (twice := rows.duplicated(keys)).any():
         at = rows.loc[twice, keys].to_dict("records")[0]
         raise ValueError(f"`{argument}` has two values of {at}; pass the table of one measurement")
-    by = rows.groupby([*_NETWORK, "metric"], sort=False)["value"]
+    by = rows.groupby([*_NETWORK, "metric"], sort=False, dropna=False)["value"]
     # not the sum of pandas, which leaves nan out
     return by.agg(total=_total, count="size").reset_index()
 
