@@ -274,7 +274,17 @@ RUNS = (
             f"KD-LTS, {figure}, CIFAR-100",
             short=f"kd_{script}",
         )
-        for script, figure in (("accuracy", "Figure 3"), ("adversarial", "Figure 13"))
+        for script, figure in (
+            ("accuracy", "Figure 3"),
+            ("adversarial", "Figure 13"),
+            ("distribution_shifts", "Figure 32"),
+        )
+    ),
+    _paper(
+        "kd_lts.distribution_shifts",
+        _KD_LTS[1],
+        "KD-LTS, Figure 16",
+        short="kd_distribution_shifts",
     ),
     *(
         _paper(f"kd_lts.{script}", _KD_LTS[1], f"KD-LTS, {figure}", short=f"kd_{script}")

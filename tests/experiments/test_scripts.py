@@ -33,7 +33,8 @@ from experiments.common.job import (
     size_in_words,
     size_of,
 )
-from experiments.kd_lts import accuracy, against_rewinding
+from experiments.kd_lts import accuracy, against_rewinding, distribution_shifts
+from experiments.kd_lts._claims import compared
 from experiments.one_ticket import data_sets
 from experiments.thesis_ch5 import ablations, by_step
 
@@ -1030,6 +1031,55 @@ def test_explanations_of_kd_lts_from_a_file(tmp_path, digits_npz):
     assert "fidelity at level 1, KD-LTS against SNIP: " in done.stdout
     names = {"figure_18.png", "figure_24.png", "figure_25.png"}
     assert set(pictures(folder / "figures")) == names
+
+
+def test_claims_about_distribution_shifts_are_of_means_over_densities(capsys):
+    values = {"kd_lts": 0.9, "snip": 1.0, "random": 1.2, "ltr_late": 0.95, "dense": 1.0}
+    rows = [
+        (seed, level, 0.5, name, "mce", 0, value + 0.01 * seed + 0.1 * level * (name != "dense"))
+        for name, value in values.items()
+        for level in (1, 2)
+        for seed in (0, 1)
+    ]
+    rows += [(0, 1, 0.5, "kd_lts", "eigenvalue", 0, 3.0)]
+    columns = ["seed", "level", "density", "branch", "metric", "index", "value"]
+    found = distribution_shifts.over_densities(pd.DataFrame(rows, columns=columns))
+    means = found.groupby(["measure", "branch"])["value"].mean()["mce"]
+    assert means["kd_lts"] == pytest.approx(0.9 + 0.005 + 0.15)
+    assert means["at_initialization"] == pytest.approx(1.1 + 0.005 + 0.15)
+    claims = compared(found).set_index("branch")
+    assert set(claims.index) == {"snip", "random", "ltr_late", "dense", "at_initialization"}
+    assert claims.loc["at_initialization", "difference"] == pytest.approx(-0.2)
+    distribution_shifts.say(claims.reset_index())
+    text = " ".join(capsys.readouterr().out.split())
+    assert "1.055 against 1.255: lower by 0.2" in text and "clearly (-16%)" in text
+    # nothing is said of what was not measured
+    assert "fidelity" not in text
+
+
+@pytest.mark.slow
+def test_distribution_shifts_of_kd_lts_from_a_file(tmp_path, digits_npz):
+    folder = tmp_path / "run"
+    options = ("--data", digits_npz, *KD_RUN, "--methods", "kd_lts", "ltr_late", "snip")
+    few = ("--corrupted", 20, "--explained", 2, "--attacked", 20, "--test-examples", 60)
+    done = run("kd_lts/distribution_shifts.py", *options, *few, "--folder", folder, check=False)
+    assert done.returncode == 2 and "`ood` is needed" in done.stderr
+    done = run(
+        "kd_lts/distribution_shifts.py", *options, *few, "--ood", "digits", "--folder", folder
+    )
+    page = pd.read_csv(folder / "overview.csv").set_index("method")
+    assert list(page.index) == ["dense", "kd_lts", "ltr_late", "snip"]
+    assert page.loc["dense", "mce"] == 1 and page["adversarial_accuracy"].between(0, 1).all()
+    means = pd.read_csv(folder / "measures.csv").set_index(["metric", "branch", "level"])["mean"]
+    assert set(distribution_shifts.PANELS) <= set(means.index.get_level_values("metric"))
+    assert np.isfinite(means).all() and len(means.loc["ece"]) == 1 + 3 * 2
+    # the gap is that of the accuracies of the runs
+    final = jt.load(folder / "snip").table()
+    gaps = jt.speed.generalization_gap(final).groupby("level")["gap"].mean()
+    np.testing.assert_allclose(means.loc["gap", "snip"], gaps.loc[[1, 2]], atol=1e-5)
+    assert "mce" in pd.read_csv(folder / "claims.csv")["measure"].tolist()
+    assert "3 to 4% lower than of methods at initialization" in done.stdout
+    assert set(pictures(folder / "figures")) == {"measures.png", "overview.png", "confidence.png"}
 
 
 @pytest.mark.slow
