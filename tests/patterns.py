@@ -49,6 +49,19 @@ TRAINING = jt.Training(
 )
 
 
+SHORT = TRAINING.replace(steps=10, milestones=())
+SEEDS = (3, 5)
+
+
+@functools.cache
+def tickets():
+    """Trained tickets of two seeds, on one device, with their weights at some steps."""
+    return jt.find_tickets(
+        NET, DATA, SHORT, jt.Pruning(levels=1, fraction=0.6), seeds=SEEDS, keep="trained",
+        keep_at=(0, 3, 6, 10), mesh=jt.parallel.mesh(devices=jax.devices()[:1]), progress=False,
+    )  # fmt: skip
+
+
 def equal(a, b):
     """Asserts that two trees hold the same numbers."""
     chex.assert_trees_all_equal(a, b)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from contexts import mlp
+from patterns import tickets
 
 import jaxticket as jt
 from jaxticket import masks
@@ -41,9 +42,14 @@ def small():
         def of_logits(z):
             return -jnp.mean(jax.nn.log_softmax(z)[jnp.arange(27), labels])
 
-        hessian = np.asarray(jax.hessian(lambda w: of_logits(logits(w)))(flat))
-        slopes = np.asarray(jax.jacobian(logits)(flat)).reshape(27 * 6, -1)
-        bent = np.asarray(jax.hessian(of_logits)(logits(flat))).reshape(27 * 6, -1)
+        @jax.jit
+        def matrices(w):
+            z = logits(w)
+            hessian = jax.hessian(lambda w: of_logits(logits(w)))(w)
+            return hessian, jax.jacobian(logits)(w), jax.hessian(of_logits)(z)
+
+        hessian, slopes, bent = map(np.asarray, matrices(flat))
+        slopes, bent = slopes.reshape(27 * 6, -1), bent.reshape(27 * 6, -1)
         full = {"hessian": hessian, "gauss_newton": slopes.T @ bent @ slopes}
         kept = {name: matrix[np.ix_(alive, alive)] for name, matrix in full.items()}
         return types.SimpleNamespace(
@@ -73,8 +79,9 @@ def test_it_is_that_of_the_full_matrix(matrix):
     full, count = small().kept[matrix], int(small().alive.sum())
     assert 100 < count < len(small().alive) == 196
     # more steps than there are kept weights: what follows must not count
+    starts = 8
     probe = Curvature(
-        eigenvalues=20, order=160, starts=8, samples=60, matrix=matrix, width=0.02, points=400
+        eigenvalues=20, order=160, starts=starts, samples=60, matrix=matrix, width=0.02, points=400
     )
     found = look(probe)
     values = np.linalg.eigvalsh(full)
@@ -89,7 +96,7 @@ def test_it_is_that_of_the_full_matrix(matrix):
     assert (density >= 0).all() and density.sum() * step == pytest.approx(1, abs=1e-4)
     assert found["least_eigenvalue"] == pytest.approx(values[0], rel=1e-6, abs=1e-6 * values[-1])
     (below, low), (total, high) = (
-        of_starts(full, part, 8) for part in (lambda x: np.maximum(-x, 0), np.abs)
+        of_starts(full, part, starts) for part in (lambda x: np.maximum(-x, 0), np.abs)
     )
     share = found["negative_share"]
     assert (below - low) / (total + high) - 1e-9 < share < (below + low) / (total - high) + 1e-9
@@ -158,7 +165,7 @@ def test_a_diagonal_matrix_is_measured_exactly():
     ticket = jt.Ticket(mask, masks.apply(mask, params), stats, np.int32(0), np.int32(0))
     problem = jt.Problem(net, batches, training)
     probe = Curvature(eigenvalues=5, order=6, samples=2)
-    found = probe(problem, ticket, key=jax.random.key(0))
+    found = jax.jit(functools.partial(probe, problem))(ticket, key=jax.random.key(0))
     np.testing.assert_allclose(found["eigenvalue"], [4, 4, 2, 1, 0], atol=2e-4)
     assert float(found["trace"]) == 11 and float(found["trace_error"]) == 0
     assert float(found["moment_1"]) == pytest.approx(11 / 5, rel=1e-4)
@@ -167,27 +174,15 @@ def test_a_diagonal_matrix_is_measured_exactly():
 
 # --- tickets of a run
 
-DIGITS = jt.data.load("digits")
-DATA = jt.data.from_arrays(
-    DIGITS.train.x[:96], DIGITS.train.y[:96], DIGITS.test.x[:80], DIGITS.test.y[:80]
-)
-NET = jt.networks.lenet(DATA.shape, DATA.classes, widths=(4,))
-TRAINING = jt.Training(steps=4, batch_size=16, lr=0.1, eval_every=4, eval_batch_size=48)
 PROBE = Curvature(eigenvalues=3, order=8, samples=2, points=8)
 measure = functools.partial(jt.measure, progress=False)
-
-
-@functools.cache
-def runs():
-    pruning = jt.Pruning(levels=1, fraction=0.5)
-    return jt.find_tickets(NET, DATA, TRAINING, pruning, seeds=(0, 1, 2, 3), progress=False)
 
 
 def test_one_device_gives_what_four_give():
     found = []
     for devices in (1, 4):
         mesh = jt.parallel.mesh(devices=jax.devices()[:devices])
-        found.append(measure(dataclasses.replace(runs(), mesh=mesh), PROBE, levels=[1]))
+        found.append(measure(dataclasses.replace(tickets(), mesh=mesh), PROBE, levels=[1]))
     one, four = found
     assert one.value.notna().all() and set(one.metric) >= {"eigenvalue", "trace", "density"}
     assert (one.drop(columns="value") == four.drop(columns="value")).all(axis=None)
@@ -223,12 +218,13 @@ def test_normalization_is_by_statistics_of_the_batch_where_it_is_said():
         alive = np.asarray(jax.flatten_util.ravel_pytree(mask)[0])
 
         def total(w, i, train):
-            logs = jax.nn.log_softmax(apply(back(w), stats, x[i], train=train)[0])
-            return -jnp.sum(jnp.where(y[i] < 0, 0, logs[jnp.arange(8), jnp.maximum(y[i], 0)]))
+            logs = jax.nn.log_softmax(apply(back(w), stats, jnp.asarray(x)[i], train=train)[0])
+            own = jnp.asarray(y)[i]
+            return -jnp.sum(jnp.where(own < 0, 0, logs[jnp.arange(8), jnp.maximum(own, 0)]))
 
+        bent = jax.jit(jax.hessian(total), static_argnums=2)
         for train, count in ((False, 22), (True, 16)):
-            own = range(2 if train else 3)
-            full = sum(jax.hessian(total)(flat, i, train) for i in own) / count
+            full = sum(bent(flat, i, train) for i in range(2 if train else 3)) / count
             values = np.linalg.eigvalsh(np.asarray(full)[np.ix_(alive, alive)])
             probe = Curvature(eigenvalues=3, order=40, starts=0, samples=0, by="value", train=train)
             found = jax.jit(functools.partial(probe, problem))(ticket, key=jax.random.key(0))
@@ -236,20 +232,20 @@ def test_normalization_is_by_statistics_of_the_batch_where_it_is_said():
 
 
 def test_more_eigenvalues_than_weights_are_refused():
-    own = runs().ticket(1, 3)
+    own = tickets().ticket(1, 5)
     kept = sum(int(np.count_nonzero(m)) for m in jax.tree.leaves(own.mask))
     kept += sum(w.size for w in jax.tree.leaves(own.params) if w.ndim == 1)
     probe = Curvature(eigenvalues=kept + 1, order=kept + 1, starts=0, samples=0)
     with pytest.raises(
         ValueError, match=rf"`eigenvalues` is {kept + 1}, but the ticket of level 1"
     ):
-        measure(runs(), probe)
+        measure(tickets(), probe)
     probe.check_weights(kept + 1, "it")
 
 
 def test_a_stream_is_refused_by_name():
     with pytest.raises(ValueError, match="`runs` were trained on a data stream"):
-        measure(dataclasses.replace(runs(), data=object()), PROBE)
+        measure(dataclasses.replace(tickets(), data=object()), PROBE)
 
 
 WRONG = [

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from patterns import SHORT, tickets
 
 import jaxticket as jt
 from jaxticket import masks
@@ -104,30 +105,25 @@ def test_of_a_quadratic_beta_is_that_of_its_matrix():
     )
 
 
-@functools.cache
-def runs():
-    pruning = jt.Pruning(levels=1, fraction=0.5)
-    return jt.find_tickets(NET, DATA, TRAINING, pruning, seeds=(0, 1, 2, 3), progress=False)
-
-
 def test_a_table_is_the_same_on_any_devices_and_from_a_folder(tmp_path):
-    monitor = Smoothness.of(TRAINING, multiples=(0.5, 4), every=2)
-    assert monitor.lengths == (0.05, 0.4)
+    monitor = Smoothness.of(SHORT, multiples=(0.5, 4), every=2)
+    assert monitor.lengths == (0.025, 0.2)
     tables = []
     for devices in (1, 4):
         mesh = jt.parallel.mesh(devices=jax.devices()[:devices])
-        own = dataclasses.replace(runs(), mesh=mesh)
+        # as many replicas at once as there are devices
+        own = dataclasses.replace(tickets(), mesh=mesh, size=devices)
         folder = tmp_path / "watched" if devices == 4 else None
         table = jt.telemetry(
             own, monitor=monitor, steps=4, levels=[1], folder=folder, progress=False
         )
         tables.append(table)
     one, four = tables
-    assert set(one.step) == {0, 2, 4} and len(one) == 4 * 3 * 8
+    assert set(one.step) == {0, 2, 4} and len(one) == 2 * 3 * 8
     assert one.value.notna().all()
     np.testing.assert_allclose(one.value, four.value, rtol=1e-4)
     again = jt.telemetry(
-        runs(), monitor=monitor, steps=4, levels=[1], folder=tmp_path / "watched", progress=False
+        tickets(), monitor=monitor, steps=4, levels=[1], folder=tmp_path / "watched", progress=False
     )
     pd.testing.assert_frame_equal(again, four)
     # the gradient of the monitor of `jt.telemetry` is of prunable weights alone
@@ -154,7 +150,7 @@ WRONG = [
 @pytest.mark.parametrize(("options", "message"), WRONG)
 def test_wrong_monitors_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        jt.telemetry(runs(), progress=False, **options)
+        jt.telemetry(tickets(), progress=False, **options)
 
 
 @pytest.mark.parametrize("lengths", [(), (0.1, 0.0), (-1.0,), ("a",)])

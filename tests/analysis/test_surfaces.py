@@ -9,25 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from contexts import mlp
-from patterns import DATA, NET, TRAINING
+from patterns import DATA, NET, SHORT, tickets
 from sklearn.decomposition import PCA
 
 import jaxticket as jt
 from jaxticket import masks
 from jaxticket.analysis.directions import principal, random_directions
 from jaxticket.random import root_keys
-
-SHORT = TRAINING.replace(steps=10, milestones=())
-SEEDS = (3, 5)
-
-
-@functools.cache
-def runs():
-    return jt.find_tickets(
-        NET, DATA, SHORT, jt.Pruning(levels=1, fraction=0.6), seeds=SEEDS, keep="trained",
-        keep_at=(0, 3, 6, 10), mesh=jt.parallel.mesh(devices=jax.devices()[:1]), progress=False,
-    )  # fmt: skip
-
 
 surface = functools.partial(jt.surface, points=3, progress=False)
 
@@ -76,17 +64,17 @@ def test_filters_of_directions_are_as_long_as_those_of_the_network():
 
 def test_the_center_is_the_evaluation():
     """Exactly: the same sums of the same batches, of every split and seed."""
-    table = surface(runs())
+    table = surface(tickets())
     assert list(table.columns) == [
         "seed", "level", "density", "branch", "x", "y", "split", "metric", "value", "diverged",
     ]  # fmt: skip
     assert len(table) == 2 * 2 * 9 * 3 * 2 and (table.diverged == -1).all()
-    end = runs().table()
+    end = tickets().table()
     end = end[end.step == 10].sort_values(["level", "seed", "split", "metric"])
     np.testing.assert_array_equal(at(table, 0, 0), end.value.to_numpy())
     assert (at(table, 1, 0, metric="loss") != at(table, 0, 1, metric="loss")).all()
     # one point by hand
-    ticket = runs().ticket(1, 5, weights="trained")
+    ticket = tickets().ticket(1, 5, weights="trained")
     d1, d2 = random_directions(
         NET, ticket.params, ticket.mask, key=root_keys([5])[0], draw=0, count=2
     )
@@ -99,25 +87,25 @@ def test_the_center_is_the_evaluation():
 
 def test_four_devices_and_methods_share_the_directions():
     """The same numbers on four devices; a cut is the middle row; other draws are elsewhere."""
-    many = dataclasses.replace(runs(), mesh=jt.parallel.mesh(devices=jax.devices()))
+    many = dataclasses.replace(tickets(), mesh=jt.parallel.mesh(devices=jax.devices()))
     wanted = {"levels": (1,), "seeds": (5,)}
-    table, spread = surface(runs(), **wanted), surface(many, **wanted)
+    table, spread = surface(tickets(), **wanted), surface(many, **wanted)
     pd.testing.assert_frame_equal(spread, table, rtol=1e-6)
-    cut = surface(runs(), directions=1, **wanted)
+    cut = surface(tickets(), directions=1, **wanted)
     middle = table[table.y == 0].reset_index(drop=True)
     pd.testing.assert_frame_equal(cut, middle, rtol=1e-6)
-    other = surface(runs(), draw=1, **wanted)
+    other = surface(tickets(), draw=1, **wanted)
     np.testing.assert_array_equal(at(other, 0, 0), at(table, 0, 0))
     assert (at(other, 1, 1, metric="loss") != at(table, 1, 1, metric="loss")).all()
 
 
 def test_trajectories_lie_in_the_plane_of_principal_components():
-    path, grid = jt.trajectory(runs(), levels=(1,), points=3, progress=False)
+    path, grid = jt.trajectory(tickets(), levels=(1,), points=3, progress=False)
     assert len(path) == 2 * 4 and len(grid) == 2 * 9 * 3 * 2
     own = path[path.seed == 3]
     assert own.step.tolist() == [0, 3, 6, 10]
     rows = [
-        np.concatenate([np.ravel(x[0]) for x in jax.tree.leaves(runs().trained(1, step=k)[0])])
+        np.concatenate([np.ravel(x[0]) for x in jax.tree.leaves(tickets().trained(1, step=k)[0])])
         for k in own.step
     ]
     places = PCA(2).fit_transform(np.float64(rows))
@@ -131,18 +119,18 @@ def test_trajectories_lie_in_the_plane_of_principal_components():
 
 def test_a_folder_is_read_again_and_examples_are_few(tmp_path):
     wanted = {"levels": (1,), "seeds": (3,), "examples": 20, "folder": tmp_path}
-    table = surface(runs(), **wanted)
+    table = surface(tickets(), **wanted)
     pd.testing.assert_frame_equal(jt.results.read(tmp_path / "table.parquet"), table)
-    pd.testing.assert_frame_equal(surface(runs(), **wanted), table)
+    pd.testing.assert_frame_equal(surface(tickets(), **wanted), table)
     right = 20 * at(table, 0, 0, metric="accuracy")
     np.testing.assert_allclose(right, np.round(right), atol=1e-4)
     with pytest.raises(jt.RunFolderError, match="draw"):
-        surface(runs(), **{**wanted, "draw": 2})
+        surface(tickets(), **{**wanted, "draw": 2})
 
 
 def test_what_diverged_is_marked():
     lost = {1: np.asarray([True, False])}
-    table = surface(dataclasses.replace(runs(), lost=lost), levels=(1,))
+    table = surface(dataclasses.replace(tickets(), lost=lost), levels=(1,))
     of = {seed: rows for seed, rows in table.groupby("seed")}
     assert of[3].value.isna().all() and (of[3].diverged >= 0).all()
     assert of[5].value.notna().all() and (of[5].diverged == -1).all()
@@ -166,14 +154,14 @@ WRONG = [
 @pytest.mark.parametrize(("changes", "message"), WRONG)
 def test_wrong_arguments_are_refused_by_name(changes, message):
     with pytest.raises(ValueError, match=message):
-        surface(runs(), **changes)
+        surface(tickets(), **changes)
 
 
 def test_wrong_steps_are_refused():
     with pytest.raises(ValueError, match="`steps` must be at least three"):
-        jt.trajectory(runs(), steps=(3, 6), progress=False)
+        jt.trajectory(tickets(), steps=(3, 6), progress=False)
     with pytest.raises(ValueError, match=r"`steps` must be some of .* of 'ticket', level 1"):
-        jt.trajectory(runs(), steps=(3, 6, 7), levels=(1,), progress=False)
+        jt.trajectory(tickets(), steps=(3, 6, 7), levels=(1,), progress=False)
     with pytest.raises(ValueError, match="`steps` lie on one line"):
         params, _ = mlp((3, 2)).init(jax.random.key(0))
         principal([params, params, params])
