@@ -93,6 +93,7 @@ _DISTILLED = (
     ("hamming", "Figure 4", ()),
     ("verdicts", "Figure 11 and Table 1", ()),
     ("adversarial", "Figure 13", ()),
+    ("attacks", "Figure 20", ()),
 )
 # of networks that these scripts share
 _LANDSCAPE = (("telemetry", "Figure 7"),)
@@ -277,6 +278,7 @@ RUNS = (
         for script, figure in (
             ("accuracy", "Figure 3"),
             ("adversarial", "Figure 13"),
+            ("attacks", "Figure 20"),
             ("distribution_shifts", "Figure 32"),
         )
     ),

@@ -18,6 +18,7 @@ from jaxticket.plots._matrices import controls, heat_map, transfer_matrix
 from jaxticket.plots._overview import measured, overview
 from jaxticket.plots._paths import path, plane, throughout
 from jaxticket.plots._prune_at import accuracy_at_step, density_schedule
+from jaxticket.plots._robustness import robustness
 from jaxticket.plots._stability import (
     distance,
     distances_at_rewinding,
@@ -61,6 +62,7 @@ __all__ = [
     "path",
     "plane",
     "reliability",
+    "robustness",
     "separation",
     "similarity",
     "smoothness",

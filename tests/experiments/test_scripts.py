@@ -1003,18 +1003,60 @@ def test_transfer_of_kd_lts_from_a_file(tmp_path, digits_npz):
 
 
 @pytest.mark.slow
-def test_adversarial_accuracy_of_kd_lts_from_a_file(tmp_path, digits_npz):
+def test_attacks_on_kd_lts_from_a_file(tmp_path, digits_npz):
     folder = tmp_path / "run"
-    options = ("--data", digits_npz, *KD_RUN, "--levels", 1, "--radii", 0.01, 0.1)
-    run("kd_lts/adversarial.py", *options, "--attack-steps", 4, "--folder", folder)
+    options = (
+        "--data",
+        digits_npz,
+        *KD_RUN,
+        "--levels",
+        1,
+        "--attack-steps",
+        4,
+        "--folder",
+        folder,
+    )
+    radii = ("--radii", 0.01, 0.1)
+    done = run("kd_lts/adversarial.py", *options, *radii)
     rows = pd.read_csv(folder / "adversarial.csv")
     assert set(rows["branch"]) == {"dense", "kd_lts", "kd_lts_robust", "random"}
-    assert set(rows["copy"]) == {0, 1} and len(rows) == 4 * 2 * 2 * 3
-    means = rows.groupby(["branch", "radius"])["accuracy"].mean().unstack()
-    assert (means[0.0] >= means[0.01]).all() and (means[0.01] >= means[0.1]).all()
+    taught = [kind for kind in rows["kind"].unique() if kind.startswith("teacher")]
+    assert taught == ["teacher 0", "teacher 1"]
+    # trained: 4, supermasks: 2, two teachers of 2; two seeds; clean and two radii
+    assert len(rows) == (4 + 2 + 2 * 2) * 2 * 3
+    by = rows.set_index(["branch", "kind", "seed", "radius"])["accuracy"].unstack("radius")
+    assert (by[0.0] >= by[0.01]).all() and (by[0.01] >= by[0.1]).all()
+    # as evaluations have it
+    table = pd.read_csv(folder / "kd_lts_robust" / "table.csv")
+    last = table[(table["split"] == "test") & (table["metric"] == "accuracy") & (table.level == 1)]
+    for kind, branch in (("trained", "ticket"), ("supermask", "supermask")):
+        own = last[last["branch"] == branch]
+        own = own[own["step"] == own["step"].max()].set_index("seed")["value"]
+        found = by.loc[("kd_lts_robust", kind), 0.0]
+        np.testing.assert_allclose(found.loc[own.index], own, rtol=1e-6)
     settings = json.loads((folder / "kd_lts_robust" / "settings.json").read_text(encoding="utf-8"))
-    assert "0.1" in json.dumps(settings["pruning"])
+    assert settings["pruning"]["method"]["teaching"]["attack"]["radius"] == 0.1
+    assert "check for masked gradients: " in done.stdout
     assert set(pictures(folder / "figures")) == {"figure_13.png", "radii.png"}
+
+    # networks of the same folder are found there
+    done = run("kd_lts/attacks.py", *options, *radii, "--methods", "kd_lts", "random")
+    other = pd.read_csv(folder / "attacks.csv")
+    trained = rows[(rows["kind"] == "trained") & (rows["branch"] != "kd_lts_robust")]
+    pd.testing.assert_frame_equal(
+        other.sort_values(list(other.columns), ignore_index=True),
+        trained[other.columns].sort_values(list(other.columns), ignore_index=True),
+    )
+    assert "KD-LTS against global random" in done.stdout
+    assert set(pd.read_csv(folder / "claims.csv")["branch"]) == {"random"}
+    assert "figure_20.png" in pictures(folder / "figures")
+
+    run("kd_lts/attacked_digits.py", *options, "--radius", 0.2)
+    found = pd.read_csv(folder / "attacked_digits.csv")
+    assert set(found["branch"]) == {"dense", "kd_lts", "random"}
+    success = found[found["metric"] == "success"].groupby("radius")["value"].mean()
+    assert success.index.tolist() == [0.05, 0.1, 0.2] and success.is_monotonic_increasing
+    assert "figure_17.png" in pictures(folder / "figures")
 
 
 @pytest.mark.slow

@@ -312,6 +312,21 @@ SEPARATION = measurement({
     for j, score in enumerate(("softmax", "energy", "entropy"))
     for metric in ("auroc", "fpr95")
 })  # fmt: skip
+ATTACKED = measurement({
+    "clean_accuracy": lambda i, level, seed: 0.95 - 0.01 * i - 0.001 * seed,
+    "radius": lambda i, level, seed: [0.1, 0.3],
+    "adversarial_accuracy": lambda i, level, seed: [0.5 - 0.1 * i - 0.01 * seed, 0.1 + 0.01 * i],
+})  # fmt: skip
+
+
+def under_attack(name, level):
+    """Clean accuracy at radius 0, then those of the two radii."""
+    own = ATTACKED[(ATTACKED.branch == name) & (ATTACKED.level == level)]
+    own = own[own.metric.str.endswith("accuracy")]
+    places = {("clean_accuracy", 0): 0.0, ("adversarial_accuracy", 0): 0.1,
+              ("adversarial_accuracy", 1): 0.3}  # fmt: skip
+    x = [places[row.metric, row["index"]] for _, row in own.iterrows()]
+    return pd.DataFrame({"x": x, "y": 100 * own["value"]})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -430,6 +445,9 @@ FIGURES = {
     }, options={"metric": "ece"}),
     "reliability": Figure(plots.reliability, RELIABILITY),
     "separation": Figure(plots.separation, SEPARATION),
+    "robustness": Figure(plots.robustness, ATTACKED, {
+        "SNIP, 16.8%": under_attack("snip", 8), "dense": under_attack("ticket", 0),
+    }),
     "instability": Figure(plots.instability, TABLE, BARRIERS),
     "error": Figure(plots.error, COPIES, {
         label: of_copies(COPIES, "error", name, 8)

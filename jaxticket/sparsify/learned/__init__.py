@@ -28,6 +28,7 @@ from jaxticket.sparsify.learned.run import SEARCHES as SEARCHES
 from jaxticket.sparsify.learned.run import search as search
 from jaxticket.sparsify.learned.schedules import Schedule as Schedule
 from jaxticket.sparsify.learned.teachers import Teaching as Teaching
+from jaxticket.sparsify.learned.teachers import teachers_of as teachers_of
 
 __all__ = [
     "KNOWLEDGE",

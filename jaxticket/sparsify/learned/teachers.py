@@ -23,7 +23,9 @@ from jaxticket.engine.runtime import Run
 from jaxticket.engine.selected import trained_part
 from jaxticket.engine.supervised import Supervised
 from jaxticket.random import root_keys, stream
+from jaxticket.runs import Runs
 from jaxticket.settings import Training
+from jaxticket.ticket import Ticket
 from jaxticket.typing import Array, Key, Network, Params, Stats, TrainState
 
 
@@ -207,3 +209,41 @@ def tutored(
         return Tutors(state.step, state.params, state.stats, state.opt_state, state.diverged)
 
     return jax.lax.map(one, (jnp.arange(count, dtype=jnp.int32), tutors))
+
+
+def teachers_of(runs: Runs, number: int = 0) -> Runs:
+    """The teachers of saved runs of `jt.search`, as dense networks at level 0 of branch "teacher".
+
+    They are there as tickets start, for `jt.measure(teachers_of(runs), ...)` and the like.
+
+    Args:
+      runs: of a search whose method has teachers, in a folder.
+      number: which teacher of each seed, from 0 on.
+
+    Raises:
+      ValueError: for runs without a folder, or that have no such teacher.
+    """
+    teaching = getattr(getattr(runs.pruning, "method", None), "teaching", None)
+    if not isinstance(teaching, Teaching) or not teaching.steps(runs.training):
+        raise ValueError("`runs` have no teachers that were trained before a search")
+    if runs.folder is None:
+        raise ValueError("`runs` were not saved, and their teachers neither; pass folder=...")
+    if whole("number", number) >= teaching.count:
+        raise ValueError(f"`number` must be from 0 to {teaching.count - 1}, got {number}")
+    parts = []
+    for path in sorted((runs.folder / "units").glob("teachers-*.npz")):
+        with np.load(path, allow_pickle=False) as file:
+            parts.append(dict(file))
+    if not parts:
+        raise ValueError(f"`runs` have no teachers in their folder {str(runs.folder)!r}")
+    name, own = f"state-{teaching.steps(runs.training)}", slice(number, None, teaching.count)
+    trees = [_tree.unflatten(part, runs.net.shapes, name) for part in parts]
+    params, stats = jax.tree.map(lambda *x: np.concatenate(x)[own], *trees)
+    lost = np.concatenate([part["diverged"] for part in parts])[own] >= 0
+    zeros = np.zeros(len(runs.seeds), np.int32)
+    mask = runs.net.mask(runs.pruning.exclude, lead=(len(runs.seeds),))
+    dense = Ticket(mask, params, stats, zeros, zeros)
+    return dataclasses.replace(
+        runs, branch="teacher", histories=(), by_level={0: dense}, origin=dense, costs=(),
+        traces=(), lost={0: lost}, final={}, at={},
+    )  # fmt: skip
