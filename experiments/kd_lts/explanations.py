@@ -3,11 +3,11 @@
 Answers of trained networks are explained by LIME: linear models of the probability of a class by
 which cells of a grid are shown, fitted to perturbed images (appendix C.3). Figure 18 has test
 images of different classes that three networks (the tickets of KD-LTS and of random pruning at one
-density, and the dense network) are on average least sure of, with regions for the true answer and
-for the most likely wrong one. Figures 24 and 25 have the first test images of different classes,
-with regions for (green) and against (red) each answer, the true one in a frame. All are of the
-first seed; each panel has its scale, and says the probability p of the answer and the strongest
-weight w of a region. Fidelity and stability are of all methods and
+density, and the dense network) are in doubt about, the mean probability of the true answer nearest
+to 1/2, with regions for that answer and for the most likely wrong one. Figures 24 and 25 have the
+first test images of different classes, with regions for (green) and against (red) each answer, the
+true one in a frame. All are of the first seed; each panel has its scale, and says the probability p
+of the answer and the strongest weight w of a region. Fidelity and stability are of all methods and
 densities; lower is better for both, and 0 of a network whose answers never change.
 
 Command:  python -m experiments.kd_lts.explanations [--examples N] [--samples N] [--cell PIXELS]
@@ -65,7 +65,7 @@ class Settings(Common):
     """Height and width of the cells of the grid in pixels."""
     images: int = 2
     """Images in each of figures 24 and 25."""
-    hardest: int = 4
+    doubtful: int = 4
     """Images in figure 18."""
 
 
@@ -80,8 +80,8 @@ def shown_networks(job: Job, level: int) -> dict[str, tuple[jt.Runs, int]]:
     }
 
 
-def hardest(runs: Mapping[str, tuple[jt.Runs, int]], data: jt.data.Data, count: int) -> list[int]:
-    """Find the test images of different classes whose true answers are on average least likely."""
+def doubtful(runs: Mapping[str, tuple[jt.Runs, int]], data: jt.data.Data, count: int) -> list[int]:
+    """Find test images of different classes with the true answer's mean probability nearest 1/2."""
     y = data.test.y
     chances = []
     for own, level in runs.values():
@@ -90,7 +90,7 @@ def hardest(runs: Mapping[str, tuple[jt.Runs, int]], data: jt.data.Data, count: 
         ).values[0]
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         chances.append(odds[np.arange(len(y)), y] / odds.sum(axis=1))
-    order = np.argsort(np.mean(chances, axis=0), kind="stable")
+    order = np.argsort(np.abs(np.mean(chances, axis=0) - 0.5), kind="stable")
     return of_different_classes(y[order], order, count)
 
 
@@ -211,16 +211,16 @@ def main(settings: Settings) -> None:
             f"`images` must be from 1 to {data.classes // 2}, half of the classes, got "
             f"{settings.images}"
         )
-    if settings.hardest < 1:
-        raise ValueError(f"`hardest` must be at least 1, got {settings.hardest}")
+    if settings.doubtful < 1:
+        raise ValueError(f"`doubtful` must be at least 1, got {settings.doubtful}")
     level = job.size.levels if level is None else level
     lime = jt.LIME(segments=settings.cell, samples=settings.samples)
     probe = jt.probes.Explanations(segments=settings.cell, samples=settings.samples)
     with budget(job):
         runs = shown_networks(job, level)
-        hard = hardest(runs, data, settings.hardest)
+        doubt = doubtful(runs, data, settings.doubtful)
         first = of_different_classes(data.test.y, np.arange(len(data.test)), 2 * settings.images)
-        places = {"figure_18": hard, "figure_24": first[: settings.images],
+        places = {"figure_18": doubt, "figure_24": first[: settings.images],
                   "figure_25": first[settings.images :]}  # fmt: skip
         figures = {}
         for name, own in places.items():

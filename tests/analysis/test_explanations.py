@@ -116,28 +116,6 @@ def test_a_network_that_is_linear_in_segments_is_explained_perfectly():
     assert bent["fidelity"] > 1e-4 and bent["stability"] > 1e-5 and bent["r2"] < 0.999
 
 
-def test_networks_side_by_side_are_measured_as_alone():
-    """Vmapped, as replicas run on accelerators."""
-    net, ticket = linear(3.0)
-    probe = jt.probes.Explanations(segments=3, samples=50, points=2)
-    data, by = batched(SMALL, "test")
-    problem = jt.Problem(
-        net, data, jt.Training(), by, more=probe.prepare(SMALL, "test", None)
-    )  # fmt: skip
-    scales = (1.0, 0.3)
-    several = jax.tree.map(lambda w: jnp.stack([w * scale for scale in scales]), ticket.params)
-
-    def measured(params):
-        return probe(problem, ticket.replace(params=params), key=jax.random.key(0))
-
-    found = jax.jit(jax.vmap(measured))(several)
-    for place, scale in enumerate(scales):
-        alone = called(probe, net, ticket.replace(
-            params=jax.tree.map(lambda w, by=scale: w * by, ticket.params)))  # fmt: skip
-        for name, value in alone.items():
-            assert found[name][place] == pytest.approx(value, rel=1e-4)
-
-
 def test_a_constant_network_has_nothing_to_explain():
     found = called(jt.probes.Explanations(segments=3, samples=50), *linear(0.0))
     assert found == {"fidelity": 0, "stability": 0, "r2": 1}

@@ -150,7 +150,9 @@ class Explanations(LIME):
             likely = jnp.argmax(near.answers[0]).astype(label.dtype)
             which = likely if self.answer == "likely" else jnp.maximum(label, 0)
             near = near._replace(answers=jnp.take(near.answers, which, axis=1)[:, None])
-            around = jax.vmap(lambda z: self.fit(near, z))(near.z[: self.points + 1])
+            # one after another: a LAPACK call for several matrices (jaxlib 0.10) waits for the
+            # threads that it runs on, and never ends where each device of a CPU makes one
+            around = jax.lax.map(lambda z: self.fit(near, z), near.z[: self.points + 1])
             model = jax.tree.map(lambda v: v[0], around)
             moved = jnp.sum((around.weights[1:] - around.weights[:1]) ** 2, axis=(1, 2))
             return {
