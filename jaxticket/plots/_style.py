@@ -117,6 +117,8 @@ VARIANTS: dict[str, tuple[str, LineStyleType]] = {
     "after_training": ("after training", (0, (2.5, 1))),
     "at_init": ("at initialization", (0, (6, 1, 1, 1))),
     "robust": ("robust teachers", (0, (3, 1.2))),
+    "spectra": ("singular values", (0, (6, 1.2))),
+    "labels": ("labels alone", (0, (1.5, 1))),
     "normalized": ("normalized scores", (0, (5, 1.5))),
 }
 # for names that are not in KNOWN; most colors are from Paul Tol's schemes
