@@ -248,9 +248,13 @@ def test_tickets_of_all_kinds_learn_from_it():
 @pytest.mark.slow
 def test_everything_that_trains_takes_it():
     quiet = {"seeds": (0, 1), "progress": False}
+    fed = jt.data.from_batches(
+        [(DATA.train.x, DATA.train.y)], test=(DATA.test.x, DATA.test.y), classes=10
+    )
     own, plain = (
         [
             jt.sparse_train(SMALL, DATA, given, density=0.5, **quiet).table(),
+            jt.find_tickets(SMALL, fed, given, PRUNING, **quiet).table(),
             jt.search(SMALL, DATA, given, density=0.5, method="gem_miner", **quiet).table(),
             jt.transfer(found(PLAIN), to=DATA, training=given, progress=False).table(),
             jt.telemetry(found(given), progress=False),
