@@ -20,6 +20,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ("source", "item", "what", "script", "note")
 NOT_YET, DIAGRAM = "not yet", "diagram"
+# words of a note that say what a script has still to make
+IN_PART = ("in the queue", "prepared first", "still to come")
 BEGIN, END = "<!-- index:begin -->", "<!-- index:end -->"
 # scripts in these folders must be listed; names that begin with "_" are helpers
 FOLDERS = (
@@ -59,8 +61,8 @@ class Row(NamedTuple):
 
     @property
     def in_part(self) -> bool:
-        """Whether the script makes only a part of it: the note then says what is "not yet"."""
-        return self.has_script and NOT_YET in self.note
+        """Whether only a part of it has been made: the note says what is left (`IN_PART`)."""
+        return self.has_script and any(words in self.note for words in IN_PART)
 
 
 def read(root: Path = ROOT) -> list[Row]:

@@ -96,7 +96,7 @@ _DISTILLED = (
     ("attacks", "Figure 20", ()),
 )
 # of networks that these scripts share
-_LANDSCAPE = (("telemetry", "Figure 7"),)
+_LANDSCAPE = (("telemetry", "Figure 7"), ("landscape", "Figure 8"), ("surfaces", "Figure 9"))
 _SNIP = ("vgg16", "vgg2_16", "wrn14_8", "wrn14_10", "wrn20_8")
 
 _BENCHMARKS = (
