@@ -341,7 +341,8 @@ class Job:
             left = 60 * self.settings.budget - (time.monotonic() - STARTED)
             if left <= 0:
                 raise jt.RunInterrupted(self.folder, 0)
-        return jt.Runtime(folder=folder, time_budget=left)
+        # scripts that look at the same networks wait for one another
+        return jt.Runtime(folder=folder, time_budget=left, wait=3600)
 
     def find_tickets(
         self,

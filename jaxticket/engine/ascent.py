@@ -123,7 +123,7 @@ class Worst(NamedTuple):
       x: raw examples [batch, ...].
       hit: float32 [batch], how far each reached the goal: whether the answer is wrong, or that of
         the target; 0 where labels are numbers.
-      loss: float32 [batch], turned round where the attack has a target.
+      loss: float32 [batch], negated where the attack has a target.
     """
 
     x: Array
