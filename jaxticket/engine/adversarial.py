@@ -23,8 +23,8 @@ class PGD:
     and ends within the Euclidean distance `radius` of the clean image.
 
     >>> import jaxticket as jt
-    >>> jt.PGD(radius=0.5, step=0.1, steps=20, norm="l2")
-    PGD(radius=0.5, step=0.1, steps=20, norm='l2')
+    >>> jt.PGD(radius=0.5, step=0.1, steps=20, norm="l2").restarts
+    1
 
     Attributes:
       radius: largest change of a pixel, as a share of the range of pixels; KD-LTS prints none,

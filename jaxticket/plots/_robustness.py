@@ -60,7 +60,7 @@ def robustness(
                looks[line.branch].line)
         for line in lines
     ]  # fmt: skip
-    reach = float(rows["radius"].max()) or 1.0
+    reach = float(column(rows, "radius").max()) or 1.0
 
     def x_axis(ax: Axes) -> None:
         ax.set(xlabel="Radius of the attack", xlim=(-0.03 * reach, 1.03 * reach))

@@ -215,7 +215,7 @@ def test_objects_are_texts(tmp_path, monkeypatch, capsys):
         ("stop_when", "plateau(waits=2)", "unexpected keyword argument 'waits'"),
         ("stop_when", "plateau(patience=len([]))", "must be NAME(OPTION=VALUE, ...)"),
         ("stop_when", "plateau(patience=2", "must be NAME(OPTION=VALUE, ...)"),
-        ("attack", "fgsm", "Known: pgd, or MODULE:NAME"),
+        ("attack", "deepfool", "Known: fgsm, pgd, or MODULE:NAME"),
         ("monitors", "norm", "write MODULE:NAME for code of your own"),
         ("loss", "nowhere_at_all:loss", "No module named 'nowhere_at_all'"),
         ("loss", "math:nothing", "has no attribute 'nothing'"),
