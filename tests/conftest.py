@@ -16,6 +16,9 @@ OLD_FUSIONS = "--xla_cpu_use_fusion_emitters=false"
 if jaxlib.version.__version_info__ < (0, 11) and OLD_FUSIONS not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {OLD_FUSIONS}".strip()
 
+# threads of scikit-learn's t-SNE wait for one another where processes of tests share the cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # bytes of a process whose compiled programs are kept for the next file
 MOST = 1.5e9
 
