@@ -19,6 +19,19 @@ from experiments.kd_lts._common import LENET, Settings, of_script, paper, third_
 METHODS = ("kd_lts", "ltr", "ltr_late", "gem_miner", "snip", "grasp", "synflow", "random")
 """KD-LTS, iterative magnitude pruning rewound to step 0 and to epoch 3 (LTH and LTH-Rewind), and
 methods that prune at initialization."""
+_PRUNED = {
+    "ltr": {},
+    "ltr_late": {},
+    "lrr": {"rewind": "learning_rate"},
+    "one_shot": {"one_shot": True},
+}
+_SCORED: dict[str, dict[str, Any]] = {
+    "magnitude_after_training": {"score": "magnitude", "step": "end"},
+    "erk": {"score": "random", "scope": "erk"},
+    "smart_ratio": {"score": "random", "scope": "smart_ratio"},
+}
+KNOWN = tuple(dict.fromkeys((*METHODS, *_PRUNED, *_SCORED, *jt.SCORES, *LEARNED)))
+"""Those, and all other methods of the leaderboard."""
 SIZE = {**LENET, "levels": 3, "eval_every": 4_690}
 """LeNet at the paper's length, at 58, 34 and 20% of the weights."""
 
@@ -53,16 +66,17 @@ def networks(job: Job, name: str) -> jt.Runs:
 
     Args:
       job: from `prepare`, of these sizes.
-      name: in `METHODS`.
+      name: in `KNOWN`.
     """
     home = _home(job)
-    kept: Mapping[str, Any] = {"sub": name, "keep": "trained"}
-    if name in ("ltr", "ltr_late"):
-        start = 0 if name == "ltr" else third_epoch(job)
-        return home.find_tickets(rewind=start, **kept)
+    kept: dict[str, Any] = {"sub": name, "keep": "trained"}
+    if name in _PRUNED:
+        start = third_epoch(job) if name == "ltr_late" else 0
+        return home.find_tickets(**{"rewind": start, **_PRUNED[name], **kept})
     if name in LEARNED:
         return learned(home, name, steps=None if name == "kd_lts" else "long", **kept)
-    return home.prune_at(name, dense=False, **kept)
+    options = {"score": name, "dense": False, **_SCORED.get(name, {}), **kept}
+    return home.prune_at(options.pop("score"), **options)
 
 
 def over(
@@ -73,7 +87,7 @@ def over(
 
     Args:
       job: from `prepare`, of these sizes.
-      names: in `METHODS`, and "dense", whose level is 0.
+      names: in `KNOWN`, and "dense", whose level is 0.
       table_of: `(runs, levels) -> table` of the tickets of a method, such as `measured(probe)`.
       levels: of the tickets; all that were pruned if None.
     """

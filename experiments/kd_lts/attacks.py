@@ -39,7 +39,7 @@ from experiments.kd_lts._attacked import (
     say,
 )
 from experiments.kd_lts._claims import OURS, compared, in_words
-from experiments.kd_lts._networks import METHODS, measured, sizes
+from experiments.kd_lts._networks import KNOWN, METHODS, measured, sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +47,13 @@ class Settings(Common):
     """Options of this script: those of the paper's scripts, the attack, and which methods."""
 
     methods: tuple[str, ...] | None = None
-    """Some of kd_lts, ltr, ltr_late, gem_miner, snip, grasp, synflow and random; all of them if not
-    given."""
+    """Methods of the leaderboard; kd_lts, ltr, ltr_late, gem_miner, snip, grasp, synflow and random
+    if not given."""
 
 
 def main(settings: Settings) -> None:
     """Attack trained tickets of all methods and the dense networks, draw and print."""
-    names = chosen(settings.methods, METHODS)
+    names = chosen(settings.methods, METHODS, KNOWN)
     job = prepare(__file__, settings, **sizes(settings))
     radii = radii_of(settings, job.data)
     with budget(job):

@@ -37,7 +37,7 @@ from experiments.common.job import Job, budget, chosen, launch, pooled, prepare
 from experiments.common.report import DEVIATION, grid, pair, save, seeds, shared_legend
 from experiments.kd_lts._claims import OURS, compared, in_words
 from experiments.kd_lts._common import Settings as Common
-from experiments.kd_lts._networks import METHODS, measured, over, sizes
+from experiments.kd_lts._networks import KNOWN, METHODS, measured, over, sizes
 
 PANELS = ("mce", "softmax_auroc", "ece", "nll", "fidelity", "stability", "accuracy", "gap")
 AT_START = ("gem_miner", "snip", "grasp", "synflow", "random")
@@ -60,8 +60,8 @@ class Settings(Common):
     """Options of this script: those of the paper's scripts, methods, and what is measured."""
 
     methods: tuple[str, ...] | None = None
-    """Some of kd_lts, ltr, ltr_late, gem_miner, snip, grasp, synflow and random; all if not
-    given."""
+    """Methods of the leaderboard; kd_lts, ltr, ltr_late, gem_miner, snip, grasp, synflow and random
+    if not given."""
     ood: str | None = None
     """Data set of unknown images, made of the size and colors of the known ones; if not given
     CIFAR-100 for CIFAR-10, CIFAR-10 for CIFAR-100, and for MNIST Fashion-MNIST, or CIFAR-10 where
@@ -213,7 +213,7 @@ def confidence(table: pd.DataFrame, names: Sequence[str], level: int) -> Figure:
 
 def main(settings: Settings) -> None:
     """Measure the networks of every method, draw, and print what the paper claims."""
-    names = chosen(settings.methods, METHODS)
+    names = chosen(settings.methods, METHODS, KNOWN)
     job = prepare(__file__, settings, **sizes(settings))
     other = unknown(job, settings.ood)
     with budget(job):

@@ -9,10 +9,11 @@ from test_scripts import digits_npz as digits_npz
 from test_scripts import pictures, run
 
 import jaxticket as jt
+from experiments import leaderboard
 from experiments.common.job import prepare
 from experiments.kd_lts import landscape, surfaces, telemetry
 from experiments.kd_lts._claims import clear, compared, in_words
-from experiments.kd_lts._networks import sizes
+from experiments.kd_lts._networks import KNOWN, networks, sizes
 
 STEPS = np.arange(0, 50, 10)
 
@@ -168,3 +169,17 @@ def test_all_three_from_a_file(tmp_path, digits_npz):
     assert set(pictures(folder / "figures")) == names
     settings = json.loads((folder / "kd_lts" / "settings.json").read_text(encoding="utf-8"))
     assert settings["seeds"] == [0, 1]
+
+
+def test_all_methods_of_the_leaderboard_have_networks(tmp_path):
+    # there by the step that they are rewound to
+    renamed = {"ticket": "ltr", "rewound_ticket": "ltr_late"}
+    assert {renamed.get(name, name) for name in leaderboard.METHODS} <= set(KNOWN)
+    settings = landscape.Settings(
+        data="digits", folder=tmp_path, steps=2, eval_every=2, levels=1, seeds=1, width=0.05,
+        share=0.2,
+    )  # fmt: skip
+    job = prepare(landscape.__file__, settings, **sizes(settings))
+    for name in ("one_shot", "erk", "magnitude_after_training"):
+        runs = networks(job, name)
+        assert 1 in runs.levels and jt.density(runs.trained_tickets(1).mask) < 0.6
