@@ -56,6 +56,17 @@ def sizes(settings: Settings) -> Sizes:
     return {"quick": CONV, "lenet": SIZE, "paper": paper(settings, levels=4, fraction=0.2)}
 
 
+def checked_level(job: Job, level: int | None) -> int:
+    """Give the level of the tickets to look at, the sparsest if none is asked for.
+
+    Raises:
+      ValueError: if there is no such level.
+    """
+    if level is not None and not 1 <= level <= job.size.levels:
+        raise ValueError(f"`level` must be from 1 to {job.size.levels}, got {level}")
+    return job.size.levels if level is None else level
+
+
 def dense(job: Job) -> jt.Runs:
     """Give the trained dense networks, as level 0 of branch "ticket"."""
     return _home(job).find_tickets(levels=0, sub="dense", keep="trained")

@@ -35,7 +35,7 @@ from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.report import save, seeds
 from experiments.kd_lts._claims import OURS, compared, in_words
 from experiments.kd_lts._common import Settings as Common
-from experiments.kd_lts._networks import METHODS, dense, measured, networks, sizes
+from experiments.kd_lts._networks import METHODS, checked_level, dense, measured, networks, sizes
 
 SHOWN = (OURS, "random", "dense")
 MEASURES = {
@@ -61,17 +61,6 @@ class Settings(Common):
     """Test examples that are shown, evenly spread."""
     perplexity: float = 30.0
     """Of t-SNE: about how many neighbors are kept together."""
-
-
-def level_of(job: Job, level: int | None) -> int:
-    """Give the level of the tickets to look at.
-
-    Raises:
-      ValueError: if there is no such level.
-    """
-    if level is not None and not 1 <= level <= job.size.levels:
-        raise ValueError(f"`level` must be from 1 to {job.size.levels}, got {level}")
-    return job.size.levels if level is None else level
 
 
 def together(found: Mapping[str, jt.Features]) -> jt.Features:
@@ -205,7 +194,7 @@ def main(settings: Settings) -> None:
     """Train networks of every method, look at their last hidden layer, and draw."""
     names = chosen(settings.methods, SHOWN, (*METHODS, "dense"))
     job = prepare(__file__, settings, **sizes(settings))
-    level = level_of(job, settings.level)
+    level = checked_level(job, settings.level)
     with budget(job):
         found, right = {}, []
         for name in names:

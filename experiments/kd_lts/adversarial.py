@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -48,6 +47,7 @@ from experiments.kd_lts._attacked import (
     say,
 )
 from experiments.kd_lts._networks import dense, networks, sizes
+from jaxticket.data.alike import white
 from jaxticket.sparsify.learned import Method, teachers_of
 
 METHODS = ("kd_lts", "kd_lts_robust", "random")
@@ -77,13 +77,14 @@ def method_of(job: Job, name: str, settings: Settings) -> Method:
     if name == "kd_lts_spectra":
         return kd_lts(job, knowledge=("spectra",))
     assert isinstance(job.data, jt.data.Data)
-    x, radius = job.data.train.x, settings.teacher_radius
+    radius = settings.teacher_radius
     if radius is None:
         radius = TEACHER_RADIUS[1 if job.data.shape[-1] == 1 else 3]
-    # bytes need not be used up: digits go to 16
-    high = 255.0 if x.dtype == np.uint8 and x.max() > 127 else float(x.max())
-    step = 2.5 * radius / TRAINING_STEPS
-    return kd_lts(job, attack=jt.PGD(radius=radius, step=step, steps=TRAINING_STEPS, high=high))
+    attack = jt.PGD(
+        radius=radius, step=2.5 * radius / TRAINING_STEPS, steps=TRAINING_STEPS,
+        high=white(job.data),
+    )  # fmt: skip
+    return kd_lts(job, attack=attack)
 
 
 def find(job: Job, name: str, settings: Settings) -> jt.Runs:

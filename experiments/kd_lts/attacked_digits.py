@@ -34,7 +34,9 @@ from experiments.common.job import Job, budget, launch, prepare
 from experiments.common.report import save, seeds
 from experiments.kd_lts._attacked import Settings as Common
 from experiments.kd_lts._attacked import radii_of
-from experiments.kd_lts._networks import dense, networks, sizes
+from experiments.kd_lts._networks import checked_level, dense, networks, sizes
+from jaxticket.data.alike import white
+from jaxticket.engine.metrics import normalized
 from jaxticket.random import root_keys
 
 NETWORKS = ("dense", "kd_lts", "random")
@@ -71,7 +73,7 @@ class Shown:
 def answers_of(problem: jt.Problem, ticket: jt.Ticket, x: np.ndarray) -> Shown:
     """Ask a network about raw images."""
     assert problem.by is not None
-    seen = (jnp.asarray(x, jnp.float32) - problem.by.mean) / problem.by.std
+    seen = normalized(jnp.asarray(x), problem.by, "float32")
     chances = np.asarray(jax.nn.softmax(problem.logits(ticket.params, ticket.stats, seen)))
     return Shown(np.asarray(x), chances.argmax(axis=1), chances.max(axis=1))
 
@@ -104,10 +106,10 @@ def attacked(
             f"{settings.target} is answered right by all of {', '.join(tickets)}; train longer"
         )
     places = [int(np.flatnonzero(right & (y == c))[0]) for c in classes]
-    high = 255.0 if x.dtype == np.uint8 and x.max() > 127 else float(x.max())
     attack = jt.PGD(
         radius=settings.radius, step=2.5 * settings.radius / settings.attack_steps,
-        steps=settings.attack_steps, restarts=max(2, settings.restarts), targeted=True, high=high,
+        steps=settings.attack_steps, restarts=max(2, settings.restarts), targeted=True,
+        high=white(data),
     )  # fmt: skip
     target = jnp.full(len(places), settings.target, jnp.int32)
     found = {"clean": Shown(x[places], y[places], np.ones(len(places)))}
@@ -149,11 +151,9 @@ def drawn(classes: list[int], found: dict[str, Shown], target: int) -> Figure:
 def main(settings: Settings) -> None:
     """Attack trained networks towards a digit, draw the images and print how often it succeeds."""
     job = prepare(__file__, settings, **sizes(settings))
-    data, level = job.data, settings.level
+    data, level = job.data, checked_level(job, settings.level)
     if not isinstance(data, jt.data.Data):
         raise ValueError(f"`preset` {job.preset.name!r} streams its images; use data in memory")
-    if not 1 <= level <= job.size.levels:
-        raise ValueError(f"`level` must be from 1 to {job.size.levels}, got {level}")
     if not 0 <= settings.target < data.classes:
         raise ValueError(f"`target` must be from 0 to {data.classes - 1}, got {settings.target}")
     radii = tuple(sorted({*radii_of(settings, data), settings.radius}))

@@ -33,13 +33,14 @@ import pandas as pd
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.special import softmax
 
 import jaxticket as jt
 from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.report import save, seeds
 from experiments.kd_lts._claims import OURS, compared, in_words
 from experiments.kd_lts._common import Settings as Common
-from experiments.kd_lts._networks import METHODS, dense, measured, networks, sizes
+from experiments.kd_lts._networks import METHODS, checked_level, dense, measured, networks, sizes
 
 SHOWN = (OURS, "dense", "random")
 MEASURES = ("fidelity", "stability", "r2")
@@ -89,8 +90,7 @@ def doubtful(runs: Mapping[str, tuple[jt.Runs, int]], data: jt.data.Data, count:
         logits = jt.features(
             own, "logits", levels=(level,), seeds=own.seeds[:1], examples=None, split="test"
         ).values[0]
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        chances.append(odds[np.arange(len(y)), y] / odds.sum(axis=1))
+        chances.append(softmax(logits, axis=1)[np.arange(len(y)), y])
     order = np.argsort(np.abs(np.mean(chances, axis=0) - 0.5), kind="stable")
     return of_different_classes(y[order], order, count)
 
@@ -202,11 +202,9 @@ def main(settings: Settings) -> None:
     """Explain answers of trained networks, and measure how good the explanations are."""
     names = chosen(settings.methods, (*METHODS, "dense"))
     job = prepare(__file__, settings, **sizes(settings))
-    data, level = job.data, settings.level
+    data, level = job.data, checked_level(job, settings.level)
     if not isinstance(data, jt.data.Data):
         raise ValueError(f"`preset` {job.preset.name!r} streams its images; use data in memory")
-    if level is not None and not 1 <= level <= job.size.levels:
-        raise ValueError(f"`level` must be from 1 to {job.size.levels}, got {level}")
     if not 1 <= settings.images <= data.classes // 2:
         raise ValueError(
             f"`images` must be from 1 to {data.classes // 2}, half of the classes, got "
@@ -214,7 +212,6 @@ def main(settings: Settings) -> None:
         )
     if settings.doubtful < 1:
         raise ValueError(f"`doubtful` must be at least 1, got {settings.doubtful}")
-    level = job.size.levels if level is None else level
     lime = jt.LIME(segments=settings.cell, samples=settings.samples)
     probe = jt.probes.Explanations(segments=settings.cell, samples=settings.samples)
     with budget(job):

@@ -33,8 +33,8 @@ from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.report import grid, groups, save, seeds, shared_legend
 from experiments.kd_lts._claims import OURS, compared, in_words
 from experiments.kd_lts._common import Settings as Common
-from experiments.kd_lts._networks import METHODS, measured, over, sizes
-from experiments.kd_lts.telemetry import first_epochs, from_the_start, level_of
+from experiments.kd_lts._networks import METHODS, checked_level, measured, over, sizes
+from experiments.kd_lts.telemetry import first_epochs, from_the_start
 
 SHOWN = ("kd_lts", "snip", "ltr", "ltr_late", "random", "dense")
 # bands of more methods would hide each other
@@ -173,7 +173,7 @@ def main(settings: Settings) -> None:
     """Measure smoothness and curvature of every method's networks, draw and print."""
     names = chosen(settings.methods, SHOWN, (*METHODS, "dense"))
     job = prepare(__file__, settings, **sizes(settings))
-    level, steps = level_of(job, settings.level), first_epochs(job)
+    level, steps = checked_level(job, settings.level), first_epochs(job)
     every = min(settings.every, steps)
     monitor = jt.probes.Smoothness.of(job.training, every=every)
     probe = jt.probes.Curvature(order=settings.order, samples=settings.samples)

@@ -31,8 +31,7 @@ from experiments.common.job import budget, chosen, launch, prepare
 from experiments.common.report import save, seeds
 from experiments.kd_lts._claims import OURS, compared, in_words
 from experiments.kd_lts._common import Settings as Common
-from experiments.kd_lts._networks import METHODS, over, sizes
-from experiments.kd_lts.telemetry import level_of
+from experiments.kd_lts._networks import METHODS, checked_level, over, sizes
 
 SHOWN = ("kd_lts", "random", "ltr_late")
 RISES = {"loss": "training loss", "rise_at_half": "rise at half the length",
@@ -104,7 +103,7 @@ def main(settings: Settings) -> None:
     """Evaluate the loss around the trained networks of every method, draw and print."""
     names = chosen(settings.methods, SHOWN, (*METHODS, "dense"))
     job = prepare(__file__, settings, **sizes(settings))
-    level = level_of(job, settings.level)
+    level = checked_level(job, settings.level)
     grid = {"points": settings.points, "examples": settings.examples}
     with budget(job):
         table = over(

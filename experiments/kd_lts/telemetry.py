@@ -34,7 +34,7 @@ from experiments.common.report import grid, groups, save, seeds, shared_legend
 from experiments.kd_lts._claims import OURS, clear
 from experiments.kd_lts._common import Settings as Common
 from experiments.kd_lts._common import third_epoch
-from experiments.kd_lts._networks import METHODS, over, sizes
+from experiments.kd_lts._networks import METHODS, checked_level, over, sizes
 
 SHOWN = ("kd_lts", "snip", "ltr_late")
 EPOCHS = 6
@@ -60,17 +60,6 @@ def first_epochs(job: Job) -> int:
     """Give the steps of six epochs, or those that are left after epoch 3 where these are fewer."""
     epoch = math.ceil(len(job.data.train) / job.training.batch_size)
     return min(EPOCHS * epoch, job.size.steps - third_epoch(job))
-
-
-def level_of(job: Job, level: int | None) -> int:
-    """Give the level of the tickets to look at.
-
-    Raises:
-      ValueError: if there is no such level.
-    """
-    if level is not None and not 1 <= level <= job.size.levels:
-        raise ValueError(f"`level` must be from 1 to {job.size.levels}, got {level}")
-    return job.size.levels if level is None else level
 
 
 def from_the_start(table: pd.DataFrame) -> pd.DataFrame:
@@ -209,7 +198,7 @@ def main(settings: Settings) -> None:
     """Train the tickets of every method for six epochs, measure their weights, and draw."""
     names = chosen(settings.methods, SHOWN, (*METHODS, "dense"))
     job = prepare(__file__, settings, **sizes(settings))
-    level, steps = level_of(job, settings.level), first_epochs(job)
+    level, steps = checked_level(job, settings.level), first_epochs(job)
     every = min(settings.every, steps)
     with budget(job):
         table = over(

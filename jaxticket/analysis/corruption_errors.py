@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("seed", "level", "density", "branch", "metric", "index", "value", "diverged")
 _NETWORK = ["seed", "level", "density", "branch", "diverged"]
-_PREFIX = "error_"
+ERRORS = "error_"
+"""How the metrics of `jt.probes.Corruptions` begin that are errors of a corruption."""
 
 
 def mean_corruption_error(table: pd.DataFrame, dense: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -85,7 +86,7 @@ def mean_corruption_error(table: pd.DataFrame, dense: pd.DataFrame | None = None
     zero = base.loc[base["total"] == 0].to_dict("records")
     if zero:
         raise ValueError(
-            f"`dense` has no errors on {zero[0]['metric'].removeprefix(_PREFIX)!r} with seed "
+            f"`dense` has no errors on {zero[0]['metric'].removeprefix(ERRORS)!r} with seed "
             f"{zero[0]['seed']}, so that nothing can be divided by them; measure more examples or "
             "higher severities, or leave this corruption out of `names`"
         )
@@ -94,7 +95,7 @@ def mean_corruption_error(table: pd.DataFrame, dense: pd.DataFrame | None = None
     )
     both = both.assign(
         value=both["total"] / both["total_dense"],
-        metric="ce_" + both["metric"].str.removeprefix(_PREFIX),
+        metric="ce_" + both["metric"].str.removeprefix(ERRORS),
         index=0,
     )
     mean = both.groupby(_NETWORK, sort=False, dropna=False)["value"].agg(_mean).reset_index()
@@ -112,7 +113,7 @@ def _sums(argument: str, table: pd.DataFrame) -> pd.DataFrame:
     """The errors of each network and corruption, summed over severities."""
     remedy = "pass what jt.measure(runs, 'corruptions') gave"
     check_table(table, _COLUMNS, argument=argument, remedy=remedy)
-    rows = table.loc[table["metric"].astype(str).str.startswith(_PREFIX)].drop_duplicates()
+    rows = table.loc[table["metric"].astype(str).str.startswith(ERRORS)].drop_duplicates()
     if rows.empty:
         raise ValueError(f"`{argument}` has no errors of corruptions; {remedy}")
     keys = ["seed", "level", "branch", "metric", "index"]

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxticket import _show, results
-from jaxticket._check import chosen, instance, one_of, or_none, whole
+from jaxticket._check import instance, one_of, or_none, whole
 from jaxticket.analysis.gathering import gathered
 from jaxticket.analysis.lime import LIME
-from jaxticket.analysis.measuring import changes_of, in_memory
+from jaxticket.analysis.measuring import in_memory, selected
 from jaxticket.analysis.probes._explanations import (
     Weights,
     check_explainable,
@@ -25,7 +25,7 @@ from jaxticket.data.alike import white
 from jaxticket.data.arrays import Data, Split
 from jaxticket.labels import living
 from jaxticket.problem import Problem, batched
-from jaxticket.runs import WEIGHTS, Runs, require_runs
+from jaxticket.runs import Runs
 from jaxticket.settings import static_part
 
 if TYPE_CHECKING:
@@ -187,12 +187,8 @@ def explain(
 
     Reference: Ribeiro et al., "Why should I trust you?" (2016); KD-LTS, appendix C.
     """
-    require_runs("runs", runs)
+    selection = selected(runs, levels=levels, branches=branches, seeds=seeds, weights=weights)
     instance("lime", lime, LIME, "a jt.LIME, such as jt.LIME(segments=2)")
-    levels = chosen("levels", levels, runs.levels)
-    seeds = chosen("seeds", seeds, runs.seeds)
-    changes = changes_of(branches, runs.branch)
-    trained = one_of("weights", weights, WEIGHTS) == "trained"
     data = in_memory(runs)
     check_explainable("runs", data)
     examples = or_none(whole)("examples", examples, low=1)
@@ -205,9 +201,7 @@ def explain(
     raw = raw_images(data, split, examples)
     more = with_segments(lime, raw, white(data))
     problem = Problem(runs.net, found, static_part(runs.training), by, more=more)
-    seen, networks = gathered(
-        runs, Weights(lime), problem, changes=changes, levels=levels, seeds=seeds, trained=trained
-    )
+    seen, networks = gathered(runs, Weights(lime), problem, selection)
     y = np.asarray(raw.y).reshape(-1)
     there = living(y)
     segments, images = (

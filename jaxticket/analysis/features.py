@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxticket import _show, results
-from jaxticket._check import chosen, number, one_of, or_none, text, whole
+from jaxticket._check import number, one_of, or_none, text, whole
 from jaxticket.analysis.gathering import gathered
-from jaxticket.analysis.measuring import changes_of, in_memory
+from jaxticket.analysis.measuring import in_memory, selected
 from jaxticket.analysis.probes._linear import Activations, check_tap, linear_cka
 from jaxticket.controls import Change
 from jaxticket.labels import living
 from jaxticket.nn.activations import PENULTIMATE
 from jaxticket.problem import Problem, batched
-from jaxticket.runs import WEIGHTS, Runs, require_runs
+from jaxticket.runs import Runs
 from jaxticket.settings import static_part
 
 if TYPE_CHECKING:
@@ -162,20 +162,13 @@ def features(
       >>> jt.features(runs, levels=(1,), examples=50).values.shape
       (1, 50, 4)
     """
-    require_runs("runs", runs)
-    levels = chosen("levels", levels, runs.levels)
-    seeds = chosen("seeds", seeds, runs.seeds)
-    changes = changes_of(branches, runs.branch)
-    trained = one_of("weights", weights, WEIGHTS) == "trained"
+    selection = selected(runs, levels=levels, branches=branches, seeds=seeds, weights=weights)
     found, by = batched(
         in_memory(runs), split, examples=or_none(whole)("examples", examples, low=1)
     )
     problem = Problem(runs.net, found, static_part(runs.training), by)
     check_tap(problem, runs.net, text("tap", tap))
-    seen, networks = gathered(
-        runs, Activations(tap), problem, changes=changes, levels=levels, seeds=seeds,
-        trained=trained,
-    )  # fmt: skip
+    seen, networks = gathered(runs, Activations(tap), problem, selection)
     there = living(found.y, 2).reshape(-1)
     labels = np.asarray(found.y).reshape(-1, *found.y.shape[2:])[there]
     return Features(seen["features"][:, there], networks, labels, tap)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,49 @@ from jaxticket.typing import Key, Network
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+class Selection(NamedTuple):
+    """Which networks of runs are looked at.
+
+    Attributes:
+      changes: branches, as `changes_of` gives them.
+      levels, seeds: of the runs.
+      trained: whether networks are those after training, in place of tickets as they start.
+    """
+
+    changes: dict[str, Change]
+    levels: tuple[int, ...]
+    seeds: tuple[int, ...]
+    trained: bool
+
+    def ticket(self, runs: Runs, label: str, level: int) -> Ticket:
+        """The networks of a branch and level, stacked over [replica] of the runs."""
+        if self.trained:
+            return runs.trained_tickets(level, label)
+        return ticket_of(runs, label, self.changes[label], level)
+
+
+def selected(
+    runs: Runs,
+    *,
+    levels: Sequence[int] | None,
+    branches: Sequence[str | Change],
+    seeds: Sequence[int] | None,
+    weights: str,
+) -> Selection:
+    """Check which networks are asked for; arguments as of `measure`.
+
+    Raises:
+      ValueError: for levels, seeds, branches and weights that there are not.
+    """
+    require_runs("runs", runs)
+    return Selection(
+        levels=chosen("levels", levels, runs.levels),
+        seeds=chosen("seeds", seeds, runs.seeds),
+        changes=changes_of(branches, runs.branch),
+        trained=one_of("weights", weights, WEIGHTS) == "trained",
+    )
 
 
 def measure(
@@ -84,16 +127,13 @@ def measure(
       ValueError: for levels, seeds, branches and splits that there are not, data streams, and a
         probe that fails or gives something else.
     """
-    require_runs("runs", runs)
+    selection = selected(runs, levels=levels, branches=branches, seeds=seeds, weights=weights)
+    changes, levels, seeds = selection.changes, selection.levels, selection.seeds
     runtime = settled(runtime, folder=folder, at_once=at_once, progress=progress).on(runs.mesh)
     function = hashable("probe", from_table("probe", probe, PROBES))
     name = probe if isinstance(probe, str) else _name(probe)
-    levels = chosen("levels", levels, runs.levels)
-    seeds = chosen("seeds", seeds, runs.seeds)
-    changes = changes_of(branches, runs.branch)
-    trained = one_of("weights", weights, WEIGHTS) == "trained"
     final = {}
-    if trained:
+    if selection.trained:
         final = {
             (label, level): runs.trained_tickets(level, label)
             for label in changes
@@ -118,7 +158,7 @@ def measure(
         examples=examples,
         split=split,
         # left out where it is the default, so that folders of before still fit
-        **({"weights": _tree.digest(list(final.values()))} if trained else {}),
+        **({"weights": _tree.digest(list(final.values()))} if selection.trained else {}),
     )
     runtime = runtime.in_folder(runs.folder, "measures", results.run_name(name, settings))
     mesh, places = runtime.devices, [runs.seeds.index(seed) for seed in seeds]
@@ -143,10 +183,10 @@ def measure(
             return measured
 
         parts = []
-        for label, change in changes.items():
+        for label in changes:
             for level in levels:
                 run.describe(f"{name} of level {level}, {label}")
-                ticket = final.get((label, level)) or ticket_of(runs, label, change, level)
+                ticket = selection.ticket(runs, label, level)
                 lost = runs.lost_at(level)
                 share = density(runs.net, runs.pruning, ticket, lost)
                 ticket = _tree.rows(ticket, places)

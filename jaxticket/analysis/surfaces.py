@@ -14,7 +14,7 @@ import numpy as np
 from jaxticket import _identity, _tree, masks, results
 from jaxticket._check import chosen, number, one_of, or_none, whole
 from jaxticket.analysis.directions import principal, random_directions
-from jaxticket.analysis.measuring import changes_of, diverged_at, ticket_of
+from jaxticket.analysis.measuring import changes_of, diverged_at, selected
 from jaxticket.connectivity.evaluator import Evaluator
 from jaxticket.connectivity.paths import stacked
 from jaxticket.controls import Change
@@ -24,7 +24,7 @@ from jaxticket.engine.loop import Arrays
 from jaxticket.engine.metrics import metric_names
 from jaxticket.engine.runtime import Runtime, settled
 from jaxticket.random import root_keys
-from jaxticket.runs import WEIGHTS, Runs, density, require_runs
+from jaxticket.runs import Runs, density, require_runs
 from jaxticket.settings import Training
 from jaxticket.ticket import Ticket
 from jaxticket.typing import Params, Stats
@@ -108,9 +108,8 @@ def surface(
     Reference: Li et al., "Visualizing the loss landscape of neural nets" (2018); KD-LTS, section
       5.1 and figures 9 and 31.
     """
-    require_runs("runs", runs)
-    levels = chosen("levels", levels, runs.levels)
-    seeds = chosen("seeds", seeds, runs.seeds)
+    selection = selected(runs, levels=levels, branches=branches, seeds=seeds, weights=weights)
+    levels, seeds = selection.levels, selection.seeds
     points = whole("points", points, 3)
     if points % 2 == 0:
         raise ValueError(
@@ -119,19 +118,11 @@ def surface(
         )
     extent = number("extent", extent, 0, above=True)
     count, draw = one_of("directions", directions, (1, 2)), whole("draw", draw)
-    changes = changes_of(branches, runs.branch)
-    if one_of("weights", weights, WEIGHTS) == "trained":
-        tickets = {
-            (label, level): runs.trained_tickets(level, label)
-            for label in changes
-            for level in levels
-        }
-    else:
-        tickets = {
-            (label, level): ticket_of(runs, label, change, level)
-            for label, change in changes.items()
-            for level in levels
-        }
+    tickets = {
+        (label, level): selection.ticket(runs, label, level)
+        for label in selection.changes
+        for level in selection.levels
+    }
     half = points // 2
     x = extent * np.arange(-half, half + 1) / half
     grid = x, x if count == 2 else np.zeros(1)

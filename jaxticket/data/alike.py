@@ -70,8 +70,13 @@ def need_images(argument: str, data: Data) -> None:
 
 def white(data: Data) -> float:
     """The value of white: 255 of bytes that go above 127, else the largest training value."""
-    most = float(np.max(data.train.x))
-    return 255.0 if data.train.x.dtype == np.uint8 and most > 127 else most or 1.0
+    return white_of(data.train.x)
+
+
+def white_of(x: np.ndarray) -> float:
+    """The value of white in images: 255 of bytes that go above 127, else the largest value."""
+    most = float(np.max(x))
+    return 255.0 if x.dtype == np.uint8 and most > 127 else most or 1.0
 
 
 def _channels(x: np.ndarray, count: int) -> np.ndarray:

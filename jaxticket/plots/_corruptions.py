@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from jaxticket import _check
+from jaxticket.analysis.corruption_errors import ERRORS
 from jaxticket.data import CORRUPTIONS, Data, corrupt
 from jaxticket.data.alike import need_images
 from jaxticket.data.corruptions import SEVERITIES, corruptions_of, levels
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 ACROSS = 5
 # inches of a tile
 TILE = 0.62
-_PREFIX = "error_"
 
 
 def corruptions(
@@ -172,7 +172,7 @@ def corruption_errors(
     check_table(
         table, ("branch", "level", "seed", "metric", "index", "value"), remedy=remedy
     )  # fmt: skip
-    rows = table.loc[table["metric"].astype(str).str.startswith(_PREFIX)]
+    rows = table.loc[table["metric"].astype(str).str.startswith(ERRORS)]
     if rows.empty:
         raise ValueError(f"`table` has no errors of corruptions; {remedy}")
     rows = _table.once(
@@ -188,10 +188,10 @@ def corruption_errors(
         tickets = where(tickets, level=_check.one_of("level", level, known))
     methods = branch_order(_table.names_of(tickets), branches)
     looks = branch_styles(methods)
-    present = [one.removeprefix(_PREFIX) for one in _table.names_of(rows, "metric")]
+    present = [one.removeprefix(ERRORS) for one in _table.names_of(rows, "metric")]
     order = [name for name in CORRUPTIONS if name in present]
     order += [name for name in present if name not in order]
-    metrics = [f"{_PREFIX}{name}" for name in order]
+    metrics = [f"{ERRORS}{name}" for name in order]
     step = 0.7 / len(methods)
     entries: list[Line2D] = []
     if ax is None:

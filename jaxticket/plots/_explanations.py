@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from jaxticket._check import instance, number, one_of, or_none, whole
+from jaxticket.data.alike import white_of
 from jaxticket.plots._style import panel
 from jaxticket.typing import AnyArray
 
@@ -73,8 +74,7 @@ def explanation(
     scale = or_none(number)("scale", scale, low=0, above=True)
     white = or_none(number)("white", white, low=0, above=True)
     if white is None:
-        top = float(pixels.max())
-        white = 255.0 if pixels.dtype == np.uint8 and top > 127 else top or 1.0
+        white = white_of(pixels)
     if regions != "both":
         by_pixel = np.maximum(by_pixel, 0) if regions == "for" else np.minimum(by_pixel, 0)
     if most is not None:

@@ -323,3 +323,31 @@ def test_floats_are_explained_as_bytes_are():
     own = {"lime": lime, "levels": (1,), "examples": 4, "weights": "start"}
     found = jt.explain(dataclasses.replace(runs(), data=data), **own)
     np.testing.assert_allclose(found.weights, jt.explain(runs(), **own).weights, atol=1e-4)
+
+
+def equations(jaxpr):
+    """All equations of a program, those inside loops and calls too."""
+    for one in jaxpr.eqns:
+        yield one
+        for inner in jax.tree.leaves(
+            list(one.params.values()), is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")
+        ):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
+def test_factorizations_are_of_one_matrix_each():
+    """Those of several in one call wait for their own threads on CPUs of several devices."""
+    net, ticket = linear()
+    data, by = batched(SMALL, "test")
+    probe = jt.probes.Explanations(segments=3, samples=20, points=2)
+    more = probe.prepare(SMALL, "test", None)
+
+    def program(params):
+        problem = jt.Problem(net, data, jt.Training(), by, more=more)
+        return probe(problem, ticket.replace(params=params), key=jax.random.key(0))
+
+    traced = jax.make_jaxpr(program)(ticket.params).jaxpr
+    sizes = [one.invars[0].aval.ndim for one in equations(traced) if "chol" in str(one.primitive)]
+    assert sizes and set(sizes) == {2}

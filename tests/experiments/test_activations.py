@@ -70,4 +70,4 @@ def test_the_script_at_a_toy_size(tmp_path, capsys):
     pictures = {p.stem for p in (tmp_path / "run" / "figures").glob("*.png")}
     assert pictures == {"figure_19", "figure_26", "clusters"}
     with pytest.raises(ValueError, match="`level` must be from 1 to 1"):
-        activations.level_of(activations.prepare("a.py", settings), 2)
+        activations.checked_level(activations.prepare("a.py", settings), 2)

@@ -129,9 +129,9 @@ def test_six_epochs_are_those_of_the_data(digits_npz):
     job = prepare("a.py", settings, **sizes(settings))
     # 550 of 600 examples in batches of 128
     assert telemetry.first_epochs(job) == 6 * 5
-    assert telemetry.level_of(job, None) == 3 and telemetry.level_of(job, 1) == 1
+    assert telemetry.checked_level(job, None) == 3 and telemetry.checked_level(job, 1) == 1
     with pytest.raises(ValueError, match="`level` must be from 1 to 3, got 4"):
-        telemetry.level_of(job, 4)
+        telemetry.checked_level(job, 4)
     short = telemetry.Settings(data=str(digits_npz), share=1.0, steps=16)
     assert telemetry.first_epochs(prepare("a.py", short, **sizes(short))) == 16 - 1
 

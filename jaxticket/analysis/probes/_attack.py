@@ -55,8 +55,8 @@ class Attack:
       place where there are several): "radius"; "adversarial_accuracy" and "adversarial_loss", the
       mean loss of the true labels; with a target "success", the share of examples of other classes
       that are answered as the target. With `check`, for each radius "single_step_accuracy", that
-      of the fast gradient (sign) method, and "random_accuracy", that of as many random points of
-      the ball as the attack looks at: gradients are masked where they are below
+      of the fast gradient (sign) method, and "random_accuracy", that of random points of the
+      ball, the worst of `steps * restarts`: gradients are masked where they are below
       "adversarial_accuracy"; and "unbounded_accuracy", that of the attack when only the range of
       pixels bounds it, which should be 0.
 

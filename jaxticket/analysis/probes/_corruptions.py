@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxticket import _check
+from jaxticket.analysis.corruption_errors import ERRORS
 from jaxticket.analysis.probes._predictions import needs_classes
 from jaxticket.data import Data
 from jaxticket.data.alike import need_images
@@ -134,7 +135,7 @@ class Corruptions:
         found, good = _errors(problem, ticket, sets, count)
         clean, fine = _errors(problem, ticket, problem.batches, 1)
         errors = found.reshape(len(names), -1)
-        numbers = {f"error_{name}": errors[i] for i, name in enumerate(names)}
+        numbers = {f"{ERRORS}{name}": errors[i] for i, name in enumerate(names)}
         numbers |= {"mean_error": jnp.mean(errors), "clean_error": clean[0]}
         numbers = {name: jnp.where(good & fine, x, jnp.nan) for name, x in numbers.items()}
         return {**numbers, "corruptions": jnp.asarray(len(names), errors.dtype)}
