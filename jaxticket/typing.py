@@ -411,6 +411,29 @@ class Average(NamedTuple):
     count: Array
 
 
+class RuleState(NamedTuple):
+    """What a mask that moves during training adds to a training state.
+
+    Attributes:
+      memory: what the rule remembers, a tree of arrays.
+      count: int32, how many weights the mask must keep until its next update.
+      wrong: bool, whether an update kept another number.
+      explored: where the mask was True at some step so far.
+      grown: float32, how many weights updates have brought back so far.
+      latent: weights, zero where the mask is True, that rules with `latent` train although they are
+        pruned, None at leaves that cannot be; () under other rules.
+    """
+
+    memory: object
+    count: Array
+    wrong: Array
+    explored: Mask
+    grown: Array
+    latent: Params | tuple[()] = ()
+
+    __repr__ = _show.record
+
+
 class TrainState(NamedTuple):
     """One replica's training state.
 
@@ -427,6 +450,7 @@ class TrainState(NamedTuple):
         replica is frozen.
       average: what is evaluated in the place of `params` and `stats` under `Training.ema`; () where
         nothing is averaged.
+      rule: what a mask rule adds; () where the mask does not move.
     """
 
     step: Array
@@ -437,6 +461,7 @@ class TrainState(NamedTuple):
     key: Key
     diverged: Array
     average: Average | tuple[()] = ()
+    rule: RuleState | tuple[()] = ()
 
     __repr__ = _show.record
 

@@ -100,6 +100,7 @@ LAYERS = (
     (
         "typing",
         "_check",
+        "_conditions",
         "_extras",
         "_progress",
         "_show",

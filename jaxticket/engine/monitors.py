@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from jax.sharding import Mesh
 
 from jaxticket._check import naming, shown
 from jaxticket.engine import parallel
-from jaxticket.engine.learner import Block, Networks, Plan
+from jaxticket.engine.learner import Block, Learner, Networks, Plan
 from jaxticket.engine.metrics import outputs
 from jaxticket.engine.source import DataArrays
 from jaxticket.engine.supervised import Origin, Supervised, TrainBatch
@@ -153,7 +153,7 @@ class Watcher:
     """The monitors of one training, which measure the states of its jobs.
 
     Args:
-      net, training: what is trained.
+      learner: what is trained; monitors see it as supervised training.
       mesh: devices.
       monitors: what is measured.
       labels: of an example.
@@ -163,15 +163,15 @@ class Watcher:
 
     def __init__(
         self,
-        net: Network,
-        training: Training,
+        learner: Learner[Any, Any, Any],
         mesh: Mesh,
         monitors: Sequence[Monitor],
         labels: Labels,
         calls: int,
         jobs: int,
     ) -> None:
-        learner = Supervised(net, training)
+        if not isinstance(learner, Supervised):
+            learner = Supervised(learner.net, learner.training)
         self.looks = [observer(learner, mesh, monitor) for monitor in monitors]
         size = learner.training.batch_size // mesh.shape[parallel.DATA]
         self.values = [

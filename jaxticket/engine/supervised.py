@@ -26,11 +26,17 @@ from jaxticket.typing import Array, Key, Mask, Network, Params, Stats, TrainStat
 
 
 class Origin(NamedTuple):
-    """The network that training starts from; the weights are masked then."""
+    """The network that training starts from; the weights are masked then.
+
+    Attributes:
+      params, stats, mask: the network, with weights at every position.
+      memory: what a mask rule remembers from the start, a tree of arrays.
+    """
 
     params: Params
     stats: Stats
     mask: Mask
+    memory: object = ()
 
 
 class TrainBatch(NamedTuple):
@@ -194,13 +200,40 @@ class Supervised(Learner[TrainState, Plan, Origin]):
         self, state: TrainState, batch: Batch, plan: Plan, active: Array, placement: Placement
     ) -> TrainState:
         """One update."""
+        return self.updated(state, batch, plan, active, placement)
+
+    def updated(
+        self,
+        state: TrainState,
+        batch: Batch,
+        plan: Plan,
+        active: Array,
+        placement: Placement,
+        *,
+        weights: Params | None = None,
+        trained: Mask | None = None,
+        penalty: Params | None = None,
+    ) -> TrainState:
+        """One update, by the gradient with respect to the effective weights.
+
+        Args:
+          state, batch, plan, active, placement: as of `step`.
+          weights: what is updated, in the place of the masked weights: straight-through training
+            updates weights that the mask leaves out of the forward pass. They are the weights of
+            the result, also where `active` is False.
+          trained: which of them are updated, with `weights`.
+          penalty: the gradient of a regularizer, added to that of the loss.
+        """
         seen = self.prepared(state, batch, plan, placement)
         loss, gradient, stats = self.gradient(state, seen, placement)
+        if penalty is not None:
+            gradient = jax.tree.map(jnp.add, gradient, penalty)
+        before = state if weights is None else state._replace(params=weights)
         # True, known at run time alone, where nothing can be pruned: the compiler then rounds all
         # leaves as it does under masks of all leaves, so that numbers of earlier versions stay
         kept = masks.map_with(
             lambda m, w: m,
-            state.mask,
+            state.mask if trained is None else trained,
             state.params,
             other=lambda w: jnp.broadcast_to(state.step >= 0, w.shape),
         )
@@ -211,23 +244,25 @@ class Supervised(Learner[TrainState, Plan, Origin]):
         def slope(part: Params, number: int) -> Params:
             # at other weights, where an optimizer looks at some
             del number
-            there = state._replace(params=survivors(completed(part, state.params)))
+            at = survivors(completed(part, before.params))
+            at = at if trained is None else masks.apply(state.mask, at)
+            there = state._replace(params=at)
             return own(survivors(self.gradient(there, seen, placement)[1]))
 
         training, own = self.training, functools.partial(trained_part, self.training)
         rate = learning_rate(plan.schedule, state.step, kind=training.schedule)
         part, opt_state = apply_update(
             training, plan.schedule, rate, own(survivors(gradient)), state.opt_state,
-            own(state.params), loss=loss, slope=slope,
+            own(before.params), loss=loss, slope=slope,
         )  # fmt: skip
         # pruned weights are zero already
-        moved = completed(part, state.params)
-        params, average = jax.tree.map(jnp.where, kept, moved, state.params), state.average
+        moved = completed(part, before.params)
+        params, average = jax.tree.map(jnp.where, kept, moved, before.params), state.average
         if average and training.ema is not None:
             average = averaged(average, params, stats, training.ema)
         return guarded_update(
-            state,
-            state._replace(params=params, stats=stats, opt_state=opt_state, average=average),
+            before,
+            before._replace(params=params, stats=stats, opt_state=opt_state, average=average),
             finite=jnp.isfinite(loss),
             active=active,
             # where replicas run vmapped, those that start late wait through others' steps; where

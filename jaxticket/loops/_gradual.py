@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 
 from jaxticket import _tree, masks
 from jaxticket._check import number, one_of, settle, share, whole
+from jaxticket._conditions import where_due
 from jaxticket.loops._masked import MaskedState, advance, begin, checked, with_mask
 from jaxticket.pruning.keep import keep_top
 from jaxticket.typing import Array, Mask, Params, relaxed_types
@@ -180,7 +181,8 @@ def gradual(
             scores = ranked(masks.apply(state.mask, params), gradient)
             return with_mask(state, keep_top(scores, state.mask, keep, scope=scope))
 
-        own = _where(jnp.any(keep < there), pruned, state.masked, params, updates, keep)
+        before = _tree.varying_like(state.masked, (params, updates, keep))
+        own = where_due(jnp.any(keep < there), pruned, before, params, updates, keep)
         moved, after = advance(inner, updates, own, params, extra)
         return moved, GradualState(state.count + 1, after)
 
@@ -237,38 +239,3 @@ def _kept(mask: Mask, scope: str) -> Array:
     """How many weights a mask keeps, likewise."""
     counts = jnp.stack([jnp.sum(m, dtype=jnp.int32) for _, m in masks.items(masks.known(mask))])
     return counts if scope == "layer" else jnp.sum(counts)
-
-
-def _where(
-    due: Array,
-    function: Callable[..., MaskedState],
-    state: MaskedState,
-    *others: object,
-) -> MaskedState:
-    """`function(state, *others)` where it is due, else the state.
-
-    Under vmap a condition becomes a selection, which would rank at every step: here it is computed
-    only where it is due for some replica.
-    """
-
-    @jax.custom_batching.custom_vmap
-    def chosen(due: Array, state: MaskedState, *others: object) -> MaskedState:
-        return jax.lax.cond(due, function, lambda state, *_: state, state, *others)
-
-    @chosen.def_vmap
-    def _(size: int, batched: tuple, due: Array, *given: Any) -> tuple[MaskedState, MaskedState]:
-        due, given = jax.tree.map(
-            lambda x, there: x if there else jnp.broadcast_to(x, (size, *jnp.shape(x))),
-            (due, given), (batched[0], tuple(batched[1:])),
-        )  # fmt: skip
-
-        def every(*given: object) -> MaskedState:
-            select = lambda due, new, old: jax.tree.map(  # noqa: E731
-                lambda n, o: jnp.where(due, n, o), new, old
-            )
-            return jax.vmap(select)(due, jax.vmap(function)(*given), given[0])
-
-        found = _where(jnp.any(due), every, *given)
-        return found, jax.tree.map(lambda x: True, found)
-
-    return chosen(due, _tree.varying_like(state, (due, others)), *others)

@@ -75,6 +75,8 @@ class Group:
       dilation: factor of the schedule's times, in tables.
       title: in messages; branch and level if None.
       told: of each replica, its branch in the rows that callbacks are told; `branch` if None.
+      density: in tables, float64 [replica]; that of the tickets if None.
+      memory: what a mask rule remembers from the start, a tree of arrays [replica, ...].
     """
 
     branch: str
@@ -91,6 +93,8 @@ class Group:
     dilation: float = 1.0
     title: str | None = None
     told: tuple[str, ...] | None = None
+    density: np.ndarray | None = None
+    memory: object = ()
 
     @property
     def steps(self) -> int:
@@ -114,7 +118,7 @@ class Group:
         if self.stop is not None:
             stop = np.broadcast_to(np.asarray(self.stop, np.int32), len(keys)).copy()
             plan = plan._replace(schedule=plan.schedule._replace(stop=stop))
-        origin = Origin(ticket.params, ticket.stats, ticket.mask)
+        origin = Origin(ticket.params, ticket.stats, ticket.mask, self.memory)
         return Jobs(origin, keys, np.asarray(ticket.step, np.int32), plan, self.lost)
 
 
@@ -249,7 +253,12 @@ class Runner:
             # one that goes on from the block before is made once: a control takes a compiled call
             tickets = {n: tickets[n] if n in tickets else groups[n].ticket() for n in inside}
             for n, ticket in tickets.items():
-                densities[n] = density(self.net, groups[n].pruning, ticket, groups[n].lost)
+                known = groups[n].density
+                densities[n] = (
+                    density(self.net, groups[n].pruning, ticket, groups[n].lost)
+                    if known is None
+                    else known
+                )
                 starts[n] = int(np.max(ticket.step))
             # groups may have been pruned under other `exclude`
             alike = masks.alike([ticket.mask for ticket in tickets.values()])

@@ -210,8 +210,8 @@ class Unhashable(Grow):
 
 WRONG = [
     ({"rule": "rigle"}, "`rule` is unknown: 'rigle'"),
-    ({"rule": jt.dynamic.Static}, "`rule` must be a name in jt.RULES, or an object"),
-    ({"rule": 3}, "`rule` must be a name in jt.RULES, or an object"),
+    ({"rule": jt.dynamic.Static}, "`rule` must be a name in jt.RULES, or an object of"),
+    ({"rule": 3}, "`rule` must be a name in jt.RULES, or an object of"),
     ({"rule": Unhashable()}, "`rule` must be hashable"),
     ({"density": 1.2}, "`density`"),
     ({"density": 1e-4}, "`density` 0.0001 keeps none of the 370 weights"),
@@ -271,10 +271,11 @@ def test_the_dense_gradient_is_computed_at_updates_alone():
     by = Normalization(jnp.zeros(1), jnp.ones(1))
     batch = Batch(jnp.zeros((16, *DATA.shape), jnp.uint8), jnp.zeros(16, jnp.int32), by)
 
-    def traced(learner):
+    def traced(learner, over=lambda step: step):
         state = learner.start(origin, jnp.int32(0), key=jax.random.key(0))
         given = state, batch, plan, jnp.bool_(True)
-        return jax.make_jaxpr(lambda *x: learner.step(*x, Placement()))(*given).jaxpr
+        several = jax.tree.map(lambda x: jnp.stack([x, x]), given) if over is jax.vmap else given
+        return jax.make_jaxpr(over(lambda *x: learner.step(*x, Placement())))(*several).jaxpr
 
     def products(jaxpr):
         """Matrix products outside of conditions that have some inside, and in those."""
@@ -285,7 +286,7 @@ def test_the_dense_gradient_is_computed_at_updates_alone():
             parts = [p.jaxpr for p in eqn.params.get("branches", ())]
             if parts:
                 inside.append(sorted(products(p)[0] for p in parts))
-            for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+            for name in ("jaxpr", "call_jaxpr", "fun_jaxpr", "call"):
                 if (inner := eqn.params.get(name)) is not None:
                     below = products(getattr(inner, "jaxpr", inner))
                     outside, inside = outside + below[0], inside + below[1]
@@ -294,7 +295,8 @@ def test_the_dense_gradient_is_computed_at_updates_alone():
     step, none = products(traced(Supervised(NET, TRAINING)))
     # two layers: two products forward, and backward two for weights and one between them
     assert (step, none) == (5, [])
-    assert products(traced(Dynamic(NET, TRAINING, Grow()))) == (5, [[0, 5]])
+    for over in (lambda step: step, jax.vmap):
+        assert products(traced(Dynamic(NET, TRAINING, Grow()), over)) == (5, [[0, 5]])
 
 
 def test_what_finding_moving_masks_costs():

@@ -1,6 +1,6 @@
 """Masks that move during training: mask rules, and `jt.sparse_train`, which runs them."""
 
-from jaxticket.sparsify.dynamic.learner import MaskRule as MaskRule
+from jaxticket.sparsify.dynamic.rule import MaskRule as MaskRule
 from jaxticket.sparsify.dynamic.static import Static as Static
 from jaxticket.sparsify.dynamic.static import random_mask as random_mask
 from jaxticket.sparsify.dynamic.training import RULES as RULES

@@ -4,92 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxticket import _tree, masks
-from jaxticket.engine.learner import Batch, Learner, Networks, Plan
+from jaxticket._conditions import where_due
+from jaxticket.engine.learner import Batch, Plan
 from jaxticket.engine.optim import fresh_state
 from jaxticket.engine.parallel import Placement
 from jaxticket.engine.selected import trained_part
-from jaxticket.engine.supervised import Origin, Supervised, network_of
-from jaxticket.problem import Problem
+from jaxticket.engine.supervised import Origin, Supervised
 from jaxticket.random import stream
-from jaxticket.settings import Training, static_part
-from jaxticket.typing import Average, Key, Mask, Network, Params, Stats, TrainState
-
-
-class MaskRule(Protocol):
-    """How a mask changes during training.
-
-    A rule is a frozen dataclass whose methods are pure functions of one replica. The library keeps
-    what all rules promise: an update keeps as many weights as there were, weights that it prunes
-    become zero and grown ones start at zero, and the moments of both are new.
-    """
-
-    def init(self, problem: Problem, density: float, *, key: Key) -> Mask:
-        """The mask that training starts with.
-
-        Args:
-          problem: with the network `problem.net`; it has no examples.
-          density: share of the prunable weights to keep.
-          key: of the seed.
-        """
-        ...
-
-    def when(self, step: jax.Array) -> jax.Array:
-        """Whether the mask is updated before the weights are at this step, a bool scalar.
-
-        Args:
-          step: int32, the absolute step.
-        """
-        ...
-
-    def update(
-        self, state: TrainState, dense_gradient: Params, *, step: jax.Array, key: Key
-    ) -> TrainState:
-        """The state with a new mask; all else in it is ignored.
-
-        Args:
-          state: weights, zero where the mask is False, and the mask.
-          dense_gradient: of the batch of this step with respect to the effective weights, also
-            where they are pruned; computed only at steps of updates whose rule uses it.
-          step: int32, the absolute step.
-          key: of the seed and the step.
-        """
-        ...
-
-
-class DynamicState(NamedTuple):
-    """A training state whose mask moves: the fields of `TrainState`, and then two more.
-
-    Attributes:
-      count: int32, how many weights the first mask keeps.
-      wrong: bool, whether an update kept another number.
-    """
-
-    step: jax.Array
-    params: Params
-    stats: Stats
-    opt_state: optax.OptState
-    mask: Mask
-    key: Key
-    diverged: jax.Array
-    average: Average | tuple[()]
-    count: jax.Array
-    wrong: jax.Array
+from jaxticket.sparsify.dynamic.rule import MaskRule
+from jaxticket.typing import Array, Key, Params, RuleState, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
-class Dynamic(Learner[DynamicState, Plan, Origin]):
+class Dynamic(Supervised):
     """Trains the weights of a network that are not pruned, while a rule moves the mask.
 
     Attributes:
-      net: the network.
-      training: the settings, as of `Supervised`.
+      net, training: as of `Supervised`.
       rule: how the mask changes.
 
     Reference: Evci et al. 2020 (RigL), Algorithm 1.
@@ -99,93 +37,141 @@ class Dynamic(Learner[DynamicState, Plan, Origin]):
         "a mask rule kept another number of weights, or pruned ones came back"
     )
 
-    net: Network
-    training: Training
     rule: MaskRule
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "training", static_part(self.training))
-
-    @property
-    def supervised(self) -> Supervised:
-        """Training under the mask as it is."""
-        return Supervised(self.net, self.training)
-
-    def start(self, origin: Origin, step: jax.Array, *, key: Key) -> DynamicState:
+    def start(self, origin: Origin, step: Array, *, key: Key) -> TrainState:
         """The masked network with a fresh optimizer."""
-        state = self.supervised.start(origin, step, key=key)
-        right = _tree.varying_like(jnp.bool_(False), step)
-        return DynamicState(*state, count=_count(state.mask), wrong=right)
+        state = super().start(origin, step, key=key)
+        rule = RuleState(
+            memory=origin.memory,
+            count=masks.kept(state.mask),
+            wrong=jnp.bool_(False),
+            explored=jax.tree.map(jnp.copy, state.mask),
+            grown=jnp.float32(0),
+        )
+        state = state._replace(rule=_tree.varying_like(rule, step))
+        if not self.rule.latent:
+            return state
+        # what the rule makes of the weights that training starts from
+        return self._remasked(state._replace(params=origin.params))
 
     def step(
-        self,
-        state: DynamicState,
-        batch: Batch,
-        plan: Plan,
-        active: jax.Array,
-        placement: Placement,
-    ) -> DynamicState:
-        """An update of the mask where one is due, and then one of the weights."""
-        due = self.rule.when(state.step) & active & (state.diverged < 0)
-        state = jax.lax.cond(
-            due,
-            lambda state: self._moved(state, batch, plan, placement),
-            lambda state: state,
-            state,
-        )
-        return self.supervised.step(state, batch, plan, active, placement)  # type: ignore[arg-type]
+        self, state: TrainState, batch: Batch, plan: Plan, active: Array, placement: Placement
+    ) -> TrainState:
+        """An update of the mask where one is due, and one of the weights."""
+        rule, living = self.rule, active & (state.diverged < 0)
+        if rule.latent:
+            return self._straight_through(state, batch, plan, active, placement)
+        due = rule.when(state.step) & living
+
+        def moved(state: TrainState, batch: Batch, plan: Plan) -> TrainState:
+            return self._moved(state, batch, plan, placement)
+
+        if not rule.replaces_step:
+            state = where_due(due, moved, state, batch, plan)
+            return self._descended(state, batch, plan, active, placement)
+
+        def in_place_of_descent(state: TrainState, batch: Batch, plan: Plan) -> TrainState:
+            state = moved(state, batch, plan)
+            return state._replace(step=state.step + 1)
+
+        def descended(state: TrainState, batch: Batch, plan: Plan) -> TrainState:
+            return self._descended(state, batch, plan, active, placement)
+
+        return where_due(due, in_place_of_descent, state, batch, plan, otherwise=descended)
+
+    def _descended(
+        self, state: TrainState, batch: Batch, plan: Plan, active: Array, placement: Placement
+    ) -> TrainState:
+        """An update of the weights under the mask as it is."""
+        penalty = self.rule.penalty(state)
+        return self.updated(state, batch, plan, active, placement, penalty=penalty)
 
     def _moved(
-        self, state: DynamicState, batch: Batch, plan: Plan, placement: Placement
-    ) -> DynamicState:
+        self, state: TrainState, batch: Batch, plan: Plan, placement: Placement
+    ) -> TrainState:
         """The state under a new mask."""
-        learner, now = self.supervised, _plain(state)
-        seen = learner.prepared(now, batch, plan, placement)
-        _, gradient, _ = learner.gradient(now, seen, placement)
-        key = stream(state.key, "rule", state.step)
-        mask = self.rule.update(now, gradient, step=state.step, key=key).mask
-        params = masks.apply(mask, state.params)
-        changed = jax.tree.map(jnp.not_equal, mask, state.mask)
+        seen = self.prepared(state, batch, plan, placement)
+        _, gradient, _ = self.gradient(state, seen, placement)
+        new = self._ruled(state, gradient)
+        params = masks.apply(new.mask, state.params)
+        changed = jax.tree.map(jnp.not_equal, new.mask, state.mask)
         fresh = fresh_state(self.training, trained_part(self.training, params), state.step)
-        average = state.average
-        if average:
-            average = average._replace(params=masks.apply(mask, average.params))
-        moved = state._replace(
-            average=average,
-            mask=mask,
-            params=params,
-            opt_state=_renewed(state.opt_state, fresh, _tree.leaves(changed)),
-            wrong=state.wrong | (_count(mask) != state.count),
+        opt_state = _renewed(state.opt_state, fresh, _tree.leaves(changed))
+        return _averages_masked(new._replace(params=params, opt_state=opt_state))
+
+    def _straight_through(
+        self, state: TrainState, batch: Batch, plan: Plan, active: Array, placement: Placement
+    ) -> TrainState:
+        """An update of all weights by the gradient at the masked ones, and one of the mask."""
+        weights = _all_weights(state)
+        full = state._replace(params=weights)
+        state = self.updated(
+            state, batch, plan, active, placement, weights=weights,
+            trained=self.rule.trained(full), penalty=self.rule.penalty(full),
+        )  # fmt: skip
+        return self._remasked(state, active & (state.diverged < 0))
+
+    def _remasked(self, state: TrainState, living: Array | bool = True) -> TrainState:
+        """The state with the mask that a rule makes of all weights, where an update is due.
+
+        Args:
+          state: with all weights as its params.
+          living: bool, whether the replica took the step.
+        """
+
+        def moved(state: TrainState) -> TrainState:
+            return self._ruled(state, jax.tree.map(jnp.zeros_like, state.params))
+
+        state = where_due(self.rule.when(state.step) & living, moved, state)
+        params = masks.apply(state.mask, state.params)
+        pruned = masks.map_with(
+            lambda m, w: jnp.where(m, jnp.zeros_like(w), w), state.mask, state.params
         )
-        return _tree.varying_like(moved, state.step)
+        return _averages_masked(
+            state._replace(params=params, rule=state.rule._replace(latent=pruned))
+        )
 
-    def network(self, state: DynamicState) -> Networks:
-        """As of `Supervised`."""
-        return network_of(_plain(state))
+    def _ruled(self, state: TrainState, gradient: Params) -> TrainState:
+        """The state with mask and memory of the rule's update, and its count."""
+        rule = state.rule
+        assert rule, "the state of a mask rule"
+        wanted = self.rule.count(state, step=state.step)
+        key = stream(state.key, "rule", state.step)
+        new = self.rule.update(state, gradient, step=state.step, key=key)
+        kept = masks.kept(new.mask)
+        grown = masks.kept(jax.tree.map(lambda new, old: new & ~old, new.mask, state.mask))
+        rule = RuleState(
+            memory=new.rule.memory if new.rule else rule.memory,
+            count=kept,
+            wrong=rule.wrong | (kept != wanted),
+            explored=jax.tree.map(jnp.logical_or, rule.explored, new.mask),
+            grown=rule.grown + grown.astype(jnp.float32),
+            latent=rule.latent,
+        )
+        return _tree.varying_like(state._replace(mask=new.mask, rule=rule), state.step)
 
-    def current(self, state: DynamicState) -> Networks:
-        """The network as it is."""
-        return state.params, state.stats
-
-    def finite(self, state: DynamicState) -> jax.Array:
-        """Whether weights and statistics are finite."""
-        return _tree.finite((state.params, state.stats))
-
-    def broken(self, state: DynamicState) -> jax.Array:
-        """Whether a pruned weight is not zero, or the number of weights has changed."""
-        changed = state.wrong | (_count(state.mask) != state.count)
-        return self.supervised.broken(_plain(state)) | changed
+    def broken(self, state: TrainState) -> Array:
+        """Whether a pruned weight is not zero, or the mask keeps another number of weights."""
+        rule = state.rule
+        assert rule, "the state of a mask rule"
+        return super().broken(state) | rule.wrong | (masks.kept(state.mask) != rule.count)
 
 
-def _plain(state: DynamicState) -> TrainState:
-    """The training state without what a moving mask adds."""
-    return TrainState(*state[:8])
+def _all_weights(state: TrainState) -> Params:
+    """Weights in the forward pass and latent ones together."""
+    assert state.rule, "the state of a mask rule"
+    return masks.map_with(
+        jnp.where, state.mask, state.params, state.rule.latent, other=lambda w, _: w
+    )
 
 
-def _count(mask: Mask) -> jax.Array:
-    """How many entries a mask keeps, of all leaves."""
-    counts = [jnp.sum(m, dtype=jnp.int32) for m in jax.tree.leaves(mask)]
-    return jnp.sum(jnp.stack(counts), dtype=jnp.int32)
+def _averages_masked(state: TrainState) -> TrainState:
+    """The state whose average has no weight where the mask is False."""
+    average = state.average
+    if not average:
+        return state
+    return state._replace(average=average._replace(params=masks.apply(state.mask, average.params)))
 
 
 def _renewed(

@@ -12,6 +12,7 @@ from jaxticket._check import from_table
 from jaxticket.problem import Problem
 from jaxticket.pruning.keep import keep_top
 from jaxticket.pruning.layouts import LAYOUTS, Layout, layers_of
+from jaxticket.sparsify.dynamic.rule import MaskRule
 from jaxticket.typing import Key, Mask, Network, Params, TrainState
 
 
@@ -35,7 +36,7 @@ def random_mask(net: Network, density: float, layout: str | Layout = "erk", *, k
 
 
 @dataclass(frozen=True)
-class Static:
+class Static(MaskRule):
     """Train a random mask that never changes.
 
     Attributes:

@@ -21,16 +21,19 @@ from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.dense import initial_networks
 from jaxticket.engine.loop import Arrays, Jobs, Trained, join, take
+from jaxticket.engine.monitors import monitors_of
 from jaxticket.engine.runtime import OnEvaluation, Runtime
-from jaxticket.engine.supervised import Origin, Supervised
+from jaxticket.engine.supervised import Origin
 from jaxticket.nn.pruned import pruned_line
 from jaxticket.problem import Problem
 from jaxticket.random import stream
-from jaxticket.runs import Runs
+from jaxticket.runs import Runs, density
 from jaxticket.settings import PruningAtStep, Training
 from jaxticket.sparsify.cohorts import extension, in_cohorts
 from jaxticket.sparsify.cost import Cost, of_training, seconds_of, steps_of_level, total
-from jaxticket.sparsify.dynamic.learner import Dynamic, DynamicState, MaskRule
+from jaxticket.sparsify.dynamic.learner import Dynamic
+from jaxticket.sparsify.dynamic.movement import Movement
+from jaxticket.sparsify.dynamic.rule import MaskRule
 from jaxticket.sparsify.dynamic.static import Static
 from jaxticket.sparsify.plan import Plan, planned
 from jaxticket.sparsify.runner import Group, Runner, Weights
@@ -74,11 +77,15 @@ class SparseTraining(PruningAtStep):
 
 def _looks(net: Network, training: Training, rule: MaskRule) -> bool:
     """Whether a rule looks at the dense gradient."""
+    if rule.latent:
+        return False
 
     def state(key: jax.Array) -> TrainState:
         params, stats = net.init(key)
-        mask = jax.tree.map(jnp.asarray, net.mask())
-        return Supervised(net, training).start(Origin(params, stats, mask), jnp.int32(0), key=key)
+        made = rule.init(Problem(net, None, Training()), 1.0, key=key)
+        mask, memory = made if isinstance(made, tuple) else (made, ())
+        origin = Origin(params, stats, mask, jax.tree.map(jnp.asarray, memory))
+        return Dynamic(net, training, rule).start(origin, jnp.int32(0), key=key)
 
     key = jax.eval_shape(lambda: jax.random.key(0))
 
@@ -116,16 +123,18 @@ def sparse_train(
 
     Seeds and densities train side by side.
 
-    The rule makes the first mask and moves it inside the compiled steps. An update keeps the number
-    of weights, weights that it grows start at zero, and the moments of weights that it prunes or
-    grows are new; between updates the mask stays. That the number stayed is asserted.
+    The rule makes the first mask and moves it inside the compiled steps. Every update keeps exactly
+    as many weights as the rule says, which is asserted, weights that it grows start at zero, and
+    the moments of weights that it prunes or grows are new; between updates the mask stays.
+    `runs.monitored()` has the density at every evaluation and how the mask moved.
 
     Args:
       net: a network, such as `jt.networks.lenet(data.shape, data.classes)`.
       data: a data set, or a stream; with a validation split its loss is evaluated too.
       training: how networks are trained.
-      rule: a name in `jt.RULES`, or an object with `init`, `when` and `update` (see
-        `jt.dynamic.MaskRule`).
+      rule: a name in `jt.RULES`, such as "rigl", an object of one of their classes with other
+        settings, such as `jt.dynamic.RigL(every=50)`, or a rule of your own, which derives from
+        `jt.dynamic.MaskRule`.
       density: share of prunable weights to keep, or several: level n of the runs is the n-th.
       exclude: patterns of paths, such as "dense_2", that stay dense and are not counted; layouts
         and rules see the network as if they could not be pruned.
@@ -163,7 +172,7 @@ def sparse_train(
         mesh=mesh, folder=folder, at_once=at_once, save_every=save_every, progress=progress,
         on_evaluation=on_evaluation,
     )  # fmt: skip
-    chosen = _checked(rule)
+    chosen = _checked(rule).for_training(plan.training)
     pruning = SparseTraining(
         density,  # type: ignore[arg-type]
         exclude=texts("exclude", exclude, like='("dense_2",)'),
@@ -184,8 +193,8 @@ def sparse_train(
     return runs
 
 
-FirstMask = Callable[[np.ndarray], Mask]
-"""Makes first masks, host arrays [replica, ...], from key data."""
+FirstMask = Callable[[np.ndarray], tuple[Mask, object]]
+"""Makes first masks and memories, host arrays [replica, ...], from key data."""
 
 
 def _run_cohort(
@@ -199,6 +208,7 @@ def _run_cohort(
     """Runs of seeds that are trained together."""
     net, data, training, seeds = plan.net, plan.data, plan.training, plan.seeds
     exclude, count = pruning.exclude, len(seeds) * len(firsts)
+    prunable = masks.prunable_size(net.mask(exclude))
     # where they run one after another, blocks of a density each: those that are appended follow
     together = len(seeds) if parallel.maps(plan.runtime.devices) else count
     size, steps = plan.runtime.replicas_per_call(together), training.steps * count
@@ -210,7 +220,8 @@ def _run_cohort(
         origin = dense_ticket(net, initial_networks(net, run.mesh, runner.keys), 0, exclude)
         none, tickets, groups = np.zeros(len(seeds), bool), {}, []
         for level, (share, first) in enumerate(zip(pruning.densities, firsts, strict=True), 1):
-            own = origin.replace(mask=first(runner.keys), level=np.full_like(origin.level, level))
+            mask, memory = first(runner.keys)
+            own = origin.replace(mask=mask, level=np.full_like(origin.level, level))
             tickets[level] = own
             groups.append(
                 Group(
@@ -222,9 +233,12 @@ def _run_cohort(
                     pruning.noise(level),
                     none,
                     title=f"density {share:g}",
+                    density=np.full(len(seeds), round(share * prunable) / prunable),
+                    memory=memory,
                 )
             )
-        trained = runner.train(groups, keep=_kept, weights=plan.keep)
+        monitors = *monitors_of(training), Movement(training.evaluation_interval)
+        trained = runner.train(groups, keep=_kept, weights=plan.keep, monitors=monitors)
         weights = Weights({}, {})
         for group, own in zip(groups, trained.kept, strict=True):
             weights.add(group, own)
@@ -232,10 +246,13 @@ def _run_cohort(
         for level, own in tickets.items():
             mask = take(final, (level - 1) * len(seeds), level * len(seeds))
             tickets[level] = own.replace(mask=mask).masked()
+        logs = [
+            log._replace(density=density(net, pruning, tickets[log.level])) for log in trained.logs
+        ]
         runs = runner.runs(
             pruning,
             branch="ticket",
-            logs=trained.logs,
+            logs=logs,
             tickets=tickets,
             origin=origin,
             costs=trained.costs,
@@ -262,18 +279,16 @@ def _checked(rule: str | MaskRule) -> MaskRule:
                 f"`rule` is unknown: {rule!r}; {nearest(rule, RULES)}, or pass a mask rule"
             )
         return RULES[rule]
-    if isinstance(rule, type) or not all(
-        callable(getattr(rule, name, None)) for name in ("init", "when", "update")
-    ):
+    if not isinstance(rule, MaskRule):
         raise ValueError(
-            f"`rule` must be a name in jt.RULES, or an object with the methods `init`, `when` and "
-            f"`update`, got {shown(rule)}"
+            f"`rule` must be a name in jt.RULES, or an object of a class that derives from "
+            f"jt.dynamic.MaskRule, got {shown(rule)}"
         )
     return hashable("rule", rule)
 
 
 def _first(net: Network, mesh: Mesh, rule: MaskRule, density: float) -> FirstMask:
-    """Makes the first masks, host arrays [replica, ...] from key data.
+    """Makes the first masks and memories, host arrays [replica, ...] from key data.
 
     Raises:
       ValueError: for a rule whose first mask is no mask of the network, or keeps nothing.
@@ -285,26 +300,28 @@ def _first(net: Network, mesh: Mesh, rule: MaskRule, density: float) -> FirstMas
         )
     problem = Problem(net, None, Training())
 
-    def one(key: jax.Array) -> Mask:
-        return rule.init(problem, density, key=stream(key, "rule"))
+    def one(key: jax.Array) -> tuple[Mask, object]:
+        made = rule.init(problem, density, key=stream(key, "rule"))
+        mask, memory = made if isinstance(made, tuple) else (made, ())
+        return mask, jax.tree.map(jnp.asarray, memory)
 
     with naming("rule", rule):
-        found = jax.eval_shape(one, jax.random.key(0))
+        found, _ = jax.eval_shape(one, jax.random.key(0))
         masks.require_bools("rule", found)
         masks.require_like("rule", found, net.shapes[0])
 
-    def first(keys: np.ndarray) -> Mask:
+    def first(keys: np.ndarray) -> tuple[Mask, object]:
         room = parallel.block_size(len(keys), mesh, None)
         padded = parallel.pad(keys, room)
         typed = jax.random.wrap_key_data(parallel.put(padded, mesh))
         run = parallel.over_replicas(lambda limit, key: _tree.varying_like(one(key), key), mesh)
-        found = take(parallel.host(run(np.zeros(room, np.int32), typed)), 0, len(keys))
-        return masks.conform(found, net.mask(lead=(len(keys),)), called="`rule`")
+        mask, memory = take(parallel.host(run(np.zeros(room, np.int32), typed)), 0, len(keys))
+        return masks.conform(mask, net.mask(lead=(len(keys),)), called="`rule`"), memory
 
     return first
 
 
-def _kept(trained: Trained[DynamicState], jobs: Jobs, first: int) -> Arrays:
+def _kept(trained: Trained[TrainState], jobs: Jobs, first: int) -> Arrays:
     """The last masks of a block, as bits."""
     del first
     last = parallel.host(trained.state.mask)

@@ -1,0 +1,110 @@
+"""What a mask rule is: how a mask begins, when it changes, and what it becomes."""
+
+from __future__ import annotations
+
+import abc
+
+import jax
+
+from jaxticket import masks
+from jaxticket.problem import Problem
+from jaxticket.settings import Training
+from jaxticket.typing import Array, Key, Mask, Params, TrainState
+
+
+class MaskRule(abc.ABC):
+    """How a mask changes during training.
+
+    A rule is a frozen dataclass that derives from this class. Its methods are pure functions of one
+    replica, `init`, `when` and `update` at least. The library keeps what all rules promise: every
+    update keeps exactly `count` weights, weights that it prunes become zero and grown ones start at
+    zero, the moments of both are new, and between updates the mask stays.
+    """
+
+    @property
+    def latent(self) -> bool:
+        """Whether pruned weights are trained too, as by a straight-through estimate.
+
+        Such a rule sees all weights in `state.params`, also where they are pruned, and its mask is
+        updated after a step of the weights instead of before it; weights that come back are what
+        training has made of them, with the moments that they have.
+        """
+        return False
+
+    @property
+    def replaces_step(self) -> bool:
+        """Whether an update takes the place of the step of descent that would follow it."""
+        return False
+
+    def for_training(self, training: Training) -> MaskRule:
+        """The rule for a training: shares of it become steps.
+
+        Raises:
+          ValueError: for settings that do not fit the training.
+        """
+        del training
+        return self
+
+    @abc.abstractmethod
+    def init(self, problem: Problem, density: float, *, key: Key) -> Mask | tuple[Mask, object]:
+        """The mask that training starts with, or that and what the rule remembers.
+
+        Args:
+          problem: with the network `problem.net`; it has no examples.
+          density: share of the prunable weights to keep, a number of Python.
+          key: of the seed.
+
+        Returns:
+          The mask, or (mask, memory): a tree of arrays that updates find as `state.rule.memory` and
+          may replace, such as a table of counts by update.
+        """
+
+    @abc.abstractmethod
+    def when(self, step: Array) -> Array:
+        """Whether the mask is updated when the weights are at this step, a bool scalar.
+
+        Args:
+          step: int32, the absolute step.
+        """
+
+    @abc.abstractmethod
+    def update(
+        self, state: TrainState, dense_gradient: Params, *, step: Array, key: Key
+    ) -> TrainState:
+        """The state with a new mask, and a new memory if there is one; all else is ignored.
+
+        Args:
+          state: weights, zero where the mask is False, the mask, and `state.rule.memory`.
+          dense_gradient: of the batch of this step with respect to the effective weights, also
+            where they are pruned; computed only at updates of a rule that uses it. Zero under a
+            rule with `latent` weights.
+          step: int32, the absolute step.
+          key: of the seed and the step.
+        """
+
+    def count(self, state: TrainState, *, step: Array) -> Array:
+        """How many weights the update of this step must keep, int32; as many as before by default.
+
+        Args:
+          state: before the update.
+          step: int32, the absolute step.
+        """
+        del step
+        return state.rule.count if state.rule else masks.kept(state.mask)
+
+    def trained(self, state: TrainState) -> Mask:
+        """Under a rule with `latent` weights, which weights are updated: all of them by default.
+
+        Args:
+          state: with the mask of the forward pass and `state.rule.memory`.
+        """
+        return jax.tree.map(lambda m: m == m, state.mask)
+
+    def penalty(self, state: TrainState) -> Params | None:
+        """The gradient of a regularizer, which is added to that of the loss; None for none.
+
+        Args:
+          state: with all weights where they are `latent`.
+        """
+        del state
+        return None
