@@ -97,7 +97,7 @@ def train_jobs(
     ]
     watcher, observed = None, ()
     if monitors:
-        watcher = Watcher(run.program.learner, run.mesh, monitors, run.labels, looks, count)
+        watcher = Watcher(run.program.learner, run.mesh, monitors, run.labels, looks, count, state)
         keys, plan = parallel.pad((jobs.keys, jobs.plan), run.size)
         # copies: the state is given up by the first call
         start = jax.tree.map(jnp.copy, run.program.learner.current(state))

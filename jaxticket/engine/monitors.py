@@ -26,7 +26,7 @@ from jax.sharding import Mesh
 
 from jaxticket._check import naming, shown
 from jaxticket.engine import parallel
-from jaxticket.engine.learner import Block, Learner, Networks, Plan
+from jaxticket.engine.learner import Block, Learner, Networks, Plan, State
 from jaxticket.engine.metrics import outputs
 from jaxticket.engine.source import DataArrays
 from jaxticket.engine.supervised import Origin, Supervised, TrainBatch
@@ -94,21 +94,28 @@ def shapes(
     Raises:
       ValueError: for a monitor that fails, or gives something else than numbers by name.
     """
-    net, training = learner.net, learner.training
-    params, stats = net.shapes
+    params, stats = learner.net.shapes
     number = jax.ShapeDtypeStruct((), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     mask = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bool_), params)
     origin = Origin(params, stats, mask)
     state = jax.eval_shape(lambda o, s, k: learner.start(o, s, key=k), origin, number, key)
+    return _shapes_of(learner, monitor, size, labels, state)
+
+
+def _shapes_of(
+    learner: Supervised, monitor: Monitor, size: int, labels: Labels, state: TrainState
+) -> dict[str, tuple[int, ...]]:
+    """As `shapes`, for the states of a training, arrays or their shapes of one replica."""
+    net, training = learner.net, learner.training
     x = net.example(size)
     if jnp.issubdtype(x.dtype, jnp.floating):
         x = jax.ShapeDtypeStruct(x.shape, jnp.dtype(training.compute_dtype))
     y = jax.ShapeDtypeStruct((size, *labels.shape), labels.dtype)
     taught = training.teacher is not None
     answers = jax.ShapeDtypeStruct((size, *outputs(net)), jnp.float32) if taught else None
-    batch = TrainBatch(x, y, key, answers)  # type: ignore[arg-type]
-    problem = Problem(net, None, training, None, (params, stats), training.precision)
+    batch = TrainBatch(x, y, state.key, answers)  # type: ignore[arg-type]
+    problem = Problem(net, None, training, None, net.shapes, training.precision)
     with naming("monitors", monitor):
         found = jax.eval_shape(monitor, problem, state, batch)
         check_numbers("monitors", monitor, found)
@@ -159,6 +166,7 @@ class Watcher:
       labels: of an example.
       calls: number of calls of the training.
       jobs: number of jobs.
+      state: theirs at the start.
     """
 
     def __init__(
@@ -169,15 +177,18 @@ class Watcher:
         labels: Labels,
         calls: int,
         jobs: int,
+        state: State,
     ) -> None:
         if not isinstance(learner, Supervised):
             learner = Supervised(learner.net, learner.training)
         self.looks = [observer(learner, mesh, monitor) for monitor in monitors]
         size = learner.training.batch_size // mesh.shape[parallel.DATA]
+        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state)
+        assert isinstance(one, TrainState), "what monitors measure"
         self.values = [
             {
                 name: np.full((calls, jobs, *shape), np.nan, np.float32)
-                for name, shape in shapes(learner, monitor, size, labels).items()
+                for name, shape in _shapes_of(learner, monitor, size, labels, one).items()
             }
             for monitor in monitors
         ]

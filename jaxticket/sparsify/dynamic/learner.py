@@ -18,7 +18,7 @@ from jaxticket.engine.parallel import Placement
 from jaxticket.engine.selected import trained_part
 from jaxticket.engine.supervised import Origin, Supervised
 from jaxticket.random import stream
-from jaxticket.sparsify.dynamic.rule import MaskRule
+from jaxticket.sparsify.dynamic.rule import MaskRule, memory_of, state_of_rule
 from jaxticket.typing import Array, Key, Params, RuleState, TrainState
 
 
@@ -129,20 +129,19 @@ class Dynamic(Supervised):
             lambda m, w: jnp.where(m, jnp.zeros_like(w), w), state.mask, state.params
         )
         return _averages_masked(
-            state._replace(params=params, rule=state.rule._replace(latent=pruned))
+            state._replace(params=params, rule=state_of_rule(state)._replace(latent=pruned))
         )
 
     def _ruled(self, state: TrainState, gradient: Params) -> TrainState:
         """The state with mask and memory of the rule's update, and its count."""
-        rule = state.rule
-        assert rule, "the state of a mask rule"
+        rule = state_of_rule(state)
         wanted = self.rule.count(state, step=state.step)
         key = stream(state.key, "rule", state.step)
         new = self.rule.update(state, gradient, step=state.step, key=key)
         kept = masks.kept(new.mask)
         grown = masks.kept(jax.tree.map(lambda new, old: new & ~old, new.mask, state.mask))
         rule = RuleState(
-            memory=new.rule.memory if new.rule else rule.memory,
+            memory=memory_of(new),
             count=kept,
             wrong=rule.wrong | (kept != wanted),
             explored=jax.tree.map(jnp.logical_or, rule.explored, new.mask),
@@ -153,17 +152,14 @@ class Dynamic(Supervised):
 
     def broken(self, state: TrainState) -> Array:
         """Whether a pruned weight is not zero, or the mask keeps another number of weights."""
-        rule = state.rule
-        assert rule, "the state of a mask rule"
+        rule = state_of_rule(state)
         return super().broken(state) | rule.wrong | (masks.kept(state.mask) != rule.count)
 
 
 def _all_weights(state: TrainState) -> Params:
     """Weights in the forward pass and latent ones together."""
-    assert state.rule, "the state of a mask rule"
-    return masks.map_with(
-        jnp.where, state.mask, state.params, state.rule.latent, other=lambda w, _: w
-    )
+    latent = state_of_rule(state).latent
+    return masks.map_with(jnp.where, state.mask, state.params, latent, other=lambda w, _: w)
 
 
 def _averages_masked(state: TrainState) -> TrainState:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxticket import masks
 from jaxticket.engine.supervised import TrainBatch
 from jaxticket.problem import Problem
+from jaxticket.sparsify.dynamic.rule import state_of_rule
 from jaxticket.typing import TrainState
 
 
@@ -38,10 +39,10 @@ class Movement:
     ) -> dict[str, jax.Array]:
         """The shares, float32."""
         del problem, batch
-        assert state.rule, "the state of a mask rule"
-        grown = state.rule.grown / jnp.float32(masks.prunable_size(state.mask))
+        rule = state_of_rule(state)
+        grown = rule.grown / jnp.float32(masks.prunable_size(state.mask))
         return {
             "mask_density": masks.density(state.mask),
-            "mask_explored": masks.density(state.rule.explored),
+            "mask_explored": masks.density(rule.explored),
             "mask_grown": grown,
         }

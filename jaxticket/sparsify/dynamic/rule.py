@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import abc
+from typing import Any
 
 import jax
 
-from jaxticket import masks
 from jaxticket.problem import Problem
 from jaxticket.settings import Training
-from jaxticket.typing import Array, Key, Mask, Params, TrainState
+from jaxticket.typing import Array, Key, Mask, Params, RuleState, TrainState
 
 
 class MaskRule(abc.ABC):
@@ -90,7 +90,7 @@ class MaskRule(abc.ABC):
           step: int32, the absolute step.
         """
         del step
-        return state.rule.count if state.rule else masks.kept(state.mask)
+        return state_of_rule(state).count
 
     def trained(self, state: TrainState) -> Mask:
         """Under a rule with `latent` weights, which weights are updated: all of them by default.
@@ -108,3 +108,14 @@ class MaskRule(abc.ABC):
         """
         del state
         return None
+
+
+def state_of_rule(state: TrainState) -> RuleState:
+    """What a moving mask adds to a state of `jt.sparse_train`."""
+    assert state.rule, "the state of a mask rule"
+    return state.rule
+
+
+def memory_of(state: TrainState) -> Any:
+    """What the rule remembers: the memory that `MaskRule.init` gave, or the last update."""
+    return state_of_rule(state).memory

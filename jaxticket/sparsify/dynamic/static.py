@@ -24,15 +24,27 @@ def random_mask(net: Network, density: float, layout: str | Layout = "erk", *, k
       density: share of the prunable weights that are kept.
       layout: name in `jt.LAYOUTS`, or a function.
       key: draws the positions.
+
+    Raises:
+      ValueError: where a layer would keep nothing.
     """
-    params, _ = net.shapes
     spread = from_table("layout", layout, LAYOUTS)
-    counts = np.asarray(spread(layers_of(net), density), np.int32).tolist()
-    leaves, tree = jax.tree.flatten(params)
+    layers = layers_of(net)
+    counts = np.asarray(spread(layers, density), np.int32).tolist()
+    if empty := [layer.path for layer, kept in zip(layers, counts, strict=True) if not kept]:
+        raise ValueError(
+            f"`density` {density:g} with `layout` {layout!r} keeps no weight of "
+            f"{', '.join(map(repr, empty))}; use a higher density or another layout"
+        )
+    return keep_top(random_scores(net.shapes[0], key=key), net.mask(), counts, scope="layer")
+
+
+def random_scores(like: Params, *, key: Key) -> Params:
+    """Uniform random numbers in [0, 1), float32, a tree like weights."""
+    leaves, tree = jax.tree.flatten(like)
     keys = jax.random.split(key, len(leaves))
     drawn = [jax.random.uniform(k, x.shape, jnp.float32) for k, x in zip(keys, leaves, strict=True)]
-    scores = jax.tree.unflatten(tree, drawn)
-    return keep_top(scores, net.mask(), counts, scope="layer")
+    return jax.tree.unflatten(tree, drawn)
 
 
 @dataclass(frozen=True)

@@ -31,17 +31,36 @@ from jaxticket.runs import Runs, density
 from jaxticket.settings import PruningAtStep, Training
 from jaxticket.sparsify.cohorts import extension, in_cohorts
 from jaxticket.sparsify.cost import Cost, of_training, seconds_of, steps_of_level, total
+from jaxticket.sparsify.dynamic.ac_dc import ACDC
+from jaxticket.sparsify.dynamic.gradual import Gradual
+from jaxticket.sparsify.dynamic.iterative import Iterative
 from jaxticket.sparsify.dynamic.learner import Dynamic
 from jaxticket.sparsify.dynamic.movement import Movement
+from jaxticket.sparsify.dynamic.rigl import RigL
 from jaxticket.sparsify.dynamic.rule import MaskRule
+from jaxticket.sparsify.dynamic.set import SET
 from jaxticket.sparsify.dynamic.static import Static
+from jaxticket.sparsify.dynamic.straight_through import StraightThrough
+from jaxticket.sparsify.dynamic.top_kast import TopKAST
 from jaxticket.sparsify.plan import Plan, planned
 from jaxticket.sparsify.runner import Group, Runner, Weights
 from jaxticket.sparsify.strategy import dense_ticket, packed, unpacked
 from jaxticket.typing import InitialWeights, Mask, Network, Params, TrainState
 
 STATIC = Static()
-RULES: dict[str, MaskRule] = {"static": STATIC}
+RULES: dict[str, MaskRule] = {
+    "static": STATIC,
+    "gradual": Gradual(),
+    "gradual_linear": Gradual(power=1.0),
+    "iterative": Iterative(),
+    "set": SET(),
+    "rigl": RigL(),
+    "rigl_uniform": RigL("uniform_dense_first"),
+    "straight_through": StraightThrough(),
+    "straight_through_random": StraightThrough("random"),
+    "ac_dc": ACDC(),
+    "top_kast": TopKAST(),
+}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,86 @@
+"""AC/DC: phases of dense and of sparse training take turns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from jaxticket import masks
+from jaxticket._check import one_of, settle
+from jaxticket.problem import Problem
+from jaxticket.pruning.keep import keep_top
+from jaxticket.settings import Training
+from jaxticket.sparsify.dynamic.rule import MaskRule, memory_of
+from jaxticket.sparsify.dynamic.straight_through import counts
+from jaxticket.sparsify.dynamic.times import check_time, in_steps
+from jaxticket.typing import Array, Key, Mask, Params, TrainState
+
+
+@dataclass(frozen=True)
+class ACDC(MaskRule):
+    """Alternating compressed and decompressed training.
+
+    Training is dense up to `begin`. Then phases of `every` steps take turns: in a sparse one the
+    largest weights are kept, in a dense one all are trained, those that come back from zero. From
+    `end` on training is sparse.
+
+    Attributes:
+      begin, end: steps, whole numbers, or shares of the training.
+      every: steps of a phase, or a share of the training.
+      scope: "global" ranks all layers together, "layer" each by itself.
+
+    The defaults are the published ones for 100 epochs: 10 dense, phases of 5, sparse for the last
+    15.
+
+    Reference: Peste et al. 2021, "AC/DC: Alternating Compressed/DeCompressed Training of Deep
+      Neural Networks", Algorithm 1.
+    """
+
+    begin: float | int = 0.1
+    end: float | int = 0.85
+    every: float | int = 0.05
+    scope: str = "global"
+
+    def __post_init__(self) -> None:
+        settle(self, check_time, "begin")
+        settle(self, check_time, "end", "every", low=1)
+        settle(self, one_of, "scope", choices=("global", "layer"))
+
+    def for_training(self, training: Training) -> ACDC:
+        """The rule with steps in the place of shares."""
+        return in_steps(self, training, trains_on=True)
+
+    def init(self, problem: Problem, density: float, *, key: Key) -> tuple[Mask, Array]:
+        """The dense mask, and how many weights sparse phases keep."""
+        del key
+        mask = problem.net.mask()
+        keep = jnp.asarray(counts(mask, density, self.scope))
+        return jax.tree.map(jnp.asarray, mask), keep
+
+    def when(self, step: Array) -> Array:
+        """At the start of each phase."""
+        begins = (step - int(self.begin)) % int(self.every) == 0
+        inside = (step >= int(self.begin)) & (step < int(self.end))
+        return (inside & begins) | (step == int(self.end))
+
+    def count(self, state: TrainState, *, step: Array) -> Array:
+        """All weights in dense phases."""
+        sparse = jnp.sum(jnp.asarray(memory_of(state)), dtype=jnp.int32)
+        return jnp.where(self._sparse(step), sparse, jnp.int32(masks.prunable_size(state.mask)))
+
+    def update(
+        self, state: TrainState, dense_gradient: Params, *, step: Array, key: Key
+    ) -> TrainState:
+        """The largest weights, or all."""
+        del dense_gradient, key
+        scores, keep = jax.tree.map(jnp.abs, state.params), jnp.asarray(memory_of(state))
+        largest = keep_top(scores, state.mask, keep, scope=self.scope)
+        dense = ~self._sparse(step)
+        return state._replace(mask=jax.tree.map(lambda m: m | dense, largest))
+
+    def _sparse(self, step: Array) -> Array:
+        """Whether the phase that begins at a step is sparse."""
+        number = (step - int(self.begin)) // int(self.every)
+        return (number % 2 == 0) | (step >= int(self.end))

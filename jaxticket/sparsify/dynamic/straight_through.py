@@ -1,0 +1,88 @@
+"""Straight-through training: pruned weights are trained too, and the largest are used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxticket import masks
+from jaxticket._check import one_of, settle
+from jaxticket.problem import Problem
+from jaxticket.pruning.keep import count, keep_top, layer_counts
+from jaxticket.settings import Training
+from jaxticket.sparsify.dynamic.rule import MaskRule, memory_of
+from jaxticket.sparsify.dynamic.static import random_scores
+from jaxticket.sparsify.dynamic.times import check_time, in_steps
+from jaxticket.typing import Array, Key, Mask, Params, TrainState
+
+
+def counts(mask: Mask, density: float, scope: str) -> np.ndarray:
+    """Weights that a density keeps: int32, one number, or [layer] by layer."""
+    if scope == "layer":
+        return layer_counts(mask, density)
+    return np.asarray(count(density, masks.prunable_size(mask)), np.int32)
+
+
+@dataclass(frozen=True)
+class StraightThrough(MaskRule):
+    """Use the largest weights in the forward pass, and train all of them.
+
+    All weights follow the gradient with respect to the effective weights `m * w`, as if the
+    derivative of the mask were 1 (a straight-through estimate), so that pruned weights may come
+    back with the values that they have by then.
+
+    Attributes:
+      score: "magnitude" keeps the largest weights; "random" draws the mask anew at every update.
+      every: steps between updates, or a share of the training.
+      end: the mask stays from this step, or from this share of the training on.
+      scope: "global" ranks all layers together, "layer" each by itself.
+
+    Reference: Bengio et al. 2013 for the estimate; Lee et al. 2023 (JaxPruner), magnitude and
+      random STE.
+    """
+
+    score: str = "magnitude"
+    every: float | int = 1
+    end: float | int = 1.0
+    scope: str = "global"
+
+    def __post_init__(self) -> None:
+        settle(self, one_of, "score", choices=("magnitude", "random"))
+        settle(self, check_time, "every", "end", low=1)
+        settle(self, one_of, "scope", choices=("global", "layer"))
+
+    def for_training(self, training: Training) -> StraightThrough:
+        """The rule with steps in the place of shares."""
+        return in_steps(self, training)
+
+    @property
+    def latent(self) -> bool:
+        """Pruned weights are trained."""
+        return True
+
+    def init(self, problem: Problem, density: float, *, key: Key) -> tuple[Mask, Array]:
+        """A random mask until the weights are there, and how many the rule keeps."""
+        mask = problem.net.mask()
+        keep = jnp.asarray(counts(mask, density, self.scope))
+        scores = random_scores(problem.net.shapes[0], key=key)
+        return keep_top(scores, mask, keep, scope=self.scope), keep
+
+    def when(self, step: Array) -> Array:
+        """At the start, and at multiples of `every` up to `end`."""
+        return (step % int(self.every) == 0) & (step <= int(self.end))
+
+    def update(
+        self, state: TrainState, dense_gradient: Params, *, step: Array, key: Key
+    ) -> TrainState:
+        """The best of all weights."""
+        del dense_gradient, step
+        if self.score == "random":
+            scores = random_scores(state.params, key=key)
+        else:
+            scores = jax.tree.map(jnp.abs, state.params)
+        dense = jax.tree.map(jnp.ones_like, state.mask)
+        keep = jnp.asarray(memory_of(state))
+        return state._replace(mask=keep_top(scores, dense, keep, scope=self.scope))
