@@ -10,8 +10,9 @@
 Data of one's own are made by `jt.data.from_arrays` and `jt.data.from_batches`, networks by
 `jt.from_linen`, `jt.from_nnx` and `jt.from_functions`; `jt.Training` holds optimizer, loss, metrics
 and all that concerns training. Other ways to find masks: `jt.prune_at`, `jt.search`,
-`jt.sparse_train`. `jt.load` reads a run back. In training loops of one's own: `jt.masked`,
-`jt.gradual`, `jt.make_train`. `dir(jt)` lists all, `help(jt.find_tickets)` explains one.
+`jt.sparse_train`, `jt.dynamic_imp`. `jt.load` reads a run back. In training loops of one's own:
+`jt.masked`, `jt.gradual`, `jt.make_train`. `dir(jt)` lists all, `help(jt.find_tickets)` explains
+one.
 """
 
 import importlib
@@ -73,6 +74,7 @@ from jaxticket.settings import Training
 from jaxticket.sparsify import dynamic, learned
 from jaxticket.sparsify.at_step import EarlyPruning, prune_at
 from jaxticket.sparsify.dynamic import RULES, sparse_train
+from jaxticket.sparsify.dynamic_imp import DynamicIMP, dynamic_imp
 from jaxticket.sparsify.iterative import Pruning, find_tickets
 from jaxticket.sparsify.learned import SEARCHES, search
 from jaxticket.sparsify.retraining import branch
@@ -103,11 +105,11 @@ __all__ = [  # noqa: RUF022
     "data", "DATASETS", "nn", "networks", "NETWORKS", "Network",
     "from_linen", "from_nnx", "from_functions",
     "Training", "PGD", "FGSM", "Teacher", "Plateau", "Target", "augment", "losses", "metrics",
-    "Pruning", "EarlyPruning",
+    "Pruning", "EarlyPruning", "DynamicIMP",
     "preset", "presets", "PRESETS",
     # finding tickets
     "find_tickets", "prune_at", "scores", "SCORES", "LAYOUTS", "ScoreContext",
-    "search", "learned", "SEARCHES", "sparse_train", "dynamic", "RULES", "sparsify",
+    "search", "learned", "SEARCHES", "sparse_train", "dynamic", "RULES", "dynamic_imp", "sparsify",
     # what a run gives
     "Runs", "load", "Ticket", "results", "plots", "speed", "layers", "costs", "telemetry",
     "measure", "probes", "PROBES", "Problem", "surface", "trajectory",

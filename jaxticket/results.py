@@ -103,6 +103,28 @@ class EvaluationLog(NamedTuple):
             monitored=own("monitored/"),
         )
 
+    def then(self, after: EvaluationLog) -> EvaluationLog:
+        """This log and that of the rest of the training, which begins where this one ends.
+
+        The evaluation at the end of this log counts, and not that of the same step in the other.
+        """
+        going = after.steps > self.steps.max(axis=0)
+        names = [name for name in self.monitored if name in after.monitored]
+        return after._replace(
+            steps=np.concatenate([self.steps, after.steps]),
+            wanted=np.concatenate([self.wanted, after.wanted & going]),
+            values=np.concatenate([self.values, after.values]),
+            diverged=np.where(self.diverged >= 0, self.diverged, after.diverged),
+            looked={
+                name: np.concatenate([self.looked[name], after.looked[name] & going])
+                for name in names
+            },
+            monitored={
+                name: np.concatenate([self.monitored[name], after.monitored[name]])
+                for name in names
+            },
+        )
+
     def final(self) -> np.ndarray:
         """The last evaluation of each replica, float32 [replica, split, metric]."""
         calls = self.wanted.shape[0]

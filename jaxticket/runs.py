@@ -378,18 +378,21 @@ class Runs:
         return results.frame(self.costs)
 
     def trace(self) -> pd.DataFrame:
-        """The progress of `jt.search`, one row per evaluation.
+        """The progress of `jt.search`, one row per evaluation; the changes of `jt.dynamic_imp`.
 
-        The columns are seed, level, density (as asked for), step (of the search), expected (the
-        expected density) and multiplier (of the density constraint); with `watch_masks` also
-        hamming, the share of entries in which the mask differs from the one before.
+        The columns are seed, level, density (as asked for) and step. Of a search these are its
+        steps, and there are expected (the expected density) and multiplier (of the density
+        constraint); with `watch_masks` also hamming, the share of entries in which the mask differs
+        from the one before. Of a mask that changes there are change (its number), overlap (the
+        share of the weights of the new mask that the old one has) and grown (how many it has not).
 
         Raises:
           ValueError: for runs of another kind.
         """
         if not self.traces:
             raise ValueError(
-                "`trace` is there for the runs of jt.search; these have learned no mask"
+                "`trace` is there for the runs of jt.search, and of jt.dynamic_imp with changes; "
+                "these have learned no mask and changed none"
             )
         return results.frame(self.traces)
 

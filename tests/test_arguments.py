@@ -125,6 +125,7 @@ def calls():
         "data.corrupt": (jt.data.corrupt, {"x": data.test.x, "name": "fog", "severity": 3}),
         "data.corrupted": (jt.data.corrupted, {"data": data, "name": "fog", "severity": 3}),
         "sparse_train": (jt.sparse_train, {**first, "density": 0.5}),
+        "dynamic_imp": (jt.dynamic_imp, {**first, "density": 0.5, "changes": 1}),
         "transfer": (jt.transfer, {"runs": runs, "to": data, **quiet}),
         "verdict": (jt.verdict, {"runs": runs, "level": 1, **quiet}),
         "prune": (jt.prune, {"params": net.init(jax.random.key(0))[0], "score": "magnitude",
@@ -223,8 +224,8 @@ BAD = [
     *(("find_tickets", argument, value, f"`{argument}` must be ")
       for argument in ("net", "data", "training", "pruning") for value in ("lenet", 3)),
     *((name, argument, None, f"`{argument}` must be ")
-      for name in ("prune_at", "search", "instability", "sparse_train", "Evaluator", "line",
-                   "make_train")
+      for name in ("prune_at", "search", "instability", "sparse_train", "dynamic_imp", "Evaluator",
+                   "line", "make_train")
       for argument in ("net", "data", "training")),
     *((name, "runs", value, f"`runs` must be {RUNS}")
       for name in ("branch", "telemetry", "measure", "verdict", "report", "collapse", "finding",
@@ -508,7 +509,7 @@ def test_the_generic_test_reaches_everything():
     found = {(name, argument) for name in NAMES for argument in mean_the_same(name)}
     assert {name for name, argument in found if argument == "save_every"} == {
         "find_tickets", "prune_at", "search", "instability", "branch", "telemetry", "transfer",
-        "verdict", "sparse_train",
+        "verdict", "sparse_train", "dynamic_imp",
     }  # fmt: skip
     assert {("prune_at", "dense"), ("transfer", "reinit_output"), ("instability", "keep"),
             ("transfer", "permute_copies"), ("search", "train"), ("kd_lts", "one"),

@@ -29,7 +29,7 @@ from jaxticket.typing import Json
 T = TypeVar("T")
 Cohorts = list[tuple[int, ...]]
 """Seeds that were trained together, in the order in which they were added."""
-GROW_BY_DENSITY = ("prune_at", "search", "sparse_train")
+GROW_BY_DENSITY = ("prune_at", "search", "sparse_train", "dynamic_imp")
 """Kinds of runs that find the masks of each density by themselves."""
 
 

@@ -173,6 +173,7 @@ class Runner:
       net, data, training: what is trained on what, and how.
       seeds: one replica of each group each.
       learner: what is trained; supervised training of the network if None.
+      keeping: which networks of the run are kept, for strategies that train some themselves.
     """
 
     run: Run
@@ -181,6 +182,7 @@ class Runner:
     training: Training
     seeds: tuple[int, ...]
     learner: Learner[Any, Any, Any] | None = None
+    keeping: Keeping = NOTHING
 
     @functools.cached_property
     def keys(self) -> np.ndarray:

@@ -11,15 +11,14 @@ import abc
 import functools
 import itertools
 import os
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import _show, _tree, masks, rescaling
+from jaxticket import _tree, masks, rescaling
 from jaxticket._check import flag, instance
 from jaxticket.connectivity.evaluator import Evaluator
 from jaxticket.controls import Change
@@ -45,72 +44,13 @@ from jaxticket.sparsify.cohorts import extension, in_cohorts
 from jaxticket.sparsify.cost import Cost, whole_or_mean
 from jaxticket.sparsify.plan import Keeping, Plan, planned
 from jaxticket.sparsify.runner import Group, Runner, Weights, final_weights
+from jaxticket.sparsify.stages import Found as Found
+from jaxticket.sparsify.stages import Phase as Phase
+from jaxticket.sparsify.stages import Stage as Stage
+from jaxticket.sparsify.stages import Stages as Stages
+from jaxticket.sparsify.stages import Tickets as Tickets
 from jaxticket.ticket import Ticket
 from jaxticket.typing import InitialWeights, Json, Mask, Network
-
-
-class Found(NamedTuple):
-    """Masks of one level.
-
-    Attributes:
-      level: at least 1; 0 asks for the training of the dense networks.
-      mask: bool [replica, ...], one for each seed.
-      origin: what they start from: weights at every position, statistics and step.
-      source: the level whose trained weights the masks come from: replicas that diverged there have
-        no mask. None for masks of states of the dense training.
-    """
-
-    level: int
-    mask: Mask
-    origin: Ticket
-    source: int | None = None
-
-    __repr__ = _show.record
-
-
-class Tickets(NamedTuple):
-    """Tickets of a block that were just trained.
-
-    Attributes:
-      trained: their states on the devices, in the first `count` places, and snapshots.
-      jobs: what was trained, controls too.
-      first: number of the first of them among the seeds.
-      count: how many tickets.
-    """
-
-    trained: Trained
-    jobs: Jobs
-    first: int
-    count: int
-
-    __repr__ = _show.record
-
-
-class Stage(NamedTuple):
-    """Masks that are trained side by side, with their controls.
-
-    Attributes:
-      found: the masks.
-      keep: `keep(tickets) -> arrays [ticket, ...]`, what the strategy needs of trained tickets, of
-        which `found` then has one entry.
-      snapshots_at: steps whose states `keep` looks at.
-      name: of the training in the table of seconds, one row; a row for each block if "".
-      costs, trace: rows of `Runs.timings` and `Runs.trace`, of finding these masks.
-    """
-
-    found: Sequence[Found]
-    keep: Callable[[Tickets], Arrays] | None = None
-    snapshots_at: Sequence[int] = ()
-    name: str = ""
-    costs: Sequence[Json] = ()
-    trace: Sequence[Json] = ()
-
-    __repr__ = _show.record
-
-
-Stages = Generator[Stage, Arrays, Ticket | None]
-"""What `Strategy.tickets` gives: each `yield` of a stage returns what its `keep` gave, joined over
-all seeds. It may return the weights that tickets rewind to; those of the last masks if None."""
 
 
 class Strategy(PruningSettings):
@@ -297,6 +237,8 @@ class _Course:
             else:
                 logs = (h for h in self.logs if (h.level, h.branch) == (found.source, "ticket"))
                 lost = self.lost[found.source] | (next(logs).diverged >= 0)
+            if found.lost is not None:
+                lost = lost | found.lost
             self.lost[found.level] = lost
             self._report_collapse(found)
 
@@ -468,7 +410,7 @@ def _run_cohort(
     with runtime.run(
         net, plan.data, training, settings, size=size, steps=expected, extends=extension
     ) as run:
-        runner = Runner(run, net, plan.data, training, plan.seeds)
+        runner = Runner(run, net, plan.data, training, plan.seeds, keeping=plan.keep)
         for strategy in strategies:
             strategy.check(runner)
         run.begins(pruned_line(net, strategies[0].exclude))
@@ -590,9 +532,15 @@ def _train(
         snapshots_at=stage.snapshots_at,
         weights=weights,
     )
-    for (owner, _), group, own in zip(owners, groups, trained.kept, strict=True):
+    for (owner, found), group, own in zip(owners, groups, trained.kept, strict=True):
         owner.weights.add(group, own)
+        if group.branch == "ticket":
+            for phase in reversed(found.phases):
+                # at the step of a change, the network as it was before
+                owner.weights.add(group, phase.kept)
     for (owner, found), group, log in zip(owners, groups, trained.logs, strict=True):
+        if group.branch == "ticket":
+            log = functools.reduce(EvaluationLog.then, [*(p.log for p in found.phases), log])
         owner.logs.append(log)
         if group.branch == "ticket":
             owner.tickets[found.level] = owner.ticket(found).masked()
