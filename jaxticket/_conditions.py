@@ -32,7 +32,8 @@ def where_due(
 
     Args:
       due: bool scalar.
-      function: `(state, *others) -> state`, of the same shapes.
+      function: `(state, *others) -> state`, of the same shapes. It closes over nothing that differs
+        between replicas: that comes as one of `others`.
       state: a tree of arrays, which vary over the devices that results vary over.
       *others: trees of arrays.
       otherwise: likewise; the state as it is by default. Where it is not that and the function is

@@ -52,8 +52,13 @@ class Dynamic(Supervised):
         state = state._replace(rule=_tree.varying_like(rule, step))
         if not self.rule.latent:
             return state
-        # what the rule makes of the weights that training starts from
-        return self._remasked(state._replace(params=origin.params))
+        # what the rule makes of the weights that training starts from; the mask before was no mask
+        # that anything was trained with
+        state = self._remasked(state._replace(params=origin.params))
+        rule = state_of_rule(state)._replace(
+            explored=jax.tree.map(jnp.copy, state.mask), grown=jnp.zeros_like(rule.grown)
+        )
+        return state._replace(rule=_tree.varying_like(rule, step))
 
     def step(
         self, state: TrainState, batch: Batch, plan: Plan, active: Array, placement: Placement
@@ -71,14 +76,18 @@ class Dynamic(Supervised):
             state = where_due(due, moved, state, batch, plan)
             return self._descended(state, batch, plan, active, placement)
 
-        def in_place_of_descent(state: TrainState, batch: Batch, plan: Plan) -> TrainState:
+        def in_place_of_descent(
+            state: TrainState, batch: Batch, plan: Plan, active: Array
+        ) -> TrainState:
+            del active
             state = moved(state, batch, plan)
             return state._replace(step=state.step + 1)
 
-        def descended(state: TrainState, batch: Batch, plan: Plan) -> TrainState:
+        def descended(state: TrainState, batch: Batch, plan: Plan, active: Array) -> TrainState:
             return self._descended(state, batch, plan, active, placement)
 
-        return where_due(due, in_place_of_descent, state, batch, plan, otherwise=descended)
+        given = state, batch, plan, active
+        return where_due(due, in_place_of_descent, *given, otherwise=descended)
 
     def _descended(
         self, state: TrainState, batch: Batch, plan: Plan, active: Array, placement: Placement

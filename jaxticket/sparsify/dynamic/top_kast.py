@@ -96,7 +96,7 @@ class TopKAST(MaskRule):
         density = masks.density(state.mask)
 
         def one(forward: Array, backward: Array, w: Array) -> Array:
-            share = jnp.where(forward, jnp.float32(1), backward / density)
+            share = jnp.where(forward, jnp.float32(1), backward.astype(jnp.float32) / density)
             return (jnp.float32(self.decay) * share).astype(w.dtype) * w
 
         larger = memory_of(state)["mask"]
