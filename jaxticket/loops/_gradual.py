@@ -175,14 +175,12 @@ def gradual(
         keep = _amounts(schedule, state.count, now, scope)
         there = _kept(now, scope)
 
-        def pruned(
-            state: MaskedState, params: Params, gradient: Params, keep: Array
-        ) -> MaskedState:
-            scores = ranked(masks.apply(state.mask, params), gradient)
+        def pruned(state: MaskedState) -> MaskedState:
+            scores = ranked(masks.apply(state.mask, params), updates)
             return with_mask(state, keep_top(scores, state.mask, keep, scope=scope))
 
         before = _tree.varying_like(state.masked, (params, updates, keep))
-        own = where_due(jnp.any(keep < there), pruned, before, params, updates, keep)
+        own = where_due(jnp.any(keep < there), pruned, before)
         moved, after = advance(inner, updates, own, params, extra)
         return moved, GradualState(state.count + 1, after)
 

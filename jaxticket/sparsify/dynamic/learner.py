@@ -69,32 +69,20 @@ class Dynamic(Supervised):
             return self._straight_through(state, batch, plan, active, placement)
         due = rule.when(state.step) & living
 
-        def moved(state: TrainState, batch: Batch, plan: Plan) -> TrainState:
+        def moved(state: TrainState) -> TrainState:
             return self._moved(state, batch, plan, placement)
 
+        def descended(state: TrainState, active: Array = active) -> TrainState:
+            penalty = rule.penalty(state)
+            return self.updated(state, batch, plan, active, placement, penalty=penalty)
+
+        state = where_due(due, moved, state)
         if not rule.replaces_step:
-            state = where_due(due, moved, state, batch, plan)
-            return self._descended(state, batch, plan, active, placement)
-
-        def in_place_of_descent(
-            state: TrainState, batch: Batch, plan: Plan, active: Array
-        ) -> TrainState:
-            del active
-            state = moved(state, batch, plan)
-            return state._replace(step=state.step + 1)
-
-        def descended(state: TrainState, batch: Batch, plan: Plan, active: Array) -> TrainState:
-            return self._descended(state, batch, plan, active, placement)
-
-        given = state, batch, plan, active
-        return where_due(due, in_place_of_descent, *given, otherwise=descended)
-
-    def _descended(
-        self, state: TrainState, batch: Batch, plan: Plan, active: Array, placement: Placement
-    ) -> TrainState:
-        """An update of the weights under the mask as it is."""
-        penalty = self.rule.penalty(state)
-        return self.updated(state, batch, plan, active, placement, penalty=penalty)
+            return descended(state)
+        rest = active & ~due
+        # one by one, replicas that do not descend compute nothing
+        state = descended(state, rest) if placement.vmapped else where_due(rest, descended, state)
+        return state._replace(step=state.step + due.astype(jnp.int32))
 
     def _moved(
         self, state: TrainState, batch: Batch, plan: Plan, placement: Placement
