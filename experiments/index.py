@@ -28,6 +28,7 @@ FOLDERS = (
     "thesis_ch3",
     "thesis_ch4",
     "thesis_ch5",
+    "thesis_ch6",
     "one_ticket",
     "kd_lts",
     "concrete",

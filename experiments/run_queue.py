@@ -199,6 +199,7 @@ RUNS = (
         for preset in _CHAPTER_5
         for script, figures in _EARLY
     ),
+    _paper("thesis_ch6.dynamic_imp", _RESNET20[0], "Algorithm 5", short="ch6_dynamic_imp"),
     _paper("leaderboard", _RESNET20[0], "accuracy, cost and controls of every method"),
     *(
         _paper("thesis_ch5.replication", f"{network}-cifar10-grasp", "sections 5.3.5 and 5.4.4")

@@ -42,6 +42,7 @@ NETWORKS = {
     "conv4": "Conv-4",
     "conv6": "Conv-6",
     "conv8": "Conv-8",
+    "resnet14": "ResNet-14",
     "resnet20": "ResNet-20",
     "resnet50": "ResNet-50",
     "resnet18": "ResNet-18",
@@ -91,6 +92,7 @@ QUICK: dict[str, Size] = {
     "conv6": _CONV,
     "conv8": _CONV,
     # narrower is hardly faster: many small operations
+    "resnet14": dataclasses.replace(_DEEP, width=0.5),
     "resnet20": dataclasses.replace(_DEEP, width=0.5),
     "vgg16": dataclasses.replace(_DEEP, width=0.125),
     **{
@@ -373,6 +375,11 @@ class Job:
         """Run `jt.prune_at` to the densities of the job's levels, by default at initialization."""
         usual = {"score": score, "density": self.densities, **self._kept(sub)}
         return jt.prune_at(self.net, self.data, self.training, **{**usual, **options})
+
+    def dynamic_imp(self, changes: Sequence[int], *, sub: str = "", **options: Any) -> jt.Runs:
+        """Run `jt.dynamic_imp` at the densities of the job's levels."""
+        usual = {"density": self.densities, "changes": changes, **self._kept(sub)}
+        return jt.dynamic_imp(self.net, self.data, self.training, **{**usual, **options})
 
     def search(self, method: Method, *, sub: str = "", **options: Any) -> jt.Runs:
         """Run `jt.search` at the densities of the job's levels."""

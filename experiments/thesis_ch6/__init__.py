@@ -1,0 +1,1 @@
+"""Frankle's thesis (2023), chapter 6: what comes next."""
