@@ -66,7 +66,7 @@ from jaxticket.loops import (
 from jaxticket.masks import density
 from jaxticket.nn import NETWORKS, from_functions, from_linen, from_nnx
 from jaxticket.problem import Problem
-from jaxticket.pruning import scores
+from jaxticket.pruning import scores, structures
 from jaxticket.pruning.keep import densities, keep_top, prune
 from jaxticket.pruning.scores import LAYOUTS, SCORES
 from jaxticket.runs import Runs
@@ -108,7 +108,7 @@ __all__ = [  # noqa: RUF022
     "Pruning", "EarlyPruning", "DynamicIMP",
     "preset", "presets", "PRESETS",
     # finding tickets
-    "find_tickets", "prune_at", "scores", "SCORES", "LAYOUTS", "ScoreContext",
+    "find_tickets", "prune_at", "scores", "SCORES", "LAYOUTS", "structures", "ScoreContext",
     "search", "learned", "SEARCHES", "sparse_train", "dynamic", "RULES", "dynamic_imp", "sparsify",
     # what a run gives
     "Runs", "load", "Ticket", "results", "plots", "speed", "layers", "costs", "telemetry",

@@ -20,6 +20,7 @@ from jaxticket.nn.linearity import curved
 from jaxticket.problem import Problem
 from jaxticket.pruning.keep import prune_in_rounds
 from jaxticket.pruning.scores.spec import Recipe, name_of, recipe_of
+from jaxticket.pruning.structures.settings import StructureLike, units_of
 from jaxticket.random import stream
 from jaxticket.settings import Training
 from jaxticket.typing import (
@@ -75,6 +76,7 @@ class Selection:
       exclude: patterns of paths that are not pruned.
       examples: what the score looks at.
       loss: that of the training, which `ScoreContext.loss` is the mean of.
+      structure: what is kept or pruned together; None for single weights.
     """
 
     score: Score
@@ -83,6 +85,7 @@ class Selection:
     exclude: tuple[str, ...] = ()
     examples: Examples = Examples()
     loss: Loss = "cross_entropy"
+    structure: StructureLike | None = None
 
 
 @functools.lru_cache(maxsize=64)
@@ -101,6 +104,9 @@ def pruner(net: Network, mesh: Mesh, selection: Selection) -> Callable[..., tupl
       the weights are.
     """
     recipe, wanted = recipe_of(selection.score), selection.examples
+    units = None
+    if selection.structure is not None:
+        units = units_of(selection.structure, net.mask(selection.exclude), net)
     if recipe.flow and (bent := curved(net)):
         warnings.warn(
             f"`score` {name_of(selection.score)!r} sums paths through a network, and this one "
@@ -153,6 +159,7 @@ def pruner(net: Network, mesh: Mesh, selection: Selection) -> Callable[..., tupl
             scope=selection.scope,
             floor=selection.floor,
             key=stream(key, "score"),
+            units=units,
         )
         # a diverged replica keeps its mask
         mask = jax.tree.map(

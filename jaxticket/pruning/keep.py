@@ -13,10 +13,17 @@ from jax.core import Tracer
 from jaxticket import _tree, masks
 from jaxticket._check import from_table, instance, one_of, share, whole
 from jaxticket.pruning.layouts import Layer, Layout
+from jaxticket.pruning.ranking import floored, highest
 from jaxticket.pruning.scores import SCORES
 from jaxticket.pruning.scores.spec import name_of, recipe_of
-from jaxticket.pruning.topk import top_scores
-from jaxticket.typing import AnyArray, Array, Key, Mask, Params, Score, ScoreContext
+from jaxticket.pruning.structures.settings import (
+    StructureLike,
+    Units,
+    implied,
+    unit_counts,
+    units_of,
+)
+from jaxticket.typing import Array, Key, Mask, Network, Params, Score, ScoreContext
 
 
 def densities(levels: int, fraction: float = 0.2) -> np.ndarray:
@@ -43,9 +50,11 @@ def count(density: float, size: int) -> int:
 def keep_top(
     scores: Params,
     mask: Mask,
-    keep: Array | int | Sequence[int],
+    keep: Array | int | Sequence[int] | None,
     *,
     scope: str = "global",
+    structure: StructureLike | None = None,
+    net: Network | None = None,
 ) -> Mask:
     """Keep exactly `keep` of the weights that are still there: those with the highest scores.
 
@@ -62,15 +71,20 @@ def keep_top(
         and others stay as they are.
       keep: number of prunable entries to keep, an int or a traced int32 scalar; with scope "layer"
         one number per prunable leaf, in the order of `jax.tree.leaves`, as a sequence or an int32
-        vector.
+        vector. With a structure, the number of its units (`Units.counts`), or None where the
+        structure implies it.
       scope: "global" ranks all layers together, "layer" each by itself.
+      structure: weights that are kept or pruned together, "2:4", ("block", 4, 4), "channel" or
+        ("fan_in", k), or an object; None for single weights. See `jt.structures`.
+      net: the network, for structure="channel".
 
     Returns:
       The new mask. Where fewer than `keep` are left, all of them stay.
 
     Raises:
       ValueError: for a tree of another structure, a mask that is not of bools, scores that are nan
-        where the mask is True, an unknown scope, a negative `keep`, or a mask of None alone.
+        where the mask is True, an unknown scope, a negative `keep`, a mask of None alone, and
+        layers that the structure does not fit.
 
     >>> scores = {"w": jnp.array([[1.0, 3.0, 3.0, 2.0]])}
     >>> keep_top(scores, masks.ones(scores), 1)["w"].tolist()
@@ -79,79 +93,41 @@ def keep_top(
     one_of("scope", scope, ("global", "layer"))
     masks.require_bools("mask", mask, "keep_top(scores, mask, keep)")
     _tree.same_structure("scores", scores, masks.filled(mask, scores), of="mask")
-    counted = masks.known(mask)
-    if not isinstance(keep, jax.Array) and np.size(keep) and np.min(keep) < 0:
+    if keep is not None and not isinstance(keep, jax.Array) and np.size(keep) and np.min(keep) < 0:
         raise ValueError(f"`keep` must be at least 0, got {keep}")
-    rows = masks.items(counted, scores)
-    if not rows:
+    if not jax.tree.leaves(masks.known(mask)):
         raise ValueError("`mask` has None at every leaf; there is nothing to prune")
-    leaves = [m for _, m, _ in rows]
-    values = [jnp.asarray(s).reshape(-1) for _, _, s in rows]
-    _check_scores(values, leaves, [path for path, _, _ in rows])
-    values = _ranked(values)
-    amounts = jnp.asarray(keep, jnp.int32)
-    if scope == "layer":
-        if amounts.shape != (len(rows),):
-            raise ValueError(
-                f"`keep` must hold one number per prunable layer ({len(rows)}) with "
-                f"scope='layer', got shape {amounts.shape}"
-            )
-        found = [
-            top_scores(v, m.reshape(-1), amount)
-            for v, m, amount in zip(values, leaves, amounts, strict=True)
-        ]
-    else:
-        flat = top_scores(
-            jnp.concatenate(values), jnp.concatenate([m.reshape(-1) for m in leaves]), amounts
-        )
-        ends = np.cumsum([m.size for m in leaves]).tolist()
-        found = [flat[end - m.size : end] for end, m in zip(ends, leaves, strict=True)]
-    kept = iter(found)
-    return masks.map_with(
-        lambda m, given: next(kept).reshape(m.shape), counted, mask, other=lambda given: given
-    )
+    if structure is None:
+        if keep is None:
+            raise ValueError("`keep` is needed: how many weights stay, got None")
+        return highest(scores, mask, keep, scope=scope)
+    units = units_of(structure, mask, net)
+    if keep is None:
+        if units.density is None:
+            raise ValueError(f"`keep` is needed: how many {units.noun} stay, got None")
+        keep = jnp.asarray(units.rounds(None, 1)[0])
+    return keep_units(units, scores, mask, keep, scope=scope)
 
 
-def _check_scores(values: Sequence[Array], alive: Sequence[AnyArray], paths: list[str]) -> None:
-    """Raise for scores that cannot be ranked: of mixed types, or nan where weights compete."""
-    kinds = {jnp.dtype(v.dtype) for v in values}
-    if _whole(kinds):
-        return
-    if not all(jnp.issubdtype(kind, jnp.floating) for kind in kinds):
-        raise ValueError(
-            f"`scores` must be all floating, all of int32 and smaller types, or all of uint32, got "
-            f"{', '.join(sorted(map(str, kinds)))}; convert them with astype('float32')"
-        )
-    for path, v, m in zip(paths, values, alive, strict=True):
-        if isinstance(v, Tracer) or isinstance(m, Tracer):
-            continue
-        bad = int(np.sum(np.isnan(v) & np.asarray(m).reshape(-1)))
-        if bad:
-            raise ValueError(
-                f"`scores` are nan at {bad} weights of {path!r}; make every score a number, such "
-                f"as -inf for what is to be pruned first"
-            )
+def keep_units(
+    units: Units,
+    scores: Params,
+    mask: Mask,
+    keep: Array | int | Sequence[int],
+    *,
+    scope: str = "global",
+    floor: int = 0,
+) -> Mask:
+    """Keep the units with the highest scores of those that a mask has.
 
-
-def _ranked(values: list[Array]) -> list[Array]:
-    """Scores in a type that `top_scores` ranks: float32, int32 or uint32, the same for all."""
-    whole = _whole({jnp.dtype(v.dtype) for v in values})
-    return [v.astype(whole) for v in values] if whole else _single(values)
-
-
-def _whole(kinds: set[np.dtype]) -> str | None:
-    """The type of whole numbers that holds all of these exactly; None where there is none."""
-    return next((t for t in ("int32", "uint32") if all(np.can_cast(k, t) for k in kinds)), None)
-
-
-def _single(values: list[Array]) -> list[Array]:
-    """Scores in float32, those of float64 brought into its range together."""
-    if all(v.dtype != jnp.float64 for v in values):
-        return [v.astype(jnp.float32) for v in values]
-    tops = [jnp.max(jnp.where(jnp.isfinite(v), jnp.abs(v), 0)) for v in values]
-    most = jnp.max(jnp.stack([t.astype(jnp.float64) for t in tops]))
-    most = jnp.where(most > 0, most, 1)
-    return [(v / most.astype(v.dtype)).astype(jnp.float32) for v in values]
+    Args:
+      units: of the network.
+      scores: of its weights.
+      mask: so far.
+      keep, scope, floor: as of `Units.keep`.
+    """
+    chosen = units.keep(units.pool(scores, mask), units.alive(mask), keep, scope=scope, floor=floor)
+    return jax.tree.map(jnp.logical_and, units.expand(chosen, mask), mask)
 
 
 def layer_counts(
@@ -185,10 +161,12 @@ def prune(
     context: ScoreContext | None = None,
     *,
     score: str | Score,
-    density: float,
+    density: float | None = None,
     rounds: int | None = None,
     scope: str = "global",
     floor: int = 0,
+    structure: StructureLike | None = None,
+    net: Network | None = None,
     key: Key,
 ) -> Mask:
     """Score and select, in one round or several.
@@ -202,11 +180,13 @@ def prune(
         others in every round (FORCE) too; `jt.prune_at` draws new ones. None for scores that look
         at the weights alone, such as magnitude.
       score: a name in `jt.SCORES` or a function.
-      density: share of the prunable weights that the last round keeps.
+      density: share of the prunable weights that the last round keeps, or of the units of a
+        structure; None for structures that imply it.
       rounds: number of rounds, the densities between fall exponentially; that of the score's recipe
         if None (100 for SynFlow, 1 for most).
       scope: "global" ranks all layers together, "layer" each by itself.
       floor: weights that every layer keeps at least, whatever their scores; with scope "global".
+      structure, net: as of `keep_top`.
       key: for scores that draw random numbers.
 
     Returns:
@@ -221,7 +201,6 @@ def prune(
       rounds.
     """
     function: Score = from_table("score", score, SCORES)
-    density = share("density", density)
     rounds = whole("rounds", recipe_of(function).rounds if rounds is None else rounds, 1)
     floor = whole("floor", floor)
     if context is None:
@@ -230,7 +209,17 @@ def prune(
         instance("context", context, ScoreContext, "a jt.ScoreContext, or None")
         masks.require_bools("context.mask", context.mask)
         masks.require_like("context.mask", context.mask, params)
-    keeps = round_counts(context.mask, density, rounds, scope=scope, floor=floor)
+    units = None if structure is None else units_of(structure, context.mask, net)
+    if units is not None:
+        density = implied("density", density, units)
+        keeps = unit_counts(units, density, rounds, scope=scope, floor=floor)
+    elif density is None:
+        raise ValueError(
+            "`density` must be in (0, 1], got None: only structures such as '2:4' imply it"
+        )
+    else:
+        density = share("density", density)
+        keeps = round_counts(context.mask, density, rounds, scope=scope, floor=floor)
     mask, fault = prune_in_rounds(
         params,
         context.mask,
@@ -240,6 +229,7 @@ def prune(
         scope=scope,
         floor=floor,
         key=key,
+        units=units,
     )
     if not isinstance(fault, Tracer) and bool(fault):
         raise ValueError(not_finite(name_of(function)))
@@ -336,6 +326,7 @@ def prune_in_rounds(
     scope: str,
     floor: int,
     key: Key,
+    units: Units | None = None,
 ) -> tuple[Mask, Array]:
     """Score and select in rounds, as one loop; what `prune` and the compiled selections share.
 
@@ -345,6 +336,7 @@ def prune_in_rounds(
       keeps: int32 [round] or [round, layer], from `round_counts`; traced or not.
       context_of: `context_of(number, mask) -> context` of a round.
       score, scope, floor, key: as in `prune`.
+      units: what is kept or pruned together, of which `keeps` is the number; None for weights.
 
     Returns:
       The mask, and a bool: whether scores of weights that compete were not finite though the
@@ -370,21 +362,14 @@ def prune_in_rounds(
             other=jnp.zeros_like,
         )
         fault = jnp.logical_or(fault, ~_tree.finite(scores))
+        if units is not None:
+            chosen = keep_units(units, scores, rivals, keep, scope=scope, floor=floor)
+            return (chosen, fault), None
         if floor:
-            scores = _floored(scores, rivals, floor)
+            scores = floored(scores, rivals, floor)
         return (keep_top(scores, rivals, keep, scope=scope), fault), None
 
     no = _tree.varying_like(jnp.bool_(False), (params, mask))
     numbers = jnp.arange(keeps.shape[0], dtype=jnp.int32)
     (chosen, fault), _ = jax.lax.scan(one_round, (mask, no), (jnp.asarray(keeps), numbers))
     return chosen, jnp.logical_and(fault, _tree.finite(params))
-
-
-def _floored(scores: Params, mask: Mask, floor: int) -> Params:
-    """Scores in which the `floor` best of each layer come before everything else."""
-
-    def one(m: Array, s: Array) -> Array:
-        best = top_scores(s.reshape(-1).astype(jnp.float32), m.reshape(-1), jnp.int32(floor))
-        return jnp.where(best.reshape(s.shape), jnp.asarray(jnp.inf, s.dtype), s)
-
-    return masks.map_with(one, masks.known(mask), scores, other=lambda s: s)

@@ -147,3 +147,32 @@ def _top_on_host(scores: np.ndarray, alive: np.ndarray, keep: int) -> np.ndarray
     quota = keep - int(np.count_nonzero(chosen))
     chosen[np.flatnonzero(equal)[:quota]] = True
     return chosen
+
+
+@jax.jit
+def top_within(ranks: Array, alive: Array, keep: Array) -> Array:
+    """Marks the `keep` highest ranks of each group, lower index first among equals.
+
+    Args:
+      ranks: uint32 [group, member, column]; members of one group and column compete.
+      alive: bool of that shape.
+      keep: int32 scalar; where fewer are alive in a group, all of them are marked.
+
+    Returns:
+      bool of that shape, with exactly `min(keep, alive)` True in each group and column.
+    """
+    ranks = jnp.where(alive, ranks, jnp.uint32(0))
+    k = jnp.minimum(keep, jnp.sum(alive, axis=1, dtype=jnp.int32, keepdims=True))
+
+    # groups are many and small: each pass counts in all of them at once
+    def bit(i: Array, t: Array) -> Array:
+        trial = t | (jnp.uint32(1) << (jnp.uint32(31) - i.astype(jnp.uint32)))
+        enough = jnp.sum(ranks >= trial, axis=1, dtype=jnp.int32, keepdims=True) >= k
+        return jnp.where(enough, trial, t)
+
+    start = varying_like(jnp.zeros(k.shape, jnp.uint32), (ranks, k))
+    threshold = jax.lax.fori_loop(0, 32, bit, start)
+    higher = jnp.logical_and(ranks > threshold, alive)
+    equal = jnp.logical_and(ranks == threshold, alive)
+    quota = k - jnp.sum(higher, axis=1, dtype=jnp.int32, keepdims=True)
+    return higher | (equal & (jnp.cumsum(equal, axis=1, dtype=jnp.int32) <= quota))

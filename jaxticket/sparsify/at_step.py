@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import time
@@ -38,6 +39,16 @@ from jaxticket.pruning.keep import layout_counts, not_finite, round_counts
 from jaxticket.pruning.layouts import Layout, layers_of
 from jaxticket.pruning.scores import LAYOUTS, SCORES
 from jaxticket.pruning.scores.spec import name_of, recipe_of
+from jaxticket.pruning.structures.settings import (
+    StructureLike,
+    Units,
+    checked,
+    implied,
+    in_units,
+    labeled,
+    unit_counts,
+    units_of,
+)
 from jaxticket.runs import Runs
 from jaxticket.settings import PruningAtStep, Training, name_or_function
 from jaxticket.sparsify.cost import Cost, of_dense, of_scoring, seconds_of, total
@@ -69,7 +80,27 @@ class AtStep(PruningAtStep, Strategy):
 
     What it adds to `PruningAtStep` and `Strategy` is what all of them share; a subclass says how
     `tickets` are found, and their `cost`.
+
+    Attributes:
+      structure: weights that are kept or pruned together (`jt.structures`); None for single
+        weights. Densities are then shares of its units.
     """
+
+    structure: StructureLike | None = dataclasses.field(
+        default=None, kw_only=True, metadata={"newer": True}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        settle(self, or_none(checked), "structure")
+
+    def units(self, net: Network) -> Units | None:
+        """What is kept or pruned together; None for single weights."""
+        return (
+            None
+            if self.structure is None
+            else units_of(self.structure, net.mask(self.exclude), net)
+        )
 
     @property
     def title(self) -> str:
@@ -87,7 +118,14 @@ class AtStep(PruningAtStep, Strategy):
         return (self.step,)
 
     def check_network(self, net: Network) -> None:
-        """Raise for patterns that match no layer, and for densities that keep no weight."""
+        """Raise for patterns that match no layer, and for densities that keep no weight.
+
+        With a structure, for layers that it does not fit and densities that contradict it.
+        """
+        if (units := self.units(net)) is not None:
+            for density in self.densities:
+                unit_counts(units, implied("density", density, units), 1)
+            return
         size = masks.prunable_size(net.mask(self.exclude))
         for density in self.densities:
             if not round(density * size):
@@ -240,13 +278,26 @@ class EarlyPruning(AtStep):
 
     @property
     def name(self) -> str:
-        """The name of the score."""
-        return name_of(self.score)
+        """The name of the score, and the structure."""
+        return labeled(name_of(self.score), self.structure)
+
+    def check_network(self, net: Network) -> None:
+        """As of `AtStep`; with a structure, also for a scope and a floor that do not fit."""
+        super().check_network(net)
+        if self.structure is not None:
+            self.counts(net)
 
     def counts(self, net: Network) -> np.ndarray:
-        """Weights that each level keeps, round after round: int32 [level, round, ...]."""
+        """Weights, or units, that each level keeps after each round: int32 [level, round, ...]."""
         score = from_table("score", self.score, SCORES)
         rounds = self.rounds or recipe_of(score).rounds
+        units = self.units(net)
+        if units is not None and self.scope in ("global", "layer"):
+            found = [
+                unit_counts(units, share, rounds, scope=str(self.scope), floor=self.floor)
+                for share in self.densities
+            ]
+            return np.stack(found)
         if self.scope in ("global", "layer"):
             counted = functools.partial(
                 round_counts, net.mask(self.exclude), rounds=rounds, scope=str(self.scope),
@@ -255,6 +306,8 @@ class EarlyPruning(AtStep):
             return np.stack([counted(share) for share in self.densities])
         layout = from_table("scope", self.scope, LAYOUTS)
         layers = layers_of(net, self.exclude)
+        if units is not None:
+            layers = in_units(units, layers)
         return np.stack([layout_counts(layout, layers, share, rounds) for share in self.densities])
 
     def check(self, runner: Runner) -> None:
@@ -302,6 +355,7 @@ class EarlyPruning(AtStep):
             self.exclude,
             examples,
             runner.training.loss,
+            self.structure,
         )
         mask, fault = pruner(runner.net, run.mesh, selection)(
             limits,
@@ -339,7 +393,7 @@ def prune_at(
     data: Data | Stream,
     training: Training,
     *,
-    density: float | Sequence[float],
+    density: float | Sequence[float] | None = ...,
     score: str | Score = ...,
     step: int | str = ...,
     **options: object,
@@ -352,7 +406,7 @@ def prune_at(
     data: Data | Stream,
     training: Training,
     *,
-    density: float | Sequence[float],
+    density: float | Sequence[float] | None = ...,
     score: str | Score = ...,
     step: Sequence[int | str],
     **options: object,
@@ -365,7 +419,7 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
     data: Data | Stream,
     training: Training,
     *,
-    density: float | Sequence[float],
+    density: float | Sequence[float] | None = None,
     score: str | Score = "snip",
     step: int | str | Sequence[int | str] = 0,
     rounds: int | None = None,
@@ -378,6 +432,7 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
     batches: int = 1,
     batch_size: int | None = None,
     rescale: str | None = None,
+    structure: StructureLike | None = None,
     seeds: Iterable[int] = range(5),
     branches: Sequence[str | Change] = (),
     init: InitialWeights | None = None,
@@ -401,7 +456,8 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
       net: a network, such as `jt.networks.lenet(data.shape, data.classes)`.
       data: a data set, or a stream; with a validation split its loss is evaluated too.
       training: how networks are trained.
-      density: share of prunable weights to keep, or several: level n of the runs is the n-th.
+      density: share of prunable weights to keep, or several: level n of the runs is the n-th. With
+        a structure, the share of its units; None for structures that imply it.
       score: a name in `jt.SCORES`, or a function; `jt.scores.configured` changes its options.
       step: when to prune: 0 is at initialization, "end" after training (magnitude pruning after
         training, then, is `score="magnitude", step="end"`). Several steps share the training.
@@ -426,6 +482,9 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
       batch_size: examples of a batch, with per_class=None.
       rescale: "global" or "layer" divides the kept weights by the density before they are trained,
         as of `Pruning`; None leaves them as they were at `step`.
+      structure: weights that are kept or pruned together (`jt.structures`): "2:4" or any "N:M" and
+        ("fan_in", k), which imply the density; ("block", 4, 4) and "channel", of whose units a
+        density keeps its share; or an object. None for single weights. Layouts count blocks.
       seeds: one replica each; initialization and batches are functions of the seed alone.
       branches: controls to train next to the pruned networks at every density: names in
         `jt.BRANCHES` ("shuffle", "reinit", "sign_flip") or change functions.
@@ -466,15 +525,15 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
     flag("dense", dense)
     function: Score = from_table("score", score, SCORES)
     steps = checked_steps(step, training, schedule)
-    densities = one_or_several("density", density, share, like="(0.3, 0.1)", distinct=True)
     excluded = texts("exclude", exclude, like='("dense_2",)')
+    densities = checked_densities(density, structure, net, excluded)
     if not callable(scope) and scope not in ("global", "layer"):
         from_table("scope", scope, {"global": len, "layer": len, **LAYOUTS})
     prunings = tuple(
         EarlyPruning(
             densities, k, schedule, excluded, score=score, rounds=rounds, scope=scope,
             floor=floor, per_class=per_class, batches=batches, batch_size=batch_size,
-            rescale=rescale,
+            rescale=rescale, structure=structure,
         )
         for k in steps
     )  # fmt: skip
@@ -516,6 +575,28 @@ class BySteps(dict[int | str, Runs]):
         if step == "end" and self.end in self:
             return self[self.end]
         raise KeyError(f"{step!r} is none of the steps {', '.join(map(str, self))}")
+
+
+def checked_densities(
+    density: float | Sequence[float] | None,
+    structure: StructureLike | None,
+    net: Network,
+    exclude: Sequence[str],
+) -> tuple[float, ...]:
+    """The densities to prune to: those given, or that of the structure.
+
+    Raises:
+      ValueError: for densities out of range, and for none where nothing implies one.
+    """
+    if density is not None:
+        return one_or_several("density", density, share, like="(0.3, 0.1)", distinct=True)
+    if structure is None:
+        raise ValueError(
+            "`density` must be in (0, 1], got None: only structures such as '2:4' imply it"
+        )
+    own = implied("density", None, units_of(structure, net.mask(exclude), net))
+    assert own is not None, "without one, `implied` raises"
+    return (own,)
 
 
 def checked_steps(

@@ -17,6 +17,7 @@ from jaxticket._check import (
     from_table,
     instance,
     one_of,
+    or_none,
     settle,
     several,
     share,
@@ -35,6 +36,14 @@ from jaxticket.pruning.compiled import Examples, Selection, Weights, pruner
 from jaxticket.pruning.keep import densities, layer_counts, not_finite
 from jaxticket.pruning.scores import SCORES
 from jaxticket.pruning.scores.spec import name_of, recipe_of
+from jaxticket.pruning.structures.settings import (
+    StructureLike,
+    Units,
+    check_scope,
+    checked,
+    labeled,
+    units_of,
+)
 from jaxticket.runs import Runs
 from jaxticket.settings import Training, name_or_function
 from jaxticket.sparsify.cost import (
@@ -100,6 +109,11 @@ class Pruning(Strategy):
         so that factors of different levels never multiply. None, as in the papers but KD-LTS and in
         the published code of all of them, leaves the weights alone. Controls follow: new weights
         get the ticket's factors too.
+      structure: weights that are kept or pruned together (`jt.structures`): "2:4", ("block", 4, 4),
+        "channel", ("fan_in", k) or an object; None for single weights. Level n keeps `round((1 -
+        fraction) ** n * U)` of the U blocks or channels; of "N:M" `max(N, round((1 - fraction) ** n
+        * M))` of each M, and of ("fan_in", k) likewise of the weights of each output, which the
+        last level has to bring to N, or to k.
 
     Reference: Frankle's thesis, Algorithms 1, 2 and 4 (line 5 for the noise, which no source
       holds fixed: the published codes shuffle examples differently in every training); section
@@ -120,6 +134,9 @@ class Pruning(Strategy):
     score_batch_size: int = 100
     schedule: str = "remaining"
     rescale: str | None = dataclasses.field(default=None, kw_only=True)
+    structure: StructureLike | None = dataclasses.field(
+        default=None, kw_only=True, metadata={"newer": True}
+    )
 
     __repr__ = _show.code
     _repr_html_ = _show.code_html
@@ -143,6 +160,7 @@ class Pruning(Strategy):
         settle(self, whole, "score_batches", "score_batch_size", low=1)
         if self.rescale is not None:
             settle(self, one_of, "rescale", choices=rescaling.RESCALE)
+        settle(self, or_none(checked), "structure")
         if self.rescale is not None and isinstance(self.rewind, str):
             raise ValueError(
                 f"`rescale` {self.rescale!r} needs weights that are rewound to a step: with "
@@ -152,9 +170,10 @@ class Pruning(Strategy):
 
     @property
     def name(self) -> str:
-        """The kind, "imp" or "one_shot", and the score where it is not the magnitude."""
+        """The kind, "imp" or "one_shot", the score if not the magnitude, and the structure."""
         kind = "one_shot" if self.one_shot else "imp"
-        return kind if self.score == "magnitude" else f"{kind}_{name_of(self.score)}"
+        kind = kind if self.score == "magnitude" else f"{kind}_{name_of(self.score)}"
+        return labeled(kind, self.structure)
 
     @property
     def last_level(self) -> int:
@@ -194,18 +213,33 @@ class Pruning(Strategy):
 
     # how masks are found
 
+    def units(self, net: Network) -> Units | None:
+        """What is kept or pruned together; None for single weights."""
+        return (
+            None
+            if self.structure is None
+            else units_of(self.structure, net.mask(self.exclude), net)
+        )
+
     def kept_at(self, level: int, net: Network) -> np.ndarray:
-        """Weights that a level keeps, int32: one number, or one per layer."""
-        dense = net.mask(self.exclude)
+        """Weights, or units of the structure, that a level keeps, int32: one, or one per layer."""
         share = float(densities(self.levels, self.fraction)[level])
+        if (units := self.units(net)) is not None:
+            return units.counts(share, scope=self.scope, level=level, rates=self.rates)
+        dense = net.mask(self.exclude)
         if self.scope == "layer":
             return layer_counts(dense, share, level=level, rates=self.rates)
         return np.asarray(round(share * masks.prunable_size(dense)), np.int32)
 
     def check_network(self, net: Network) -> None:
-        """Raise for patterns that match no layer, and for levels that keep no weight."""
-        dense = net.mask(self.exclude)
-        pruned = _tree.paths(dense)
+        """Raise for patterns and structures that do not fit, and for levels that keep nothing."""
+        dense, units = net.mask(self.exclude), self.units(net)
+        pruned, noun = _tree.paths(dense), "weights"
+        size, least = masks.prunable_size(dense), 1
+        if units is not None:
+            check_scope(units, self.scope)
+            pruned, noun = list(units.names), units.noun
+            size, least = sum(units.sizes), units.least
         for pattern, _ in self.rates:
             if not any(_tree.matches(path, [pattern]) for path in pruned):
                 raise ValueError(
@@ -213,12 +247,35 @@ class Pruning(Strategy):
                     f"{', '.join(pruned)}"
                 )
         for level in range(self.levels + 1):
-            if not self.kept_at(level, net).sum():
-                size = masks.prunable_size(dense)
+            kept = int(self.kept_at(level, net).sum())
+            if kept < least:
+                few = "none" if least == 1 else f"{kept}"
                 raise ValueError(
                     f"`levels` {self.levels} with fraction={self.fraction:g}: level {level} keeps "
-                    f"none of the {size:,} weights; use at most {level - 1} levels"
+                    f"{few} of the {size:,} {noun}"
+                    f"{'' if least == 1 else f', and at least {least} have to stay'}; use at most "
+                    f"{level - 1} levels"
                 )
+        if units is not None and self.levels:
+            self._check_complete(units)
+
+    def _check_complete(self, units: Units) -> None:
+        """Raise where the last level keeps more than the structure says."""
+        if units.complete(units.counts(self.density_of(self.levels))):
+            return
+        needed = self.levels
+        while needed < MOST_LEVELS and not units.complete(units.counts(self.density_of(needed))):
+            needed += 1
+        steps = (percent / 100 for percent in range(1, 100))
+        faster = next(
+            (f for f in steps if units.complete(units.counts((1 - f) ** self.levels))), 0.99
+        )
+        raise ValueError(
+            f"`levels` {self.levels} with fraction={self.fraction:g} do not reach structure="
+            f"{self.structure!r}: the last level keeps "
+            f"{self.density_of(self.levels):.3g} of each group; use {needed} levels, or "
+            f"fraction={faster:g}"
+        )
 
     def targets(self, level: int) -> list[int]:
         """The levels whose masks come from the trained weights of this one."""
@@ -287,6 +344,7 @@ class Pruning(Strategy):
                 exclude=self.exclude,
                 examples=examples,
                 loss=runner.training.loss,
+                structure=self.structure,
             ),
         )
         mask, fault = select(

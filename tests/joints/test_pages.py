@@ -14,7 +14,7 @@ PAGES = sorted((DOCS / "joints").glob("*.md"))
 JOINTS = {
     "score", "control", "layout", "network", "data-source", "augmentation", "optimizer", "schedule",
     "loss", "metric", "mask-rule", "relaxation", "objective", "constraint", "distance", "probe",
-    "monitor", "strategy",
+    "monitor", "strategy", "structure",
 }  # fmt: skip
 
 
