@@ -25,6 +25,7 @@ from jaxticket.runs import Runs, require_runs
 from jaxticket.settings import Training
 from jaxticket.sparsify.at_step import BySteps, prune_at
 from jaxticket.sparsify.dynamic import sparse_train
+from jaxticket.sparsify.dynamic_imp import dynamic_imp
 from jaxticket.sparsify.iterative import Pruning, find_tickets
 from jaxticket.sparsify.learned import SEARCHES, search
 from jaxticket.sparsify.retraining import branch
@@ -183,19 +184,31 @@ def prune(args: Sequence[str]) -> Runs | BySteps:
 
 def sparse(args: Sequence[str]) -> Runs:
     """Train sparse networks from their first step on: `jt.sparse_train`."""
+    return _sparse(sparse_train, args, "sparse", str(sparse.__doc__))
+
+
+def dynamic(args: Sequence[str]) -> Runs:
+    """Train sparse networks whose masks change a few times: `jt.dynamic_imp`."""
+    return _sparse(dynamic_imp, args, "dynamic", str(dynamic.__doc__))
+
+
+def _sparse(
+    function: Callable[..., Runs], args: Sequence[str], command: str, description: str
+) -> Runs:
+    """What a function gives that trains sparse networks and takes no settings of a preset."""
     base, named = _base(args), chosen(args, "--preset") is not None
-    flags = _run_flags(sparse_train, "net", "data", "training", seeds=_seeds_of(base))
+    flags = _run_flags(function, "net", "data", "training", seeds=_seeds_of(base))
     given = parse(
         {
             "setting": _setting_flags(base, named),
             "run": flags,
             "training": of_settings(base.training),
         },
-        args, prog="jaxticket sparse", description=str(sparse.__doc__),
+        args, prog=f"jaxticket {command}", description=description,
     )  # fmt: skip
     run = {"seeds": _seeds_of(base), **_settled(given["run"], folder=True)}
     made = _setting(base, given["setting"], given["training"])
-    return sparse_train(made.net, made.data, made.training, **run)
+    return function(made.net, made.data, made.training, **run)
 
 
 def learn(args: Sequence[str]) -> Runs:
@@ -359,6 +372,7 @@ TRAINING: dict[str, Callable[[Sequence[str]], object]] = {
     "prune": prune,
     "search": learn,
     "sparse": sparse,
+    "dynamic": dynamic,
     "branch": control,
     "transfer": move,
     "instability": unstable,

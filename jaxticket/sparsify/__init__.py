@@ -1,7 +1,8 @@
 """Ways to find masks: a `Strategy` says how, and `run_strategy` does the rest.
 
-The strategies of `jt.find_tickets`, `jt.prune_at` and `jt.search` are `jt.Pruning`,
-`jt.EarlyPruning` and `learned.learned_masks.LearnedPruning`; here are the parts for your own.
+The strategies of `jt.find_tickets`, `jt.prune_at`, `jt.search` and `jt.dynamic_imp` are
+`jt.Pruning`, `jt.EarlyPruning`, `learned.learned_masks.LearnedPruning` and `jt.DynamicIMP`; here
+are the parts for your own.
 """
 
 from jaxticket.sparsify.at_step import AtStep as AtStep

@@ -133,6 +133,9 @@ def test_sparse_training_and_other_networks_are_commands_too(folder, capsys, tmp
     main([*args, str(tmp_path / "s")])
     runs = jt.load(tmp_path / "s")
     assert runs.levels == (1, 2) and runs.pruning.densities == (0.5, 0.2)
+    main(["dynamic", *args[1:-1], "--changes", "10", "--folder", str(tmp_path / "d")])
+    runs = jt.load(tmp_path / "d")
+    assert runs.levels == (0, 1, 2) and runs.pruning.changes == (10,)
 
 
 @pytest.mark.slow
