@@ -6,8 +6,8 @@ are IMP with rewinding (iterative and in one shot), one-shot IMP without rewindi
 changes, and a variant of dynamic IMP for each of the thesis's preliminary results: (a) other steps
 of the change, and two of them; (b) masks that are made to overlap more; (c) other values of the
 connections that grow; (d) a first mask by magnitude at initialization, or a random one; (e)
-connections that grow by the gradient of a batch, or at random, in the place of those that look-
-ahead training chooses.
+connections that grow by the gradient of a batch, or at random, in the place of those that
+look-ahead training chooses.
 
 Command:  python -m experiments.thesis_ch6.dynamic_imp [--preset NAME] [--size paper]
           [--methods dynamic_imp ...] [--budget MINUTES]
@@ -163,26 +163,26 @@ def report(job: Job, table: pd.DataFrame, apart: pd.DataFrame, shared: pd.DataFr
     rows = rows.set_index(["branch", "level"])
     print(f"\n{job.network_name} on {job.data_name} ({job.preset.name}, {job.settings.size} size)")
     print(f"final test accuracy in %, mean (min to max) over {seeds(job)}")
-    print(f"dense {cell(rows.loc[('ticket', 0)])}; * is as accurate as that\n")
+    print(f"dense {cell(rows.loc[('ticket', 0)], 2)}; * is as accurate as that\n")
     levels = sorted({level for _, level in rows.index if level})
     names = [name for name in METHODS if (name, levels[0]) in rows.index]
-    print(f"{'density':34}" + "".join(f"{100 * d:22.2f}%" for d in job.densities))
+    print(f"{'density':34}" + "".join(f"{100 * d:26.2f}%" for d in job.densities))
     for name in names:
         marks = (rows.loc[(name, level)] for level in levels)
-        cells = (cell(row) + ("*" if row["matching"] else " ") for row in marks)
-        print(f"{name.replace('_', ' '):34}" + "".join(f"{text:>23}" for text in cells))
+        cells = (cell(row, 2) + ("*" if row["matching"] else " ") for row in marks)
+        print(f"{name.replace('_', ' '):34}" + "".join(f"{text:>27}" for text in cells))
     print("\nbeyond dynamic IMP, in points +- pooled standard deviation; ! is a clear gap\n")
     for name, own in apart.groupby("branch", sort=False):
         texts = (
-            f"{row['difference']:+.1f} +- {row['std']:.1f}{'!' if row['clear'] else ' '}"
+            f"{row['difference']:+.2f} +- {row['std']:.2f}{'!' if row['clear'] else ' '}"
             for row in own.to_dict("records")
         )
-        print(f"{str(name).replace('_', ' '):34}" + "".join(f"{text:>23}" for text in texts))
+        print(f"{str(name).replace('_', ' '):34}" + "".join(f"{text:>27}" for text in texts))
     print("\nshare of the new mask that the old one had, in %, mean (min to max)\n")
     for (name, change), own in groups(shared, "branch", "change"):
         title = f"{str(name).replace('_', ' ')}, change {change}"
         texts = (cell(row) for _, row in own.iterrows())
-        print(f"{title:40}" + "".join(f"{text:>23}" for text in texts))
+        print(f"{title:40}" + "".join(f"{text:>27}" for text in texts))
 
 
 def draw(job: Job, table: pd.DataFrame, trace: pd.DataFrame) -> Figure:
@@ -197,7 +197,7 @@ def draw(job: Job, table: pd.DataFrame, trace: pd.DataFrame) -> Figure:
         figure, axes = grid(len(panels) + 1, 3, (4.4, 3.6))
         for ax, (title, names) in zip(axes, panels.items(), strict=False):
             own = table.loc[table["branch"].isin([*names, "ticket"])]
-            jt.plots.accuracy(own, ax, branches=names, test_size=len(job.data.test))
+            jt.plots.accuracy(own, ax, branches=names, band="bars", test_size=len(job.data.test))
             ax.set_title(title)
         shares(trace, axes[-1])
     return figure
@@ -212,6 +212,7 @@ def shares(trace: pd.DataFrame, ax: Axes) -> None:
     ax.plot(100 * every, 100 * every, color="0.6", linestyle=":", label="by chance")
     ax.set(xscale="log", xlabel="Density (%)", ylabel="Shared by the two masks (%)", ylim=(0, None))
     ax.invert_xaxis()
+    ax.minorticks_off()
     ax.set_xticks(100 * every, [f"{100 * density:.3g}" for density in every])
     ax.set_title("the overlap of the masks")
     ax.legend()

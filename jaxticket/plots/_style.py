@@ -87,6 +87,8 @@ KNOWN = {
     "prospr": BranchStyle("ProsPr", "#00C2D1", "h"),
     "ltr": BranchStyle("tickets with rewinding (LTR)", "#004C99", "o"),
     "ltr_late": BranchStyle("LTR, rewound to epoch 3", "#2E9BFF", "o"),
+    "ltr_in_one_shot": BranchStyle("LTR in one shot", "#6C86C4", "<"),
+    "dynamic_imp": BranchStyle("dynamic IMP", "#117733", "o"),
     "cts_kl": BranchStyle("CTS, reverse KL", "#FF2FA0", "*"),
     "cts_loss": BranchStyle("CTS, loss", "#2F6B3A", "H"),
     "cts_change_of_loss": BranchStyle("CTS, change of loss", "#2AA198", "d"),

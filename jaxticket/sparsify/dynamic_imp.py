@@ -28,6 +28,7 @@ from jaxticket.engine.dense import DenseStates, Networks
 from jaxticket.engine.loop import Arrays, Jobs, Trained, join, take
 from jaxticket.engine.runtime import OnEvaluation, Runtime
 from jaxticket.pruning.keep import count
+from jaxticket.pruning.structures.settings import StructureLike
 from jaxticket.runs import Runs
 from jaxticket.settings import Training
 from jaxticket.sparsify import regrowth
@@ -58,9 +59,11 @@ class DynamicIMP(AtStep):
       overlap: share of a mask that the next one keeps at least; None for what comes out.
     """
 
+    # what its phases do not leave to choose
     step: int = dataclasses.field(default=0, init=False)
     schedule: str = dataclasses.field(default="remaining", init=False)
     rescale: str | None = dataclasses.field(default=None, init=False)
+    structure: StructureLike | None = dataclasses.field(default=None, init=False)
     changes: tuple[int, ...] = ()
     first: str = "lookahead"
     regrow: str = "fresh"

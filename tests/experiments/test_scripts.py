@@ -326,6 +326,33 @@ def test_random_masks_from_a_file(tmp_path, digits_npz):
     assert set(pictures(folder / "figures")) == {"figure_A1.png"}
 
 
+@pytest.mark.slow
+def test_dynamic_imp_from_a_file(tmp_path, digits_npz):
+    options = ("--data", digits_npz, "--seeds", 2, "--steps", 20)
+    options += ("--methods", "ltr", "grown_at_random", "half_stays")
+    folder = tmp_path / "two"
+    done = run("thesis_ch6/dynamic_imp.py", *options, "--levels", 2, "--folder", folder)
+    names = {"no_change", "dynamic_imp", "ltr", "grown_at_random", "half_stays"}
+    ends = pd.read_csv(folder / "final.csv")
+    assert set(ends["branch"]) == names | {"ticket"} and set(ends["level"]) == {0, 1, 2}
+    assert set(ends.query("level == 0")["branch"]) == {"ticket"}
+    gaps = pd.read_csv(folder / "gaps.csv")
+    mean = ends.query("split == 'test'").set_index(["branch", "level"])["mean"]
+    for row in gaps.to_dict("records"):
+        own, theirs = (mean[name, row["level"]] for name in (row["branch"], "dynamic_imp"))
+        assert row["difference"] == pytest.approx(100 * (own - theirs), abs=1e-3)
+    assert set(gaps["branch"]) == names - {"dynamic_imp"}
+    shared = pd.read_csv(folder / "overlap.csv").set_index(["branch", "level"])["mean"]
+    assert shared["grown_at_random", 2] == shared["dynamic_imp", 2]
+    assert shared["half_stays", 2] >= 0.5
+    assert pictures(folder / "figures")["dynamic_imp.png"] > 10_000
+    assert "beyond dynamic IMP, in points" in done.stdout and "half stays" in done.stdout
+    folder = tmp_path / "one"
+    run("thesis_ch6/dynamic_imp.py", *options, "--levels", 1, "--folder", folder)
+    assert set(pd.read_csv(folder / "final.csv")["level"]) == {0, 1}
+    assert pictures(folder / "figures")["dynamic_imp.png"] > 10_000
+
+
 def test_what_was_computed_on_several_machines_is_published_so(tmp_path):
     (tmp_path / "branches").mkdir()
     one, other = {"jax": "1", "cpu": "a"}, {"jax": "1", "cpu": "b"}
