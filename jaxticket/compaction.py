@@ -15,18 +15,21 @@ import functools
 import itertools
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxticket import _show, _tree
+from jaxticket import _check, _show, _tree
+from jaxticket.data.arrays import Data
+from jaxticket.engine.metrics import normalization, normalized
+from jaxticket.labels import living, right
 from jaxticket.nn import flops
 from jaxticket.nn.features import with_features
 from jaxticket.nn.symmetry import Places, places
-from jaxticket.typing import Mask, Network, Params, Stats
+from jaxticket.typing import AnyArray, Mask, Network, Params, Stats
 
 EXAMPLES = 8
 """Random examples on which constants are found and the result is compared."""
@@ -34,6 +37,10 @@ TOLERANCE = 1e-5
 """Of logits, relative to the largest of them or to 1."""
 
 Arrays = dict[str, np.ndarray]
+Forward = Callable[..., tuple[jax.Array, Stats]]
+"""`apply(params, stats, x, train=False) -> (logits, stats)`."""
+Evaluated = tuple[Forward, Params, Stats]
+"""A network with its weights, as an evaluation calls it."""
 
 
 class _Weights(Protocol):
@@ -315,20 +322,24 @@ def _compare(work: _Work, net: Network, found: tuple[Params, Stats]) -> None:
                 f"the layers: {own[odd[0]]} where the module has {wanted.get(odd[0])}; `compact` "
                 f"needs layers of Linen with `features`, such as nn.Dense and nn.Conv"
             )
-    x = jnp.asarray(work.x)
-
-    def logits(net: Network, params: Params, stats: Stats) -> np.ndarray:
-        run = jax.jit(lambda params, stats, x: net.apply(params, stats, x, train=False)[0])
-        with jax.default_matmul_precision("highest"):
-            return np.asarray(run(params, stats, x), np.float64)
-
-    before, after = logits(work.net, *work.trees), logits(net, *found)
-    apart = np.abs(before - after).max() / max(1.0, np.abs(before).max())
+    apart = difference((work.net.apply, *work.trees), (net.apply, *found), work.x)
     if not apart <= TOLERANCE:
         raise ValueError(
             f"`net` without its dead units gives other logits (by {apart:.2g} of the largest): its "
             f"`symmetry` does not describe it, or it is of a kind that `compact` does not know"
         )
+
+
+def difference(before: Evaluated, after: Evaluated, x: AnyArray) -> float:
+    """The largest difference of the logits of two networks, relative to the largest logit or 1."""
+
+    def logits(apply: Forward, params: Params, stats: Stats) -> np.ndarray:
+        run = jax.jit(lambda params, stats, x: apply(params, stats, x, train=False)[0])
+        with jax.default_matmul_precision("highest"):
+            return np.asarray(run(params, stats, jnp.asarray(x)), np.float64)
+
+    wanted, found = logits(*before), logits(*after)
+    return float(np.abs(wanted - found).max() / max(1.0, np.abs(wanted).max()))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -356,6 +367,50 @@ class Compact(Generic[WeightsT]):
         """Operations of the forward pass of one example, of this network and of that before."""
         return flops.forward(self.net), flops.forward(self.before)
 
+    @property
+    def evaluated(self) -> Evaluated:
+        """What `logits`, `accuracy` and `seconds` call: an `apply`, its params and statistics."""
+        return self.net.apply, self.ticket.params, self.ticket.stats
+
+    @functools.cached_property
+    def _held(self) -> Evaluated:
+        """The same with its weights on the device."""
+        apply, *weights = self.evaluated
+        params, stats = jax.device_put(tuple(weights))
+        return apply, params, stats
+
+    def logits(self, x: AnyArray) -> jax.Array:
+        """Compute the logits of evaluation mode, [batch, ..., classes].
+
+        Args:
+          x: examples as networks see them, [batch, ...]: images standardized as data do.
+        """
+        apply, params, stats = self._held
+        return _logits(apply, params, stats, jnp.asarray(x))
+
+    def accuracy(self, data: Data, split: str = "test", *, batch: int = 1000) -> float:
+        """Measure the share of right answers on a split.
+
+        Args:
+          data: in memory.
+          split: its name.
+          batch: examples of one forward pass.
+
+        Raises:
+          ValueError: for data in files, and splits that there are not.
+        """
+        _check.instance("data", data, Data, "data in memory, such as jt.data.load('digits')")
+        part = data.splits[_check.one_of("split", split, tuple(data.splits))]
+        batch, by = _check.whole("batch", batch, 1), normalization(data)
+        total = number = 0.0
+        for begin in range(0, len(part), batch):
+            x, y = (jnp.asarray(a[begin : begin + batch]) for a in (part.x, part.y))
+            there = living(y)
+            share = right(self.logits(normalized(x, by, "float32")), y)
+            total += float(jnp.sum(jnp.where(there, share.astype(jnp.float32), 0)))
+            number += float(jnp.sum(there))
+        return total / number
+
     def seconds(self, batch: int = 256, *, repeats: int = 20) -> tuple[float, float]:
         """Measure the time of a forward pass on this machine, here and before, in seconds.
 
@@ -364,13 +419,13 @@ class Compact(Generic[WeightsT]):
           repeats: passes, of which the median counts; the two networks take turns.
         """
         x = jax.block_until_ready(self.before.noise(jax.random.key(0), batch))
+        whole = jax.device_put((self.whole.params, self.whole.stats))
         calls = []
-        for net, own in ((self.net, self.ticket), (self.before, self.whole)):
-            run = jax.jit(functools.partial(_logits, net))
-            given = jax.device_put((own.params, own.stats))
+        for apply, params, stats in (self._held, (self.before.apply, *whole)):
+            call = functools.partial(_logits, apply, params, stats, x)
             # compiles
-            jax.block_until_ready(run(*given, x))
-            calls.append(functools.partial(run, *given, x))
+            jax.block_until_ready(call())
+            calls.append(call)
         took = np.empty((repeats, 2))
         for turn, place in itertools.product(range(repeats), range(2)):
             began = time.perf_counter()
@@ -380,5 +435,6 @@ class Compact(Generic[WeightsT]):
         return float(here), float(there)
 
 
-def _logits(net: Network, params: Params, stats: Stats, x: jax.Array) -> jax.Array:
-    return net.apply(params, stats, x, train=False)[0]
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(apply: Forward, params: Params, stats: Stats, x: jax.Array) -> jax.Array:
+    return apply(params, stats, x, train=False)[0]
