@@ -19,6 +19,7 @@ from jaxticket.engine.optim import schedule
 from jaxticket.engine.program import program
 from jaxticket.engine.runtime import Row
 from jaxticket.engine.supervised import Supervised
+from jaxticket.pruning.structures.settings import labeled
 from jaxticket.runs import Runs
 from jaxticket.settings import Training
 from jaxticket.sparsify.at_step import AtStep, Wanted, found_in_blocks
@@ -96,8 +97,8 @@ class LearnedPruning(AtStep):
 
     @property
     def name(self) -> str:
-        """The name of the method."""
-        return self.searched.name
+        """The name of the method, and the structure."""
+        return labeled(self.searched.name, self.structure)
 
     def _teachers_steps(self, training: Training) -> int:
         """Steps of all teachers of a student before its search."""
@@ -200,7 +201,9 @@ class LearnedMasks:
         if self.taught is not None:
             # they see the student's batches, which are augmented already
             tutor = Supervised(net, self.taught.replace(augment=(), accumulate=1))
-        return ScoreLearner(net, self.method, self.training, self.pruning.exclude, tutor)
+        return ScoreLearner(
+            net, self.method, self.training, self.pruning.exclude, tutor, self.pruning.structure
+        )
 
     def trace(self, wanted: Wanted, arrays: Arrays) -> list[dict[str, object]]:
         """One row for each look at each search."""
@@ -353,7 +356,12 @@ class LearnedMasks:
         count, m = len(wanted.levels), self.method
         one = schedule(self.training)._replace(stop=np.asarray(self.steps, np.int32))
         densities = np.asarray(self.pruning.densities)[wanted.levels - 1]
-        dense = self.runner.net.mask(self.pruning.exclude)
+        dense, units = self.runner.net.mask(self.pruning.exclude), self.learner.units
+
+        def counts(density: float) -> np.ndarray:
+            if units is None:
+                return m.counts(dense, density)
+            return units.rounds(density, 1, scope=m.scope)[0]
 
         def every(value: T) -> T:
             return jax.tree.map(lambda x: np.broadcast_to(x, (count, *np.shape(x))).copy(), value)
@@ -363,7 +371,7 @@ class LearnedMasks:
             order=every(np.asarray(ORDER, np.int32)),
             augment=every(np.asarray(ORDER, np.int32)),
             density=densities.astype(np.float32),
-            keep=np.stack([m.counts(dense, float(d)) for d in densities]),
+            keep=np.stack([counts(float(d)) for d in densities]),
             round=every(np.asarray(self.steps // m.rounds, np.int32)),
             part=every(np.asarray(self.steps // m.parts, np.int32)),
             teachers=() if self.taught is not None else self._teachers_of(wanted),

@@ -25,6 +25,8 @@ from jaxticket.engine.supervised import Supervised
 from jaxticket.labels import CLASSES, Labels
 from jaxticket.nn import flops
 from jaxticket.pruning.keep import keep_top
+from jaxticket.pruning.structures import Units
+from jaxticket.pruning.structures.settings import StructureLike, units_of
 from jaxticket.random import stream
 from jaxticket.settings import Training, static_part
 from jaxticket.sparsify.learned.constraints import Pull
@@ -46,7 +48,8 @@ class ScoreOrigin(NamedTuple):
     """What a search starts from.
 
     Attributes:
-      scores: one for every weight that can be pruned; None at other leaves, as in masks.
+      scores: one for every weight that can be pruned, None at other leaves, as in masks; with a
+        structure one for every unit.
       weights, stats: the network; its weights are fixed unless the method learns them too.
       live: which entries may be kept.
       teachers: those that are trained along with the search: (params and statistics [teacher, ...],
@@ -91,7 +94,7 @@ class ScorePlan(NamedTuple):
       schedule: of one round; `stop` is the end of all of them.
       order, augment: as of `engine.learner.Plan`.
       density: float32, share of the prunable weights to keep.
-      keep: int32, entries to keep, or one number per layer.
+      keep: int32, entries to keep, or one number per layer; with a structure as of `Units.keep`.
       round, part: int32, steps of a round, and of a part at whose end something happens.
       teachers: params and statistics [teacher, ...]; () where there are none, or where they are
         trained along with the search.
@@ -162,6 +165,9 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
         nothing here, since they come with the plan.
       exclude: patterns of paths that are not pruned.
       tutor: how teachers that are trained along learn; None where there are none.
+      structure: weights that are kept or pruned together: each unit has one score, and its weights
+        one soft mask; None for single weights. Groups ("2:4", fan-in) are searched by weight, and
+        the mask of the end keeps the best of each group.
 
     Raises:
       ValueError: for an objective that cannot look at this network.
@@ -172,6 +178,7 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
     training: Training
     exclude: tuple[str, ...] = ()
     tutor: Supervised | None = None
+    structure: StructureLike | None = None
 
     def __post_init__(self) -> None:
         net, method, training = self.net, self.method, static_part(self.training)
@@ -199,6 +206,35 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
         """Shapes of params and statistics."""
         return self.net.shapes
 
+    @functools.cached_property
+    def units(self) -> Units | None:
+        """What is kept or pruned together; None for single weights."""
+        if self.structure is None:
+            return None
+        return units_of(self.structure, self.net.mask(self.exclude), self.net)
+
+    def _of_weights(self, soft: Params) -> Params:
+        """The soft mask of weights, from that of units."""
+        if self.units is None:
+            return soft
+        height = jnp.float32(self.method.relaxation.height)
+        # a weight between two units gets the product of two masks, of which each has this height
+        each = jax.tree.map(lambda m: m / height, soft)
+        whole = self.units.expand(each, self.net.mask(self.exclude))
+        return jax.tree.map(lambda m: m * height, whole)
+
+    def _amounts(self, plan: ScorePlan) -> Array:
+        """Scores that stay in the end: in all, or in each layer."""
+        keep = jnp.asarray(plan.keep)
+        return keep if self.units is None else self.units.amounts(keep, scope=self.method.scope)
+
+    def _possible(self, live: Mask, before: Mask, ranked: Params, plan: ScorePlan) -> Mask:
+        """What takes part from here on, and with a structure what its mask would be made of."""
+        if self.units is None or live is before:
+            return live
+        least = self.units.keep(ranked, before, jnp.asarray(plan.keep), scope=self.method.scope)
+        return jax.tree.map(jnp.logical_or, live, least)
+
     def initial_scores(self, density: Array, *, key: Key) -> Params:
         """The scores that a search starts from.
 
@@ -215,6 +251,8 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
             return None if m is None else initial(m.shape, density, key=drawn)
 
         dense = self.net.mask(self.exclude)
+        if self.units is not None:
+            dense = self.units.alive(dense)
         made = jax.tree.map(one, dense, is_leaf=_tree.is_none)
         return _tree.varying_like(made, density)
 
@@ -226,6 +264,8 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
     def start(self, origin: ScoreOrigin, step: Array, *, key: Key) -> ScoreState:
         """A search at its start, with a fresh optimizer."""
         scores, weights, stats, live, teachers = origin
+        if self.units is not None:
+            live = self.units.alive(live)
         fresh = fresh_state(self.training, self._learned(scores, weights), step)
         fresh, zero, whole = _tree.varying_like((fresh, jnp.float32(0), jnp.int32(-1)), step)
         tutors: Any = ()
@@ -261,8 +301,8 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
             teachers = (tutors.params, tutors.stats)
         within = state.step % plan.round
         done = within.astype(jnp.float32) / plan.round.astype(jnp.float32)
-        keep = jnp.asarray(plan.keep)
-        live = method.relaxation.lasting(state.scores, state.live, keep, done)
+        live = method.relaxation.lasting(state.scores, state.live, self._amounts(plan), done)
+        live = self._possible(live, state.live, method.ranked(state.scores), plan)
         found, gradient = self._gradient(state, batch, plan, live, done, teachers, placement)
         gradient = (masks.apply(live, gradient[0]), *gradient[1:])
         rate = learning_rate(plan.schedule, within, kind=training.schedule)
@@ -329,8 +369,9 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
                 scores, *rest = learned
                 weights = completed(rest[0], state.weights) if rest else state.weights
                 soft = method.relaxation.soft(
-                    scores, live, jnp.asarray(plan.keep), done, key=stream(key, "sample")
+                    scores, live, self._amounts(plan), done, key=stream(key, "sample")
                 )
+                soft = self._of_weights(soft)
                 masked = effective(method, soft, weights)
                 view = view_of(masked, multiplied(method, soft), dense, **more)
                 expected = method.relaxation.expected(scores, live, done)
@@ -354,7 +395,7 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
             return sum((jnp.sum(e) for e in jax.tree.leaves(expected)), start=jnp.float32(0))
 
         expected, slope = jax.value_and_grad(expected_ones)(scores)
-        return Pull(expected, slope, jnp.sum(plan.keep).astype(jnp.float32), rate)
+        return Pull(expected, slope, jnp.sum(self._amounts(plan)).astype(jnp.float32), rate)
 
     def finite(self, state: ScoreState) -> Array:
         """Whether scores, weights and statistics are finite."""
@@ -379,18 +420,23 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
         share = plan.density ** (number.astype(jnp.float32) / stretches)
         # float32 does not count beyond 16.7 million: the last stretch takes the count itself, and
         # none goes below it
-        keep = jnp.maximum(jnp.round(share * size).astype(jnp.int32), plan.keep)
-        keep = jnp.where(number == stretches, plan.keep, keep)
+        last = self._amounts(plan)
+        keep = jnp.maximum(jnp.round(share * size).astype(jnp.int32), last)
+        keep = jnp.where(number == stretches, last, keep)
         ranked = method.ranked(state.scores)
         if method.constraint.weighed:
             done = state.step.astype(jnp.float32) / plan.round.astype(jnp.float32)
             # the soft mask itself underflows where beta is large, and ties go by index
+            sizes = jax.tree.map(jnp.abs, state.weights)
+            if self.units is not None:
+                sizes = self.units.pool(sizes, self.net.mask(self.exclude))
             ranked = masks.map_with(
-                lambda s, w: method.relaxation.log_expected_leaf(s, done) + jnp.log(jnp.abs(w)),
+                lambda s, w: method.relaxation.log_expected_leaf(s, done) + jnp.log(w),
                 state.scores,
-                state.weights,
+                sizes,
             )
-        return state._replace(live=method.constraint.frozen(ranked, state.live, keep))
+        live = method.constraint.frozen(ranked, state.live, keep)
+        return state._replace(live=self._possible(live, state.live, ranked, plan))
 
     def _restarted(self, state: ScoreState) -> ScoreState:
         """The next round begins: scores as of its start, with a fresh optimizer."""
@@ -408,12 +454,17 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
         relaxation = self.method.relaxation
         expected = relaxation.expected(state.scores, state.live, done)
         ones = sum((jnp.sum(e) for e in jax.tree.leaves(expected)), start=jnp.float32(0))
-        share = ones if relaxation.counts else jnp.sum(plan.keep).astype(jnp.float32)
+        kept = jnp.sum(self._amounts(plan)).astype(jnp.float32)
+        share = ones if relaxation.counts else kept
         return jnp.stack([share / total, state.multiplier])
 
     def chosen(self, state: ScoreState, plan: ScorePlan) -> Mask:
-        """The mask of the highest scores, with exactly K ones."""
+        """The mask of the highest scores, with exactly K ones, or units."""
         ranked = self.method.ranked(state.scores)
+        if self.units is not None:
+            keep, dense = jnp.asarray(plan.keep), self.net.mask(self.exclude)
+            best = self.units.keep(ranked, state.live, keep, scope=self.method.scope)
+            return self.units.expand(best, dense)
         return keep_top(ranked, state.live, jnp.asarray(plan.keep), scope=self.method.scope)
 
 

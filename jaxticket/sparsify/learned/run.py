@@ -11,8 +11,6 @@ from jax.sharding import Mesh
 from jaxticket._check import (
     flag,
     nearest,
-    one_or_several,
-    share,
     texts,
     whole,
 )
@@ -23,8 +21,10 @@ from jaxticket.engine import fitting
 from jaxticket.engine.metrics import outputs
 from jaxticket.engine.runtime import OnEvaluation, Runtime
 from jaxticket.labels import Labels
+from jaxticket.pruning.structures.settings import StructureLike
 from jaxticket.runs import Runs
 from jaxticket.settings import Training
+from jaxticket.sparsify.at_step import checked_densities
 from jaxticket.sparsify.learned.learned_masks import LearnedPruning
 from jaxticket.sparsify.learned.method import Method, MethodMaker
 from jaxticket.sparsify.learned.methods.concrete import concrete
@@ -60,7 +60,7 @@ def search(
     training: Training,
     method: str | Method = "concrete",
     *,
-    density: float | Sequence[float],
+    density: float | Sequence[float] | None = None,
     start: int = 0,
     steps: int | float | str | None = None,
     train: bool = True,
@@ -68,6 +68,7 @@ def search(
     dense: bool = True,
     exclude: Sequence[str] = (),
     rescale: str | None = None,
+    structure: StructureLike | None = None,
     seeds: Iterable[int] = range(5),
     branches: Sequence[str | Change] = (),
     init: InitialWeights | None = None,
@@ -99,7 +100,8 @@ def search(
       method: a name in `jt.SEARCHES`, or a `Method`: `jt.SEARCHES["concrete"]("loss",
         length="long")` has other options.
       density: share of prunable weights to keep, or several: level n of the runs is the n-th, and
-        each is searched for by itself.
+        each is searched for by itself. With a structure, the share of its units; None for
+        structures that imply it.
       start: 0 searches at initialization, k at step k of dense training. Objectives that learn the
         dense network's answers ("reverse_kl", "forward_kl") warn where it is untrained.
       steps: length of the search: a number of steps, a share of the training's (0.5), or "short",
@@ -110,6 +112,9 @@ def search(
       dense: also train the dense networks to the end, as level 0.
       exclude: patterns of paths that are never pruned and not counted in P.
       rescale: as of `prune_at`.
+      structure: as of `prune_at`. A block or a channel has one score, which all of its weights
+        share, and "expected" of the trace counts units. Of "N:M" and ("fan_in", k) weights are
+        searched one by one, and the mask of the end keeps the best of each group.
       seeds: one replica each.
       branches: controls to train next to the tickets, as of `prune_at`.
       init: as of `find_tickets`.
@@ -161,11 +166,12 @@ def search(
     if not train and schedule != "remaining":
         raise ValueError(f"`schedule` {schedule!r} has no effect with train=False; leave it out")
     length = method.steps(training, steps)
-    densities = one_or_several("density", density, share, like="(0.3, 0.1)", distinct=True)
     excluded = texts("exclude", exclude, like='("dense_2",)')
+    densities = checked_densities(density, structure, net, excluded)
     pruning = LearnedPruning(
-        densities, step, schedule, excluded, method, length, watch_masks, rescale=rescale
-    )
+        densities, step, schedule, excluded, method, length, watch_masks, rescale=rescale,
+        structure=structure,
+    )  # fmt: skip
     if plan.changes and not train:
         raise ValueError(f"`branches` {list(plan.changes)} are trained: they need train=True")
     pruning.check_network(net)
