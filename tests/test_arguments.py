@@ -379,6 +379,9 @@ BAD = [
     ("find_tickets", "pruning", jt.Pruning(levels=3, fraction=0.99), "level 2 keeps none of the"),
     ("prune_at", "density", 1e-9, "`density` 1e-09 keeps none of the"),
     ("search", "density", 1e-9, "`density` 1e-09 keeps none of the"),
+    *((call, "structure", "2-4", "`structure` must be") for call in ("prune_at", "search")),
+    *((call, "structure", "2:3", "multiples of 3, and 'dense_0/kernel' has 16")
+      for call in ("prune_at", "search")),
     ("find_tickets", "pruning", jt.Pruning(scope="layer", rates=(("dens_2", 0.1),)),
      "`rates` pattern 'dens_2' matches no layer"),
     ("find_tickets", "pruning", jt.Pruning(score_batches=2), "`score_batches` 2 has no effect"),

@@ -1,7 +1,7 @@
 """Structured masks: weights that are kept or pruned together.
 
 A structure is a name or a tuple, as an argument `structure=` of `jt.Pruning`, `jt.prune_at`,
-`jt.search`, `jt.prune` and `jt.keep_top`:
+`jt.search`, `jt.sparse_train`, `jt.prune` and `jt.keep_top`:
 
 - "2:4", or any "N:M": of each M consecutive inputs of every output, exactly N;
 - ("block", r, c): whole blocks of r inputs by c outputs;

@@ -6,6 +6,7 @@ import abc
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -42,11 +43,13 @@ class Units(abc.ABC):
       names: the layers, in the order of the leaves of trees of units.
       sizes: units of each layer.
       noun: what messages call the units.
+      regrows: whether a pruned unit can learn again from zero.
     """
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]
     noun: str = "units"
+    regrows: bool = True
 
     @abc.abstractmethod
     def pool(self, scores: Params, mask: Mask) -> Params:
@@ -145,6 +148,16 @@ class Units(abc.ABC):
         """Units in all, or with scope "layer" in each layer, where `counts` are kept."""
         del scope
         return counts
+
+    def held(self, alive: Mask) -> Array:
+        """Units that a mask keeps of each layer, as `keep` takes them with scope "layer"."""
+        return jnp.stack([jnp.sum(u, dtype=jnp.int32) for u in jax.tree.leaves(alive)])
+
+    def whole(self, mask: Mask) -> Array:
+        """Tell whether a mask keeps all units whole, a bool scalar."""
+        again = self.expand(self.alive(mask), mask)
+        same = jax.tree.map(lambda a, b: jnp.all(a == b), again, mask)
+        return jnp.all(jnp.stack(jax.tree.leaves(same)))
 
     def complete(self, counts: np.ndarray) -> bool:
         """Tell whether `counts` are those of a final mask, for structures that imply them."""

@@ -106,6 +106,9 @@ class Channels(Units):
       axes: where they lie in each leaf.
     """
 
+    # without weights into it and out of it, a unit has no gradient
+    regrows = False
+
     layers: tuple[tuple[str, int], ...]
     axes: _Axes = field(repr=False)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -141,7 +142,7 @@ class Groups(Units):
     @property
     def density(self) -> float:
         """The density of masks that keep what the structure says of every group."""
-        kept = sum(self._amounts(np.asarray(self.wanted)).tolist())
+        kept = sum(n * groups for n, groups in zip(self.wanted, self._groups, strict=True))
         return kept / sum(self.sizes)
 
     def pool(self, scores: Params, mask: Mask) -> Params:
@@ -202,12 +203,22 @@ class Groups(Units):
 
     def amounts(self, counts: Array, *, scope: str = "global") -> Array:
         """Weights in all, or with scope "layer" in each layer."""
-        found = self._amounts(counts)
+        found = jnp.asarray(counts, jnp.int32) * jnp.asarray(self._groups, jnp.int32)
         return found if scope == "layer" else jnp.sum(found)
 
-    def _amounts(self, counts: np.ndarray | Array) -> Array:
-        groups = [size // m for size, m in zip(self.sizes, self.lengths, strict=True)]
-        return jnp.asarray(counts, jnp.int32) * jnp.asarray(groups, jnp.int32)
+    @property
+    def _groups(self) -> list[int]:
+        return [size // m for size, m in zip(self.sizes, self.lengths, strict=True)]
+
+    def held(self, alive: Mask) -> Array:
+        """Weights that a mask keeps of each group, by layer."""
+        return super().held(alive) // jnp.asarray(self._groups, jnp.int32)
+
+    def whole(self, mask: Mask) -> Array:
+        """Tell whether a mask keeps the same number in every group of a layer."""
+        pairs = zip(jax.tree.leaves(masks.known(mask)), self.lengths, strict=True)
+        numbers = [_grouped(m, length).sum(axis=1, dtype=jnp.int32) for m, length in pairs]
+        return jnp.all(jnp.stack([jnp.max(n) == jnp.min(n) for n in numbers]))
 
     def complete(self, counts: np.ndarray) -> bool:
         """Tell whether every group keeps no more than final masks do."""
@@ -216,6 +227,10 @@ class Groups(Units):
 
 def _best(scores: Array, alive: Array, keep: Array, length: int) -> Array:
     """The `keep` highest of each group of consecutive inputs, of each output."""
-    groups = (-1, length, scores.shape[-1])
-    found = top_within(sortable(scores).reshape(groups), alive.reshape(groups), keep)
+    found = top_within(_grouped(sortable(scores), length), _grouped(alive, length), keep)
     return found.reshape(scores.shape)
+
+
+def _grouped(x: Array, length: int) -> Array:
+    """[..., inputs, outputs] as [group, member, output]."""
+    return jnp.asarray(x).reshape(-1, length, x.shape[-1])

@@ -7,13 +7,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jaxticket import masks
 from jaxticket._check import one_of, settle
 from jaxticket.problem import Problem
-from jaxticket.pruning.keep import keep_top
 from jaxticket.settings import Training
 from jaxticket.sparsify.dynamic.rule import MaskRule, memory_of
-from jaxticket.sparsify.dynamic.straight_through import counts
 from jaxticket.sparsify.dynamic.times import check_time, in_steps
 from jaxticket.typing import Array, Key, Mask, Params, TrainState
 
@@ -56,7 +53,7 @@ class ACDC(MaskRule):
         """The dense mask, and how many weights sparse phases keep."""
         del key
         mask = problem.net.mask()
-        keep = jnp.asarray(counts(mask, density, self.scope))
+        keep = jnp.asarray(self.counts(mask, density, self.scope))
         return jax.tree.map(jnp.asarray, mask), keep
 
     def when(self, step: Array) -> Array:
@@ -67,8 +64,9 @@ class ACDC(MaskRule):
 
     def count(self, state: TrainState, *, step: Array) -> Array:
         """All weights in dense phases."""
-        sparse = jnp.sum(jnp.asarray(memory_of(state)), dtype=jnp.int32)
-        return jnp.where(self._sparse(step), sparse, jnp.int32(masks.prunable_size(state.mask)))
+        sparse = self.total(jnp.asarray(memory_of(state)))
+        dense = self.kept(jax.tree.map(jnp.ones_like, state.mask))
+        return jnp.where(self._sparse(step), sparse, dense)
 
     def update(
         self, state: TrainState, dense_gradient: Params, *, step: Array, key: Key
@@ -76,7 +74,7 @@ class ACDC(MaskRule):
         """The largest weights, or all."""
         del dense_gradient, key
         scores, keep = jax.tree.map(jnp.abs, state.params), jnp.asarray(memory_of(state))
-        largest = keep_top(scores, state.mask, keep, scope=self.scope)
+        largest = self.keep_top(scores, state.mask, keep, scope=self.scope)
         dense = ~self._sparse(step)
         return state._replace(mask=jax.tree.map(lambda m: m | dense, largest))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
+import math
 from dataclasses import dataclass
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from jaxticket._check import from_table, number, one_of, settle
 from jaxticket.problem import Problem
 from jaxticket.pruning.keep import keep_top
 from jaxticket.pruning.layouts import LAYOUTS, Layout
+from jaxticket.pruning.structures import Units
 from jaxticket.settings import Training
 from jaxticket.sparsify.dynamic.rule import MaskRule
 from jaxticket.sparsify.dynamic.static import random_mask
@@ -21,7 +24,14 @@ from jaxticket.sparsify.dynamic.times import check_time, in_steps
 from jaxticket.typing import Array, Key, Mask, Params, TrainState
 
 
-def exchanged(mask: Mask, weights: Params, growth: Params, fraction: Array | float) -> Mask:
+def exchanged(
+    mask: Mask,
+    weights: Params,
+    growth: Params,
+    fraction: Array | float,
+    *,
+    units: Units | None = None,
+) -> Mask:
     """Exchange a share of the weights of every layer.
 
     Of the n weights that a layer keeps, `floor(fraction * n)` are dropped, the smallest, and as
@@ -33,16 +43,33 @@ def exchanged(mask: Mask, weights: Params, growth: Params, fraction: Array | flo
       weights: zero where the mask is False.
       growth: tree like the weights; the highest grow.
       fraction: in [0, 1].
+      units: what is dropped and grown together; None for single weights. Of groups every one
+        exchanges `floor(fraction * n)` of its n weights.
 
     Returns:
       A mask that keeps as many weights of every layer.
     """
+    if units is not None:
+        return _exchanged_units(mask, weights, growth, fraction, units)
     kept = jnp.stack([jnp.sum(m, dtype=jnp.int32) for _, m in masks.items(mask)])
     dropped = jnp.floor(jnp.float32(fraction) * kept.astype(jnp.float32)).astype(jnp.int32)
     stay = keep_top(jax.tree.map(jnp.abs, weights), mask, kept - dropped, scope="layer")
     free = jax.tree.map(jnp.logical_not, stay)
     grown = keep_top(growth, free, dropped, scope="layer")
     return jax.tree.map(jnp.logical_or, stay, grown)
+
+
+def _exchanged_units(
+    mask: Mask, weights: Params, growth: Params, fraction: Array | float, units: Units
+) -> Mask:
+    alive, dense = units.alive(mask), jax.tree.map(jnp.ones_like, mask)
+    held = units.held(alive)
+    dropped = jnp.floor(jnp.float32(fraction) * held.astype(jnp.float32)).astype(jnp.int32)
+    sizes = units.pool(jax.tree.map(jnp.abs, weights), mask)
+    stay = units.keep(sizes, alive, held - dropped, scope="layer")
+    free = jax.tree.map(jnp.logical_not, stay)
+    grown = units.keep(units.pool(growth, dense), free, dropped, scope="layer")
+    return units.expand(jax.tree.map(jnp.logical_or, stay, grown), mask)
 
 
 @dataclass(frozen=True)
@@ -78,6 +105,21 @@ class DropAndGrow(MaskRule):
         """The rule with steps in the place of shares."""
         return in_steps(self, training)
 
+    def structured(self, units: Units) -> Self:
+        """The rule for the units of a network.
+
+        Raises:
+          ValueError: as of `MaskRule`, and for groups of which no weight would be exchanged.
+        """
+        if units.density is not None and self.fraction:
+            most = int(np.max(units.rounds(None, 1)))
+            if not math.floor(self.fraction * most):
+                raise ValueError(
+                    f"`fraction` {self.fraction:g} of {type(self).__name__} exchanges none of the "
+                    f"{most} weights that every group keeps; use at least {1 / most:.3g}"
+                )
+        return super().structured(units)
+
     @abc.abstractmethod
     def growth(self, state: TrainState, dense_gradient: Params, *, key: Key) -> Params:
         """Scores of weights that are pruned, of which the highest grow.
@@ -88,7 +130,7 @@ class DropAndGrow(MaskRule):
 
     def init(self, problem: Problem, density: float, *, key: Key) -> Mask:
         """A random mask."""
-        return random_mask(problem.net, density, self.layout, key=key)
+        return random_mask(problem.net, density, self.layout, units=self.units, key=key)
 
     def when(self, step: Array) -> Array:
         """At multiples of `every`, from the first on, before `end`."""
@@ -101,7 +143,8 @@ class DropAndGrow(MaskRule):
         """The state with weights exchanged."""
         growth = self.growth(state, dense_gradient, key=key)
         share = self._fraction(step)
-        return state._replace(mask=exchanged(state.mask, state.params, growth, share))
+        found = exchanged(state.mask, state.params, growth, share, units=self.units)
+        return state._replace(mask=found)
 
     def _fraction(self, step: Array) -> Array:
         """The share of weights that the update of a step exchanges, f(t)."""

@@ -44,7 +44,7 @@ class Dynamic(Supervised):
         state = super().start(origin, step, key=key)
         rule = RuleState(
             memory=origin.memory,
-            count=masks.kept(state.mask),
+            count=self.rule.kept(state.mask),
             wrong=jnp.bool_(False),
             explored=jax.tree.map(jnp.copy, state.mask),
             grown=jnp.float32(0),
@@ -135,12 +135,12 @@ class Dynamic(Supervised):
         wanted = self.rule.count(state, step=state.step)
         key = stream(state.key, "rule", state.step)
         new = self.rule.update(state, gradient, step=state.step, key=key)
-        kept = masks.kept(new.mask)
+        kept = self.rule.kept(new.mask)
         grown = masks.kept(jax.tree.map(lambda new, old: new & ~old, new.mask, state.mask))
         rule = RuleState(
             memory=memory_of(new),
             count=kept,
-            wrong=rule.wrong | (kept != wanted),
+            wrong=rule.wrong | (kept != wanted) | ~self.rule.whole(new.mask),
             explored=jax.tree.map(jnp.logical_or, rule.explored, new.mask),
             grown=rule.grown + grown.astype(jnp.float32),
             latent=rule.latent,
@@ -150,7 +150,7 @@ class Dynamic(Supervised):
     def broken(self, state: TrainState) -> Array:
         """Whether a pruned weight is not zero, or the mask keeps another number of weights."""
         rule = state_of_rule(state)
-        return super().broken(state) | rule.wrong | (masks.kept(state.mask) != rule.count)
+        return super().broken(state) | rule.wrong | (self.rule.kept(state.mask) != rule.count)
 
 
 def _all_weights(state: TrainState) -> Params:

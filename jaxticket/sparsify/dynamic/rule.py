@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
+from jaxticket import masks
 from jaxticket.problem import Problem
+from jaxticket.pruning.keep import count, keep_top, keep_units, layer_counts
+from jaxticket.pruning.structures import Units
 from jaxticket.settings import Training
 from jaxticket.typing import Array, Key, Mask, Params, RuleState, TrainState
 
 
+@dataclasses.dataclass(frozen=True)
 class MaskRule(abc.ABC):
     """How a mask changes during training.
 
@@ -19,7 +27,17 @@ class MaskRule(abc.ABC):
     replica, `init`, `when` and `update` at least. The library keeps what all rules promise: every
     update keeps exactly `count` weights, weights that it prunes become zero and grown ones start at
     zero, the moments of both are new, and between updates the mask stays.
+
+    With `structure=` of `jt.sparse_train` the counts are those of its units. A rule that selects
+    with `self.keep_top` and counts with `self.counts` works with every structure.
+
+    Attributes:
+      units: what is kept or pruned together, which `jt.sparse_train` sets; None for single weights.
     """
+
+    units: Units | None = dataclasses.field(
+        default=None, kw_only=True, repr=False, metadata={"newer": True}
+    )
 
     @property
     def latent(self) -> bool:
@@ -30,6 +48,11 @@ class MaskRule(abc.ABC):
         training has made of them, with the moments that they have.
         """
         return False
+
+    @property
+    def grows(self) -> bool:
+        """Whether weights that were pruned may come back."""
+        return True
 
     @property
     def replaces_step(self) -> bool:
@@ -44,6 +67,67 @@ class MaskRule(abc.ABC):
         """
         del training
         return self
+
+    def structured(self, units: Units) -> Self:
+        """The rule for the units of a network.
+
+        Raises:
+          ValueError: for a rule that grows what cannot learn from zero.
+        """
+        if self.grows and not units.regrows:
+            raise ValueError(
+                f"`structure` has whole {units.noun}: a pruned one has no gradient, as all weights "
+                f"into it and out of it are zero, and {type(self).__name__} would bring it back; "
+                f"use a rule that only prunes, 'gradual' or 'iterative', or jt.dynamic.Static"
+            )
+        return dataclasses.replace(self, units=units)
+
+    def keep_top(
+        self,
+        scores: Params,
+        mask: Mask,
+        keep: Array | int | Sequence[int],
+        *,
+        scope: str = "global",
+    ) -> Mask:
+        """Keep the weights with the highest scores, or the units: `jt.keep_top`."""
+        if self.units is None:
+            return keep_top(scores, mask, keep, scope=scope)
+        return keep_units(self.units, scores, mask, keep, scope=scope)
+
+    def counts(self, mask: Mask, density: float, scope: str = "global") -> np.ndarray:
+        """Weights that a density keeps, as `keep_top` takes them, or units; int32.
+
+        Args:
+          mask: the dense one.
+          density: share of them.
+          scope: "global" or "layer".
+        """
+        units = self.units
+        if units is not None:
+            # what implies its density keeps no less
+            final = units.density is None or density <= units.density
+            if final:
+                return units.rounds(density, 1, scope=scope)[0]
+            return units.counts(density, scope=scope)
+        if scope == "layer":
+            return layer_counts(mask, density)
+        return np.asarray(count(density, masks.prunable_size(mask)), np.int32)
+
+    def total(self, counts: Array) -> Array:
+        """How many weights, or units, `counts` are in all, int32."""
+        amounts = counts if self.units is None else self.units.amounts(counts)
+        return jnp.sum(amounts, dtype=jnp.int32)
+
+    def kept(self, mask: Mask) -> Array:
+        """How many weights, or units, a mask keeps, int32."""
+        if self.units is None:
+            return masks.kept(mask)
+        return masks.kept(self.units.alive(mask))
+
+    def whole(self, mask: Mask) -> Array:
+        """Whether a mask has the structure, a bool scalar."""
+        return jnp.bool_(True) if self.units is None else self.units.whole(mask)
 
     @abc.abstractmethod
     def init(self, problem: Problem, density: float, *, key: Key) -> Mask | tuple[Mask, object]:
@@ -83,7 +167,7 @@ class MaskRule(abc.ABC):
         """
 
     def count(self, state: TrainState, *, step: Array) -> Array:
-        """How many weights the update of this step must keep, int32; as many as before by default.
+        """How many weights, or units, the update of this step must keep; as many as before.
 
         Args:
           state: before the update.

@@ -13,7 +13,6 @@ import numpy as np
 from jaxticket import masks
 from jaxticket._check import one_of, settle
 from jaxticket.problem import Problem
-from jaxticket.pruning.keep import keep_top
 from jaxticket.settings import Training
 from jaxticket.sparsify.dynamic.rule import MaskRule, memory_of
 from jaxticket.sparsify.dynamic.times import check_time, in_steps
@@ -45,6 +44,11 @@ class Shrinking(MaskRule):
         """The rule with steps in the place of shares."""
         return in_steps(self, training, trains_on=True)
 
+    @property
+    def grows(self) -> bool:
+        """Nothing comes back."""
+        return False
+
     @abc.abstractmethod
     def densities(self, density: float) -> Mapping[int, float]:
         """The densities by the steps at which they are reached, ascending.
@@ -57,6 +61,10 @@ class Shrinking(MaskRule):
         """The dense mask, and the counts by update: int32 [update] or [update, layer]."""
         del key
         mask = problem.net.mask()
+        if self.units is not None:
+            shares = self.densities(density).values()
+            table = [self.counts(mask, share, self.scope) for share in shares]
+            return jax.tree.map(jnp.asarray, mask), jnp.asarray(np.stack(table), jnp.int32)
         sizes = masks.prunable_sizes(mask)
         sizes = np.asarray(sizes if self.scope == "layer" else sum(sizes))
         # on the host in float64, so that every count is round(density * size) to the weight
@@ -69,7 +77,7 @@ class Shrinking(MaskRule):
 
     def count(self, state: TrainState, *, step: Array) -> Array:
         """That of the table."""
-        return jnp.sum(self._amounts(state, step), dtype=jnp.int32)
+        return self.total(self._amounts(state, step))
 
     def update(
         self, state: TrainState, dense_gradient: Params, *, step: Array, key: Key
@@ -78,7 +86,7 @@ class Shrinking(MaskRule):
         del dense_gradient, key
         scores = jax.tree.map(jnp.abs, state.params)
         keep = self._amounts(state, step)
-        return state._replace(mask=keep_top(scores, state.mask, keep, scope=self.scope))
+        return state._replace(mask=self.keep_top(scores, state.mask, keep, scope=self.scope))
 
     def _steps(self) -> np.ndarray:
         return np.asarray(list(self.densities(1.0)), np.int32)

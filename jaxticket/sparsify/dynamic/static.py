@@ -10,33 +10,56 @@ import numpy as np
 
 from jaxticket._check import from_table
 from jaxticket.problem import Problem
-from jaxticket.pruning.keep import keep_top
+from jaxticket.pruning.keep import keep_top, keep_units
 from jaxticket.pruning.layouts import LAYOUTS, Layout, layers_of
+from jaxticket.pruning.structures import Units
+from jaxticket.pruning.structures.blocks import Blocks
+from jaxticket.pruning.structures.settings import in_units
 from jaxticket.sparsify.dynamic.rule import MaskRule
 from jaxticket.typing import Key, Mask, Network, Params, TrainState
 
 
-def random_mask(net: Network, density: float, layout: str | Layout = "erk", *, key: Key) -> Mask:
+def random_mask(
+    net: Network,
+    density: float,
+    layout: str | Layout = "erk",
+    *,
+    units: Units | None = None,
+    key: Key,
+) -> Mask:
     """A random mask with exactly `round(density * P)` weights, spread over the layers by a layout.
 
     Args:
       net: the network.
       density: share of the prunable weights that are kept.
       layout: name in `jt.LAYOUTS`, or a function.
+      units: what is kept or pruned together; None for single weights.
       key: draws the positions.
 
     Raises:
-      ValueError: where a layer would keep nothing.
+      ValueError: where a layer would keep nothing, and for layouts that a structure does not have.
     """
-    spread = from_table("layout", layout, LAYOUTS)
+    spread, scores = from_table("layout", layout, LAYOUTS), random_scores(net.shapes[0], key=key)
+    if units is not None and not isinstance(units, Blocks):
+        if units.density is None and layout != "uniform":
+            raise ValueError(
+                f"`layout` {layout!r} spreads weights or blocks over the layers, and the structure "
+                f"has whole {units.noun}; use a rule with layout='uniform'"
+            )
+        counts = units.rounds(density, 1, scope="layer")[0]
+        return keep_units(units, scores, net.mask(), jnp.asarray(counts), scope="layer")
     layers = layers_of(net)
+    if units is not None:
+        layers = in_units(units, layers)
     counts = np.asarray(spread(layers, density), np.int32).tolist()
     if empty := [layer.path for layer, kept in zip(layers, counts, strict=True) if not kept]:
         raise ValueError(
             f"`density` {density:g} with `layout` {layout!r} keeps no weight of "
             f"{', '.join(map(repr, empty))}; use a higher density or another layout"
         )
-    return keep_top(random_scores(net.shapes[0], key=key), net.mask(), counts, scope="layer")
+    if units is not None:
+        return keep_units(units, scores, net.mask(), counts, scope="layer")
+    return keep_top(scores, net.mask(), counts, scope="layer")
 
 
 def random_scores(like: Params, *, key: Key) -> Params:
@@ -62,9 +85,14 @@ class Static(MaskRule):
     def __post_init__(self) -> None:
         from_table("layout", self.layout, LAYOUTS)
 
+    @property
+    def grows(self) -> bool:
+        """Nothing comes back."""
+        return False
+
     def init(self, problem: Problem, density: float, *, key: Key) -> Mask:
         """A random mask."""
-        return random_mask(problem.net, density, self.layout, key=key)
+        return random_mask(problem.net, density, self.layout, units=self.units, key=key)
 
     def when(self, step: jax.Array) -> jax.Array:
         """Never."""

@@ -6,24 +6,14 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxticket import masks
 from jaxticket._check import one_of, settle
 from jaxticket.problem import Problem
-from jaxticket.pruning.keep import count, keep_top, layer_counts
 from jaxticket.settings import Training
 from jaxticket.sparsify.dynamic.rule import MaskRule, memory_of
 from jaxticket.sparsify.dynamic.static import random_scores
 from jaxticket.sparsify.dynamic.times import check_time, in_steps
 from jaxticket.typing import Array, Key, Mask, Params, TrainState
-
-
-def counts(mask: Mask, density: float, scope: str) -> np.ndarray:
-    """Weights that a density keeps: int32, one number, or [layer] by layer."""
-    if scope == "layer":
-        return layer_counts(mask, density)
-    return np.asarray(count(density, masks.prunable_size(mask)), np.int32)
 
 
 @dataclass(frozen=True)
@@ -66,9 +56,9 @@ class StraightThrough(MaskRule):
     def init(self, problem: Problem, density: float, *, key: Key) -> tuple[Mask, Array]:
         """A random mask until the weights are there, and how many the rule keeps."""
         mask = problem.net.mask()
-        keep = jnp.asarray(counts(mask, density, self.scope))
+        keep = jnp.asarray(self.counts(mask, density, self.scope))
         scores = random_scores(problem.net.shapes[0], key=key)
-        return keep_top(scores, mask, keep, scope=self.scope), keep
+        return self.keep_top(scores, mask, keep, scope=self.scope), keep
 
     def when(self, step: Array) -> Array:
         """At the start, and at multiples of `every` up to `end`."""
@@ -85,4 +75,4 @@ class StraightThrough(MaskRule):
             scores = jax.tree.map(jnp.abs, state.params)
         dense = jax.tree.map(jnp.ones_like, state.mask)
         keep = jnp.asarray(memory_of(state))
-        return state._replace(mask=keep_top(scores, dense, keep, scope=self.scope))
+        return state._replace(mask=self.keep_top(scores, dense, keep, scope=self.scope))

@@ -10,11 +10,9 @@ import jax.numpy as jnp
 from jaxticket import masks
 from jaxticket._check import number, one_of, settle
 from jaxticket.problem import Problem
-from jaxticket.pruning.keep import keep_top
 from jaxticket.settings import Training
 from jaxticket.sparsify.dynamic.rule import MaskRule, memory_of, state_of_rule
 from jaxticket.sparsify.dynamic.static import random_scores
-from jaxticket.sparsify.dynamic.straight_through import counts
 from jaxticket.sparsify.dynamic.times import check_time, in_steps
 from jaxticket.typing import Array, Key, Mask, Params, TrainState
 
@@ -64,10 +62,12 @@ class TopKAST(MaskRule):
     ) -> tuple[Mask, dict[str, Array | Mask]]:
         """A random mask until the weights are there; counts of A and B, and B."""
         mask = problem.net.mask()
-        forward = jnp.asarray(counts(mask, density, self.scope))
-        backward = jnp.asarray(counts(mask, min(1.0, density + self.extra), self.scope))
+        forward = jnp.asarray(self.counts(mask, density, self.scope))
+        backward = jnp.asarray(self.counts(mask, min(1.0, density + self.extra), self.scope))
         scores = random_scores(problem.net.shapes[0], key=key)
-        first, larger = (keep_top(scores, mask, n, scope=self.scope) for n in (forward, backward))
+        first, larger = (
+            self.keep_top(scores, mask, n, scope=self.scope) for n in (forward, backward)
+        )
         return first, {"forward": forward, "backward": backward, "mask": larger}
 
     def when(self, step: Array) -> Array:
@@ -82,8 +82,8 @@ class TopKAST(MaskRule):
         memory = memory_of(state)
         scores = jax.tree.map(jnp.abs, state.params)
         dense = jax.tree.map(jnp.ones_like, state.mask)
-        forward = keep_top(scores, dense, memory["forward"], scope=self.scope)
-        backward = keep_top(scores, dense, memory["backward"], scope=self.scope)
+        forward = self.keep_top(scores, dense, memory["forward"], scope=self.scope)
+        backward = self.keep_top(scores, dense, memory["backward"], scope=self.scope)
         rule = state_of_rule(state)._replace(memory={**memory, "mask": backward})
         return state._replace(mask=forward, rule=rule)
 

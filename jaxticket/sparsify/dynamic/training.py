@@ -15,7 +15,7 @@ from jax.extend.core import Literal
 from jax.sharding import Mesh
 
 from jaxticket import _identity, _show, _tree, masks
-from jaxticket._check import hashable, naming, nearest, shown, texts
+from jaxticket._check import hashable, naming, nearest, or_none, settle, shown, texts
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
@@ -26,9 +26,18 @@ from jaxticket.engine.runtime import OnEvaluation, Runtime
 from jaxticket.engine.supervised import Origin
 from jaxticket.nn.pruned import pruned_line
 from jaxticket.problem import Problem
+from jaxticket.pruning.structures.settings import (
+    StructureLike,
+    checked,
+    implied,
+    labeled,
+    unit_counts,
+    units_of,
+)
 from jaxticket.random import stream
 from jaxticket.runs import Runs, density
 from jaxticket.settings import PruningAtStep, Training
+from jaxticket.sparsify.at_step import checked_densities
 from jaxticket.sparsify.cohorts import extension, in_cohorts
 from jaxticket.sparsify.cost import Cost, of_training, seconds_of, steps_of_level, total
 from jaxticket.sparsify.dynamic.ac_dc import ACDC
@@ -69,12 +78,39 @@ class SparseTraining(PruningAtStep):
 
     Attributes:
       rule: how they change during training.
+      structure: weights that are kept or pruned together (`jt.structures`); None for single
+        weights.
     """
 
     rule: MaskRule = STATIC
+    structure: StructureLike | None = dataclasses.field(
+        default=None, kw_only=True, metadata={"newer": True}
+    )
 
     __repr__ = _show.code
     _repr_html_ = _show.code_html
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        settle(self, or_none(checked), "structure")
+
+    @property
+    def name(self) -> str:
+        """The class, and the structure."""
+        return labeled(super().name, self.structure)
+
+    def rule_of(self, net: Network) -> MaskRule:
+        """The rule for the structure on a network.
+
+        Raises:
+          ValueError: for layers, densities and rules that the structure does not fit.
+        """
+        if self.structure is None:
+            return self.rule
+        units = units_of(self.structure, net.mask(self.exclude), net)
+        for share in self.densities:
+            unit_counts(units, implied("density", share, units), 1)
+        return self.rule.structured(units)
 
     def cost(self, runs: Runs, level: int) -> Cost:
         """The steps up to the last update of the mask, and the dense gradients of all updates.
@@ -124,8 +160,9 @@ def sparse_train(
     training: Training,
     rule: str | MaskRule = "static",
     *,
-    density: float | Sequence[float],
+    density: float | Sequence[float] | None = None,
     exclude: Sequence[str] = (),
+    structure: StructureLike | None = None,
     seeds: Iterable[int] = range(5),
     init: InitialWeights | None = None,
     keep: str | None = None,
@@ -154,9 +191,13 @@ def sparse_train(
       rule: a name in `jt.RULES`, such as "rigl", an object of one of their classes with other
         settings, such as `jt.dynamic.RigL(every=50)`, or a rule of your own, which derives from
         `jt.dynamic.MaskRule`.
-      density: share of prunable weights to keep, or several: level n of the runs is the n-th.
+      density: share of prunable weights to keep, or several: level n of the runs is the n-th. With
+        a structure, the share of its units; None for structures that imply it.
       exclude: patterns of paths, such as "dense_2", that stay dense and are not counted; layouts
         and rules see the network as if they could not be pruned.
+      structure: weights that are kept or pruned together, as of `prune_at`: rules drop and grow
+        whole blocks, and of "N:M" and ("fan_in", k) the same number in every group. Whole channels
+        are pruned by rules that bring none back ("gradual", "iterative", `jt.dynamic.Static`).
       seeds: one replica each of each density.
       init: weights that training starts from: params, or (params, statistics), of one network or
         with a leading axis [seed], such as `runs.trained(0)`; None for those that the network
@@ -192,14 +233,13 @@ def sparse_train(
         on_evaluation=on_evaluation,
     )  # fmt: skip
     chosen = _checked(rule).for_training(plan.training)
-    pruning = SparseTraining(
-        density,  # type: ignore[arg-type]
-        exclude=texts("exclude", exclude, like='("dense_2",)'),
-        rule=chosen,
-    )
+    excluded = texts("exclude", exclude, like='("dense_2",)')
+    densities = checked_densities(density, structure, plan.net, excluded)
+    pruning = SparseTraining(densities, exclude=excluded, rule=chosen, structure=structure)
+    bound = pruning.rule_of(plan.net)
     # before anything is trained
     firsts = [
-        _first(_without(plan.net, pruning.exclude), plan.runtime.devices, chosen, share)
+        _first(_without(plan.net, pruning.exclude), plan.runtime.devices, bound, share)
         for share in pruning.densities
     ]
     settings = _identity.run(
@@ -235,7 +275,9 @@ def _run_cohort(
         net, data, training, settings, size=size, steps=steps, extends=extension
     ) as run:
         run.begins(pruned_line(net, exclude))
-        runner = Runner(run, net, data, training, seeds, Dynamic(net, training, pruning.rule))
+        runner = Runner(
+            run, net, data, training, seeds, Dynamic(net, training, pruning.rule_of(net))
+        )
         origin = dense_ticket(net, initial_networks(net, run.mesh, runner.keys), 0, exclude)
         none, tickets, groups = np.zeros(len(seeds), bool), {}, []
         for level, (share, first) in enumerate(zip(pruning.densities, firsts, strict=True), 1):
