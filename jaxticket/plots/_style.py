@@ -89,6 +89,7 @@ KNOWN = {
     "ltr_late": BranchStyle("LTR, rewound to epoch 3", "#2E9BFF", "o"),
     "ltr_in_one_shot": BranchStyle("LTR in one shot", "#6C86C4", "<"),
     "dynamic_imp": BranchStyle("dynamic IMP", "#117733", "o"),
+    "no_change": BranchStyle("no change", "#A0522D", "^"),
     "cts_kl": BranchStyle("CTS, reverse KL", "#FF2FA0", "*"),
     "cts_loss": BranchStyle("CTS, loss", "#2F6B3A", "H"),
     "cts_change_of_loss": BranchStyle("CTS, change of loss", "#2AA198", "d"),
