@@ -17,7 +17,7 @@ from jaxticket import _tree, masks
 from jaxticket._check import number, one_of, settle, share, whole
 from jaxticket._conditions import where_due
 from jaxticket.loops._masked import MaskedState, advance, begin, checked, with_mask
-from jaxticket.pruning.keep import keep_top
+from jaxticket.pruning.keep import counts_of, keep_top
 from jaxticket.typing import Array, Mask, Params, relaxed_types
 
 GradualScore = Callable[[Params, Params], Params]
@@ -215,13 +215,11 @@ def _amounts(
     scope: str,
 ) -> Array:
     """How many weights a step keeps: int32, or int32 [prunable leaf] by layer."""
-    sizes = masks.prunable_sizes(mask)
-    sizes = np.asarray(sizes if scope == "layer" else sum(sizes), np.int32)
     if isinstance(schedule, Mapping):
-        # on the host in float64, so that every count is round(density * size) to the weight
-        table = [sizes, *(np.round(density * sizes) for density in schedule.values())]
+        table = counts_of(mask, [1.0, *schedule.values()], scope)
         reached = jnp.sum(np.asarray(list(schedule), np.int32) <= step, dtype=jnp.int32)
-        return jnp.asarray(np.stack(table).astype(np.int32))[reached]
+        return jnp.asarray(table)[reached]
+    sizes = counts_of(mask, [1.0], scope)[0]
     with relaxed_types():
         density = jnp.asarray(schedule(step))
         if density.ndim:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar, cast
 
 import jax
@@ -157,24 +157,37 @@ def with_mask(state: StateT, mask: Mask) -> StateT:
     return jax.tree.map(lambda part: new if is_own(part) else part, state, is_leaf=is_own)
 
 
-def masked_moments(mask: Mask, state: StateT) -> StateT:
-    """Zero the leaves of an optimizer's state that belong to pruned weights.
+def map_moments(
+    function: Callable[..., Array], mask: Mask, state: StateT, *states: StateT
+) -> StateT:
+    """Map over the leaves of an optimizer's state that belong to weights; others stay.
 
     They are those whose path ends with that of a weight and whose shape is the weight's.
+
+    Args:
+      function: `function(leaf of the mask, leaf of the state, *leaves of the others)`.
+      mask: a mask, or another tree of bools with None where nothing can be pruned.
+      state: of an optimizer, of one replica.
+      *states: of the same structure.
     """
     named = {path: m for path, m, *_ in masks.items(mask)}
 
-    def one(path: str, x: Array) -> Array:
+    def one(path: str, x: Array, *others: Array) -> Array:
         fitting = [
             name
             for name, m in named.items()
             if m.shape == jnp.shape(x) and f"/{path}".endswith(f"/{name}" if name else "")
         ]
         # the longest: "kernel" may stand next to "dense/kernel"
-        return _kept_leaf(named[max(fitting, key=len)], x) if fitting else x
+        return function(named[max(fitting, key=len)], x, *others) if fitting else x
 
-    parts = zip(_tree.paths(state), jax.tree.leaves(state), strict=True)
+    parts = zip(_tree.paths(state), *map(jax.tree.leaves, (state, *states)), strict=True)
     return jax.tree.unflatten(jax.tree.structure(state), [one(*part) for part in parts])
+
+
+def masked_moments(mask: Mask, state: StateT) -> StateT:
+    """Zero the leaves of an optimizer's state that belong to pruned weights."""
+    return map_moments(_kept_leaf, mask, state)
 
 
 def _only_state(state: object) -> MaskedState:

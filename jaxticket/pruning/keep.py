@@ -130,6 +130,25 @@ def keep_units(
     return jax.tree.map(jnp.logical_and, units.expand(chosen, mask), mask)
 
 
+def counts_of(mask: Mask, densities: Sequence[float], scope: str) -> np.ndarray:
+    """Count the entries that densities keep, on the host in float64.
+
+    Args:
+      mask: of the network, such as `net.mask()`; its shapes alone count.
+      densities: shares to keep.
+      scope: "global" or "layer".
+
+    Returns:
+      `round(density * size)`, half to even: int32 [density], or [density, leaf] by layer.
+
+    >>> counts_of({"a": np.ones(5, bool), "b": np.ones(8, bool)}, [1, 0.5], "layer").tolist()
+    [[5, 8], [2, 4]]
+    """
+    sizes = masks.prunable_sizes(mask)
+    sizes = np.asarray(sizes if scope == "layer" else sum(sizes), np.float64)
+    return np.round(np.multiply.outer(np.asarray(densities, np.float64), sizes)).astype(np.int32)
+
+
 def layer_counts(
     mask: Mask,
     density: float,

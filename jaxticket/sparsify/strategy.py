@@ -35,7 +35,7 @@ from jaxticket.engine.dense import (
 from jaxticket.engine.loop import Arrays, Jobs, Trained, report_diverged
 from jaxticket.engine.metrics import METRICS, metric_names
 from jaxticket.engine.monitors import monitors_of
-from jaxticket.engine.runtime import OnEvaluation, Runtime
+from jaxticket.engine.runtime import OnEvaluation, Run, Runtime
 from jaxticket.nn.pruned import pruned_line
 from jaxticket.results import EvaluationLog, tidy
 from jaxticket.runs import Runs, density
@@ -210,6 +210,26 @@ def run_strategy(
     return runs
 
 
+def report_collapse(
+    run: Run, seeds: Sequence[int], mask: Mask, called: str, remedy: str = ""
+) -> None:
+    """Say which layers have no weights left.
+
+    Args:
+      run: what says it.
+      seeds: of the replicas.
+      mask: host arrays [replica, ...].
+      called: what has the mask.
+      remedy: how the line ends.
+    """
+    empty = [
+        f"{path} (seeds {', '.join(str(s) for s, g in zip(seeds, gone, strict=True) if g)})"
+        for path, gone in masks.empty_layers(mask).items()
+    ]
+    if empty:
+        run.write(f"layer collapse: {called}, keeps nothing of {', '.join(empty)}{remedy}")
+
+
 @dataclass(eq=False)
 class _Course:
     """A strategy under way: what its stages have given so far."""
@@ -243,16 +263,9 @@ class _Course:
             self._report_collapse(found)
 
     def _report_collapse(self, found: Found) -> None:
-        seeds, strategy = self.runner.seeds, self.strategy
-        empty = [
-            f"{path} (seeds {', '.join(str(s) for s, g in zip(seeds, gone, strict=True) if g)})"
-            for path, gone in masks.empty_layers(found.mask).items()
-        ]
-        if empty and found.level:
-            self.runner.run.write(
-                f"layer collapse: {self._called(found.level)}, keeps nothing of {', '.join(empty)}"
-                f"{strategy.remedy}"
-            )
+        if found.level:
+            called, remedy = self._called(found.level), self.strategy.remedy
+            report_collapse(self.runner.run, self.runner.seeds, found.mask, called, remedy)
 
     def _called(self, level: int) -> str:
         share = self.strategy.density_of(level)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxticket import _tree, masks
 from jaxticket._conditions import where_due
@@ -17,6 +15,7 @@ from jaxticket.engine.optim import fresh_state
 from jaxticket.engine.parallel import Placement
 from jaxticket.engine.selected import trained_part
 from jaxticket.engine.supervised import Origin, Supervised
+from jaxticket.loops import map_moments
 from jaxticket.random import stream
 from jaxticket.sparsify.dynamic.rule import MaskRule, memory_of, state_of_rule
 from jaxticket.typing import Array, Key, Params, RuleState, TrainState
@@ -94,7 +93,9 @@ class Dynamic(Supervised):
         params = masks.apply(new.mask, state.params)
         changed = jax.tree.map(jnp.not_equal, new.mask, state.mask)
         fresh = fresh_state(self.training, trained_part(self.training, params), state.step)
-        opt_state = _renewed(state.opt_state, fresh, _tree.leaves(changed))
+        opt_state = map_moments(
+            lambda where, old, new: jnp.where(where, new, old), changed, state.opt_state, fresh
+        )
         return _averages_masked(new._replace(params=params, opt_state=opt_state))
 
     def _straight_through(
@@ -165,18 +166,3 @@ def _averages_masked(state: TrainState) -> TrainState:
     if not average:
         return state
     return state._replace(average=average._replace(params=masks.apply(state.mask, average.params)))
-
-
-def _renewed(
-    state: optax.OptState, fresh: optax.OptState, changed: Mapping[str, jax.Array]
-) -> optax.OptState:
-    """The optimizer's state with new moments where the mask has changed."""
-
-    def one(path: str, old: jax.Array, new: jax.Array) -> jax.Array:
-        for name, where in changed.items():
-            if path.endswith(f"/{name}") and old.shape == where.shape:
-                return jnp.where(where, new, old)
-        return old
-
-    parts = zip(_tree.paths(state), *map(jax.tree.leaves, (state, fresh)), strict=True)
-    return jax.tree.unflatten(jax.tree.structure(state), [one(*part) for part in parts])

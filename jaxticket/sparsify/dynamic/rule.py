@@ -16,6 +16,7 @@ from jaxticket.problem import Problem
 from jaxticket.pruning.keep import count, keep_top, keep_units, layer_counts
 from jaxticket.pruning.structures import Units
 from jaxticket.settings import Training
+from jaxticket.sparsify.dynamic.counts import require_some
 from jaxticket.typing import Array, Key, Mask, Params, RuleState, TrainState
 
 
@@ -102,6 +103,9 @@ class MaskRule(abc.ABC):
           mask: the dense one.
           density: share of them.
           scope: "global" or "layer".
+
+        Raises:
+          ValueError: with scope "layer", where a layer would keep nothing.
         """
         units = self.units
         if units is not None:
@@ -111,7 +115,9 @@ class MaskRule(abc.ABC):
                 return units.rounds(density, 1, scope=scope)[0]
             return units.counts(density, scope=scope)
         if scope == "layer":
-            return layer_counts(mask, density)
+            found = layer_counts(mask, density)
+            require_some(mask, found, density, "`scope` 'layer'", "scope='global'")
+            return found
         return np.asarray(count(density, masks.prunable_size(mask)), np.int32)
 
     def total(self, counts: Array) -> Array:

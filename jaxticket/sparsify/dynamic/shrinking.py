@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxticket import masks
 from jaxticket._check import one_of, settle
 from jaxticket.problem import Problem
+from jaxticket.pruning.keep import counts_of
 from jaxticket.settings import Training
 from jaxticket.sparsify.dynamic.rule import MaskRule, memory_of
 from jaxticket.sparsify.dynamic.times import check_time, in_steps
@@ -61,15 +61,13 @@ class Shrinking(MaskRule):
         """The dense mask, and the counts by update: int32 [update] or [update, layer]."""
         del key
         mask = problem.net.mask()
-        if self.units is not None:
-            shares = self.densities(density).values()
-            table = [self.counts(mask, share, self.scope) for share in shares]
-            return jax.tree.map(jnp.asarray, mask), jnp.asarray(np.stack(table), jnp.int32)
-        sizes = masks.prunable_sizes(mask)
-        sizes = np.asarray(sizes if self.scope == "layer" else sum(sizes))
-        # on the host in float64, so that every count is round(density * size) to the weight
-        table = [np.round(share * sizes) for share in self.densities(density).values()]
-        return jax.tree.map(jnp.asarray, mask), jnp.asarray(np.stack(table), jnp.int32)
+        shares = list(self.densities(density).values())
+        last = self.counts(mask, density, self.scope)
+        if self.units is None:
+            table = counts_of(mask, shares, self.scope)
+        else:
+            table = np.stack([*(self.counts(mask, s, self.scope) for s in shares[:-1]), last])
+        return jax.tree.map(jnp.asarray, mask), jnp.asarray(table, jnp.int32)
 
     def when(self, step: Array) -> Array:
         """At the steps of the table."""

@@ -15,6 +15,7 @@ from jaxticket.pruning.layouts import LAYOUTS, Layout, layers_of
 from jaxticket.pruning.structures import Units
 from jaxticket.pruning.structures.blocks import Blocks
 from jaxticket.pruning.structures.settings import in_units
+from jaxticket.sparsify.dynamic.counts import require_some
 from jaxticket.sparsify.dynamic.rule import MaskRule
 from jaxticket.typing import Key, Mask, Network, Params, TrainState
 
@@ -52,11 +53,7 @@ def random_mask(
     if units is not None:
         layers = in_units(units, layers)
     counts = np.asarray(spread(layers, density), np.int32).tolist()
-    if empty := [layer.path for layer, kept in zip(layers, counts, strict=True) if not kept]:
-        raise ValueError(
-            f"`density` {density:g} with `layout` {layout!r} keeps no weight of "
-            f"{', '.join(map(repr, empty))}; use a higher density or another layout"
-        )
+    require_some(net.mask(), counts, density, f"`layout` {layout!r}", "another layout")
     if units is not None:
         return keep_units(units, scores, net.mask(), counts, scope="layer")
     return keep_top(scores, net.mask(), counts, scope="layer")

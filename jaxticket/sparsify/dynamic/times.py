@@ -11,6 +11,8 @@ from jaxticket.settings import Training
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+_UNITS = " (1 is the first step, 1.0 the whole training)"
+
 RuleT = TypeVar("RuleT", bound="DataclassInstance")
 
 
@@ -61,10 +63,10 @@ def in_steps(rule: RuleT, training: Training, *, trains_on: bool = False) -> Rul
             f"steps; use such a step, or a share of the training such as end=0.75"
         )
     if end <= begin:
-        raise ValueError(f"`end` {end} of {called} must be after `begin` {begin}")
+        raise ValueError(f"`end` {end} of {called} must be after `begin` {begin}{_UNITS}")
     if every < 1 or begin + every > end:
         raise ValueError(
             f"`every` {every} of {called} leaves no update between `begin` {begin} and `end` "
-            f"{end}; use 1 to {end - begin} steps in a training of {training.steps}"
+            f"{end}; use 1 to {end - begin} steps in a training of {training.steps}{_UNITS}"
         )
     return dataclasses.replace(rule, **times)

@@ -23,6 +23,7 @@ from jaxticket.engine.dense import initial_networks
 from jaxticket.engine.loop import Arrays, Jobs, Trained, join, take
 from jaxticket.engine.monitors import monitors_of
 from jaxticket.engine.runtime import OnEvaluation, Runtime
+from jaxticket.engine.selected import trained_part
 from jaxticket.engine.supervised import Origin
 from jaxticket.nn.pruned import pruned_line
 from jaxticket.problem import Problem
@@ -46,14 +47,14 @@ from jaxticket.sparsify.dynamic.iterative import Iterative
 from jaxticket.sparsify.dynamic.learner import Dynamic
 from jaxticket.sparsify.dynamic.movement import Movement
 from jaxticket.sparsify.dynamic.rigl import RigL
-from jaxticket.sparsify.dynamic.rule import MaskRule
+from jaxticket.sparsify.dynamic.rule import MaskRule, memory_of
 from jaxticket.sparsify.dynamic.set import SET
 from jaxticket.sparsify.dynamic.static import Static
 from jaxticket.sparsify.dynamic.straight_through import StraightThrough
 from jaxticket.sparsify.dynamic.top_kast import TopKAST
 from jaxticket.sparsify.plan import Plan, planned
 from jaxticket.sparsify.runner import Group, Runner, Weights
-from jaxticket.sparsify.strategy import dense_ticket, packed, unpacked
+from jaxticket.sparsify.strategy import dense_ticket, packed, report_collapse, unpacked
 from jaxticket.typing import InitialWeights, Mask, Network, Params, TrainState
 
 STATIC = Static()
@@ -118,7 +119,9 @@ class SparseTraining(PruningAtStep):
         Nothing for a mask that stays as it was drawn.
         """
         steps = steps_of_level(runs, level)
-        at = np.flatnonzero(jax.vmap(self.rule.when)(jnp.arange(int(steps), dtype=jnp.int32)))
+        # masks of latent weights are updated after a step, also after the last one
+        times = jnp.arange(int(steps) + self.rule.latent, dtype=jnp.int32)
+        at = np.flatnonzero(jax.vmap(self.rule.when)(times))
         if not len(at):
             return Cost()
         last = int(at[-1])
@@ -144,11 +147,12 @@ def _looks(net: Network, training: Training, rule: MaskRule) -> bool:
 
     key = jax.eval_shape(lambda: jax.random.key(0))
 
-    def mask(gradient: Params, state: TrainState, step: jax.Array, key: jax.Array) -> Mask:
-        return rule.update(state, gradient, step=step, key=key).mask
+    def moved(gradient: Params, state: TrainState, step: jax.Array, key: jax.Array) -> object:
+        new = rule.update(state, gradient, step=step, key=key)
+        return new.mask, memory_of(new)
 
     step = jax.ShapeDtypeStruct((), jnp.int32)
-    traced = jax.make_jaxpr(mask)(net.shapes[0], jax.eval_shape(state, key), step, key).jaxpr
+    traced = jax.make_jaxpr(moved)(net.shapes[0], jax.eval_shape(state, key), step, key).jaxpr
     gradient = set(traced.invars[: len(jax.tree.leaves(net.shapes[0]))])
     used = [*traced.outvars, *(x for eqn in traced.eqns for x in eqn.invars)]
     return any(x in gradient for x in used if not isinstance(x, Literal))
@@ -234,6 +238,7 @@ def sparse_train(
     )  # fmt: skip
     chosen = _checked(rule).for_training(plan.training)
     excluded = texts("exclude", exclude, like='("dense_2",)')
+    _require_trained(plan.net, plan.training, chosen, excluded)
     densities = checked_densities(density, structure, plan.net, excluded)
     pruning = SparseTraining(densities, exclude=excluded, rule=chosen, structure=structure)
     bound = pruning.rule_of(plan.net)
@@ -304,8 +309,11 @@ def _run_cohort(
         for group, own in zip(groups, trained.kept, strict=True):
             weights.add(group, own)
         final = join([unpacked(block, "mask", net.mask(exclude)) for block in trained.blocks])
-        for level, own in tickets.items():
+        remedy = "; `scope`='layer' of the rule keeps some of each"
+        for group, (level, own) in zip(groups, tickets.items(), strict=True):
             mask = take(final, (level - 1) * len(seeds), level * len(seeds))
+            ranked = getattr(pruning.rule, "scope", None) == "global"
+            report_collapse(run, seeds, mask, group.called, remedy if ranked else "")
             tickets[level] = own.replace(mask=mask).masked()
         logs = [
             log._replace(density=density(net, pruning, tickets[log.level])) for log in trained.logs
@@ -332,6 +340,26 @@ def _without(net: Network, exclude: tuple[str, ...]) -> Network:
     return dataclasses.replace(net, prunable=lambda _: net.prunable_leaves(exclude))
 
 
+def _require_trained(
+    net: Network, training: Training, rule: MaskRule, exclude: tuple[str, ...]
+) -> None:
+    """Raise where a rule would bring weights back that are frozen, and so stay zero.
+
+    Raises:
+      ValueError: that names the layers.
+    """
+    if training.trainable is None or not rule.grows:
+        return
+    part = _tree.leaves(trained_part(training, net.shapes[0]))
+    pruned = _without(net, exclude).mask()
+    if frozen := [path for path, _ in masks.items(pruned) if path not in part]:
+        raise ValueError(
+            f"`trainable` {training.trainable!r} leaves out {', '.join(map(repr, frozen))}, where "
+            f"{type(rule).__name__} may bring weights back that would stay zero; pass them as "
+            f"`exclude`, or train them"
+        )
+
+
 def _checked(rule: str | MaskRule) -> MaskRule:
     """The rule by its name, or the user's own."""
     if isinstance(rule, str):
@@ -344,6 +372,12 @@ def _checked(rule: str | MaskRule) -> MaskRule:
         raise ValueError(
             f"`rule` must be a name in jt.RULES, or an object of a class that derives from "
             f"jt.dynamic.MaskRule, got {shown(rule)}"
+        )
+    if getattr(rule, "rewind", None) is not None:
+        raise ValueError(
+            f"`rewind` of `rule` {shown(rule)} means nothing in sparse_train, where training goes "
+            f"on from one mask to the next; pass weights to start from as `init`, or rewind with "
+            f"jt.find_tickets"
         )
     return hashable("rule", rule)
 
