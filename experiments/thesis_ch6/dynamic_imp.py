@@ -15,7 +15,9 @@ Makes:    the figure dynamic_imp, final.csv, overlap.csv, gaps.csv; accuracies b
           dynamic IMP and the overlap of masks in the terminal.
 Sizes:    lenet-mnist: quick 5 seeds, 2 levels pruning 84%, 3,200 steps; paper 5 seeds, 10 levels
           pruning 36%, 24,000 steps.
-Cost:     not measured yet.
+Cost:     at quick size 55 minutes with the settings of
+          results/thesis_ch6/dynamic_imp-lenet-mnist-quick-c733dd01a4 (eight of the methods next to
+          dynamic IMP and one mask) on 2 cores of an AMD EPYC shared with much other work.
 Expected: the thesis has no numbers, only words on ResNet-20: with one change toward the middle of
           training networks are as accurate as the dense one at the densities of the best tickets of
           IMP with rewinding; 80% of the second mask's weights are not in the first, and more
@@ -123,12 +125,13 @@ class Settings(Common):
 
 
 def run(job: Job, name: str, rewind: int) -> jt.Runs:
-    """Give the runs of a method, in the folder of its name."""
+    """Give the runs of a method; their folders are in that of the runs with one mask."""
     if name in REWOUND:
         return job.find_tickets(sub=name, rewind=rewind, **REWOUND[name])
     shares, options = DYNAMIC[name]
     changes = tuple(round(share * job.size.steps) for share in shares)
-    return job.dynamic_imp(changes, sub=name, dense=name == STILL, **options)
+    sub = "" if name == STILL else name
+    return job.dynamic_imp(changes, sub=sub, dense=name == STILL, **options)
 
 
 def overlaps(trace: pd.DataFrame) -> pd.DataFrame:
