@@ -381,6 +381,14 @@ class Job:
         usual = {"density": self.densities, "changes": changes, **self._kept(sub)}
         return jt.dynamic_imp(self.net, self.data, self.training, **{**usual, **options})
 
+    def sparse_train(
+        self, rule: Any, *, sub: str = "", training: jt.Training | None = None, **options: Any
+    ) -> jt.Runs:
+        """Run `jt.sparse_train` at the densities of the job's levels; `training` if not its own."""
+        usual = {"density": self.densities, **self._kept(sub)}
+        training = self.training if training is None else training
+        return jt.sparse_train(self.net, self.data, training, rule, **{**usual, **options})
+
     def search(self, method: Method, *, sub: str = "", **options: Any) -> jt.Runs:
         """Run `jt.search` at the densities of the job's levels."""
         usual = {"density": self.densities, **self._kept(sub)}
