@@ -54,6 +54,8 @@ NETWORKS = {
     "wrn14_10": "WRN-14-10",
     "wrn20_8": "WRN-20-8",
     "wrn32_2": "WRN-32-2",
+    "wrn22_2": "WRN-22-2",
+    "wrn16_4": "WRN-16-4",
     "vgg19_one_ticket": "VGG-19",
 }
 DATA = {"mnist": "MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN"}
@@ -102,7 +104,8 @@ QUICK: dict[str, Size] = {
     **{
         name: dataclasses.replace(_DEEP, width=0.125) for name in ("wrn14_8", "wrn14_10", "wrn20_8")
     },
-    "wrn32_2": dataclasses.replace(_DEEP, width=0.5),
+    **{name: dataclasses.replace(_DEEP, width=0.5) for name in ("wrn32_2", "wrn22_2")},
+    "wrn16_4": dataclasses.replace(_DEEP, width=0.25),
 }
 """Quick sizes by network: narrow, on part of the data, with the schedule shrunk in proportion."""
 

@@ -195,9 +195,14 @@ def dynamic(args: Sequence[str]) -> Runs:
 def _sparse(
     function: Callable[..., Runs], args: Sequence[str], command: str, description: str
 ) -> Runs:
-    """What a function gives that trains sparse networks and takes no settings of a preset."""
+    """What a function gives that trains sparse networks; presets of a rule have its arguments."""
     base, named = _base(args), chosen(args, "--preset") is not None
-    flags = _run_flags(function, "net", "data", "training", seeds=_seeds_of(base))
+    usual = base.arguments if named and base.function == function.__name__ else {}
+    usual = {**usual, "seeds": _seeds_of(base)}
+    flags = [
+        flag._replace(help=f"{flag.help} {objects.example('rule')}") if flag.name == "rule" else flag
+        for flag in _run_flags(function, "net", "data", "training", **usual)
+    ]
     given = parse(
         {
             "setting": _setting_flags(base, named),
@@ -206,7 +211,7 @@ def _sparse(
         },
         args, prog=f"jaxticket {command}", description=description,
     )  # fmt: skip
-    run = {"seeds": _seeds_of(base), **_settled(given["run"], folder=True)}
+    run = {**usual, **_settled(given["run"], folder=True)}
     made = _setting(base, given["setting"], given["training"])
     return function(made.net, made.data, made.training, **run)
 

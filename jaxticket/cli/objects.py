@@ -7,6 +7,8 @@ setting; "MODULE:NAME" is code of the user's own, in the current folder or insta
 from __future__ import annotations
 
 import ast
+import dataclasses
+import functools
 import pkgutil
 import re
 import sys
@@ -18,6 +20,7 @@ from jaxticket.data.augment import AUGMENTATIONS
 from jaxticket.engine.adversarial import FGSM, PGD
 from jaxticket.losses import Focal
 from jaxticket.metrics import TopK
+from jaxticket.sparsify.dynamic import RULES
 from jaxticket.stopping import Plateau, Target
 
 MADE: dict[str, Mapping[str, Callable[..., object]]] = {
@@ -28,6 +31,7 @@ MADE: dict[str, Mapping[str, Callable[..., object]]] = {
     "augment": AUGMENTATIONS,
     "loss": {"focal": Focal},
     "metrics": {"top": TopK},
+    "rule": {name: functools.partial(dataclasses.replace, rule) for name, rule in RULES.items()},
 }
 """By setting: what is made with options, by name."""
 _ALONE = ("attack", "stop_when", "monitors", "teacher")

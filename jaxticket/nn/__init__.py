@@ -40,6 +40,7 @@ from jaxticket.nn.residual_networks import wide_resnet as wide_resnet
 from jaxticket.nn.residual_networks import wrn14_8 as wrn14_8
 from jaxticket.nn.residual_networks import wrn14_10 as wrn14_10
 from jaxticket.nn.residual_networks import wrn16_4 as wrn16_4
+from jaxticket.nn.residual_networks import wrn22_2 as wrn22_2
 from jaxticket.nn.residual_networks import wrn20_8 as wrn20_8
 from jaxticket.nn.residual_networks import wrn32_2 as wrn32_2
 from jaxticket.nn.resize import narrowed as narrowed
@@ -64,6 +65,7 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "wrn20_8": wrn20_8,
     "wrn32_2": wrn32_2,
     "wrn16_4": wrn16_4,
+    "wrn22_2": wrn22_2,
     "vgg11": vgg11,
     "vgg13": vgg13,
     "vgg16": vgg16,
@@ -116,6 +118,7 @@ __all__ = [
     "wrn14_8",
     "wrn14_10",
     "wrn16_4",
+    "wrn22_2",
     "wrn20_8",
     "wrn32_2",
 ]

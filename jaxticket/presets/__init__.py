@@ -10,6 +10,8 @@ Sources that find tickets otherwise name the function, which takes what their pr
     runs = jt.search(p.net(data), data, p.training, p.search, **p.arguments)
     p = jt.preset("vgg16-cifar10-snip")
     runs = jt.prune_at(p.net(data), data, p.training, **p.arguments)
+    p = jt.preset("wrn22_2-cifar10-rigl")
+    runs = jt.sparse_train(p.net(data), data, p.training, **p.arguments)
 
 Names are "NETWORK-DATA" for the settings of Frankle's thesis (with "-low" and "-warmup", and
 "-early" for chapter 5), and "NETWORK-DATA-SOURCE" for others: "-one_ticket", "-kd_lts", "-cts",

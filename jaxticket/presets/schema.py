@@ -15,6 +15,7 @@ from jaxticket import data as data_sets
 from jaxticket.nn import NETWORKS
 from jaxticket.pruning.scores import configured
 from jaxticket.settings import Training
+from jaxticket.sparsify.dynamic import RULES, MaskRule
 from jaxticket.sparsify.iterative import Pruning
 from jaxticket.sparsify.learned import SEARCHES, Method
 from jaxticket.typing import Json, Network, Score
@@ -56,7 +57,7 @@ FUNCTIONS = {
     "search": "jt.search(p.net(data), data, p.training, p.search, **p.arguments)",
     "prune_at": "jt.prune_at(p.net(data), data, p.training, **p.arguments)",
     "transfer": "jt.transfer(runs, to=..., **p.arguments), with the runs of jt.find_tickets",
-    "sparse_train": "a mask rule, which nothing here runs yet",
+    "sparse_train": "jt.sparse_train(p.net(data), data, p.training, **p.arguments)",
 }
 """Functions that find the tickets of a preset `p`, with the call."""
 
@@ -87,7 +88,7 @@ class Preset:
       method: the method that found those tickets, in words.
       function: the function of `jaxticket` that implements it, a name in `FUNCTIONS`.
       finder: the method of the function: of `search` a name in `jt.SEARCHES`, of `prune_at` one in
-        `jt.SCORES`, of `sparse_train` a mask rule; None for magnitude pruning by levels.
+        `jt.SCORES`, of `sparse_train` one in `jt.RULES`; None for magnitude pruning by levels.
       settings: options of the finder.
       keywords: further keyword arguments of the function; see `arguments`.
       notes: unverified settings, choices of ours, and contradictions between sources.
@@ -160,23 +161,31 @@ class Preset:
         return configured(name, **self.settings) if self.settings else name
 
     @property
+    def rule(self) -> MaskRule:
+        """The mask rule with its options, for `jt.sparse_train`.
+
+        Raises:
+          ValueError: for presets with another function, and settings that the rule does not take.
+
+        >>> from jaxticket.presets import PRESETS
+        >>> PRESETS["wrn16_4-cifar10-rigl"].rule.fraction
+        0.3
+        """
+        rule = _check.from_table("finder", self._finder("sparse_train"), RULES)
+        _check_options("settings", self.settings, type(rule), f"rule {self.finder!r}")
+        return dataclasses.replace(rule, **self.settings)
+
+    @property
     def arguments(self) -> Settings:
         """Further keyword arguments of the preset's function; `FUNCTIONS` has the calls.
 
         Searches start at the rewind step of `pruning` and reach the densities of its levels.
-
-        Raises:
-          ValueError: for presets with a mask rule.
         """
-        if self.function == "sparse_train":
-            raise ValueError(
-                f"`arguments` of preset {self.name!r} have no function yet: nothing here changes "
-                f"masks during training as {self.method} does; its settings are in `settings`, and "
-                f"`pruning` has the magnitude pruning that it is compared with"
-            )
         derived: dict[str, object] = {}
         if self.function == "prune_at":
             derived = {"score": self.score}
+        if self.function == "sparse_train":
+            derived = {"rule": self.rule}
         if self.function == "search":
             # the levels and the rewind point of the magnitude pruning that it is compared with
             levels = range(1, self.pruning.levels + 1)
@@ -186,9 +195,10 @@ class Preset:
 
     def _finder(self, function: str) -> str:
         if self.function != function or self.finder is None:
+            called = {"prune_at": "score", "sparse_train": "rule"}.get(function, function)
             raise ValueError(
-                f"`{'score' if function == 'prune_at' else function}` is not defined for preset "
-                f"{self.name!r}, which finds tickets by {self.method}: {FUNCTIONS[self.function]}"
+                f"`{called}` is not defined for preset {self.name!r}, which finds tickets by "
+                f"{self.method}: {FUNCTIONS[self.function]}"
             )
         return self.finder
 

@@ -130,12 +130,20 @@ def test_sparse_training_and_other_networks_are_commands_too(folder, capsys, tmp
     )
     assert jt.load(tmp_path / "t").net == jt.load(folder).net
     args = ("sparse", "--network", "lenet", *SMALL, "--density", "0.5", "0.2", "--folder")
-    main([*args, str(tmp_path / "s")])
+    main([*args, str(tmp_path / "s"), "--rule", "rigl(every=5, end=11)"])
     runs = jt.load(tmp_path / "s")
     assert runs.levels == (1, 2) and runs.pruning.densities == (0.5, 0.2)
+    assert runs.pruning.rule == jt.dynamic.RigL(every=5, end=11)
     main(["dynamic", *args[1:-1], "--changes", "10", "--folder", str(tmp_path / "d")])
     runs = jt.load(tmp_path / "d")
     assert runs.levels == (0, 1, 2) and runs.pruning.changes == (10,)
+    # a preset of a rule says which, and its options
+    preset = ("sparse", "--preset", "wrn16_4-cifar10-rigl", "--network", "lenet", *SMALL)
+    main([*preset, "--exclude", "dense_0", "--rule", "set(every=5)", "--folder",
+          str(tmp_path / "p")])  # fmt: skip
+    runs = jt.load(tmp_path / "p")
+    assert runs.pruning.densities == (0.1,) and runs.pruning.exclude == ("dense_0",)
+    assert runs.pruning.rule == jt.dynamic.SET(every=5, end=30)
 
 
 @pytest.mark.slow
@@ -223,6 +231,8 @@ def test_objects_are_texts(tmp_path, monkeypatch, capsys):
         ("loss", "nowhere_at_all:loss", "No module named 'nowhere_at_all'"),
         ("loss", "math:nothing", "has no attribute 'nothing'"),
         ("loss", "math:pi(2)", "is no function or class"),
+        ("rule", "rigle(every=2)", "did you mean 'rigl'"),
+        ("rule", "rigl(often=2)", "unexpected keyword argument 'often'"),
     ],
 )
 def test_texts_of_objects_are_checked(setting, text, said, monkeypatch):

@@ -14,7 +14,9 @@ import pytest
 import trees
 
 import jaxticket as jt
+from jaxticket import masks
 from jaxticket.cli import main, table
+from jaxticket.nn import wide_resnet
 from jaxticket.presets import schema
 from jaxticket.sparsify.learned import Concrete, GradBalance, Schedule
 
@@ -277,7 +279,7 @@ def tickets(net, data, tmp_path_factory):
     )
 
 
-FOUND_BY = {"search": 12, "prune_at": 21, "transfer": 13, "sparse_train": 2, "find_tickets": 20}
+FOUND_BY = {"search": 12, "prune_at": 21, "transfer": 13, "sparse_train": 3, "find_tickets": 20}
 
 
 def test_every_preset_is_found_by_one_function():
@@ -285,7 +287,7 @@ def test_every_preset_is_found_by_one_function():
     assert {name: functions.count(name) for name in schema.FUNCTIONS} == FOUND_BY
 
 
-@pytest.mark.parametrize("name", [n for n, p in jt.PRESETS.items() if p.function != "sparse_train"])
+@each_preset
 def test_every_preset_passes_the_checks_of_its_function(name, net, data, tickets):
     """A folder of other runs is refused when all arguments have been checked."""
     p = jt.PRESETS[name]
@@ -298,6 +300,11 @@ def test_every_preset_passes_the_checks_of_its_function(name, net, data, tickets
             jt.search(net, data, p.training, p.search, **p.arguments, folder=tickets.folder)
         elif p.function == "prune_at":
             jt.prune_at(net, data, p.training, **p.arguments, folder=tickets.folder)
+        elif p.function == "sparse_train":
+            # as above, a layer that this network does not have, and more examples than digits has
+            arguments = {**p.arguments, "exclude": ()}
+            training = p.training.replace(batch_size=128)
+            jt.sparse_train(net, data, training, **arguments, folder=tickets.folder)
         else:
             jt.find_tickets(net, data, p.training, pruning, **p.arguments, folder=tickets.folder)
 
@@ -316,6 +323,32 @@ def test_pruning_at_initialization_runs_as_it_is(net, data):
     p = jt.preset("vgg19-cifar10-grasp", **SMALL)
     runs = jt.prune_at(net, data, p.training, **p.arguments, seeds=[0], progress=False)
     assert runs.densities[1:] == pytest.approx((0.1, 0.05, 0.02), abs=2e-3)
+
+
+def test_a_mask_rule_runs_as_a_preset_says(data):
+    p = jt.preset("wrn22_2-cifar10-rigl", data="digits", network=wide_resnet, depth=10, width=0.25)
+    short = p.training.dilated(24 / 97_656).replace(batch_size=20, augment=(), eval_every=24)
+    p = p.replace(training=short, settings={**p.settings, "every": 5})
+    runs = jt.sparse_train(p.net(data), data, p.training, **p.arguments, seeds=[0], progress=False)
+    # 18.4 steps of 24
+    assert (runs.pruning.rule.every, runs.pruning.rule.end) == (5, 18)
+    assert runs.densities == pytest.approx((0.5, 0.2, 0.1, 0.05), abs=1e-3)
+    first = [path for path, m in masks.items(runs.ticket(2, 0).mask) if m.all()]
+    assert "block_0/kernel" not in first and runs.ticket(4, 0).mask["block_0"]["kernel"] is None
+    grown = runs.monitored().query("metric == 'mask_grown' and step == 24")["value"]
+    assert (grown > 0).all()
+
+
+def test_rigl_changes_masks_as_published():
+    """Every 100 steps, up to step 75,000 of 97,656 and 25,000 of 32,000."""
+    for name, end in (("wrn22_2-cifar10", 75_000), ("resnet50-imagenet", 25_000)):
+        p = jt.PRESETS[f"{name}-rigl"]
+        rule = p.rule.for_training(p.training)
+        assert isinstance(rule, jt.dynamic.RigL) and rule.skip
+        assert (rule.every, rule.end, rule.fraction) == (100, end, 0.3)
+        assert (rule.layout, rule.decay) == ("erk", "cosine")
+    with pytest.raises(ValueError, match="`settings` 'often' are not taken by rule 'rigl'"):
+        _ = p.replace(settings={"often": 3}).rule
 
 
 def test_tickets_move_as_a_preset_says(tickets, data):
@@ -341,12 +374,11 @@ def test_what_a_preset_does_not_have_says_what_it_has():
     with pytest.raises(ValueError, match=r"`score` is not .*by CTS: jt.search\(p.net"):
         _ = jt.preset("resnet20-cifar10-cts").score
     rigl = jt.preset("wrn16_4-cifar10-rigl")
-    assert rigl.settings["update_until"] == 75_000 and rigl.keywords["density"] == (0.1,)
-    for ask in (lambda: rigl.arguments, lambda: rigl.search, lambda: rigl.score):
-        with pytest.raises(ValueError, match="wrn16_4-cifar10-rigl"):
+    for ask in (lambda: rigl.search, lambda: rigl.score):
+        with pytest.raises(ValueError, match=r"wrn16_4-cifar10-rigl.*RigL: jt.sparse_train\("):
             ask()
-    with pytest.raises(ValueError, match=r"`arguments` .* have no function yet"):
-        _ = rigl.arguments
+    with pytest.raises(ValueError, match="`rule` is not defined for preset 'lenet-mnist'"):
+        _ = jt.preset("lenet-mnist").rule
     with pytest.raises(ValueError, match="`function` must be one of"):
         jt.preset("lenet-mnist", function="grow")
 
