@@ -201,6 +201,14 @@ RUNS = (
     ),
     _paper("thesis_ch6.dynamic_imp", _RESNET20[0], "Algorithm 5", short="ch6_dynamic_imp"),
     _paper("leaderboard", _RESNET20[0], "accuracy, cost and controls of every method"),
+    # of its accuracies some are printed: the script compares with them
+    _paper(
+        "mask_rules.rigl_reference",
+        "wrn22_2-cifar10-rigl",
+        "RigL's accuracies on CIFAR-10, static and at twice the length too",
+        "--longer",
+    ),
+    _paper("mask_rules.figure_5_1", _RESNET20[0], "Figure 5-1 measured, ResNet-20"),
     *(
         _paper("thesis_ch5.replication", f"{network}-cifar10-grasp", "sections 5.3.5 and 5.4.4")
         for network in ("wrn32_2", "vgg19")

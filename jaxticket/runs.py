@@ -541,8 +541,17 @@ class Runs:
         winning ones. KD-LTS defines winning tickets more strictly, by comparison with controls:
         `jt.verdict` judges that.
 
+        Raises:
+          ValueError: as `matching`, and for networks whose masks moved during training
+            (`jt.sparse_train`), since they are not the tickets that their last masks make.
+
         Reference: Frankle's thesis, section 3.2; section 4.2 for the word when rewinding.
         """
+        if self.branch == "ticket" and self.pruning.moves(self.training.steps):
+            raise ValueError(
+                "`winning` judges tickets, and these networks were trained under masks that moved; "
+                'train their tickets and ask these: jt.branch(runs, "retrain").winning()'
+            )
         found = [
             level for level, ok in self.matching(margin, metric=metric).items() if ok and level > 0
         ]

@@ -608,6 +608,15 @@ class PruningSettings(abc.ABC):
         """Whether tickets start from the weights of initialization, so that one can win."""
         return self.rewind_step == 0
 
+    def moves(self, steps: int) -> bool:
+        """Whether masks moved while networks were trained, which are not those of tickets then.
+
+        Args:
+          steps: of their training.
+        """
+        del steps
+        return False
+
     @property
     def keeps_trained(self) -> bool:
         """Whether tickets keep their trained weights, as under learning-rate rewinding."""

@@ -47,12 +47,11 @@ from experiments.common.job import LENET, Job, budget, chosen, launch, prepare
 from experiments.common.job import Settings as Common
 from experiments.common.learned import late_step
 from experiments.common.report import cell, grid, named, pair, save, seeds, shared_legend, single
+from experiments.common.rules import interval, rule_of
 from jaxticket import masks
 from jaxticket.nn import flops
 from jaxticket.sparsify.dynamic import MaskRule, RigL, TopKAST
 
-EVERY = 100
-"""Steps between looks at the mask, which is the interval of updates of the rules."""
 RULES = (
     *("static", "gradual", "iterative", "set", "rigl"),
     *("straight_through", "ac_dc", "top_kast"),
@@ -130,25 +129,12 @@ def gradient_share(rule: MaskRule, kept: np.ndarray, updates: np.ndarray) -> np.
     return kept
 
 
-def rule_of(job: Job, name: str, training: jt.Training) -> MaskRule:
-    """Give a rule, with updates every `EVERY` steps where it has many; fewer in short trainings."""
-    rule = jt.RULES[name]
-    if getattr(rule, "every", None) == EVERY:
-        rule = dataclasses.replace(rule, every=interval(job))  # type: ignore[type-var]
-    return rule.for_training(training)
-
-
-def interval(job: Job) -> int:
-    """Give the steps between updates: `EVERY`, or a sixtieth of short trainings."""
-    return max(1, min(EVERY, job.size.steps // 60))
-
-
 def train(job: Job, name: str, densities: tuple[float, ...], factor: float, sub: str) -> jt.Runs:
     """Train under a rule, `factor` times as long as the others."""
     monitor = operations(job.net, interval(job))
     training = job.training if factor == 1 else job.training.dilated(factor)
     training = training.replace(monitors=(monitor,))
-    rule = rule_of(job, name, training)
+    rule = rule_of(job, name).for_training(training)
     return job.sparse_train(rule, training=training, density=densities, sub=sub)
 
 
@@ -194,7 +180,8 @@ def rule_costs(job: Job, runs: jt.Runs) -> pd.DataFrame:
     found = schedule_of(runs)
     length = found["until"] - found["step"]
     found = found.assign(steps=length, operations=found["operations"] * length)
-    total = found.groupby(["level", "seed"])[["steps", "operations"]].sum().reset_index()
+    sums = {"values": ["steps", "operations"], "aggfunc": "sum"}
+    total = found.pivot_table(index=["level", "seed"], **sums).reset_index()
     whole = job.training.steps
     return total.assign(steps=total["steps"] / whole, operations=total["operations"] / 3 / whole)
 
@@ -245,7 +232,8 @@ def stairs(name: str, found: pd.DataFrame, level: int) -> pd.DataFrame:
     """Give the steps at which the density of a rule changes, means over seeds."""
     own = found.loc[found["level"] == level].groupby("step")["density"].mean()
     changed = ~np.isclose(own.to_numpy(), np.r_[-1.0, own.to_numpy()[:-1]], rtol=1e-6, atol=0)
-    return own[changed].reset_index().assign(branch=name)
+    steps, values = own.index.to_numpy()[changed], own.to_numpy()[changed]
+    return pd.DataFrame({"branch": name, "step": steps, "density": values})
 
 
 def schedules(
@@ -286,7 +274,7 @@ def matching_levels(rows: pd.DataFrame, margin: float) -> dict[str, int]:
 def say(job: Job, rows: pd.DataFrame, costs: pd.DataFrame, shares: pd.DataFrame) -> None:
     """Print accuracies and costs by density, and what rules have explored."""
     wide = rows.set_index(["branch", "level"])
-    spent = costs.groupby(["branch", "level"])[["steps", "operations"]].mean()
+    spent = costs.pivot_table(index=["branch", "level"], values=["steps", "operations"])
     ladder = sorted(set(rows.loc[rows["level"] > 0, "level"]))
     print(f"\n{job.network_name} on {job.data_name} ({job.preset.name}, {job.settings.size} size)")
     print(f"final test accuracy in %, mean (min to max) over {seeds(job)}; cost in all, steps and")
@@ -298,7 +286,7 @@ def say(job: Job, rows: pd.DataFrame, costs: pd.DataFrame, shares: pd.DataFrame)
         for level in ladder:
             text = "-"
             if (name, level) in wide.index:
-                steps, own = spent.loc[(name, level)]
+                steps, own = (spent.loc[(name, level), unit] for unit in ("steps", "operations"))
                 text = f"{cell(wide.loc[(name, level)], 2)}, {steps:.1f}, {own:.2f}"
             words += f"{text:>37}"
         print(f"{name:34}{words}")
@@ -403,9 +391,8 @@ def main(settings: Settings) -> None:
     table, spent = jt.results.concat(tables), jt.results.concat(costs)
     final = jt.speed.final(table)
     rows = jt.speed.over_seeds(final)
-    spent = spent.merge(
-        final[["branch", "level", "seed", "density", "value"]].rename(columns={"value": "accuracy"})
-    )
+    final = final.assign(accuracy=final["value"])
+    spent = spent.merge(final[["branch", "level", "seed", "density", "accuracy"]])
     shares = jt.results.concat(shares) if shares else pd.DataFrame()
     say(job, rows, spent, shares)
     figures = {}
@@ -415,8 +402,9 @@ def main(settings: Settings) -> None:
         figures["accuracy"], ax = single(7.2, 5.2)
         jt.plots.accuracy(short, ax, branches=list(names))
     whole = final.loc[final["level"] == 0].assign(branch="dense")
-    whole = whole[["branch", "seed", "value"]].rename(columns={"value": "accuracy"})
-    figures["cost"] = drawn_costs(spent.loc[spent["level"] == level], whole)
+    figures["cost"] = drawn_costs(
+        spent.loc[spent["level"] == level], whole[["branch", "seed", "accuracy"]]
+    )
     more = {"methods": names, "longer": settings.longer, "at_density": job.densities[level - 1]}
     small = {"costs": spent, "schedules": drawn, "explored": shares}
     save(job, figures, table, tables=small, more=more, pruning="masks by each method's schedule")
@@ -426,7 +414,7 @@ def settings_level(job: Job, settings: Settings, levels: tuple[int, ...]) -> int
     """Give the level of figure 5-1 and of the costs."""
     asked = settings.at_density
     if asked is None:
-        return levels[-2] if len(levels) > 1 else levels[-1]
+        return levels[max(0, len(levels) - 2)]
     return min(levels, key=lambda n: abs(math.log(job.densities[n - 1] / asked)))
 
 

@@ -266,8 +266,12 @@ def verdict(
     the training; a small dense network of as many parameters as the ticket, which has other shapes,
     trains in a second program. All networks of a seed but the copy see one order of examples.
 
+    The ticket of a mask rule is the mask that training ends with, on the weights of initialization:
+    it is trained here anew, under this mask from the first step on. The network that was trained
+    while its mask moved is not judged.
+
     Args:
-      runs: from `find_tickets`, `prune_at` or `search`.
+      runs: from `find_tickets`, `prune_at`, `search` or `sparse_train`.
       level: of the tickets.
       net: the network, which must be that of `runs`; None for that.
       data: the data; those of `runs` if None.

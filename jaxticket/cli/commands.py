@@ -200,7 +200,9 @@ def _sparse(
     usual = base.arguments if named and base.function == function.__name__ else {}
     usual = {**usual, "seeds": _seeds_of(base)}
     flags = [
-        flag._replace(help=f"{flag.help} {objects.example('rule')}") if flag.name == "rule" else flag
+        flag._replace(help=f"{flag.help} {objects.example('rule')}")
+        if flag.name == "rule"
+        else flag
         for flag in _run_flags(function, "net", "data", "training", **usual)
     ]
     given = parse(

@@ -31,7 +31,10 @@ MADE: dict[str, Mapping[str, Callable[..., object]]] = {
     "augment": AUGMENTATIONS,
     "loss": {"focal": Focal},
     "metrics": {"top": TopK},
-    "rule": {name: functools.partial(dataclasses.replace, rule) for name, rule in RULES.items()},
+    "rule": {
+        name: functools.partial(dataclasses.replace, rule)  # type: ignore[type-var]
+        for name, rule in RULES.items()
+    },
 }
 """By setting: what is made with options, by name."""
 _ALONE = ("attack", "stop_when", "monitors", "teacher")

@@ -40,8 +40,8 @@ from jaxticket.nn.residual_networks import wide_resnet as wide_resnet
 from jaxticket.nn.residual_networks import wrn14_8 as wrn14_8
 from jaxticket.nn.residual_networks import wrn14_10 as wrn14_10
 from jaxticket.nn.residual_networks import wrn16_4 as wrn16_4
-from jaxticket.nn.residual_networks import wrn22_2 as wrn22_2
 from jaxticket.nn.residual_networks import wrn20_8 as wrn20_8
+from jaxticket.nn.residual_networks import wrn22_2 as wrn22_2
 from jaxticket.nn.residual_networks import wrn32_2 as wrn32_2
 from jaxticket.nn.resize import narrowed as narrowed
 from jaxticket.nn.resize import parameters as parameters
@@ -118,8 +118,8 @@ __all__ = [
     "wrn14_8",
     "wrn14_10",
     "wrn16_4",
-    "wrn22_2",
     "wrn20_8",
+    "wrn22_2",
     "wrn32_2",
 ]
 

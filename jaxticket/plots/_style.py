@@ -102,6 +102,17 @@ KNOWN = {
     "stochastic": BranchStyle("stochastic sparsification", "#4D7FFF", "8"),
     "continuous": BranchStyle("continuous sparsification", "#5C5C8A", "d"),
     "kd_lts": BranchStyle("KD-LTS", "#D400FF", "X"),
+    "static": BranchStyle("static sparse", "#A9A9A9", "v"),
+    "gradual": BranchStyle("gradual pruning", "#3CB44B", "o"),
+    "gradual_linear": BranchStyle("gradual pruning, linear", "#7FD68A", "o"),
+    "iterative": BranchStyle("iterative, one training", "#469990", "s"),
+    "set": BranchStyle("SET", "#F032E6", "^"),
+    "rigl": BranchStyle("RigL", "#F58231", "*"),
+    "rigl_uniform": BranchStyle("RigL, uniform", "#FFB07C", "*"),
+    "straight_through": BranchStyle("straight-through", "#B39DDB", "D"),
+    "straight_through_random": BranchStyle("straight-through, random", "#D9CCF2", "D"),
+    "ac_dc": BranchStyle("AC/DC", "#800000", "P"),
+    "top_kast": BranchStyle("Top-KAST", "#FFD23F", "h"),
     "reinit": BranchStyle("random reinit", "#E69F00", "s"),
     "reinit_at_k": BranchStyle("random reinit at step k", "#F2B84B", "s"),
     "shuffle": BranchStyle("layerwise shuffle", "#CC79A7", "D"),
@@ -123,6 +134,8 @@ VARIANTS: dict[str, tuple[str, LineStyleType]] = {
     "spectra": ("singular values", (0, (6, 1.2))),
     "labels": ("labels alone", (0, (1.5, 1))),
     "normalized": ("normalized scores", (0, (5, 1.5))),
+    "longer": ("trained longer", (0, (8, 1.5))),
+    "retrained": ("ticket retrained", (0, (2, 1))),
 }
 # for names that are not in KNOWN; most colors are from Paul Tol's schemes
 OTHERS = ("#332288", "#882255", "#999933", "#661100", "#44AA99", "#6699CC", "#AA4466", "#DDCC77")

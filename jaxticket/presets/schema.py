@@ -171,9 +171,9 @@ class Preset:
         >>> PRESETS["wrn16_4-cifar10-rigl"].rule.fraction
         0.3
         """
-        rule = _check.from_table("finder", self._finder("sparse_train"), RULES)
+        rule = RULES[_check.one_of("finder", self._finder("sparse_train"), tuple(RULES))]
         _check_options("settings", self.settings, type(rule), f"rule {self.finder!r}")
-        return dataclasses.replace(rule, **self.settings)
+        return dataclasses.replace(rule, **self.settings)  # type: ignore[type-var]
 
     @property
     def arguments(self) -> Settings:

@@ -7,6 +7,7 @@ import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +16,12 @@ from jax.extend.core import Literal
 from jax.sharding import Mesh
 
 from jaxticket import _identity, _show, _tree, masks
-from jaxticket._check import hashable, naming, nearest, or_none, settle, shown, texts
+from jaxticket._check import flag, hashable, naming, nearest, or_none, settle, shown, texts
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
-from jaxticket.engine.dense import initial_networks
-from jaxticket.engine.loop import Arrays, Jobs, Trained, join, take
+from jaxticket.engine.dense import Networks, dense_rows, initial_networks, train_dense
+from jaxticket.engine.loop import Arrays, Jobs, Trained, join, report_diverged, take
 from jaxticket.engine.monitors import monitors_of
 from jaxticket.engine.runtime import OnEvaluation, Runtime
 from jaxticket.engine.selected import trained_part
@@ -36,11 +37,19 @@ from jaxticket.pruning.structures.settings import (
     units_of,
 )
 from jaxticket.random import stream
+from jaxticket.results import EvaluationLog
 from jaxticket.runs import Runs, density
 from jaxticket.settings import PruningAtStep, Training
 from jaxticket.sparsify.at_step import checked_densities
 from jaxticket.sparsify.cohorts import extension, in_cohorts
-from jaxticket.sparsify.cost import Cost, of_training, seconds_of, steps_of_level, total
+from jaxticket.sparsify.cost import (
+    Cost,
+    of_training,
+    seconds_of,
+    steps_of_level,
+    total,
+    whole_or_mean,
+)
 from jaxticket.sparsify.dynamic.ac_dc import ACDC
 from jaxticket.sparsify.dynamic.gradual import Gradual
 from jaxticket.sparsify.dynamic.iterative import Iterative
@@ -55,6 +64,7 @@ from jaxticket.sparsify.dynamic.top_kast import TopKAST
 from jaxticket.sparsify.plan import Plan, planned
 from jaxticket.sparsify.runner import Group, Runner, Weights
 from jaxticket.sparsify.strategy import dense_ticket, packed, report_collapse, unpacked
+from jaxticket.ticket import Ticket
 from jaxticket.typing import InitialWeights, Mask, Network, Params, TrainState
 
 STATIC = Static()
@@ -71,6 +81,7 @@ RULES: dict[str, MaskRule] = {
     "ac_dc": ACDC(),
     "top_kast": TopKAST(),
 }
+_TIMES = ("begin", "end", "every")
 
 
 @dataclass(frozen=True)
@@ -97,8 +108,19 @@ class SparseTraining(PruningAtStep):
 
     @property
     def name(self) -> str:
-        """The class, and the structure."""
-        return labeled(super().name, self.structure)
+        """The rule's name in `jt.RULES`, whenever it updates; of another one that of its class.
+
+        With the structure, where there is one.
+        """
+
+        def what(rule: MaskRule) -> tuple[type, tuple[object, ...]]:
+            fields = dataclasses.fields(rule) if dataclasses.is_dataclass(rule) else ()
+            names = [field.name for field in fields if field.name not in _TIMES]
+            return type(rule), tuple(getattr(rule, name) for name in names)
+
+        own = what(self.rule)
+        known = (name for name, rule in RULES.items() if what(rule) == own)
+        return labeled(next(known, type(self.rule).__name__), self.structure)
 
     def rule_of(self, net: Network) -> MaskRule:
         """The rule for the structure on a network.
@@ -113,15 +135,22 @@ class SparseTraining(PruningAtStep):
             unit_counts(units, implied("density", share, units), 1)
         return self.rule.structured(units)
 
+    def moves(self, steps: int) -> bool:
+        """Whether the rule updates the mask in so many steps."""
+        return len(self._updates(steps)) > 0
+
+    def _updates(self, steps: int) -> np.ndarray:
+        # masks of latent weights are updated after a step, also after the last one
+        times = jnp.arange(steps + self.rule.latent, dtype=jnp.int32)
+        return np.flatnonzero(jax.vmap(self.rule.when)(times))
+
     def cost(self, runs: Runs, level: int) -> Cost:
         """The steps up to the last update of the mask, and the dense gradients of all updates.
 
         Nothing for a mask that stays as it was drawn.
         """
         steps = steps_of_level(runs, level)
-        # masks of latent weights are updated after a step, also after the last one
-        times = jnp.arange(int(steps) + self.rule.latent, dtype=jnp.int32)
-        at = np.flatnonzero(jax.vmap(self.rule.when)(times))
+        at = self._updates(int(steps))
         if not len(at):
             return Cost()
         last = int(at[-1])
@@ -165,6 +194,7 @@ def sparse_train(
     rule: str | MaskRule = "static",
     *,
     density: float | Sequence[float] | None = None,
+    dense: bool = False,
     exclude: Sequence[str] = (),
     structure: StructureLike | None = None,
     seeds: Iterable[int] = range(5),
@@ -197,6 +227,7 @@ def sparse_train(
         `jt.dynamic.MaskRule`.
       density: share of prunable weights to keep, or several: level n of the runs is the n-th. With
         a structure, the share of its units; None for structures that imply it.
+      dense: also train the dense networks, as level 0: what `matching` compares with.
       exclude: patterns of paths, such as "dense_2", that stay dense and are not counted; layouts
         and rules see the network as if they could not be pruned.
       structure: weights that are kept or pruned together, as of `prune_at`: rules drop and grow
@@ -221,7 +252,8 @@ def sparse_train(
 
     Returns:
       Runs whose level n is the n-th density. Its tickets have the masks that training ends with and
-      the weights of initialization; no dense network is trained.
+      the weights of initialization; the table has the networks that were trained under the rule.
+      `jt.branch(runs, "retrain")` trains the tickets under masks that stay.
 
     Raises:
       ValueError: for settings that do not fit together, a rule without the methods of one, or whose
@@ -236,6 +268,7 @@ def sparse_train(
         mesh=mesh, folder=folder, at_once=at_once, save_every=save_every, progress=progress,
         on_evaluation=on_evaluation,
     )  # fmt: skip
+    flag("dense", dense)
     chosen = _checked(rule).for_training(plan.training)
     excluded = texts("exclude", exclude, like='("dense_2",)')
     _require_trained(plan.net, plan.training, chosen, excluded)
@@ -249,10 +282,10 @@ def sparse_train(
     ]
     settings = _identity.run(
         "sparse_train", plan.net, data, training=plan.training, pruning=pruning, seeds=plan.seeds,
-        **plan.keep.settings,
+        **({"dense": True} if dense else {}), **plan.keep.settings,
     )  # fmt: skip
     (runs,) = in_cohorts(
-        plan, settings, functools.partial(_run_cohort, pruning=pruning, firsts=firsts)
+        plan, settings, functools.partial(_run_cohort, pruning=pruning, firsts=firsts, dense=dense)
     )
     return runs
 
@@ -266,6 +299,7 @@ def _run_cohort(
     settings: dict[str, object],
     pruning: SparseTraining,
     firsts: Sequence[FirstMask],
+    dense: bool,
     *,
     save: bool,
 ) -> list[Runs]:
@@ -275,7 +309,8 @@ def _run_cohort(
     prunable = masks.prunable_size(net.mask(exclude))
     # where they run one after another, blocks of a density each: those that are appended follow
     together = len(seeds) if parallel.maps(plan.runtime.devices) else count
-    size, steps = plan.runtime.replicas_per_call(together), training.steps * count
+    size = plan.runtime.replicas_per_call(together)
+    steps = training.steps * (count + (len(seeds) if dense else 0))
     with plan.runtime.run(
         net, data, training, settings, size=size, steps=steps, extends=extension
     ) as run:
@@ -283,7 +318,11 @@ def _run_cohort(
         runner = Runner(
             run, net, data, training, seeds, Dynamic(net, training, pruning.rule_of(net))
         )
-        origin = dense_ticket(net, initial_networks(net, run.mesh, runner.keys), 0, exclude)
+        initial = initial_networks(net, run.mesh, runner.keys)
+        origin = dense_ticket(net, initial, 0, exclude)
+        whole = _Dense({}, [], [], Weights({}, {}))
+        if dense:
+            whole = _dense(runner, plan, initial, exclude)
         none, tickets, groups = np.zeros(len(seeds), bool), {}, []
         for level, (share, first) in enumerate(zip(pruning.densities, firsts, strict=True), 1):
             mask, memory = first(runner.keys)
@@ -305,7 +344,7 @@ def _run_cohort(
             )
         monitors = *monitors_of(training), Movement(training.evaluation_interval)
         trained = runner.train(groups, keep=_kept, weights=plan.keep, monitors=monitors)
-        weights = Weights({}, {})
+        weights = whole.weights
         for group, own in zip(groups, trained.kept, strict=True):
             weights.add(group, own)
         final = join([unpacked(block, "mask", net.mask(exclude)) for block in trained.blocks])
@@ -321,15 +360,47 @@ def _run_cohort(
         runs = runner.runs(
             pruning,
             branch="ticket",
-            logs=logs,
-            tickets=tickets,
+            logs=[*whole.logs, *logs],
+            tickets={**whole.tickets, **tickets},
             origin=origin,
-            costs=trained.costs,
+            costs=[*whole.costs, *trained.costs],
             lost={},
             weights=weights,
         )
         run.finish(*([runs.save] if save else []))
     return [runs]
+
+
+class _Dense(NamedTuple):
+    """What level 0 adds to runs: its tickets, evaluations, costs and networks that were kept."""
+
+    tickets: dict[int, Ticket]
+    logs: list[EvaluationLog]
+    costs: list[dict[str, str | float]]
+    weights: Weights
+
+
+def _dense(runner: Runner, plan: Plan, initial: Networks, exclude: tuple[str, ...]) -> _Dense:
+    """The dense networks, trained to the end."""
+    net, training, seeds = runner.net, runner.training, runner.seeds
+    runner.run.describe("dense")
+    states = train_dense(
+        runner.run, net, training, runner.keys, initial, [training.steps],
+        monitors=monitors_of(training), exclude=exclude, weights=plan.keep.trained,
+        weights_at=plan.keep.at, about=dense_rows(seeds, "ticket"),
+    )  # fmt: skip
+    report_diverged(runner.run, "dense", seeds, states.diverged)
+    log = EvaluationLog.of_group(
+        states.history, 0, seeds=seeds, level=0, density=np.ones(len(seeds)), branch="ticket"
+    )
+    steps = whole_or_mean(states.steps / len(seeds))
+    cost = {"unit": "dense", "train_seconds": states.seconds, "training_steps": steps}
+    weights = Weights({}, {})
+    if states.trained is not None:
+        weights.final["ticket", 0, 1.0] = dense_ticket(net, states.trained, training.steps, exclude)
+    for step, networks in states.kept.items():
+        weights.at["ticket", 0, 1.0, step] = dense_ticket(net, networks, step, exclude)
+    return _Dense({0: dense_ticket(net, initial, 0, exclude)}, [log], [cost], weights)
 
 
 def _without(net: Network, exclude: tuple[str, ...]) -> Network:
