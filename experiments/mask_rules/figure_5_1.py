@@ -315,7 +315,7 @@ def drawn_schedules(
         figure, axes = grid(len(panels), 2, (4.4, 4.4))
         for ax, (title, levels) in zip(axes, panels.items(), strict=True):
             table = schedules(job, found, levels)
-            later = [name for name in (TICKET,) if name in levels]
+            later = [name for name in (TICKET, LRR) if name in levels]
             jt.plots.density_schedule(
                 table, ax, steps=job.training.steps, retroactive=later, legend=False
             )
@@ -331,7 +331,7 @@ def drawn_costs(costs: pd.DataFrame, dense: pd.DataFrame) -> Figure:
         figure, axes = pair(12.0, 5.6)
         for ax, unit in zip(axes, ("steps", "operations"), strict=True):
             table = jt.results.concat([costs.assign(cost=costs[unit]), dense.assign(cost=0.0)])
-            jt.plots.accuracy_against_cost(table, ax)
+            jt.plots.accuracy_against_cost(table, ax, band="minmax")
             ax.set_xlabel(f"Cost in all ({unit}, in dense trainings)")
     return figure
 
