@@ -59,6 +59,8 @@ RULES = (
 SCORES = ("random", "magnitude", "snip", "grasp", "synflow")
 AFTER, TICKET, LRR = "magnitude_after_training", "ticket", "lrr"
 METHODS = (*RULES, *SCORES, AFTER, TICKET, LRR)
+FAR = 0.08
+"""Accuracy below the dense network's from which on a method is left out of the figure of costs."""
 LONGER = ("static", "set", "rigl", "gradual")
 """Rules that are trained for as long as LRR takes in all, too."""
 
@@ -312,7 +314,7 @@ def drawn_schedules(
     panels = {title: levels for title, levels in panels.items() if levels}
     tables = []
     with jt.plots.style():
-        figure, axes = grid(len(panels), 2, (4.4, 4.4))
+        figure, axes = grid(len(panels), 2, (6.4, 4.6))
         for ax, (title, levels) in zip(axes, panels.items(), strict=True):
             table = schedules(job, found, levels)
             later = [name for name in (TICKET, LRR) if name in levels]
@@ -326,9 +328,20 @@ def drawn_schedules(
 
 
 def drawn_costs(costs: pd.DataFrame, dense: pd.DataFrame) -> Figure:
-    """Draw accuracy by all that was trained: in steps on the left, in operations on the right."""
+    """Draw accuracy by all that was trained: in steps on the left, in operations on the right.
+
+    Methods far below the dense network are named above the panels, so that the others are told
+    apart.
+    """
+    means = costs.groupby("branch", sort=False)["accuracy"].mean()
+    far = means.loc[~(means >= dense["accuracy"].mean() - FAR)]
+    costs = costs.loc[~costs["branch"].isin(list(far.index))]
     with jt.plots.style():
         figure, axes = pair(12.0, 5.6)
+        if len(far):
+            looks = jt.plots.branch_styles(far.index)
+            words = (f"{looks[name].label} {100 * mean:.1f}%" for name, mean in far.items())
+            figure.suptitle(f"below: {', '.join(words)}", fontsize=9)
         for ax, unit in zip(axes, ("steps", "operations"), strict=True):
             table = jt.results.concat([costs.assign(cost=costs[unit]), dense.assign(cost=0.0)])
             jt.plots.accuracy_against_cost(table, ax, band="minmax")
@@ -359,7 +372,7 @@ def main(settings: Settings) -> None:
         tables.append(named(table.assign(level=table["level"].map(own)), name))
 
     with budget(job):
-        dense = job.prune_at("magnitude", step="end", density=ladder, sub="dense")
+        dense = job.prune_at("magnitude", step="end", density=ladder)
         numbers = dict(enumerate(levels, 1))
         tables.append(dense.table().loc[dense.table()["level"] == 0])
         for name in names:
