@@ -16,7 +16,8 @@ class Gradual(Shrinking):
 
     At the steps t = begin + every, begin + 2 every, ... and `end`, the mask keeps the share
     `final + (1 - final) * (1 - (t - begin) / (end - begin)) ** power` of the weights, the largest.
-    `jt.gradual` does the same in a training loop of one's own.
+    `jt.gradual` does so in a training loop of one's own, where the weights that are left take their
+    step by the gradient from before the pruning; here it is that after it.
 
     Attributes:
       begin, end, every, scope: as of `Shrinking`.
