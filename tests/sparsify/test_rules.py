@@ -340,3 +340,14 @@ def test_masks_of_ac_dc_come_back_dense_and_from_zero():
             steps.weights[5][back], -LR * steps.own_slope[4][back], rtol=1e-3, atol=1e-7
         )
         assert steps.mask[-1].sum() == round(density * SIZE)
+
+
+def test_the_phases_of_ac_dc_are_the_published_ones():
+    """Of 100 epochs 10 dense, phases of 5, the last dense one of 10, and 15 sparse."""
+    rule = jt.RULES["ac_dc"].for_training(jt.Training(steps=100))
+    starts = [5 * n for n in range(2, 18)]
+    assert [t for t in range(100) if bool(rule.when(jnp.int32(t)))] == starts
+    sparse = [bool(rule._sparse(jnp.int32(t))) for t in starts]
+    assert sparse == [True, False] * 7 + [False, True]
+    with pytest.raises(ValueError, match="`every` 30 of ACDC leaves no sparse and dense phase"):
+        jt.dynamic.ACDC(begin=0, every=30, end=40).for_training(jt.Training(steps=100))

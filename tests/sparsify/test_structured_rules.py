@@ -16,7 +16,7 @@ DATA = jt.data.from_arrays(
 )
 NET = jt.networks.lenet(DATA.shape, DATA.classes, widths=(12, 8))
 TRAINING = jt.Training(steps=12, batch_size=16, eval_every=4, eval_batch_size=48)
-RIGL = jt.dynamic.RigL(every=3, end=10, fraction=0.5)
+RIGL = jt.dynamic.RigL(every=3, end=10, fraction=0.5, decay="constant")
 train = functools.partial(jt.sparse_train, NET, DATA, seeds=(0, 3), progress=False)
 
 
@@ -97,6 +97,13 @@ def test_every_update_exchanges_within_its_groups():
     first = RIGL.structured(units).init(jt.Problem(NET, None, jt.Training()), 0.1, key=key)
     moved = jt.dynamic.exchanged(first, masks.apply(first, weights), weights, 0.5, units=units)
     assert groups(first) == groups(moved) == groups(mask) == {4}
+    seen = runs.monitored().query("seed == 0")
+    for path in units.names:
+        rows = seen[seen.metric == path]
+        for _, at in rows.groupby("step"):
+            shape = NET.shapes[0][path.split("/")[0]]["kernel"].shape
+            assert set(at.sort_values("index").value.to_numpy().reshape(shape).sum(0)) == {4}
+    assert seen[seen.metric == "mask_grown"].value.max() > 0
     assert not bool(jax.tree.reduce(
         lambda a, b: a & b, jax.tree.map(lambda a, b: bool((a == b).all()), first, moved)
     ))  # fmt: skip

@@ -21,15 +21,16 @@ class ACDC(MaskRule):
 
     Training is dense up to `begin`. Then phases of `every` steps take turns: in a sparse one the
     largest weights are kept, in a dense one all are trained, those that come back from zero. From
-    `end` on training is sparse.
+    `end` on training is sparse; the phase before is dense, and longer where an odd number of phases
+    has room.
 
     Attributes:
       begin, end: steps, whole numbers, or shares of the training.
       every: steps of a phase, or a share of the training.
       scope: "global" ranks all layers together, "layer" each by itself.
 
-    The defaults are the published ones for 100 epochs: 10 dense, phases of 5, sparse for the last
-    15.
+    The defaults are the published ones for 100 epochs: 10 dense, phases of 5, the last dense one of
+    10, and sparse for the last 15.
 
     Reference: Peste et al. 2021, "AC/DC: Alternating Compressed/DeCompressed Training of Deep
       Neural Networks", Algorithm 1.
@@ -46,8 +47,20 @@ class ACDC(MaskRule):
         settle(self, one_of, "scope", choices=("global", "layer"))
 
     def for_training(self, training: Training) -> ACDC:
-        """The rule with steps in the place of shares."""
-        return in_steps(self, training, trains_on=True)
+        """The rule with steps in the place of shares.
+
+        Raises:
+          ValueError: as of `in_steps`, and where no sparse and dense phase fit before `end`.
+        """
+        rule = in_steps(self, training, trains_on=True)
+        begin, every, end = int(rule.begin), int(rule.every), int(rule.end)
+        if begin + 2 * every > end:
+            raise ValueError(
+                f"`every` {every} of ACDC leaves no sparse and dense phase between `begin` {begin} "
+                f"and `end` {end}; use at most {(end - begin) // 2} steps in a training of "
+                f"{training.steps}"
+            )
+        return rule
 
     def init(self, problem: Problem, density: float, *, key: Key) -> tuple[Mask, Array]:
         """The dense mask, and how many weights sparse phases keep."""
@@ -80,5 +93,7 @@ class ACDC(MaskRule):
 
     def _sparse(self, step: Array) -> Array:
         """Whether the phase that begins at a step is sparse."""
-        number = (step - int(self.begin)) // int(self.every)
-        return (number % 2 == 0) | (step >= int(self.end))
+        begin, every, end = int(self.begin), int(self.every), int(self.end)
+        number = (step - begin) // every
+        ends_early = begin + (number + 1) * every < end
+        return ((number % 2 == 0) & ends_early) | (step >= end)

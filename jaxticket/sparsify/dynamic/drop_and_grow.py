@@ -10,6 +10,7 @@ from typing import Self
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxticket import masks
 from jaxticket._check import from_table, number, one_of, settle
@@ -48,7 +49,12 @@ def exchanged(
 
     Returns:
       A mask that keeps as many weights of every layer.
+
+    Raises:
+      ValueError: for a fraction out of range, where it is a number that is known.
     """
+    if not isinstance(fraction, Tracer):
+        number("fraction", fraction, 0, 1)
     if units is not None:
         return _exchanged_units(mask, weights, growth, fraction, units)
     kept = jnp.stack([jnp.sum(m, dtype=jnp.int32) for _, m in masks.items(mask)])
@@ -112,11 +118,18 @@ class DropAndGrow(MaskRule):
           ValueError: as of `MaskRule`, and for groups of which no weight would be exchanged.
         """
         if units.density is not None and self.fraction:
-            most = int(np.max(units.rounds(None, 1)))
-            if not math.floor(self.fraction * most):
+            least = int(np.min(units.rounds(None, 1)))
+            # the first update exchanges the largest share
+            share = self._fraction(jnp.asarray(self.every, jnp.float32))
+            if not int(jnp.floor(share * jnp.float32(least))):
+                enough = math.ceil(1e3 * self.fraction / float(share) / least) / 1e3
+                cosine = enough <= 1 and self.decay == "cosine"
+                larger = f"at least {enough:g}, or " if cosine else ""
+                needed = math.ceil(1e3 / least) / 1e3
                 raise ValueError(
                     f"`fraction` {self.fraction:g} of {type(self).__name__} exchanges none of the "
-                    f"{most} weights that every group keeps; use at least {1 / most:.3g}"
+                    f"{least} weights that a group keeps, since its first update takes the share "
+                    f"{float(share):.3g}; use {larger}decay='constant' with at least {needed:g}"
                 )
         return super().structured(units)
 

@@ -138,10 +138,13 @@ class Dynamic(Supervised):
         new = self.rule.update(state, gradient, step=state.step, key=key)
         kept = self.rule.kept(new.mask)
         grown = masks.kept(jax.tree.map(lambda new, old: new & ~old, new.mask, state.mask))
+        wrong = (kept != wanted) | ~self.rule.whole(new.mask)
+        if not self.rule.grows:
+            wrong = wrong | (grown > 0)
         rule = RuleState(
             memory=memory_of(new),
             count=kept,
-            wrong=rule.wrong | (kept != wanted) | ~self.rule.whole(new.mask),
+            wrong=rule.wrong | wrong,
             explored=jax.tree.map(jnp.logical_or, rule.explored, new.mask),
             grown=rule.grown + grown.astype(jnp.float32),
             latent=rule.latent,

@@ -79,7 +79,7 @@ class MaskRule(abc.ABC):
             raise ValueError(
                 f"`structure` has whole {units.noun}: a pruned one has no gradient, as all weights "
                 f"into it and out of it are zero, and {type(self).__name__} would bring it back; "
-                f"use a rule that only prunes, 'gradual' or 'iterative', or jt.dynamic.Static"
+                f"use one that only prunes: 'gradual', 'iterative' or jt.dynamic.Static('uniform')"
             )
         return dataclasses.replace(self, units=units)
 

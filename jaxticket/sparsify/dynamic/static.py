@@ -84,8 +84,8 @@ class Static(MaskRule):
 
     @property
     def grows(self) -> bool:
-        """Nothing comes back."""
-        return False
+        """Nothing comes back, unless a rule that derives from this one updates the mask."""
+        return type(self).update is not Static.update
 
     def init(self, problem: Problem, density: float, *, key: Key) -> Mask:
         """A random mask."""

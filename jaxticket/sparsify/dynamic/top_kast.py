@@ -27,7 +27,7 @@ class TopKAST(MaskRule):
     Weights outside of B stay as they are.
 
     Attributes:
-      extra: what B keeps on top of A, a share of the weights; both together are at most 1.
+      extra: what B keeps on top of A, a share of the weights; B is at most all of them.
       decay: of the weights, on top of that of the training.
       every: steps between updates of A and B, or a share of the training.
       end: both stay from this step, or from this share of the training on.

@@ -271,6 +271,12 @@ def sparse_train(
     flag("dense", dense)
     chosen = _checked(rule).for_training(plan.training)
     excluded = texts("exclude", exclude, like='("dense_2",)')
+    if chosen.latent and plan.training.ema is not None:
+        raise ValueError(
+            f"`ema` {plan.training.ema:g} averages weights under one mask, and "
+            f"{type(chosen).__name__} trains weights that its mask leaves out: their averages "
+            f"would be those of other networks; leave `ema` out"
+        )
     _require_trained(plan.net, plan.training, chosen, excluded)
     densities = checked_densities(density, structure, plan.net, excluded)
     pruning = SparseTraining(densities, exclude=excluded, rule=chosen, structure=structure)
