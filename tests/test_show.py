@@ -219,6 +219,7 @@ MODULES = (
     "", "data", "nn", "networks", "augment", "losses", "metrics", "presets", "scores",
     "learned", "dynamic", "sparsify", "results", "plots", "speed", "layers", "costs", "probes",
     "branches", "controls", "connectivity", "stability", "masks", "parallel", "callbacks",
+    "structures",
 )  # fmt: skip
 
 

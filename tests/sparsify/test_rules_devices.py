@@ -20,7 +20,11 @@ from jaxticket.sparsify.dynamic.learner import Dynamic
 
 MOVING = ("gradual", "rigl", "ac_dc", "straight_through", "top_kast")
 
-each_rule = pytest.mark.parametrize("name", MOVING)
+# the others take as long as all else in this file
+QUICK = ("gradual", "rigl", "top_kast")
+each_rule = pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in MOVING]
+)
 
 
 @functools.cache

@@ -64,6 +64,9 @@ class Dynamic(Supervised):
     ) -> TrainState:
         """An update of the mask where one is due, and one of the weights."""
         rule, living = self.rule, active & (state.diverged < 0)
+        if not rule.moves:
+            penalty = rule.penalty(state)
+            return self.updated(state, batch, plan, active, placement, penalty=penalty)
         if rule.latent:
             return self._straight_through(state, batch, plan, active, placement)
         due = rule.when(state.step) & living

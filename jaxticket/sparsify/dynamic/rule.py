@@ -41,6 +41,11 @@ class MaskRule(abc.ABC):
     )
 
     @property
+    def moves(self) -> bool:
+        """Whether the mask is ever updated; where it is not, training is compiled without."""
+        return True
+
+    @property
     def latent(self) -> bool:
         """Whether pruned weights are trained too, as by a straight-through estimate.
 

@@ -83,6 +83,11 @@ class Static(MaskRule):
         from_table("layout", self.layout, LAYOUTS)
 
     @property
+    def moves(self) -> bool:
+        """Never, unless a rule that derives from this one says when."""
+        return type(self).when is not Static.when
+
+    @property
     def grows(self) -> bool:
         """Nothing comes back, unless a rule that derives from this one updates the mask."""
         return type(self).update is not Static.update
