@@ -36,7 +36,7 @@ RULES = {
     "rigl": D.RigL(every=3, end=10),
     "rigl_uniform": D.RigL("uniform_dense_first", every=3, end=10, decay="constant", skip=False),
     "straight_through": D.StraightThrough(),
-    "straight_through_random": D.StraightThrough("random", every=3, end=9, scope="layer"),
+    "straight_through_random": D.StraightThrough(score="random", every=3, end=9, scope="layer"),
     "ac_dc": D.ACDC(begin=2, every=2, end=9),
     "top_kast": D.TopKAST(every=3, end=9, extra=0.2, decay=0.05),
 }

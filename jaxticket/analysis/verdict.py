@@ -267,7 +267,7 @@ def verdict(
     trains in a second program. All networks of a seed but the copy see one order of examples.
 
     The ticket of a mask rule is the mask that training ends with, on the weights of initialization:
-    it is trained here anew, under this mask from the first step on. The network that was trained
+    it is trained here again, under this mask from the first step on. The network that was trained
     while its mask moved is not judged.
 
     Args:

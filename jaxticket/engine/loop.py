@@ -29,6 +29,7 @@ from jaxticket.engine.program import OriginT, PlanT, StateT
 from jaxticket.engine.record import Record, lost_at_the_end, resumed, saved
 from jaxticket.engine.runtime import Arrays as Arrays
 from jaxticket.engine.runtime import Row, Run
+from jaxticket.engine.supervised import Supervised
 from jaxticket.labels import labels_of
 from jaxticket.stopping import StopRule
 
@@ -97,7 +98,10 @@ def train_jobs(
     ]
     watcher, observed = None, ()
     if monitors:
-        watcher = Watcher(run.program.learner, run.mesh, monitors, run.labels, looks, count, state)
+        learner = run.program.learner
+        if not isinstance(learner, Supervised):
+            learner = Supervised(learner.net, learner.training)
+        watcher = Watcher(learner, run.mesh, monitors, run.labels, looks, count, state)
         keys, plan = parallel.pad((jobs.keys, jobs.plan), run.size)
         # copies: the state is given up by the first call
         start = jax.tree.map(jnp.copy, run.program.learner.current(state))

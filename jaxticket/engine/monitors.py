@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from jax.sharding import Mesh
 
 from jaxticket._check import naming, shown
 from jaxticket.engine import parallel
-from jaxticket.engine.learner import Block, Learner, Networks, Plan, State
+from jaxticket.engine.learner import Block, Networks, Plan, State
 from jaxticket.engine.metrics import outputs
 from jaxticket.engine.source import DataArrays
 from jaxticket.engine.supervised import Origin, Supervised, TrainBatch
@@ -160,7 +160,7 @@ class Watcher:
     """The monitors of one training, which measure the states of its jobs.
 
     Args:
-      learner: what is trained; monitors see it as supervised training.
+      learner: what is trained.
       mesh: devices.
       monitors: what is measured.
       labels: of an example.
@@ -171,7 +171,7 @@ class Watcher:
 
     def __init__(
         self,
-        learner: Learner[Any, Any, Any],
+        learner: Supervised,
         mesh: Mesh,
         monitors: Sequence[Monitor],
         labels: Labels,
@@ -179,8 +179,6 @@ class Watcher:
         jobs: int,
         state: State,
     ) -> None:
-        if not isinstance(learner, Supervised):
-            learner = Supervised(learner.net, learner.training)
         self.looks = [observer(learner, mesh, monitor) for monitor in monitors]
         size = learner.training.batch_size // mesh.shape[parallel.DATA]
         one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state)

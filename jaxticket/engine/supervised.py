@@ -250,10 +250,12 @@ class Supervised(Learner[TrainState, Plan, Origin]):
             return own(survivors(self.gradient(there, seen, placement)[1]))
 
         training, own = self.training, functools.partial(trained_part, self.training)
+        # weights that are not updated must not decay into momentum or count in norms
+        given = before.params if trained is None else survivors(before.params)
         rate = learning_rate(plan.schedule, state.step, kind=training.schedule)
         part, opt_state = apply_update(
             training, plan.schedule, rate, own(survivors(gradient)), state.opt_state,
-            own(before.params), loss=loss, slope=slope,
+            own(given), loss=loss, slope=slope,
         )  # fmt: skip
         # pruned weights are zero already
         moved = completed(part, before.params)

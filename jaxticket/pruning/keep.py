@@ -117,6 +117,7 @@ def keep_units(
     *,
     scope: str = "global",
     floor: int = 0,
+    pooled: Params | None = None,
 ) -> Mask:
     """Keep the units with the highest scores of those that a mask has.
 
@@ -125,8 +126,10 @@ def keep_units(
       scores: of its weights.
       mask: so far.
       keep, scope, floor: as of `Units.keep`.
+      pooled: scores of units, where they are not the means of those of their weights.
     """
-    chosen = units.keep(units.pool(scores, mask), units.alive(mask), keep, scope=scope, floor=floor)
+    pooled = units.pool(scores, mask) if pooled is None else pooled
+    chosen = units.keep(pooled, units.alive(mask), keep, scope=scope, floor=floor)
     return jax.tree.map(jnp.logical_and, units.expand(chosen, mask), mask)
 
 
@@ -361,7 +364,8 @@ def prune_in_rounds(
       The mask, and a bool: whether scores of weights that compete were not finite though the
       weights are.
     """
-    regrow = recipe_of(score).regrow
+    recipe = recipe_of(score)
+    regrow = recipe.regrow
 
     def one_round(
         carry: tuple[Mask, Array], inputs: tuple[Array, Array]
@@ -370,8 +374,9 @@ def prune_in_rounds(
         keep, number = inputs
         weights = params if regrow else masks.apply(now, params)
         # weights near the cut decide, and the few bits of a fast product would decide them wrongly
+        context, round_key = context_of(number, now), jax.random.fold_in(key, number)
         with jax.default_matmul_precision("highest"):
-            scores = score(weights, context_of(number, now), key=jax.random.fold_in(key, number))
+            scores = score(weights, context, key=round_key)
         _tree.same_structure("score", scores, params)
         rivals = mask if regrow else now
         scores = masks.map_with(
@@ -382,7 +387,12 @@ def prune_in_rounds(
         )
         fault = jnp.logical_or(fault, ~_tree.finite(scores))
         if units is not None:
-            chosen = keep_units(units, scores, rivals, keep, scope=scope, floor=floor)
+            pooled = units.pool(scores, rivals)
+            if recipe.per_unit:
+                pooled = score(pooled, context, key=round_key)
+            chosen = keep_units(
+                units, scores, rivals, keep, scope=scope, floor=floor, pooled=pooled
+            )
             return (chosen, fault), None
         if floor:
             scores = floored(scores, rivals, floor)

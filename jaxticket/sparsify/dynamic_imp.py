@@ -96,7 +96,7 @@ class DynamicIMP(AtStep):
                 )
         if self.regrow == "reinit" and changes and not self.looks_ahead:
             raise ValueError(
-                f"`regrow`='reinit' draws weights anew after a look ahead, and growth="
+                f"`regrow`='reinit' draws weights again after a look ahead, and growth="
                 f"{self.growth!r} with `overlap` {self.overlap:g} takes none; use regrow='fresh'"
             )
 

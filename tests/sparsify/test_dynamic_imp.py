@@ -124,7 +124,7 @@ class Ahead(AtStep):
 
 
 def drawn(name="regrow", change=1):
-    """Weights drawn anew for a change, of all seeds."""
+    """New weights for a change, of all seeds."""
     keys = (stream(stream(jax.random.key(seed), name, change), "init") for seed in SEEDS)
     return jax.tree.map(lambda *x: np.stack(x), *(NET.init(key)[0] for key in keys))
 
@@ -350,7 +350,7 @@ WRONG = [
     ({"changes": (), "overlap": 0.2}, "`overlap` 0.2 has no effect without changes"),
     (
         {"regrow": "reinit", "growth": "random", "overlap": 0.2},
-        "`regrow`='reinit' draws weights anew after a look ahead, and growth='random' with",
+        "`regrow`='reinit' draws weights again after a look ahead, and growth='random' with",
     ),
     ({"exclude": ("dense_7",)}, "`exclude` pattern 'dense_7' matches no weight"),
     ({"dense": 1}, "`dense`"),

@@ -297,7 +297,7 @@ def test_straight_through_training_by_hand(every):
         assert len(steps.moved) > 1 and max(steps.moved) <= 9
 
 
-def test_random_straight_through_draws_anew():
+def test_random_straight_through_draws_at_every_update():
     for density, steps in every_replica("straight_through_random"):
         drawn = [steps.mask[t] for t in (0, 3, 6, 9)]
         for a, b in itertools.pairwise(drawn):

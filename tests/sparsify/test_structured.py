@@ -134,6 +134,19 @@ def test_iterative_scores_layouts_and_scopes(data, net):
             )  # fmt: skip
 
 
+def test_random_channels_do_not_depend_on_their_fan_in():
+    """Means of random scores would keep the channels with few incoming weights alone."""
+    net = jt.networks.lenet((2, 2, 1), 10, widths=(400, 400))
+    params, _ = net.init(jax.random.key(0))
+    key = jax.random.key(1)
+    mask = jt.prune(params, score="random", density=0.2, structure="channel", net=net, key=key)
+    first, second = alive(net, "channel", mask)
+    assert first + second == 160 and abs(first - second) < 40
+    scores = SCORES["random"](params, None, key=key)
+    means = jt.keep_top(scores, net.mask(), 160, structure="channel", net=net)
+    assert alive(net, "channel", means)[0] > 140
+
+
 @pytest.mark.parametrize("score", SCORES)
 def test_every_score_with_every_structure(net, score):
     params, stats = net.init(jax.random.key(0))

@@ -11,7 +11,7 @@ from jaxticket.random import stream
 from jaxticket.typing import Key, Params, ScoreContext
 
 
-@recipe(data=False, once=True, passes=(0, 0))
+@recipe(data=False, once=True, passes=(0, 0), per_unit=True)
 def random(params: Params, context: ScoreContext, *, key: Key) -> Params:
     """Uniform numbers in [0, 1), independent of the weights; a stream of their own for every leaf.
 

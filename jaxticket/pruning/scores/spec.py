@@ -43,6 +43,9 @@ class Recipe:
       once: whether every round ranks alike what is left, so that more than one means nothing.
       flow: whether it sums paths through the network of absolute weights, which a network that
         normalizes by its own input does not have; there a warning says so.
+      per_unit: whether units of a structure get a score each, drawn for them, in the place of the
+        mean of those of their weights: means of random numbers vary less in larger units, which
+        would be ranked by their size.
     """
 
     batch_norm: str = "eval"
@@ -55,11 +58,12 @@ class Recipe:
     data: bool = True
     once: bool = False
     flow: bool = False
+    per_unit: bool = dataclasses.field(default=False, metadata={"newer": True})
 
     def __post_init__(self) -> None:
         settle(self, one_of, "batch_norm", choices=BATCH_NORM)
         settle(self, whole, "rounds", low=1)
-        settle(self, flag, "regrow", "fresh", "data", "once", "flow")
+        settle(self, flag, "regrow", "fresh", "data", "once", "flow", "per_unit")
         settle(self, number, "temperature", low=1e-12)
         settle(self, one_of, "loss", choices=LOSSES)
 

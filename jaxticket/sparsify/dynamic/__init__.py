@@ -5,6 +5,7 @@ from jaxticket.sparsify.dynamic.drop_and_grow import DropAndGrow as DropAndGrow
 from jaxticket.sparsify.dynamic.drop_and_grow import exchanged as exchanged
 from jaxticket.sparsify.dynamic.gradual import Gradual as Gradual
 from jaxticket.sparsify.dynamic.iterative import Iterative as Iterative
+from jaxticket.sparsify.dynamic.latent import Latent as Latent
 from jaxticket.sparsify.dynamic.movement import Movement as Movement
 from jaxticket.sparsify.dynamic.rigl import RigL as RigL
 from jaxticket.sparsify.dynamic.rule import MaskRule as MaskRule
@@ -25,6 +26,7 @@ __all__ = [
     "DropAndGrow",
     "Gradual",
     "Iterative",
+    "Latent",
     "MaskRule",
     "Movement",
     "RigL",

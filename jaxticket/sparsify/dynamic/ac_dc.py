@@ -77,7 +77,7 @@ class ACDC(MaskRule):
 
     def count(self, state: TrainState, *, step: Array) -> Array:
         """All weights in dense phases."""
-        sparse = self.total(jnp.asarray(memory_of(state)))
+        sparse = self.total(memory_of(state, jax.Array))
         dense = self.kept(jax.tree.map(jnp.ones_like, state.mask))
         return jnp.where(self._sparse(step), sparse, dense)
 
@@ -86,7 +86,7 @@ class ACDC(MaskRule):
     ) -> TrainState:
         """The largest weights, or all."""
         del dense_gradient, key
-        scores, keep = jax.tree.map(jnp.abs, state.params), jnp.asarray(memory_of(state))
+        scores, keep = jax.tree.map(jnp.abs, state.params), memory_of(state, jax.Array)
         largest = self.keep_top(scores, state.mask, keep, scope=self.scope)
         dense = ~self._sparse(step)
         return state._replace(mask=jax.tree.map(lambda m: m | dense, largest))

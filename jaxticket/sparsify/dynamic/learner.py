@@ -17,7 +17,7 @@ from jaxticket.engine.selected import trained_part
 from jaxticket.engine.supervised import Origin, Supervised
 from jaxticket.loops import map_moments
 from jaxticket.random import stream
-from jaxticket.sparsify.dynamic.rule import MaskRule, memory_of, state_of_rule
+from jaxticket.sparsify.dynamic.rule import MaskRule, state_of_rule
 from jaxticket.typing import Array, Key, Params, RuleState, TrainState
 
 
@@ -145,7 +145,7 @@ class Dynamic(Supervised):
         if not self.rule.grows:
             wrong = wrong | (grown > 0)
         rule = RuleState(
-            memory=memory_of(new),
+            memory=state_of_rule(new).memory,
             count=kept,
             wrong=rule.wrong | wrong,
             explored=jax.tree.map(jnp.logical_or, rule.explored, new.mask),

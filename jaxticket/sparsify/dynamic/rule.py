@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from jaxticket.pruning.structures import Units
 from jaxticket.settings import Training
 from jaxticket.sparsify.dynamic.counts import require_some
 from jaxticket.typing import Array, Key, Mask, Params, RuleState, TrainState
+
+MemoryT = TypeVar("MemoryT")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,6 +213,13 @@ def state_of_rule(state: TrainState) -> RuleState:
     return state.rule
 
 
-def memory_of(state: TrainState) -> Any:
-    """What the rule remembers: the memory that `MaskRule.init` gave, or the last update."""
-    return state_of_rule(state).memory
+def memory_of(state: TrainState, kind: type[MemoryT]) -> MemoryT:
+    """What the rule remembers: the memory that `MaskRule.init` gave, or the last update.
+
+    Args:
+      state: of `jt.sparse_train`.
+      kind: what it is, such as `jax.Array` or `dict`.
+    """
+    memory = state_of_rule(state).memory
+    assert isinstance(memory, kind), f"a memory of {kind}, got {type(memory)}"
+    return memory

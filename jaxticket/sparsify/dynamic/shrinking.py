@@ -91,4 +91,4 @@ class Shrinking(MaskRule):
 
     def _amounts(self, state: TrainState, step: Array) -> Array:
         number = jnp.sum(self._steps() <= step, dtype=jnp.int32) - 1
-        return jnp.asarray(memory_of(state))[number]
+        return memory_of(state, jax.Array)[number]

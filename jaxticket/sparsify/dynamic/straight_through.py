@@ -9,15 +9,14 @@ import jax.numpy as jnp
 
 from jaxticket._check import one_of, settle
 from jaxticket.problem import Problem
-from jaxticket.settings import Training
-from jaxticket.sparsify.dynamic.rule import MaskRule, memory_of
+from jaxticket.sparsify.dynamic.latent import Latent
+from jaxticket.sparsify.dynamic.rule import memory_of
 from jaxticket.sparsify.dynamic.static import random_scores
-from jaxticket.sparsify.dynamic.times import check_time, in_steps
 from jaxticket.typing import Array, Key, Mask, Params, TrainState
 
 
 @dataclass(frozen=True)
-class StraightThrough(MaskRule):
+class StraightThrough(Latent):
     """Use the largest weights in the forward pass, and train all of them.
 
     All weights follow the gradient with respect to the effective weights `m * w`, as if the
@@ -25,33 +24,18 @@ class StraightThrough(MaskRule):
     back with the values that they have by then.
 
     Attributes:
-      score: "magnitude" keeps the largest weights; "random" draws the mask anew at every update.
-      every: steps between updates, or a share of the training.
-      end: the mask stays from this step, or from this share of the training on.
-      scope: "global" ranks all layers together, "layer" each by itself.
+      score: "magnitude" keeps the largest weights; "random" draws a new mask at every update.
+      every, end, scope: as of `Latent`.
 
     Reference: Bengio et al. 2013 for the estimate; Lee et al. 2023 (JaxPruner), magnitude and
       random STE.
     """
 
     score: str = "magnitude"
-    every: float | int = 1
-    end: float | int = 1.0
-    scope: str = "global"
 
     def __post_init__(self) -> None:
         settle(self, one_of, "score", choices=("magnitude", "random"))
-        settle(self, check_time, "every", "end", low=1)
-        settle(self, one_of, "scope", choices=("global", "layer"))
-
-    def for_training(self, training: Training) -> StraightThrough:
-        """The rule with steps in the place of shares."""
-        return in_steps(self, training)
-
-    @property
-    def latent(self) -> bool:
-        """Pruned weights are trained."""
-        return True
+        super().__post_init__()
 
     def init(self, problem: Problem, density: float, *, key: Key) -> tuple[Mask, Array]:
         """A random mask until the weights are there, and how many the rule keeps."""
@@ -59,10 +43,6 @@ class StraightThrough(MaskRule):
         keep = jnp.asarray(self.counts(mask, density, self.scope))
         scores = random_scores(problem.net.shapes[0], key=key)
         return self.keep_top(scores, mask, keep, scope=self.scope), keep
-
-    def when(self, step: Array) -> Array:
-        """At the start, and at multiples of `every` up to `end`."""
-        return (step % int(self.every) == 0) & (step <= int(self.end))
 
     def update(
         self, state: TrainState, dense_gradient: Params, *, step: Array, key: Key
@@ -74,5 +54,5 @@ class StraightThrough(MaskRule):
         else:
             scores = jax.tree.map(jnp.abs, state.params)
         dense = jax.tree.map(jnp.ones_like, state.mask)
-        keep = jnp.asarray(memory_of(state))
+        keep = memory_of(state, jax.Array)
         return state._replace(mask=self.keep_top(scores, dense, keep, scope=self.scope))

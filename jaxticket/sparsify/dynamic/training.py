@@ -56,7 +56,7 @@ from jaxticket.sparsify.dynamic.iterative import Iterative
 from jaxticket.sparsify.dynamic.learner import Dynamic
 from jaxticket.sparsify.dynamic.movement import Movement
 from jaxticket.sparsify.dynamic.rigl import RigL
-from jaxticket.sparsify.dynamic.rule import MaskRule, memory_of
+from jaxticket.sparsify.dynamic.rule import MaskRule, state_of_rule
 from jaxticket.sparsify.dynamic.set import SET
 from jaxticket.sparsify.dynamic.static import Static
 from jaxticket.sparsify.dynamic.straight_through import StraightThrough
@@ -77,7 +77,7 @@ RULES: dict[str, MaskRule] = {
     "rigl": RigL(),
     "rigl_uniform": RigL("uniform_dense_first"),
     "straight_through": StraightThrough(),
-    "straight_through_random": StraightThrough("random"),
+    "straight_through_random": StraightThrough(score="random"),
     "ac_dc": ACDC(),
     "top_kast": TopKAST(),
 }
@@ -178,7 +178,7 @@ def _looks(net: Network, training: Training, rule: MaskRule) -> bool:
 
     def moved(gradient: Params, state: TrainState, step: jax.Array, key: jax.Array) -> object:
         new = rule.update(state, gradient, step=step, key=key)
-        return new.mask, memory_of(new)
+        return new.mask, state_of_rule(new).memory
 
     step = jax.ShapeDtypeStruct((), jnp.int32)
     traced = jax.make_jaxpr(moved)(net.shapes[0], jax.eval_shape(state, key), step, key).jaxpr
