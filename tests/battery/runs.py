@@ -425,7 +425,8 @@ class _Normed(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool):
         x = x.reshape(len(x), -1)
-        x = nn.Dense(16)(x)
+        # no bias: before BatchNorm its gradient is rounding, of which Adam makes whole steps
+        x = nn.Dense(16, use_bias=False)(x)
         x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
         x = nn.Dropout(0.2, deterministic=not train)(nn.relu(x))
         return nn.Dense(10)(x)
