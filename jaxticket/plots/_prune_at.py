@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
-from matplotlib.transforms import ScaledTranslation
+from matplotlib.transforms import Transform
 
 from jaxticket.analysis import stats
 from jaxticket.plots import _axes, _panel, _style, _table
@@ -117,7 +117,8 @@ def density_schedule(
 ) -> Axes:
     """Plot the density during training: one staircase per branch, on a log scale.
 
-    Lines that coincide are drawn side by side, a line's width apart, so that each is visible.
+    Lines that coincide are drawn side by side, a line's width apart, so that each is visible, but
+    where they are dense: there they lie on 100%.
 
     Args:
       table: a row per branch and step at which its density changes: branch, step, density (from
@@ -164,7 +165,9 @@ def density_schedule(
         stairs[name] = np.append(x, end), np.append(y, y[-1])
     asides = _side_by_side(stairs, end)
     with panel(ax) as ax:
-        inches = _style.root_figure(ax).dpi_scale_trans
+        _density_scale(ax, float(column(rows, "density").min()))
+        low, high = np.log10(ax.get_ylim())
+        points = 72 * ax.get_position().height * _style.root_figure(ax).get_figheight()
         for name, look in branch_styles(names).items():
             x, y = stairs[name]
             later = name in retroactive
@@ -176,10 +179,11 @@ def density_schedule(
                 linestyle=(0, (3, 1.5)) if later else look.line,
                 drawstyle="steps-post",
                 solid_joinstyle="miter",
-                transform=ax.transData + ScaledTranslation(0, asides[name] * ASIDE / 72, inches),
+                transform=ax.transScale
+                + _Aside(asides[name] * ASIDE * (high - low) / points)
+                + (ax.transLimits + ax.transAxes),
                 zorder=3,
             )
-        _density_scale(ax, float(column(rows, "density").min()))
         ax.set_xlim(0, 1.005 * unit * end)
         ax.set_xlabel("Training step" if steps is None else "Share of training (%)")
         if steps is None:
@@ -270,6 +274,26 @@ def _side_by_side(
         groups = [group for group in groups if group not in together]
         groups.append([*(one for group in together for one in group), name])
     return {name: (len(group) - 1) / 2 - i for group in groups for i, name in enumerate(group)}
+
+
+class _Aside(Transform):
+    """Moves logarithms of densities in percent up, but not that of 100%.
+
+    Args:
+      by: how far.
+    """
+
+    input_dims = output_dims = 2
+
+    def __init__(self, by: float) -> None:
+        super().__init__()
+        self._by = by
+
+    def transform_non_affine(self, values: np.ndarray) -> np.ndarray:
+        """Move points, float [point, 2]."""
+        values = np.asarray(values, float)
+        up = np.where(values[..., 1] < np.log10(100), self._by, 0.0)
+        return values + np.stack([np.zeros_like(up), up], axis=-1)
 
 
 def _density_scale(ax: Axes, least: float) -> None:

@@ -217,6 +217,9 @@ def test_density_schedules_that_coincide_are_side_by_side():
     up = [named(ax, name).get_transform().transform((0, 20))[1] for name in ("SNIP", "GraSP")]
     true = ax.transData.transform((0, 20))[1]
     assert up[0] - true == pytest.approx(true - up[1]) and 0 < up[0] - up[1] < 2.5 * 200 / 72
+    # none is above dense
+    dense = [named(ax, name).get_transform().transform((0, 100))[1] for name in ("SNIP", "GraSP")]
+    assert dense == [ax.transData.transform((0, 100))[1]] * 2
     for table, options, message in (
         (f.SCHEDULE, {"steps": 70}, "steps from 0 to 80, .* to `steps` 70; give"),
         (f.SCHEDULE[3:].assign(step=[-1, 5]), {}, "steps from -1 to 5"),
