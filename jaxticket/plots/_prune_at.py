@@ -283,11 +283,19 @@ class _Aside(Transform):
       by: how far.
     """
 
-    input_dims = output_dims = 2
-
     def __init__(self, by: float) -> None:
         super().__init__()
         self._by = by
+
+    @property
+    def input_dims(self) -> int:
+        """Of points of a plane."""
+        return 2
+
+    @property
+    def output_dims(self) -> int:
+        """As many."""
+        return 2
 
     def transform_non_affine(self, values: np.ndarray) -> np.ndarray:
         """Move points, float [point, 2]."""
