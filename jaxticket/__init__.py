@@ -72,9 +72,9 @@ from jaxticket.pruning.scores import LAYOUTS, SCORES
 from jaxticket.runs import Runs
 from jaxticket.settings import Training
 from jaxticket.sparsify import dynamic, learned
-from jaxticket.sparsify.at_step import EarlyPruning, prune_at
 from jaxticket.sparsify.dynamic import RULES, sparse_train
 from jaxticket.sparsify.dynamic_imp import DynamicIMP, dynamic_imp
+from jaxticket.sparsify.early_pruning import EarlyPruning, prune_at
 from jaxticket.sparsify.iterative import Pruning, find_tickets
 from jaxticket.sparsify.learned import SEARCHES, search
 from jaxticket.sparsify.retraining import branch

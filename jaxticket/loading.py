@@ -26,7 +26,7 @@ from jaxticket.engine.judged import ACCURACY
 from jaxticket.labels import Labels
 from jaxticket.runs import Runs
 from jaxticket.settings import PruningSettings, Training
-from jaxticket.sparsify.at_step import BySteps
+from jaxticket.sparsify.early_pruning import BySteps
 from jaxticket.ticket import Ticket
 from jaxticket.typing import Json, Network
 

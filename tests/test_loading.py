@@ -14,6 +14,7 @@ from patterns import DATA, NET, TRAINING, equal, initial
 
 import jaxticket as jt
 from jaxticket import _identity, _saved, masks
+from jaxticket._identity.owner import known_name
 
 SHORT = TRAINING.replace(steps=10, milestones=())
 MESH = {"seeds": (3, 5), "progress": False}
@@ -308,6 +309,15 @@ def test_settings_are_made_again_from_their_record(settings):
     record = json.loads(json.dumps(_identity.recorded(settings)))
     assert _identity.rebuilt(record) == settings or "partial" in str(record)
     assert _identity.recorded(_identity.rebuilt(record)) == _identity.recorded(settings)
+
+
+def test_folders_know_a_class_by_its_first_name_wherever_it_moves():
+    pruning = jt.EarlyPruning((0.5,), score="random")
+    record = _identity.recorded(pruning)
+    assert record["class"] == "jaxticket.sparsify.at_step:EarlyPruning"
+    assert _identity.rebuilt(record) == pruning
+    # and a class of the user's that derives from it
+    assert known_name(jt.EarlyPruning) == "jaxticket.sparsify.at_step.EarlyPruning"
 
 
 def test_code_of_the_users_own_is_passed(tmp_path):

@@ -27,6 +27,12 @@ Keys are functions, classes and their methods without the package's name
 which all of these share.
 """
 
+MOVED: dict[str, str] = {
+    "jaxticket.sparsify.at_step:EarlyPruning": "jaxticket.sparsify.early_pruning:EarlyPruning"
+}
+"""Where classes stand today that run folders know by an older module, as "module:name"."""
+_FIRST = {now: first for first, now in MOVED.items()}
+
 # their versions are in environment.json, and a change of them is a warning
 ENVIRONMENT = {"jax", "jaxlib", "numpy", "flax", "optax", "orbax", "ml_dtypes", "chex"}
 PACKAGE = "jaxticket"
@@ -178,7 +184,13 @@ def known_name(value: object) -> str | None:
         # without calling properties
         found = inspect.getattr_static(found, part, None)
         found = found.__func__ if isinstance(found, (staticmethod, classmethod)) else found
-    return f"{module}.{named}" if found is value else None
+    return first_name(module, named).replace(":", ".") if found is value else None
+
+
+def first_name(module: str, named: str) -> str:
+    """The name "module:name" by which run folders know a class, wherever it has moved since."""
+    today = f"{module}:{named}"
+    return _FIRST.get(today, today)
 
 
 def written_name(function: types.FunctionType) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxticket._identity.owner import MOVED, first_name
 from jaxticket._identity.settings import code_of, network, noted
 from jaxticket.typing import Network
 
@@ -108,7 +109,7 @@ def _known(value: object) -> str | None:
         return None
     if module.partition(".")[0] not in LIBRARIES or "<" in name:
         return None
-    known = f"{module}:{name}"
+    known = first_name(module, name)
     try:
         return known if _found(known, "") is value else None
     except OwnCodeError:
@@ -118,5 +119,5 @@ def _known(value: object) -> str | None:
 def _found(known: str, at: str) -> Any:
     if known.partition(":")[0].partition(".")[0] in LIBRARIES:
         with contextlib.suppress(ImportError, AttributeError):
-            return pkgutil.resolve_name(known)
+            return pkgutil.resolve_name(MOVED.get(known, known))
     raise OwnCodeError(f"`{at}` is {known}, which this version does not have")

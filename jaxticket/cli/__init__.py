@@ -23,7 +23,7 @@ from jaxticket.analysis.verdict import Verdict
 from jaxticket.cli.listing import printable, table
 from jaxticket.engine import parallel
 from jaxticket.engine.runtime import RunInterrupted
-from jaxticket.sparsify.at_step import BySteps
+from jaxticket.sparsify.early_pruning import BySteps
 
 FAILED, MISTAKEN, STOPPED = 1, 2, 128 + signal.SIGINT
 """Statuses of runs that failed, of commands that are wrong, and after Ctrl-C."""

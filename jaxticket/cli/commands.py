@@ -23,9 +23,9 @@ from jaxticket.nn import NETWORKS
 from jaxticket.presets import Preset, preset
 from jaxticket.runs import Runs, require_runs
 from jaxticket.settings import Training
-from jaxticket.sparsify.at_step import BySteps, prune_at
 from jaxticket.sparsify.dynamic import sparse_train
 from jaxticket.sparsify.dynamic_imp import dynamic_imp
+from jaxticket.sparsify.early_pruning import BySteps, prune_at
 from jaxticket.sparsify.iterative import Pruning, find_tickets
 from jaxticket.sparsify.learned import SEARCHES, search
 from jaxticket.sparsify.retraining import branch

@@ -20,7 +20,7 @@ from jaxticket.cli.unfinished import unfinished
 from jaxticket.connectivity import Instability
 from jaxticket.loading import load
 from jaxticket.runs import Runs
-from jaxticket.sparsify.at_step import BySteps
+from jaxticket.sparsify.early_pruning import BySteps
 
 if TYPE_CHECKING:
     import pandas as pd

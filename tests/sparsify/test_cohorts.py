@@ -8,7 +8,7 @@ import pytest
 from patterns import DATA, NET, TRAINING, equal
 
 import jaxticket as jt
-from jaxticket.sparsify.at_step import BySteps
+from jaxticket.sparsify.early_pruning import BySteps
 
 SHORT = TRAINING.replace(steps=10, milestones=())
 

@@ -14,7 +14,7 @@ from jaxticket.data.sampling import balanced_examples, score_indices
 from jaxticket.pruning.compiled import Examples, Selection, context_maker, pruner
 from jaxticket.pruning.scores.spec import recipe_of
 from jaxticket.random import root_keys, stream
-from jaxticket.sparsify.at_step import prune_at
+from jaxticket.sparsify.early_pruning import prune_at
 
 STEPS = 20
 DENSITIES = (0.5, 0.1)
