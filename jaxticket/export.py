@@ -164,7 +164,7 @@ def bcsr(mask: Mask, params: Params) -> Params:
     Raises:
       ValueError: naming the leaves that are no matrices.
     """
-    from jax.experimental.sparse import BCSR
+    from jaxticket.nn.sparse_layers import rows_of
 
     shown = _tree.leaves(mask, is_leaf=_tree.is_none)
     odd = [path for path, m in shown.items() if m is not None and np.ndim(m) != 2]
@@ -177,10 +177,6 @@ def bcsr(mask: Mask, params: Params) -> Params:
     def one(m: np.ndarray | None, w: np.ndarray) -> BCSR | jax.Array:
         if m is None:
             return jnp.asarray(w)
-        kept = np.asarray(m)
-        counts = np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int32)
-        columns = np.nonzero(kept)[1].astype(np.int32)
-        data = (jnp.asarray(np.asarray(w)[kept]), jnp.asarray(columns), jnp.asarray(counts))
-        return BCSR(data, shape=np.shape(w), indices_sorted=True, unique_indices=True)
+        return rows_of(np.asarray(w), np.asarray(m))
 
     return jax.tree.map(one, mask, params, is_leaf=_tree.is_none)

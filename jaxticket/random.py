@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxticket.typing import AnyArray, Array, Key
+from jaxticket import _tree
+from jaxticket.typing import AnyArray, Array, Key, Params
 
 _ROUNDS = 8
 
@@ -69,6 +70,17 @@ def uniform(key: Key, n: int) -> Array:
     drawn = (bits >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)
     # without it compilers compute the hash again wherever its numbers are used
     return jax.lax.optimization_barrier(drawn)
+
+
+def uniform_like(key: Key, tree: Params) -> Params:
+    """Uniform numbers in [0, 1), float32, in the shapes of a tree: an rng stream for every leaf."""
+    leaves, structure = jax.tree.flatten(tree)
+    draws = [
+        # drawn flat: the same numbers, and CPUs compile it many times faster
+        jax.random.uniform(stream(key, path), (x.size,), jnp.float32).reshape(x.shape)
+        for path, x in zip(_tree.paths(tree), leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, draws)
 
 
 def permutation_words(key: Key) -> Array:

@@ -14,14 +14,12 @@ import json
 from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.experimental.sparse import BCSR
 
 from jaxticket import _check, _show, _tree
 from jaxticket.compaction import TOLERANCE, Compact, Evaluated, Forward, WeightsT, difference
 from jaxticket.nn import flops
-from jaxticket.nn.sparse_layers import WithSparse, dense_layers
+from jaxticket.nn.sparse_layers import WithSparse, dense_layers, rows_of
 from jaxticket.typing import Network, Params
 
 FORMATS = ("dense", "bcsr")
@@ -133,12 +131,3 @@ def _with_kernels(params: Params, layers: Mapping[str, float]) -> Params:
         for path, w in _tree.leaves(params).items()
     }
     return jax.tree.unflatten(jax.tree.structure(params), list(leaves.values()))
-
-
-def rows_of(matrix: np.ndarray) -> BCSR:
-    """The entries of a matrix that are not zero, by rows."""
-    kept = matrix != 0
-    starts = np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int32)
-    columns = np.nonzero(kept)[1].astype(np.int32)
-    data = (jnp.asarray(matrix[kept]), jnp.asarray(columns), jnp.asarray(starts))
-    return BCSR(data, shape=matrix.shape, indices_sorted=True, unique_indices=True)

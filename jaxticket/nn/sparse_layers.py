@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.experimental.sparse import BCSR
 
@@ -87,6 +89,15 @@ def product(x: Array, kernel: BCSR, bias: Array | None) -> Array:
     if bias is not None:
         y = y + bias[None]
     return y.reshape(*x.shape[:-1], y.shape[-1])
+
+
+def rows_of(matrix: np.ndarray, kept: np.ndarray | None = None) -> BCSR:
+    """The entries of a matrix where `kept` is True, by rows; None for those that are not zero."""
+    chosen = np.asarray(matrix != 0 if kept is None else kept)
+    starts = np.concatenate([[0], np.cumsum(chosen.sum(axis=1))]).astype(np.int32)
+    columns = np.nonzero(chosen)[1].astype(np.int32)
+    data = (jnp.asarray(matrix[chosen]), jnp.asarray(columns), jnp.asarray(starts))
+    return BCSR(data, shape=matrix.shape, indices_sorted=True, unique_indices=True)
 
 
 def block(rows: int) -> int:

@@ -20,7 +20,7 @@ from jaxticket.nn.linearity import curved
 from jaxticket.problem import Problem
 from jaxticket.pruning.keep import prune_in_rounds
 from jaxticket.pruning.scores.spec import Recipe, name_of, recipe_of
-from jaxticket.pruning.structures.settings import StructureLike, units_of
+from jaxticket.pruning.structures.settings import StructureLike, units_in
 from jaxticket.random import stream
 from jaxticket.settings import Training
 from jaxticket.typing import (
@@ -104,9 +104,7 @@ def pruner(net: Network, mesh: Mesh, selection: Selection) -> Callable[..., tupl
       the weights are.
     """
     recipe, wanted = recipe_of(selection.score), selection.examples
-    units = None
-    if selection.structure is not None:
-        units = units_of(selection.structure, net.mask(selection.exclude), net)
+    units = units_in(net, selection.structure, selection.exclude)
     if recipe.flow and (bent := curved(net)):
         warnings.warn(
             f"`score` {name_of(selection.score)!r} sums paths through a network, and this one "

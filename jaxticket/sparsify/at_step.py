@@ -22,7 +22,7 @@ from jaxticket.pruning.structures.settings import (
     checked,
     implied,
     unit_counts,
-    units_of,
+    units_in,
 )
 from jaxticket.runs import Runs
 from jaxticket.settings import PruningAtStep
@@ -57,11 +57,7 @@ class AtStep(PruningAtStep, Strategy):
 
     def units(self, net: Network) -> Units | None:
         """What is kept or pruned together; None for single weights."""
-        return (
-            None
-            if self.structure is None
-            else units_of(self.structure, net.mask(self.exclude), net)
-        )
+        return units_in(net, self.structure, self.exclude)
 
     @property
     def title(self) -> str:
@@ -208,10 +204,10 @@ def checked_densities(
     """
     if density is not None:
         return one_or_several("density", density, share, like="(0.3, 0.1)", distinct=True)
-    if structure is None:
+    if (units := units_in(net, structure, exclude)) is None:
         raise ValueError(
             "`density` must be in (0, 1], got None: only structures such as '2:4' imply it"
         )
-    own = implied("density", None, units_of(structure, net.mask(exclude), net))
+    own = implied("density", None, units)
     assert own is not None, "without one, `implied` raises"
     return (own,)

@@ -42,7 +42,7 @@ from jaxticket.pruning.structures.settings import (
     check_scope,
     checked,
     labeled,
-    units_of,
+    units_in,
 )
 from jaxticket.runs import Runs
 from jaxticket.settings import Training, name_or_function
@@ -215,11 +215,7 @@ class Pruning(Strategy):
 
     def units(self, net: Network) -> Units | None:
         """What is kept or pruned together; None for single weights."""
-        return (
-            None
-            if self.structure is None
-            else units_of(self.structure, net.mask(self.exclude), net)
-        )
+        return units_in(net, self.structure, self.exclude)
 
     def kept_at(self, level: int, net: Network) -> np.ndarray:
         """Weights, or units of the structure, that a level keeps, int32: one, or one per layer."""

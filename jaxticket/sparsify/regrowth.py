@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxticket import _tree, masks
+from jaxticket import masks
 from jaxticket.engine import parallel
 from jaxticket.engine.dense import initial_networks
 from jaxticket.engine.loop import take
@@ -21,7 +21,7 @@ from jaxticket.engine.metrics import Loss, normalized
 from jaxticket.engine.source import DataArrays
 from jaxticket.problem import Problem
 from jaxticket.pruning.keep import keep_top
-from jaxticket.random import root_keys, stream
+from jaxticket.random import root_keys, stream, uniform_like
 from jaxticket.settings import Training
 from jaxticket.sparsify.runner import Runner
 from jaxticket.typing import Array, Key, Mask, Network, Params, Stats, cached
@@ -105,16 +105,8 @@ def uniform(runner: Runner, name: str, change: int) -> Params:
     """Random scores for each seed, [replica, ...]; args as of `drawn`."""
     shapes = runner.net.shapes[0]
 
-    def one(key: Key) -> Params:
-        leaves, tree = jax.tree.flatten(shapes)
-        keys = (stream(key, path) for path in _tree.paths(shapes))
-        draws = [
-            jax.random.uniform(k, x.shape, jnp.float32) for k, x in zip(keys, leaves, strict=True)
-        ]
-        return jax.tree.unflatten(tree, draws)
-
     keys = jax.vmap(lambda key: stream(key, name, change))(root_keys(runner.seeds))
-    return jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(keys))
+    return jax.tree.map(np.asarray, jax.jit(jax.vmap(lambda key: uniform_like(key, shapes)))(keys))
 
 
 def slopes(

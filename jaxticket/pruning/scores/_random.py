@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
-
-from jaxticket._tree import paths
 from jaxticket.pruning.scores.spec import recipe
-from jaxticket.random import stream
+from jaxticket.random import uniform_like
 from jaxticket.typing import Key, Params, ScoreContext
 
 
@@ -18,10 +14,4 @@ def random(params: Params, context: ScoreContext, *, key: Key) -> Params:
     Reference: Frankle's thesis, section 5.2 (random pruning).
     """
     del context
-    leaves, tree = jax.tree.flatten(params)
-    draws = [
-        # drawn flat: the same numbers, and CPUs compile it many times faster
-        jax.random.uniform(stream(key, path), (jnp.size(x),), jnp.float32).reshape(jnp.shape(x))
-        for path, x in zip(paths(params), leaves, strict=True)
-    ]
-    return jax.tree.unflatten(tree, draws)
+    return uniform_like(key, params)

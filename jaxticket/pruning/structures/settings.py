@@ -100,6 +100,22 @@ def units_of(structure: StructureLike | Units, mask: Mask, net: Network | None =
     return structure_of(structure).units(masks.known(mask), net)
 
 
+def units_in(
+    net: Network, structure: StructureLike | None, exclude: Sequence[str] = ()
+) -> Units | None:
+    """Group the weights of a network that are pruned; None for single weights.
+
+    Args:
+      net: the network.
+      structure: as a setting; None for single weights.
+      exclude: patterns of paths that are never pruned.
+
+    Raises:
+      ValueError: as `units_of`.
+    """
+    return None if structure is None else units_of(structure, net.mask(exclude), net)
+
+
 def implied(argument: str, density: float | None, units: Units) -> float | None:
     """The density to prune to: that which is given, or that of the structure.
 

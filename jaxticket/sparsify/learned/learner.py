@@ -26,7 +26,7 @@ from jaxticket.labels import CLASSES, Labels
 from jaxticket.nn import flops
 from jaxticket.pruning.keep import keep_top
 from jaxticket.pruning.structures import Units
-from jaxticket.pruning.structures.settings import StructureLike, units_of
+from jaxticket.pruning.structures.settings import StructureLike, units_in
 from jaxticket.random import stream
 from jaxticket.settings import Training, static_part
 from jaxticket.sparsify.learned.constraints import Pull
@@ -209,9 +209,7 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
     @functools.cached_property
     def units(self) -> Units | None:
         """What is kept or pruned together; None for single weights."""
-        if self.structure is None:
-            return None
-        return units_of(self.structure, self.net.mask(self.exclude), self.net)
+        return units_in(self.net, self.structure, self.exclude)
 
     def _of_weights(self, soft: Params) -> Params:
         """The soft mask of weights, from that of units."""
