@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import math
 import numbers
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, SupportsFloat, SupportsIndex, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, SupportsFloat, SupportsIndex, TypeVar
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ import numpy as np
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
+P = ParamSpec("P")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., object])
 INT32 = 2**31 - 1
@@ -60,6 +62,35 @@ def from_table(argument: str, value: str | F, table: Mapping[str, F]) -> F:
     raise ValueError(
         f"`{argument}` is unknown: {shown(value)}; {nearest(str(value), table)}, or pass a function"
     )
+
+
+def refusing(**remedies: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Make a function refuse arguments that only others have, and say what to do instead.
+
+    Args:
+      **remedies: by the name of the argument: why there is none, and what to do instead.
+
+    >>> @refusing(rewind="nothing is rewound; use jt.find_tickets")
+    ... def train(density): ...
+    >>> train(0.5, rewind=100)
+    Traceback (most recent call last):
+    ValueError: `rewind` 100 is no argument of train: nothing is rewound; use jt.find_tickets
+    """
+
+    def decorated(function: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(function)
+        def checked(*args: P.args, **options: P.kwargs) -> T:
+            for name, remedy in remedies.items():
+                if name in options:
+                    raise ValueError(
+                        f"`{name}` {shown(options[name])} is no argument of {function.__name__}: "
+                        f"{remedy}"
+                    )
+            return function(*args, **options)
+
+        return checked
+
+    return decorated
 
 
 def one_of(argument: str, value: T, choices: Sequence[T]) -> T:

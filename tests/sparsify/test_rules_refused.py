@@ -114,6 +114,15 @@ def test_rules_do_not_rewind():
         train(Rewound())
 
 
+@pytest.mark.parametrize("rewind", [100, None])
+def test_rewinding_is_what_find_tickets_does(rewind):
+    message = rf"`rewind` {rewind} is no argument of sparse_train: .* rewind with jt.find_tickets"
+    with pytest.raises(ValueError, match=message):
+        train("rigl", rewind=rewind)
+    with pytest.raises(TypeError, match="'rewound'"):
+        train("rigl", rewound=rewind)
+
+
 def test_frozen_weights_do_not_come_back():
     """They would stay zero; rules that only prune may prune them, and others the rest."""
     training = TRAINING.replace(trainable=("dense_1/*",))

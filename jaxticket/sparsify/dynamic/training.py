@@ -16,7 +16,17 @@ from jax.extend.core import Literal
 from jax.sharding import Mesh
 
 from jaxticket import _identity, _show, _tree, masks
-from jaxticket._check import flag, hashable, naming, nearest, or_none, settle, shown, texts
+from jaxticket._check import (
+    flag,
+    hashable,
+    naming,
+    nearest,
+    or_none,
+    refusing,
+    settle,
+    shown,
+    texts,
+)
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
@@ -34,7 +44,7 @@ from jaxticket.pruning.structures.settings import (
     implied,
     labeled,
     unit_counts,
-    units_of,
+    units_in,
 )
 from jaxticket.random import stream
 from jaxticket.results import EvaluationLog
@@ -128,9 +138,8 @@ class SparseTraining(PruningAtStep):
         Raises:
           ValueError: for layers, densities and rules that the structure does not fit.
         """
-        if self.structure is None:
+        if (units := units_in(net, self.structure, self.exclude)) is None:
             return self.rule
-        units = units_of(self.structure, net.mask(self.exclude), net)
         for share in self.densities:
             unit_counts(units, implied("density", share, units), 1)
         return self.rule.structured(units)
@@ -187,6 +196,10 @@ def _looks(net: Network, training: Training, rule: MaskRule) -> bool:
     return any(x in gradient for x in used if not isinstance(x, Literal))
 
 
+@refusing(
+    rewind="masks that move train in one go, and nothing is rewound; pass weights to start from as "
+    "`init`, or rewind with jt.find_tickets"
+)
 def sparse_train(
     net: Network,
     data: Data | Stream,
