@@ -39,7 +39,6 @@ import pandas as pd
 
 import jaxticket as jt
 from experiments.common.job import (
-    LENET,
     Job,
     budget,
     chosen,
@@ -50,6 +49,7 @@ from experiments.common.job import Settings as Common
 from experiments.common.learned import late_step, learned
 from experiments.common.report import cell, differences, in_words, named, save, seeds, single
 from experiments.common.rules import rule_of
+from experiments.common.sizes import LENET
 
 CONTROLS = ("shuffle", "reinit", "inverted")
 Find = Callable[[Job, str], jt.Runs]

@@ -40,7 +40,8 @@ from experiments.benchmarks.lenet import images
 from jaxticket import masks
 from jaxticket.compaction import Compact
 from jaxticket.nn.convolution import conv
-from jaxticket.sparse_format import rows_of, sparse
+from jaxticket.nn.sparse_layers import rows_of
+from jaxticket.sparse_format import sparse
 
 DENSITIES = (0.2, 0.05, 0.02, 0.01, 0.005)
 VARIANTS = ("masked", "compact", "bcsr", "both", "scipy")

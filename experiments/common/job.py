@@ -1,4 +1,4 @@
-"""What the scripts have in common: settings, sizes, data, the time budget, training.
+"""What the scripts have in common: settings, data, the time budget, training.
 
 A script prepares a job, trains inside `budget(job)`, then prints, draws and saves (`report.py`).
 `--preset` names a setting of `jt.PRESETS`, `--size` says how large: "quick" (minutes on two CPU
@@ -27,6 +27,7 @@ import pandas as pd
 import tyro
 
 import jaxticket as jt
+from experiments.common.sizes import Size, paper_size, quick_size
 from jaxticket._files import write_text
 from jaxticket.presets import Preset
 from jaxticket.sparsify.learned import Method
@@ -61,87 +62,6 @@ NETWORKS = {
 DATA = {"mnist": "MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Size:
-    """How large an experiment is; `Settings` describes the fields."""
-
-    seeds: int
-    levels: int
-    fraction: float
-    steps: int
-    eval_every: int
-    share: float = 1.0
-    width: float = 1.0
-    eval_train_examples: int = 10_000
-    batch_size: int | None = None
-    test_examples: int | None = None
-    pool: int = 1
-
-
-# 36% is two steps of 20% at once, 48.8% three, 59% four
-LENET = Size(3, 10, 0.36, 600, 150, share=0.1, eval_train_examples=2_000)
-_CONV = Size(
-    2, 4, 0.59, 350, 350, share=0.2, width=0.25, eval_train_examples=1_000, test_examples=2_000
-)
-# small batches, so that there are steps enough to learn something; 74% is six steps of 20%
-_DEEP = dataclasses.replace(
-    _CONV, levels=2, fraction=0.74, steps=160, eval_every=160, batch_size=64
-)
-QUICK: dict[str, Size] = {
-    "lenet": LENET,
-    "conv2": _CONV,
-    "conv4": _CONV,
-    "conv6": _CONV,
-    "conv8": _CONV,
-    # narrower is hardly faster: many small operations
-    "resnet14": dataclasses.replace(_DEEP, width=0.5),
-    "resnet20": dataclasses.replace(_DEEP, width=0.5),
-    "vgg16": dataclasses.replace(_DEEP, width=0.125),
-    **{
-        name: dataclasses.replace(_DEEP, width=0.125)
-        for name in ("vgg19_one_ticket", "vgg11", "vgg19", "vgg2_16", "resnet18")
-    },
-    **{
-        name: dataclasses.replace(_DEEP, width=0.125) for name in ("wrn14_8", "wrn14_10", "wrn20_8")
-    },
-    **{name: dataclasses.replace(_DEEP, width=0.5) for name in ("wrn32_2", "wrn22_2")},
-    "wrn16_4": dataclasses.replace(_DEEP, width=0.25),
-}
-"""Quick sizes by network: narrow, on part of the data, with the schedule shrunk in proportion."""
-
-
-def quick_size(preset: Preset, changes: Mapping[str, object], lenet: Mapping[str, object]) -> Size:
-    """Give the quick size of a setting.
-
-    Args:
-      preset: the setting.
-      changes: what a script changes about all quick sizes.
-      lenet: what it changes beyond that about the one of LeNet, which has time for more.
-
-    Raises:
-      ValueError: if there is none for the network.
-    """
-    if preset.network not in QUICK:
-        raise ValueError(
-            f"`size`='quick' is not known for {preset.name!r} (network {preset.network!r}), only "
-            f"for {', '.join(QUICK)}; use --size paper, with --steps, --share and --width as needed"
-        )
-    every = {**changes, **(lenet if preset.network == "lenet" else {})}
-    return dataclasses.replace(QUICK[str(preset.network)], **every)
-
-
-def paper_size(preset: Preset, changes: Mapping[str, object]) -> Size:
-    """Give the source's size: all data, all of the schedule; at least 20 levels, to about 1%."""
-    size = Size(
-        seeds=preset.replicates or 5,
-        levels=max(20, preset.pruning.levels),
-        fraction=preset.pruning.fraction,
-        steps=preset.training.steps,
-        eval_every=max(1, preset.training.steps // 10),
-    )
-    return dataclasses.replace(size, **changes)
-
-
 def size_of(
     preset: Preset,
     settings: Settings,
@@ -157,24 +77,6 @@ def size_of(
         size = paper_size(preset, paper or {})
     given = {f.name: getattr(settings, f.name) for f in dataclasses.fields(Size)}
     return dataclasses.replace(size, **{k: v for k, v in given.items() if v is not None})
-
-
-def size_in_words(size: Size) -> str:
-    """Write a size as headers of scripts have it after "Sizes:"."""
-    parts = [f"{size.seeds} seed{'s' if size.seeds > 1 else ''}"]
-    if size.levels:
-        parts.append(f"{size.levels} level{'s' if size.levels > 1 else ''}")
-        parts[-1] += f" pruning {100 * size.fraction:.3g}%"
-    parts.append(f"{size.steps:,} steps")
-    if size.batch_size:
-        parts[-1] += f" of batch {size.batch_size}"
-    if size.share != 1:
-        parts.append(f"{100 * size.share:g}% of the examples")
-    if size.width != 1:
-        parts.append(f"width {size.width:g}")
-    if size.pool != 1:
-        parts.append(f"images pooled by {size.pool}")
-    return ", ".join(parts)
 
 
 def pooled(data: jt.data.Data, pool: int) -> jt.data.Data:

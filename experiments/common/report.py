@@ -19,8 +19,9 @@ from numpy.typing import ArrayLike
 from pandas.core.groupby import SeriesGroupBy
 
 import jaxticket as jt
-from experiments.common.job import Job, count_seconds, paper_size
+from experiments.common.job import Job, count_seconds
 from experiments.common.machine import processor
+from experiments.common.sizes import paper_size
 from jaxticket.analysis.conditions import clear_gap
 from jaxticket.plots._style import BranchStyle, branch_order
 from jaxticket.presets import Preset

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import jaxticket as jt
-from experiments.common.job import LENET, Job
+from experiments.common.job import Job
 from experiments.common.job import Settings as Common
 from experiments.common.report import (
     MATCHING,
@@ -28,6 +28,7 @@ from experiments.common.report import (
     shared_legend,
     single,
 )
+from experiments.common.sizes import LENET
 from jaxticket.controls import changed
 from jaxticket.presets import Preset
 

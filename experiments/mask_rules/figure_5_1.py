@@ -45,11 +45,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import jaxticket as jt
-from experiments.common.job import LENET, Job, budget, chosen, launch, prepare
+from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.job import Settings as Common
 from experiments.common.learned import late_step
 from experiments.common.report import cell, grid, named, pair, save, seeds, shared_legend, single
 from experiments.common.rules import interval, rule_of
+from experiments.common.sizes import LENET
 from jaxticket import masks
 from jaxticket.nn import flops
 from jaxticket.sparsify.dynamic import MaskRule, RigL, TopKAST

@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 
 import jaxticket as jt
-from experiments.common.job import LENET, Job
+from experiments.common.job import Job
 from experiments.common.job import Settings as Common
+from experiments.common.sizes import LENET
 
 BANDS = "bands are standard deviations over seeds and pairs of copies"
 # steps of the source's training; at quick size shares of the shorter one, which has few steps

@@ -30,9 +30,9 @@ from experiments.common.job import (
     launch,
     pooled,
     prepare,
-    size_in_words,
     size_of,
 )
+from experiments.common.sizes import size_in_words
 from experiments.kd_lts import accuracy, against_rewinding, distribution_shifts
 from experiments.kd_lts._claims import compared
 from experiments.one_ticket import data_sets
