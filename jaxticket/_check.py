@@ -389,6 +389,14 @@ def texts(argument: str, value: object, *, like: str) -> tuple[str, ...]:
     return several(argument, given, text, like=like, empty=True, distinct=True)
 
 
+def patterns(argument: str, value: object, *, like: str) -> tuple[str, ...]:
+    """Patterns of paths, at least one."""
+    given = texts(argument, value, like=like)
+    if not given:
+        raise ValueError(f"`{argument}` is empty; pass at least one pattern, such as {like}")
+    return given
+
+
 def one_or_several(
     argument: str,
     value: object,

@@ -24,8 +24,9 @@ from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.judged import ACCURACY
 from jaxticket.labels import Labels
+from jaxticket.pruning_settings import PruningSettings
 from jaxticket.runs import Runs
-from jaxticket.settings import PruningSettings, Training
+from jaxticket.settings import Training
 from jaxticket.sparsify.early_pruning import BySteps
 from jaxticket.ticket import Ticket
 from jaxticket.typing import Json, Network

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxticket._check import settle, whole
+from jaxticket._promotion import relaxed_types
 from jaxticket.losses import token_losses
-from jaxticket.typing import Array, relaxed_types
+from jaxticket.typing import Array
 from jaxticket.typing import Metric as Metric
 
 

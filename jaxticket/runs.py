@@ -26,7 +26,8 @@ from jaxticket.engine.judged import judged
 from jaxticket.engine.metrics import METRICS, metric_names
 from jaxticket.engine.source import split_names
 from jaxticket.engine.store import explained
-from jaxticket.settings import Loaded, PruningSettings, Training
+from jaxticket.pruning_settings import Loaded, PruningSettings
+from jaxticket.settings import Training
 from jaxticket.ticket import Ticket, check_ticket
 from jaxticket.typing import Json, Network, Params, Stats
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, ParamSpec, Protocol, TypeAlias, TypeVar, cast
 
@@ -111,16 +110,6 @@ def cached(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Cache a function as `functools.lru_cache` does, and keep its signature for checkers."""
     # a checker knows `lru_cache` to take anything that is hashable
     return cast("Callable[[Callable[P, T]], Callable[P, T]]", functools.lru_cache(maxsize))
-
-
-@contextlib.contextmanager
-def relaxed_types() -> Iterator[None]:
-    """Promote types and ranks as NumPy does, whatever was chosen for this process.
-
-    Code of other libraries, such as optax, counts on that.
-    """
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from patterns import DATA, NET, TRAINING, equal, initial
 import jaxticket as jt
 from jaxticket import _identity, _saved, masks
 from jaxticket._identity.owner import known_name
+from jaxticket.pruning_settings import Loaded
 
 SHORT = TRAINING.replace(steps=10, milestones=())
 MESH = {"seeds": (3, 5), "progress": False}
@@ -311,13 +312,19 @@ def test_settings_are_made_again_from_their_record(settings):
     assert _identity.recorded(_identity.rebuilt(record)) == _identity.recorded(settings)
 
 
-def test_folders_know_a_class_by_its_first_name_wherever_it_moves():
-    pruning = jt.EarlyPruning((0.5,), score="random")
-    record = _identity.recorded(pruning)
-    assert record["class"] == "jaxticket.sparsify.at_step:EarlyPruning"
-    assert _identity.rebuilt(record) == pruning
-    # and a class of the user's that derives from it
-    assert known_name(jt.EarlyPruning) == "jaxticket.sparsify.at_step.EarlyPruning"
+MOVED = {
+    "jaxticket.settings:Loaded": Loaded((0.5,)),
+    "jaxticket.sparsify.at_step:EarlyPruning": jt.EarlyPruning((0.5,), score="random"),
+}
+
+
+@pytest.mark.parametrize("first", MOVED)
+def test_folders_know_a_class_by_its_first_name_wherever_it_moves(first):
+    record = _identity.recorded(MOVED[first])
+    assert record["class"] == first
+    assert _identity.rebuilt(record) == MOVED[first]
+    # and so do folders of a class of the user's that derives from it
+    assert known_name(type(MOVED[first])) == first.replace(":", ".")
 
 
 def test_code_of_the_users_own_is_passed(tmp_path):

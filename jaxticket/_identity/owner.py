@@ -28,7 +28,10 @@ which all of these share.
 """
 
 MOVED: dict[str, str] = {
-    "jaxticket.sparsify.at_step:EarlyPruning": "jaxticket.sparsify.early_pruning:EarlyPruning"
+    "jaxticket.settings:Loaded": "jaxticket.pruning_settings:Loaded",
+    "jaxticket.settings:PruningAtStep": "jaxticket.pruning_settings:PruningAtStep",
+    "jaxticket.settings:PruningSettings": "jaxticket.pruning_settings:PruningSettings",
+    "jaxticket.sparsify.at_step:EarlyPruning": "jaxticket.sparsify.early_pruning:EarlyPruning",
 }
 """Where classes stand today that run folders know by an older module, as "module:name"."""
 _FIRST = {now: first for first, now in MOVED.items()}

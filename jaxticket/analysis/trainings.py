@@ -22,9 +22,10 @@ from jaxticket.engine.loop import Arrays, Jobs, Trained, history_arrays, join
 from jaxticket.engine.runtime import Run, Runtime
 from jaxticket.engine.source import split_names
 from jaxticket.nn.resize import narrowed, parameters
+from jaxticket.pruning_settings import PruningAtStep, PruningSettings
 from jaxticket.results import EvaluationLog
 from jaxticket.runs import Runs
-from jaxticket.settings import PruningAtStep, PruningSettings, Training
+from jaxticket.settings import Training
 from jaxticket.sparsify.runner import Group, Runner, final_weights
 from jaxticket.sparsify.strategy import dense_ticket, weights_of
 from jaxticket.ticket import Ticket

@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 from jaxticket import _tree, rescaling
 from jaxticket.connectivity.evaluator import Networks
 from jaxticket.controls import REDRAWN, Change, changed
+from jaxticket.pruning_settings import PruningAtStep, PruningSettings
 from jaxticket.runs import Runs, density
-from jaxticket.settings import PruningAtStep, PruningSettings
 from jaxticket.ticket import Ticket
 from jaxticket.typing import Network, Params
 

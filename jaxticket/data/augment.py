@@ -31,9 +31,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxticket._check import interval, settle, whole
+from jaxticket._promotion import relaxed_types
 from jaxticket.random import stream
 from jaxticket.settings import Training
-from jaxticket.typing import AnyArray, Array, Key, relaxed_types
+from jaxticket.typing import AnyArray, Array, Key
 
 ATTEMPTS = 10
 """Sizes that a random resized crop tries."""

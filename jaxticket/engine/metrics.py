@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxticket import _tree
 from jaxticket._check import naming
+from jaxticket._promotion import relaxed_types
 from jaxticket.data.arrays import Data
 from jaxticket.data.sampling import spread
 from jaxticket.data.streaming import Stream
@@ -27,7 +28,6 @@ from jaxticket.typing import (
     Params,
     Stats,
     cached,
-    relaxed_types,
 )
 
 Loss = str | LossFunction

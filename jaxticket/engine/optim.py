@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from jaxticket import _tree
+from jaxticket._promotion import relaxed_types
 from jaxticket.engine.selected import decaying, trained_part
 from jaxticket.settings import Dilated, Training
 from jaxticket.typing import (
@@ -22,7 +23,6 @@ from jaxticket.typing import (
     Params,
     RateSchedule,
     cached,
-    relaxed_types,
 )
 
 WeightsT = TypeVar("WeightsT", bound="Params | tuple[Params, ...]")

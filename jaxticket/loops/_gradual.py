@@ -16,9 +16,10 @@ from jax.typing import ArrayLike
 from jaxticket import _tree, masks
 from jaxticket._check import number, one_of, settle, share, whole
 from jaxticket._conditions import where_due
+from jaxticket._promotion import relaxed_types
 from jaxticket.loops._masked import MaskedState, advance, begin, checked, with_mask
 from jaxticket.pruning.keep import counts_of, keep_top
-from jaxticket.typing import Array, Mask, Params, relaxed_types
+from jaxticket.typing import Array, Mask, Params
 
 GradualScore = Callable[[Params, Params], Params]
 """`(params, gradient) -> scores`, trees of one structure; the highest are kept."""

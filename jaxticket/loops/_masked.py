@@ -11,7 +11,8 @@ import optax
 
 from jaxticket import _tree, masks
 from jaxticket._check import instance
-from jaxticket.typing import AnyArray, Array, Mask, Params, relaxed_types
+from jaxticket._promotion import relaxed_types
+from jaxticket.typing import AnyArray, Array, Mask, Params
 
 StateT = TypeVar("StateT")
 

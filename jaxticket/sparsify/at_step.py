@@ -24,8 +24,8 @@ from jaxticket.pruning.structures.settings import (
     unit_counts,
     units_in,
 )
+from jaxticket.pruning_settings import PruningAtStep
 from jaxticket.runs import Runs
-from jaxticket.settings import PruningAtStep
 from jaxticket.sparsify.cost import seconds_of
 from jaxticket.sparsify.runner import Runner
 from jaxticket.sparsify.strategy import Found, Strategy, dense_ticket, packed, unpacked

@@ -37,8 +37,9 @@ from jaxticket.pruning.layouts import Layout, layers_of
 from jaxticket.pruning.scores import LAYOUTS, SCORES
 from jaxticket.pruning.scores.spec import name_of, recipe_of
 from jaxticket.pruning.structures.settings import StructureLike, in_units, labeled, unit_counts
+from jaxticket.pruning_settings import name_or_function
 from jaxticket.runs import Runs
-from jaxticket.settings import Training, name_or_function
+from jaxticket.settings import Training
 from jaxticket.sparsify.at_step import AtStep, Wanted, checked_densities, found_in_blocks
 from jaxticket.sparsify.cost import Cost, of_dense, of_scoring, total
 from jaxticket.sparsify.plan import planned

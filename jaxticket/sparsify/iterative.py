@@ -44,8 +44,9 @@ from jaxticket.pruning.structures.settings import (
     labeled,
     units_in,
 )
+from jaxticket.pruning_settings import name_or_function
 from jaxticket.runs import Runs
-from jaxticket.settings import Training, name_or_function
+from jaxticket.settings import Training
 from jaxticket.sparsify.cost import (
     Cost,
     of_scoring,

@@ -41,10 +41,11 @@ from jaxticket.engine.monitors import Monitor, monitors_of
 from jaxticket.engine.program import program
 from jaxticket.engine.runtime import Row, Run
 from jaxticket.engine.supervised import Origin, Supervised, masked_network, network_of
+from jaxticket.pruning_settings import PruningSettings
 from jaxticket.random import root_keys
 from jaxticket.results import EvaluationLog
 from jaxticket.runs import Runs, Trainings, TrainingsAt, density
-from jaxticket.settings import PruningSettings, Training
+from jaxticket.settings import Training
 from jaxticket.sparsify.plan import NOTHING, Keeping
 from jaxticket.stopping import StopRule
 from jaxticket.ticket import Ticket, unpack

@@ -37,9 +37,10 @@ from jaxticket.engine.metrics import METRICS, metric_names
 from jaxticket.engine.monitors import monitors_of
 from jaxticket.engine.runtime import OnEvaluation, Run, Runtime
 from jaxticket.nn.pruned import pruned_line
+from jaxticket.pruning_settings import PruningSettings
 from jaxticket.results import EvaluationLog, tidy
 from jaxticket.runs import Runs, density
-from jaxticket.settings import PruningSettings, Training
+from jaxticket.settings import Training
 from jaxticket.sparsify.cohorts import extension, in_cohorts
 from jaxticket.sparsify.cost import Cost, whole_or_mean
 from jaxticket.sparsify.plan import Keeping, Plan, planned

@@ -17,8 +17,9 @@ from jaxticket.data.streaming import Stream
 from jaxticket.engine import teaching
 from jaxticket.engine.program import check_fit
 from jaxticket.engine.runtime import OnEvaluation, Runtime, settled
+from jaxticket.pruning_settings import Loaded, PruningSettings
 from jaxticket.runs import Runs
-from jaxticket.settings import Loaded, PruningSettings, Training
+from jaxticket.settings import Training
 from jaxticket.sparsify.plan import checked_keep
 from jaxticket.sparsify.runner import Group, Runner, Weights
 from jaxticket.ticket import Ticket

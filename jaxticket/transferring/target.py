@@ -17,9 +17,10 @@ from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.dense import Networks, initial_networks
+from jaxticket.pruning_settings import Loaded, PruningAtStep
 from jaxticket.random import stream
 from jaxticket.runs import Runs, density
-from jaxticket.settings import Loaded, PruningAtStep, Training
+from jaxticket.settings import Training
 from jaxticket.ticket import Ticket, check_ticket
 from jaxticket.transferring.adapt import fit
 from jaxticket.transferring.depth import Blocks, copies, depths, elastic, path_in, sources

@@ -13,9 +13,10 @@ from matfree import decomp, stochtrace
 
 from jaxticket import _tree, masks
 from jaxticket._check import flag, number, one_of, settle, whole
+from jaxticket._promotion import relaxed_types
 from jaxticket.problem import Problem
 from jaxticket.ticket import Ticket
-from jaxticket.typing import Key, Params, relaxed_types
+from jaxticket.typing import Key, Params
 
 MATRICES = ("hessian", "gauss_newton")
 ORDERS = ("magnitude", "value")

@@ -46,10 +46,11 @@ from jaxticket.pruning.structures.settings import (
     unit_counts,
     units_in,
 )
+from jaxticket.pruning_settings import PruningAtStep
 from jaxticket.random import stream
 from jaxticket.results import EvaluationLog
 from jaxticket.runs import Runs, density
-from jaxticket.settings import PruningAtStep, Training
+from jaxticket.settings import Training
 from jaxticket.sparsify.at_step import checked_densities
 from jaxticket.sparsify.cohorts import extension, in_cohorts
 from jaxticket.sparsify.cost import (
