@@ -24,6 +24,7 @@ from jax.core import Tracer
 from jaxticket._identity.owner import (
     PACKAGE,
     VERSIONS,
+    first_name,
     hashed,
     known_name,
     of_users_class,
@@ -312,14 +313,14 @@ class Walk:
 
     def _class(self, kind: type) -> bytes:
         if owner_of(kind) is not None and not _made(kind):
-            return self._library(f"{kind.__module__}.{kind.__qualname__}")
+            return self._library(first_name(kind.__module__, kind.__qualname__))
         parts = []
         for one in kind.__mro__:
             if owner_of(one) is None:
                 self.own = True
                 parts += self._compiled(one)
             else:
-                parts.append(self._library(f"{one.__module__}.{one.__qualname__}"))
+                parts.append(self._library(first_name(one.__module__, one.__qualname__)))
                 if not _made(one):
                     continue
             members = {k: v for k, v in vars(one).items() if k not in _IGNORED}

@@ -56,7 +56,7 @@ def name_of(function: object) -> str:
     if not isinstance(named, str):
         function = type(function)
         named = function.__qualname__
-    return f"{getattr(function, '__module__', None) or ''}.{named}"
+    return first_name(getattr(function, "__module__", None) or "", named)
 
 
 def of_users_class(value: object) -> bool:
@@ -187,13 +187,20 @@ def known_name(value: object) -> str | None:
         # without calling properties
         found = inspect.getattr_static(found, part, None)
         found = found.__func__ if isinstance(found, (staticmethod, classmethod)) else found
-    return first_name(module, named).replace(":", ".") if found is value else None
+    return first_name(module, named) if found is value else None
 
 
-def first_name(module: str, named: str) -> str:
-    """The name "module:name" by which run folders know a class, wherever it has moved since."""
-    today = f"{module}:{named}"
-    return _FIRST.get(today, today)
+def first_name(module: str, named: str, between: str = ".") -> str:
+    """The name by which run folders know a class or its method, wherever it has moved since.
+
+    Args:
+      module, named: module and qualified name today.
+      between: what stands between the two.
+    """
+    head, dot, rest = named.partition(".")
+    today = f"{module}:{head}"
+    module, _, head = _FIRST.get(today, today).partition(":")
+    return f"{module}{between}{head}{dot}{rest}"
 
 
 def written_name(function: types.FunctionType) -> str:

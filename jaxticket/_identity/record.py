@@ -109,7 +109,7 @@ def _known(value: object) -> str | None:
         return None
     if module.partition(".")[0] not in LIBRARIES or "<" in name:
         return None
-    known = first_name(module, name)
+    known = first_name(module, name, ":")
     try:
         return known if _found(known, "") is value else None
     except OwnCodeError:
