@@ -158,6 +158,8 @@ class Network:
       stages: names of the residual blocks of each stage, which can be stretched to other depths.
       given: the weights that training starts from, as `with_params` sets them; None for those that
         `init` draws.
+      float32: patterns of paths of the params that `apply` is given in float32 also where it
+        computes in bfloat16, such as scales and biases of norms, and rounds by itself.
     """
 
     config: str
@@ -175,6 +177,7 @@ class Network:
     symmetry: SymmetryOf | None = field(default=None, repr=False)
     stages: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
     given: Given | None = field(default=None, repr=False)
+    float32: tuple[str, ...] = field(default=(), repr=False)
 
     __repr__ = _show.text
     _repr_html_ = _show.text_html

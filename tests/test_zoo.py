@@ -16,6 +16,7 @@ import trees
 
 import jaxticket as jt
 from jaxticket import masks
+from jaxticket.engine.metrics import computed
 from jaxticket.nn import is_junction
 
 nets = jt.networks
@@ -218,7 +219,7 @@ def drawn(net, *, replicas=(), seed=5):
 def traced(net, *, train=True, dtype=jnp.float32, tap=None):
     """The jaxpr of a forward pass and the shapes of (logits, stats)."""
     params, stats = net.shapes
-    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), params)
+    params = jax.eval_shape(lambda params: computed(net, params, str(jnp.dtype(dtype))), params)
     x = jax.ShapeDtypeStruct((2, *net.shape), dtype)
     run = lambda p, s, x: net.apply(p, s, x, train=train, tap=tap)  # noqa: E731
     jaxpr, out = jax.make_jaxpr(run, return_shape=True)(params, stats, x)
@@ -346,7 +347,7 @@ def test_activations_follow_the_dtype_of_the_images(family, norm):
         seen.append(x.dtype)
         return x
 
-    # as the trainer does it: weights and images in bfloat16, statistics in float32
+    # as the trainer does it: weights and images in bfloat16, norms and statistics in float32
     _, (logits, stats) = traced(net, dtype=jnp.bfloat16, tap=tap)
     assert logits.dtype == jnp.bfloat16 and set(seen) == {jnp.dtype(jnp.bfloat16)}
     assert {x.dtype for x in jax.tree.leaves(stats)} <= {jnp.dtype(jnp.float32)}

@@ -22,6 +22,7 @@ from jaxticket.engine.loop import Arrays
 from jaxticket.engine.metrics import cast
 from jaxticket.engine.monitors import check_numbers
 from jaxticket.engine.runtime import Runtime, settled
+from jaxticket.engine.together import together
 from jaxticket.problem import Problem, batched
 from jaxticket.random import root_keys, stream
 from jaxticket.runs import WEIGHTS, Runs, density, require_runs
@@ -321,7 +322,6 @@ def measurer(net: Network, mesh: Mesh, probe: Probe) -> Callable[..., dict[str, 
       `look(limits, tickets, keys, problem) -> name -> [replica, ...]`, nan where the limit is 0;
       keys as key data.
     """
-    del net  # part of the key of the cache: probes look at it through the problem
 
     def one(limit: jax.Array, ticket: Ticket, key: Key, problem: Problem) -> dict[str, jax.Array]:
         real = str(jnp.result_type(float))
@@ -341,4 +341,6 @@ def measurer(net: Network, mesh: Mesh, probe: Probe) -> Callable[..., dict[str, 
 
         return jax.lax.cond(limit > 0, measured, skipped, own)
 
-    return parallel.over_replicas(one, mesh, shared=1, checked=False)
+    # probes look at the network through the problem
+    most = together(net, mesh)
+    return parallel.over_replicas(one, mesh, shared=1, checked=False, vmapped=most)

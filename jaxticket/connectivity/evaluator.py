@@ -20,7 +20,7 @@ from jaxticket.engine.dense import Networks as Networks
 from jaxticket.engine.metrics import (
     Batched,
     Normalization,
-    cast,
+    computed,
     losses,
     means,
     normalized,
@@ -30,6 +30,7 @@ from jaxticket.engine.metrics import (
 )
 from jaxticket.engine.program import check_fit
 from jaxticket.engine.source import Source, put_data, split_names
+from jaxticket.engine.together import together
 from jaxticket.labels import answered, labels_of, living
 from jaxticket.settings import Training, static_part
 from jaxticket.typing import Network, Params, Stats
@@ -332,7 +333,7 @@ def _programs(net: Network, training: Training, mesh: Mesh, splits: int, train: 
         by: Normalization,
     ) -> Total:
         params, stats = combined(stack, index, weight)
-        params = cast(params, training.compute_dtype)
+        params = computed(net, params, training.compute_dtype)
         zeros = jax.tree.map(jnp.zeros_like, stats)
 
         def batch(total: Total, inputs: Batched) -> tuple[Total, None]:
@@ -366,7 +367,7 @@ def _programs(net: Network, training: Training, mesh: Mesh, splits: int, train: 
     def examples(
         limit: jax.Array, params: Params, stats: Stats, batched: Batched, by: Normalization
     ) -> tuple[jax.Array, jax.Array]:
-        weights = cast(params, training.compute_dtype)
+        weights = computed(net, params, training.compute_dtype)
 
         def predict(_: None, inputs: Batched) -> tuple[None, tuple[jax.Array, jax.Array]]:
             def look(inputs: Batched) -> tuple[jax.Array, jax.Array]:
@@ -393,9 +394,10 @@ def _programs(net: Network, training: Training, mesh: Mesh, splits: int, train: 
         with jax.default_matmul_precision(training.precision):
             return jax.lax.scan(predict, None, batched)[1]
 
+    most = together(net, mesh)
     return _Programs(
-        evaluate=parallel.over_replicas(evaluate, mesh, shared=3),
-        gather=parallel.over_replicas(gather, mesh, shared=3),
+        evaluate=parallel.over_replicas(evaluate, mesh, shared=3, vmapped=most),
+        gather=parallel.over_replicas(gather, mesh, shared=3, vmapped=most),
         average=parallel.over_replicas(average, mesh, shared=1),
-        examples=parallel.over_replicas(examples, mesh, shared=2),
+        examples=parallel.over_replicas(examples, mesh, shared=2, vmapped=most),
     )

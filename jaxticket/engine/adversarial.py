@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxticket._check import flag, number, one_of, settle, whole
 from jaxticket.engine.ascent import NORMS, Ball, Goal, climb, search
-from jaxticket.engine.metrics import Loss, Normalization, cast, normalized
+from jaxticket.engine.metrics import Loss, Normalization, computed, normalized
 from jaxticket.random import stream
 from jaxticket.typing import Array, Key, Network, Params, Stats
 
@@ -112,7 +112,7 @@ class PGD:
           float32 raw images, the shape of `x`.
         """
         clean, span = x.astype(jnp.float32), self.high - self.low
-        weights = cast(params, compute_dtype)
+        weights = computed(net, params, compute_dtype)
 
         def logits(moved: Array) -> Array:
             seen = normalized(moved, by, compute_dtype)

@@ -226,6 +226,14 @@ def cast(tree: Params, dtype: str) -> Params:
     )
 
 
+def computed(net: Network, params: Params, dtype: str) -> Params:
+    """The params in the compute dtype, those that the network keeps so in float32 at least."""
+    at_least = "float64" if dtype == "float64" else "float32"
+    leaves, tree = jax.tree.flatten(params)
+    kinds = [at_least if _tree.matches(p, net.float32) else dtype for p in _tree.paths(params)]
+    return jax.tree.unflatten(tree, [cast(x, k) for x, k in zip(leaves, kinds, strict=True)])
+
+
 def evaluate(
     net: Network,
     params: Params,
@@ -294,7 +302,7 @@ def tally(
     They are loss, right answers, examples, and the sums of the metrics.
     """
     metrics = chosen_metrics(training.metrics)
-    weights = cast(params, training.compute_dtype)
+    weights = computed(net, params, training.compute_dtype)
 
     def batch(totals: Array, inputs: Batched) -> tuple[Array, None]:
         x, y, split = own_part(inputs, axis)

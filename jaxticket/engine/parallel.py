@@ -24,6 +24,7 @@ from jaxticket._check import path_or_none, whole
 from jaxticket.typing import AnyArray
 
 T = TypeVar("T")
+InT = TypeVar("InT")
 
 SEED, DATA = "seed", "data"
 
@@ -285,10 +286,14 @@ class Placement:
         return key if self.axis is None else jax.random.fold_in(key, self.part[0])
 
 
-def placement(mesh: Mesh) -> Placement:
-    """How replicas and batches lie on a mesh."""
+def placement(mesh: Mesh, vmapped: int | None = None) -> Placement:
+    """How replicas and batches lie on a mesh, and how many run vmapped, as of `over_replicas`."""
     size = mesh.shape[DATA]
-    return Placement((DATA, size) if size > 1 else None, not maps(mesh))
+    return Placement((DATA, size) if size > 1 else None, not _one_by_one(mesh, vmapped))
+
+
+def _one_by_one(mesh: Mesh, vmapped: int | None) -> bool:
+    return maps(mesh) if vmapped is None else vmapped == 1
 
 
 _compiles: ContextVar[Callable[[], None]] = ContextVar("_compiles", default=lambda: None)
@@ -304,6 +309,29 @@ def told_of_compiling(tell: Callable[[], None]) -> Iterator[None]:
         _compiles.reset(token)
 
 
+def _in_blocks(block: Callable[[InT], T], given: InT, most: int) -> T:
+    """Run `block` on blocks of at most so many replicas one after another.
+
+    Args:
+      block: a function of arrays [replica, ...] that gives such.
+      given: its arguments, of all replicas.
+      most: replicas of a block.
+    """
+    count = jax.tree.leaves(given)[0].shape[0]
+    blocks = -(-count // most)
+    if blocks == 1:
+        return block(given)
+    each = -(-count // blocks)
+    # the first few once more, so that all blocks are of one size and one program
+    missing = blocks * each - count
+
+    def cut(x: jax.Array) -> jax.Array:
+        return jnp.concatenate([x, x[:missing]]).reshape(blocks, each, *x.shape[1:])
+
+    found = jax.lax.map(block, jax.tree.map(cut, given))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], found)
+
+
 def over_replicas(
     fn: Callable[..., T],
     mesh: Mesh,
@@ -312,6 +340,7 @@ def over_replicas(
     shared: int = 0,
     parted: tuple[int, ...] = (),
     checked: bool = True,
+    vmapped: int | None = None,
 ) -> Callable[..., T]:
     """Compile `fn` for many replicas.
 
@@ -327,12 +356,14 @@ def over_replicas(
       checked: let JAX follow which values vary over devices, as collectives need it. Without,
         functions of other libraries may make loops of constants, and derivatives by shared
         arguments are those of each replica, not their sum; then `fn` must not use collectives.
+      vmapped: how many replicas of a device run vmapped together at most; as equal blocks as
+        possible run one after another. None for all of them, on a CPU for one.
 
     Returns:
       `run(limits, *replicas, *shared)`: limits int32 [replica], the other arguments but the last
       `shared` with a leading replica axis that the seed axis of the mesh divides. Jitted.
     """
-    one_by_one = maps(mesh)
+    one_by_one = _one_by_one(mesh, vmapped)
     # an axis of one device counts as varying too, where nothing averages over it
     split = P(SEED, None, DATA) if mesh.shape[DATA] > 1 else P(SEED)
 
@@ -340,7 +371,12 @@ def over_replicas(
         own, common = args[: len(args) - shared], args[len(args) - shared :]
         if one_by_one:
             return jax.lax.map(lambda a: fn(a[0], *a[1], *common), (limits, own))
-        return jax.vmap(lambda *a: fn(jnp.max(limits), *a, *common))(*own)
+
+        def block(given: tuple[jax.Array, tuple[object, ...]]) -> T:
+            limits, own = given
+            return jax.vmap(lambda *a: fn(jnp.max(limits), *a, *common))(*own)
+
+        return _in_blocks(block, (limits, own), vmapped or len(limits))
 
     def run(limits: jax.Array, *args: object) -> T:
         # reached when it is traced only

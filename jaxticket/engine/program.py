@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from jaxticket import _tree
 from jaxticket._check import instance
+from jaxticket._conditions import where_any
 from jaxticket.data import augment
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
@@ -29,6 +30,7 @@ from jaxticket.engine.metrics import (
     tally,
 )
 from jaxticket.engine.source import DataArrays
+from jaxticket.engine.together import together
 from jaxticket.labels import Labels, labels_of
 from jaxticket.random import permutation_words, stream
 from jaxticket.settings import Training
@@ -186,10 +188,17 @@ def _check_stop(training: Training, data: Data | Stream) -> None:
 
 @cached(64)
 def program(
-    learner: Learner[StateT, PlanT, OriginT], mesh: Mesh
+    learner: Learner[StateT, PlanT, OriginT], mesh: Mesh, vmapped: int | None = None
 ) -> Program[StateT, PlanT, OriginT]:
-    """The compiled functions of a learner on a mesh; equal arguments give the same ones."""
-    training, placement, traced = learner.training, parallel.placement(mesh), 0
+    """The compiled functions of a learner on a mesh; equal arguments give the same ones.
+
+    Args:
+      learner: what is compiled.
+      mesh: the devices.
+      vmapped: how many replicas of a device take a step together; `together` says it if None.
+    """
+    most = together(learner.net, mesh) if vmapped is None else vmapped
+    training, placement, traced = learner.training, parallel.placement(mesh, most), 0
     names = len(metric_names(training))
 
     def start(limit: Array, origin: OriginT, key: Key, step: Array) -> StateT:
@@ -226,15 +235,15 @@ def program(
             if learner.network(state) is None:
                 return state, skipped
 
-            def measure(s: StateT) -> Array:
-                network = learner.network(s)
+            def measured() -> Array:
+                network = learner.network(state)
                 assert network is not None
                 return evaluate(
                     learner.net, *network, batched, arrays.by, training,
                     splits=len(arrays.splits), axis=placement.axis,
                 )  # fmt: skip
 
-            return state, jax.lax.cond(wanted, measure, lambda _: skipped, state)
+            return state, where_any(wanted, measured, skipped)
 
     def tallied(
         limit: Array, state: StateT, sums: Array, batched: Batched, by: Normalization
@@ -264,8 +273,8 @@ def program(
     return Program(
         learner=learner,
         start=parallel.over_replicas(start, mesh),
-        chunk=parallel.over_replicas(chunk, mesh, donate=(0,), shared=1, parted=(4,)),
-        tallied=parallel.over_replicas(tallied, mesh, shared=2),
+        chunk=parallel.over_replicas(chunk, mesh, donate=(0,), shared=1, parted=(4,), vmapped=most),
+        tallied=parallel.over_replicas(tallied, mesh, shared=2, vmapped=most),
         averaged=parallel.over_replicas(averaged, mesh, shared=1),
         checked=parallel.over_replicas(checked, mesh),
         traces=lambda: traced,

@@ -14,7 +14,7 @@ from jaxticket.data.augment import augmented
 from jaxticket.engine.accumulation import accumulated, in_parts
 from jaxticket.engine.averaging import averaged, begun, rounded
 from jaxticket.engine.learner import Batch, Learner, Networks, Plan, guarded_update
-from jaxticket.engine.metrics import cast, normalized, trained_losses
+from jaxticket.engine.metrics import computed, normalized, trained_losses
 from jaxticket.engine.optim import apply_update, fresh_state, learning_rate
 from jaxticket.engine.parallel import Placement
 from jaxticket.engine.selected import completed, trained_part
@@ -109,7 +109,7 @@ class Supervised(Learner[TrainState, Plan, Origin]):
           batch: of this device.
           placement: the mean is over all devices that share the batch.
         """
-        weights = cast(params, self.training.compute_dtype)
+        weights = computed(self.net, params, self.training.compute_dtype)
         logits, stats = self.net.apply(
             weights, stats, batch.x, train=True, key=batch.key, axis_name=placement.axis_name
         )

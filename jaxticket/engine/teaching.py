@@ -13,7 +13,7 @@ from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine.accumulation import in_parts
 from jaxticket.engine.learner import Networks
-from jaxticket.engine.metrics import cast, outputs
+from jaxticket.engine.metrics import computed, outputs
 from jaxticket.random import root_keys
 from jaxticket.settings import Training
 from jaxticket.typing import Array, Given, Network
@@ -56,7 +56,7 @@ def answers(training: Training, teacher: Networks | None, x: Array) -> Array | N
     if teacher is None:
         raise ValueError("`plan` has no `teacher`, which the training needs; make it by job_plan")
     net, (params, stats) = training.teacher.net, teacher
-    weights = cast(params, training.compute_dtype)
+    weights = computed(net, params, training.compute_dtype)
 
     def of(first: Array | int, x: Array) -> Array:
         del first

@@ -96,4 +96,7 @@ def family_network(
         adapted=family.adapted,
         symmetry=symmetry,
         stages=stages,
+        # `layers.Norm` computes in float32; rounded scales would have rounded gradients, which a
+        # TPU sums in passes of their own over the activations
+        float32=("*norm*/scale", "*norm*/bias"),
     )

@@ -379,6 +379,7 @@ def make_network(
     stages: Sequence[Sequence[str]] = (),
     master_weights: bool = False,
     marks: Mapping[str, object] | None = None,
+    float32: Sequence[str] = (),
 ) -> Network:
     """Check `init` and `apply` by tracing them, and make the network.
 
@@ -401,6 +402,7 @@ def make_network(
       stages: as for `from_linen`.
       master_weights: as for `from_linen`.
       marks: what else is recorded of a network of the user's.
+      float32: as the attribute of `Network`.
 
     Raises, Warns: as `from_linen`.
     """
@@ -428,6 +430,7 @@ def make_network(
         source=source,
         symmetry=symmetry,
         stages=tuple(map(tuple, stages)),
+        float32=tuple(float32),
     )
     params, stats = net.shapes
     _check_params(params, name)

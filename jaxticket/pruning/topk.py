@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxticket._conditions import of_any
 from jaxticket._tree import varying_like
 from jaxticket.typing import AnyArray, Array
 
@@ -109,7 +110,7 @@ def top(ranks: Array, alive: Array, keep: Array) -> Array:
     quota = keep - jnp.sum(higher, dtype=jnp.int32)
     # ties beyond the quota are rare; without them the equal ones are simply all kept
     tied = jnp.sum(equal, dtype=jnp.int32) > quota
-    return higher | jax.lax.cond(tied, _first, lambda marked, _: marked, equal, quota)
+    return higher | jax.lax.cond(of_any(tied), _first, lambda marked, _: marked, equal, quota)
 
 
 @jax.jit

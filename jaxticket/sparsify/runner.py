@@ -38,7 +38,6 @@ from jaxticket.engine.loop import (
     train_jobs,
 )
 from jaxticket.engine.monitors import Monitor, monitors_of
-from jaxticket.engine.program import program
 from jaxticket.engine.runtime import Row, Run
 from jaxticket.engine.supervised import Origin, Supervised, masked_network, network_of
 from jaxticket.pruning_settings import PruningSettings
@@ -247,7 +246,7 @@ class Runner:
         tickets: dict[int, Ticket] = {}
         starts: dict[int, int] = {}
         learner = self.learner or Supervised(self.net, self.training)
-        run = dataclasses.replace(self.run, program=program(learner, self.run.mesh))
+        run = dataclasses.replace(self.run, program=self.run.compiled(learner))
         for first in range(0, count, size):
             began = time.perf_counter()
             end = min(first + size, count)

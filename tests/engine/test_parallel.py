@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -12,7 +13,9 @@ import pytest
 from patterns import DATA, NET, TRAINING, values
 
 import jaxticket as jt
+from jaxticket._conditions import where_any
 from jaxticket.engine import parallel
+from jaxticket.engine.together import together
 
 
 def test_vmapped_replicas_equal_replicas_one_by_one(vmap_replicas):
@@ -47,6 +50,63 @@ def test_over_replicas_gives_each_its_own_and_all_the_shared(vmap_replicas, one_
     limits = np.zeros(8, np.float32)
     result = run(limits, parallel.put(x, mesh), np.float32(3))
     np.testing.assert_array_equal(result, 3 * x)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 5, 9])
+def test_blocks_of_replicas_take_turns(most):
+    """Five on a device, in equal blocks; those of a block share their largest limit."""
+    mesh = parallel.mesh(devices=jax.devices()[:1])
+    run = parallel.over_replicas(lambda limit, x: (limit, 2 * x), mesh, vmapped=most)
+    limits = np.asarray([0, 3, 1, 0, 2], np.int32)
+    shared, doubled = run(limits, parallel.put(np.arange(5, dtype=np.int32), mesh))
+    np.testing.assert_array_equal(doubled, 2 * np.arange(5))
+    blocks = {1: [0, 3, 1, 0, 2], 2: [3, 3, 1, 1, 2], 3: [3, 3, 3, 2, 2], 5: [3] * 5, 9: [3] * 5}
+    np.testing.assert_array_equal(shared, blocks[most])
+
+
+def test_replicas_in_blocks_train_as_one_by_one():
+    mesh = parallel.mesh(devices=jax.devices()[:1])
+    tables = [
+        jt.find_tickets(
+            NET, DATA, TRAINING.replace(momentum=0.9 - 6e-8), jt.Pruning(levels=1), seeds=(3, 5, 6),
+            runtime=jt.Runtime(mesh=mesh, vmapped=vmapped, progress=False),
+        ).table()
+        for vmapped in (None, 2)
+    ]  # fmt: skip
+    np.testing.assert_allclose(*map(values, tables), atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("platform", "dense", "convolutions"), [("tpu", None, 1), ("gpu", None, 8), ("cpu", 1, 1)]
+)
+def test_how_many_take_a_step_together_depends_on_platform_and_network(
+    platform, dense, convolutions
+):
+    device = types.SimpleNamespace(platform=platform)
+    mesh = types.SimpleNamespace(devices=np.asarray([[device]], object))
+    assert together(NET, mesh) == dense
+    assert together(jt.networks.conv2((8, 8, 1), 3, width=0.1), mesh) == convolutions
+
+
+@pytest.mark.parametrize(
+    ("due", "times"), [([False, False], 0), ([True, False], 2), ([True, True], 2)]
+)
+def test_what_no_replica_wants_is_not_computed(due, times):
+    """A condition stays one under vmap: it would be a selection if replicas had one each."""
+    computed = []
+
+    def one(due, x):
+        def function():
+            jax.debug.callback(lambda _: computed.append(1), x)
+            return 2 * x
+
+        return where_any(due, function, x)
+
+    x = np.arange(2.0, dtype=np.float32)
+    found = jax.jit(jax.vmap(one))(np.asarray(due), x)
+    jax.effects_barrier()
+    assert len(computed) == times
+    np.testing.assert_array_equal(found, np.where(due, 2 * x, x))
 
 
 def test_blocks_are_multiples_of_the_seed_axis():

@@ -2,6 +2,7 @@
 all of them together side by side, on a mesh, resumed, and in every function that trains.
 """
 
+import dataclasses
 import functools
 
 import chex
@@ -501,3 +502,40 @@ def test_wrong_options_are_refused(changes, message):
 def test_settings_that_lose_their_effect_are_forgotten():
     assert TRAINING.replace(weight_decay=0.0).decay == "all"
     assert TRAINING.replace(decay="dense_0").decay == ("dense_0",)
+
+
+# --- computing in bfloat16
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        functools.partial(jt.networks.resnet_cifar, depth=8, width=0.25),
+        functools.partial(jt.networks.wide_resnet, depth=10, width=0.25, norm="group"),
+    ],
+)
+def test_norms_of_networks_stay_float32_where_they_compute_in_bfloat16(make):
+    """Their gradients are sums in float32, not rounded to bfloat16; kernels are rounded."""
+    net, seen = make((8, 8, 3), 3), []
+
+    def recorded(params, *given, **options):
+        seen.append({path: w.dtype for path, w in _tree.leaves(params).items()})
+        return net.apply(params, *given, **options)
+
+    learner = Supervised(
+        dataclasses.replace(net, apply=recorded, source="recorded"),
+        BASE.replace(compute_dtype="bfloat16", precision="default"),
+    )
+    params, stats = net.init(jax.random.key(0))
+    x, y = jnp.ones((4, 8, 8, 3), jnp.bfloat16), jnp.arange(4, dtype=jnp.int32) % 3
+    batch = TrainBatch(x, y, jax.random.key(1))
+    gradient, _ = jax.eval_shape(
+        jax.grad(functools.partial(learner.loss, placement=Placement()), has_aux=True),
+        params, stats, batch,
+    )  # fmt: skip
+    assert {g.dtype for g in jax.tree.leaves(gradient)} == {jnp.dtype(jnp.float32)}
+    norms = {path.rsplit("/", 1)[0] for path in seen[0] if path.endswith("/scale")}
+    assert norms
+    for path, dtype in seen[0].items():
+        within = path.rsplit("/", 1)[0] in norms
+        assert dtype == (jnp.float32 if within else jnp.bfloat16), path

@@ -16,7 +16,6 @@ from jaxticket.engine import parallel
 from jaxticket.engine.dense import DenseStates, Networks
 from jaxticket.engine.loop import Arrays, Jobs, Trained, Watch, take, train_jobs
 from jaxticket.engine.optim import schedule
-from jaxticket.engine.program import program
 from jaxticket.engine.runtime import Row
 from jaxticket.engine.supervised import Supervised
 from jaxticket.pruning.structures.settings import labeled
@@ -229,7 +228,7 @@ class LearnedMasks:
         method, compiled = self.method, score_programs(self.learner, run.mesh)
         run = dataclasses.replace(
             run,
-            program=program(self.learner, run.mesh),
+            program=run.compiled(self.learner),
             # data streams without random crops if images are not augmented
             data=run.data.of_training(self.training, cropped=self.method.augment),
             size=size,

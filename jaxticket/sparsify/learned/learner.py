@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxticket import _tree, masks
+from jaxticket._conditions import of_any, where_any
 from jaxticket.data.augment import augmented
 from jaxticket.engine import parallel
 from jaxticket.engine.learner import Batch, Learner, Networks, guarded_update
@@ -378,12 +379,12 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
             return jax.value_and_grad(value)(self._learned(state.scores, state.weights))
 
         function, fades = method.function, fades_of(method.function)
-        if placement.vmapped or fades is None:
-            # replicas that run vmapped would compute both
+        if fades is None:
             return sloped(function)
         rest = rest_of(function)
         # `done` is a quotient of whole numbers, which may lie a bit below its share
-        return jax.lax.cond(done + 1e-6 >= fades, lambda: sloped(rest), lambda: sloped(function))
+        whole = of_any(done + 1e-6 < fades)
+        return jax.lax.cond(whole, lambda: sloped(function), lambda: sloped(rest))
 
     def _pull(self, scores: Params, live: Mask, done: Array, plan: ScorePlan, rate: Array) -> Pull:
         """What the constraint looks at."""
@@ -407,9 +408,9 @@ class ScoreLearner(Learner[ScoreState, ScorePlan, ScoreOrigin]):
         number = state.step // plan.part
         here = here & (state.step % plan.part == 0) & (state.step > 0)
         if stretches:
-            return jax.lax.cond(here, self._frozen, lambda s, *_: s, state, plan, number)
+            return where_any(here, lambda: self._frozen(state, plan, number), state)
         # after the last round the scores stay as they are
-        return jax.lax.cond(here & (number < rounds), self._restarted, lambda s: s, state)
+        return where_any(here & (number < rounds), lambda: self._restarted(state), state)
 
     def _frozen(self, state: ScoreState, plan: ScorePlan, number: Array) -> ScoreState:
         """Some entries fall out for good."""

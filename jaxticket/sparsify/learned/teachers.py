@@ -18,7 +18,6 @@ from jaxticket.engine.learner import Batch, Plan
 from jaxticket.engine.loop import report_diverged
 from jaxticket.engine.optim import Schedule, fresh_state
 from jaxticket.engine.parallel import Placement
-from jaxticket.engine.program import program
 from jaxticket.engine.runtime import Run
 from jaxticket.engine.selected import trained_part
 from jaxticket.engine.supervised import Supervised
@@ -126,7 +125,7 @@ def train_teachers(
     else:
         begun = initial_networks(net, run.mesh, keys, drawn=True)
     training = teaching.training(training)
-    run = dataclasses.replace(run, program=program(Supervised(net, training), run.mesh))
+    run = dataclasses.replace(run, program=run.compiled(Supervised(net, training)))
     found, seconds = begun, 0.0
     if steps:
         trained = train_dense(

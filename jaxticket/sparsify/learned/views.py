@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxticket.engine.dense import Networks
-from jaxticket.engine.metrics import cast, trained_losses
+from jaxticket.engine.metrics import computed, trained_losses
 from jaxticket.labels import own_logits
 from jaxticket.settings import Training
 from jaxticket.sparsify.learned import answers
@@ -46,7 +46,7 @@ def viewer(
 
     def apply(params: Params, tap: Tap | None = None, x: Array = x) -> Array:
         return net.apply(
-            cast(params, training.compute_dtype),
+            computed(net, params, training.compute_dtype),
             stats,
             x,
             train=train,
