@@ -359,16 +359,48 @@ def seen_through(x: AnyArray, window: Window, mean: Array) -> Array:
             optimize=[(0, 1), (0, 1)],
         )
     else:
-        # one gather of pixels: the fastest on a CPU of what was measured (slices of padded images,
-        # rows then columns, rolls, products with one-hot matrices); 128 images of 32x32x3 inside a
-        # loop take 0.4 to 0.9 ms more than unaugmented ones, parts that are resized 2 to 3.5
-        image = jnp.arange(x.shape[0])[:, None, None]
-        rows = jnp.clip(window.rows, 0, height - 1)[:, :, None]
-        columns = jnp.clip(window.columns, 0, width - 1)[:, None, :]
-        new = x.at[image, rows, columns].get(mode="promise_in_bounds").astype(jnp.float32)
+        # products of floats would spread those that are not finite
+        forms = READERS if x.dtype == jnp.uint8 else {"default": gathered}
+        new = jax.lax.platform_dependent(x, window.rows, window.columns, **forms)
     visible = inside(window.rows, height)[:, :, None] & inside(window.columns, width)[:, None, :]
     fill = window.outside[:, None] * mean[None]
     return jnp.where(visible[..., None], new, fill[:, None, None])
+
+
+def gathered(x: Array, rows: Array, columns: Array) -> Array:
+    """The pixels in these rows and columns, float32; any where these are outside the image.
+
+    It is one gather of pixels: the fastest on a CPU of what was measured (slices of padded images,
+    rows then columns, rolls, products with one-hot matrices); 128 images of 32x32x3 inside a loop
+    take 0.4 to 0.9 ms more than unaugmented ones, parts that are resized 2 to 3.5.
+    """
+    image = jnp.arange(x.shape[0])[:, None, None]
+    rows = jnp.clip(rows, 0, x.shape[1] - 1)[:, :, None]
+    columns = jnp.clip(columns, 0, x.shape[2] - 1)[:, None, :]
+    return x.at[image, rows, columns].get(mode="promise_in_bounds").astype(jnp.float32)
+
+
+def multiplied(x: Array, rows: Array, columns: Array) -> Array:
+    """As `gathered`, of uint8 images, by products with one-hot matrices, which suit a TPU.
+
+    They are exact: bfloat16 holds whole numbers up to 256, and each sum has one term.
+    """
+
+    def chosen(index: Array, size: int) -> Array:
+        places = jnp.arange(size, dtype=jnp.int32)[None, None]
+        return (index[:, :, None] == places).astype(jnp.bfloat16)
+
+    _, height, width, _ = x.shape
+    of_rows, of_columns = chosen(rows, height), chosen(columns, width)
+    new = jnp.einsum("bih,bhwc->biwc", of_rows, x.astype(jnp.bfloat16), precision="default")
+    return jnp.einsum(
+        "bjw,biwc->bijc", of_columns, new, precision="default",
+        preferred_element_type=jnp.float32,
+    )  # fmt: skip
+
+
+READERS = {"default": gathered, "tpu": multiplied}
+"""How whole rows and columns of uint8 images are read, by platform."""
 
 
 def _weights(index: Array, size: int) -> Array:

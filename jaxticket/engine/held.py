@@ -24,13 +24,21 @@ from jaxticket.typing import AnyArray, Array, Key
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class HeldArrays:
-    """Data on the devices: the training split `x`, `y`, and the rest as of `DataArrays`."""
+    """Data on the devices: the training split `x`, `y`, and the rest as of `DataArrays`.
+
+    An example is a row of `x` [example, entry], of the given shape: a TPU would pad images of few
+    channels to whole tiles, and bring all of them into another layout in every call.
+    """
 
     x: AnyArray
     y: AnyArray
     batched: Batched
     by: Normalization
     splits: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+    shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+
+    def _examples(self, index: Array) -> Array:
+        return jnp.take(self.x, index, axis=0).reshape(*index.shape, *self.shape)
 
     def batches(
         self, training: Training, words: Array, block: Block | None, placement: Placement
@@ -47,7 +55,7 @@ class HeldArrays:
                 last_batch=training.last_batch,
                 part=placement.part,
             )
-            return Batch(jnp.take(self.x, index, axis=0), jnp.take(self.y, index, axis=0), self.by)
+            return Batch(self._examples(index), jnp.take(self.y, index, axis=0), self.by)
 
         return batch
 
@@ -60,7 +68,7 @@ class HeldArrays:
             chosen = score_indices(key=key, examples=examples, batches=batches, size=size)
         else:
             chosen = own[number].reshape(batches, size)
-        return jnp.take(self.x, chosen.reshape(-1), axis=0), jnp.take(self.y, chosen, axis=0)
+        return self._examples(chosen.reshape(-1)), jnp.take(self.y, chosen, axis=0)
 
 
 def held_arrays(data: Data, training: Training, multiple: int = 1) -> HeldArrays:
@@ -72,7 +80,8 @@ def held_arrays(data: Data, training: Training, multiple: int = 1) -> HeldArrays
       multiple: of the size of evaluation batches.
     """
     batched, names = evaluation_batches(data, training, multiple), split_names(data)
-    return HeldArrays(data.train.x, data.train.y, batched, normalization(data), names)
+    x = data.train.x.reshape(len(data.train), -1)
+    return HeldArrays(x, data.train.y, batched, normalization(data), names, tuple(data.shape))
 
 
 def evaluation_batches(data: Data, training: Training, multiple: int = 1) -> Batched:

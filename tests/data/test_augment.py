@@ -159,6 +159,18 @@ def test_the_whole_image_is_the_identity(dtype):
     np.testing.assert_array_equal(jax.jit(augment.seen_through)(X, window, MEAN), X)
 
 
+@pytest.mark.parametrize("platform", augment.READERS)
+def test_every_platform_reads_the_same_pixels(platform):
+    """All bytes, rows and columns in any order and more than once, exactly."""
+    images = np.arange(2 * H * W * 3, dtype=np.uint8).reshape(2, H, W, 3)
+    rng = np.random.default_rng(0)
+    rows, columns = (np.asarray(rng.integers(0, n, (2, n)), np.int32) for n in (H, W))
+    found = jax.jit(augment.READERS[platform])(images, rows, columns)
+    expected = [x[r][:, c] for x, r, c in zip(images, rows, columns, strict=True)]
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, np.stack(expected))
+
+
 @pytest.mark.parametrize("training", [SHIFT, RESIZED], ids=["shift", "resized_crop"])
 def test_images_draw_by_their_place_in_the_batch(training):
     whole = applied(X, training, KEY)
