@@ -119,7 +119,7 @@ def read_stacked(path: Path, like: tuple[Params, Stats]) -> Ticket:
       ValueError: for a file that is missing or damaged.
     """
     try:
-        with safe_open(path, framework="np") as file:
+        with _files.on_disk(path) as local, safe_open(local, framework="np") as file:
             texts = file.metadata() or {}
             arrays = {name: np.array(file.get_tensor(name)) for name in file.keys()}
     except Exception as error:  # safetensors raises kinds of its own

@@ -57,11 +57,12 @@ def read(path: Path) -> tuple[Json, dict[str, np.ndarray]]:
         raise ValueError(
             f"`path` {str(path)!r} is no file; tickets lie in the `tickets` folder of a run"
         )
-    old = _npz_ticket.is_npz(path)
-    try:
-        header, arrays = _npz_ticket.read(path) if old else _read_safetensors(path)
-    except Exception as error:  # zipfile, json and safetensors raise many kinds
-        raise damaged(path, error) from error
+    with _files.on_disk(path) as local:
+        old = _npz_ticket.is_npz(local)
+        try:
+            header, arrays = _npz_ticket.read(local) if old else _read_safetensors(local)
+        except Exception as error:  # zipfile, json and safetensors raise many kinds
+            raise damaged(path, error) from error
     wanted = _npz_ticket.FORMAT if old else FORMAT
     if not isinstance(header, dict) or header.get("format") != wanted:
         raise ValueError(
@@ -76,7 +77,7 @@ def read(path: Path) -> tuple[Json, dict[str, np.ndarray]]:
 
 def about(path: str | os.PathLike[str]) -> Json:
     """Describe a ticket file: network, settings, seed, checksum, level and step."""
-    header, arrays = read(_files.absolute(path))
+    header, arrays = read(_files.absolute(path, "path"))
     described = {name: value for name, value in header.items() if name != "keys"}
     return {**described, **{name: int(arrays[name]) for name in ("level", "step")}}
 
@@ -87,9 +88,9 @@ def layer_masks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Files of version 0.1 also hold masks of layers that cannot be pruned.
     """
     try:
-        return unpacked_masks(read(_files.absolute(path))[1])
+        return unpacked_masks(read(_files.absolute(path, "path"))[1])
     except Malformed as error:
-        raise damaged(Path(path), error) from error
+        raise damaged(path, error) from error
 
 
 def digest(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str] | None = None) -> str:
@@ -105,7 +106,7 @@ def digest(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str] | None = N
     return found.hexdigest()
 
 
-def damaged(path: Path, error: Exception | str) -> ValueError:
+def damaged(path: str | os.PathLike[str], error: Exception | str) -> ValueError:
     """The error of a file that holds no ticket, to be raised."""
     return ValueError(
         f"`path` {str(path)!r} is no ticket file or is damaged ({error}); save it again"

@@ -20,9 +20,9 @@ from __future__ import annotations
 import csv
 import io
 import os
-from pathlib import Path
 from typing import Protocol
 
+from jaxticket import _files
 from jaxticket._check import path_or_none
 from jaxticket._extras import require
 from jaxticket.engine.runtime import Row as Row
@@ -36,10 +36,11 @@ class CSV:
     """Append rows to a CSV file with the columns of `runs.table()`.
 
     Rows that the file has already are left out, so that a run that was killed and resumed is in it
-    once. Each evaluation is complete on disk when the callback returns.
+    once. Each evaluation is complete on disk when the callback returns. In a bucket the whole file
+    is written again each time.
 
     Args:
-      path: the file; made with its folder if it is not there.
+      path: the file, or its URL (gs://, s3://); made with its folder if it is not there.
 
     Raises:
       ValueError: for a file with other columns.
@@ -47,7 +48,7 @@ class CSV:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         path_or_none("path", path)
-        self.path = Path(path)
+        self.path = _files.to_path(path, "path")
         self._known: set[tuple[str, ...]] | None = None
 
     def __call__(self, rows: list[Row]) -> None:
@@ -59,6 +60,10 @@ class CSV:
         self._known.update(tuple(text[name] for name in _KEY) for text in new)
         lines = io.StringIO()
         csv.writer(lines, lineterminator="\n").writerows([text.values() for text in new])
+        if _files.is_url(self.path):
+            # nothing is appended to a file in a bucket
+            _files.write_text(self.path, self.path.read_text() + lines.getvalue())
+            return
         with self.path.open("a", encoding="utf-8", newline="") as file:
             file.write(lines.getvalue())
 
@@ -114,7 +119,7 @@ class TensorBoard:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         path_or_none("folder", folder)
         require("tensorboardX", "tensorboard")
-        self.folder = Path(folder)
+        self.folder = _files.to_path(folder)
         self._writers: dict[str, _Writer] = {}
 
     def __call__(self, rows: list[Row]) -> None:

@@ -176,8 +176,7 @@ def _read(path: Path, name: str) -> tuple[Json, dict[str, np.ndarray]]:
         )
     try:
         record = json.loads(there.read_text(encoding="utf-8"))
-        with np.load(path / f"{name}.npz", allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = _files.read_arrays(path / f"{name}.npz")
     except Exception as error:  # json, numpy and zipfile raise many kinds
         raise ValueError(
             f"`folder` {str(path)!r} is damaged ({name}.json, {name}.npz: {error}); {_AGAIN}"
@@ -379,13 +378,13 @@ def _source(path: Path, record: Json | None, given: _Given) -> Runs | None:
     if record is None:
         return None
     try:
-        found = _runs((path / record["folder"]).resolve(), given)
+        found = _runs(_files.joined(path, record["folder"]), given)
     except ValueError as error:
         # what was passed belongs to the target
         if given.net is None and given.data is None:
             raise
         del error
-        found = _runs((path / record["folder"]).resolve(), _Given(None, None, None, None))
+        found = _runs(_files.joined(path, record["folder"]), _Given(None, None, None, None))
     if found.identity(found.levels)["sha256"] != record["sha256"]:
         raise ValueError(
             f"`folder` {str(path)!r} was found in the runs of {record['folder']!r}, which have "

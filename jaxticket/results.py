@@ -352,7 +352,8 @@ def read(path: str | os.PathLike[str]) -> pd.DataFrame:
     """A table written by `write`."""
     import pandas as pd
 
-    return pd.read_parquet(path)
+    with _files.on_disk(_files.to_path(path, "path")) as local:
+        return pd.read_parquet(local)
 
 
 def write(table: pd.DataFrame, folder: Path, name: str) -> None:

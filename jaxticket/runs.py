@@ -558,7 +558,7 @@ class Runs:
         ]
         return None if not self.pruning.from_initialization or not found else max(found)
 
-    def save(self, folder: str | Path | None = None) -> Path:
+    def save(self, folder: str | os.PathLike[str] | None = None) -> Path:
         """Write table, timings and tickets into the folder of the run.
 
         Tables are Parquet and CSV. Each ticket is a small file: mask bits, and the seed where every
@@ -634,7 +634,7 @@ class Runs:
             if where is None or not (where / f"{_saved.RUNS}.json").exists():
                 where = found.save(target / "found_in")
             source = {
-                "folder": os.path.relpath(where, target),
+                "folder": _files.relative(where, target),
                 "sha256": found.identity(found.levels)["sha256"],
             }
         record = {

@@ -285,7 +285,8 @@ class Ticket:
                 )
             arrays = {name: x for name, x in arrays.items() if not name.startswith("kept/")}
             weights = _ticket_file.digest(_tree.leaves(host.params))
-        return _ticket_file.write(_files.absolute(path), header, arrays, weights_sha256=weights)
+        file = _files.absolute(path, "path")
+        return _ticket_file.write(file, header, arrays, weights_sha256=weights)
 
     @staticmethod
     def load(
@@ -308,7 +309,7 @@ class Ticket:
             named, a mask that prunes what the network does not prune, a network that none of the
             pruned layers fits, and weights that the seed no longer gives.
         """
-        header, arrays = _ticket_file.read(_files.absolute(path))
+        header, arrays = _ticket_file.read(_files.absolute(path, "path"))
         if header["seed"] is not None and net is None:
             raise ValueError(f"{path} stores a seed, not weights: pass `net` to rebuild them")
         if fresh is not None:
@@ -326,7 +327,7 @@ class Ticket:
         try:
             ticket = unpack(arrays, like=like, drawn=drawn, keys=header.get("keys", {}))
         except _ticket_arrays.Malformed as error:
-            raise _ticket_file.damaged(Path(path), error) from error
+            raise _ticket_file.damaged(path, error) from error
         if net is not None:
             # what was excluded from pruning stays None
             dense = masks.map_with(lambda _, d: d, ticket.mask, net.mask())

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from jaxticket import _check
+from jaxticket import _check, _files
 from jaxticket import data as data_sets
 from jaxticket.analysis.verdict import verdict
 from jaxticket.cli import objects
@@ -351,8 +351,9 @@ def move(args: Sequence[str]) -> Runs:
     runs, run = _runs(Path(str(given[""]["of"]))), _settled(given["run"])
     target = str(run.pop("to"))
     data_dir = run.pop("data_dir", None)
-    is_run = (Path(target) / "settings.json").exists()
-    to_data = _runs(Path(target)) if is_run else data_sets.load(target, data_dir=data_dir)
+    of_run = _files.to_path(target, "to")
+    is_run = (of_run / "settings.json").exists()
+    to_data = _runs(of_run) if is_run else data_sets.load(target, data_dir=data_dir)
     name, options_of = run.pop("network", None), run.pop("options", ())
     if options_of and name is None:
         raise ValueError("`options` are those of `network`, which is not given; name it too")

@@ -8,10 +8,11 @@ import operator
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-from jaxticket import results
+from jaxticket import _files, results
 from jaxticket.analysis import stats
 from jaxticket.analysis.verdict import Verdict
 from jaxticket.cli.flags import Flag, parse
@@ -66,7 +67,7 @@ def show(args: Sequence[str]) -> None:
         },
         args, prog="jaxticket show", description=str(show.__doc__),
     )  # fmt: skip
-    path, output = Path(str(given[""]["of"])), given["output"]
+    path, output = _files.to_path(Path(str(given[""]["of"])), "of"), given["output"]
     if len(output) > 1:
         raise ValueError("`csv` and `json` are two forms of one table; leave one out")
     if path.is_file():
@@ -117,9 +118,9 @@ def plot(args: Sequence[str]) -> None:
         },
         args, prog="jaxticket plot", description=str(plot.__doc__),
     )  # fmt: skip
-    figure, path = given["figure"], Path(str(given[""]["of"]))
-    out = Path(str(figure["out"]))
-    if not out.parent.is_dir():
+    figure, path = given["figure"], _files.to_path(Path(str(given[""]["of"])), "of")
+    out = _files.to_path(Path(str(figure["out"])), "out")
+    if not _files.is_url(out) and not out.parent.is_dir():
         raise ValueError(f"`out` {str(out)!r} is in a folder that is not there; make it first")
     found = load(path)
     if isinstance(found, BySteps):
@@ -144,7 +145,9 @@ def plot(args: Sequence[str]) -> None:
     draw: Callable[..., object] = getattr(plots, kind)
     with plots.style():
         figure_of = operator.attrgetter("figure")
-        figure_of(draw(table)).savefig(out, dpi=figure.get("dpi", 150))
+        drawn = figure_of(draw(table))
+        with _files.replacing(out) if _files.is_url(out) else nullcontext(out) as file:
+            drawn.savefig(file, dpi=figure.get("dpi", 150))
     print(out)
 
 

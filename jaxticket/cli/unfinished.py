@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxticket import _saved, _show
+from jaxticket import _files, _saved, _show
 from jaxticket._identity.settings import plain
-from jaxticket.engine import lock
+from jaxticket.engine import bucket_lock, lock
 from jaxticket.engine.store import evaluated_in, saved_in, settings_in
 from jaxticket.settings import Training
 from jaxticket.sparsify.iterative import Pruning
@@ -49,7 +49,8 @@ class Unfinished:
         options = dict(config) if isinstance(config, dict) else {}
         name = options.pop("constructor", None) or options.get("name", "")
         seeds = self.settings.get("seeds")
-        user = lock.holder(self.folder / ".lock")
+        kind = bucket_lock if _files.is_url(self.folder) else lock
+        user = kind.holder(self.folder / ".lock")
         return [
             ("network", _words({"": name, **options})),
             ("data", str(data.get("name", "")) if isinstance(data, dict) else ""),
@@ -103,8 +104,8 @@ class Unfinished:
             name, replicas = self._title(file.stem)
             steps, value = "", ""
             try:
-                with np.load(file, allow_pickle=False) as arrays:
-                    found = {key: arrays[key] for key in _NEEDED if key in arrays}
+                arrays = _files.read_arrays(file)
+                found = {key: arrays[key] for key in _NEEDED if key in arrays}
             except (OSError, ValueError, zipfile.BadZipFile):
                 rows.append((name, replicas, "", "damaged: computed again"))
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -376,7 +377,7 @@ class Instability:
             dense=dense,
         )
 
-    def save(self, folder: str | Path | None = None) -> Path:
+    def save(self, folder: str | os.PathLike[str] | None = None) -> Path:
         """Write all tables (Parquet and CSV) into the folder, and what `jt.load` needs."""
         target = _files.absolute(folder) if folder is not None else self.folder
         if target is None:

@@ -3,7 +3,7 @@
 The file names its holder. Between processes of one machine the operating system's lock decides,
 which ends with its process. Between machines whose file system does not share such locks the
 file's age does: its holder touches it every `BEAT` seconds, and counts as dead when it has not for
-`STALE` seconds.
+`STALE` seconds. Folders in buckets have locks of `bucket_lock`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ STALE = 120.0
 
 class Lock:
     """A lock that this process holds until `release`."""
+
+    lost = False
 
     def __init__(self, path: Path, file: int, said: bytes) -> None:
         self._path, self._file, self._said = path, file, said
@@ -94,7 +96,7 @@ def holder(path: Path) -> str | None:
         if not found:
             return None
         if found.get("host") == socket.gethostname() and fcntl is not None:
-            lives = _runs(int(str(found.get("pid", 0))))
+            lives = runs(int(str(found.get("pid", 0))))
         else:
             lives = time.time() - path.stat().st_mtime < STALE
         return str(found.get("name") or "another process") if lives else None
@@ -133,13 +135,14 @@ def _lives(path: Path, holder: Mapping[str, object], *, known_dead: bool) -> boo
     if not holder:
         return False
     if holder.get("host") == socket.gethostname() and fcntl is not None:
-        return not known_dead and _runs(int(str(holder.get("pid", 0))))
+        return not known_dead and runs(int(str(holder.get("pid", 0))))
     # by the file system's own clock
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".clock-") as now:
         return os.stat(now.name).st_mtime - path.stat().st_mtime < STALE
 
 
-def _runs(pid: int) -> bool:
+def runs(pid: int) -> bool:
+    """Whether a process of this machine runs."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -117,12 +117,12 @@ def compilation_cache(folder: str | os.PathLike[str] | None = None) -> Path | No
     path_or_none("folder", folder)
     if folder is None and "JAX_COMPILATION_CACHE_DIR" in os.environ:
         there = os.environ["JAX_COMPILATION_CACHE_DIR"]
-        return Path(there) if there else None
+        return _files.to_path(there) if there else None
     there = getattr(jax.config, "jax_compilation_cache_dir")  # noqa: B009
     if folder is None and there:
-        return Path(there)
+        return _files.to_path(there)
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    path = Path(home, "jaxticket", "compiled") if folder is None else Path(folder)
+    path = Path(home, "jaxticket", "compiled") if folder is None else _files.to_path(folder)
     path = _files.absolute(path)
     path.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(path))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import json
 import math
 import os
 import signal
@@ -23,7 +24,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm.std import tqdm
 
-from jaxticket import _progress, _show
+from jaxticket import _files, _progress, _show, results
 from jaxticket._check import flag, instance, number, or_none, path_or_none, settle, whole
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
@@ -33,7 +34,7 @@ from jaxticket.engine.metrics import metric_names, split_names
 from jaxticket.engine.program import OriginT, PlanT, Program, StateT, program
 from jaxticket.engine.room import fitting, room
 from jaxticket.engine.source import Source, put_data
-from jaxticket.engine.store import Extends, RunFolder, agreed, on_first
+from jaxticket.engine.store import Extends, RunFolder, agreed, by_first, on_first
 from jaxticket.engine.supervised import Origin, Supervised
 from jaxticket.labels import CLASSES, Labels
 from jaxticket.settings import Training
@@ -203,6 +204,8 @@ class Run(Generic[StateT, PlanT, OriginT]):
     def _stop_if_asked(self, folder: RunFolder, *, finished: bool = False) -> None:
         number, over, _ = self._asked(folder)
         if number or (over and not finished):
+            # what is written in the background has to be there
+            folder.settle()
             raise RunInterrupted(folder.path, number)
 
     # callbacks
@@ -312,7 +315,8 @@ class Runtime:
 
     Attributes:
       mesh: devices as `jt.parallel.mesh` makes them; all of them if None.
-      folder: where to save; a run that was stopped is resumed from there. Nothing is saved if None.
+      folder: where to save, on disk or in a bucket (gs://bucket/run, s3://bucket/run); a run that
+        was stopped is resumed from there. Nothing is saved if None.
       at_once: replicas that one device holds at most; None for as many as there are, on
         accelerators halved until the program of the training fits into a device's memory, by the
         compiler's analysis.
@@ -322,6 +326,8 @@ class Runtime:
         `jaxticket.engine.together`.
       save_every: seconds between saves of the training state (finished units are saved in any
         case).
+      async_saves: whether a thread writes these states while training goes on, which then waits for
+        no more than a copy to the host. An error of it is raised at the next save or at the end.
       progress: whether to show a bar with the time left; where the output is no terminal, lines of
         text, at most one in 10 seconds.
       wait: seconds to wait for a folder that another process uses; 0 refuses it at once.
@@ -348,6 +354,7 @@ class Runtime:
     wait: float = 0.0
     on_evaluation: OnEvaluation | None = None
     time_budget: float | None = None
+    async_saves: bool = False
 
     __repr__ = _show.code
     _repr_html_ = _show.code_html
@@ -356,9 +363,11 @@ class Runtime:
         if self.mesh is not None:
             parallel.check_mesh(self.mesh)
         path_or_none("folder", self.folder)
+        if self.folder is not None:
+            _files.to_path(self.folder)
         settle(self, or_none(whole), "at_once", "vmapped", low=1)
         settle(self, number, "save_every", "wait", low=0)
-        settle(self, flag, "progress")
+        settle(self, flag, "progress", "async_saves")
         settle(self, or_none(number), "time_budget", low=0, above=True)
         for callback in self.callbacks:
             if isinstance(callback, type) or not callable(callback):
@@ -405,7 +414,7 @@ class Runtime:
         """The same in a folder below its own, where it has one."""
         if self.folder is None:
             return self
-        return dataclasses.replace(self, folder=Path(self.folder).joinpath(*names))
+        return dataclasses.replace(self, folder=_files.to_path(self.folder).joinpath(*names))
 
     def replicas_per_call(self, count: int, before: int | None = None) -> int:
         """How many replicas one call of the program trains.
@@ -446,7 +455,8 @@ class Runtime:
           RunFolderError: for a folder that cannot be used.
           RunInterrupted: if a signal asked to stop or the time budget is over, after the save that
             followed.
-          ValueError: for a time budget without a folder.
+          ValueError: for a time budget without a folder, and where the hosts of a run were given
+            other settings or data.
         """
         mesh, signals, folder = self.devices, _Signals(), None
         until = math.inf
@@ -457,6 +467,7 @@ class Runtime:
                     f"`time_budget` {self.time_budget:g} needs a `folder`, where the run is saved "
                     f"to be continued"
                 )
+        _same_on_all(settings)
         shown = self.progress and jax.process_index() == 0
         with contextlib.ExitStack() as stack:
             if self.folder is not None:
@@ -469,6 +480,7 @@ class Runtime:
                     self.folder,
                     settings,
                     every=self.save_every,
+                    background=self.async_saves,
                     wait=self.wait,
                     asked=lambda: signals.noted > 0,
                     extends=extends,
@@ -503,6 +515,27 @@ class Runtime:
         if folder is not None:
             # a signal that came after the last save; what is finished ends in time
             run._stop_if_asked(folder, finished=True)
+
+
+def _same_on_all(settings: Mapping[str, object]) -> None:
+    """Raise on every process where one of them has other settings, or data, than process 0.
+
+    Every host loads its data by itself and copies them to its own devices, so that nothing else
+    would compare them: a fingerprint stands for the examples.
+    """
+    if jax.process_count() == 1:
+        return
+    own = results.canonical(settings)
+    first = by_first(own.encode)
+    assert first is not None, "there are settings"
+    difference = results.first_difference(json.loads(own), json.loads(first))
+    others = np.flatnonzero(agreed([difference is not None])[:, 0]).tolist()
+    if others:
+        said = f"on this one, {difference} (there: process 0). " if difference else ""
+        raise ValueError(
+            f"`settings` of processes {others} are not those of process 0: {said}"
+            f"every host has to run the same script on the same data"
+        )
 
 
 class Options(TypedDict, total=False):

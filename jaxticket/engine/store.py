@@ -1,43 +1,37 @@
 """Run folders: finished work is kept, interrupted work is resumed.
 
-This is the only module that knows Orbax.
-
 A run is a sequence of units (one level, one block of replicas). A finished unit is one .npz file
-that appears at once. Inside a unit, the training state is saved by Orbax from time to time; only
-the newest save is kept, with a checksum. One process at a time uses a folder.
+that appears at once. Inside a unit, the training state is saved from time to time; only the newest
+save is kept, with a checksum. One process at a time uses a folder.
 
-On several hosts one run has one folder, on a file system that all of them see. Process 0 reads and
-writes it and tells the others, which wait; only states are written by all together.
+On several hosts one run has one folder, on a file system or in a bucket that all of them see.
+Process 0 reads and writes it and tells the others, which wait; only states that Orbax writes are
+written by all together.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
-import io
 import itertools
 import json
 import os
-import platform
-import shutil
 import time
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import metadata
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import ModuleType
+from typing import TypeVar
 
 import jax
 import numpy as np
 
 from jaxticket import _files, results
-from jaxticket.engine import lock, parallel
+from jaxticket.engine import bucket_lock, file_states, lock, orbax_states, parallel
+from jaxticket.engine.checksums import checksum, intact, layout
+from jaxticket.engine.environment import environment
 from jaxticket.typing import Json
-
-if TYPE_CHECKING:
-    from orbax.checkpoint import v1 as ocp
 
 T = TypeVar("T")
 
@@ -45,6 +39,8 @@ _SETTINGS = "settings.json"
 _ENVIRONMENT = "environment.json"
 _EVALUATED = "evaluated.json"
 _FORMAT = 2
+_KINDS = (file_states, orbax_states)
+"""How states are written, in the order in which they are looked for."""
 # seconds that processes of several hosts wait for one another: as long as a folder may be in use
 _PATIENCE = 24 * 3600
 
@@ -100,8 +96,13 @@ def explained(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        raise _explanation(folder, error) from error
+    except (ValueError, MemoryError):
+        raise
+    except Exception as error:
+        # clients of buckets raise kinds of their own
+        if isinstance(error, OSError) or _files.is_url(folder):
+            raise _explanation(folder, error) from error
+        raise
 
 
 _meetings = itertools.count()
@@ -187,14 +188,10 @@ def evaluated_in(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def saved_in(path: Path) -> tuple[str, float] | None:
     """The unit of the newest saved state and when it was saved, in seconds since 1970; or None."""
-    steps = [p for p in (path / "state").glob("[0-9]*") if p.name.isdigit()]
-    for step in sorted(steps, key=lambda p: -int(p.name)):
-        file = step / "_CHECKPOINT_METADATA"
-        # half a save has no readable one
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            unit = json.loads(file.read_text(encoding="utf-8"))["custom_metadata"]["unit"]
-            return str(unit), file.stat().st_mtime
-    return None
+    found = file_states.newest(path / file_states.NAME)
+    if found is None and not _files.is_url(path):
+        found = orbax_states.newest(path / orbax_states.NAME)
+    return None if found is None else (str(found[0].get("unit")), found[1])
 
 
 Extends = Callable[[Json, Json], tuple[list[str], Json]]
@@ -209,6 +206,7 @@ class RunFolder:
       path: the folder; made if it is not there.
       settings: what the run is; a folder with other settings is refused.
       every: seconds between saves of the training state inside a unit.
+      background: whether a thread writes these while training goes on.
       wait: seconds to wait for a folder that another process uses.
       asked: whether a signal asks to stop waiting.
       extends: which other settings continue those of the folder, which then records them.
@@ -224,14 +222,19 @@ class RunFolder:
         settings: Mapping[str, object],
         *,
         every: float = 60.0,
+        background: bool = False,
         wait: float = 0.0,
         asked: Callable[[], bool] = lambda: False,
         extends: Extends | None = None,
     ) -> None:
         self.path = _files.absolute(path)
         self.every = every
+        self._background = background
+        self._in_files = background or _files.is_url(self.path)
+        self._writer: ThreadPoolExecutor | None = None
+        self._pending: Future[None] | None = None
         self._last = time.monotonic()
-        self._lock: lock.Lock | None = None
+        self._lock: lock.Lock | bucket_lock.BucketLock | None = None
         self._extends = extends
         # whether this machine stands in the list of those that computed the run
         self._noted = by_first(lambda: self._open(settings, wait, asked)) is not None
@@ -245,7 +248,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             there = self.path / _SETTINGS
             if not there.exists() and any(
-                p for p in self.path.iterdir() if not p.name.startswith(".")
+                p for p in _files.children(self.path) if not p.name.startswith(".")
             ):
                 raise RunFolderError(
                     f"`folder` {str(self.path)!r} holds other files and no {_SETTINGS}; choose an "
@@ -268,7 +271,8 @@ class RunFolder:
     def _take(self, wait: float, asked: Callable[[], bool]) -> None:
         """Take the lock; a process that died gives it back."""
         until = time.monotonic() + wait
-        while isinstance(found := lock.acquire(self.path / ".lock"), str):
+        kind = bucket_lock if _files.is_url(self.path) else lock
+        while isinstance(found := kind.acquire(self.path / ".lock"), str):
             if asked():
                 raise KeyboardInterrupt(f"stopped while waiting for {self.path}")
             if time.monotonic() >= until:
@@ -279,8 +283,22 @@ class RunFolder:
             time.sleep(0.2)
         self._lock = found
 
+    def _check_lock(self) -> None:
+        if self._lock is not None and self._lock.lost:
+            raise RunFolderError(
+                f"`folder` {str(self.path)!r} was taken over by another process, which saw no sign "
+                f"of this one for {lock.STALE:g} seconds; let one of them use it"
+            )
+
     def close(self) -> None:
-        """Let other processes use the folder."""
+        """Let other processes use the folder, when what is being written is written."""
+        if self._writer is not None:
+            self._writer.shutdown()
+            self._writer = None
+        failed = None if self._pending is None else self._pending.exception()
+        if failed is not None:
+            # another error, which is being raised, came first
+            warnings.warn(str(_explanation(self.path, failed)), stacklevel=2)
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -344,7 +362,7 @@ class RunFolder:
     @property
     def begun(self) -> bool:
         """Whether anything was computed before."""
-        return self.done > 0 or (self.path / "state").exists()
+        return self.done > 0 or any(self._folder(kind).exists() for kind in _KINDS)
 
     def _unit(self, name: str) -> Path:
         return self.path / "units" / f"{name}.npz"
@@ -359,15 +377,11 @@ class RunFolder:
                 return None
             return path.read_bytes() if several else b""
 
-        content = by_first(read)
+        with explained(self.path):
+            content = by_first(read)
         if content is not None:
             try:
-                # opened here, since NumPy leaves the files of damaged archives open
-                with (
-                    io.BytesIO(content) if several else path.open("rb") as raw,
-                    np.load(raw, allow_pickle=False) as file,
-                ):
-                    found = {key: file[key] for key in file.files}
+                found = _files.read_arrays(content if several else path)
             except MemoryError:
                 raise
             except Exception as error:  # numpy and zipfile raise many kinds for damaged files
@@ -380,8 +394,9 @@ class RunFolder:
 
     def save(self, name: str, arrays: dict[str, np.ndarray]) -> None:
         """Mark a unit as finished, at once, and forget the state inside it."""
+        self.settle()
         with explained(self.path):
-            on_first(lambda: _files.write_arrays(self._unit(name), arrays))
+            on_first(self._check_lock, lambda: _files.write_arrays(self._unit(name), arrays))
         self._last = time.monotonic()
 
     # the state inside a unit
@@ -391,56 +406,78 @@ class RunFolder:
         """Whether it is time to save the training state again."""
         return time.monotonic() - self._last >= self.every
 
-    @contextlib.contextmanager
-    def _checkpointer(self) -> Iterator[ocp.training.Checkpointer]:
-        # takes half a second, which runs without a folder need not pay
-        from orbax.checkpoint import v1 as ocp
+    def _folder(self, kind: ModuleType) -> Path:
+        """Where states of a kind lie."""
+        return self.path / kind.NAME
 
-        policy: Any = ocp.training.preservation_policies.LatestN(1)
-        with ocp.training.Checkpointer(
-            str(self.path / "state"), preservation_policy=policy
-        ) as saver:
-            yield saver
-
-    def _set_aside(self) -> None:
+    def _set_aside(self, kind: ModuleType) -> None:
         """Move saved states that cannot be used out of the way."""
-
-        def move() -> None:
-            shutil.rmtree(self.path / "damaged", ignore_errors=True)
-            with contextlib.suppress(FileNotFoundError):
-                (self.path / "state").rename(self.path / "damaged")
-
         with explained(self.path):
-            on_first(move)
+            on_first(lambda: kind.set_aside(self._folder(kind), self.path / "damaged"))
+
+    def settle(self) -> None:
+        """Wait for a save in the background.
+
+        Raises:
+          RunFolderError: where it failed; the save before it stays.
+        """
+        if not self._background:
+            return
+        pending, self._pending = self._pending, None
+        with explained(self.path):
+            on_first(lambda: None if pending is None else pending.result())
 
     def save_state(self, unit: str, call: int, tree: dict[str, jax.Array]) -> None:
-        """Save the state after so many calls of a unit: a flat dict of device arrays."""
-        about = {"unit": unit, "call": call, "layout": _layout(tree)}
-        about["checksum"] = _checksum(about, tree)
+        """Save the state after so many calls of a unit: a flat dict of device arrays.
+
+        In the background, it is copied to the host before this returns, and written afterwards.
+        """
+        about = {"unit": unit, "call": call, "layout": layout(tree)}
+        if self._in_files:
+            self._save_in_file(about, tree)
+        else:
+            self._save_by_orbax({**about, "checksum": checksum(about, tree)}, tree)
+        self._last = time.monotonic()
+
+    def _save_in_file(self, about: Json, tree: dict[str, jax.Array]) -> None:
+        self.settle()
+        arrays = {name: parallel.host(x) for name, x in tree.items()}
 
         def write() -> None:
-            with self._checkpointer() as saver:
-                latest = saver.latest
-                step = 0 if latest is None else latest.step + 1
-                saver.save(step, tree, custom_metadata=about)
+            self._check_lock()
+            own = {**about, "checksum": checksum(about, arrays)}
+            file_states.save(self._folder(file_states), own, arrays)
+            if not _files.is_url(self.path):
+                # of an earlier process, which wrote another kind
+                _files.remove_tree(self._folder(orbax_states))
 
+        if not self._background:
+            with explained(self.path):
+                on_first(write)
+        elif jax.process_index() == 0:
+            if self._writer is None:
+                self._writer = ThreadPoolExecutor(1, thread_name_prefix="run folder states")
+            self._pending = self._writer.submit(write)
+
+    def _save_by_orbax(self, about: Json, tree: dict[str, jax.Array]) -> None:
+        folder = self._folder(orbax_states)
         try:
             try:
-                write()
+                orbax_states.save(folder, about, tree)
             except Exception as error:  # Orbax raises many kinds
                 # what fails on one of several hosts may not fail on the others
                 if _number_of(error) in _REMEDIES or jax.process_count() > 1:
                     raise
                 # over what a damaged save left: without it
-                self._set_aside()
-                write()
+                self._set_aside(orbax_states)
+                orbax_states.save(folder, about, tree)
         except Exception as error:  # Orbax raises many kinds
-            # half a save would keep the room that is missing
             if jax.process_index() == 0:
-                for half in (self.path / "state").glob("*.orbax-checkpoint-tmp*"):
-                    shutil.rmtree(half, ignore_errors=True)
+                orbax_states.discard_failed(folder)
             raise _explanation(self.path, error) from error
-        self._last = time.monotonic()
+        if jax.process_index() == 0:
+            # of an earlier process, which wrote another kind
+            _files.remove_tree(self._folder(file_states))
 
     def load_state(
         self, unit: str, like: dict[str, jax.Array]
@@ -453,117 +490,86 @@ class RunFolder:
           unit: the unit's name; states of other units do not count.
           like: tree of arrays (or shape structs with sharding) as they were saved.
         """
-        if by_first(lambda: b"" if (self.path / "state").exists() else None) is None:
-            return None
-        with explained(self.path):
-            on_first(self._discard_half_written)
-        found, why = None, ""
+        for kind in _KINDS:
+            if by_first(lambda kind=kind: b"" if self._folder(kind).exists() else None) is None:
+                continue
+            found = self._load_state(kind, unit, like)
+            if found is not None:
+                return found
+        return None
+
+    def _load_state(
+        self, kind: ModuleType, unit: str, like: dict[str, jax.Array]
+    ) -> tuple[int, dict[str, jax.Array]] | None:
+        folder, found, why = self._folder(kind), None, ""
+        if kind is orbax_states:
+            with explained(self.path):
+                on_first(lambda: orbax_states.discard_half_written(folder))
         try:
-            found = self._loaded_state(unit, like)
+            load = self._loaded_by_orbax if kind is orbax_states else self._loaded_file
+            found = load(unit, like)
         except MemoryError:
             raise
         except Exception as error:  # Orbax raises many kinds for what is damaged or missing
+            if isinstance(error, RunFolderError):
+                raise
             if isinstance(error, PermissionError):
                 raise _explanation(self.path, error) from error
             if isinstance(error, jax.errors.JaxRuntimeError) and "memory" in str(error):
                 raise
             why = str(error).strip().partition("\n")[0][:200] or type(error).__name__
             warnings.warn(
-                f"the state saved in {self.path / 'state'} cannot be used ({why}): {unit} is begun "
-                f"again",
-                stacklevel=2,
+                f"the state saved in {folder} cannot be used ({why}): {unit} is begun again",
+                stacklevel=3,
             )
         # damaged for one is damaged for all
         if not agreed([bool(why)]).any():
             return found
-        self._set_aside()
+        self._set_aside(kind)
         return None
 
-    def _loaded_state(
+    def _loaded_by_orbax(
         self, unit: str, like: dict[str, jax.Array]
     ) -> tuple[int, dict[str, jax.Array]] | None:
         """As `load_state`, but raises for what is damaged."""
-        with self._checkpointer() as saver:
-            latest = saver.latest
-            if latest is None:
-                return None
-            known = saver.metadata().custom_metadata
-            about: Json = dict(known) if isinstance(known, dict) else {}
-            if about.get("unit") != unit:
-                return None
-            if about.get("layout") != _layout(like):
-                raise ValueError("it is of another version or number of devices")
-            abstract = {
-                name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-                for name, x in like.items()
-            }
-            tree = saver.load(abstract_state=abstract)
-        checksum = about.pop("checksum", None)
-        if checksum != _checksum(about, tree):
-            raise ValueError("its checksum does not fit")
-        return int(about["call"]), tree
+        found = orbax_states.load(self._folder(orbax_states), unit, like, layout(like))
+        return None if found is None else intact(*found)
 
-    def _discard_half_written(self) -> None:
-        """Remove saves without readable metadata: Orbax would stumble over them."""
-        for step in (self.path / "state").glob("[0-9]*"):
-            try:
-                json.loads((step / "_CHECKPOINT_METADATA").read_text())
-            except (OSError, ValueError):
-                warnings.warn(f"{step} is half written and is skipped", stacklevel=4)
-                shutil.rmtree(step)
+    def _loaded_file(
+        self, unit: str, like: dict[str, jax.Array]
+    ) -> tuple[int, dict[str, jax.Array]] | None:
+        """As `load_state`, but raises for what is damaged."""
+        folder = self._folder(file_states)
+
+        def described() -> bytes | None:
+            newest = file_states.newest(folder)
+            return None if newest is None else json.dumps(newest[0]).encode()
+
+        with explained(self.path):
+            text = by_first(described)
+        about: Json = {} if text is None else json.loads(text)
+        if about.get("unit") != unit:
+            return None
+        if about.get("layout") != layout(like):
+            raise ValueError("it is of another version or number of devices")
+        with explained(self.path):
+            content = by_first(lambda: file_states.read(folder, about))
+        if content is None:
+            raise ValueError("its arrays are missing")
+        own = {name: about.get(name) for name in ("unit", "call", "layout", "checksum")}
+        return intact(own, file_states.placed(content, like))
 
     def forget_state(self) -> None:
         """Remove what is only needed while a run is under way."""
 
         def remove() -> None:
-            for name in ("state", "damaged"):
-                shutil.rmtree(self.path / name, ignore_errors=True)
+            for name in (*(kind.NAME for kind in _KINDS), "damaged"):
+                _files.remove_tree(self.path / name)
             (self.path / _EVALUATED).unlink(missing_ok=True)
 
-        on_first(remove)
-
-
-def environment() -> dict[str, object]:
-    """Describe what the bits of a result depend on other than the settings.
-
-    These are versions, flags and devices, and the model of the CPU where it computes.
-    """
-    names = ("jaxticket", "jax", "jaxlib", "flax", "optax", "numpy", "llvmlite")
-    versions = {name: _version(name) for name in names}
-    facts: dict[str, object] = {
-        "python": platform.python_version(),
-        **versions,
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "backend": jax.default_backend(),
-        "device": jax.devices()[0].device_kind,
-        "devices": jax.device_count(),
-    }
-    if jax.default_backend() == "cpu":
-        return facts | _cpu()
-    return facts | {"platform": str(jax.devices()[0].client.platform_version)}
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _cpu() -> dict[str, str]:
-    """The CPU's model and its vector instructions, by which XLA chooses code."""
-    facts: dict[str, str] = {}
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            name, _, value = line.partition(":")
-            facts.setdefault(name.strip().lower(), value.strip())
-    flags = facts.get("flags", facts.get("features", "")).split()
-    vector = ("sse", "ssse", "avx", "fma", "amx", "f16c", "asimd", "sve", "bf16", "i8mm")
-    return {
-        "cpu": facts.get("model name", platform.processor() or platform.machine()),
-        "cores": str(parallel.cores()),
-        "instructions": " ".join(sorted(flag for flag in flags if flag.startswith(vector))),
-    }
+        self.settle()
+        with explained(self.path):
+            on_first(remove)
 
 
 def _read_json(path: Path, kind: type[T], remedy: str) -> T:
@@ -574,20 +580,3 @@ def _read_json(path: Path, kind: type[T], remedy: str) -> T:
     except ValueError as error:
         raise RunFolderError(f"`folder`: {path} is damaged ({error}); {remedy}") from error
     return found
-
-
-def _layout(tree: Mapping[str, jax.Array]) -> str:
-    """Names, shapes and types of a flat tree as a short text."""
-    about = [(name, str(tree[name].dtype), list(tree[name].shape)) for name in sorted(tree)]
-    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
-
-
-def _checksum(about: Mapping[str, object], tree: Mapping[str, jax.Array]) -> str:
-    """The checksum of the description of a save and of the bytes of its arrays."""
-    sums = {
-        name: zlib.crc32(
-            np.ascontiguousarray(parallel.host(tree[name])).reshape(-1).view(np.uint8).data
-        )
-        for name in sorted(tree)
-    }
-    return hashlib.sha256(json.dumps([about, sums], sort_keys=True).encode()).hexdigest()
