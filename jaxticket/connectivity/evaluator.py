@@ -125,7 +125,7 @@ class Evaluator:
         self.data = put_data(data, training, self.mesh) if put is None else put
         self.at_once = AT_ONCE if at_once is None else at_once
         kind = static_part(training)
-        self._run = _programs(net, kind, self.mesh, len(self.splits), self.splits.index("train"))
+        self._run = programs(net, kind, self.mesh, len(self.splits), self.splits.index("train"))
 
     def points(
         self,
@@ -280,7 +280,7 @@ def measured_momenta(net: Network, params: Params, stats: Stats) -> Stats:
     return jax.tree.unflatten(jax.tree.structure(stats), momenta)
 
 
-class _Programs(NamedTuple):
+class Programs(NamedTuple):
     """Programs compiled for one network, kind of evaluation and mesh.
 
     Attributes:
@@ -300,7 +300,16 @@ class _Programs(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def _programs(net: Network, training: Training, mesh: Mesh, splits: int, train: int) -> _Programs:
+def programs(net: Network, training: Training, mesh: Mesh, splits: int, train: int) -> Programs:
+    """The compiled functions of an evaluator; equal arguments give the same ones.
+
+    Args:
+      net: the network.
+      training: how it is evaluated, without what compiled programs are given as arrays.
+      mesh: the devices.
+      splits: number of splits.
+      train: which of them is that of training.
+    """
     size = mesh.shape[parallel.DATA]
     axis = (parallel.DATA, size) if size > 1 else None
 
@@ -395,7 +404,7 @@ def _programs(net: Network, training: Training, mesh: Mesh, splits: int, train: 
             return jax.lax.scan(predict, None, batched)[1]
 
     most = together(net, mesh)
-    return _Programs(
+    return Programs(
         evaluate=parallel.over_replicas(evaluate, mesh, shared=3, vmapped=most),
         gather=parallel.over_replicas(gather, mesh, shared=3, vmapped=most),
         average=parallel.over_replicas(average, mesh, shared=1),

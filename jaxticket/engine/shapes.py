@@ -20,8 +20,9 @@ from jaxticket.typing import AnyArray
 
 T = TypeVar("T")
 
+Shape = jax.ShapeDtypeStruct
 # of one replica: how many steps, which step, ...
-_NUMBER = jax.ShapeDtypeStruct((), jnp.int32)
+_NUMBER = Shape((), jnp.int32)
 
 
 def placed(tree: T, mesh: Mesh, *, replicas: bool = True) -> T:
@@ -48,13 +49,11 @@ def replicated(tree: T, mesh: Mesh, size: int) -> T:
     return jax.tree.map(lambda x: _shape(x, (size,), where), tree)
 
 
-def _shape(
-    x: AnyArray, lead: tuple[int, ...], where: jax.sharding.Sharding
-) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((*lead, *jnp.shape(x)), jnp.result_type(x), sharding=where)
+def _shape(x: AnyArray | Shape, lead: tuple[int, ...], where: jax.sharding.Sharding) -> Shape:
+    return Shape((*lead, *jnp.shape(x)), jnp.result_type(x), sharding=where)
 
 
-def root_key() -> jax.ShapeDtypeStruct:
+def root_key() -> Shape:
     """The shape of a root key."""
     return jax.eval_shape(lambda: jax.random.key(0))
 
@@ -67,7 +66,7 @@ def of_chunk(
     plan: PlanT,
     arrays: DataArrays,
     block: Block | None = None,
-) -> tuple[AnyArray, StateT, PlanT, AnyArray, AnyArray, Block | None, DataArrays]:
+) -> tuple[Shape, StateT, PlanT, Shape, Shape, Block | None, DataArrays]:
     """The arguments of `program.chunk` for so many replicas, as shapes.
 
     Args:
@@ -82,7 +81,7 @@ def of_chunk(
     number, key = (replicated(one, mesh, size) for one in (_NUMBER, root_key()))
     started = replicated(origin, mesh, size)
     state = placed(jax.eval_shape(program.start, number, started, key, number), mesh)
-    wanted = replicated(jax.ShapeDtypeStruct((), bool), mesh, size)
+    wanted = replicated(Shape((), jnp.bool_), mesh, size)
     plans, held = replicated(plan, mesh, size), placed(arrays, mesh, replicas=False)
     return number, state, plans, number, wanted, block, held
 
