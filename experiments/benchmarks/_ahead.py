@@ -208,10 +208,10 @@ def search(of: Task) -> Lowered:
     scores = jax.eval_shape(
         lambda share, key: learner.initial_scores(share, key=key), density, shapes.root_key()
     )
-    number = np.asarray(steps, np.int32)
+    length, order = np.asarray(steps, np.int32), np.asarray(ORDER, np.int32)
     plan = ScorePlan(
-        schedule(learner.training), np.int32(ORDER), np.int32(ORDER), np.float32(0.1),
-        method.counts(dense, 0.1), number, number,
+        schedule(learner.training), order, order, np.asarray(0.1, np.float32),
+        method.counts(dense, 0.1), length, length,
     )  # fmt: skip
     compiled, origin = program(learner, of.mesh), ScoreOrigin(scores, *of.net.shapes, dense)
     return compiled.chunk, shapes.of_chunk(compiled, of.mesh, of.size, origin, plan, of.arrays)
@@ -240,10 +240,12 @@ def instability(of: Task) -> Lowered:
 def prune(of: Task) -> Lowered:
     """Global magnitude pruning in one round."""
     select = pruner(of.net, of.mesh, Selection(jt.SCORES["magnitude"]))
-    (params, stats), number = of.net.shapes, shapes.Shape((), jnp.int32)
-    weights = Weights(params, stats, of.net.mask(), shapes.root_key(), number)
-    keeps = shapes.Shape((1,), jnp.int32)
-    own = number, weights, params, keeps, number, None
+    number, keeps = shapes.Shape((), jnp.int32), shapes.Shape((1,), jnp.int32)
+    weights = jax.eval_shape(
+        lambda key: Weights(*of.net.init(key), of.net.mask(), key, jnp.int32(-1)),
+        shapes.root_key(),
+    )
+    own = number, weights, weights.params, keeps, number, None
     return select, (
         *shapes.replicated(own, of.mesh, of.size),
         shapes.placed(of.arrays, of.mesh, replicas=False),

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from experiments.benchmarks import _hlo, accelerators
-from experiments.benchmarks._ahead import TOPOLOGIES
+from experiments.benchmarks import _ahead, _hlo, accelerators
 from jaxticket.engine import parallel
 
 SIZES = {"seed": 2, "data": 2}
@@ -126,10 +125,23 @@ ENTRY %main (a: (s32[])) -> (s32[]) {
         _hlo.read("HloModule nothing")
 
 
+@pytest.fixture(scope="module")
+def lenet():
+    return _ahead.task("lenet", parallel.mesh(seeds=2, data=2), 4)
+
+
+@pytest.mark.parametrize("name", _ahead.PROGRAMS)
+def test_every_program_is_lowered_by_shapes_alone(name, lenet):
+    function, arguments = _ahead.PROGRAMS[name](lenet)
+    arrays = [x for x in jax.tree.leaves(arguments) if not isinstance(x, jax.ShapeDtypeStruct)]
+    assert not arrays
+    assert "@main" in function.lower(*arguments).as_text()
+
+
 def test_cases_fit_their_devices():
     found = accelerators.cases(accelerators.Settings())
     assert len(set(found)) == len(found)
-    assert {case.topology for case in found} == set(TOPOLOGIES)
+    assert {case.topology for case in found} == set(_ahead.TOPOLOGIES)
     chips = {"v5e-1": 1, "v5e-8": 8, "v5e-64": 64, "v6e-8": 8, "H100": 1}
     assert all(case.replicas % (chips[case.topology] // case.data) == 0 for case in found)
     assert {case.data for case in found} == {1, 2}
