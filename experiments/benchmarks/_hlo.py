@@ -178,10 +178,21 @@ class Program:
         bodies = {
             one.runs[0]: self.cost(lambda i: i.cycles, one.runs[0])
             + self.cost(launched, one.runs[0])
-            for one, above in self.walk()
-            if one.opcode == "while" and self.trips(one) is None and not _within(above, "while")
+            for one, above in self._loops()
+            if self.trips(one) is None and all(self.trips(outer) is not None for outer in above)
         }
         return max(bodies, key=bodies.__getitem__, default=None)
+
+    def passes(self, body: str) -> int:
+        """How often a loop is begun: once, or for each block of replicas."""
+        above = next(above for one, above in self._loops() if one.runs[0] == body)
+        return math.prod(self.trips(outer) or 1 for outer in above)
+
+    def _loops(self) -> Iterator[tuple[Instruction, list[Instruction]]]:
+        """Every loop, with those around it."""
+        for one, above in self.walk():
+            if one.opcode == "while":
+                yield one, [outer for outer in above if outer.opcode == "while"]
 
 
 def _within(above: tuple[Instruction, ...], opcode: str) -> bool:

@@ -118,7 +118,10 @@ def examined(case: Case) -> Row:
     cycles = {"call": found.cost(_cycles, without=step)}
     kernels = {"call": found.cost(_hlo.launched, without=step)}
     if step is not None:
-        cycles["step"], kernels["step"] = found.cost(_cycles, step), found.cost(_hlo.launched, step)
+        # of all replicas of a device, also where they take it in blocks
+        blocks = found.passes(step)
+        cycles["step"] = blocks * found.cost(_cycles, step)
+        kernels["step"] = blocks * found.cost(_hlo.launched, step)
     batches = len(task.arrays.batched.split)
     sizes = [n for one, _ in found.walk() for n in one.sizes("u8")]
     evaluations = [loop for loop in _hlo.loops(found, step) if loop["trips"] == batches]
@@ -163,10 +166,10 @@ def compiled_apart(case: Case, limit: int) -> Row:
     """
     from experiments.benchmarks._ahead import environment
 
+    text = json.dumps(dataclasses.asdict(case))
     done = subprocess.run(
-        [sys.executable, "-m", MODULE, "worker", json.dumps(dataclasses.asdict(case))],
+        [sys.executable, "-m", MODULE, "worker", text, str(limit)],
         env=environment(), capture_output=True, text=True, check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5)),
     )  # fmt: skip
     if done.returncode == 0:
         return {"status": "compiled", **json.loads(done.stdout.splitlines()[-1])}
@@ -254,6 +257,8 @@ def main(settings: Settings) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["worker"]:
+        most = int(sys.argv[3])
+        resource.setrlimit(resource.RLIMIT_CPU, (most, most + 5))
         print(json.dumps(examined(Case(**json.loads(sys.argv[2])))))
     else:
         main(tyro.cli(Settings))

@@ -125,6 +125,33 @@ ENTRY %main (a: (s32[])) -> (s32[]) {
         _hlo.read("HloModule nothing")
 
 
+def test_the_steps_of_blocks_of_replicas_are_seen_inside_their_loop():
+    text = """
+%step (p: (s32[])) -> (s32[]) {
+  %p = (s32[]) parameter(0)
+  ROOT %f = (s32[]) custom-call(%p), custom_call_target="product"
+}
+
+%block (q: (s32[])) -> (s32[]) {
+  %q = (s32[]) parameter(0)
+  ROOT %steps = (s32[]) while(%q), condition=%asked, body=%step
+}
+
+%asked (r: (s32[])) -> pred[] {
+  ROOT %r = pred[] parameter(0)
+}
+
+ENTRY %main (a: (s32[])) -> (s32[]) {
+  %a = (s32[]) parameter(0)
+  ROOT %w = (s32[]) while(%a), body=%block, backend_config={"known_trip_count":{"n":"4"}}
+}
+"""
+    program = _hlo.read(text)
+    assert program.step == "step"
+    assert program.passes("step") == 4
+    assert program.cost(_hlo.launched) == 4
+
+
 @pytest.fixture(scope="module")
 def lenet():
     return _ahead.task("lenet", parallel.mesh(seeds=2, data=2), 4)
