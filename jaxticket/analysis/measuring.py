@@ -22,7 +22,7 @@ from jaxticket.engine.loop import Arrays
 from jaxticket.engine.metrics import cast
 from jaxticket.engine.monitors import check_numbers
 from jaxticket.engine.runtime import Runtime, settled
-from jaxticket.engine.together import together
+from jaxticket.engine.together import replicas_together
 from jaxticket.problem import Problem, batched
 from jaxticket.random import root_keys, stream
 from jaxticket.runs import WEIGHTS, Runs, density, require_runs
@@ -342,5 +342,5 @@ def measurer(net: Network, mesh: Mesh, probe: Probe) -> Callable[..., dict[str, 
         return jax.lax.cond(limit > 0, measured, skipped, own)
 
     # probes look at the network through the problem
-    most = together(net, mesh)
+    most = replicas_together(net, mesh)
     return parallel.over_replicas(one, mesh, shared=1, checked=False, vmapped=most)

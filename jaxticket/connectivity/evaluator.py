@@ -30,7 +30,7 @@ from jaxticket.engine.metrics import (
 )
 from jaxticket.engine.program import check_fit
 from jaxticket.engine.source import Source, put_data, split_names
-from jaxticket.engine.together import together
+from jaxticket.engine.together import replicas_together
 from jaxticket.labels import answered, labels_of, living
 from jaxticket.settings import Training, static_part
 from jaxticket.typing import Network, Params, Stats
@@ -403,7 +403,7 @@ def programs(net: Network, training: Training, mesh: Mesh, splits: int, train: i
         with jax.default_matmul_precision(training.precision):
             return jax.lax.scan(predict, None, batched)[1]
 
-    most = together(net, mesh)
+    most = replicas_together(net, mesh)
     return Programs(
         evaluate=parallel.over_replicas(evaluate, mesh, shared=3, vmapped=most),
         gather=parallel.over_replicas(gather, mesh, shared=3, vmapped=most),

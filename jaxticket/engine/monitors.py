@@ -30,7 +30,7 @@ from jaxticket.engine.learner import Block, Networks, Plan, State
 from jaxticket.engine.metrics import outputs
 from jaxticket.engine.source import DataArrays
 from jaxticket.engine.supervised import Origin, Supervised, TrainBatch
-from jaxticket.engine.together import together
+from jaxticket.engine.together import replicas_together
 from jaxticket.labels import Labels
 from jaxticket.problem import Problem
 from jaxticket.random import permutation_words, stream
@@ -83,7 +83,7 @@ def observer(learner: Supervised, mesh: Mesh, monitor: Monitor) -> Look:
 
         return {name: number(x) for name, x in found.items()}
 
-    most = together(learner.net, mesh)
+    most = replicas_together(learner.net, mesh)
     return parallel.over_replicas(look, mesh, shared=1, parted=(3,), vmapped=most)
 
 

@@ -30,7 +30,7 @@ from jaxticket.engine.metrics import (
     tally,
 )
 from jaxticket.engine.source import DataArrays
-from jaxticket.engine.together import together
+from jaxticket.engine.together import replicas_together
 from jaxticket.labels import Labels, labels_of
 from jaxticket.random import permutation_words, stream
 from jaxticket.settings import Training
@@ -195,9 +195,9 @@ def program(
     Args:
       learner: what is compiled.
       mesh: the devices.
-      vmapped: how many replicas of a device take a step together; `together` says it if None.
+      vmapped: how many replicas of a device take a step together; `replicas_together` if None.
     """
-    most = together(learner.net, mesh) if vmapped is None else vmapped
+    most = replicas_together(learner.net, mesh) if vmapped is None else vmapped
     training, placement, traced = learner.training, parallel.placement(mesh, most), 0
     names = len(metric_names(training))
 

@@ -18,7 +18,7 @@ SHARE = 0.8
 """Share of the memory that a program may take; networks that are kept need some of the rest."""
 
 
-def room(mesh: Mesh) -> int | None:
+def available(mesh: Mesh) -> int | None:
     """Bytes that a program may take on each device; None where the platform does not say (CPU)."""
     limit = (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
     return None if limit is None else int(SHARE * limit)

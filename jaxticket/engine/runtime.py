@@ -32,7 +32,7 @@ from jaxticket.engine import parallel
 from jaxticket.engine.learner import Learner, Plan
 from jaxticket.engine.metrics import metric_names, split_names
 from jaxticket.engine.program import OriginT, PlanT, Program, StateT, program
-from jaxticket.engine.room import fitting, room
+from jaxticket.engine.room import available, fitting
 from jaxticket.engine.source import Source, put_data
 from jaxticket.engine.store import Extends, RunFolder, agreed, by_first, on_first
 from jaxticket.engine.supervised import Origin, Supervised
@@ -490,7 +490,7 @@ class Runtime:
             compiled = program(Supervised(net, training), mesh, self.vmapped)
             source = put_data(data, training, mesh)
             if self.at_once is None:
-                size = fitting(compiled, training, mesh, size, source.arrays, room(mesh))
+                size = fitting(compiled, training, mesh, size, source.arrays, available(mesh))
             run = Run(
                 compiled,
                 source,

@@ -12,7 +12,7 @@ GPU_BLOCK = 8
 """Replicas of a network with convolutions that a GPU runs vmapped together."""
 
 
-def together(net: Network, mesh: Mesh) -> int | None:
+def replicas_together(net: Network, mesh: Mesh) -> int | None:
     """How many replicas of a device run vmapped together; blocks of so many take turns.
 
     None is all of them. On accelerators by compilers' estimates for described devices, which no

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxticket._check import or_none, settle, whole
 from jaxticket.engine import parallel
 from jaxticket.engine.metrics import Loss, Normalization, cast, losses, normalized
-from jaxticket.engine.together import together
+from jaxticket.engine.together import replicas_together
 from jaxticket.labels import own_logits
 from jaxticket.nn.linearity import curved
 from jaxticket.problem import Problem
@@ -174,7 +174,7 @@ def pruner(net: Network, mesh: Mesh, selection: Selection) -> Callable[..., tupl
             *(weights, *rest),
         )
 
-    return parallel.over_replicas(select, mesh, shared=1, vmapped=together(net, mesh))
+    return parallel.over_replicas(select, mesh, shared=1, vmapped=replicas_together(net, mesh))
 
 
 def context_maker(

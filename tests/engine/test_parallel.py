@@ -15,7 +15,7 @@ from patterns import DATA, NET, TRAINING, values
 import jaxticket as jt
 from jaxticket._conditions import where_any
 from jaxticket.engine import parallel
-from jaxticket.engine.together import together
+from jaxticket.engine.together import replicas_together
 
 
 def test_vmapped_replicas_equal_replicas_one_by_one(vmap_replicas):
@@ -84,8 +84,8 @@ def test_how_many_take_a_step_together_depends_on_platform_and_network(
 ):
     device = types.SimpleNamespace(platform=platform)
     mesh = types.SimpleNamespace(devices=np.asarray([[device]], object))
-    assert together(NET, mesh) == dense
-    assert together(jt.networks.conv2((8, 8, 1), 3, width=0.1), mesh) == convolutions
+    assert replicas_together(NET, mesh) == dense
+    assert replicas_together(jt.networks.conv2((8, 8, 1), 3, width=0.1), mesh) == convolutions
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from patterns import DATA, NET, TRAINING
 import jaxticket as jt
 from jaxticket.engine import parallel
 from jaxticket.engine.program import program
-from jaxticket.engine.room import fitting, room
+from jaxticket.engine.room import available, fitting
 from jaxticket.engine.source import put_data
 from jaxticket.engine.supervised import Supervised
 
@@ -31,14 +31,14 @@ def test_halved_until_they_fit():
 
 
 def test_the_platform_says_how_much_there_is():
-    assert room(MESH) is None, "a CPU does not"
+    assert available(MESH) is None, "a CPU does not"
 
 
 def test_runs_train_fewer_replicas_a_call_where_memory_ends(monkeypatch):
     """A smaller call changes no number."""
     run = dict(seeds=(3, 5, 6), runtime=jt.Runtime(mesh=MESH, progress=False))
     whole = jt.find_tickets(NET, DATA, TRAINING, jt.Pruning(levels=1), **run)
-    monkeypatch.setattr("jaxticket.engine.runtime.room", lambda mesh: 1)
+    monkeypatch.setattr("jaxticket.engine.runtime.available", lambda mesh: 1)
     fewer = jt.find_tickets(NET, DATA, TRAINING, jt.Pruning(levels=1), **run)
     assert (whole.size, fewer.size) == (4, 2)
     np.testing.assert_array_equal(*(runs.table()["value"] for runs in (whole, fewer)))
