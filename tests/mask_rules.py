@@ -76,6 +76,7 @@ class Everything:
                 jnp.where, state.mask, state.params, latent, other=lambda w, _: w
             )
         slope = jax.grad(plain_loss)(state.params, batch.x, batch.y)
+        biases = jnp.concatenate([state.params[name]["bias"] for name in LAYERS])
         own = problem.update(state, batch)[1]
         return {
             "mask": flat(state.mask),
@@ -84,6 +85,9 @@ class Everything:
             "momentum": flat(state.opt_state[-1].trace),
             "slope": flat(slope),
             "own_slope": flat(own),
+            "biases": biases,
+            "x": batch.x.reshape(-1),
+            "y": batch.y.astype(jnp.float32),
         }
 
 
@@ -101,6 +105,16 @@ class Steps:
     def moved(self):
         """Steps t whose mask differs from that of t + 1."""
         return [t for t in range(STEPS) if not np.array_equal(self.mask[t], self.mask[t + 1])]
+
+    def slope_at(self, t, weights):
+        """The gradient of the batch of step t at other weights: [weight]."""
+        kernels, biases = (np.split(x, [n]) for x, n in ((weights, SIZES[0]), (self.biases[t], 5)))
+        params = {
+            name: {"kernel": jnp.float32(w.reshape(-1, len(b))), "bias": jnp.float32(b)}
+            for name, w, b in zip(LAYERS, kernels, biases, strict=True)
+        }
+        x, y = jnp.float32(self.x[t].reshape(-1, *DATA.shape)), jnp.int32(self.y[t])
+        return np.asarray(flat(jax.grad(plain_loss)(params, x, y)))
 
     def layers(self):
         """Weights that each layer keeps, [step, layer]."""

@@ -53,7 +53,7 @@ class Dynamic(Supervised):
             return state
         # what the rule makes of the weights that training starts from; the mask before was no mask
         # that anything was trained with
-        state = self._remasked(state._replace(params=origin.params))
+        state = self._divided(self._chosen(state._replace(params=origin.params)))
         rule = state_of_rule(state)._replace(
             explored=jax.tree.map(jnp.copy, state.mask), grown=jnp.zeros_like(rule.grown)
         )
@@ -104,34 +104,36 @@ class Dynamic(Supervised):
     def _straight_through(
         self, state: TrainState, batch: Batch, plan: Plan, active: Array, placement: Placement
     ) -> TrainState:
-        """An update of all weights by the gradient at the masked ones, and one of the mask."""
-        weights = _all_weights(state)
-        full = state._replace(params=weights)
+        """An update of the mask where one is due, and one of all weights by the gradient there."""
+        full = state._replace(params=_all_weights(state))
+        full = self._chosen(full, active & (state.diverged < 0))
         state = self.updated(
-            state, batch, plan, active, placement, weights=weights,
+            self._divided(full), batch, plan, active, placement, weights=full.params,
             trained=self.rule.trained(full), penalty=self.rule.penalty(full),
         )  # fmt: skip
-        return self._remasked(state, active & (state.diverged < 0))
+        return self._divided(state)
 
-    def _remasked(self, state: TrainState, living: Array | bool = True) -> TrainState:
-        """The state with the mask that a rule makes of all weights, where an update is due.
+    def _chosen(self, full: TrainState, living: Array | bool = True) -> TrainState:
+        """The state under the mask that a rule makes of all weights, where an update is due.
 
         Args:
-          state: with all weights as its params.
-          living: bool, whether the replica took the step.
+          full: with all weights as its params.
+          living: bool, whether the replica takes the step.
         """
 
-        def moved(state: TrainState) -> TrainState:
-            return self._ruled(state, jax.tree.map(jnp.zeros_like, state.params))
+        def moved(full: TrainState) -> TrainState:
+            return self._ruled(full, jax.tree.map(jnp.zeros_like, full.params))
 
-        state = where_due(self.rule.when(state.step) & living, moved, state)
-        params = masks.apply(state.mask, state.params)
+        return where_due(self.rule.when(full.step) & living, moved, full)
+
+    def _divided(self, full: TrainState) -> TrainState:
+        """The state with the weights of the forward pass apart from latent ones."""
+        params = masks.apply(full.mask, full.params)
         pruned = masks.map_with(
-            lambda m, w: jnp.where(m, jnp.zeros_like(w), w), state.mask, state.params
+            lambda m, w: jnp.where(m, jnp.zeros_like(w), w), full.mask, full.params
         )
-        return _averages_masked(
-            state._replace(params=params, rule=state_of_rule(state)._replace(latent=pruned))
-        )
+        rule = state_of_rule(full)._replace(latent=pruned)
+        return _averages_masked(full._replace(params=params, rule=rule))
 
     def _ruled(self, state: TrainState, gradient: Params) -> TrainState:
         """The state with mask and memory of the rule's update, and its count."""

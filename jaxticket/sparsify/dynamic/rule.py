@@ -51,9 +51,9 @@ class MaskRule(abc.ABC):
     def latent(self) -> bool:
         """Whether pruned weights are trained too, as by a straight-through estimate.
 
-        Such a rule sees all weights in `state.params`, also where they are pruned, and its mask is
-        updated after a step of the weights instead of before it; weights that come back are what
-        training has made of them, with the moments that they have.
+        Such a rule sees all weights in `state.params`, also where they are pruned, and weights that
+        come back are what training has made of them, with the moments that they have. Networks are
+        evaluated under the mask that they were trained with last.
         """
         return False
 

@@ -150,9 +150,7 @@ class SparseTraining(PruningAtStep):
         return len(self._updates(steps)) > 0
 
     def _updates(self, steps: int) -> np.ndarray:
-        # masks of latent weights are updated after a step, also after the last one
-        times = jnp.arange(steps + self.rule.latent, dtype=jnp.int32)
-        return np.flatnonzero(jax.vmap(self.rule.when)(times))
+        return np.flatnonzero(jax.vmap(self.rule.when)(jnp.arange(steps, dtype=jnp.int32)))
 
     def cost(self, runs: Runs, level: int) -> Cost:
         """The steps up to the last update of the mask, and the dense gradients of all updates.
