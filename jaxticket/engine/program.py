@@ -186,7 +186,6 @@ def _check_stop(training: Training, data: Data | Stream) -> None:
             )
 
 
-@cached(64)
 def program(
     learner: Learner[StateT, PlanT, OriginT], mesh: Mesh, vmapped: int | None = None
 ) -> Program[StateT, PlanT, OriginT]:
@@ -197,7 +196,15 @@ def program(
       mesh: the devices.
       vmapped: how many replicas of a device take a step together; `replicas_together` if None.
     """
-    most = replicas_together(learner.net, mesh) if vmapped is None else vmapped
+    return _program(
+        learner, mesh, replicas_together(learner.net, mesh) if vmapped is None else vmapped
+    )
+
+
+@cached(64)
+def _program(
+    learner: Learner[StateT, PlanT, OriginT], mesh: Mesh, most: int | None
+) -> Program[StateT, PlanT, OriginT]:
     training, placement, traced = learner.training, parallel.placement(mesh, most), 0
     names = len(metric_names(training))
 
