@@ -19,6 +19,8 @@ if jaxlib.version.__version_info__ < (0, 11) and OLD_FUSIONS not in os.environ.g
 # threads of scikit-learn's t-SNE wait for one another where processes of tests share the cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+SLOW = Path(__file__).with_name("slow.txt")
+
 # bytes of a process whose compiled programs are kept for the next file
 MOST = 1.5e9
 
@@ -39,6 +41,21 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
+
+
+def slow_cases():
+    """The tests that slow.txt lists."""
+    lines = SLOW.read_text(encoding="utf-8").splitlines()
+    return {line for line in lines if not line.startswith("#")}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark what is slow, before `-m` chooses."""
+    listed = slow_cases()
+    for item in items:
+        if item.nodeid in listed:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
