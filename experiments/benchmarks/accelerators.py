@@ -63,8 +63,12 @@ class Settings:
     """CPU seconds that one program may take."""
     rows: Path = Path("results/accelerators.jsonl")
     """File of the rows made so far."""
+    missing: bool = True
+    """Whether to compile what is missing; without, the table has the rows made so far alone."""
     label: str = ""
     """Of the code, added to the name of what is published: before or after a change."""
+    note: str = ""
+    """What is written into the JSON file of the code."""
     publish: bool = False
     """Whether to write experiments/results/benchmarks/accelerators[-LABEL].csv and .json."""
 
@@ -217,19 +221,23 @@ def flat(case: Case, row: Row) -> Row:
         )
     if row["evaluations"]:
         columns["evaluation"] = "conditional" if all(row["evaluations"]) else "in every call"
+    if row["images"]["largest"]:
+        # more than 1 where replicas have copies of the images that they are evaluated on
+        copies = row["images"]["largest"] / row["images"]["evaluated"]
+        columns["image_copies"] = round(copies, 2)
     return columns | {
         "lower_seconds": row["lower_seconds"],
         "compile_seconds": row["compile_seconds"],
         "memory_mb": round(row["memory"]["total"] / 1e6, 1),
         "temporary_mb": round(row["memory"]["temporary"] / 1e6, 1),
-        # more than 1 where replicas have copies of the images that they are evaluated on
-        "image_copies": round(row["images"]["largest"] / row["images"]["evaluated"], 2),
     }
 
 
 def main(settings: Settings) -> None:
     """Compile what is missing, then print and publish the table."""
     rows, wanted = kept(settings.rows, settings.limit), cases(settings)
+    if not settings.missing:
+        wanted = [case for case in wanted if case in rows]
     settings.rows.parent.mkdir(parents=True, exist_ok=True)
     for number, case in enumerate(wanted, start=1):
         if case not in rows:
@@ -247,7 +255,8 @@ def main(settings: Settings) -> None:
             table,
             {
                 "what": "estimates of compilers for described devices; nothing ran on one",
-                "compiled_on": processor(),
+                "code": settings.note,
+                "compiled_on": {name: processor()[name] for name in ("cpu", "cores")},
                 "versions": [v for i, v in enumerate(used) if v not in used[:i]],
                 "clocks": "1.5 GHz of v5e, 1.75 GHz of v6e, by the vendor's FLOP/s",
                 "limit": settings.limit,
