@@ -51,6 +51,7 @@ from jaxticket.controls import BRANCHES
 from jaxticket.data import DATASETS, augment
 from jaxticket.engine import parallel
 from jaxticket.engine.adversarial import FGSM, PGD
+from jaxticket.engine.hosts import distributed
 from jaxticket.engine.parallel import compilation_cache, cpu_devices
 from jaxticket.engine.runtime import RunInterrupted, Runtime
 from jaxticket.engine.store import RunFolderError
@@ -124,7 +125,7 @@ __all__ = [  # noqa: RUF022
     # masks and machines
     "masks", "density", "densities", "keep_top", "prune", "TrainState",
     "Runtime", "callbacks", "RunInterrupted", "RunFolderError",
-    "parallel", "cpu_devices", "compilation_cache",
+    "parallel", "cpu_devices", "distributed", "compilation_cache",
     "__version__",
 ]
 # fmt: on

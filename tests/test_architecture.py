@@ -72,7 +72,7 @@ HOMES = {
     "tensorflow_datasets": ("data.tfds",),
     "tensorflow": ("data.tfds",),
     "grain": ("data.blocks",),
-    "orbax": ("engine.store", "engine.orbax_states"),
+    "orbax": ("engine.hosts", "engine.orbax_states"),
     "etils": ("_files",),
     "fsspec": ("_files",),
     "flax": ("nn",),

@@ -174,6 +174,7 @@ def calls():
         "data.stream": (jt.data.stream, {"name": "nowhere"}),
         "mesh": (jt.parallel.mesh, {}),
         "cpu_devices": (jt.cpu_devices, {}),
+        "distributed": (jt.distributed, {}),
         "compilation_cache": (jt.compilation_cache, {}),
         "matching": (runs.matching, {}),
         "winning": (runs.winning, {}),
@@ -344,6 +345,13 @@ BAD = [
     *(("mesh", "data", value, "`data` must be a whole") for value in (*WHOLE, 0)),
     *(("mesh", "seeds", value, "`seeds` must be a whole") for value in ("4", 1.5, True, 0)),
     ("mesh", "devices", 4, "`devices` must be several"),
+    *(("mesh", "jobs", value, "`jobs` must be a whole") for value in ("4", 1.5, True, 0)),
+    ("mesh", "batch_size", 8, "`batch_size` 8 has an effect with `jobs` alone"),
+    ("distributed", "coordinator_address", 3, "`coordinator_address` must be a text"),
+    ("distributed", "coordinator_address", "host", "`coordinator_address` must be a host and a"),
+    *(("distributed", name, value, f"`{name}` must be a whole")
+      for name in ("num_processes", "process_id", "heartbeat_timeout")
+      for value in ("4", 1.5, True, -1)),
     *(("cpu_devices", "count", value, "`count` must be a whole") for value in ("4", 1.5, True, 0)),
     ("objective_values", "examples", 1.5, "`examples` must be a whole"),
     ("prune", "rounds", 1.5, "`rounds` must be a whole"),

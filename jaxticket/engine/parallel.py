@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -21,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxticket import _files, _tree
 from jaxticket._check import path_or_none, whole
+from jaxticket.engine.hosts import meet
 from jaxticket.typing import AnyArray
 
 T = TypeVar("T")
@@ -29,23 +31,55 @@ InT = TypeVar("InT")
 SEED, DATA = "seed", "data"
 
 
-def mesh(seeds: int | None = None, data: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+def mesh(
+    seeds: int | None = None,
+    data: int = 1,
+    devices: Sequence[Any] | None = None,
+    *,
+    jobs: int | None = None,
+    batch_size: int | None = None,
+) -> Mesh:
     """A mesh of devices with axes ("seed", "data").
 
     Replicas are spread over `seed`; the batch of each replica is split over `data`.
+
+    With `jobs` the mesh is chosen for so many replicas, seeds first: of D devices, the seed axis
+    has the least divisor s of D with s >= min(jobs, D), so that as many replicas as possible are
+    trained at the same time, and the data axis the D / s devices that are left for each. With a
+    batch size b, D / s must divide b as well. Where jobs < s, or s does not divide the jobs,
+    devices stay idle, and a warning says how many.
+
+    >>> dict(mesh(jobs=1, batch_size=60).shape)  # on four devices
+    {'seed': 1, 'data': 4}
 
     Args:
       seeds: devices along the seed axis; None for all that are left.
       data: devices that share the batches of a replica.
       devices: None for all devices.
+      jobs: replicas that are trained side by side, such as seeds times branches; it takes the place
+        of `seeds` and `data`.
+      batch_size: with `jobs`, that of the training.
 
     Raises:
       ValueError: where the product is not the number of devices.
     """
     if devices is not None and not isinstance(devices, (Sequence, np.ndarray)):
         raise ValueError(f"`devices` must be several, such as jax.devices()[:2], got {devices!r}")
-    devices = list(devices) if devices is not None else jax.devices()
     data = whole("data", data, 1)
+    if jobs is not None:
+        if seeds is not None or data != 1:
+            raise ValueError(
+                f"`jobs` {jobs!r} chooses `seeds` and `data`, which are given as {seeds!r} and "
+                f"{data}; give either"
+            )
+        jobs = whole("jobs", jobs, 1)
+    if batch_size is not None:
+        if jobs is None:
+            raise ValueError(f"`batch_size` {batch_size!r} has an effect with `jobs` alone")
+        batch_size = whole("batch_size", batch_size, 1)
+    devices = list(devices) if devices is not None else jax.devices()
+    if jobs is not None:
+        seeds, data = _split(len(devices), jobs, batch_size)
     if len(devices) % data:
         raise ValueError(f"`data` must divide the number of devices, {len(devices)}, got {data}")
     seeds = len(devices) // data if seeds is None else whole("seeds", seeds, 1)
@@ -58,6 +92,27 @@ def mesh(seeds: int | None = None, data: int = 1, devices: Sequence[Any] | None 
     return jax.make_mesh(
         (seeds, data), (SEED, DATA), axis_types=(AxisType.Auto,) * 2, devices=devices
     )
+
+
+def _split(devices: int, jobs: int, batch_size: int | None) -> tuple[int, int]:
+    """Seed and data axis for so many replicas, see `mesh`; warns of devices that stay idle."""
+    data = max(
+        part
+        for part in range(1, devices + 1)
+        if devices % part == 0
+        and devices // part >= min(jobs, devices)
+        and (batch_size is None or batch_size % part == 0)
+    )
+    seeds = devices // data
+    places = -(-jobs // seeds) * seeds
+    if places > jobs:
+        when = "" if places == seeds else " in the last round"
+        warnings.warn(
+            f"{(places - jobs) * data} of {devices} devices stay idle{when}: {jobs} jobs on a mesh "
+            f"of {seeds} x {data}; {places} jobs take the same time",
+            stacklevel=3,
+        )
+    return seeds, data
 
 
 def check_mesh(value: object) -> Mesh:
@@ -191,9 +246,18 @@ def host(tree: T) -> T: ...
 
 def host(tree: object) -> object:
     """Device arrays as NumPy arrays; on several hosts, every process gets all of them."""
+    several = jax.process_count() > 1
+
+    def apart(x: object) -> bool:
+        return several and isinstance(x, jax.Array) and not x.is_fully_addressable
+
+    if any(apart(x) and _on_cpu(x) for x in jax.tree.leaves(tree)):
+        # what another host computes longer than collectives on a CPU wait
+        jax.block_until_ready(tree)
+        meet()
 
     def one(x: jax.Array) -> np.ndarray:
-        if jax.process_count() > 1 and not x.is_fully_addressable:
+        if apart(x):
             from jax.experimental import multihost_utils
 
             x = multihost_utils.process_allgather(x, tiled=True)
@@ -201,6 +265,10 @@ def host(tree: object) -> object:
         return np.array(x)
 
     return jax.tree.map(one, tree)
+
+
+def _on_cpu(x: jax.Array) -> bool:
+    return next(iter(x.sharding.device_set)).platform == "cpu"
 
 
 def gathered(numbers: Sequence[int]) -> np.ndarray:

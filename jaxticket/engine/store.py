@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import json
 import os
+import secrets
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +31,7 @@ from jaxticket import _files, results
 from jaxticket.engine import bucket_lock, file_states, lock, orbax_states, parallel
 from jaxticket.engine.checksums import checksum, intact, layout
 from jaxticket.engine.environment import environment
+from jaxticket.engine.hosts import meet
 from jaxticket.typing import Json
 
 T = TypeVar("T")
@@ -41,8 +42,8 @@ _EVALUATED = "evaluated.json"
 _FORMAT = 2
 _KINDS = (file_states, orbax_states)
 """How states are written, in the order in which they are looked for."""
-# seconds that processes of several hosts wait for one another: as long as a folder may be in use
-_PATIENCE = 24 * 3600
+# seconds until a new file is seen by all hosts
+_SEEN = 15.0
 
 
 class RunFolderError(ValueError):
@@ -105,26 +106,9 @@ def explained(folder: Path) -> Iterator[None]:
         raise
 
 
-_meetings = itertools.count()
-
-
-def _meet() -> None:
-    """Wait until all processes are here.
-
-    Collectives on a CPU wait for half a minute only, which is too short where one host compiles,
-    writes or waits for a folder longer than another.
-    """
-    if jax.process_count() > 1:
-        from orbax.checkpoint import multihost
-
-        everyone = set(range(jax.process_count()))
-        name = f"jaxticket-{next(_meetings)}"
-        multihost.sync_global_processes(name, timeout=_PATIENCE, processes=everyone)
-
-
 def agreed(numbers: Sequence[int]) -> np.ndarray:
     """A few whole numbers of every process, int32 [process, number], the same on all of them."""
-    _meet()
+    meet()
     return parallel.gathered(numbers)
 
 
@@ -143,7 +127,7 @@ def by_first(make: Callable[[], bytes | None]) -> bytes | None:
             message = b"nothing" if made is None else b"made" + made
         except BaseException as raised:
             error, message = raised, b"error" + str(raised).encode()
-    _meet()
+    meet()
     message = parallel.broadcast(message)
     if error is not None:
         raise error
@@ -238,6 +222,36 @@ class RunFolder:
         self._extends = extends
         # whether this machine stands in the list of those that computed the run
         self._noted = by_first(lambda: self._open(settings, wait, asked)) is not None
+        try:
+            self._check_shared()
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_shared(self) -> None:
+        """Raise where another process sees another folder under this path."""
+        if jax.process_count() == 1:
+            return
+
+        def mark() -> bytes:
+            # a new name, since file systems remember for a while which files are not there
+            mark = self.path / f".seen-{secrets.token_hex(8)}"
+            _files.write_text(mark, "")
+            return mark.name.encode()
+
+        with explained(self.path):
+            name = (by_first(mark) or b"").decode()
+            until = time.monotonic() + _SEEN
+            while not (sees := (self.path / name).exists()) and time.monotonic() < until:
+                time.sleep(0.1)
+            blind = np.flatnonzero(agreed([sees])[:, 0] == 0).tolist()
+            on_first(lambda: (self.path / name).unlink(missing_ok=True))
+        if blind:
+            raise RunFolderError(
+                f"`folder` {str(self.path)!r} of process 0 is not that of processes {blind}: "
+                f"all hosts must see one folder; choose one on a file system that they share, such "
+                f"as NFS or a bucket"
+            )
 
     def _open(
         self, settings: Mapping[str, object], wait: float, asked: Callable[[], bool]

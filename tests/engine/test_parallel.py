@@ -115,6 +115,35 @@ def test_blocks_are_multiples_of_the_seed_axis():
     assert parallel.block_size(9, mesh, 2) == 4
 
 
+@pytest.mark.parametrize(
+    ("jobs", "batch_size", "shape"),
+    [(1, None, (1, 4)), (1, 6, (2, 2)), (2, None, (2, 2)), (2, 5, (4, 1)), (4, None, (4, 1)),
+     (8, 8, (4, 1))],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:.* devices stay idle")
+def test_a_mesh_for_jobs_has_seeds_first_then_data(jobs, batch_size, shape):
+    assert parallel.mesh(jobs=jobs, batch_size=batch_size).devices.shape == shape
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (dict(jobs=3), "1 of 4 devices stay idle: 3 jobs on a mesh of 4 x 1; 4 jobs"),
+        (dict(jobs=1, batch_size=6), "2 of 4 devices stay idle: 1 jobs on a mesh of 2 x 2"),
+        (dict(jobs=5), "3 of 4 devices stay idle in the last round: 5 .*; 8 jobs"),
+    ],
+)
+def test_devices_that_stay_idle_are_said(options, word):
+    with pytest.warns(UserWarning, match=word):
+        parallel.mesh(**options)
+
+
+@pytest.mark.parametrize("other", [dict(seeds=4), dict(data=2)])
+def test_a_mesh_is_for_jobs_or_of_a_given_shape(other):
+    with pytest.raises(ValueError, match="`jobs` 4 chooses `seeds` and `data`"):
+        parallel.mesh(jobs=4, **other)
+
+
 def test_padding_repeats_the_first_entry():
     padded = parallel.pad({"a": np.array([[1, 2], [3, 4]])}, 4)
     np.testing.assert_array_equal(padded["a"], [[1, 2], [3, 4], [1, 2], [1, 2]])
