@@ -37,11 +37,14 @@ def everything(mesh):
         "transfer": jt.transfer(runs, to=DIGITS, training=TRAINING, **quiet),
         "fed": jt.find_tickets(NET, fed, TRAINING, jt.Pruning(levels=1), **given),
     }
+    verdict = jt.verdict(runs, level=1, dense_lrs=(TRAINING.lr,), points=3, **quiet)
     return {name: one.table() for name, one in found.items()} | {
         "instability": jt.instability(*first, at=(0, 10), points=5, **given).table(),
         "telemetry": jt.telemetry(runs, every=10, **quiet),
         "measure": jt.measure(runs, "gradient_norm", examples=50, **quiet),
-        "verdict": jt.verdict(runs, level=1, dense_lr=(1.0,), **quiet).networks,
+        "verdict": jt.verdict(
+            runs, level=1, dense_lrs=(TRAINING.lr,), points=3, **quiet
+        ).networks(),
     }
 
 
