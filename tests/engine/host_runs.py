@@ -42,9 +42,7 @@ def everything(mesh):
         "instability": jt.instability(*first, at=(0, 10), points=5, **given).table(),
         "telemetry": jt.telemetry(runs, every=10, **quiet),
         "measure": jt.measure(runs, "gradient_norm", examples=50, **quiet),
-        "verdict": jt.verdict(
-            runs, level=1, dense_lrs=(TRAINING.lr,), points=3, **quiet
-        ).networks(),
+        "verdict": verdict.networks(),
     }
 
 
