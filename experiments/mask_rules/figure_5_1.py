@@ -25,8 +25,8 @@ Makes:    figure_5-1.png (density over steps), accuracy.png, cost.png, final.csv
           schedules.csv, explored.csv; accuracies with costs and explored shares in the terminal.
 Sizes:    lenet-mnist: quick 3 seeds, 5 levels pruning 55%, 600 steps, 10% of the examples; paper 5
           seeds, 5 levels pruning 55%, 24,000 steps.
-Cost:     66 minutes with the settings of
-          results/mask_rules/figure_5_1-lenet-mnist-paper-1fcf4ff213 on 2 cores of an AMD EPYC that
+Cost:     34 minutes with the settings of
+          results/mask_rules/figure_5_1-lenet-mnist-paper-e617bba4e8 on 2 cores of an AMD EPYC that
           other work shared.
 Expected: RigL above SET above static sparse training at equal length, and more so when trained
           longer; gradual pruning close to magnitude pruning after training at half of its steps
