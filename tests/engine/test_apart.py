@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import jax
+import pytest
 from apart_worker import data, find
 
 import jaxticket as jt
@@ -22,6 +23,7 @@ def results_of(folder):
     }
 
 
+@pytest.mark.slow
 def test_two_processes_with_other_data_and_with_saves_in_the_background(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
