@@ -54,10 +54,22 @@ def test_devices_that_share_batches_meet_once_in_a_step_and_once_in_an_evaluatio
 
 
 @pytest.mark.parametrize("case", TRAININGS)
-def test_what_programs_are_given_is_the_data_and_the_replicas(case):
-    """A replica holds weights, two moments and a mask."""
+def test_evaluations_are_left_out_where_nobody_wants_them(case):
+    assert compiled(case)["evaluations"] == [True]
+
+
+@pytest.mark.parametrize("case", TRAININGS)
+def test_images_are_never_copied_for_replicas(case):
+    images = compiled(case)["images"]
+    assert 0 < images["largest"] <= images["evaluated"]
+
+
+@pytest.mark.parametrize("case", TRAININGS)
+def test_memory_is_that_of_the_data_and_of_the_replicas(case):
+    """A replica holds weights, two moments, a mask and their next values, and its activations."""
     memory = compiled(case)["memory"]
     here = case.replicas * case.data // {"v5e-8": 8, "v5e-64": 64, "H100": 1}[case.topology]
     images = (SUBJECT.train + SUBJECT.test + 10_000) * np.prod(SUBJECT.shape)
     # TPUs lay images out in tiles
     assert memory["arguments"] < 1.5 * images + 4 * here * WEIGHTS
+    assert memory["temporary"] < 0.1 * images + 8 * here * WEIGHTS
