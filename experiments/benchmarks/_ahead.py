@@ -24,6 +24,7 @@ from jaxticket.engine.jobs import job_plan
 from jaxticket.engine.optim import schedule
 from jaxticket.engine.program import check_fit, program
 from jaxticket.engine.supervised import Origin, Supervised
+from jaxticket.labels import CLASSES
 from jaxticket.pruning.compiled import Selection, Weights, pruner
 from jaxticket.settings import static_part
 from jaxticket.sparsify.learned.learner import ORDER, ScoreLearner, ScoreOrigin, ScorePlan
@@ -223,7 +224,7 @@ def instability(of: Task) -> Lowered:
     """The evaluation of points between two networks, one point in the place of each replica."""
     kind, splits = static_part(of.training), of.arrays.splits
     programs = evaluator.programs(of.net, kind, of.mesh, len(splits), splits.index("train"))
-    width = metrics.width(of.training, of.net, jt.labels.CLASSES)
+    width = metrics.width(of.training, of.net, CLASSES)
     point = (
         shapes.Shape((), jnp.int32),
         shapes.Shape((2,), jnp.int32),

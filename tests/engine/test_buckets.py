@@ -236,10 +236,11 @@ def test_a_process_that_was_taken_for_dead_stops_writing(buckets, monkeypatch):
     monkeypatch.setattr(bucket_lock, "BEAT", 0.01)
     folder = RunFolder("gs://bucket/run", {"kind": "a"})
     folder.save("before", {"x": np.zeros(2)})
-    (folder.path / ".lock").write_text(json.dumps({"token": "other", "name": "another"}))
     deadline = time.monotonic() + 20
     while not folder._lock.lost and time.monotonic() < deadline:
-        time.sleep(0.01)
+        # again, where a sign of life was under way and came after it
+        (folder.path / ".lock").write_text(json.dumps({"token": "other", "name": "another"}))
+        time.sleep(0.02)
     with pytest.raises(RunFolderError, match="was taken over by another process"):
         folder.save("after", {"x": np.zeros(2)})
     folder.close()
