@@ -55,7 +55,7 @@ def write(tables, folder):
 
 def rounds(mesh, folder, save_every=60.0, **options):
     """Runs with a rewind inside level 0, and a branch of them, saved in a folder."""
-    training = jt.Training(steps=200, batch_size=16, eval_every=10)
+    training = jt.Training(steps=100, batch_size=16, eval_every=10)
     runtime = jt.Runtime(mesh=mesh, folder=folder, save_every=save_every, progress=False, **options)
     pruning = jt.Pruning(levels=1, rewind=13)
     runs = jt.find_tickets(NET, DIGITS, training, pruning, seeds=SEEDS, runtime=runtime)
