@@ -44,7 +44,7 @@ class Masks:
     "rule",
     [
         RIGL,
-        pytest.param(jt.dynamic.SET(every=3, end=10, fraction=0.5), marks=pytest.mark.slow),
+        pytest.param(jt.dynamic.SET(every=3, end=10, fraction=0.7), marks=pytest.mark.slow),
         jt.dynamic.Gradual(begin=1, end=10, every=3),
         pytest.param(jt.dynamic.StraightThrough(every=2), marks=pytest.mark.slow),
         pytest.param(jt.dynamic.ACDC(begin=2, end=10, every=2), marks=pytest.mark.slow),
