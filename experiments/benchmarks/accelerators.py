@@ -140,7 +140,7 @@ def examined(case: Case) -> Row:
         "conditionals": sum(one.opcode == "conditional" for one, _ in found.walk()),
         "images": {
             "evaluated": int(task.arrays.batched.x.size),
-            # the training images may be laid out anew
+            # the compiler may copy the training images into another layout
             "largest": max((n for n in sizes if n != task.arrays.x.size), default=0),
         },
         "versions": versions(case.topology),

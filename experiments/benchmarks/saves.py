@@ -7,8 +7,8 @@ that the writing thread takes from the training where both share the cores of a 
 
 Command:  python -m experiments.benchmarks.saves [--seeds 8 --publish]
 Cost:     about three minutes on 2 CPU cores
-Expected: a fraction of the time of saves at once in the background, where training waits for a copy
-          to the host alone
+Expected: less time in the background, where training waits for a copy to the host alone; no idle
+          machine has measured it yet
 """
 
 from __future__ import annotations

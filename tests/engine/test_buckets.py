@@ -264,7 +264,7 @@ def test_urls_stay_urls(buckets, folder):
     ("folder", "said"),
     [
         ("ftp://host/run", r"begins with ftp://; write gs://bucket/folder or s3://bucket/folder"),
-        ("file:///tmp/run", "begins with file://"),
+        ("file:///somewhere/run", "begins with file://"),
         ("gs:/bucket/run", r"`folder` 'gs:/bucket/run' lacks a slash; write gs://bucket/run"),
         ("gs://", r"names no bucket; write gs://bucket/folder"),
     ],
