@@ -11,7 +11,8 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -144,7 +145,7 @@ class Program:
         of: Callable[[Instruction], int],
         begin: str | None = None,
         *,
-        without: str | None = None,
+        without: Collection[str] = (),
     ) -> int:
         """Sum a number over what a computation runs.
 
@@ -153,12 +154,13 @@ class Program:
         Args:
           of: the number of an instruction.
           begin: where; the whole program if None.
-          without: the body of a loop that is left out.
+          without: bodies of loops that are left out.
         """
         total = 0
         for one in self.computations[self.entry if begin is None else begin]:
             total += of(one)
-            inner = [self.cost(of, name, without=without) for name in one.runs if name != without]
+            runs = [name for name in one.runs if name not in without]
+            inner = [self.cost(of, name, without=without) for name in runs]
             times = self.trips(one) if one.opcode == "while" else 1
             total += (1 if times is None else times) * max(inner, default=0)
         return total
@@ -263,12 +265,26 @@ def collectives(
     ]
 
 
-def loops(program: Program, step: str | None) -> list[dict[str, object]]:
-    """Loops that run a known number of times outside the steps: how often, and where they stand."""
+class Loop(NamedTuple):
+    """A loop that runs a known number of times.
+
+    Attributes:
+      trips: how often.
+      conditional: whether it stands inside a conditional.
+      body: what it runs.
+    """
+
+    trips: int
+    conditional: bool
+    body: str
+
+
+def loops(program: Program, step: str | None) -> list[Loop]:
+    """Loops outside the steps that run a known number of times."""
     return [
-        {"trips": program.trips(one), "conditional": _within(above, "conditional")}
+        Loop(trips, _within(above, "conditional"), one.runs[0])
         for one, above in program.walk()
         if one.opcode == "while"
-        and program.trips(one) is not None
+        and (trips := program.trips(one)) is not None
         and not any(step in outer.runs for outer in above)
     ]

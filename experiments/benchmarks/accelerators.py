@@ -1,10 +1,11 @@
 """What compilers say of jaxticket's programs on TPUs and an H100, without having one.
 
 Programs of the code as it is are compiled ahead of time for described devices (_ahead.py), and the
-optimized programs are read (_hlo.py): time of compilation, memory of a device, kernels of a step,
-collectives with the axes of the mesh along which they run, whether evaluations stand inside a
-conditional, and for TPUs the time of a step by the compiler's own estimate of cycles. All of these
-are ESTIMATES of compilers; nothing is measured on an accelerator.
+optimized programs are read (_hlo.py): time of compilation, memory of a device, collectives with the
+axes of the mesh along which they run, whether evaluations stand inside a conditional; and of a
+step, of an evaluation and of what else a call does the kernels and, for TPUs, the time by the
+compiler's own estimate of cycles. All of these are ESTIMATES of compilers; nothing is measured on
+an accelerator.
 
 * train: steps and an evaluation of the preset's training; LeNet in float32 at the highest
   precision, ResNet-20 and VGG-16 in bfloat16 at the default
@@ -14,8 +15,8 @@ are ESTIMATES of compilers; nothing is measured on an accelerator.
 
 Each program is compiled in a process of its own, which may take --limit seconds of CPU time (other
 work may share the machine): what takes more is a row that says so. Rows are kept in --rows as they
-are made, and the same command goes on with those that are missing; rows over an earlier limit are
-made again under a higher one.
+are made, and the same command goes on with those that are missing, on another machine too; rows
+over an earlier limit are made again under a higher one.
 
 Command:  pip install "jaxticket[aot]"
           python -m experiments.benchmarks.accelerators [--networks lenet --limit 600 --publish]
@@ -40,7 +41,7 @@ from pathlib import Path
 import tyro
 
 from experiments.benchmarks._hlo import Instruction
-from experiments.benchmarks._machine import Row, publish
+from experiments.benchmarks._machine import RESULTS, Row, publish
 from experiments.common.machine import processor
 
 MODULE = "experiments.benchmarks.accelerators"
@@ -61,8 +62,8 @@ class Settings:
     """Numbers of replicas; those that the devices do not divide are left out."""
     limit: int = 600
     """CPU seconds that one program may take."""
-    rows: Path = Path("results/accelerators.jsonl")
-    """File of the rows made so far."""
+    rows: Path = RESULTS / "accelerators.jsonl"
+    """File of the rows made so far; those of another version of the code have to be removed."""
     missing: bool = True
     """Whether to compile what is missing; without, the table has the rows made so far alone."""
     label: str = ""
@@ -119,24 +120,30 @@ def examined(case: Case) -> Row:
     ended = time.process_time()
     memory, found = shapes.memory(compiled), _hlo.read(compiled.as_text())
     step = found.step if case.program in ("train", "search") else None
-    cycles = {"call": found.cost(_cycles, without=step)}
-    kernels = {"call": found.cost(_hlo.launched, without=step)}
-    if step is not None:
-        # of all replicas of a device, also where they take it in blocks
-        blocks = found.passes(step)
-        cycles["step"] = blocks * found.cost(_cycles, step)
-        kernels["step"] = blocks * found.cost(_hlo.launched, step)
     batches = len(task.arrays.batched.split)
+    evaluations = [loop for loop in _hlo.loops(found, step) if loop.trips == batches]
+    # what runs in them, and how often for all replicas of a device, also where they take turns
+    parts = {"evaluation": [(loop.body, batches) for loop in evaluations]}
+    if step is not None:
+        parts["step"] = [(step, 1)]
+    apart = [body for bodies in parts.values() for body, _ in bodies]
+    costs = {
+        name: {"call": found.cost(of, without=apart)}
+        | {
+            part: sum(n * found.passes(body) * found.cost(of, body) for body, n in bodies)
+            for part, bodies in parts.items()
+            if bodies
+        }
+        for name, of in {"cycles": _cycles, "kernels": _hlo.launched}.items()
+    }
     sizes = [n for one, _ in found.walk() for n in one.sizes("u8")]
-    evaluations = [loop for loop in _hlo.loops(found, step) if loop["trips"] == batches]
     return {
         "lower_seconds": round(traced - began, 1),
         "compile_seconds": round(ended - traced, 1),
         "memory": memory._asdict() | {"total": memory.total},
-        "cycles": cycles,
-        "kernels": kernels,
+        **costs,
         "collectives": _hlo.collectives(found, dict(mesh.shape), step),
-        "evaluations": [loop["conditional"] for loop in evaluations],
+        "evaluations": [loop.conditional for loop in evaluations],
         "conditionals": sum(one.opcode == "conditional" for one, _ in found.walk()),
         "images": {
             "evaluated": int(task.arrays.batched.x.size),
@@ -201,8 +208,9 @@ def flat(case: Case, row: Row) -> Row:
     columns: Row = {**dataclasses.asdict(case), "status": row["status"]}
     names = (
         "lower_seconds", "compile_seconds", "memory_mb", "temporary_mb", "kernels_step",
-        "kernels_call", "cycles_step", "cycles_call", "estimated_us_step", "estimated_us_call",
-        "collectives_step", "collectives_call", "evaluation", "image_copies",
+        "kernels_evaluation", "kernels_call", "cycles_step", "cycles_evaluation", "cycles_call",
+        "estimated_us_step", "estimated_us_evaluation", "estimated_us_call", "collectives_step",
+        "collectives_call", "evaluation", "image_copies",
     )  # fmt: skip
     columns |= dict.fromkeys(names, "")
     if row["status"] != "compiled":
