@@ -10,6 +10,7 @@ from jaxticket.engine.learner import Plan
 from jaxticket.engine.optim import schedule
 from jaxticket.engine.program import Program
 from jaxticket.engine.source import DataArrays
+from jaxticket.engine.store import agreed
 from jaxticket.engine.supervised import Origin
 from jaxticket.settings import Training
 from jaxticket.typing import TrainState
@@ -19,9 +20,14 @@ SHARE = 0.8
 
 
 def available(mesh: Mesh) -> int | None:
-    """Bytes that a program may take on each device; None where the platform does not say (CPU)."""
+    """Bytes that a program may take on each device; None where the platform does not say (CPU).
+
+    Of several hosts it is the least, in whole MiB: all must choose the same number of replicas.
+    """
     limit = (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
-    return None if limit is None else int(SHARE * limit)
+    own = -1 if limit is None else int(SHARE * limit) >> 20
+    least = int(agreed([own]).min())
+    return None if least < 0 else least << 20
 
 
 def fitting(

@@ -34,6 +34,28 @@ def test_the_platform_says_how_much_there_is():
     assert available(MESH) is None, "a CPU does not"
 
 
+def test_all_hosts_take_the_least_of_what_they_have(monkeypatch):
+    class Device:
+        def memory_stats(self):
+            return {"bytes_limit": 10 * 2**30}
+
+    class Described:
+        local_devices = (Device(),)
+
+    told = []
+
+    def agreed(numbers):
+        told.append(numbers)
+        return np.array([numbers, [others]])
+
+    monkeypatch.setattr("jaxticket.engine.room.agreed", agreed)
+    others = 8191
+    assert available(Described()) == 8191 * 2**20
+    others = 8193
+    assert available(Described()) == 8192 * 2**20, "four fifths of 10 GiB"
+    assert told == [[8192]] * 2
+
+
 def test_runs_train_fewer_replicas_a_call_where_memory_ends(monkeypatch):
     """A smaller call changes no number."""
     run = dict(seeds=(3, 5, 6), runtime=jt.Runtime(mesh=MESH, progress=False))
