@@ -182,7 +182,7 @@ class Ticket:
           net: the network of the ticket.
           format: "dense", or "bcsr": the kernels of dense layers that are sparse then are
             multiplied as sparse matrices, which is faster on a CPU from about 95% sparsity on
-            (docs/export.md has the times).
+            (docs/guides/export.md has the times).
           densest: of "bcsr": layers of which a greater share is left stay dense, as convolutions
             do; None for 0.1.
 

@@ -67,7 +67,7 @@ def judged_by(
             raise ValueError(
                 f"`metric` is needed: `net` gives {list(outputs(net))} outputs for labels "
                 f"{list(labels.shape)}, so that R2 cannot be taken; pass the name of a metric of "
-                f"yours in Training(metrics=...), see docs/joints/metric.md"
+                f"yours in Training(metrics=...), see docs/extending/metric.md"
             )
         metric = "r2" if labels.kind == "numbers" else ACCURACY.name
     metric = text("metric", metric)

@@ -1,4 +1,4 @@
-"""The pages of the joints: every example runs as it is printed, and what it asserts is true."""
+"""The pages: every example runs as it is printed, what it asserts is true, and links lead on."""
 
 import importlib.util
 import re
@@ -9,13 +9,21 @@ import jax
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-GUIDES = sorted(path for path in DOCS.glob("*.md") if path.stem != "index")
-PAGES = sorted((DOCS / "joints").glob("*.md"))
+PAGES = sorted((DOCS / "extending").glob("*.md"))
+ALL = sorted(DOCS.rglob("*.md"))
+GUIDES = [path for path in ALL if path not in PAGES and "```python\n" in path.read_text("utf-8")]
+# pages that explain what is called, and must show it
+EXPLAINING = sorted(path for name in ("guides", "measuring") for path in (DOCS / name).glob("*.md"))
 JOINTS = {
     "score", "control", "layout", "network", "data-source", "augmentation", "optimizer", "schedule",
     "loss", "metric", "mask-rule", "relaxation", "objective", "constraint", "distance", "probe",
     "monitor", "strategy", "structure",
 }  # fmt: skip
+
+
+def name(path):
+    """A page as the index links to it."""
+    return path.relative_to(DOCS).as_posix()
 
 
 def example(path):
@@ -26,8 +34,8 @@ def example(path):
 def test_there_is_a_page_of_every_joint_and_the_index_lists_it():
     assert {path.stem for path in PAGES} == JOINTS
     index = (DOCS / "index.md").read_text()
-    linked = re.findall(r"\]\((joints/[^)]*)\)", index)
-    assert sorted(linked) == [f"joints/{path.name}" for path in PAGES]
+    linked = re.findall(r"\]\((extending/[^)]*)\)", index)
+    assert sorted(linked) == [f"extending/{path.name}" for path in PAGES]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
@@ -41,11 +49,22 @@ def test_the_example_of_a_page_runs(path, tmp_path):
     run(code, path.stem, tmp_path)
 
 
-@pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
+def test_every_page_is_reached_from_the_index_and_shows_what_it_explains():
+    index = (DOCS / "index.md").read_text("utf-8")
+    assert [page for page in map(name, ALL) if f"]({page})" not in index] == ["index.md"]
+    assert [name(path) for path in EXPLAINING if path not in GUIDES] == []
+
+
+@pytest.mark.parametrize("path", ALL, ids=name)
+def test_links_lead_to_files(path):
+    text = re.sub(r"^```.*?^```$", "", path.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
+    assert [link for link in links if not (path.parent / link).is_file()] == []
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=name)
 def test_the_examples_of_a_guide_run_one_after_another(path, tmp_path, monkeypatch):
-    assert f"]({path.name})" in (DOCS / "index.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
-    assert blocks
     monkeypatch.chdir(tmp_path)
     # as users have it
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
