@@ -21,10 +21,10 @@ class Examples(griffe.Extension):
 
 
 def fenced(text: str) -> str:
-    """The text with each example of the interpreter in a block of code.
+    r"""The text with each example of the interpreter in a block of code.
 
-    >>> fenced("so:\\n>>> 1 + 1\\n2\\n\\nand on")
-    'so:\\n\\n```pycon\\n>>> 1 + 1\\n2\\n```\\n\\nand on'
+    >>> fenced("so:\n>>> 1 + 1\n2\n\nand on")
+    'so:\n\n```pycon\n>>> 1 + 1\n2\n```\n\nand on'
     """
 
     def one(match: re.Match[str]) -> str:

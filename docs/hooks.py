@@ -1,7 +1,8 @@
 """What the site is given besides the pages of this folder.
 
-Pages that belong to the top of the repository (the changelog and others) become pages of the site,
-and other files of the repository that pages link to, such as figures and scripts, are copied.
+The index says which pages there are, and in which order. Pages that belong to the top of the
+repository (the changelog and others) become pages of the site, and other files of the repository
+that pages link to, such as figures and scripts, are copied.
 """
 
 from __future__ import annotations
@@ -25,6 +26,29 @@ PAGES = {
 FILES = "files"
 """Where copies of other files lie on the site."""
 _LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Take the sections and their pages from the index."""
+    config.nav = sections((Path(config.docs_dir) / "index.md").read_text(encoding="utf-8"))
+    return config
+
+
+def sections(index: str) -> list[str | dict[str, list[str]]]:
+    r"""The pages that the index links to: those above its sections, then section by section.
+
+    >>> sections("# Title\n[start](start.md)\n## Use\n- [a](b/a.md)\n- [log](../CHANGELOG.md)")
+    ['index.md', 'start.md', {'Use': ['b/a.md', 'changelog.md']}]
+    """
+    found: list[str | dict[str, list[str]]] = ["index.md"]
+    for section in re.split(r"^## ", index, flags=re.MULTILINE):
+        title, _, text = section.partition("\n")
+        links = [
+            posixpath.normpath(posixpath.join("docs", link)) for _, link, _ in _LINK.findall(text)
+        ]
+        pages = list(dict.fromkeys(placed(link) for link in links if link.endswith(".md")))
+        found += pages if title.startswith("# ") else [{title: pages}]
+    return found
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

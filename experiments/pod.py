@@ -1,8 +1,8 @@
 """A sweep of many seeds on a TPU pod, on other hosts, or on one machine: tickets and their tables.
 
 Command:  python -m experiments.pod --folder gs://BUCKET/sweep [--preset lenet-mnist --seeds 64]
-          on every host; docs/guides/pods.md has the commands that create a pod, start the sweep on all of
-          its hosts, and continue it after a preemption. To try it on one machine:
+          on every host; docs/guides/pods.md has the commands that create a pod, start the sweep on
+          all of its hosts, and continue it after a preemption. To try it on one machine:
           python -m experiments.pod --data digits --seeds 2 --steps 20 --levels 1
 Makes:    in the folder: table, timings and summary (Parquet, CSV), settings.json and
           tickets/*.safetensors of every seed and level.

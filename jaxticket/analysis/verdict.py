@@ -106,7 +106,8 @@ class Verdict:
     def _written(self, value: float, width: int = 0, sign: str = "") -> str:
         """A number of the conditions, in percent or in the units of the metric."""
         if self.shares:
-            return f"{100 * value:{sign}{width}.2f}"
+            # adding 0 makes a rounded -0 a 0: what passes by nothing has no minus
+            return f"{round(100 * value, 2) + 0.0:{sign}{width}.2f}"
         return f"{value:{sign}{width}.4g}"
 
     def conditions(self) -> pd.DataFrame:

@@ -9,7 +9,8 @@ import jax
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = sorted((DOCS / "extending").glob("*.md"))
+README = DOCS.parent / "README.md"
+PAGES = sorted(path for path in (DOCS / "extending").glob("*.md") if path.stem != "index")
 ALL = sorted(DOCS.rglob("*.md"))
 GUIDES = [path for path in ALL if path not in PAGES and "```python\n" in path.read_text("utf-8")]
 # pages that explain what is called, and must show it
@@ -34,7 +35,7 @@ def example(path):
 def test_there_is_a_page_of_every_joint_and_the_index_lists_it():
     assert {path.stem for path in PAGES} == JOINTS
     index = (DOCS / "index.md").read_text()
-    linked = re.findall(r"\]\((extending/[^)]*)\)", index)
+    linked = set(re.findall(r"\]\((extending/[^)]*)\)", index)) - {"extending/index.md"}
     assert sorted(linked) == [f"extending/{path.name}" for path in PAGES]
 
 
@@ -62,13 +63,23 @@ def test_links_lead_to_files(path):
     assert [link for link in links if not (path.parent / link).is_file()] == []
 
 
-@pytest.mark.parametrize("path", GUIDES, ids=name)
+@pytest.mark.parametrize("path", [README, *GUIDES], ids=lambda path: path.stem)
 def test_the_examples_of_a_guide_run_one_after_another(path, tmp_path, monkeypatch):
     blocks = re.findall(r"^```python\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
     monkeypatch.chdir(tmp_path)
     # as users have it
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         run("\n".join(blocks), path.stem, tmp_path)
+
+
+def test_the_readme_is_read_to_the_end():
+    text = README.read_text("utf-8")
+    assert len(text.splitlines()) <= 120
+    first, second = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len([line for line in first.splitlines() if line]) <= 10
+    # the model, with its imports, and how it is made a network; what is plotted of it comes after
+    model = second[: second.index("inst =")]
+    assert len([line for line in model.splitlines() if line]) <= 8
 
 
 def run(code, name, folder):
