@@ -101,6 +101,14 @@ _SNIP = ("vgg16", "vgg2_16", "wrn14_8", "wrn14_10", "wrn20_8")
 
 _BENCHMARKS = (
     Run(
+        "replicas",
+        "experiments.benchmarks.replicas",
+        ("--publish",),
+        "which form of replicas is fast on this device: LeNet, ResNet-20, WRN-16-4",
+        accelerator=("--replicas", "1", "4", "8", "16", "32", "64"),
+        minutes=20,
+    ),
+    Run(
         "convolution",
         "experiments.benchmarks.convolution",
         ("--publish",),
@@ -115,8 +123,8 @@ _BENCHMARKS = (
         "resnet20",
         "experiments.benchmarks.resnet20",
         ("--publish",),
-        "images per second of ResNet-20, 8 replicas together against one alone",
-        accelerator=("--seeds", "1", "8", "--dtype", "bfloat16", "--no-torch"),
+        "images per second of ResNet-20 against Flax and PyTorch on the same device",
+        accelerator=("--seeds", "1", "8", "32", "64", "--dtype", "bfloat16"),
         minutes=15,
     ),
 )
