@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
 README = DOCS.parent / "README.md"
-PAGES = sorted(path for path in (DOCS / "extending").glob("*.md") if path.stem != "index")
+INDEX = DOCS / "extending" / "index.md"
+PAGES = [path for path in sorted((DOCS / "extending").glob("*.md")) if path != INDEX]
 ALL = sorted(DOCS.rglob("*.md"))
 GUIDES = [path for path in ALL if path not in PAGES and "```python\n" in path.read_text("utf-8")]
 # pages that explain what is called, and must show it
@@ -35,8 +37,37 @@ def example(path):
 def test_there_is_a_page_of_every_joint_and_the_index_lists_it():
     assert {path.stem for path in PAGES} == JOINTS
     index = (DOCS / "index.md").read_text()
-    linked = set(re.findall(r"\]\((extending/[^)]*)\)", index)) - {"extending/index.md"}
+    linked = set(re.findall(r"\]\((extending/[^)]*)\)", index)) - {name(INDEX)}
     assert sorted(linked) == [f"extending/{path.name}" for path in PAGES]
+
+
+def test_the_index_of_joints_has_a_sentence_on_each():
+    linked = re.findall(r"^- \[[^]]*\]\(([^)]*)\) .*\.$", INDEX.read_text(), re.MULTILINE)
+    assert sorted(linked) == [path.name for path in PAGES]
+
+
+def test_the_tests_that_a_page_names_are_there():
+    """One collection of all that the pages name, of which each command selects something."""
+    commands = {}
+    for path in PAGES:
+        section = path.read_text().split("\n## Tests\n")[1]
+        (command,) = re.findall(r"^```bash\n(.*)\n```$", section, re.MULTILINE)
+        files, words = re.fullmatch(r"python -m pytest (.*) -k (.*)", command).groups()
+        commands[path.stem] = files.split(), words.strip('"').split(" or ")
+    files = sorted({file for named, _ in commands.values() for file in named})
+    run = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *files]
+    said = subprocess.run(run, cwd=DOCS.parent, capture_output=True, text=True, check=True).stdout
+    for page, (named, words) in commands.items():
+        for file in named:
+            found = [line for line in said.splitlines() if line.startswith(f"{file}::")]
+            assert found, (page, file)
+        kept = [
+            line.partition("::")[2].lower()
+            for line in said.splitlines()
+            if line.partition("::")[0] in named
+        ]
+        for word in words:
+            assert [line for line in kept if word.lower() in line], (page, word)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
