@@ -1,0 +1,89 @@
+"""The page of what was reproduced holds every published result, and what their files say."""
+
+import re
+import shutil
+
+import pytest
+
+from experiments import index, reproduced
+
+PAGE = (index.ROOT / reproduced.PAGE).read_text(encoding="utf-8")
+RESULTS = reproduced.results()
+
+
+def row_of(folder):
+    (row,) = [line for line in PAGE.splitlines() if f"../{folder}/settings.json" in line]
+    return row
+
+
+def test_the_page_is_what_the_script_writes():
+    assert reproduced.check() == []
+
+
+@pytest.mark.parametrize("result", RESULTS, ids=lambda result: result.folder)
+def test_every_result_has_a_row_with_its_figures_and_tables(result):
+    row = row_of(result.folder)
+    assert (index.ROOT / result.script).is_file()
+    for name in result.files:
+        if name.endswith((".png", ".csv")):
+            assert f"](../{result.folder}/{name})" in row
+    assert f"`python -m {result.script.removesuffix('.py').replace('/', '.')}" in row
+
+
+def test_every_published_figure_of_a_script_is_shown():
+    known = {f"{result.folder}/{name}" for result in RESULTS for name in result.files}
+    shown = {
+        path.relative_to(index.ROOT).as_posix()
+        for path in (index.ROOT / reproduced.RESULTS).rglob("*.png")
+    }
+    assert shown <= known
+
+
+def test_results_on_cifar_say_what_the_data_are():
+    rows = [row_of(r.folder) for r in RESULTS if "cifar10" in str(r.settings.get("data"))]
+    assert len(rows) >= 4
+    assert all("**JPEG re-encoded**" in row for row in rows)
+
+
+def test_numbers_of_one_row_by_hand():
+    row = row_of("experiments/results/thesis_ch5/ablations-lenet-mnist-quick")
+    assert "With 9% of the weights magnitude after training 94.8," in row and "dense 94.3" in row
+    assert "inverted 71.6" in row
+    assert "7.7 minutes, 2 cores, Intel Xeon" in row and "400 steps, 3 seeds" in row
+    assert "6,000 training images, 10,000 test images" in row
+
+
+def test_barriers_and_transfers_by_hand():
+    row = row_of("experiments/results/thesis_ch4/tickets-resnet20-cifar10-quick")
+    assert "dense 24.7 from step 0, 2.1 from step 30, " in row
+    assert "ticket with 17% 3.2 from step 0, 1.5 from step 30, 0.7 from step 90" in row
+    row = row_of("experiments/results/one_ticket/data_sets-lenet-mnist-quick")
+    assert "mnistb on mnista 93.8" in row
+    assert "random tickets on mnista 92.1" in row
+
+
+def test_numbers_stand_next_to_those_of_the_source():
+    row = row_of("experiments/results/kd_lts/accuracy-lenet-mnist-kd_lts-quick")
+    assert "kd lts: sparsest accuracy 97.22 (98), sparsest density 20 (20)" in row
+    row = row_of("experiments/results/kd_lts/transfer-lenet-mnist-kd_lts-quick-d9179ea0aa")
+    assert "optimizer at 34%: gap 0.18 (0.7)" in row
+
+
+def test_what_was_not_recorded_is_left_out():
+    row = row_of("experiments/results/thesis_ch5/schedules-resnet50-imagenet")
+    assert "minutes" not in row.partition(" | ")[0] and "seeds" not in row
+    assert reproduced.machine({}) == "" and reproduced.accuracies([]) == ""
+
+
+def test_tables_have_as_many_cells_as_heads():
+    rows = [line for line in PAGE.splitlines() if line.startswith("|")]
+    assert {len(re.split(r"(?<!\\)\|", line)) for line in rows} == {5}
+
+
+def test_check_finds_a_page_that_is_old_or_missing(tmp_path):
+    for name in ("experiments", "docs"):
+        (tmp_path / name).mkdir()
+    shutil.copy(index.ROOT / "experiments" / "index.csv", tmp_path / "experiments" / "index.csv")
+    assert "there is no" in reproduced.check(tmp_path)[0]
+    (tmp_path / reproduced.PAGE).write_text("old", encoding="utf-8")
+    assert "differs" in reproduced.check(tmp_path)[0]
