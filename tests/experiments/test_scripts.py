@@ -44,7 +44,7 @@ SCRIPTS = sorted(
     path.relative_to(EXPERIMENTS).as_posix()
     for path in (*EXPERIMENTS.glob("*.py"), *EXPERIMENTS.glob("*/*.py"))
     if not path.name.startswith("_")
-    and path.name not in ("index.py", "run_queue.py")
+    and path.name not in ("index.py", "reproduced.py", "run_queue.py")
     and path.parent.name not in ("benchmarks", "common")
 )
 CHAPTER_3 = {"curves", "one_shot", "lrr_and_random", "ablations", "early_stopping", "dilation"}
