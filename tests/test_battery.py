@@ -1,5 +1,5 @@
 """No number changes: small runs over all public functions give what they gave when they were
-recorded, and the README's first table is what its script finds.
+recorded, and the first table of iterative pruning is what its script finds.
 
 `python -m tests.battery.record` records new runs; see there.
 """
@@ -96,15 +96,15 @@ def test_another_version_may_rank_few_weights_otherwise():
         assert compare.differences({"mask": other}, {"mask": mask}, same_version=True)
 
 
-# --- the README's first table
+# --- the table of iterative pruning
 
-README = (HERE.parent / "README.md").read_text(encoding="utf-8")
+PAGE = (HERE.parent / "docs" / "methods" / "iterative.md").read_text(encoding="utf-8")
 CONTROLS = ("reinit", "shuffle", "random")
 
 
-def readme_rows():
-    """Density -> cells, as README.md has them."""
-    table = README[README.index("| density | ticket |") :].split("\n\n")[0].splitlines()
+def page_rows():
+    """Density -> cells, as docs/methods/iterative.md has them."""
+    table = PAGE[PAGE.index("| density | ticket |") :].split("\n\n")[0].splitlines()
     found = {}
     for line in table[2:]:
         density, *cells = (cell.strip() for cell in line.strip("|").split("|"))
@@ -133,7 +133,7 @@ def quick_start(levels, controls=CONTROLS):
 
 
 def shown(rows):
-    """Density -> cells, as README.md writes them."""
+    """Density -> cells, as the page writes them."""
     found = {}
     for _, here in rows.groupby("level"):
         here = here.set_index("branch")
@@ -147,16 +147,16 @@ def shown(rows):
     return found
 
 
-def test_the_tickets_of_the_readme_table_are_equal_to_the_digit():
+def test_the_tickets_of_the_table_are_equal_to_the_digit():
     """The first two rows; the slow test has all rows and the controls."""
     found = shown(quick_start(3, ()))
     for density in ("100.0%", "51.2%"):
-        assert found[density] == readme_rows()[density][:1]
+        assert found[density] == page_rows()[density][:1]
 
 
 @pytest.mark.slow
-def test_the_readme_table_is_equal_to_the_digit():
-    table, found = readme_rows(), shown(quick_start(20))
+def test_the_table_is_equal_to_the_digit():
+    table, found = page_rows(), shown(quick_start(20))
     assert len(table) == 7
     assert {density: found.get(density) for density in table} == table
 
