@@ -8,29 +8,29 @@ from jaxticket import _tree
 from jaxticket.engine import parallel
 from jaxticket.typing import Network
 
-GPU_BLOCK = 8
-"""Replicas of a network with convolutions that a GPU runs vmapped together."""
+BLOCK = 16
+"""Replicas that run vmapped together, of those networks that are not vmapped as a whole."""
 
 
 def replicas_together(net: Network, mesh: Mesh) -> int | None:
     """How many replicas of a device run vmapped together; blocks of so many take turns.
 
     None is all of them. On accelerators by compilers' estimates for described devices, which no
-    chip has confirmed; microseconds of a training step for each replica on a TPU v5e, and kernels
-    of a step on an H100:
+    chip has confirmed (`experiments/benchmarks/accelerators.py`, JAX 0.12). Of a training step of
+    each replica, where so many run together:
 
-    | network | alone | vmapped |
-    |---|---|---|
-    | LeNet-300-100, float32, v5e | 37 | 17 (64) |
-    | ResNet-20, bfloat16, v5e | 1,796 | 2,200 (8) |
-    | LeNet-300-100, H100 | | 30 (8) |
-    | ResNet-20, bfloat16, H100 | | 818 (8), 6,400 (32) |
+    | network | 1 | 8 | 16 | 64 |
+    |---|---|---|---|---|
+    | LeNet-300-100, float32, v5e, microseconds | 25.5 | 10.7 | 8.6 | 12.0 |
+    | ResNet-20, bfloat16, v5e, microseconds | 1,261 | does not compile | | |
+    | LeNet-300-100, H100, kernels | 32 | 4 | | 0.4 |
+    | ResNet-20, bfloat16, H100, kernels | | 101 | 82 | |
 
-    Dense layers of many replicas become one product. Convolutions of many replicas are computed
-    group by group: on a TPU nothing is gained over whole steps one after another, and a program of
-    8 compiles in 518 seconds, where one of a single replica takes 229. A GPU waits for kernels to
-    start rather than for arithmetic, so that small images of a few replicas belong together, but
-    the kernels of a step, and the time to compile it, grow with them.
+    Dense layers of many replicas become one product. On a TPU it is fastest in blocks whose
+    activations stay in on-chip memory; a GPU waits for kernels to start rather than for arithmetic,
+    and takes all replicas at once. Convolutions of many replicas are computed group by group: on a
+    TPU that needs more on-chip memory than there is, and on a GPU the kernels of a step, its
+    memory and the time to compile it grow with the replicas.
 
     Args:
       net: the network.
@@ -38,8 +38,8 @@ def replicas_together(net: Network, mesh: Mesh) -> int | None:
     """
     if parallel.maps(mesh):
         return 1
-    if not any(len(x.shape) == 4 for x in _tree.leaves(net.shapes[0]).values()):
-        return None
-    return {"tpu": 1, "gpu": GPU_BLOCK, "cuda": GPU_BLOCK, "rocm": GPU_BLOCK}.get(
-        mesh.devices.flat[0].platform
-    )
+    convolutional = any(len(x.shape) == 4 for x in _tree.leaves(net.shapes[0]).values())
+    platform = mesh.devices.flat[0].platform
+    if platform == "tpu":
+        return 1 if convolutional else BLOCK
+    return BLOCK if convolutional and platform in ("gpu", "cuda", "rocm") else None

@@ -77,7 +77,7 @@ def test_replicas_in_blocks_train_as_one_by_one():
 
 
 @pytest.mark.parametrize(
-    ("platform", "dense", "convolutions"), [("tpu", None, 1), ("gpu", None, 8), ("cpu", 1, 1)]
+    ("platform", "dense", "convolutions"), [("tpu", 16, 1), ("gpu", None, 16), ("cpu", 1, 1)]
 )
 def test_how_many_take_a_step_together_depends_on_platform_and_network(
     platform, dense, convolutions
