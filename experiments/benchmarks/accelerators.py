@@ -35,6 +35,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from importlib import metadata
 from pathlib import Path
 
@@ -222,11 +223,12 @@ def flat(case: Case, row: Row) -> Row:
             columns[f"cycles_{part}"] = cycles
             columns[f"estimated_us_{part}"] = round(cycles / ghz / 1e3, 1)
     for name, inside in (("collectives_step", True), ("collectives_call", False)):
-        columns[name] = "; ".join(
+        kinds = Counter(
             f"{one['kind']} over {' and '.join(one['axes'])}"
             for one in row["collectives"]
             if one["in_step"] == inside
         )
+        columns[name] = "; ".join(f"{count} {kind}" for kind, count in kinds.items())
     if row["evaluations"]:
         columns["evaluation"] = "conditional" if all(row["evaluations"]) else "in every call"
     if row["images"]["largest"]:

@@ -43,6 +43,10 @@ def mesh(
 
     Replicas are spread over `seed`; the batch of each replica is split over `data`.
 
+    A small batch gains nothing by being split: by the compiler's estimate for a TPU v5e a step of
+    LeNet-300-100 at batch 60 takes 1.8 times as long on two chips as on one, one of ResNet-20 at
+    batch 128, whose BatchNorm layers meet in each pass, 2.3 times.
+
     With `jobs` the mesh is chosen for so many replicas, seeds first: of D devices, the seed axis
     has the least divisor s of D with s >= min(jobs, D), so that as many replicas as possible are
     trained at the same time, and the data axis the D / s devices that are left for each. With a
