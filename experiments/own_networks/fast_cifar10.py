@@ -188,7 +188,7 @@ def measured(data: jt.data.Data, settings: Settings) -> pd.DataFrame:
     )
     runs = jt.find_tickets(
         net, data, training, pruning, seeds=range(settings.seeds), folder=settings.folder,
-        branches=CONTROLS,
+        branches=CONTROLS if settings.levels else (),
     )  # fmt: skip
     table = runs.table()
     here = (table.split == "test") & (table.metric == "accuracy") & (table.step == training.steps)
