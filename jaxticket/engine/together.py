@@ -23,8 +23,8 @@ def replicas_together(net: Network, mesh: Mesh) -> int | None:
     |---|---|---|---|---|
     | LeNet-300-100, float32, v5e, microseconds | 25.5 | 10.7 | 8.6 | 12.0 |
     | ResNet-20, bfloat16, v5e, microseconds | 1,261 | does not compile | | |
-    | LeNet-300-100, H100, kernels | 32 | 4 | | 0.4 |
-    | ResNet-20, bfloat16, H100, kernels | | 101 | 82 | |
+    | LeNet-300-100, H100, kernels | 38 | 4 | | 0.4 |
+    | ResNet-20, bfloat16, H100, kernels | 420 | 101 | 82 | |
 
     Dense layers of many replicas become one product. On a TPU it is fastest in blocks whose
     activations stay in on-chip memory; a GPU waits for kernels to start rather than for arithmetic,
