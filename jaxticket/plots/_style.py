@@ -155,6 +155,10 @@ def style() -> Iterator[None]:
     """
     with matplotlib.rc_context(RC):
         yield
+        # the first figure loads the backend, and that of notebooks then switches this on, without
+        # which they show no further figures
+        interactive = matplotlib.is_interactive()
+    matplotlib.interactive(interactive)
 
 
 @contextmanager

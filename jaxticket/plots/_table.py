@@ -250,6 +250,11 @@ def branch_lines(
     is_dense = (rows["branch"] == DENSE_LINE[0]) & (rows["level"] == DENSE_LINE[1])
     sparse = rows.loc[~is_dense]
     have = {str(name): set(part["level"]) for name, part in sparse.groupby("branch", observed=True)}
+    if "dense" in have:
+        raise ValueError(
+            f"`table` has a branch 'dense' at level {sorted(map(int, have['dense']))}, but the "
+            "dense network is level 0 of branch 'ticket': give it that level and name"
+        )
     dense = ["dense"] if len(sparse) < len(rows) else []
     names = branch_order([*dense, *have], branches)
     if branches is None:

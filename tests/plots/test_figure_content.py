@@ -591,6 +591,12 @@ def test_branches_and_levels():
     assert said(level=4) == ["dense", "IMP ticket, 41%"] and said(level=0) == ["dense"]
     table = pd.concat([TABLE, TABLE[TABLE["branch"] == "random"].assign(branch="b", level=4)])
     refused(r"share no level: .*'b': \[4\].*say which `level`", plots.instability, table)
+    named_dense = table.assign(branch=table["branch"].replace("b", "dense"))
+    refused(
+        r"branch 'dense' at level \[4\].* level 0 of branch 'ticket'",
+        plots.instability,
+        named_dense,
+    )
     assert "IMP ticket, 41%" in said(table[table["branch"] != "random"])
     # a control of the dense network, such as another schedule
     dense = TABLE[TABLE["level"] == 0]

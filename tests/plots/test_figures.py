@@ -289,3 +289,14 @@ def test_two_panels_and_three_tables():
         assert line.get_marker() == marker and (line.get_markeredgewidth() > 0) == (marker == "x")
     assert len(legend_texts(ax)) == 3 and ax.get_ylim()[0] == 0
     assert all_named(ax, "_lost") == []
+
+
+def test_a_backend_that_becomes_interactive_with_the_first_figure_stays_so():
+    """As that of notebooks, which shows nothing otherwise."""
+    before = matplotlib.is_interactive()
+    try:
+        with plots.style():
+            matplotlib.interactive(True)
+        assert matplotlib.is_interactive()
+    finally:
+        matplotlib.interactive(before)
