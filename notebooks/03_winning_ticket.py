@@ -159,7 +159,7 @@ verdict = jt.verdict(runs, level=judged, progress=False)
 print(verdict)
 
 # %% [markdown]
-# **How to read it.** "bar" is the number that the ticket has to reach, or that a control has to stay below: the ticket's mean less a clear gap, which is two pooled standard deviations over seeds. "margin" is how far it is from failing, in points. A failed condition is not a proof of the contrary: with few seeds a clear gap is wide. All networks that were judged, a dot for each seed and a bar for the mean:
+# **How to read it.** "bar" is the number that the ticket has to reach, or that a control has to stay below: the ticket's mean less a clear gap, which is two pooled standard deviations over seeds. "margin" is how far it is from failing, in points. A failed condition is not a proof of the contrary: with few seeds a clear gap is wide. And look at the first line: tickets that match the dense network at the rate they were found with may not match one whose rate is tuned. All networks that were judged, a dot for each seed and a bar for the mean:
 
 # %%
 networks = verdict.networks()

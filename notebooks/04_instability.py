@@ -120,6 +120,8 @@ sparse[columns] *= 100
 sparse[["branch", "density", *columns, "stable", "error"]].round(1)
 
 # %% [markdown]
+# **What it says.** The dense network is unstable from step 0, and sparse enough tickets are stable from there: their copies end in one region, and with errors like those of the dense network. Weights matter, not masks alone: the same masks on new weights are unstable where they still learn (look at the errors), and learn little or nothing at the sparsest.
+#
 # ## Rewinding
 #
 # Where tickets are unstable at initialization, rewinding them to a later step $k$ (thesis, Algorithm 4) is what makes them match. Do these need it? Compare tickets rewound to step 0 and to half of the training.

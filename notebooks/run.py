@@ -107,6 +107,24 @@ def execute(notebook: NotebookNode, *, folder: str | os.PathLike[str], timeout: 
     return time.monotonic() - began
 
 
+def keep_outputs(notebook: NotebookNode, before: NotebookNode) -> None:
+    """Take the outputs of a notebook whose code is the same and whose text was changed.
+
+    Args:
+      notebook: is changed: it has outputs afterwards.
+      before: the same cells of code, executed.
+
+    Raises:
+      ValueError: where a cell of code differs.
+    """
+    new, old = ([c for c in n.cells if c.cell_type == "code"] for n in (notebook, before))
+    if [cell.source for cell in new] != [cell.source for cell in old]:
+        raise ValueError("cells of code were changed: execute the notebook, without `--text`")
+    for cell, executed in zip(new, old, strict=True):
+        cell.outputs, cell.execution_count = executed.outputs, executed.execution_count
+    notebook.metadata["kernelspec"] = KERNEL
+
+
 def smaller(png: str) -> str:
     """Give a picture (base64) at most 256 colors, enough for lines, which halves its size."""
     whole = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
@@ -120,7 +138,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Execute the notebooks that the command line names, or all, and write them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; all if none")
-    names = parser.parse_args(arguments).names or NAMES
+    parser.add_argument(
+        "--text", action="store_true", help="only the text was changed: keep outputs, run nothing"
+    )
+    given = parser.parse_args(arguments)
+    names = given.names or NAMES
     for name in names:
         if name not in NAMES:
             parser.error(f"there is no notebook {name!r}: {', '.join(NAMES)}")
@@ -128,10 +150,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parts = [str(FOLDER.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(parts)
     for name in names:
-        notebook = read(name)
+        notebook, written = read(name), FOLDER / f"{name}.ipynb"
+        if given.text:
+            keep_outputs(notebook, nbformat.read(written, as_version=4))
+            nbformat.write(notebook, written)
+            continue
         with tempfile.TemporaryDirectory() as folder:
             seconds = execute(notebook, folder=folder)
-        nbformat.write(notebook, FOLDER / f"{name}.ipynb")
+        nbformat.write(notebook, written)
         print(f"{name}: {seconds:.0f} s", flush=True)
 
 

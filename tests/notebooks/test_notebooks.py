@@ -175,8 +175,19 @@ def test_badges_lead_to_the_repository_and_can_be_written_twice(copies):
 
 
 def test_a_repository_that_is_none_is_refused(copies):
-    with pytest.raises(ValueError, match="`repository` is 'https://github.com/a/b': give OWNER"):
+    with pytest.raises(ValueError, match=r"`repository` is 'https://github.com/a/b': give OWNER"):
         badges.write("https://github.com/a/b", folder=copies)
+
+
+def test_outputs_stay_where_the_text_alone_was_changed():
+    notebook, before = run.read("01_quick_start"), committed("01_quick_start")
+    notebook.cells[0].source += " More."
+    run.keep_outputs(notebook, before)
+    kept = [cell.outputs for cell in code_cells(notebook)]
+    assert kept == [cell.outputs for cell in code_cells(before)] and any(kept)
+    code_cells(notebook)[-1].source += "\nprint(1)"
+    with pytest.raises(ValueError, match="cells of code were changed: execute"):
+        run.keep_outputs(notebook, before)
 
 
 def test_sizes_of_other_names_are_refused():
