@@ -62,6 +62,8 @@ judged = 5  # the level that is judged
 # | `random` | permuted over all layers | the original ones |
 #
 # All seeds, and all branches of a level, train side by side in one compiled program.
+#
+# With a prepared data set, `p = jt.preset("lenet-mnist")` has the setting of the thesis, MNIST and 24,000 steps: `data = p.load()`, `net = p.net(data)`, `training = p.training`. Use a GPU or TPU for it.
 
 # %%
 data = jt.data.load("digits", validation=0.1)

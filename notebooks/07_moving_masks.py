@@ -60,6 +60,8 @@ densities = (0.1, 0.05, 0.02, 0.01)
 # | gradual | dense | prunes the smallest weights step by step, and brings none back |
 #
 # At step $t$, SET and RigL exchange the share $f(t) = \tfrac{0.3}{2}\big(1 + \cos(\pi t / t_\text{end})\big)$ of a layer's kept weights, until $t_\text{end}$ at three quarters of the training. Weights that grow start at 0, so that the network does not change by it. Every update keeps exactly the number of weights that the rule says.
+#
+# With a prepared data set, `p = jt.preset("wrn22_2-cifar10-rigl")` has RigL's setting on CIFAR-10: `data = p.load()`, `net = p.net(data)`, `training = p.training`. Use a GPU or TPU for it.
 
 # %%
 data = jt.data.load("digits", validation=0.1)

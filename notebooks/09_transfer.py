@@ -53,6 +53,8 @@ levels = 6  # how often networks are trained, pruned and rewound
 #
 # - **The other half.** `halves()` gives two data sets that share no training example and have the same test split, as the two halves of CIFAR-10 in the paper.
 # - **Scrambled digits.** The other half with its 64 pixels in another order, the same for all images. To a network of dense layers it is as easy as before, but every pixel is in the wrong place for a mask of the source.
+#
+# With a prepared data set, `p = jt.preset("vgg19-cifar10-one_ticket")` has a setting of the paper, whose `data.halves()` are its two halves of CIFAR-10: `data = p.load()`, `net = p.net(data)`, `training = p.training`. Use a GPU or TPU for it.
 
 # %%
 import numpy as np

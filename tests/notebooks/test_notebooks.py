@@ -20,15 +20,17 @@ FOLDER = ROOT / "notebooks"
 TINY = {
     "01_quick_start": "seeds = range(2)\nsteps = 40\nlevels = 2",
     "02_own_model": "seeds = range(1)\nsteps = 20\nlevels = 1\nchannels = 4",
-    "03_winning_ticket": "seeds = range(2)\nsteps = 40\nlevels = 2\njudged = 2",
+    "03_winning_ticket": "seeds = range(2)\nsteps = 40\nlevels = 1\njudged = 1",
     "04_instability": "seeds = range(2)\ncopies = 2\nsteps = 20\nat = (0, 10)\nlevels = 1",
     "05_pruning_at_initialization": (
-        "seeds = range(2)\nsteps = 20\ndensities = (0.3, 0.1)\njudged = 2"
+        "seeds = range(2)\nsteps = 20\ndensities = (0.3,)\n"
+        "scores = ('magnitude', 'snip')\njudged = 1"
     ),
-    "06_learned_masks": "seeds = range(1)\nsteps = 40\ndensities = (0.2, 0.02)",
-    "07_moving_masks": "seeds = range(2)\nsteps = 40\nevery = 10\ndensities = (0.1, 0.05)",
+    "06_learned_masks": "seeds = range(1)\nsteps = 40\ndensities = (0.2,)\nlevels = 1",
+    "07_moving_masks": "seeds = range(2)\nsteps = 40\nevery = 10\ndensities = (0.1,)",
     "08_what_tickets_are_like": (
-        "seeds = range(2)\nsteps = 40\ndensity = 0.3\nlevels = 1\nexamples = 50\norder = 5"
+        "seeds = range(2)\nsteps = 40\ndensity = 0.3\nscores = ('snip',)\n"
+        "levels = 1\nexamples = 50\norder = 5"
     ),
     "09_transfer": "seeds = range(2)\nsteps = 20\nlevels = 1",
     "10_seed_sweep": "seeds = range(4)\nsteps = 40\nlevels = 1\nbudget = 0.5",
