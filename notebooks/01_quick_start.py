@@ -172,4 +172,4 @@ print(f"{(~changing).sum()} pixels that hardly do: {units[~changing].mean():.0f}
 # - `jt.networks.lenet(data.shape, data.classes, widths=(30, 10))`: a network of a tenth of the width has less to spare.
 # - `folder="results/first"` in `jt.find_tickets`: run the cell twice; the second call reads the results instead of training. With more levels or seeds it goes on from there.
 #
-# More: [saved runs](../docs/saved-runs.md), [in a notebook](../docs/notebooks.md), [training of your own](../docs/training.md). Next: [your own model and arrays](02_own_model.ipynb).
+# More: [saved runs](../docs/guides/saved-runs.md), [in a notebook](../docs/guides/notebooks.md), [training of your own](../docs/guides/training.md). Next: [your own model and arrays](02_own_model.ipynb).

@@ -198,4 +198,4 @@ print((100 * lowest).round(1).to_string())
 # - `score=` in `jt.Pruning` may be a function `(params, context, *, key) -> scores`: rank by `|w|` divided by the mean `|w|` of its layer, and compare the layers' densities.
 # - `rewind=0`: do tickets of this network match from initialization?
 #
-# More: [networks of your own](../docs/networks.md), [data of your own](../docs/own-data.md), [tasks of your own](../docs/tasks.md), [a metric](../docs/joints/metric.md) and [a score of your own](../docs/joints/score.md). Next: [controls and statistics: is it a winning ticket?](03_winning_ticket.ipynb)
+# More: [networks of your own](../docs/guides/networks.md), [data of your own](../docs/guides/own-data.md), [tasks of your own](../docs/guides/tasks.md), [a metric](../docs/extending/metric.md) and [a score of your own](../docs/extending/score.md). Next: [controls and statistics: is it a winning ticket?](03_winning_ticket.ipynb)

@@ -182,6 +182,6 @@ with jt.plots.style():
 #
 # - Judge a sparser and a denser level (`judged`): which condition fails first?
 # - `seeds=range(20)`: the intervals shrink with $1/\sqrt{n}$. How many seeds does a gap of half a point need?
-# - A control of your own is a function `(ticket, key, *, net) -> ticket`, for example one that keeps only the signs of the weights: see [a control of your own](../docs/joints/control.md).
+# - A control of your own is a function `(ticket, key, *, net) -> ticket`, for example one that keeps only the signs of the weights: see [a control of your own](../docs/extending/control.md).
 #
-# More: [judge methods on one page](../docs/overview.md), [side by side](../docs/side-by-side.md). Next: [rewinding and instability](04_instability.ipynb).
+# More: [judge methods on one page](../docs/measuring/overview.md), [side by side](../docs/concepts/replicas.md). Next: [rewinding and instability](04_instability.ipynb).

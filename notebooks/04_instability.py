@@ -149,4 +149,4 @@ for row in final.itertuples():
 # - `noise=()` in `jt.instability`: without SGD noise the copies are equal and every barrier is exactly 0.
 # - `throughout=5` and `jt.plots.throughout(dense.throughout())`: when do the copies part?
 #
-# More: [loss surfaces](../docs/surfaces.md), [a distance of your own](../docs/joints/distance.md). Next: [pruning at initialization](05_pruning_at_initialization.ipynb).
+# More: [loss surfaces](../docs/measuring/surfaces.md), [a distance of your own](../docs/extending/distance.md). Next: [pruning at initialization](05_pruning_at_initialization.ipynb).

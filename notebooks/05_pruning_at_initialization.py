@@ -172,4 +172,4 @@ pd.concat(rows).droplevel(1)[columns].map("{:,.3g}".format)
 # - `score="random", scope="erk"`: random masks with sensible layers. How much of SNIP's lead is left?
 # - `score=jt.scores.inverted("snip")`: keep the *worst* weights. A method whose ranking says something gets much worse.
 #
-# More: [a score of your own](../docs/joints/score.md), [a layout of your own](../docs/joints/layout.md), [structured masks](../docs/structured.md). Next: [learned masks](06_learned_masks.ipynb).
+# More: [a score of your own](../docs/extending/score.md), [a layout of your own](../docs/extending/layout.md), [structured masks](../docs/methods/structured.md). Next: [learned masks](06_learned_masks.ipynb).

@@ -187,4 +187,4 @@ print(cost.groupby("branch", sort=False)[["accuracy", "cost"]].mean().round(3).t
 # - `jt.SEARCHES["edge_popup"]` and `"gem_miner"`: the older searches, in the same table.
 # - `norm="batch"` in `jt.networks.lenet`: Concrete Ticket Search was made for networks with normalization.
 #
-# More: [an objective](../docs/joints/objective.md), [a relaxation](../docs/joints/relaxation.md) and [a constraint of your own](../docs/joints/constraint.md), [distillation](../docs/distillation.md). Next: [masks that move](07_moving_masks.ipynb).
+# More: [an objective](../docs/extending/objective.md), [a relaxation](../docs/extending/relaxation.md) and [a constraint of your own](../docs/extending/constraint.md), [distillation](../docs/guides/distillation.md). Next: [masks that move](07_moving_masks.ipynb).

@@ -174,4 +174,4 @@ print(
 # - `jt.dynamic.RigL(every=every, fraction=0.5)`: how much of a mask should move at once?
 # - `training.replace(steps=5 * steps)`: RigL's authors find that it catches up with longer training. By how much here?
 #
-# More: [mask rules](../docs/mask-rules.md), [a mask rule of your own](../docs/joints/mask-rule.md), [dynamic IMP](../docs/dynamic-imp.md). Next: [what tickets are like](08_what_tickets_are_like.ipynb).
+# More: [mask rules](../docs/methods/mask-rules.md), [a mask rule of your own](../docs/extending/mask-rule.md), [dynamic IMP](../docs/methods/dynamic-imp.md). Next: [what tickets are like](08_what_tickets_are_like.ipynb).

@@ -172,4 +172,4 @@ page[["method", "density", "seeds", "best"]]
 # - `attack=jt.PGD(radius=0.1, step=0.05, steps=3, high=16)` in `jt.Training`: are tickets of adversarial training robust?
 # - A probe of your own is a function `(problem, ticket, *, key) -> dict of arrays`: the norm of the weights, by method.
 #
-# More: [curvature](../docs/curvature.md), [calibration](../docs/calibration.md), [robustness](../docs/robustness.md), [corruptions](../docs/corruptions.md), [one page](../docs/overview.md), [a probe of your own](../docs/joints/probe.md). Next: [transfer and ticket files](09_transfer.ipynb).
+# More: [curvature](../docs/measuring/curvature.md), [calibration](../docs/measuring/calibration.md), [robustness](../docs/measuring/robustness.md), [corruptions](../docs/measuring/corruptions.md), [one page](../docs/measuring/overview.md), [a probe of your own](../docs/extending/probe.md). Next: [transfer and ticket files](09_transfer.ipynb).

@@ -171,4 +171,4 @@ jt.speed.final(loaded.table())[["branch", "level", "density", "value"]].round(3)
 # - `reinit_output=False`: keep the output layer with its mask. Does the transfer get better?
 # - A third target: `jt.data.load("mnist")` and the network that `jt.transfer` adapts to it (`net=None`).
 #
-# More: [data of your own](../docs/own-data.md), [get tickets out](../docs/export.md), [start from trained weights](../docs/pretrained.md). Next: [a seed sweep](10_seed_sweep.ipynb).
+# More: [data of your own](../docs/guides/own-data.md), [get tickets out](../docs/guides/export.md), [start from trained weights](../docs/guides/pretrained.md). Next: [a seed sweep](10_seed_sweep.ipynb).

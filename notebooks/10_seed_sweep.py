@@ -164,7 +164,7 @@ print(f"for an interval of ±0.25 points: about {narrow:.0f} seeds")
 #
 # ## On a pod
 #
-# A script with `jt.distributed()` in its first line and the cells above is all: every host starts it, process 0 writes the folder, a preempted pod is created again and the same command goes on. [Several hosts and TPU pods](../docs/pods.md) has the commands.
+# A script with `jt.distributed()` in its first line and the cells above is all: every host starts it, process 0 writes the folder, a preempted pod is created again and the same command goes on. [Several hosts and TPU pods](../docs/guides/pods.md) has the commands.
 #
 # ## Try this next
 #
@@ -172,4 +172,4 @@ print(f"for an interval of ±0.25 points: about {narrow:.0f} seeds")
 # - `jt.Runtime(..., on_evaluation=jt.callbacks.CSV("rows.csv"))`: watch a long run from another process.
 # - Open `sweep/environment.json`: which versions and processors computed the numbers?
 #
-# More: [pods](../docs/pods.md), [saved runs](../docs/saved-runs.md), [side by side](../docs/side-by-side.md), [watch and stop](../docs/watching.md). Back to the [first notebook](01_quick_start.ipynb).
+# More: [pods](../docs/guides/pods.md), [saved runs](../docs/guides/saved-runs.md), [side by side](../docs/concepts/replicas.md), [watch and stop](../docs/guides/watching.md). Back to the [first notebook](01_quick_start.ipynb).
