@@ -70,6 +70,7 @@ from jaxticket.problem import Problem
 from jaxticket.pruning import scores, structures
 from jaxticket.pruning.keep import densities, keep_top, prune
 from jaxticket.pruning.scores import LAYOUTS, SCORES
+from jaxticket.reporting import report
 from jaxticket.runs import Runs
 from jaxticket.settings import Training
 from jaxticket.sparsify import dynamic, learned
@@ -112,7 +113,7 @@ __all__ = [  # noqa: RUF022
     "find_tickets", "prune_at", "scores", "SCORES", "LAYOUTS", "structures", "ScoreContext",
     "search", "learned", "SEARCHES", "sparse_train", "dynamic", "RULES", "dynamic_imp", "sparsify",
     # what a run gives
-    "Runs", "load", "Ticket", "results", "plots", "speed", "layers", "costs", "telemetry",
+    "Runs", "load", "report", "Ticket", "results", "plots", "speed", "layers", "costs", "telemetry",
     "measure", "probes", "PROBES", "Problem", "surface", "trajectory",
     "features", "Features", "explain", "Explanation", "LIME", "mean_corruption_error",
     # judging and moving tickets

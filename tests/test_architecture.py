@@ -142,6 +142,7 @@ LAYERS = (
     ("sparsify", "connectivity", "transferring"),
     ("analysis", "loading"),
     ("plots", "presets"),
+    ("reporting",),
     ("cli",),
     ("",),
     ("__main__",),

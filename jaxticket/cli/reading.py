@@ -1,4 +1,4 @@
-"""The commands that read: `show`, `plot` and `presets`."""
+"""The commands that read: `show`, `plot`, `report` and `presets`."""
 
 from __future__ import annotations
 
@@ -10,46 +10,24 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
-from jaxticket import _files, results
-from jaxticket.analysis import stats
+from jaxticket import _files
 from jaxticket.analysis.verdict import Verdict
 from jaxticket.cli.flags import Flag, parse
 from jaxticket.cli.listing import bar_letter, presets_text, printable, ticket_text
-from jaxticket.cli.unfinished import unfinished
 from jaxticket.connectivity import Instability
 from jaxticket.loading import load
+from jaxticket.reporting import report
+from jaxticket.reporting.tables import final_table, with_branches
+from jaxticket.reporting.unfinished import unfinished
 from jaxticket.runs import Runs
 from jaxticket.sparsify.early_pruning import BySteps
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-Found: TypeAlias = Runs | BySteps | Instability | Verdict
-"""What a folder holds."""
 NONE = inspect.Parameter.empty
 Kind: TypeAlias = Literal["accuracy", "early_stop", "curves", "dilation", "instability", "path"]
 """Figures by the names of `jt.plots`: the first four of runs, the others of an instability."""
 KINDS: tuple[str, ...] = get_args(Kind)
-
-
-def with_branches(runs: Runs) -> pd.DataFrame:
-    """Every evaluation of runs and of the branches that lie below their folder."""
-    below = [] if runs.folder is None else sorted(runs.folder.glob("branches/*/table.parquet"))
-    return results.concat([runs.table(), *map(results.read, below)])
-
-
-def final_table(found: Found) -> pd.DataFrame:
-    """What a table of results holds: of runs the values at the end of each training."""
-    if isinstance(found, BySteps):
-        tables = [final_table(runs).assign(pruned_at=step) for step, runs in found.items()]
-        return results.concat(tables)
-    if isinstance(found, Runs):
-        table = with_branches(found)
-        pairs = table[["split", "metric"]].drop_duplicates().itertuples(index=False)
-        return results.concat(stats.final(table, split=s, metric=m) for s, m in pairs)
-    return found.conditions() if isinstance(found, Verdict) else found.table()
 
 
 def show(args: Sequence[str]) -> None:
@@ -151,6 +129,22 @@ def plot(args: Sequence[str]) -> None:
     print(out)
 
 
+def write_report(args: Sequence[str]) -> None:
+    """Write a run as one HTML page that can be sent on: `jt.report`."""
+    given = parse(
+        {
+            "": [Flag("of", Path, NONE, "Folder of a run.")],
+            "output": [
+                Flag("out", Path | None, None, "File of the page; report.html in the folder if "
+                     "left out."),
+            ],
+        },
+        args, prog="jaxticket report", description=str(write_report.__doc__),
+    )  # fmt: skip
+    path, out = _files.to_path(Path(str(given[""]["of"])), "of"), given["output"].get("out")
+    print(report(path, None if out is None else _files.to_path(Path(str(out)), "out")))
+
+
 def presets(args: Sequence[str]) -> None:
     """List the settings of the papers, or show one in full."""
     name = Flag("name", str, "", 'A preset, or a pattern such as "vgg16-*"; all if left out.')
@@ -161,6 +155,7 @@ def presets(args: Sequence[str]) -> None:
 READING: dict[str, Callable[[Sequence[str]], None]] = {
     "show": show,
     "plot": plot,
+    "report": write_report,
     "presets": presets,
 }
 """The commands that read, by name."""

@@ -170,6 +170,14 @@ def evaluated_in(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return (), ()
 
 
+def environments_in(path: Path) -> list[Json]:
+    """The machines on which a run was computed; none where there is no readable file of them."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((path / _ENVIRONMENT).read_text(encoding="utf-8"))
+        return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    return []
+
+
 def saved_in(path: Path) -> tuple[str, float] | None:
     """The unit of the newest saved state and when it was saved, in seconds since 1970; or None."""
     found = file_states.newest(path / file_states.NAME)

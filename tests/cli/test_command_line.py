@@ -101,6 +101,15 @@ def test_plot_writes_a_figure(folder, capsys, tmp_path, kind):
     assert out.read_bytes().startswith(b"\x89PNG") and capsys.readouterr().out == f"{out}\n"
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_report_writes_a_page(folder, capsys, tmp_path, given):
+    out = tmp_path / "page.html" if given else folder / "report.html"
+    main(["report", str(folder), *(["--out", str(out)] if given else [])])
+    assert capsys.readouterr().out == f"{out}\n"
+    text = out.read_text(encoding="utf-8")
+    assert text.startswith("<!DOCTYPE html>") and "find_tickets" in text and "reinit" in text
+
+
 @pytest.mark.slow
 def test_other_functions_are_commands_too(folder, capsys, tmp_path):
     network = ("--network", "lenet", *SMALL, "--batch-size", "30")
@@ -282,6 +291,8 @@ def test_every_preset_gives_defaults(name):
         (("show", "nowhere"), "'nowhere' is no file and no folder"),
         (("verdict", "nowhere", "--level", "1"), "`folder` 'nowhere' is no folder"),
         (("plot", "nowhere", "--out", "nowhere/a.png"), "make it first"),
+        (("report", "nowhere"), "`folder` 'nowhere' is no folder"),
+        (("report", ".", "--out", "nowhere/a.html"), "`file` 'nowhere/a.html' is in a folder"),
     ],
     ids=lambda x: x if isinstance(x, str) else "-".join(x[:1]),
 )

@@ -38,10 +38,17 @@ class Unfinished:
     __repr__ = _show.text
 
     def _summary(self) -> _show.Summary:
-        kind = str(self.settings.get("kind", "run"))
-        facts = [(name, said) for name, said in self._facts() if said]
-        columns, rows = self._finished()
-        return _show.Summary(f"{kind}, not finished", facts, columns, rows)
+        columns, rows = self.finished()
+        return _show.Summary(f"{self.kind}, not finished", self.facts(), columns, rows)
+
+    @property
+    def kind(self) -> str:
+        """The function that was called."""
+        return str(self.settings.get("kind", "run"))
+
+    def facts(self) -> list[tuple[str, str]]:
+        """What is known of the run."""
+        return [(name, said) for name, said in self._facts() if said]
 
     def _facts(self) -> list[tuple[str, str]]:
         net, data = self.settings.get("net"), self.settings.get("data")
@@ -94,7 +101,41 @@ class Unfinished:
             name = f"masks at step {number}"
         return name, replicas
 
-    def _finished(self) -> tuple[list[str], list[tuple[str, ...]]]:
+    @property
+    def evaluated(self) -> bool:
+        """Whether a training is finished and evaluated."""
+        return any(value and "damaged" not in value for *_, value in self.finished()[1])
+
+    def missing(self) -> list[tuple[str, str]]:
+        """What of the run is not finished, as far as its settings tell: parts, and how much."""
+        wanted, done = self._wanted(), dict.fromkeys(self._wanted(), 0)
+        for file in (self.folder / "units").glob("*.npz"):
+            found = _UNIT.match(file.stem)
+            if found is not None and found["name"] in done:
+                done[found["name"]] += int(found["end"]) - int(found["first"])
+        rows = [
+            (self._title(unit)[0], f"{count - done[unit]} of {count} trainings")
+            for unit, count in wanted.items()
+            if done[unit] < count
+        ]
+        return [*rows, ("results", "tables, timings and tickets, which are written at the end")]
+
+    def _wanted(self) -> dict[str, int]:
+        """How many trainings each kind of unit has in a finished run, where that is known."""
+        settings, pruning = self.settings, self.settings.get("pruning")
+        branches = 1 + len(_list(settings.get("branches")))
+        seeds = len(_list(settings.get("seeds")))
+        if settings.get("kind") == "find_tickets" and isinstance(pruning, dict):
+            levels = int(pruning.get("levels", 0))
+            if pruning.get("one_shot"):
+                return {"stage-000": branches * seeds, "stage-001": levels * branches * seeds}
+            return {f"stage-{level:03d}": branches * seeds for level in range(levels + 1)}
+        if settings.get("kind") == "instability":
+            copies = len(_list(settings.get("starts"))) * int(str(settings.get("copies", 0)))
+            return {"copies": copies * seeds}
+        return {}
+
+    def finished(self) -> tuple[list[str], list[tuple[str, ...]]]:
         """Headings and rows of the units that are finished."""
         splits, metrics = evaluated_in(self.folder)
         measured = next((name for name in ("accuracy", "loss") if name in metrics), "")
@@ -123,6 +164,10 @@ class Unfinished:
             rows.append((name, replicas, steps, value))
         said = f"test {measured}" if any(value for *_, value in rows) else ""
         return ["finished", "replicas", "to step", said], rows
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
 
 
 def _last(values: np.ndarray) -> np.ndarray:
