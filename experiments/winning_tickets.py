@@ -145,7 +145,7 @@ def figures(table: pd.DataFrame, folder: Path, note: str, *, margin: float) -> N
         jt.plots.early_stop(table, axes[1], what="accuracy", legend=False)
         # above the panels, for the caption stands below them
         handles, labels = axes[1].get_legend_handles_labels()
-        labels = [label.split(" (to ")[0] for label in labels]
+        labels = [label.split(", falls to ")[0] for label in labels]
         figure.legend(handles, labels, loc="outside upper center", ncols=5)
         keep(figure, "early_stop")
 

@@ -153,7 +153,7 @@ def shared_legend(figure: Figure, axes: Iterable[Axes]) -> None:
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             # how far a line goes below the axes differs between panels
-            entries.setdefault(label.split(" (to ")[0], handle)
+            entries.setdefault(label.split(", falls to ")[0], handle)
     # some 15 letters to the inch, and 6 for each handle
     letters = sum(len(label) + 6 for label in entries)
     rows = math.ceil(letters / (15 * figure.get_figwidth()))

@@ -64,7 +64,7 @@ def by_density(ax: Axes, table: pd.DataFrame, names: tuple[str, ...]) -> None:
     density_axis(ax, rows.loc[rows["level"] > 0].groupby("level")["density"].median())
     low, high = from_zero(series, least=3.0, most=100.0)
     ax.set_ylim(low, max(high, 1.06 * whole if np.isfinite(whole) else high))
-    ax.set_ylabel("Test error barrier (%)")
+    ax.set_ylabel("Test error barrier (points)")
 
 
 def drawn(table: pd.DataFrame, paths: pd.DataFrame, names: tuple[str, ...], level: int) -> Figure:

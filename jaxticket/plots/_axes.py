@@ -50,6 +50,18 @@ def percent_ticks(axis: Axis, shares: Iterable[float]) -> None:
     axis.set_minor_locator(NullLocator())
 
 
+def shares_on_log_scale(least: float) -> list[float]:
+    """Give shares for the ticks of a log scale from `least` to 1, neither few nor crowded.
+
+    >>> shares_on_log_scale(0.3), shares_on_log_scale(0.04)
+    ([1.0, 0.7, 0.5, 0.4, 0.3], [1.0, 0.5, 0.2, 0.1, 0.05])
+    """
+    # less than a decade needs more of them, more than two have no room for every one
+    bases = (7, 5, 4, 3, 2, 1) if least > 0.125 else (5, 2, 1) if least > 0.005 else (1,)
+    at = (float(f"{base}e{power}") for power in range(0, -12, -1) for base in bases)
+    return [share for share in at if least <= share <= 1]
+
+
 def density_axis(ax: Axes, densities: ArrayLike, *, ticks: int = 6) -> None:
     """Make x an axis of densities in percent on a log scale, with the dense network at the left.
 

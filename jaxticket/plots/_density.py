@@ -28,6 +28,8 @@ SHOWN = ("ticket", "reinit")
 BELOW_DENSE = 12.0
 # around means that match the dense network
 RING = _panel.Mark("o", 0.9, "none", 8, 3.2)
+# after the name of a branch whose line leaves the axes
+FALLS = ", falls to "
 EXIT = _panel.Mark("v", 0.0, size=4.5)
 
 
@@ -257,7 +259,7 @@ def _against_density(
             x, y = one.column("x"), one.column("mean")
             if exits := leaves(x, y, ylim[0]):
                 _panel.marks(ax, exits, 0.012, EXIT, one.color, "_exit")
-                lowest = f" (to {np.nanmin(y):.0f}{'%' if is_accuracy else ''})"
+                lowest = f"{FALLS}{np.nanmin(y):.0f}{'%' if is_accuracy else ''}"
                 one = one._replace(label=one.label + lowest)
             draw(ax, [one], band)
             if matching is not None:

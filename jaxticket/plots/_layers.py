@@ -170,9 +170,7 @@ def layer_densities(
             _panel.marks(ax, x[some], height, PARTLY, one.color, "_partly")
         ax.set_ylim(bottom, top)
         ax.set_ylabel("Density of the layer (%)")
-        bases = (1, 2, 5) if top / bottom < 300 else (1,)
-        ticks = [base * 10.0**power for power in range(-11, 1) for base in bases]
-        _axes.percent_ticks(ax.yaxis, [tick for tick in ticks if bottom <= 100 * tick <= 100])
+        _axes.percent_ticks(ax.yaxis, _axes.shares_on_log_scale(bottom / 100))
         _layer_axis(ax, rows, names)
         if legend:
             place_legend(ax, labeled(ax) + _notes(series), corner="lower left")

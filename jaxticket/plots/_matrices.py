@@ -124,7 +124,7 @@ def heat_map(
             bar.outline.set_visible(False)
         _write_numbers(ax, mean, lost, samples, stable, mesh)
         entries = (
-            [Line2D([], [], color=FRAME, label=f"stable: below {_panel.STABLE:g}%")]
+            [Line2D([], [], color=FRAME, label=f"stable: below {_panel.STABLE:g} points")]
             if frame
             else []
         )

@@ -227,7 +227,7 @@ def threshold(ax: Axes, y: float, label: str, color: ColorType = "0.15") -> Line
 
 def stable_line(ax: Axes) -> Line2D:
     """Mark the error barrier below which a network is stable, and give the line for a legend."""
-    return threshold(ax, STABLE, f"stable: below {STABLE:g}%")
+    return threshold(ax, STABLE, f"stable: below {STABLE:g} points")
 
 
 def shades(values: Sequence[int]) -> dict[int, ColorType]:

@@ -136,7 +136,7 @@ def throughout(
       at: step or steps k, or None for all.
       branches: lines to draw: "dense" (level 0) and branches (up to four line styles), or None for
         all.
-      metric: "barrier" (in percent), "loss_barrier", "error" (in percent) or "loss".
+      metric: "barrier" (in points), "loss_barrier", "error" (in percent) or "loss".
       ax: axes to draw on, or None for a new figure.
       level: level of all lines but "dense", or None for the sparsest in common.
       split: "train", "validation" or "test".

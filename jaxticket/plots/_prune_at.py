@@ -307,10 +307,7 @@ class _Aside(Transform):
 def _density_scale(ax: Axes, least: float) -> None:
     """Make y an axis of densities in percent on a log scale, with ticks at 100, 50, 20, 10, ..."""
     ax.set_yscale("log")
-    # more than two decades have no room for every one
-    bases = (5, 2, 1) if least > 0.005 else (1,)
-    at = [base * 10.0**power for power in range(0, -11, -1) for base in bases]
-    _axes.percent_ticks(ax.yaxis, [place for place in at if 0.8 * least <= place <= 1])
+    _axes.percent_ticks(ax.yaxis, _axes.shares_on_log_scale(0.8 * least))
     reach = least**-0.06 if least < 1 else 1.2
     ax.set_ylim(100 * least / reach, 100 * reach)
     ax.set_ylabel(_axes.DENSITY)

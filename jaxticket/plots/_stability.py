@@ -43,7 +43,7 @@ def instability(
 
     Args:
       table: tidy table of an instability analysis, one row per value.
-      metric: "barrier" (in percent) or "loss_barrier", or either with "_recomputed".
+      metric: "barrier" (in points) or "loss_barrier", or either with "_recomputed".
       ax: axes to draw on, or None for a new figure.
       branches: names of the lines to draw, in this order, or None for all.
       level: level of all lines but "dense", or None for the sparsest in common.

@@ -25,7 +25,7 @@ DENSE_MARKER = "P"
 # metrics that are shares, and labels of axes; a metric that is not here is drawn as it is
 IN_PERCENT = ("accuracy", "barrier", "error", "highest_error", "disagreement_share", "sign_flips")
 LABELS = {
-    "barrier": "error barrier (%)",
+    "barrier": "error barrier (points)",
     "loss_barrier": "loss barrier",
     "error": "error (%)",
     "highest_error": "highest error on the path (%)",

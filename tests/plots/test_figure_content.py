@@ -62,7 +62,7 @@ def test_accuracy_clips_a_collapsed_branch_and_says_so():
     low, high = ax.get_ylim()
     # the lowest seed of reinit is visible, the end of random (58%) is not
     assert 80 < low < 98 - 0.5 * 4 - 0.1 and 98.1 < high <= 100
-    assert "global random (to 58%)" in legend_texts(ax)
+    assert "global random, falls to 58%" in legend_texts(ax)
     (x,) = lines(ax)["_exit"].get_xdata()
     assert x == pytest.approx(100 * 0.8 ** ((98 - low) / 10), rel=1e-6)
     # no more than it must
@@ -379,7 +379,7 @@ def test_heat_map_writes_percent_and_frames_stable_cells():
     assert {tuple(edge.mean(0)) for edge in edges} == {(1.5, 2), (2.5, 2), (2, 1.5), (2, 2.5)}
     assert (ticks(ax.xaxis), ticks(ax.yaxis)) == (["0", "100", "1k"], ["100", "41", "16.8"])
     # dense on top
-    assert ax.get_ylim()[0] > ax.get_ylim()[1] and legend_texts(ax) == ["stable: below 2%"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1] and legend_texts(ax) == ["stable: below 2 points"]
     errors = plots.heat_map(TABLE, metric="error", branch="random", at=[0, 100])
     np.testing.assert_allclose(cells(errors), [[12.4, 12.4]])
     assert "_stable" not in lines(errors) and errors.get_legend() is None
@@ -540,7 +540,7 @@ def test_instability_marks_what_is_stable_and_what_is_impossible():
     low, high = ax.get_ylim()
     assert low < 0 and 58 < high < 100 and shaded(ax) == [(low, pytest.approx(0))]
     loss = plots.instability(TABLE, metric="loss_barrier")
-    assert "stable: below 2%" not in lines(loss)
+    assert "stable: below 2 points" not in lines(loss)
     # not in percent
     assert named(loss, "dense").get_ydata()[0] == pytest.approx(3 * 0.54)
     assert not shaded(plots.instability(TABLE, ylim=(1, 30)))
@@ -691,7 +691,9 @@ def test_batchnorm_is_named_where_it_matters():
     both = pd.concat([TABLE, TABLE.assign(metric=TABLE["metric"] + "_recomputed")])
     assert plots.instability(both).get_ylabel().endswith("BatchNorm interpolated")
     ax = plots.instability(both, metric="barrier_recomputed")
-    assert ax.get_ylabel().endswith("BatchNorm re-estimated") and "stable: below 2%" in lines(ax)
+    assert ax.get_ylabel().endswith("BatchNorm re-estimated") and "stable: below 2 points" in lines(
+        ax
+    )
     assert "BatchNorm" not in plots.instability(TABLE).get_ylabel()
 
 
@@ -942,7 +944,7 @@ def test_stable_and_matching_on_given_axes():
     later = later[(later["metric"] != "barrier") | (later["level"] < 8)]
     left, right = f.BOTH(later, axes=axes, branches=["dense", "ticket"])
     assert [left, right] == list(axes) and not left.figure.legends
-    assert legend_texts(left) == ["dense", "IMP ticket, 41%", "stable: below 2%"]
+    assert legend_texts(left) == ["dense", "IMP ticket, 41%", "stable: below 2 points"]
     assert legend_texts(right) == ["dense, mean ± std", "matching: at most 0.2 points above"]
     # the same level and the same steps on both sides
     np.testing.assert_allclose(named(right, "IMP ticket, 41%").get_xdata(), [100, 1000])
@@ -994,3 +996,24 @@ def test_percent_limits_and_exits():
     x = np.array([100.0, 10.0, 1.0, 0.1])
     assert leaves(x, np.array([5.0, 5, 5, 5]), 1.0) == []
     assert leaves(x, np.array([0.0, 5, NAN, 0]), 2.5) == pytest.approx([100.0, 1.0])
+
+
+@pytest.mark.parametrize("least", [0.9, 0.5, 0.3, 0.15, 0.04, 0.006, 1e-4])
+def test_log_axes_of_densities_have_a_few_ticks(least):
+    """Also where all layers keep more than half, which no power of ten tells apart."""
+    kept = f.LAYERS.assign(layer_density=[1.0, *[least] * (len(f.LAYERS) - 1)])
+    schedule = f.SCHEDULE.assign(density=[1.0, *[least] * (len(f.SCHEDULE) - 1)])
+    for ax in (plots.layer_densities(kept), plots.density_schedule(schedule)):
+        low, high = ax.get_ylim()
+        shown = [tick for tick in ax.get_yticks() if low <= tick <= high]
+        assert (2 if least < 0.6 else 1) <= len(shown) <= 8
+        assert max(shown) == 100
+
+
+def test_barriers_are_in_points():
+    """A barrier is a difference of errors."""
+    for draw in (plots.instability, plots.against_density, plots.heat_map):
+        figure = draw(TABLE).figure
+        texts = [text.get_text() for text in figure.findobj(matplotlib.text.Text)]
+        assert any("barrier (points)" in text for text in texts)
+        assert not any("barrier (%)" in text for text in texts)
