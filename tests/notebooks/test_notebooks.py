@@ -59,8 +59,11 @@ def output_text(output):
 
 def test_every_notebook_has_a_tiny_size_and_a_place_in_the_lists():
     assert list(run.NAMES) == sorted(TINY) and len(run.NAMES) == 10
-    for page, prefix in ((FOLDER / "README.md", ""), (ROOT / "docs/guides/notebooks.md", "../notebooks/")):
-        linked = re.findall(rf"\]\({prefix}(\d\d_\w+)\.ipynb\)", page.read_text(encoding="utf-8"))
+    pages = {"notebooks/README.md": "", "docs/guides/notebooks.md": "../../notebooks/"}
+    for page, prefix in pages.items():
+        linked = re.findall(
+            rf"\]\({prefix}(\d\d_\w+)\.ipynb\)", (ROOT / page).read_text(encoding="utf-8")
+        )
         assert linked == list(run.NAMES)
 
 
