@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -58,6 +59,9 @@ def overview(
       seed), and best: the criteria by which no other method is better by a clear gap, two pooled
       standard deviations over seeds (with one seed, by which none is better). "dense" comes first
       and is there to compare with: it is never among the best.
+
+    Warns:
+      UserWarning: where the methods are compared at densities that differ by more than a twentieth.
 
     Raises:
       ValueError: for tables with two values of one network, verdicts on what was not measured, and
@@ -234,6 +238,14 @@ def _places(
             raise ValueError(
                 f"`level` {level} is not measured of {name!r}, which has {sorted(density[name])}"
             )
+    found = {name: density[name][at] for name, at in places.items() if name != "dense"}
+    if found and max(found.values()) > (1 + SAME_DENSITY) * min(found.values()):
+        kept = ", ".join(f"{name} {100 * share:.3g}%" for name, share in found.items())
+        warnings.warn(
+            f"methods are compared at different densities: {kept} of the weights. `level` chooses "
+            "among what `measures` have; measure levels of one density",
+            stacklevel=3,
+        )
     return places
 
 
