@@ -5,7 +5,8 @@ is the source: its calls run here, in the names that `tables` makes.
 
 Command:  python -m experiments.gallery [--only NAME ...] [--folder FOLDER]
 Makes:    docs/gallery/NAME.png for every name in `jt.plots`, in 128 colors.
-Cost:     9 minutes on 2 cores of an AMD EPYC that other work kept busy, 3 minutes of processor time.
+Cost:     9 minutes on 2 cores of an AMD EPYC that other work kept busy, 3 minutes of processor
+          time.
 Expected: a dense network at about 98% of the digits; tickets above reinitialized and shuffled ones
           at low densities; barriers that fall with the step at which copies part.
 """
