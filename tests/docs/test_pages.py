@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import jax
+import matplotlib.pyplot as plt
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -124,3 +125,4 @@ def run(code, name, folder):
         spec.loader.exec_module(module)
     finally:
         del sys.modules[file.stem]
+        plt.close("all")
