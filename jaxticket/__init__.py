@@ -7,10 +7,10 @@
     print(runs)  # accuracy by density; runs.table() has every evaluation
     ticket = runs.ticket(level=6, seed=0)
 
-Data of one's own are made by `jt.data.from_arrays` and `jt.data.from_batches`, networks by
+Your own data are made by `jt.data.from_arrays` and `jt.data.from_batches`, networks by
 `jt.from_linen`, `jt.from_nnx` and `jt.from_functions`; `jt.Training` holds optimizer, loss, metrics
 and all that concerns training. Other ways to find masks: `jt.prune_at`, `jt.search`,
-`jt.sparse_train`, `jt.dynamic_imp`. `jt.load` reads a run back. In training loops of one's own:
+`jt.sparse_train`, `jt.dynamic_imp`. `jt.load` reads a run back. In your own training loops:
 `jt.masked`, `jt.gradual`, `jt.make_train`. `dir(jt)` lists all, `help(jt.find_tickets)` explains
 one.
 """
@@ -121,7 +121,7 @@ __all__ = [  # noqa: RUF022
     "overview", "CRITERIA", "Criterion",
     "transfer", "elastic", "transfer_matrix",
     "instability", "Instability", "DISTANCES", "connectivity", "stability",
-    # in a loop of one's own
+    # in your own training loop
     "masked", "gradual", "PolynomialDensity", "mask_of", "with_mask", "make_train",
     # masks and machines
     "masks", "density", "densities", "keep_top", "prune", "TrainState",

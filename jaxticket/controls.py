@@ -240,7 +240,7 @@ def changed(
     result = _changer(change, name, net, mesh, exclude)(np.zeros(padded, np.int32), *inputs)
     result = jax.tree.map(lambda x: x[:count], parallel.host(result))
     result = result.replace(mask=masks.conform(result.mask, dense, called=f"`branches` {name!r}"))
-    # a change of one's own may give one seed weights that are not finite, which then diverges; of
+    # a user's change may give one seed weights that are not finite, which then diverges; of
     # loaded tickets, whose pruned weights are nan, that cannot be told from a mask on no weights
     gone = ~_finite(ticket, count, pruned=True)
     if np.any(gone & _finite(ticket, count) & ~_finite(result, count)):

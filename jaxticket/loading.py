@@ -45,9 +45,9 @@ def load(
 ) -> Runs | BySteps | Instability | Verdict:
     """Read a finished run from its folder; nothing is trained.
 
-    Networks of this library and data sets of `jt.DATASETS` are made again from what the folder
-    recorded. Where a data set is not found on this machine there are the tables, the tickets and a
-    warning; what needs its examples then says so.
+    Networks of this library and data sets of `jt.DATASETS` are made from what the folder recorded;
+    other objects have to be passed. If a data set is not on this machine, tables and tickets are
+    read with a warning, and calls that need its examples raise an error.
 
     Args:
       folder: that of `find_tickets`, `prune_at`, `search`, `run_strategy`, `sparse_train`,
@@ -62,8 +62,8 @@ def load(
       `Instability` or a `Verdict`.
 
     Raises:
-      ValueError: for a folder without a finished run, files that are damaged, what has to be passed
-        (it is named), and what is passed and is not what the run was made with.
+      ValueError: for a folder without a finished run, damaged files, objects that have to be passed
+        (they are named), and objects other than those that the run was made with.
 
     >>> load("no/folder")
     Traceback (most recent call last):

@@ -145,11 +145,11 @@ class _Default(int):
 class Training:
     r"""How a network is trained.
 
-    The learning rate is a function of the absolute step t, `lr * min(1, t / warmup) * decay(t)`,
-    where decay is `gamma ** #{m in milestones: m <= t}` for the schedule "steps" and
-    `(1 + cos(pi * t / steps)) / 2` for "cosine"; for "linear" `lr * decay(t)` is the straight line
-    from `lr` at step 0 to `final_lr` at `steps`. With no milestones, "steps" is constant. A
-    user's schedule gives the rate itself: `min(1, t / warmup) * schedule(t)`.
+    The learning rate of step t, counted from initialization, is `lr * min(1, t / warmup) *
+    decay(t)`. decay is `gamma ** #{m in milestones: m <= t}` for the schedule "steps" (constant
+    without milestones), `(1 + cos(pi * t / steps)) / 2` for "cosine"; for "linear" `lr * decay(t)`
+    is the straight line from `lr` at step 0 to `final_lr` at `steps`. A user's schedule gives the
+    rate itself: `min(1, t / warmup) * schedule(t)`.
 
     `optimizer`, `schedule`, `augment`, `loss` and `metrics` take names or objects of the user's
     own, which must be hashable (functions and frozen dataclasses are): equal ones share compiled
@@ -174,27 +174,27 @@ class Training:
         counters of optax's schedules inside it begin at the step of the weights. Those that ask for
         the loss of the batch get it; SAM trains in its opaque mode; line searches, schedule-free
         optimizers and such as draw random numbers are refused.
-      lr: peak learning rate, of the named schedules.
-      momentum: of "momentum"; v <- momentum * v + g, w <- w - lr * v.
-      nesterov: Nesterov's form of "momentum".
-      b1, b2, eps: of "adam" and "adamw".
+      lr: peak learning rate of the named schedules.
+      momentum: factor of "momentum": v <- momentum * v + g, w <- w - lr * v.
+      nesterov: whether "momentum" takes Nesterov's form.
+      b1, b2, eps: constants of "adam" and "adamw".
       weight_decay: added to the gradient before momentum ("sgd", "momentum", "adam"), or decoupled
         from it ("adamw"). Other optimizers have a decay of their own.
       decay: which weights `weight_decay` acts on: "all"; "kernels" for those of two or more
         dimensions, and so neither biases nor normalization; patterns of paths such as
         `("*/kernel",)`; or a function `weights -> tree of bools`, as masks of optax.
       trainable: patterns of paths, such as `("*norm*",)`, of the weights that are trained; None for
-        all. The others stay bit for bit as training finds them, whatever decay, clipping and
-        momentum do, which see the trained ones alone; masks still apply to them, and BatchNorm's
-        running statistics still move.
-      accumulate: compute the gradient of each batch in so many parts, one after another, which
-        takes the memory of one part. The sum is that of the whole batch to rounding, but BatchNorm
-        normalizes each part by itself and updates its running statistics with each, and dropout
-        draws for each. Searches take their batches whole.
+        all. The others stay bit for bit as they are when training begins: decay, clipping and
+        momentum see the trained ones alone. Masks still apply to them, and BatchNorm's running
+        statistics still move.
+      accumulate: number of parts in which the gradient of each batch is computed, one after
+        another, in the memory of one part. The sum is that of the whole batch to rounding, but
+        BatchNorm normalizes each part by itself and updates its running statistics with each, and
+        dropout draws for each. Searches take their batches whole.
       ema: decay of an exponential moving average of weights and statistics over the updates of a
-        training, such as 0.999, with the bias correction of Adam; None for none. The average is
-        what is evaluated, pruned after training, kept and compared as the trained network;
-        training goes on from the raw weights, and rewind points hold these.
+        training, such as 0.999, with the bias correction of Adam; None for none. The average
+        is the trained network that is evaluated, pruned, kept and compared; training goes on from
+        the raw weights, and rewind points hold these.
       warmup: steps of linear warmup; at step 0 the rate is then exactly 0.
       schedule: "steps", "cosine" or "linear"; or a function `step -> rate`, such as any schedule of
         optax: it gives the learning rate (no factor) of the update from `step` to `step + 1`, for
@@ -208,8 +208,8 @@ class Training:
         "next_token".
       class_weights: factors of the losses of the classes in training, as many as there are
         classes; "balanced" for `examples / (classes * examples of the class)`, whose mean over the
-        training examples is 1; None for none. As with label smoothing, evaluations and scores are
-        without.
+        training examples is 1; None for none. Like label smoothing, they do not act on evaluations
+        and scores.
       clip_norm: largest global norm of the masked gradient, clipped before weight decay and before
         a user's optimizer; None to leave it.
       last_batch: "wrap" runs batches on into the next epoch, so that each is full and each example

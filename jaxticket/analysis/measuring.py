@@ -92,10 +92,11 @@ def measure(
     at_once: int | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Measures tickets with a probe, all replicas of a level in one compiled program.
+    """Measure tickets with a probe, all replicas of a level in one compiled program.
 
-    What is measured are tickets as they start: masks with the weights of the rewind step. With
-    `weights="trained"` they are the networks after training, which runs with keep="trained" hold.
+    By default tickets are measured as they start, with the weights of the rewind step. With
+    `weights="trained"` the networks after training are measured, which are there if the runs were
+    made with `keep="trained"`.
 
     Networks are in evaluation mode, products are computed at the highest precision, and in float64
     where that is enabled (`jax_enable_x64`). The random numbers of a probe are those of the seed:
@@ -113,7 +114,7 @@ def measure(
       split: "train", "validation" or "test".
       weights: "start" for tickets as they start; "trained" for the networks after training, of
         branches that were trained with keep="trained".
-      runtime: folder and the like in one; leave the arguments that follow out then.
+      runtime: a `jt.Runtime`, which holds the arguments that follow; give either it or them.
       folder: where to save; a folder below that of `runs` if None, where it has one.
       at_once: replicas that one device holds at most.
       progress: as for `find_tickets`.

@@ -80,7 +80,7 @@ def surface(
         evaluated training examples, without augmentation, as an average over batches.
       examples: at most so many examples of each split, evenly spread over it; None for all that
         evaluations look at.
-      runtime: folder and the like in one; leave the arguments that follow out then.
+      runtime: a `jt.Runtime`, which holds the arguments that follow; give either it or them.
       folder: where to save; a folder below that of `runs` if None, where it has one. What is there
         is not computed again.
       at_once: points that one device evaluates together, where they run vmapped.

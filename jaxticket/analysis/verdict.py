@@ -257,9 +257,10 @@ def verdict(
 ) -> Verdict:
     """Judge whether tickets are winning ones, by the strict definition of KD-LTS.
 
-    `runs.winning()` is the thesis's notion: as accurate as the dense network, from initialization.
-    Here a ticket also has to beat every control, be stable, and match a dense network whose
-    learning rate is tuned; the text names the conditions that failed.
+    By the thesis, a winning ticket starts at initialization and becomes as accurate as the dense
+    network (`runs.winning()`). Here it also has to beat every control by a clear gap, be stable,
+    and match a dense network whose learning rate is tuned. The printed verdict names the
+    conditions that failed.
 
     The ticket, a copy of it under other SGD noise, its controls (weights reinitialized, signs
     flipped, mask shuffled in each layer and over all, random pruning of each layer) and the dense
@@ -293,14 +294,15 @@ def verdict(
       rules: thresholds that the definitions leave open; needed with a metric that is no share of 1,
         such as the loss, in its units: `Rules(margin=0.01, gap=0.02, barrier=0.05)`.
       method: the method's name in tables; that of the runs if None.
-      runtime: folder and the like in one; leave the arguments that follow out then.
+      runtime: a `jt.Runtime`, which holds the arguments that follow; give either it or them.
       folder: where to save; a folder below that of `runs` if None, where it has one.
       at_once: replicas that one device holds at most.
       save_every: seconds between saves, as for `find_tickets`.
       progress: whether to show a progress bar.
 
     Returns:
-      The verdict; `print` shows it.
+      The verdict: `print` shows it, `winning` is the answer, `conditions()` a table of the
+      conditions and `networks()` one of everything that was trained.
 
     Raises:
       ValueError: for a level or seeds that `runs` does not have, level 0, one seed, several rates

@@ -69,17 +69,20 @@ def instability(
     save_every: float = 60.0,
     progress: bool = True,
 ) -> Instability:
-    """Trains copies of a network under different SGD noise and measures how far apart they end.
+    """Train copies of a network under different SGD noise and measure the error between them.
 
-    For every seed the dense network is trained once and its state kept at every step k
-    of `at`. From each state, dense or with a mask, copies are trained on to step T that see
-    different batches (and augmentation) from step k on, with a fresh optimizer. For each pair of
-    copies the error is taken at points of the line between them:
-    `barrier = max E(alpha) - (E(0) + E(1)) / 2`; below 2 points the state is called stable.
+    For every seed the dense network is trained once, and its state is kept at every step k of
+    `at`. From each state, dense or with a mask, copies are trained to the last step T with a fresh
+    optimizer; from step k on they see the examples in different orders, with other augmentation.
+    For each pair of copies the error is evaluated at points of the line between their weights, with
+    `E(alpha)` the error of `theta_1 + alpha * (theta_2 - theta_1)`:
+    `barrier = max E(alpha) - (E(0) + E(1)) / 2`. If its mean is below 2 points, the state is called
+    stable.
 
     Args:
       net, data, training: as for `find_tickets`.
-      at: steps k, each in [0, T]. None with `tickets`: the step that each of them rewinds to.
+      at: steps k, each in [0, T]; required without `tickets`. None with `tickets`: the step that
+        each of them rewinds to.
       tickets: None for dense networks. One run with `at`: its masks on the dense weights of every k
         (of seeds it has). Without `at`, one or several runs (of other rewind steps or branches):
         their own tickets, mask and weights.
@@ -114,12 +117,19 @@ def instability(
         None.
 
     Returns:
-      The analysis: tables of barriers, lines, distances and states.
+      The analysis. `stable()` has a row for each state with the mean barrier, its confidence
+      interval and the judgment; `barriers()` is an array [seed, k, pair]; `table()` is tidy, for
+      `jt.plots.instability`; `lines()` has the errors along the lines. Errors and barriers are
+      shares of 1: 0.02 is 2 points.
 
     Raises:
       ValueError: for settings that do not fit together.
 
     Reference: Frankle's thesis, Algorithm 3 and sections 4.1 to 4.3 (there 3 seeds, 3 copies).
+
+    Example:
+      `dense = jt.instability(net, data, training, at=(0, 100, 1000), copies=3)`, then
+      `jt.plots.instability(dense.table())`; with `tickets=runs`, the tickets of `find_tickets`.
     """
     runtime = settled(
         runtime, mesh=mesh, folder=folder, at_once=at_once, save_every=save_every, progress=progress

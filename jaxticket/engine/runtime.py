@@ -321,7 +321,7 @@ class Runtime:
         accelerators halved until the program of the training fits into a device's memory, by the
         compiler's analysis.
       vmapped: replicas of a device that take each step of a training together, under `jax.vmap`;
-        those beyond wait for their turn within the same program. None for the number that is
+        the others wait for their turn within the same program. None for the number that is
         expected to be fastest: one on a CPU, elsewhere by network, as of
         `jaxticket.engine.together`.
       save_every: seconds between saves of the training state (finished units are saved in any
@@ -335,8 +335,8 @@ class Runtime:
         of `runs.table()`, a list of dicts by column: those of `jaxticket.callbacks`, or your own.
         What is trained on the way and is not in that table comes too, as branches "dense",
         "teacher-n" and "search", or "branch/step-k/copy-n" of `jt.instability`. Rows come while the
-        next steps are computed. Given on every one of several hosts, and called
-        on the first. A run that is resumed reports what it computes: nothing twice after a signal
+        next steps are computed. With several hosts, give it on all of them; the
+        first calls it. A run that is resumed reports what it computes: nothing twice after a signal
         or a time budget; after a kill, the rows since the last save again, with the same numbers.
       time_budget: seconds after which a run saves and raises `jt.RunInterrupted`, counted from its
         call; the same call continues it. Needs a folder.

@@ -1,4 +1,4 @@
-"""Sparse training in a loop of one's own: optax transformations, and the library's loop as one."""
+"""Sparse training in your own loop: optax transformations, and the library's training as one."""
 
 from jaxticket.loops._gradual import PolynomialDensity, gradual
 from jaxticket.loops._make_train import make_train

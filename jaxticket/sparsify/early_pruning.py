@@ -267,9 +267,10 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
 ) -> Runs | BySteps:
     """Prune once, at one step of dense training, and then train.
 
-    Seeds, densities, steps and controls are trained side by side. The dense networks are trained
-    once, to the last step at which any are pruned. Their weights at step k are scored, each density
-    keeps its `round(density * P)` best weights, and these, as they were at step k, are trained.
+    The dense networks are trained once, to the last step at which any are pruned. Their weights at
+    step k are scored, and each density keeps the `round(density * P)` of the P prunable weights
+    with the highest scores. These are trained from their values at step k. Seeds, densities, steps
+    and controls are trained side by side.
 
     Args:
       net: a network, such as `jt.networks.lenet(data.shape, data.classes)`.
@@ -278,8 +279,8 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
       density: share of prunable weights to keep, or several: level n of the runs is the n-th. With
         a structure, the share of its units; None for structures that imply it.
       score: a name in `jt.SCORES`, or a function; `jt.scores.configured` changes its options.
-      step: when to prune: 0 is at initialization, "end" after training (magnitude pruning after
-        training, then, is `score="magnitude", step="end"`). Several steps share the training.
+      step: when to prune: 0 is at initialization, "end" after training, so that magnitude pruning
+        after training is `score="magnitude", step="end"`. Several steps share the dense training.
       rounds: rounds of scoring, densities fall exponentially between them; None for the score's own
         (SynFlow and iterative SNIP 100); an error for scores that rank alike in every round, such
         as magnitude.
@@ -313,7 +314,7 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
       keep: "trained" also keeps the networks as they are after training, every level and branch
         (`Runs.trained`); None keeps none of them.
       keep_at: steps whose networks are kept too, or one (`runs.trained(level, step=k)`).
-      runtime: mesh, folder and the like in one; leave the arguments that follow out then.
+      runtime: a `jt.Runtime`, which holds the arguments that follow; give either it or them.
       mesh: devices as `jt.parallel.mesh` makes them; all of them if None.
       folder: where to save; a run that was stopped is resumed from there. Nothing is saved if None.
       save_every: seconds between saves of the training state.
@@ -324,8 +325,8 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
         on GPU and TPU of all densities and steps.
 
     Returns:
-      Runs, whose branch "ticket" are the pruned networks; for several steps, one Runs for each, by
-      step, ascending; "end" is a name of the last one.
+      Runs, whose branch "ticket" are the pruned networks. For several steps a dict with one Runs
+      for each step, in ascending order; the key "end" also gives the last one.
 
     Raises:
       ValueError: for settings that do not fit together, a score that is not finite for finite
@@ -333,6 +334,10 @@ def prune_at(  # pyright: ignore[reportInconsistentOverload]
 
     Reference: Frankle's thesis, chapter 5 (Frankle et al. 2021, "Pruning neural networks at
       initialization: why are we missing the mark?").
+
+    Example:
+      `jt.prune_at(net, data, training, score="snip", density=(0.2, 0.1), branches=["shuffle"])`
+      prunes at initialization; `step=(0, 100, "end")` compares steps.
     """
     plan = planned(
         net, data, training, seeds=seeds, branches=branches, init=init, keep=keep, keep_at=keep_at,

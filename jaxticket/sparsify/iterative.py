@@ -81,7 +81,8 @@ MOST_LEVELS = 1000
 class Pruning(Strategy):
     """How tickets are found: train, prune, rewind, repeat.
 
-    Level n keeps `round((1 - fraction) ** n * P)` of the P prunable weights (round half to even).
+    Level n keeps `round((1 - fraction) ** n * P)` of the P prunable weights (round half to even);
+    by default 80%, 64%, 51%, ... of them.
 
     Attributes:
       levels: number of times the network is pruned, at most 1000; the last one has to keep at least
@@ -101,15 +102,15 @@ class Pruning(Strategy):
         "full" trains them with the whole schedule from its start, whatever step their weights are
         of (section 5.2). With rewind=0 and "learning_rate" both are the whole schedule.
       order: "fresh" draws new SGD noise (order of examples and augmentation) for every level, so
-        that no ticket is trained under the noise that it was found with; its branches share the
-        noise of their level. "same" shows every level the batches of level 0.
+        that no ticket is trained under the noise that its mask was found with; its branches share
+        the noise of their level. "same" shows every level the batches of level 0.
       score_batches, score_batch_size: training batches that a score may look at; no batch is
         larger than the training split. An error to set for scores that look at none.
       rescale: "global" divides the kept weights of every ticket by its density before it is
         trained, "layer" those of each layer by the layer's; always the weights of the rewind step,
-        so that factors of different levels never multiply. None, as in the papers but KD-LTS and in
-        the published code of all of them, leaves the weights alone. Controls follow: new weights
-        get the ticket's factors too.
+        so that factors of different levels never multiply. None leaves the weights as they are, as
+        in all papers but KD-LTS and in all published code. Controls follow: new weights get the
+        ticket's factors too.
       structure: weights that are kept or pruned together (`jt.structures`): "2:4", ("block", 4, 4),
         "channel", ("fan_in", k) or an object; None for single weights. Level n keeps `round((1 -
         fraction) ** n * U)` of the U blocks or channels; of "N:M" `max(N, round((1 - fraction) ** n
@@ -411,16 +412,18 @@ def find_tickets(
     progress: bool = True,
     on_evaluation: OnEvaluation | None = None,
 ) -> Runs:
-    """Iterative magnitude pruning with rewinding, for many seeds side by side.
+    """Find tickets by iterative magnitude pruning with rewinding, many seeds side by side.
 
-    Level 0 trains the dense network. Level n >= 1 takes the mask of the weights with the highest
-    scores after level n - 1, rewinds them to step k and trains them on to the end, with a fresh
-    optimizer, the schedule as at step k, and SGD noise of the level's own (`Pruning.order`), which
-    its branches share. Level n keeps `round((1 - fraction) ** n * P)` weights.
+    Level 0 trains the dense network of P prunable weights. Level n >= 1 keeps the
+    `round((1 - fraction) ** n * P)` weights with the highest scores (by default the greatest
+    magnitudes) after level n - 1, rewinds them to step k and trains them to the end, with a fresh
+    optimizer and the schedule as at step k. Every level has its own SGD noise (`Pruning.order`),
+    which its branches share.
 
     Args:
       net: a network, such as `jt.networks.lenet(data.shape, data.classes)`.
-      data: a data set, or a stream; with a validation split its loss is evaluated too.
+      data: a data set, or a stream. All of its splits are evaluated, "validation" too if there is
+        one.
       training: how each level is trained.
       pruning: levels, fraction, score, rewinding; `Pruning()` if None.
       seeds: one replica each; initialization and batches are functions of the seed alone.
@@ -432,17 +435,21 @@ def find_tickets(
       keep: "trained" also keeps the networks as they are after training, every level and branch
         (`Runs.trained`); None keeps none of them.
       keep_at: steps whose networks are kept too, or one (`runs.trained(level, step=k)`).
-      runtime: mesh, folder and the like in one; leave the arguments that follow out then.
+      runtime: a `jt.Runtime`, which holds the arguments that follow; give either it or them.
       mesh: devices as `jt.parallel.mesh` makes them; all of them if None.
-      folder: where to save; a run that was stopped is resumed from there. Nothing is saved if None.
-      at_once: replicas that one device holds at most; None for all of a level.
+      folder: where to save; a run that was stopped is resumed from there, and one that is finished
+        takes more seeds and levels. Nothing is saved if None.
+      at_once: replicas that one device holds at most; None for all of a level, on accelerators for
+        as many as fit into memory (see `jt.Runtime`).
       save_every: seconds between saves of the training state (each level is saved in any case).
       progress: whether to show a bar with the time left.
       on_evaluation: a function of the new rows of the table, or several, called after each
         evaluation, such as `jt.callbacks.CSV('rows.csv')`; see `jt.Runtime`.
 
     Returns:
-      Runs with the tickets of levels 0 to `pruning.levels`; its table also holds the branches.
+      Runs with the tickets of levels 0 to `pruning.levels`. `Runs.table()` has one row per seed,
+      level, branch, step, split and metric; `Runs.by_level[n]` is the ticket of level n with a
+      leading axis [seed].
 
     Raises:
       ValueError: for settings that do not fit together, a score that is not finite for finite
@@ -450,6 +457,10 @@ def find_tickets(
 
     Reference: Frankle's thesis, Algorithm 1 (rewind=0), Algorithm 4 (rewind=k), Algorithm 2
       ("learning_rate").
+
+    Example:
+      `runs = jt.find_tickets(net, data, training, jt.Pruning(levels=6), seeds=range(3))`, then
+      `print(runs)`, `runs.table()`, `runs.ticket(level=6, seed=0)` and `runs.matching()`.
     """
     pruning = Pruning() if pruning is None else pruning
     instance("pruning", pruning, Pruning, "a jt.Pruning")

@@ -37,21 +37,24 @@ def branch(
     progress: bool = True,
     on_evaluation: OnEvaluation | None = None,
 ) -> Runs:
-    """Retrains tickets changed in one way: all levels, seeds and dilations side by side.
+    """Retrain tickets that are changed in one way, a control; all levels and seeds side by side.
+
+    Each ticket is changed by `change`, masked, and trained under the SGD noise of its level. The
+    accuracy that it loses against the ticket is due to the change.
 
     Args:
-      runs: what `find_tickets` returned.
+      runs: from `find_tickets`, `prune_at`, `search` or `sparse_train`.
       change: a name in `jt.BRANCHES` or `change(ticket, key, *, net) -> ticket`; "retrain" changes
         nothing.
       training: other settings of training; those of `runs` if None.
-      dilation: factor (or several) of all times of the schedule: steps, warmup, milestones and the
-        step a ticket starts from. Several factors train side by side and stand in the table's
-        column `dilation`.
+      dilation: a factor, or several, that multiplies all times of the schedule: steps, warmup,
+        milestones and the step a ticket starts from. Several factors train side by side and are
+        told apart by the table's column `dilation`.
       levels: which levels; all if None.
       name: the branch's name in tables; the change's name if None.
       keep: "trained" also keeps the networks as they are after training (`Runs.trained`).
       keep_at: steps whose networks are kept too, or one (`runs.trained(level, step=k)`).
-      runtime: folder and the like in one; leave the arguments that follow out then.
+      runtime: a `jt.Runtime`, which holds the arguments that follow; give either it or them.
       folder: where to save; a folder below that of `runs` if None, where it has one.
       at_once: replicas that one device holds at most.
       save_every: seconds between saves of the training state.
@@ -60,13 +63,17 @@ def branch(
         evaluation, such as `jt.callbacks.CSV('rows.csv')`; see `jt.Runtime`.
 
     Returns:
-      Runs of this branch; its table holds this branch alone.
+      Runs of this branch; their table holds this branch alone. Join it to that of the tickets by
+      `jt.results.concat([runs.table(), controls.table()])`.
 
     Raises:
       ValueError: for a level that `runs` does not have, a dilation that is not above 0, and what
         training refuses.
 
     Reference: Frankle's thesis, section 3.3.5 (ablations) and 3.3.6 (dilation).
+
+    Example:
+      `controls = jt.branch(runs, "reinit")` trains the same masks with new weights.
     """
     require_runs("runs", runs)
     runtime = settled(

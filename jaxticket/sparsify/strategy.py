@@ -183,7 +183,7 @@ def run_strategy(
       keep: "trained" also keeps the networks as they are after training, every level and branch
         (`Runs.trained`); None keeps none of them.
       keep_at: steps whose networks are kept too, or one (`runs.trained(level, step=k)`).
-      runtime: mesh, folder and the like in one; leave the arguments that follow out then.
+      runtime: a `jt.Runtime`, which holds the arguments that follow; give either it or them.
       mesh: devices as `jt.parallel.mesh` makes them; all of them if None.
       folder: where to save; a run that was stopped is resumed from there. Nothing is saved if None.
       at_once: replicas that one device holds at most; None for no limit.

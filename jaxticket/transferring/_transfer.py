@@ -90,7 +90,7 @@ def transfer(
       keep: "trained" also keeps the networks of all branches as they are after training
         (`Runs.trained`).
       keep_at: steps whose networks are kept too, or one (`runs.trained(level, step=k)`).
-      runtime: folder and the other settings below in one object; then omit the arguments below.
+      runtime: a `jt.Runtime`, which holds the arguments that follow; give either it or them.
       folder: where to save; None for a folder below that of `runs`, if it has one.
       at_once: replicas that one device holds at most; those of a level train together.
       save_every: seconds between saves, see `find_tickets`.
@@ -107,6 +107,10 @@ def transfer(
         if `training` is incompatible with the network, data or devices.
 
     Reference: Morcos et al. 2019, section 3.3 and appendix A.1; Chen et al. 2021 (depths).
+
+    Example:
+      `jt.transfer(runs, to=other_runs)` compares with the tickets that were found on the target;
+      `jt.transfer(runs, to=data, training=other)` trains on other data or with other settings.
     """
     runtime = settled(
         runtime,

@@ -7,7 +7,7 @@ A structure is a name or a tuple, as an argument `structure=` of `jt.Pruning`, `
 - ("block", r, c): whole blocks of r inputs by c outputs;
 - "channel": whole hidden units and channels, with all weights into them and out of them;
 - ("fan_in", k): exactly k incoming weights of every output;
-- an object of one's own with a method `units(dense, net) -> Units`.
+- a user's object with a method `units(dense, net) -> Units`.
 
 Scores of weights are averaged over each unit, units are ranked, and counts are exact in units.
 """

@@ -36,7 +36,7 @@ class Structure(Protocol):
 class Units(abc.ABC):
     """The weights of one network, grouped into units that are kept or pruned together.
 
-    A structure of one's own sets `names` and `sizes` and writes `pool`, `alive` and `expand`; the
+    A user's structure sets `names` and `sizes` and writes `pool`, `alive` and `expand`; the
     rest holds for all whose units are ranked by one number each.
 
     Attributes:

@@ -16,7 +16,7 @@ class Gradual(Shrinking):
 
     At the steps t = begin + every, begin + 2 every, ... and `end`, the mask keeps the share
     `final + (1 - final) * (1 - (t - begin) / (end - begin)) ** power` of the weights, the largest.
-    `jt.gradual` does so in a training loop of one's own, where the weights that are left take their
+    `jt.gradual` does so in the user's training loop, where the weights that are left take their
     step by the gradient from before the pruning; here it is that after it.
 
     Attributes:

@@ -223,19 +223,18 @@ def sparse_train(
 ) -> Runs:
     """Train sparse networks under a mask rule from their first step.
 
+    The rule makes the first mask and changes it inside the compiled steps. Every update keeps
+    exactly as many weights as the rule says, which is asserted. Weights that it grows start at
+    zero, and the optimizer's moments of weights that it prunes or grows are reset. Between updates
+    the mask stays. `runs.monitored()` has the density at every evaluation and how the mask moved.
     Seeds and densities train side by side.
-
-    The rule makes the first mask and moves it inside the compiled steps. Every update keeps exactly
-    as many weights as the rule says, which is asserted, weights that it grows start at zero, and
-    the moments of weights that it prunes or grows are new; between updates the mask stays.
-    `runs.monitored()` has the density at every evaluation and how the mask moved.
 
     Args:
       net: a network, such as `jt.networks.lenet(data.shape, data.classes)`.
       data: a data set, or a stream; with a validation split its loss is evaluated too.
       training: how networks are trained.
-      rule: a name in `jt.RULES`, such as "rigl", an object of one of their classes with other
-        settings, such as `jt.dynamic.RigL(every=50)`, or a rule of your own, which derives from
+      rule: a name in `jt.RULES`, such as "rigl"; an object of one of their classes with other
+        settings, such as `jt.dynamic.RigL(every=50)`; or your own rule, which derives from
         `jt.dynamic.MaskRule`.
       density: share of prunable weights to keep, or several: level n of the runs is the n-th. With
         a structure, the share of its units; None for structures that imply it.
@@ -251,7 +250,7 @@ def sparse_train(
         draws. See `Network.with_params`.
       keep: "trained" also keeps the networks as they are after training (`Runs.trained`).
       keep_at: steps whose networks are kept too, or one (`runs.trained(level, step=k)`).
-      runtime: mesh, folder and the like in one; leave the arguments that follow out then.
+      runtime: a `jt.Runtime`, which holds the arguments that follow; give either it or them.
       mesh: devices as `jt.parallel.mesh` makes them; all of them if None.
       folder: where to save; a run that was stopped is resumed from there, and one that is finished
         takes more seeds and densities. Nothing is saved if None.
@@ -273,6 +272,9 @@ def sparse_train(
       RuntimeError: where a rule changed the number of weights.
 
     Reference: Evci et al. 2020 (RigL), for the form of mask rules.
+
+    Example:
+      `jt.sparse_train(net, data, training, "rigl", density=(0.2, 0.1), dense=True)`
     """
     plan = planned(
         net, data, training, seeds=seeds, branches=(), init=init, keep=keep, keep_at=keep_at,

@@ -83,17 +83,17 @@ def search(
     on_evaluation: OnEvaluation | None = None,
     watch_masks: int = 0,
 ) -> Runs:
-    """Learn masks of the network as it is at a step of its training, and train what they leave.
+    """Learn masks by gradient descent at one step of training, and train the weights they keep.
 
-    Seeds and densities are searched and trained side by side. A score for every prunable weight
-    becomes a soft mask, which gradients move; at the end each density keeps exactly its
-    `round(density * P)` entries of highest score. The weights under the mask are those of step
-    `start`, whatever the search did to them; where soft masks become a step of another height than
-    1 (`scaled=True`), times that height, in tickets, supermasks and controls alike
-    (`Method.scaled_tickets`).
+    Every prunable weight has a score, from which a soft mask is made; gradients of the method's
+    objective move the scores. At the end each density keeps exactly the `round(density * P)` of
+    the P prunable weights with the highest scores. The weights under the mask are those of step
+    `start`, even if the search moved them. If a method's soft masks end at another height than 1
+    (`scaled=True`), tickets, supermasks and controls have the weights times that height
+    (`Method.scaled_tickets`). Seeds and densities are searched and trained side by side.
 
     Args:
-      net: a network; `init="signed_constant"` gives the weights of which supermasks are best.
+      net: a network; weights of `init="signed_constant"` give the best supermasks.
       data: a data set, or a stream.
       training: how networks are trained; searches use its batch size, and its learning rate where
         their method has none of its own.
@@ -106,7 +106,7 @@ def search(
         dense network's answers ("reverse_kl", "forward_kl") warn where it is untrained.
       steps: length of the search: a number of steps, a share of the training's (0.5), or "short",
         "half", "long"; the method's own if None. Rounded up to whole parts.
-      train: whether tickets and branches are trained; without, there are the supermasks alone.
+      train: whether tickets and branches are trained; False stops at the supermasks.
       schedule: "remaining" trains tickets with what is left of the schedule after `start`, "full"
         with all of it.
       dense: also train the dense networks to the end, as level 0.
@@ -120,7 +120,7 @@ def search(
       init: as of `find_tickets`.
       keep: as of `find_tickets`.
       keep_at: steps whose networks are kept too, or one (`runs.trained(level, step=k)`).
-      runtime: mesh, folder and the like in one; leave the arguments that follow out then.
+      runtime: a `jt.Runtime`, which holds the arguments that follow; give either it or them.
       mesh: devices as `jt.parallel.mesh` makes them; all of them if None.
       folder: where to save; a run that was stopped is resumed from there. Nothing is saved if None.
       save_every: seconds between saves of the training state.
@@ -143,6 +143,10 @@ def search(
         allow, and a folder with other settings or code.
 
     Reference: KD-LTS, section 2 (supermasks and tickets); each method names its paper.
+
+    Example:
+      `jt.search(net, data, training, "concrete", density=(0.2, 0.1), start=100)` searches by
+      Concrete Ticket Search at step 100.
     """
     plan = planned(
         net, data, training, seeds=seeds, branches=branches, init=init, keep=keep, keep_at=keep_at,
