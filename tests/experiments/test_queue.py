@@ -191,24 +191,25 @@ def test_every_run_of_the_list_is_one_that_exists():
     assert len({run.key for run in queue.RUNS}) == len(names)
     for run in queue.RUNS:
         assert importlib.util.find_spec(run.module), run.module
-        if not run.module.startswith("experiments.benchmarks."):
+        if not run.module.startswith(("experiments.benchmarks.", "experiments.own_networks.")):
             options = dict(zip(run.options, run.options[1:], strict=False))
             preset = options.get("--preset", f"{options.get('--network')}-cifar10-one_ticket")
             assert preset in jt.PRESETS
             assert options["--size"] == "paper"
             assert run.minutes is None
     # the order that was asked for
-    assert names[:3] == ["convolution", "resnet20", "table_4_2-resnet20-cifar10"]
+    first = ["replicas", "convolution", "resnet20", "fast_cifar10", "table_4_2-resnet20-cifar10"]
+    assert names[:5] == first
 
 
 def test_the_command_lists(tmp_path):
     listing = [sys.executable, "-m", "experiments.run_queue", "--list", "--results", str(tmp_path)]
     (tmp_path / queue.STATE).write_text(
-        json.dumps({queue.RUNS[2].key: {"state": "part", "minutes": 12.3, "calls": 1}})
+        json.dumps({queue.RUNS[4].key: {"state": "part", "minutes": 12.3, "calls": 1}})
     )
     done = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
-    assert lines[3].split()[:3] == ["part", "12.3", "table_4_2-resnet20-cifar10"]
+    assert lines[5].split()[:3] == ["part", "12.3", "table_4_2-resnet20-cifar10"]
     assert (
         lines[-1] == f"{len(queue.RUNS)} runs: 0 done, 1 part, 0 failed, {len(queue.RUNS) - 1} open"
     )
