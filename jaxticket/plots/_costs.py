@@ -105,7 +105,7 @@ def accuracy_against_cost(
             _point(ax, one, (nothing,) if name in free else cost[name], band)
             for name, one in zip(names, series, strict=True)
         ]
-        unnamed = drawn if legend else _write_names(ax, drawn)
+        unnamed = drawn if legend else _write_names(ax, drawn, across)
         if entries := [*unnamed, *across, *notes(series, "seeds")]:
             place_legend(ax, entries, corner="lower right")
     return ax
@@ -182,8 +182,11 @@ def _cost_axis(ax: Axes, ends: tuple[float, float], nothing: float | None) -> No
     ax.add_line(slash)
 
 
-def _write_names(ax: Axes, drawn: Sequence[Line2D]) -> list[Line2D]:
-    """Write the name of each marker next to it, and give the markers for which there is no room."""
+def _write_names(ax: Axes, drawn: Sequence[Line2D], across: Sequence[Line2D]) -> list[Line2D]:
+    """Write the name of each marker next to it, and give the markers for which there is no room.
+
+    Names lie on no other name, marker, error bar or line across.
+    """
     figure = _style.root_figure(ax)
     figure.draw_without_rendering()
     frame, point = ax.get_window_extent(), figure.dpi / 72
@@ -191,11 +194,15 @@ def _write_names(ax: Axes, drawn: Sequence[Line2D]) -> list[Line2D]:
     for mark in drawn:
         x, y = mark.get_transform().transform(np.asarray(mark.get_xydata(), float))[0]
         taken.append(Bbox.from_extents(x, y, x, y).padded(3.5 * point))
+    markers = list(taken)
+    for line in across:
+        y = ax.transData.transform((1, float(np.asarray(line.get_ydata())[0])))[1]
+        taken.append(Bbox.from_extents(frame.x0, y, frame.x1, y).padded(point))
     # error bars
     bars = ((one.get_transform(), path) for one in ax.collections for path in one.get_paths())
     taken += [at.transform_path(path).get_extents().padded(point) for at, path in bars]
     left = []
-    for mark, own in zip(drawn, list(taken), strict=False):
+    for mark, own in zip(drawn, markers, strict=True):
         center = (own.x0 + own.x1) / 2, (own.y0 + own.y1) / 2
         for right, up, ha, va in PLACES:
             text = ax.annotate(
