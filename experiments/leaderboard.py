@@ -269,7 +269,7 @@ def main(settings: Settings) -> None:
         jt.plots.accuracy_against_cost(costs, ax, band="minmax")
         if not judged.empty:
             rows = 0.9 + 0.3 * len(set(judged["method"]))
-            figures["controls"], ax = single(5.6, max(2.4, rows))
+            figures["controls"], ax = single(5.6, max(1.9, rows))
             jt.plots.controls(judged, ax)
     more = {"methods": names, "controls": settings.controls, "at_density": ladder[level - 1]}
     small = {"costs": costs, "controls": judged}

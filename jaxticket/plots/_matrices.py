@@ -35,6 +35,8 @@ HEADS = {
 # light enough for black text, and distinguishable for readers who are blind to red or green
 FACES = {True: "#BFD9EE", False: "#F8D3A8", None: "0.93"}
 SIGNS = {True: " ✓", False: " ✗", None: ""}
+# inches; a cell has two lines of text at most
+TALLEST = 0.5
 # points of accuracy at which the colors of transfers are full, at least
 FULL = 1.0
 
@@ -204,6 +206,7 @@ def controls(
             for verdict, word in words.items()
             if verdict in judged.values()
         ]
+        _bound_height(ax, rows=len(names))
         # inside the axes it would cover cells
         if legend and _style.has_layout(ax):
             place_legend(ax, entries, corner="upper right")
@@ -273,6 +276,16 @@ def _cell(
     ax.add_patch(cell)
     color = "0.6" if empty else "black"
     ax.text(column, row, text, ha="center", va="center", fontsize=size, color=color)
+
+
+def _bound_height(ax: Axes, *, rows: int) -> None:
+    """Make axes lower, at their upper edge, if their rows of cells are higher than `TALLEST`."""
+    figure = _style.root_figure(ax)
+    figure.draw_without_rendering()
+    box, highest = ax.get_window_extent(), TALLEST * rows * figure.dpi
+    if box.height > highest:
+        ax.set_anchor("N")
+        ax.set_box_aspect(highest / box.width)
 
 
 def _signed(points: float) -> str:
