@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -130,12 +131,59 @@ def single(width: float = 5.2, height: float = 3.6) -> tuple[Figure, Axes]:
     return pyplot.subplots(figsize=(width, height), layout="constrained")
 
 
+def draw_alike(
+    axes: Sequence[Axes],
+    panels: Sequence[Callable[..., Axes]],
+    groups: Sequence[str] | None = None,
+    *,
+    ylim: tuple[float, float] | None = None,
+) -> None:
+    """Draw panels that are compared, with the limits of x and y that they need together.
+
+    What a function of `jt.plots` draws depends on the limits of y, such as the triangles where
+    lines leave the axes, so that they must be known before: each panel is first drawn on axes that
+    are thrown away, with the limits that it has alone.
+
+    Args:
+      axes: one for each panel.
+      panels: functions of `jt.plots` that take `ylim`, with their table and options
+        (`functools.partial`).
+      groups: for each panel which of them it is compared with, those of the same group; with all
+        if None.
+      ylim: limits of y of all panels, or None for those that they need.
+    """
+    groups = [""] * len(panels) if groups is None else groups
+    for group in dict.fromkeys(groups):
+        own = [
+            (ax, panel)
+            for ax, panel, other in zip(axes, panels, groups, strict=True)
+            if other == group
+        ]
+        reach = ylim
+        if reach is None:
+            alone = [panel(ax=Figure().subplots()).get_ylim() for _, panel in own]
+            reach = _around(alone)
+        for ax, panel in own:
+            panel(ax=ax, ylim=reach)
+        across = _around([ax.get_xlim() for ax, _ in own])
+        for ax, _ in own:
+            ax.set_xlim(across)
+
+
+def _around(limits: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Give limits that contain all others, which run in one direction."""
+    first, last = zip(*limits, strict=True)
+    if limits[0][0] > limits[0][1]:
+        return max(first), min(last)
+    return min(first), max(last)
+
+
 def test_and_train(table: pd.DataFrame) -> Figure:
     """Draw final accuracy against density: test on the left, train on the right, one legend."""
     with jt.plots.style():
         figure, axes = pair()
-        for ax, split in zip(axes, ("test", "train"), strict=True):
-            jt.plots.accuracy(renamed(table), ax, split=split, legend=False)
+        draw = functools.partial(jt.plots.accuracy, renamed(table), legend=False)
+        draw_alike(axes, [functools.partial(draw, split=split) for split in ("test", "train")])
         shared_legend(figure, axes)
     return figure
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import pandas as pd
@@ -19,6 +20,7 @@ from experiments.common.report import (
     base,
     cell,
     differences,
+    draw_alike,
     grid,
     in_one_panel,
     in_words,
@@ -218,7 +220,7 @@ def panels(
     alongside: Mapping[str, Sequence[str]] | None = None,
     **options: Any,
 ) -> Figure:
-    """Draw a panel per method: the method and its controls.
+    """Draw a panel per method: the method and its controls, with equal axes.
 
     Args:
       methods: names of methods.
@@ -230,16 +232,19 @@ def panels(
     draw = jt.plots.accuracy if draw is None else draw
     with jt.plots.style():
         figure, axes = grid(len(methods), 2, (4.2, 3.2))
+        own = [in_one_panel(table, one, (alongside or {}).get(one, ())) for one in methods]
+        drawn = [
+            partial(draw, rows, branches=branches_of(rows), legend=False, **options) for rows in own
+        ]
+        draw_alike(axes, drawn, ylim=_limits(jt.results.concat(own)))
         for ax, method in zip(axes, methods, strict=True):
-            own = in_one_panel(table, method, (alongside or {}).get(method, ()))
-            draw(own, ax, branches=branches_of(own), ylim=_limits(own), legend=False, **options)
             ax.set_title(jt.plots.branch_styles([method])[method].label)
         shared_legend(figure, axes)
     return figure
 
 
 def _limits(table: pd.DataFrame) -> tuple[float, float]:
-    """Compute limits in percent that show all but inverted methods, which may leave the panel."""
+    """Compute limits in percent that show all but inverted methods, which may leave panels."""
     final = table.loc[(table["split"] == "test") & (table["metric"] == "accuracy")]
     final = final.loc[(final["step"] == final["step"].max()) & (final["branch"] != "inverted")]
     values = 100 * final["value"].astype(float)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 import jaxticket as jt
 from experiments.common.job import Job
 from experiments.common.learned import late_step
-from experiments.common.report import Row, grid, renamed, seeds, shared_legend, single
+from experiments.common.report import Row, draw_alike, grid, renamed, seeds, shared_legend, single
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,13 +83,23 @@ def deviating(row: Row) -> str:
     return f"{100 * row['mean']:.1f} +- {100 * row['std']:.1f}"
 
 
-def by_density(moved: Moved) -> Figure:
-    """Draw a panel for each target: accuracy by density, a line for each source."""
+def by_density(moved: Moved, data_of: Callable[[str], str] = lambda _: "") -> Figure:
+    """Draw a panel for each target: accuracy by density, a line for each source.
+
+    Args:
+      moved: the tickets.
+      data_of: gives the data of a target. Targets of the same data have equal axes; accuracies on
+        different data are not compared.
+    """
     names = list(moved.tables)
     with jt.plots.style():
         figure, axes = grid(len(names), min(3, len(names)), (4.2, 3.4))
+        panels = [
+            partial(jt.plots.accuracy, moved.tables[name], band="std", legend=False)
+            for name in names
+        ]
+        draw_alike(axes, panels, [data_of(name) for name in names])
         for ax, name in zip(axes, names, strict=True):
-            jt.plots.accuracy(moved.tables[name], ax, band="std", legend=False)
             ax.set_title(name)
         shared_legend(figure, axes)
     return figure

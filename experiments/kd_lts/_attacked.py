@@ -82,8 +82,14 @@ def masked_gradients(table: pd.DataFrame) -> str:
 
 
 def by_density(
-    ax: Axes, rows: pd.DataFrame, names: Iterable[str], radius: float, *, ylabel: str
-) -> None:
+    rows: pd.DataFrame,
+    names: Iterable[str],
+    radius: float,
+    ax: Axes,
+    *,
+    ylabel: str,
+    ylim: tuple[float, float] | None = None,
+) -> Axes:
     """Draw accuracy at a radius against density: a line per method, the dense network across."""
     shown = rows.loc[rows["radius"] == radius]
     whole = 100 * shown.loc[shown["branch"] == "dense"]["accuracy"]
@@ -97,6 +103,9 @@ def by_density(
             mean_line(ax, by, [100 * density for density in by.groups], look)
     density_axis(ax, pruned["density"].unique())
     ax.set_ylabel(ylabel)
+    if ylim is not None:
+        ax.set_ylim(ylim)
+    return ax
 
 
 def say(

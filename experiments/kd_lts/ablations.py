@@ -134,12 +134,18 @@ def rows_of(runs: jt.Runs) -> pd.DataFrame:
 
 
 def drawn(job: Job, rows: pd.DataFrame, whole: pd.Series) -> Figure:
-    """Draw a panel for each group: variants from left to right, a color for each density."""
+    """Draw a panel for each group: variants from left to right, a color for each density.
+
+    All have equal axes of accuracy.
+    """
     groups = list(rows["group"].unique())
     sizes = [max(3, rows.loc[rows["group"] == group]["variant"].nunique()) for group in groups]
     levels = sorted(rows["level"].unique())
     with jt.plots.style():
         figure, axes = grid(len(groups), min(3, len(groups)), (3.6, 3.1))
+        for ax in axes[1:]:
+            # nothing here depends on the limits
+            ax.sharey(axes[0])
         for ax, group, size in zip(axes, groups, sizes, strict=True):
             own = rows.loc[rows["group"] == group]
             names = list(own["variant"].unique())

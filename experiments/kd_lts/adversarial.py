@@ -27,6 +27,7 @@ Expected: on ResNet-20 the paper reports tickets of standard teachers 2 to 3 poi
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -34,7 +35,7 @@ from matplotlib.figure import Figure
 import jaxticket as jt
 from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.learned import kd_lts
-from experiments.common.report import grid, save, shared_legend
+from experiments.common.report import draw_alike, grid, save, shared_legend
 from experiments.kd_lts._attacked import (
     Settings as Common,
 )
@@ -124,14 +125,20 @@ def measured(job: Job, names: tuple[str, ...], settings: Settings) -> pd.DataFra
 
 
 def figure_13(rows: pd.DataFrame, names: tuple[str, ...], radius: float) -> Figure:
-    """Draw tickets under attack and clean, and supermasks under attack."""
+    """Draw tickets under attack and clean, and supermasks under attack.
+
+    Both panels under attack have equal axes.
+    """
     trained, masks = (rows.loc[rows["kind"] == kind] for kind in ("trained", "supermask"))
     with jt.plots.style():
         figure, axes = grid(3, 3, (3.7, 3.5))
         words = f"under PGD of {radius:.2g} (%)"
-        by_density(axes[0], trained, names, radius, ylabel=f"Accuracy {words}")
-        by_density(axes[1], trained, names, 0.0, ylabel="Clean accuracy (%)")
-        by_density(axes[2], masks, names, radius, ylabel=f"Supermasks {words}")
+        panels = [
+            partial(by_density, trained, names, radius, ylabel=f"Accuracy {words}"),
+            partial(by_density, trained, names, 0.0, ylabel="Clean accuracy (%)"),
+            partial(by_density, masks, names, radius, ylabel=f"Supermasks {words}"),
+        ]
+        draw_alike(axes, panels, ["attacked", "clean", "attacked"])
         shared_legend(figure, axes)
     return figure
 

@@ -78,7 +78,7 @@ def main(settings: Settings) -> None:
         figure, axes = pair()
         for ax, radius in zip(axes, (radii[0], 0.0), strict=True):
             words = f"Accuracy under PGD of {radius:.2g} (%)" if radius else "Clean accuracy (%)"
-            by_density(ax, rows, names, radius, ylabel=words)
+            by_density(rows, names, radius, ax, ylabel=words)
         shared_legend(figure, axes)
         other, ax = single(5.4, 4.2)
         jt.plots.robustness(table, ax, level=job.size.levels, band="minmax")

@@ -22,6 +22,7 @@ Expected: no numbers are printed. With KD-LTS the gradient is more predictive an
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,7 @@ from matplotlib.figure import Figure
 
 import jaxticket as jt
 from experiments.common.job import Job, budget, chosen, launch, prepare
-from experiments.common.report import grid, groups, save, seeds, shared_legend
+from experiments.common.report import draw_alike, grid, groups, save, seeds, shared_legend
 from experiments.kd_lts._claims import OURS, compared, in_words
 from experiments.kd_lts._common import Settings as Common
 from experiments.kd_lts._networks import METHODS, checked_level, measured, over, sizes
@@ -137,8 +138,9 @@ def drawn(
         for ax, metric in zip(axes, ("loss", "gradient_change", "beta"), strict=False):
             jt.plots.smoothness(watched, ax, metric=metric, branches=bands, legend=False)
             ax.set_xlabel("Steps since the start of the ticket")
+        draw = partial(jt.plots.spectral_density, branches=names, band="none", legend=False)
+        draw_alike(axes[3:5], [partial(draw, spectra[when]) for when in ("start", "end")])
         for ax, when in zip(axes[3:], ("start", "end"), strict=False):
-            jt.plots.spectral_density(spectra[when], ax, branches=names, band="none", legend=False)
             ax.set_title(f"Hessian {WHEN[when]}", fontsize=8)
         traces(axes[5], rows, names)
         shared_legend(figure, axes[3:5])

@@ -24,6 +24,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -32,7 +33,7 @@ from matplotlib.figure import Figure
 import jaxticket as jt
 from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.learned import learned
-from experiments.common.report import cell, grid, save, seeds, shared_legend
+from experiments.common.report import cell, draw_alike, grid, save, seeds, shared_legend
 from experiments.kd_lts._common import LENET, QUICK, dense, paper, third_epoch
 from experiments.kd_lts._common import Settings as Common
 
@@ -125,12 +126,14 @@ def gaps_of(tables: Mapping[str, pd.DataFrame], printed: Mapping[str, float]) ->
     return jt.results.frame(rows)
 
 
-def drawn(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """Draw a panel for each kind."""
+def drawn(tables: Mapping[str, pd.DataFrame], *, other_data: bool) -> Figure:
+    """Draw a panel for each kind, with equal axes but for kind "data" on `other_data`."""
     with jt.plots.style():
         figure, axes = grid(len(tables), len(tables), (4.2, 3.6))
-        for ax, (kind, table) in zip(axes, tables.items(), strict=True):
-            jt.plots.accuracy(table, ax, legend=False)
+        panels = [partial(jt.plots.accuracy, table, legend=False) for table in tables.values()]
+        on = ["other" if other_data and kind == "data" else "same" for kind in tables]
+        draw_alike(axes, panels, on)
+        for ax, kind in zip(axes, tables, strict=True):
             ax.set_title(kind)
         shared_legend(figure, axes)
     return figure
@@ -170,7 +173,8 @@ def main(settings: Settings) -> None:
     gaps = gaps_of(tables, printed)
     print(f"\n{job.network_name} on {job.data_name} ({job.preset.name}, {settings.size} size)")
     say(job, tables, gaps)
-    save(job, {"figure_21": drawn(tables)}, tables={"gaps": gaps},
+    figure = drawn(tables, other_data=settings.to_data is not None)
+    save(job, {"figure_21": figure}, tables={"gaps": gaps},
          more={"kinds": names, "to_data": settings.to_data},
          pruning="densities one by one, of rewound tickets level by level")  # fmt: skip
 

@@ -38,6 +38,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import jax
 import numpy as np
@@ -48,7 +49,16 @@ import jaxticket as jt
 from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.job import Settings as Common
 from experiments.common.learned import late_step
-from experiments.common.report import cell, grid, named, pair, save, seeds, shared_legend, single
+from experiments.common.report import (
+    cell,
+    draw_alike,
+    grid,
+    named,
+    save,
+    seeds,
+    shared_legend,
+    single,
+)
 from experiments.common.rules import interval, rule_of
 from experiments.common.sizes import LENET
 from jaxticket import masks
@@ -315,23 +325,24 @@ def drawn_schedules(
         ),
     }
     panels = {title: levels for title, levels in panels.items() if levels}
-    tables = []
     with jt.plots.style():
         figure, axes = grid(len(panels), 2, (6.4, 4.6))
-        for ax, (title, levels) in zip(axes, panels.items(), strict=True):
-            table = schedules(job, found, levels)
-            later = [name for name in (TICKET, LRR) if name in levels]
-            jt.plots.density_schedule(
-                table, ax, steps=job.training.steps, retroactive=later, legend=False
-            )
+        tables = {title: schedules(job, found, levels) for title, levels in panels.items()}
+        draw = partial(jt.plots.density_schedule, steps=job.training.steps, legend=False)
+        drawn = [
+            partial(draw, table, retroactive=[name for name in (TICKET, LRR) if name in levels])
+            for table, levels in zip(tables.values(), panels.values(), strict=True)
+        ]
+        draw_alike(axes, drawn)
+        for ax, title in zip(axes, panels, strict=True):
             ax.set_title(title)
-            tables.append(table.assign(panel=title))
         shared_legend(figure, axes)
-    return figure, jt.results.concat(tables)
+    parts = [table.assign(panel=title) for title, table in tables.items()]
+    return figure, jt.results.concat(parts)
 
 
 def drawn_costs(costs: pd.DataFrame, dense: pd.DataFrame) -> Figure:
-    """Draw accuracy by all that was trained: in steps on the left, in operations on the right.
+    """Draw accuracy by all that was trained: in steps above, in operations below.
 
     Methods far below the dense network are named above the panels, so that the others are told
     apart.
@@ -340,11 +351,12 @@ def drawn_costs(costs: pd.DataFrame, dense: pd.DataFrame) -> Figure:
     far = means.loc[~(means >= dense["accuracy"].mean() - FAR)]
     costs = costs.loc[~costs["branch"].isin(list(far.index))]
     with jt.plots.style():
-        figure, axes = pair(12.0, 5.6)
+        # as wide as a page, with room for the names
+        figure, axes = grid(2, 1, (8.0, 5.0))
         if len(far):
             looks = jt.plots.branch_styles(list(far.index))
             words = (f"{look.label} {100 * far[name]:.1f}%" for name, look in looks.items())
-            figure.suptitle(f"below: {', '.join(words)}", fontsize=9)
+            figure.suptitle(f"below the axes: {', '.join(words)}", fontsize=9)
         for ax, unit in zip(axes, ("steps", "operations"), strict=True):
             table = jt.results.concat([costs.assign(cost=costs[unit]), dense.assign(cost=0.0)])
             jt.plots.accuracy_against_cost(table, ax, band="minmax")

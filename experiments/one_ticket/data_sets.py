@@ -143,7 +143,10 @@ def main(settings: Settings) -> None:
     say(main_job, moved)
     halves = all(name not in jt.DATASETS for name in names)
     usual_figure = "figure_4" if settings.network == "resnet50" else "figure_3"
-    figures = {"figure_2" if halves else usual_figure: by_density(moved), "matrix": heat_map(moved)}
+    figures = {
+        "figure_2" if halves else usual_figure: by_density(moved, data_of),
+        "matrix": heat_map(moved),
+    }
     save(main_job, figures, tables={"matrix": moved.matrix}, bands=DEVIATION,
          more={"network": settings.network, "among": names})  # fmt: skip
 

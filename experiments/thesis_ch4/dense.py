@@ -21,6 +21,7 @@ Expected: at paper size LeNet is stable (barrier below 2 points) from step 0. Re
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -30,7 +31,7 @@ from matplotlib.figure import Figure
 
 import jaxticket as jt
 from experiments.common.job import budget, launch, prepare
-from experiments.common.report import grid, pair, save, shared_legend, single
+from experiments.common.report import draw_alike, grid, pair, save, shared_legend, single
 from experiments.thesis_ch4._copies import (
     BANDS,
     DENSE,
@@ -56,7 +57,7 @@ DISTANCES = (
 def both(
     draw: Callable[..., Axes], *tables: pd.DataFrame, by_step: bool = False, **options: Any
 ) -> Figure:
-    """Draw a panel for the test and one for the train split.
+    """Draw a panel for the test and one for the train split, with equal axes.
 
     Args:
       draw: function of `jt.plots`.
@@ -66,9 +67,13 @@ def both(
     """
     with jt.plots.style():
         figure, axes = pair()
-        for ax, split in zip(axes, ("test", "train"), strict=True):
-            own = by_step and split == "train"
-            draw(*tables, ax, split=split, legend=own, **options)
+        splits = ("test", "train")
+        panels = [
+            partial(draw, *tables, split=split, legend=by_step and split == "train", **options)
+            for split in splits
+        ]
+        draw_alike(axes, panels)
+        for ax, split in zip(axes, splits, strict=True):
             ax.set_title(f"{split} set")
         if not by_step:
             shared_legend(figure, axes)
@@ -76,7 +81,10 @@ def both(
 
 
 def distances(inst: jt.Instability, **options: Any) -> Figure:
-    """Draw all distances against k."""
+    """Draw all distances against k.
+
+    Splits have axes of their own, since most distances grow with the number of examples.
+    """
     with jt.plots.style():
         figure, axes = grid(len(DISTANCES), 2, (4.2, 2.8))
         for ax, (metric, split) in zip(axes, DISTANCES, strict=True):

@@ -29,6 +29,7 @@ Expected: the thesis has no numbers, only words on ResNet-20: with one change to
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.job import Settings as Common
 from experiments.common.report import (
     cell,
+    draw_alike,
     grid,
     groups,
     mean_line,
@@ -198,7 +200,7 @@ def report(job: Job, table: pd.DataFrame, apart: pd.DataFrame, shared: pd.DataFr
 
 
 def draw(job: Job, table: pd.DataFrame, trace: pd.DataFrame) -> Figure:
-    """Draw a panel for each question, and the overlap of the masks."""
+    """Draw a panel for each question, with equal axes, and the overlap of the masks."""
     there = set(table["branch"])
     panels = {
         title: [PLAIN, *(name for name in names if name in there)]
@@ -207,9 +209,13 @@ def draw(job: Job, table: pd.DataFrame, trace: pd.DataFrame) -> Figure:
     }
     with jt.plots.style():
         figure, axes = grid(len(panels) + 1, 3, (4.4, 3.6))
-        for ax, (title, names) in zip(axes, panels.items(), strict=False):
-            own = table.loc[table["branch"].isin([*names, "ticket"])]
-            jt.plots.accuracy(own, ax, branches=names, band="bars", test_size=len(job.data.test))
+        draw = partial(jt.plots.accuracy, band="bars", test_size=len(job.data.test))
+        drawn = [
+            partial(draw, table.loc[table["branch"].isin([*names, "ticket"])], branches=names)
+            for names in panels.values()
+        ]
+        draw_alike(axes[:-1], drawn)
+        for ax, title in zip(axes, panels, strict=False):
             ax.set_title(title)
         shares(trace, axes[-1])
     return figure

@@ -113,6 +113,7 @@ def density_schedule(
     branches: Sequence[str] | None = None,
     retroactive: Sequence[str] = (),
     steps: int | None = None,
+    ylim: tuple[float, float] | None = None,
     legend: bool = True,
 ) -> Axes:
     """Plot the density during training: one staircase per branch, on a log scale.
@@ -126,6 +127,7 @@ def density_schedule(
       retroactive: branches that are drawn dashed, since their masks were found by training longer.
       steps: length of the whole training: x is then its share in percent; None draws steps up to
         the last of the table.
+      ylim: limits in percent, above 0, or None for automatic ones.
       ax: axes to draw on, or None for a new figure.
       branches: names of the lines to draw, in this order, or None for all.
       legend: whether to draw a legend.
@@ -138,7 +140,9 @@ def density_schedule(
 
     Reference: Frankle's thesis, figure 5-1.
     """
-    check_options(legend=legend)
+    check_options(legend=legend, ylim=ylim)
+    if ylim is not None and ylim[0] <= 0:
+        raise ValueError(f"`ylim` must be above 0, for the scale is logarithmic, got {ylim!r}")
     remedy = "it needs a row for a step at which the density of a branch changes"
     check_table(table, ("branch", "step", "density"), remedy=remedy)
     rows = _table.once(table, ("branch", "step"), "density")
@@ -165,7 +169,7 @@ def density_schedule(
         stairs[name] = np.append(x, end), np.append(y, y[-1])
     asides = _side_by_side(stairs, end)
     with panel(ax) as ax:
-        _density_scale(ax, float(column(rows, "density").min()))
+        _density_scale(ax, float(column(rows, "density").min()), ylim)
         low, high = np.log10(ax.get_ylim())
         points = 72 * ax.get_position().height * _style.root_figure(ax).get_figheight()
         for name, look in branch_styles(names).items():
@@ -304,10 +308,11 @@ class _Aside(Transform):
         return values + np.stack([np.zeros_like(up), up], axis=-1)
 
 
-def _density_scale(ax: Axes, least: float) -> None:
+def _density_scale(ax: Axes, least: float, ylim: tuple[float, float] | None) -> None:
     """Make y an axis of densities in percent on a log scale, with ticks at 100, 50, 20, 10, ..."""
     ax.set_yscale("log")
-    _axes.percent_ticks(ax.yaxis, _axes.shares_on_log_scale(0.8 * least))
     reach = least**-0.06 if least < 1 else 1.2
-    ax.set_ylim(100 * least / reach, 100 * reach)
+    low, high = ylim or (100 * least / reach, 100 * reach)
+    _axes.percent_ticks(ax.yaxis, _axes.shares_on_log_scale(low / 100 if ylim else 0.8 * least))
+    ax.set_ylim(low, high)
     ax.set_ylabel(_axes.DENSITY)

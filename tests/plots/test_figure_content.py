@@ -220,6 +220,11 @@ def test_density_schedules_that_coincide_are_side_by_side():
     # none is above dense
     dense = [named(ax, name).get_transform().transform((0, 100))[1] for name in ("SNIP", "GraSP")]
     assert dense == [ax.transData.transform((0, 100))[1]] * 2
+    wider = plots.density_schedule(f.SCHEDULE, ylim=(0.9, 150))
+    assert wider.get_ylim() == (0.9, 150) and "1" in ticks(wider.yaxis)
+    assert "1" not in ticks(ax.yaxis)
+    refused(r"`ylim` must be above 0, .* got \(0, 100\)", plots.density_schedule, f.SCHEDULE,
+            ylim=(0, 100))  # fmt: skip
     for table, options, message in (
         (f.SCHEDULE, {"steps": 70}, "steps from 0 to 80, .* to `steps` 70; give"),
         (f.SCHEDULE[3:].assign(step=[-1, 5]), {}, "steps from -1 to 5"),
@@ -317,7 +322,35 @@ def test_costs_have_names_beside_markers_and_a_break_for_zero():
         refused(message, plots.accuracy_against_cost, table)
 
 
+@pytest.mark.parametrize("above", [0.0, 0.0004, -0.0004])
+def test_the_dense_line_crosses_no_name_of_a_method(above):
+    means = f.COSTS.groupby("branch")["accuracy"].transform("mean")
+    own = f.COSTS["accuracy"] - means
+    dense = float(means[f.COSTS["branch"] == "dense"].iloc[0])
+    level = own + dense + above
+    table = f.COSTS.assign(accuracy=level.where(f.COSTS["branch"] == "ticket", f.COSTS["accuracy"]))
+    ax = plots.accuracy_against_cost(table, legend=False)
+    ax.figure.draw_without_rendering()
+    boxes = {text.get_text(): text.get_window_extent() for text in ax.texts}
+    y = ax.transData.transform((1, named(ax, "dense").get_ydata()[0]))[1]
+    assert "IMP ticket" in boxes
+    assert not [name for name, box in boxes.items() if box.y0 < y < box.y1]
+
+
 # matrices
+
+
+def test_rows_of_controls_have_a_bounded_height():
+    for methods, most in ((["snip"], 0.5), (["ticket", "snip"], 1.0)):
+        with plots.style():
+            figure, ax = pyplot.subplots(figsize=(5, 4), layout="constrained")
+        plots.controls(f.CONTROLS, ax, methods=methods)
+        figure.draw_without_rendering()
+        assert ax.get_window_extent().height / figure.dpi == pytest.approx(most, rel=0.05)
+        assert ax.get_legend().get_window_extent().y1 < ax.get_window_extent().y0
+    low = pyplot.figure(figsize=(5, 1.2)).subplots()
+    before = low.get_window_extent().height
+    assert plots.controls(f.CONTROLS, low).get_window_extent().height == before
 
 
 def test_controls_are_a_matrix_of_verdicts():
