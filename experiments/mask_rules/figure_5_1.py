@@ -356,7 +356,7 @@ def drawn_costs(costs: pd.DataFrame, dense: pd.DataFrame) -> Figure:
         if len(far):
             looks = jt.plots.branch_styles(list(far.index))
             words = (f"{look.label} {100 * far[name]:.1f}%" for name, look in looks.items())
-            figure.suptitle(f"below the axes: {', '.join(words)}", fontsize=9)
+            figure.suptitle(f"not shown, far below dense: {', '.join(words)}", fontsize=9)
         for ax, unit in zip(axes, ("steps", "operations"), strict=True):
             table = jt.results.concat([costs.assign(cost=costs[unit]), dense.assign(cost=0.0)])
             jt.plots.accuracy_against_cost(table, ax, band="minmax")
