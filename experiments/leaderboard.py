@@ -268,8 +268,10 @@ def main(settings: Settings) -> None:
         figures["cost"], ax = single(7.2, 4.6)
         jt.plots.accuracy_against_cost(costs, ax, band="minmax")
         if not judged.empty:
-            rows = 0.9 + 0.3 * len(set(judged["method"]))
-            figures["controls"], ax = single(5.6, max(1.9, rows))
+            rows = len(set(judged["method"]))
+            # cells of few methods are higher, up to half an inch
+            height = max(min(2.4, 1.4 + 0.5 * rows), 0.9 + 0.3 * rows)
+            figures["controls"], ax = single(5.6, height)
             jt.plots.controls(judged, ax)
     more = {"methods": names, "controls": settings.controls, "at_density": ladder[level - 1]}
     small = {"costs": costs, "controls": judged}
