@@ -232,6 +232,24 @@ class OneShot(jt.Pruning):
     """A strategy of one's own."""
 
 
+@pytest.mark.parametrize(
+    "score",
+    [jt.scores.configured("snip", batch_norm="eval"), jt.scores.inverted("snip")],
+    ids=["configured", "inverted"],
+)
+def test_scores_with_options_are_recorded(tmp_path, score):
+    """They are functions whose names, "snip(batch_norm='eval')", no module has."""
+    options = {"score": score, "density": 0.2, "seeds": (0,), "progress": False}
+    runs = jt.prune_at(NET, DATA, SHORT, folder=tmp_path / "a", **options)
+    assert (
+        jt.prune_at(NET, DATA, SHORT, folder=tmp_path / "a", **options).table().equals(runs.table())
+    )
+    with pytest.raises(ValueError, match=r"`score` is code of your own.*; pass it"):
+        jt.load(tmp_path / "a", data=DATA)
+    again = jt.load(tmp_path / "a", data=DATA, pruning=runs.pruning)
+    assert again.table().equals(runs.table()) and again.pruning == runs.pruning
+
+
 @pytest.mark.slow
 def test_strategies_of_ones_own_are_passed(tmp_path):
     strategy = OneShot(levels=1, one_shot=True)

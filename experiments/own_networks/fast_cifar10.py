@@ -12,8 +12,10 @@ Command:  python -m experiments.own_networks.fast_cifar10 [--folder FOLDER --wid
           on a GPU: --batch-size 1024 --lr 4.0 --compute-dtype bfloat16 --seeds 8
 Makes:    final test accuracies of the dense network, tickets and controls, and seconds for each
           training, in the terminal; in the folder: table, settings.json, tickets/*.safetensors.
-Cost:     COST
-Expected: EXPECTED
+Cost:     of one training with --width 0.25 --pool 2 --epochs 4 --precision highest (782 steps)
+          108 s on one core of a shared AMD EPYC, evaluations included
+Expected: with these options the dense network reaches 72.8% (one seed; CIFAR-10 JPEG re-encoded);
+          its source has 94% at the full size on a GPU, where this script was not run yet
 
 Reference: after Keller Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (2024), without
 its lookahead, test-time augmentation and alternating flip.

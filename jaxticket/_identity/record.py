@@ -107,7 +107,8 @@ def _known(value: object) -> str | None:
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     if not isinstance(module, str) or not isinstance(name, str):
         return None
-    if module.partition(".")[0] not in LIBRARIES or "<" in name:
+    # functions with options are no attributes: "snip(batch_norm='eval')", "<lambda>"
+    if module.partition(".")[0] not in LIBRARIES or not _is_path(name):
         return None
     known = first_name(module, name, ":")
     try:
@@ -116,8 +117,14 @@ def _known(value: object) -> str | None:
         return None
 
 
+def _is_path(name: str) -> bool:
+    """Whether it is names with points between them."""
+    return all(part.isidentifier() for part in name.split("."))
+
+
 def _found(known: str, at: str) -> Any:
-    if known.partition(":")[0].partition(".")[0] in LIBRARIES:
+    module, _, name = known.partition(":")
+    if module.partition(".")[0] in LIBRARIES and (not name or _is_path(name)):
         with contextlib.suppress(ImportError, AttributeError):
             return pkgutil.resolve_name(MOVED.get(known, known))
     raise OwnCodeError(f"`{at}` is {known}, which this version does not have")
