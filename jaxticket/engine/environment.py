@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 from importlib import metadata
@@ -11,6 +12,18 @@ from pathlib import Path
 import jax
 
 from jaxticket.engine import parallel
+from jaxticket.typing import Json
+
+ENVIRONMENT = "environment.json"
+"""The file of a run folder that has the environments in which it was computed."""
+
+
+def environments_in(path: Path) -> list[Json]:
+    """The machines on which a run was computed; none where there is no readable file of them."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((path / ENVIRONMENT).read_text(encoding="utf-8"))
+        return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    return []
 
 
 def environment() -> dict[str, object]:

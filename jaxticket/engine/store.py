@@ -30,14 +30,13 @@ import numpy as np
 from jaxticket import _files, results
 from jaxticket.engine import bucket_lock, file_states, lock, orbax_states, parallel
 from jaxticket.engine.checksums import checksum, intact, layout
-from jaxticket.engine.environment import environment
+from jaxticket.engine.environment import ENVIRONMENT, environment
 from jaxticket.engine.hosts import meet
 from jaxticket.typing import Json
 
 T = TypeVar("T")
 
 _SETTINGS = "settings.json"
-_ENVIRONMENT = "environment.json"
 _EVALUATED = "evaluated.json"
 _FORMAT = 2
 _KINDS = (file_states, orbax_states)
@@ -168,14 +167,6 @@ def evaluated_in(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
         found = json.loads((path / _EVALUATED).read_text(encoding="utf-8"))
         return tuple(map(str, found["splits"])), tuple(map(str, found["metrics"]))
     return (), ()
-
-
-def environments_in(path: Path) -> list[Json]:
-    """The machines on which a run was computed; none where there is no readable file of them."""
-    with contextlib.suppress(OSError, ValueError):
-        found = json.loads((path / _ENVIRONMENT).read_text(encoding="utf-8"))
-        return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
-    return []
 
 
 def saved_in(path: Path) -> tuple[str, float] | None:
@@ -349,7 +340,7 @@ class RunFolder:
 
     def _note_environment(self) -> None:
         """Add this machine to those on which the run was computed, and warn where they differ."""
-        path, ours = self.path / _ENVIRONMENT, environment()
+        path, ours = self.path / ENVIRONMENT, environment()
         known: list[Json] = []
         if path.exists():
             known = _read_json(path, list, "delete it to continue as if on the same machine")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxticket import _files, _show
-from jaxticket.engine.store import environments_in
+from jaxticket.engine.environment import environments_in
 from jaxticket.reporting import tables
 from jaxticket.reporting.tables import Table
 from jaxticket.runs import Runs, density
