@@ -436,7 +436,10 @@ class _Normed(nn.Module):
 def linen_network() -> Found:
     """A Linen module with dropout and BatchNorm."""
     net = jt.from_linen(_Normed(), digits().shape, name="normed", output="Dense_1")
-    return of_runs(find(jt.Pruning(levels=1, fraction=0.5, rewind=4), net=net, training=SHORT))
+    # pixels that never change are biases before BatchNorm too: of their gradients, which are
+    # rounding and depend on the machine, Adam would make whole steps
+    training = SHORT.replace(optimizer="momentum", lr=0.05)
+    return of_runs(find(jt.Pruning(levels=1, fraction=0.5, rewind=4), net=net, training=training))
 
 
 def _initial(key: Any) -> Any:

@@ -185,6 +185,7 @@ def test_scripts_say_their_sizes():
     assert set(SCRIPTS) - set(SIZED) == {
         "gallery.py",
         "own_networks/character_transformer.py",
+        "own_networks/fast_cifar10.py",
         "own_networks/vision_transformer.py",
         "pod.py",
         "thesis_ch5/schedules.py",
