@@ -93,7 +93,7 @@ except jt.RunInterrupted as stop:
 # %% [markdown]
 # ## The same call goes on
 #
-# What is finished is read, what was begun goes on where it stopped. The result is that of a run that was never stopped, bit for bit.
+# Finished parts are read from the folder, and the training that was under way continues at its last save. The result equals that of a run that was never stopped, bit for bit.
 
 # %%
 runs = sweep()

@@ -137,6 +137,7 @@ class Task:
       mesh: the devices.
       size: number of replicas.
       arrays: the data, on the host.
+      vmapped: replicas of a device that take a step together, of a training; None for the usual.
     """
 
     net: Network
@@ -144,6 +145,7 @@ class Task:
     mesh: Mesh
     size: int
     arrays: HeldArrays
+    vmapped: int | None = None
 
 
 Lowered = tuple[Callable[..., Any], Sequence[Any]]
@@ -168,13 +170,14 @@ def devices(topology: str) -> list[Any]:
     return list(found.devices)
 
 
-def task(network: str, mesh: Mesh, size: int) -> Task:
+def task(network: str, mesh: Mesh, size: int, vmapped: int | None = None) -> Task:
     """A network of a preset with random images, about to be trained.
 
     Args:
       network: a name in `NETWORKS`.
       mesh: the devices.
       size: number of replicas.
+      vmapped: as of `Task`.
     """
     subject = NETWORKS[network]
     preset = jt.preset(subject.preset)
@@ -191,12 +194,12 @@ def task(network: str, mesh: Mesh, size: int) -> Task:
     training = preset.training.replace(compute_dtype=subject.dtype, precision=precision)
     training = check_fit(net, data, training, mesh)
     arrays = held_arrays(data, training, mesh.shape[parallel.DATA])
-    return Task(net, training, mesh, size, arrays)
+    return Task(net, training, mesh, size, arrays, vmapped)
 
 
 def train(of: Task) -> Lowered:
     """A call of a training: steps, and an evaluation."""
-    compiled = program(Supervised(of.net, of.training), of.mesh)
+    compiled = program(Supervised(of.net, of.training), of.mesh, of.vmapped)
     origin = Origin(*of.net.shapes, of.net.mask())
     plan = jax.tree.map(lambda x: x[0], job_plan(of.training, 1))
     return compiled.chunk, shapes.of_chunk(compiled, of.mesh, of.size, origin, plan, of.arrays)

@@ -61,6 +61,8 @@ class Settings:
     """Names of networks."""
     replicas: tuple[int, ...] = SEEDS
     """Numbers of replicas; those that the devices do not divide are left out."""
+    vmapped: tuple[int, ...] = ()
+    """Trainings with so many replicas of a device in a step; else as jaxticket chooses."""
     limit: int = 600
     """CPU seconds that one program may take."""
     rows: Path = RESULTS / "accelerators.jsonl"
@@ -83,6 +85,7 @@ class Case:
       topology, program, network: names.
       replicas: on all devices together; points, of instability.
       data: devices that share a batch.
+      vmapped: replicas of a device that take a step together; None for what jaxticket chooses.
     """
 
     topology: str
@@ -90,10 +93,15 @@ class Case:
     network: str
     replicas: int
     data: int = 1
+    vmapped: int | None = None
 
 
 def cases(settings: Settings) -> list[Case]:
     """List what is compiled, the smallest networks first."""
+    if settings.vmapped:
+        plain = cases(dataclasses.replace(settings, vmapped=(), programs=("train",)))
+        usual = [case for case in plain if case.data == 1]
+        return [dataclasses.replace(case, vmapped=n) for case in usual for n in settings.vmapped]
     found = []
     for network in settings.networks:
         for topology in settings.topologies:
@@ -112,7 +120,7 @@ def examined(case: Case) -> Row:
     from jaxticket.engine import parallel, shapes
 
     mesh = parallel.mesh(data=case.data, devices=_ahead.devices(case.topology))
-    task = _ahead.task(case.network, mesh, case.replicas)
+    task = _ahead.task(case.network, mesh, case.replicas, case.vmapped)
     began = time.process_time()
     function, arguments = _ahead.PROGRAMS[case.program](task)
     lowered = function.lower(*arguments)
@@ -247,7 +255,7 @@ def main(settings: Settings) -> None:
     """Compile what is missing, then print and publish the table."""
     rows, wanted = kept(settings.rows, settings.limit), cases(settings)
     if not settings.missing:
-        wanted = [case for case in wanted if case in rows]
+        wanted = sorted(rows, key=lambda case: case.vmapped is not None)
     settings.rows.parent.mkdir(parents=True, exist_ok=True)
     for number, case in enumerate(wanted, start=1):
         if case not in rows:

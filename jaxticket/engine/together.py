@@ -26,11 +26,11 @@ def replicas_together(net: Network, mesh: Mesh) -> int | None:
     | LeNet-300-100, H100, kernels | 38 | 4 | | 0.4 |
     | ResNet-20, bfloat16, H100, kernels | 420 | 101 | 82 | |
 
-    Dense layers of many replicas become one product. On a TPU it is fastest in blocks whose
-    activations stay in on-chip memory; a GPU waits for kernels to start rather than for arithmetic,
-    and takes all replicas at once. Convolutions of many replicas are computed group by group: on a
-    TPU that needs more on-chip memory than there is, and on a GPU the kernels of a step, its
-    memory and the time to compile it grow with the replicas.
+    Dense layers of many replicas become one product. On a TPU it is estimated fastest in blocks of
+    16; a GPU waits for kernels to start rather than for arithmetic, and takes all replicas at once.
+    Convolutions of many replicas are computed group by group: on a TPU the compiler ends for lack
+    of on-chip memory, and on a GPU the kernels of a step, its memory and the time to compile it
+    grow with the replicas.
 
     Args:
       net: the network.

@@ -174,6 +174,11 @@ def test_cases_fit_their_devices():
     chips = {"v5e-1": 1, "v5e-8": 8, "v5e-64": 64, "v6e-8": 8, "H100": 1}
     assert all(case.replicas % (chips[case.topology] // case.data) == 0 for case in found)
     assert {case.data for case in found} == {1, 2}
+    forms = accelerators.cases(accelerators.Settings(networks=("lenet",), vmapped=(1, 8)))
+    assert {(case.program, case.data, case.vmapped) for case in forms} == {
+        ("train", 1, 1),
+        ("train", 1, 8),
+    }
 
 
 def test_rows_are_kept_and_those_over_a_lower_limit_made_again(tmp_path):
