@@ -195,9 +195,10 @@ def compiled_apart(case: Case, limit: int) -> Row:
         return {"status": "compiled", **json.loads(done.stdout.splitlines()[-1])}
     if done.returncode == -signal.SIGXCPU:
         return {"status": f"not within {limit} CPU seconds", "limit": limit}
-    last = done.stderr.strip().splitlines()[-1]
-    if "RESOURCE_EXHAUSTED" in last:
-        return {"status": "does not fit into the memory", "error": last}
+    # the reason may follow in further lines
+    refused = [line for line in done.stderr.splitlines() if "RESOURCE_EXHAUSTED" in line]
+    if refused:
+        return {"status": "does not fit into the memory", "error": refused[-1]}
     raise SystemExit(f"{done.stderr[-3000:]}\n{case} failed, see above")
 
 
