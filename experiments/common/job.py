@@ -384,6 +384,17 @@ def prepare(
     return dataclasses.replace(job, folder=settings.folder or Path("results") / own)
 
 
+def of_script(job: Job, script: str) -> Job:
+    """Give the job of another script at the same size, so that its runs are not made twice.
+
+    Where a folder was asked for, both scripts use it.
+    """
+    if job.settings.folder is not None:
+        return job
+    own = jt.results.run_name(f"{script}-{job.preset.name}", job.about)
+    return dataclasses.replace(job, name=script, folder=job.folder.with_name(own))
+
+
 def _loaded(
     preset: Preset, settings: Settings, size: Size, held_out: float
 ) -> jt.data.Data | jt.data.Stream:

@@ -109,17 +109,6 @@ def third_epoch(job: Job) -> int:
     return max(1, round(3 / epochs(job) * job.size.steps))
 
 
-def of_script(job: Job, script: str) -> Job:
-    """Give the job of another script at the same size, so that its runs are not made twice.
-
-    Where a folder was asked for, both scripts use it.
-    """
-    if job.settings.folder is not None:
-        return job
-    own = jt.results.run_name(f"{script}-{job.preset.name}", job.about)
-    return dataclasses.replace(job, name=script, folder=job.folder.with_name(own))
-
-
 def dense(job: Job) -> jt.Runs:
     """Give the dense networks, in the job's folder itself."""
     return job.find_tickets(levels=0)

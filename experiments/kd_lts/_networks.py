@@ -12,9 +12,9 @@ from typing import Any, TypedDict
 import pandas as pd
 
 import jaxticket as jt
-from experiments.common.job import Job
+from experiments.common.job import Job, of_script
 from experiments.common.learned import LEARNED, learned
-from experiments.kd_lts._common import LENET, Settings, of_script, paper, third_epoch
+from experiments.kd_lts._common import LENET, Settings, paper, third_epoch
 
 METHODS = ("kd_lts", "ltr", "ltr_late", "gem_miner", "snip", "grasp", "synflow", "random")
 """KD-LTS, iterative magnitude pruning rewound to step 0 and to epoch 3 (LTH and LTH-Rewind), and

@@ -25,9 +25,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import jaxticket as jt
-from experiments.common.job import budget, chosen, launch, prepare
+from experiments.common.job import budget, chosen, launch, of_script, prepare
 from experiments.common.report import pair, save, seeds, shared_legend
-from experiments.kd_lts._common import LENET, QUICK, dense, of_script, paper
+from experiments.kd_lts._common import LENET, QUICK, dense, paper
 from experiments.kd_lts._common import Settings as Common
 from experiments.kd_lts.accuracy import find
 from jaxticket.plots._axes import density_axis

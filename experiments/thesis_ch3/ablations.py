@@ -22,18 +22,19 @@ Expected: at paper size, 98.3% dense (Table 4.1); with 3.5% of the weights 98.2%
 from __future__ import annotations
 
 import jaxticket as jt
-from experiments.common.job import Settings, budget, launch, prepare
+from experiments.common.job import budget, launch, prepare
 from experiments.common.report import renamed, report, save, single
+from experiments.thesis_ch3._tickets import SIZES, Settings, beside, controlled, tickets
 
 BRANCHES = ("reinit", "globally_permuted", "layerwise_random")
 
 
 def main(settings: Settings) -> None:
     """Train tickets and three ablations and draw final accuracy against density."""
-    job = prepare(__file__, settings, lenet={"levels": 7, "fraction": 0.488}, paper={"seeds": 5})
+    job = prepare(__file__, settings, **SIZES)
     with budget(job):
-        runs = job.find_tickets(branches=BRANCHES)
-    table = runs.table()
+        runs = tickets(job)
+        table = beside(job, runs, BRANCHES, controlled(settings, runs))
     report(job, table)
     with jt.plots.style():
         figure, ax = single()

@@ -19,42 +19,42 @@ Expected: at paper size, tickets with 2.8% of the weights still reach the accura
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import jaxticket as jt
-from experiments.common.job import Settings, budget, launch, prepare
+from experiments.common.job import budget, launch, prepare
 from experiments.common.report import report, save, single
+from experiments.thesis_ch3._tickets import SIZES, Settings, beside, controlled, tickets
 
 # the densities of the figures, as near as the levels come
 ALONE = (1.0, 0.51, 0.21, 0.07, 0.035, 0.019)
 NEXT_TO = (1.0, 0.21, 0.035)
 
 
-def nearest(runs: jt.Runs, densities: tuple[float, ...]) -> list[int]:
-    """Give the levels nearest to some densities."""
+def nearest(
+    runs: jt.Runs, densities: tuple[float, ...], levels: Sequence[int] | None = None
+) -> list[int]:
+    """Give the levels nearest to some densities, of all or of level 0 and some others."""
     known = dict(zip(runs.levels, runs.densities, strict=True))
+    if levels is not None:
+        known = {n: density for n, density in known.items() if n in (0, *levels)}
     found = {min(known, key=lambda n: abs(math.log(known[n] / asked))) for asked in densities}
     return sorted(found)
 
 
 def main(settings: Settings) -> None:
     """Train tickets and reinitialized tickets and draw their accuracy during training."""
-    job = prepare(
-        __file__,
-        settings,
-        quick={"eval_every": 25},
-        lenet={"levels": 9, "eval_every": 50},
-        paper={"seeds": 5, "eval_every": 400},
-    )
+    job = prepare(__file__, settings, **SIZES)
     with budget(job):
-        runs = job.find_tickets(branches=("reinit",))
-    table = runs.table()
+        runs = tickets(job)
+        table = beside(job, runs, ("reinit",), controlled(settings, runs))
     report(job, table)
     figures = {}
     with jt.plots.style():
         figures["figure_3-1"], ax = single()
         jt.plots.curves(table, ax, levels=nearest(runs, ALONE))
         figures["figure_3-2"], ax = single()
-        levels = nearest(runs, NEXT_TO)
+        levels = nearest(runs, NEXT_TO, controlled(settings, runs))
         jt.plots.curves(table, ax, levels=levels, branches=("ticket", "reinit"))
     save(job, figures, table)
 

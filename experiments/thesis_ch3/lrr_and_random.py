@@ -23,17 +23,19 @@ Expected: at paper size and 3.5% of the weights, tickets reach 98.2% against 98.
 from __future__ import annotations
 
 import jaxticket as jt
-from experiments.common.job import Settings, budget, launch, prepare
+from experiments.common.job import budget, launch, prepare
 from experiments.common.report import renamed, report, save, test_and_train
+from experiments.thesis_ch3._tickets import SIZES, Settings, beside, controlled, tickets
 
 
 def main(settings: Settings) -> None:
     """Find tickets, prune with LRR and at random, and draw final accuracy against density."""
-    job = prepare(__file__, settings, paper={"seeds": 5})
+    job = prepare(__file__, settings, **SIZES)
     with budget(job):
-        runs = job.find_tickets(branches=("globally_permuted",))
+        runs = tickets(job)
+        table = beside(job, runs, ("globally_permuted",), controlled(settings, runs))
         lrr = job.find_tickets(sub="lrr", rewind="learning_rate")
-    table = jt.results.concat([runs.table(), renamed(lrr.table(), {"ticket": "lrr"})])
+    table = jt.results.concat([table, renamed(lrr.table(), {"ticket": "lrr"})])
     report(job, table)
     save(job, {"figure_3-5": test_and_train(table)}, table)
 

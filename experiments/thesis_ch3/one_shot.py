@@ -20,15 +20,16 @@ Expected: at paper size, 98.3% dense and 98.2% for iterative tickets with 3.5% o
 from __future__ import annotations
 
 import jaxticket as jt
-from experiments.common.job import Settings, budget, launch, prepare
+from experiments.common.job import budget, launch, prepare
 from experiments.common.report import renamed, report, save, test_and_train
+from experiments.thesis_ch3._tickets import SIZES, Settings, tickets
 
 
 def main(settings: Settings) -> None:
     """Prune both ways and draw final accuracy against density."""
-    job = prepare(__file__, settings, paper={"seeds": 5})
+    job = prepare(__file__, settings, **SIZES)
     with budget(job):
-        iterative = job.find_tickets()
+        iterative = tickets(job)
         one_shot = job.find_tickets(sub="one_shot", one_shot=True)
     table = jt.results.concat(
         [iterative.table(), renamed(one_shot.table(), {"ticket": "one_shot"})]

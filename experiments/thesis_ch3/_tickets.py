@@ -1,0 +1,71 @@
+"""Tickets that most figures of chapter 3 look at, and their controls: trained once for all of them.
+
+They lie in one folder per size, `results/tickets-PRESET-HASH`, so that scripts do not train them
+again; where `--folder` is given, in that folder. At the paper's size controls, which are trained
+side by side after the tickets, are made at every second level unless `--all-levels` asks for more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import TypedDict
+
+import pandas as pd
+
+import jaxticket as jt
+from experiments.common.job import Job, of_script
+from experiments.common.job import Settings as Common
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Common):
+    """Options of these scripts: those of all, and the levels of controls."""
+
+    all_levels: bool = False
+    """At the paper's size, train controls at every level; by default at every second."""
+
+
+class Sizes(TypedDict):
+    """Sizes as `prepare` takes them."""
+
+    quick: Mapping[str, object]
+    lenet: Mapping[str, object]
+    paper: Mapping[str, object]
+
+
+SIZES: Sizes = {
+    "quick": {"eval_every": 25},
+    "lenet": {"eval_every": 50},
+    # forty points on a curve
+    "paper": {"seeds": 5, "eval_every": 600, "eval_train_examples": 2_000},
+}
+"""Sizes of the scripts that share these networks: `prepare(__file__, settings, **SIZES)`."""
+
+
+def tickets(job: Job) -> jt.Runs:
+    """Give the tickets of iterative magnitude pruning from step 0, dense networks as level 0."""
+    return of_script(job, "tickets").find_tickets()
+
+
+def controlled(settings: Settings, runs: jt.Runs) -> tuple[int, ...]:
+    """Give the levels that controls are trained at."""
+    pruned = runs.levels[1:]
+    return pruned if settings.all_levels or settings.size == "quick" else pruned[::2]
+
+
+def beside(
+    job: Job, runs: jt.Runs, controls: Iterable[str], levels: Iterable[int]
+) -> pd.DataFrame:
+    """Make one table of tickets and controls.
+
+    Args:
+      job: from `prepare`, of these sizes.
+      runs: from `tickets`.
+      controls: names in `jt.BRANCHES`.
+      levels: of the controls.
+    """
+    levels = tuple(levels)
+    parts = [runs.table()]
+    parts += [job.branch(runs, name, levels=levels).table() for name in controls]
+    return jt.results.concat(parts)
