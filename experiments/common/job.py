@@ -2,7 +2,8 @@
 
 A script prepares a job, trains inside `budget(job)`, then prints, draws and saves (`report.py`).
 `--preset` names a setting of `jt.PRESETS`, `--size` says how large: "quick" (minutes on two CPU
-cores) or "paper" (that of the source).
+cores), "reduced" (hours: all of the data, trained to a result that says something) or "paper" (that
+of the source).
 
 Exit codes: 0 when the figures are there; 2 for options that are wrong (the message says which); 75
 (EX_TEMPFAIL of sysexits.h) when `--budget` ended the call before all was trained: the same command
@@ -27,7 +28,7 @@ import pandas as pd
 import tyro
 
 import jaxticket as jt
-from experiments.common.sizes import Size, paper_size, quick_size
+from experiments.common.sizes import RATES, Size, few_epochs, paper_size, quick_size, reduced_size
 from jaxticket._files import write_text
 from jaxticket.presets import Preset
 from jaxticket.sparsify.learned import Method
@@ -68,11 +69,14 @@ def size_of(
     *,
     quick: Mapping[str, object] | None = None,
     lenet: Mapping[str, object] | None = None,
+    reduced: Mapping[str, object] | None = None,
     paper: Mapping[str, object] | None = None,
 ) -> Size:
     """Give the size of a job; arguments as of `prepare`."""
     if settings.size == "quick":
         size = quick_size(preset, quick or {}, lenet or {})
+    elif settings.size == "reduced":
+        size = reduced_size(preset, reduced or {})
     else:
         size = paper_size(preset, paper or {})
     given = {f.name: getattr(settings, f.name) for f in dataclasses.fields(Size)}
@@ -112,8 +116,8 @@ class Settings:
 
     preset: str = "lenet-mnist"
     """Network, data and training: a name that `python -m jaxticket presets` lists."""
-    size: Literal["quick", "paper"] = "quick"
-    """quick: a few minutes on a CPU. paper: the size of the source."""
+    size: Literal["quick", "reduced", "paper"] = "quick"
+    """quick: a few minutes on a CPU. reduced: hours, on all of the data. paper: the source's."""
     folder: Path | None = None
     """Where results go, and where a run that was stopped goes on; results/NAME-HASH by default."""
     data: str | None = None
@@ -341,6 +345,7 @@ def prepare(
     *,
     quick: Mapping[str, object] | None = None,
     lenet: Mapping[str, object] | None = None,
+    reduced: Mapping[str, object] | None = None,
     paper: Mapping[str, object] | None = None,
     held_out: float = 0,
     network: Mapping[str, object] | None = None,
@@ -351,13 +356,14 @@ def prepare(
       script: `__file__` of the script.
       settings: what the user asked for.
       quick: what the script changes about the quick sizes.
-      paper: what it changes about the paper's size.
       lenet: what it changes beyond that about the quick size of LeNet.
+      reduced: what it changes about the reduced sizes.
+      paper: what it changes about the paper's size.
       held_out: share of the training examples to hold out as validation split.
       network: options of the network's constructor that the script changes.
 
     Raises:
-      ValueError: for a budget that is not above 0, an unknown preset, one without a quick size, and
+      ValueError: for a budget that is not above 0, an unknown preset, one without that size, and
         a part of streamed data.
     """
     jt.cpu_devices()
@@ -370,9 +376,11 @@ def prepare(
     preset = jt.preset(settings.preset)
     if network:
         preset = dataclasses.replace(preset, options={**preset.options, **network})
+    if settings.size == "reduced" and preset.network in RATES:
+        preset = dataclasses.replace(preset, training=few_epochs(preset))
     if settings.lr is not None:
         preset = dataclasses.replace(preset, training=preset.training.replace(lr=settings.lr))
-    size = size_of(preset, settings, quick=quick, lenet=lenet, paper=paper)
+    size = size_of(preset, settings, quick=quick, lenet=lenet, reduced=reduced, paper=paper)
     data = _loaded(preset, settings, size, held_out)
     net = preset.net(data)
     if size.width != 1:

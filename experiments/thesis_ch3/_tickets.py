@@ -1,7 +1,7 @@
 """Tickets that most figures of chapter 3 look at, and their controls: trained once for all of them.
 
 They lie in one folder per size, `results/tickets-PRESET-HASH`, so that scripts do not train them
-again; where `--folder` is given, in that folder. At the paper's size controls, which are trained
+again; where `--folder` is given, in that folder. But for the quick size controls, which are trained
 side by side after the tickets, are made at every second level unless `--all-levels` asks for more.
 """
 
@@ -23,7 +23,7 @@ class Settings(Common):
     """Options of these scripts: those of all, and the levels of controls."""
 
     all_levels: bool = False
-    """At the paper's size, train controls at every level; by default at every second."""
+    """Train controls at every level; by default at every second, of a quick size at all."""
 
 
 class Sizes(TypedDict):
@@ -31,12 +31,14 @@ class Sizes(TypedDict):
 
     quick: Mapping[str, object]
     lenet: Mapping[str, object]
+    reduced: Mapping[str, object]
     paper: Mapping[str, object]
 
 
 SIZES: Sizes = {
     "quick": {"eval_every": 25},
     "lenet": {"eval_every": 50},
+    "reduced": {"levels": 6},
     # forty points on a curve
     "paper": {"seeds": 5, "eval_every": 600, "eval_train_examples": 2_000},
 }
@@ -54,9 +56,7 @@ def controlled(settings: Settings, runs: jt.Runs) -> tuple[int, ...]:
     return pruned if settings.all_levels or settings.size == "quick" else pruned[::2]
 
 
-def beside(
-    job: Job, runs: jt.Runs, controls: Iterable[str], levels: Iterable[int]
-) -> pd.DataFrame:
+def beside(job: Job, runs: jt.Runs, controls: Iterable[str], levels: Iterable[int]) -> pd.DataFrame:
     """Make one table of tickets and controls.
 
     Args:

@@ -8,7 +8,7 @@ conv8-cifar10, and resnet20-cifar10 and vgg16-cifar10, each also with -low and -
 Command:  python -m experiments.thesis_ch3.ablations [--preset NAME] [--size paper]
           [--budget MINUTES]
 Makes:    figure 3-7, final.csv; final accuracies by density in the terminal.
-Sizes:    lenet-mnist: quick 3 seeds, 7 levels pruning 48.8%, 600 steps, 10% of the examples; paper
+Sizes:    lenet-mnist: quick 3 seeds, 10 levels pruning 36%, 600 steps, 10% of the examples; paper
           5 seeds, 22 levels pruning 20%, 24,000 steps.
 Cost:     at quick size 4.1 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; the
           paper's size is not measured.

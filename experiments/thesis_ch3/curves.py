@@ -6,8 +6,8 @@ initial weights. The thesis shows LeNet-300-100 on MNIST; `--preset` draws other
 Command:  python -m experiments.thesis_ch3.curves [--preset NAME] [--size paper]
           [--budget MINUTES]
 Makes:    figures 3-1 and 3-2, final.csv; final accuracies by density in the terminal.
-Sizes:    lenet-mnist: quick 3 seeds, 9 levels pruning 36%, 600 steps, 10% of the examples; paper 5
-          seeds, 22 levels pruning 20%, 24,000 steps.
+Sizes:    lenet-mnist: quick 3 seeds, 10 levels pruning 36%, 600 steps, 10% of the examples; paper
+          5 seeds, 22 levels pruning 20%, 24,000 steps.
 Cost:     at quick size 2.5 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; the
           paper's size is not measured.
 Expected: at paper size, tickets with 2.8% of the weights still reach the accuracy of the dense

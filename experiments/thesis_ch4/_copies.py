@@ -30,6 +30,7 @@ SMALL = {
     "test_examples": 2_000,
     "eval_train_examples": 500,
 }
+REDUCED = (0, 0.02, 0.06, 0.2, 0.5)
 USUAL = {name: getattr(LENET, name) for name in SMALL}
 
 
@@ -76,12 +77,12 @@ def comparison(
     Raises:
       ValueError: for a step that is not inside of the training.
     """
-    quick = settings.size == "quick"
+    quick, reduced = (settings.size == size for size in ("quick", "reduced"))
     kind = str(job.preset.network)
     if settings.at is not None:
         at = tuple(sorted(set(settings.at)))
-    elif quick:
-        found = shares.get(kind, shares["default"])
+    elif quick or reduced:
+        found = REDUCED if reduced else shares.get(kind, shares["default"])
         at = tuple(sorted({round(share * job.size.steps) for share in found}))
     else:
         shrink = job.size.steps / job.preset.training.steps
@@ -89,6 +90,8 @@ def comparison(
     if not at or at[0] < 0 or at[-1] >= job.size.steps:
         raise ValueError(f"`at` must be steps in [0, {job.size.steps}), got {at}")
     usual = (copies if kind == "lenet" else 2, 11, 3) if quick else (3, 30, 10)
+    if reduced:
+        usual = (2, 11, 5)
     chosen = [
         own if given is None else given
         for given, own in zip(

@@ -132,8 +132,8 @@ def beyond(inst: jt.Instability) -> dict[str, pd.DataFrame]:
 def main(settings: Settings) -> None:
     """Train copies from every step k, compare them, and draw the figures."""
     quick, lenet = {**SMALL, "levels": 0}, {**USUAL, "levels": 0}
-    paper = {"levels": 0, "seeds": 3}
-    job = prepare(__file__, settings, quick=quick, lenet=lenet, paper=paper)
+    reduced, paper = {"levels": 0}, {"levels": 0, "seeds": 3}
+    job = prepare(__file__, settings, quick=quick, lenet=lenet, reduced=reduced, paper=paper)
     chosen = comparison(job, settings, shares=DENSE, copies=3)
     with budget(job):
         inst = job.instability(at=chosen.at, throughout=chosen.throughout, **chosen.options)
@@ -141,7 +141,7 @@ def main(settings: Settings) -> None:
             at=chosen.at, length="full", sub="full", keep=False, **chosen.options
         )
         more_tables = beyond(inst)
-        plane = surface(inst, points=9 if settings.size == "quick" else 25)
+        plane = surface(inst, points=25 if settings.size == "paper" else 9)
     rows, steps = verdicts(inst), inst.first_steps()
     report(job, rows, steps)
     lengths = jt.results.concat([inst.table(), full.table().assign(branch="full length")])

@@ -2,16 +2,17 @@
 
 The dense network; tickets rewound to step 0, their masks permuted within each layer (random
 pruning, which keeps the layers' densities) and their masks with new weights (random reinit), at the
-density of Table 4.1; and tickets rewound to later steps k, where the setting needs them (section
-4.2.3). `--preset` chooses the rows:
-lenet-mnist, and resnet20-cifar10 and vgg16-cifar10, each also with -low and -warmup.
+density next to that of Table 4.1; and tickets rewound to later steps k, where the setting needs
+them (section 4.2.3). Tickets from step 0 are those of chapter 3, which are not trained again.
+`--preset` chooses the rows: lenet-mnist, and resnet20-cifar10 and vgg16-cifar10, each also with
+-low and -warmup.
 
 Command:  python -m experiments.thesis_ch4.table_4_2 --preset resnet20-cifar10 [--size paper]
           [--budget MINUTES]
 Makes:    table_4_2.csv, final.csv, a figure of accuracy by density; the rows in the terminal,
           next to those of the thesis.
-Sizes:    resnet20-cifar10: quick 2 seeds, 4 levels pruning 36%, 160 steps of batch 64, 20% of the
-          examples, width 0.5; paper 3 seeds, 8 levels pruning 20%, 63,000 steps.
+Sizes:    resnet20-cifar10: quick 2 seeds, 2 levels pruning 74%, 160 steps of batch 64, 20% of the
+          examples, width 0.5; paper 5 seeds, 20 levels pruning 20%, 63,000 steps.
 Cost:     not measured at either size.
 Expected: at paper size, ResNet-20 on CIFAR-10 91.7% dense; with 16.8% of the weights 88.5% for
           tickets from step 0, 88.6% random, 88.8% reinitialized, and matching tickets from step
@@ -22,13 +23,15 @@ Expected: at paper size, ResNet-20 on CIFAR-10 91.7% dense; with 16.8% of the we
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pandas as pd
 
 import jaxticket as jt
 from experiments.common.job import Job, budget, launch, prepare
-from experiments.common.job import Settings as Common
 from experiments.common.report import cell, report, save, single
+from experiments.thesis_ch3._tickets import SIZES, beside, tickets
+from experiments.thesis_ch3._tickets import Settings as Common
 
 CONTROLS = ("shuffle", "reinit")
 # Figure 4-18 finds ResNet-20 tickets matching from 500 on; 1,000 tells a plateau from a slope
@@ -60,10 +63,10 @@ def later(job: Job, rewind: tuple[int, ...] | None) -> dict[int, int]:
     return {k: max(1, round(k * job.size.steps / whole)) for k in asked}
 
 
-def rows(table: pd.DataFrame) -> pd.DataFrame:
-    """Select final accuracies of the dense network and of every branch at the sparsest level."""
+def rows(table: pd.DataFrame, level: int) -> pd.DataFrame:
+    """Select final accuracies of the dense network and of every branch at a level."""
     means = jt.speed.over_seeds(jt.speed.final(table))
-    last = means["level"] == means["level"].max()
+    last = means["level"] == level
     dense = (means["level"] == 0) & (means["branch"] == "ticket")
     chosen = means.loc[last | dense].copy()
     chosen.loc[chosen["level"] == 0, "branch"] = "dense"
@@ -72,20 +75,21 @@ def rows(table: pd.DataFrame) -> pd.DataFrame:
 
 def main(settings: Settings) -> None:
     """Find tickets from several steps, train the controls, and print the rows of the tables."""
-    quick = {"levels": 4, "fraction": 0.36}
-    paper = {"levels": jt.preset(settings.preset).pruning.levels}
-    job = prepare(__file__, settings, quick=quick, lenet={"levels": 7}, paper=paper)
+    job = prepare(__file__, settings, **SIZES)
     steps = later(job, settings.rewind)
+    asked = job.preset.matching_density or min(job.densities)
+    ladder = enumerate(job.densities, start=1)
+    level, _ = min(ladder, key=lambda pair: abs(math.log(pair[1] / asked)))
     with budget(job):
-        runs = job.find_tickets()
-        last = (runs.levels[-1],)
-        controls = [job.branch(runs, change, levels=last) for change in CONTROLS]
-        rewound = {f"k={k}": job.find_tickets(sub=f"k-{k}", rewind=at) for k, at in steps.items()}
-    parts = [runs.table(), *(branch.table() for branch in controls)]
-    parts += [found.table().assign(branch=name) for name, found in rewound.items()]
+        table = beside(job, tickets(job), CONTROLS, (level,))
+        rewound = {
+            f"k={k}": job.find_tickets(sub=f"k-{k}", rewind=at, levels=level)
+            for k, at in steps.items()
+        }
+    parts = [table, *(found.table().assign(branch=name) for name, found in rewound.items())]
     table = jt.results.concat(parts)
     report(job, table)
-    found = rows(table)
+    found = rows(table, level)
     print()
     for row in found.to_dict("records"):
         print(f"{row['branch']:>12} at {100 * row['density']:.3g}%: {cell(row, 2)}")

@@ -82,7 +82,7 @@ def main(settings: Settings) -> None:
     job = prepare(__file__, settings, quick=quick, lenet=lenet, paper=paper)
     chosen = comparison(job, settings, shares=TICKETS, copies=2)
     last = job.size.levels
-    small = settings.size == "quick" and job.preset.network != "lenet"
+    small = settings.size != "paper" and job.preset.network != "lenet"
     every = not small if settings.all_levels is None else settings.all_levels
     # of one density the analysis trains the controls itself
     controls = ("shuffle", REINIT[settings.reinit_from])

@@ -32,6 +32,7 @@ from experiments.common.scored import (
     AT_ONCE,
     KNOWN,
     PAPER,
+    REDUCED,
     SMALL,
     USUAL,
     SnipSettings,
@@ -63,9 +64,10 @@ def main(settings: SnipSettings) -> None:
         settings,
         quick={**SMALL, "levels": 2, "steps": 150, "eval_every": 150},
         lenet={**USUAL, "levels": 3, "fraction": 0.7, "steps": 400, "eval_every": 400},
+        reduced=REDUCED,
         paper={**PAPER, "seeds": seeds_of(settings)},
     )
-    small = settings.size == "quick" and job.preset.network != "lenet"
+    small = settings.size != "paper" and job.preset.network != "lenet"
     methods = chosen(settings.methods, METHODS[:-1] if small else METHODS, KNOWN)
     tables = []
     with budget(job):

@@ -26,6 +26,7 @@ from experiments.common.scored import (
     AT_ONCE,
     KNOWN,
     PAPER,
+    REDUCED,
     SMALL,
     USUAL,
     Settings,
@@ -47,10 +48,11 @@ def main(settings: Settings) -> None:
         settings,
         quick={**SMALL, "levels": 2, "steps": 150, "eval_every": 150},
         lenet={**USUAL, "levels": 3, "fraction": 0.7, "steps": 400, "eval_every": 400},
+        reduced=REDUCED,
         paper={**PAPER, "seeds": seeds_of(settings)},
     )
     methods = chosen(settings.methods, METHODS, KNOWN)
-    small = settings.size == "quick" and job.preset.network != "lenet"
+    small = settings.size != "paper" and job.preset.network != "lenet"
     controls = CONTROLS[:-1] if small else CONTROLS
     tables = []
     with budget(job):

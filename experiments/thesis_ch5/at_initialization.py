@@ -37,6 +37,7 @@ from experiments.common.scored import (
     AT_ONCE,
     KNOWN,
     PAPER,
+    REDUCED,
     SMALL,
     USUAL,
     branches_of,
@@ -105,7 +106,7 @@ def dead(job: Job, units: pd.DataFrame, density: float) -> None:
 def main(settings: Settings) -> None:
     """Prune with every method, train, and draw accuracies and the densities of layers and units."""
     paper = {**PAPER, "seeds": seeds_of(settings)}
-    job = prepare(__file__, settings, quick=SMALL, lenet=USUAL, paper=paper)
+    job = prepare(__file__, settings, quick=SMALL, lenet=USUAL, reduced=REDUCED, paper=paper)
     methods = chosen(settings.methods, METHODS, KNOWN)
     with budget(job):
         found = {

@@ -48,6 +48,7 @@ METHODS = ("random", "magnitude", "snip", "grasp", "synflow")
 LTR = "LTR"
 # steps of the source's training; at quick size shares of the shorter one
 PAPER = (0, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 30_000, 40_000)
+REDUCED = (0, 0.02, 0.06, 0.2, 0.5, 1)
 SHARES = {"lenet": (0, 0.05, 0.25, 1), "default": (0, 0.25, 1)}
 
 
@@ -74,6 +75,8 @@ def steps_of(job: Job, settings: Settings) -> tuple[int, ...]:
     last = job.size.steps
     if settings.at is not None:
         steps = settings.at
+    elif settings.size == "reduced":
+        steps = tuple(round(share * last) for share in REDUCED)
     elif settings.size == "quick":
         shares = SHARES.get(str(job.preset.network), SHARES["default"])
         steps = tuple(round(share * last) for share in shares)
@@ -122,9 +125,10 @@ def main(settings: Settings) -> None:
         settings,
         quick={**SMALL, **one, "steps": 150, "eval_every": 150},
         lenet={**USUAL, **one, "steps": 400, "eval_every": 400},
+        reduced=one,
         paper={**one, "seeds": seeds_of(settings)},
     )
-    small = settings.size == "quick" and job.preset.network != "lenet"
+    small = settings.size != "paper" and job.preset.network != "lenet"
     methods = chosen(settings.methods, METHODS, KNOWN)
     usual = ("shuffle", "reinit") if small else ("shuffle", "reinit", "inverted")
     controls = usual if settings.controls is None else settings.controls

@@ -27,6 +27,7 @@ from experiments.common.scored import (
     AT_ONCE,
     KNOWN,
     PAPER,
+    REDUCED,
     SMALL,
     USUAL,
     SnipSettings,
@@ -43,7 +44,7 @@ REMOVED = ("grasp", "grasp_inverted", "grasp_absolute")
 def main(settings: SnipSettings) -> None:
     """Prune with every variant, train, and draw final accuracy against density."""
     paper = {**PAPER, "seeds": seeds_of(settings)}
-    job = prepare(__file__, settings, quick=SMALL, lenet=USUAL, paper=paper)
+    job = prepare(__file__, settings, quick=SMALL, lenet=USUAL, reduced=REDUCED, paper=paper)
     methods = chosen(settings.methods, (*ROUNDS, *REMOVED), KNOWN)
     tables = []
     with budget(job):
