@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments import index
+from experiments.common import claims
 
 ROOT = index.ROOT
 PAGE = "docs/reproduced.md"
@@ -36,12 +37,13 @@ HEAD = (
     " data, machine and time, what the source expects, and what was measured. `python -m"
     " experiments.reproduced --write` makes this page of `experiments/results`, the headers of the"
     " scripts and `experiments/index.csv`; a test holds that it is up to date.",
-    "**Sizes are quick ones, for two CPU cores, unless the command says `--size paper`, and what is"
-    " expected is what the source has at full size.** Orders and gaps can be compared, absolute"
-    " numbers cannot. CIFAR-10 is of JPEG re-encoded images throughout. Accuracies are means over"
-    " seeds on the test split in %, at the density next to 10%; the tables have the others. A"
-    " command with other settings is one whose folder ends in a hash: `settings.json` there holds"
-    " them. What a file does not say is left empty. `experiments/README.md` says what is not done"
+    "**Sizes are quick ones, for two CPU cores, unless the command says `--size reduced` or `--size"
+    " paper`, and what is expected is what the source has at full size.** Orders and gaps can be"
+    " compared, absolute numbers only at the paper's size. CIFAR-10 is of JPEG re-encoded images"
+    " throughout. Accuracies are means over seeds on the test split in %, at the density next to"
+    " 10%; the tables have the others. A command with other settings is one whose folder ends in a"
+    " hash: `settings.json` there holds them. What a file does not say is left empty."
+    " `experiments/README.md` says what is not done"
     " yet, which results were measured with older settings, and why some were withdrawn.",
 )
 REMARKS = {
@@ -139,8 +141,8 @@ def command(result: Result, parts: Mapping[str, str]) -> str:
     preset, size = result.settings.get("preset"), result.settings.get("size")
     if preset and "--preset" in parts.get("Command", ""):
         words.append(f"--preset {preset}")
-    if size == "paper":
-        words.append("--size paper")
+    if size in ("reduced", "paper"):
+        words.append(f"--size {size}")
     usual = f"{result.settings.get('script')}-{preset}-{size}"
     other = ""
     if size and Path(result.folder).name != usual:
@@ -304,6 +306,7 @@ def page(root: Path = ROOT) -> str:
     found, rows = results(root), index.read(root)
     sources = {entry.script: entry.source for entry in rows if entry.has_script}
     parts = [line for text in HEAD for line in (text, "")]
+    parts += ["## Claims, one by one", "", *claims.tables(root / "experiments"), ""]
     for source, title in [*index.SOURCES.items(), ("", BEYOND)]:
         own = [result for result in found if sources.get(result.script, "") == source]
         parts += [f"## {title}", ""]

@@ -1,10 +1,11 @@
 """Claims of the sources next to what was measured: reproduced, not reproduced, or cannot be told.
 
 `claims.toml` holds a claim in words, the published results that bear on it, what is compared there
-and what the source expects of it. An effect is a difference of two mean final accuracies in points
-with Welch's 95% interval over seeds, or one mean error barrier in points with its 95% interval. A
-claim is reproduced where the whole interval lies where the source expects it, not reproduced where
-all of it lies elsewhere, and cannot be told otherwise.
+and what the source expects of it. An effect has a 95% interval over seeds. It is the difference of
+the means of two rows (`one` and `other`; Welch's interval), the mean of differences seed by seed
+that a row holds (`paired`; Student's interval), or an error barrier (`barrier`). A claim is
+reproduced where the whole interval lies where the source expects it, not reproduced where all of it
+lies elsewhere, and cannot be told otherwise.
 
 `printed.csv` holds the numbers that the sources print, and where one was measured in the source's
 own setting the results, branch and density to look at. One counts as met where it lies within two
@@ -31,15 +32,16 @@ POINTS = 1.0
 DEVIATIONS = 2.0
 """or within so many standard deviations over seeds."""
 NEAR = 0.1
-"""How far a density may lie from the one asked for, as a share of it."""
+"""How far the logarithm of a density may lie from that of the one asked for."""
+VERDICTS = ("reproduced", "not reproduced", "cannot be told")
 Row = Mapping[str, str]
 
 
 class Effect(NamedTuple):
-    """What was measured, in points.
+    """What was measured.
 
     Attributes:
-      mean: a difference of accuracies, or a barrier.
+      mean: a difference, or a barrier; of accuracies and errors in points.
       low, high: its 95% interval; nan where there is one seed.
     """
 
@@ -59,7 +61,7 @@ class Effect(NamedTuple):
 
     def __str__(self) -> str:
         """Write it with its interval."""
-        mean, low, high = (f"{value:+.2f}".replace("-", "\u2212") for value in self)
+        mean, low, high = (f"{value:+.3g}".replace("-", "\u2212") for value in self)
         return mean if math.isnan(self.low) else f"{mean} [{low}, {high}]"
 
 
@@ -69,17 +71,21 @@ class Claim(NamedTuple):
     Attributes:
       source: with section, figure or table.
       text: the claim in words.
-      results: folder of `experiments/results` that bears on it.
+      setting: where it was looked at here.
+      table: what bears on it, from `experiments/results`.
       effect: what was measured.
-      least, most: what the source expects, in points.
+      least, most: what the source expects of it.
+      unit: of all three.
     """
 
     source: str
     text: str
-    results: str
+    setting: str
+    table: str
     effect: Effect
     least: float
     most: float
+    unit: str
 
     @property
     def verdict(self) -> str:
@@ -89,11 +95,12 @@ class Claim(NamedTuple):
     @property
     def expected(self) -> str:
         """What the source expects of the effect, in words."""
+        least, most = (f"{value:g}".replace("-", "\u2212") for value in (self.least, self.most))
         if math.isinf(self.most):
-            return f"at least {self.least:g}"
+            return f"at least {least}"
         if math.isinf(self.least):
-            return f"at most {self.most:g}"
-        return f"{self.least:g} to {self.most:g}"
+            return f"at most {most}"
+        return f"{least} to {most}"
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -102,40 +109,60 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def found(rows: Sequence[Row], **asked: Any) -> Row:
-    """Give the one row of a table that is asked for, by its branch, split, step, and density.
+def found(rows: Sequence[Row], asked: Mapping[str, Any]) -> Row:
+    """Give the one row of a table that has the values asked for; of densities the nearest.
 
     Raises:
-      ValueError: if there is none, or none near the density.
+      ValueError: if there is none or there are several, or none near the density.
     """
-    density = asked.pop("density")
-    here = [row for row in rows if all(row.get(k) == str(v) for k, v in asked.items())]
-    if not here:
-        raise ValueError(f"no row has {asked}")
-    row = min(here, key=lambda row: abs(math.log(float(row["density"]) / density)))
-    if abs(float(row["density"]) / density - 1) > NEAR:
-        raise ValueError(f"no row of {asked} has a density near {density}: {row['density']}")
-    return row
+    density = asked.get("density")
+    words = {name: str(value) for name, value in asked.items() if name != "density"}
+    here = [row for row in rows if all(row.get(name) == value for name, value in words.items())]
+    if density is not None and here:
+        away = {id(row): abs(math.log(float(row["density"]) / density)) for row in here}
+        least = min(away.values())
+        here = [row for row in here if away[id(row)] == least and least <= NEAR]
+    if len(here) != 1:
+        raise ValueError(f"{len(here)} rows of the table are {dict(asked)}; ask for one")
+    return here[0]
 
 
-def difference(one: Row, other: Row) -> Effect:
-    """Compute the difference of two means in points, with Welch's interval.
+def difference(one: Row, other: Row, scale: float) -> Effect:
+    """Compute the difference of two means, with Welch's interval.
 
     Args:
       one, other: rows with mean, std (nothing of one seed) and seeds.
+      scale: factor of the effect.
     """
-    means, spreads, counts = (
-        [float(row[name] or "nan") for row in (one, other)] for name in ("mean", "std", "seeds")
+    means, spreads = (
+        [float(row[name] or "nan") for row in (one, other)] for name in ("mean", "std")
     )
-    mean = 100 * (means[0] - means[1])
+    counts = [int(row.get("seeds") or row["count"]) for row in (one, other)]
+    mean = means[0] - means[1]
     parts = [spread**2 / count for spread, count in zip(spreads, counts, strict=True)]
-    if math.isnan(sum(parts)):
-        return Effect(mean, math.nan, math.nan)
-    if not sum(parts):
-        return Effect(mean, mean, mean)
-    freedom = sum(parts) ** 2 / sum(p**2 / (n - 1) for p, n in zip(parts, counts, strict=True))
-    reach = 100 * float(stats.t.ppf(0.975, freedom)) * math.sqrt(sum(parts))
-    return Effect(mean, mean - reach, mean + reach)
+    reach = math.nan if math.isnan(sum(parts)) else 0.0
+    if sum(parts) > 0:
+        freedom = sum(parts) ** 2 / sum(p**2 / (n - 1) for p, n in zip(parts, counts, strict=True))
+        reach = float(stats.t.ppf(0.975, freedom)) * math.sqrt(sum(parts))
+    return Effect(*(scale * value for value in (mean, mean - reach, mean + reach)))
+
+
+def paired(row: Row, scale: float) -> Effect:
+    """Give a mean of differences seed by seed, with Student's interval.
+
+    Args:
+      row: with difference, std (nothing of one seed) and seeds.
+      scale: factor of the effect.
+    """
+    mean, std, seeds = float(row["difference"]), float(row["std"] or "nan"), int(row["seeds"])
+    reach = float(stats.t.ppf(0.975, seeds - 1)) * std / math.sqrt(seeds)
+    return Effect(*(scale * value for value in (mean, mean - reach, mean + reach)))
+
+
+def table_of(entry: Mapping[str, Any]) -> str:
+    """Give the name of the table that an entry of `claims.toml` is about."""
+    usual = {"barrier": "verdicts.csv", "paired": "claims.csv", "one": "final.csv"}
+    return str(entry.get("table") or next(usual[name] for name in usual if name in entry))
 
 
 def measured(home: Path, entry: Mapping[str, Any]) -> Effect:
@@ -143,34 +170,37 @@ def measured(home: Path, entry: Mapping[str, Any]) -> Effect:
 
     Args:
       home: the folder of results.
-      entry: of `claims.toml`; `one` and `other` of a difference, or `barrier`.
+      entry: of `claims.toml`: `barrier`, `paired`, or `one` and `other`; `table`, if it is not
+        verdicts.csv, claims.csv or final.csv; and `scale`, if it is not 100, for points.
     """
+    scale, rows = entry.get("scale", 100.0), rows_of(home / table_of(entry))
     if "barrier" in entry:
-        row = found(rows_of(home / "verdicts.csv"), **entry["barrier"])
-        return Effect(*(100 * float(row[f"barrier_{name}"]) for name in ("mean", "low", "high")))
-    one, other = (
-        found(rows_of(home / entry.get("table", "final.csv")), **{"split": "test", **entry[name]})
-        for name in ("one", "other")
-    )
-    return difference(one, other)
+        row = found(rows, entry["barrier"])
+        return Effect(*(scale * float(row[f"barrier_{name}"]) for name in ("mean", "low", "high")))
+    if "paired" in entry:
+        return paired(found(rows, entry["paired"]), scale)
+    usual = {"split": "test"} if "split" in rows[0] else {}
+    one, other = (found(rows, {**usual, **entry[name]}) for name in ("one", "other"))
+    return difference(one, other, scale)
 
 
-def read(results: Path, path: Path = HOME / "claims.toml") -> list[Claim]:
+def read(home: Path = HOME) -> list[Claim]:
     """Read the claims and measure their effects.
 
     Args:
-      results: `experiments/results`.
-      path: where the claims are.
+      home: the folder `experiments`.
     """
-    entries = tomllib.loads(path.read_text(encoding="utf-8"))["claim"]
+    entries = tomllib.loads((home / "claims.toml").read_text(encoding="utf-8"))["claim"]
     return [
         Claim(
             entry["source"],
             entry["claim"],
-            entry["results"],
-            measured(results / entry["results"], entry),
+            entry["setting"],
+            f"{entry['results']}/{table_of(entry)}",
+            measured(home / "results" / entry["results"], entry),
             entry.get("least", -math.inf),
             entry.get("most", math.inf),
+            entry.get("unit", "points"),
         )
         for entry in entries
     ]
@@ -190,68 +220,73 @@ class Printed(NamedTuple):
     seeds: int = 0
 
     @property
-    def difference(self) -> float:
+    def away(self) -> float:
         """Measured minus printed, in points."""
-        return self.mean - float(self.row["value"] or "nan")
+        return self.mean - float(self.row["value"].partition("\u00b1")[0])
 
     @property
     def met(self) -> bool:
         """Whether it lies within two standard deviations or one point."""
-        return abs(self.difference) <= max(POINTS, DEVIATIONS * self.std)
+        return abs(self.away) <= max(POINTS, DEVIATIONS * self.std)
 
 
-def printed(results: Path, path: Path = HOME / "printed.csv") -> list[Printed]:
+def printed(home: Path = HOME) -> list[Printed]:
     """Read the printed numbers and those measured in their settings.
 
     Args:
-      results: `experiments/results`.
-      path: where the numbers are.
+      home: the folder `experiments`.
     """
     numbers = []
-    for row in rows_of(path):
+    for row in rows_of(home / "printed.csv"):
         if not row["results"]:
             numbers.append(Printed(row))
             continue
-        rows = rows_of(results / row["results"] / "final.csv")
-        here = found(rows, branch=row["branch"], split="test", density=float(row["at"]))
+        rows = rows_of(home / "results" / row["results"] / "final.csv")
+        asked = {"branch": row["branch"], "split": "test", "density": float(row["at"])}
+        here = found(rows, asked)
         mean, std = (100 * float(here[name] or "nan") for name in ("mean", "std"))
         numbers.append(Printed(row, mean, std, int(here["seeds"])))
     return numbers
 
 
-def tables(results: Path) -> list[str]:
+def tables(home: Path = HOME) -> list[str]:
     """Write both tables as lines of Markdown, each under its counts.
 
     Args:
-      results: `experiments/results`.
+      home: the folder `experiments`.
     """
-    claims, numbers = read(results), printed(results)
+    claims, numbers = read(home), printed(home)
     counts = Counter(claim.verdict for claim in claims)
-    said = ", ".join(f"{counts[name]} {name}" for name in counts)
+    said = ", ".join(f"{counts[name]} {name}" for name in VERDICTS if counts[name])
     lines = [
-        f"Of {len(claims)} claims: {said}. Effects are in points of test accuracy or error, with "
-        "95% intervals over seeds; a claim is reproduced where the whole interval lies where the "
-        "source expects it.",
+        f"Of {len(claims)} claims that were looked at: {said}. An effect stands with its 95% "
+        "interval over seeds (points are of test accuracy or error); a claim is reproduced where "
+        "the whole interval lies where the source expects it, and not reproduced where all of it "
+        "lies elsewhere.",
         "",
-        "| Source | Claim | Expected | Measured | |",
-        "|---|---|---|---|---|",
+        "| Source | Claim | Here | Expected | Measured | |",
+        "|---|---|---|---|---|---|",
     ]
     for claim in claims:
-        link = f"[{claim.effect}](../experiments/results/{claim.results}/settings.json)"
-        cells = (claim.source, claim.text, claim.expected, link, claim.verdict)
+        link = f"[{claim.effect}](../experiments/results/{claim.table})"
+        expected = f"{claim.expected} {claim.unit}".strip()
+        cells = (claim.source, claim.text, claim.setting, expected, link, claim.verdict)
         lines.append(f"| {' | '.join(cells)} |")
     tried = [number for number in numbers if number.row["results"]]
     met = sum(number.met for number in tried)
     lines += [
         "",
         f"Of the {len(numbers)} numbers that the sources print, {len(tried)} were measured in the "
-        f"source's own setting; {met} of them lie within two standard deviations or one point.",
+        f"source's own setting; {met} of these lie within two standard deviations over seeds or "
+        "within one point of what is printed. `experiments/printed.csv` has all of them; nearly "
+        "all others need a GPU.",
         "",
         "| Source | Network, data | Method | Density | Printed | Measured | Difference |",
         "|---|---|---|---|---|---|---|",
     ]
     for number in tried:
         row = number.row
+        away = f"{number.away:+.2f}".replace("-", "\u2212")
         cells = (
             row["source"],
             f"{row['network']}, {row['data']}",
@@ -259,7 +294,7 @@ def tables(results: Path) -> list[str]:
             f"{row['density']}%",
             row["value"],
             f"{number.mean:.2f} \u00b1 {number.std:.2f} ({number.seeds} seeds)",
-            f"{number.difference:+.2f}".replace("-", "\u2212") + ("" if number.met else ", missed"),
+            away if number.met else f"{away}, not met",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return lines

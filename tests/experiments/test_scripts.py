@@ -468,6 +468,38 @@ def test_a_preset_is_shrunk_in_proportion(small_color, name):
     assert job.size.levels >= usual.pruning.levels
 
 
+@pytest.mark.parametrize("name", ["resnet20-cifar10", "vgg16-cifar10"])
+def test_the_reduced_size_trains_a_small_network_in_few_epochs(name, small_color):
+    data = str(small_color)
+    job = prepare(__file__, Settings(preset=name, size="reduced", data=data))
+    training, usual = job.training, jt.preset(name).training
+    assert len(job.data.train) == 40 and job.data.shape == (16, 16, 3)
+    assert job.about["network"]["width"] == job.size.width < 1
+    assert 5 < training.steps * training.batch_size / 50_000 <= 6.1
+    assert (training.schedule, training.milestones, training.nesterov) == ("linear", (), True)
+    assert training.warmup == pytest.approx(training.steps / 5, abs=1)
+    assert (training.augment, training.augment_pixels) == (("shift", "flip"), 1)
+    assert training.lr > usual.lr
+    # what the user asks for goes before
+    own = prepare(__file__, Settings(preset=name, size="reduced", data=data, lr=0.01, steps=7))
+    assert (own.training.lr, own.training.steps) == (0.01, 7)
+
+
+def test_the_reduced_size_of_lenet_is_shorter_alone(digits_npz):
+    settings = Settings(preset="lenet-mnist", size="reduced", data=str(digits_npz))
+    job = prepare(__file__, settings, reduced={"levels": 2})
+    assert (job.size.levels, job.size.share, job.size.width) == (2, 1.0, 1.0)
+    usual = job.preset.training
+    assert job.training.replace(eval_every=1, eval_train_examples=1) == usual.dilated(
+        job.size.steps / usual.steps
+    ).replace(steps=6_000, eval_every=1, eval_train_examples=1)
+
+
+def test_presets_without_a_reduced_size_are_refused():
+    with pytest.raises(ValueError, match=r"`size`='reduced' is not known.*use --size paper"):
+        prepare(__file__, Settings(preset="conv4-cifar10", size="reduced"))
+
+
 def test_other_sizes_have_other_folders(small_color):
     settings = Settings(preset="conv4-cifar10", data=str(small_color), share=1.0)
     folders = {

@@ -1,0 +1,113 @@
+"""Claims of the sources are judged by intervals, and printed numbers by two deviations."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments import index, reproduced
+from experiments.common import claims
+
+RESULTS = index.ROOT / reproduced.RESULTS
+
+
+def row(values):
+    return {"mean": np.mean(values), "std": np.std(values, ddof=1), "seeds": len(values)}
+
+
+def as_text(entry):
+    return {name: str(value) for name, value in entry.items()}
+
+
+def test_a_difference_has_welchs_interval():
+    one, other = np.array([0.95, 0.96, 0.98, 0.97, 0.91]), np.array([0.90, 0.93, 0.91])
+    found = claims.difference(as_text(row(one)), as_text(row(other)), 100)
+    wanted = stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
+    assert found.mean == pytest.approx(100 * (one.mean() - other.mean()))
+    assert (found.low, found.high) == pytest.approx((100 * wanted.low, 100 * wanted.high))
+
+
+def test_differences_seed_by_seed_have_students_interval():
+    gaps = np.array([0.3, 0.1, 0.4])
+    entry = {"difference": gaps.mean(), "std": gaps.std(ddof=1), "seeds": 3}
+    wanted = stats.ttest_1samp(gaps, 0).confidence_interval(0.95)
+    assert claims.paired(as_text(entry), 1) == pytest.approx((gaps.mean(), *wanted))
+
+
+@pytest.mark.parametrize(
+    ("effect", "least", "most", "verdict"),
+    [
+        ((0.5, 0.1, 0.9), 0, math.inf, "reproduced"),
+        ((0.5, -0.1, 1.1), 0, math.inf, "cannot be told"),
+        ((-0.5, -0.9, -0.1), 0, math.inf, "not reproduced"),
+        ((0.5, 0.1, 0.9), -1, 1, "reproduced"),
+        ((0.5, 0.1, 0.9), -math.inf, 0, "not reproduced"),
+        ((0.5, math.nan, math.nan), 0, math.inf, "cannot be told"),
+    ],
+)
+def test_verdicts(effect, least, most, verdict):
+    assert claims.Effect(*effect).judged(least, most) == verdict
+
+
+def test_one_seed_tells_nothing():
+    one = {"mean": "0.9", "std": "", "seeds": "1"}
+    effect = claims.difference(one, {"mean": "0.8", "std": "", "seeds": "1"}, 100)
+    assert effect.mean == pytest.approx(10)
+    assert effect.judged(0, math.inf) == "cannot be told"
+
+
+def test_one_row_is_found():
+    rows = [
+        {"branch": branch, "density": density, "mean": branch + density}
+        for branch in ("ticket", "reinit")
+        for density in ("0.5", "0.25")
+    ]
+    assert claims.found(rows, {"branch": "ticket", "density": 0.26})["mean"] == "ticket0.25"
+    for asked in ({"branch": "ticket"}, {"branch": "ticket", "density": 0.1}, {"branch": "lrr"}):
+        with pytest.raises(ValueError, match="rows of the table"):
+            claims.found(rows, asked)
+
+
+def test_the_claims_lie_in_published_results():
+    found = claims.read()
+    assert len(found) >= 15
+    assert {claim.verdict for claim in found} <= set(claims.VERDICTS)
+    assert all((RESULTS / claim.table).is_file() for claim in found)
+    (claim,) = [c for c in found if c.text.startswith("RigL is above static")]
+    with (RESULTS / claim.table).open(encoding="utf-8") as file:
+        mean = {
+            line["branch"]: float(line["mean"])
+            for line in csv.DictReader(file)
+            if line["split"] == "test" and abs(float(line["density"]) - 0.0915) < 0.002
+        }
+    assert claim.effect.mean == pytest.approx(100 * (mean["rigl"] - mean["static"]))
+
+
+def test_all_printed_numbers_are_kept():
+    found = claims.printed()
+    assert [int(number.row["number"]) for number in found] == list(range(1, 217))
+    for number in found:
+        measured = bool(number.row["results"])
+        assert measured == bool(number.row["branch"]) == bool(number.row["at"])
+        assert measured != math.isnan(number.mean)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "met"), [(97.4, 0.1, True), (96.9, 0.1, False), (96.9, 0.8, True)]
+)
+def test_a_printed_number_is_met_within_a_point_or_two_deviations(mean, std, met):
+    number = claims.Printed({"value": "98.3\u00b10.1"}, mean, std, 5)
+    assert number.away == pytest.approx(mean - 98.3) and number.met == met
+
+
+def test_the_page_has_every_claim():
+    page = (index.ROOT / reproduced.PAGE).read_text(encoding="utf-8")
+    found = claims.read()
+    assert f"Of {len(found)} claims" in page
+    for claim in found:
+        (line,) = [
+            line for line in page.splitlines() if f"| {claim.text} | {claim.setting} |" in line
+        ]
+        assert str(claim.effect) in line and line.endswith(f"| {claim.verdict} |")
