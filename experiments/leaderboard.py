@@ -1,11 +1,14 @@
-"""Every method that finds a mask, on one preset: accuracy, cost, and which controls it passes.
+"""Every method that finds a mask, on one preset: accuracy, cost, controls, and what it leaves.
 
 Tickets (IMP from step 0 and with rewinding, learning-rate rewinding, one shot), magnitude pruning
 after training, every score at initialization, random masks with the layouts ERK and smart ratio,
 masks learned at the step that tickets are rewound to, and mask rules, which move masks during the
 training, at one ladder of densities. At one of them every method is also trained with its masks
-shuffled within layers, with new weights, and with its ranking inverted. Controls of mask rules are
-compared with the rule's ticket (its last mask on the weights of initialization) retrained.
+shuffled within layers, with new weights, and with its ranking inverted, and its trained networks
+are measured: their expected calibration error (ECE), the greatest eigenvalue of the Hessian
+(sharpness), and the error barrier between two copies of the ticket that are trained under other SGD
+noise (stability). Controls of mask rules are compared with the rule's ticket (its last mask on the
+weights of initialization) retrained.
 
 A method *passes* a control where its mean accuracy is above the control's by a clear gap: at least
 0.5 points and two pooled standard deviations over seeds. It is then sensitive to what the control
@@ -14,9 +17,11 @@ that fails them has found how much of each layer to keep, and not which weights.
 (one seed, or a network that diverged) passes nothing and fails nothing.
 
 Command:  python -m experiments.leaderboard [--preset NAME] [--size paper] [--budget MINUTES]
-Makes:    accuracy.png, cost.png, controls.png, final.csv, costs.csv, controls.csv; all three tables
-          in the terminal. A cost of 1 is the operations of training one dense network; the training
-          of what a mask leaves is not counted, and so of mask rules dense gradients alone.
+Makes:    accuracy.png, cost.png, controls.png, overview.png and the tables final.csv, costs.csv,
+          controls.csv and overview.csv, the first three also in the terminal; once published, a
+          table of docs/leaderboard.md. A cost of 1 is the operations of training one dense network;
+          the training of what a mask leaves is not counted, and so of mask rules dense gradients
+          alone.
 Sizes:    lenet-mnist: quick 3 seeds, 3 levels pruning 70%, 300 steps, 10% of the examples; paper 5
           seeds, 10 levels pruning 36%, 24,000 steps.
 Cost:     at quick size 22 minutes with lenet-mnist on 2 cores of an Intel Xeon without the mask
@@ -52,6 +57,15 @@ from experiments.common.rules import rule_of
 from experiments.common.sizes import LENET
 
 CONTROLS = ("shuffle", "reinit", "inverted")
+CRITERIA = (
+    "accuracy",
+    "ece",
+    "eigenvalue",
+    jt.Criterion("barrier", better="lower", label="error barrier", percent=True),
+)
+"""What is measured of trained networks."""
+# the greatest eigenvalue is found in few products
+SHARPNESS = jt.probes.Curvature(eigenvalues=1, order=20, starts=0, samples=0)
 Find = Callable[[Job, str], jt.Runs]
 """Finds masks at every density of a job and trains what they leave, in a folder of the job's."""
 
@@ -73,7 +87,8 @@ def tickets(*, late: bool = False, **pruning: Any) -> Method:
     """Make iterative magnitude pruning; `late` rewinds to the preset's rewind step."""
 
     def find(job: Job, sub: str) -> jt.Runs:
-        return job.find_tickets(sub=sub, **({"rewind": late_step(job)} if late else {}), **pruning)
+        late_or_first = {"rewind": late_step(job)} if late else {}
+        return job.find_tickets(sub=sub, keep="trained", **late_or_first, **pruning)
 
     return Method(find)
 
@@ -82,7 +97,7 @@ def scored(score: str, *, ranked: bool = True, **options: Any) -> Method:
     """Make pruning at once by a score; `ranked` tells whether it has a ranking to invert."""
 
     def find(job: Job, sub: str) -> jt.Runs:
-        return job.prune_at(score, sub=sub, dense=False, **options)
+        return job.prune_at(score, sub=sub, dense=False, keep="trained", **options)
 
     def turned(job: Job, sub: str) -> jt.Runs:
         return job.prune_at(jt.scores.inverted(score), sub=sub, dense=False, **options)
@@ -94,7 +109,8 @@ def searched(name: str) -> Method:
     """Learn masks from the step that tickets are rewound to, in as many steps as training has."""
 
     def find(job: Job, sub: str) -> jt.Runs:
-        return learned(job, name, sub=sub, start=late_step(job), steps="long")
+        start = late_step(job)
+        return learned(job, name, sub=sub, start=start, steps="long", keep="trained")
 
     def turned(job: Job, sub: str) -> jt.Runs:
         return learned(job, name, sub=sub, start=late_step(job), steps="long", inverted=True)
@@ -107,7 +123,7 @@ def ruled(name: str) -> Method:
     """Train under a mask rule."""
 
     def find(job: Job, sub: str) -> jt.Runs:
-        return job.sparse_train(rule_of(job, name), sub=sub)
+        return job.sparse_train(rule_of(job, name), sub=sub, keep="trained")
 
     return Method(find)
 
@@ -150,6 +166,8 @@ class Settings(Common):
     given."""
     controls: tuple[str, ...] = CONTROLS
     """shuffle, reinit, sign_flip and inverted."""
+    measure: bool = True
+    """Measure calibration, sharpness and stability at that density."""
 
 
 def report(
@@ -217,6 +235,27 @@ def costs_of(job: Job, found: dict[str, jt.Runs], table: pd.DataFrame, level: in
     return jt.results.frame(rows)
 
 
+def measured(job: Job, name: str, runs: jt.Runs, level: int) -> pd.DataFrame:
+    """Measure what a method leaves at one density.
+
+    Returns:
+      Columns branch ("ticket"), level, density, seed, index, metric and value: accuracy, ece, the
+      greatest eigenvalue, and barrier, the mean over pairs of copies.
+    """
+    options = {"weights": "trained", "levels": (level,), "split": "test"}
+    parts = [
+        job.measure(runs, "calibration", examples=None, **options),
+        job.measure(runs, SHARPNESS, **options),
+    ]
+    copies = job.instability(
+        sub=f"{name}_copies", tickets=runs, levels=(level,), points=11, distances=(), keep=False
+    ).table()
+    rows = copies.loc[(copies["metric"] == "barrier") & (copies["split"] == "test")]
+    keys = ["branch", "level", "density", "seed", "metric"]
+    parts.append(rows.groupby(keys, as_index=False)["value"].mean())
+    return jt.results.concat(parts)
+
+
 def own_names(table: pd.DataFrame, name: str) -> pd.DataFrame:
     """Rename as `named` does, without the dense network's rows: those of one method are enough."""
     return named(table.loc[table["level"] > 0], name)
@@ -228,23 +267,25 @@ def main(settings: Settings) -> None:
     quick = {"seeds": 2, "levels": 2, "fraction": 0.74, "steps": 150, "eval_every": 150, "pool": 2}
     lenet = {**{key: getattr(LENET, key) for key in quick}, "levels": 3, "fraction": 0.7}
     lenet |= {"steps": 300, "eval_every": 300}
-    paper = {"levels": 10, "fraction": 0.36}
-    job = prepare(__file__, settings, quick=quick, lenet=lenet, paper=paper)
+    reduced, paper = {"levels": 3, "fraction": 0.7}, {"levels": 10, "fraction": 0.36}
+    job = prepare(__file__, settings, quick=quick, lenet=lenet, reduced=reduced, paper=paper)
     ladder = job.densities
     middle = ladder[len(ladder) // 2]
     asked = settings.at_density or middle
     level = 1 + min(range(len(ladder)), key=lambda i: abs(math.log(ladder[i] / asked)))
     branches = [control for control in settings.controls if control != "inverted"]
-    found, tables = {}, []
+    found, tables, measures = {}, [], {}
     with budget(job):
         # the dense networks that all are compared with: those of magnitude after training
-        dense = job.prune_at("magnitude", step="end")
+        dense = job.prune_at("magnitude", step="end", keep="trained")
         tables.append(dense.table().loc[dense.table()["level"] == 0])
         for name in names:
             method = METHODS[name]
             runs = dense if name == "magnitude_after_training" else method.find(job, name)
             found[name] = runs
             tables.append(own_names(runs.table(), name))
+            if settings.measure:
+                measures[name] = measured(job, name, runs, level)
             called = name
             if name in jt.RULES and name not in RANDOM:
                 again = job.branch(runs, "retrain", levels=(level,))
@@ -273,8 +314,14 @@ def main(settings: Settings) -> None:
             height = max(min(2.4, 1.4 + 0.5 * rows), 0.9 + 0.3 * rows)
             figures["controls"], ax = single(5.6, height)
             jt.plots.controls(judged, ax)
-    more = {"methods": names, "controls": settings.controls, "at_density": ladder[level - 1]}
     small = {"costs": costs, "controls": judged}
+    if measures:
+        page = jt.overview(measures=measures, criteria=CRITERIA, level=level)
+        small["overview"] = page
+        with jt.plots.style():
+            figures["overview"], ax = single(6.4, max(2.4, 1.4 + 0.28 * len(page)))
+            jt.plots.overview(page, ax, criteria=CRITERIA)
+    more = {"methods": names, "controls": settings.controls, "at_density": ladder[level - 1]}
     save(job, figures, table, tables=small, more=more, pruning="densities by level or at once")
 
 

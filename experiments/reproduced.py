@@ -1,9 +1,9 @@
-"""The page of what was reproduced, made of the published results and the index.
+"""The pages of what was reproduced and of the leaderboards, made of the published results.
 
 It trains nothing and takes a second:
 
-    python -m experiments.reproduced            # print the page, or what is wrong with it
-    python -m experiments.reproduced --write    # write docs/reproduced.md
+    python -m experiments.reproduced            # print the pages, and what is wrong with them
+    python -m experiments.reproduced --write    # write docs/reproduced.md and docs/leaderboard.md
 
 A row stands for a folder of `experiments/results` that a script of a source has published. What
 is expected is what the script's header says, what was measured is read from the folder's tables.
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments import index
-from experiments.common import claims
+from experiments.common import claims, ranking
 
 ROOT = index.ROOT
 PAGE = "docs/reproduced.md"
@@ -30,6 +30,8 @@ RESULTS = "experiments/results"
 BEYOND = "Beyond the sources"
 USUAL_DENSITY = 0.1
 """Accuracies are shown at the density nearest to it, on a logarithmic scale."""
+SHOWN = 24
+"""At most so many accuracies are shown of a result, the highest."""
 TABLES = ("final.csv", "summary.csv")
 HEAD = (
     "# Reproduced",
@@ -188,7 +190,10 @@ def accuracies(rows: Sequence[Mapping[str, str]]) -> str:
         return ""
     chosen, here = at_usual_density(sparse)
     here = sorted(here, key=lambda row: -float(row["mean"]))
-    seen = ", ".join(f"{words(row['branch'])} {100 * float(row['mean']):.1f}" for row in here)
+    seen = ", ".join(
+        f"{words(row['branch'])} {100 * float(row['mean']):.1f}" for row in here[:SHOWN]
+    )
+    seen += f" and {len(here) - SHOWN} more" if len(here) > SHOWN else ""
     dense = [row for row in test if row["branch"] == "ticket" and float(row["density"]) == 1]
     end = f"; dense {100 * float(dense[0]['mean']):.1f}" if dense else ""
     return f"with {100 * chosen:.2g}% of the weights {seen}{end}"
@@ -325,33 +330,44 @@ def page(root: Path = ROOT) -> str:
     return "\n".join(parts).rstrip("\n") + "\n"
 
 
-def check(root: Path = ROOT) -> list[str]:
-    """Find what is wrong with the written page: one sentence each.
+def pages(root: Path = ROOT) -> dict[str, str]:
+    """Render both pages, by file name: this one and the leaderboards'.
 
     Args:
         root: top of the repository.
     """
-    path = root / PAGE
-    if not path.is_file():
-        return [f"there is no {PAGE}: run `python -m experiments.reproduced --write`"]
-    if path.read_text(encoding="utf-8") != page(root):
-        return [
-            f"{PAGE} differs from the published results: run "
-            "`python -m experiments.reproduced --write`"
-        ]
-    return []
+    boards = sorted((root / RESULTS).glob("leaderboard-*"))
+    return {PAGE: page(root), ranking.PAGE: ranking.page(root, boards)}
+
+
+def check(root: Path = ROOT) -> list[str]:
+    """Find what is wrong with the written pages: one sentence each.
+
+    Args:
+        root: top of the repository.
+    """
+    remedy = "run `python -m experiments.reproduced --write`"
+    found = []
+    for name, text in pages(root).items():
+        path = root / name
+        if not path.is_file():
+            found.append(f"there is no {name}: {remedy}")
+        elif path.read_text(encoding="utf-8") != text:
+            found.append(f"{name} differs from the published results: {remedy}")
+    return found
 
 
 def main(write: bool = False) -> None:
-    """Print the page and its problems; end with status 1 when there are any.
+    """Print the pages and their problems; end with status 1 when there are any.
 
     Args:
-        write: write docs/reproduced.md instead of printing it.
+        write: write docs/reproduced.md and docs/leaderboard.md instead of printing them.
     """
-    if write:
-        (ROOT / PAGE).write_text(page(), encoding="utf-8")
-    else:
-        print(page())
+    for name, text in pages().items():
+        if write:
+            (ROOT / name).write_text(text, encoding="utf-8")
+        else:
+            print(text)
     problems = check()
     for problem in problems:
         print(problem, file=sys.stderr)

@@ -159,7 +159,9 @@ def _tidy(table: pd.DataFrame) -> pd.DataFrame:
     results.check_table(table, needed, argument="measures", remedy=REMEDY)
     dense = (table["branch"] == "ticket") & (table["level"] == 0)
     table = table.assign(branch=table["branch"].mask(dense, "dense"))
-    table = table if "index" in table.columns else table.assign(index=0)
+    # tables with and without an index were joined: one number per network has index 0
+    index = table["index"].fillna(0) if "index" in table.columns else 0
+    table = table.assign(index=index)
     return table.loc[:, [*NUMBER, "density", "value"]]
 
 

@@ -60,6 +60,16 @@ def test_means_and_deviations_over_seeds():
     assert table["best"].tolist() == ["", "ece, nll", "nll", ""]
 
 
+def test_tables_with_and_without_an_index_may_be_joined():
+    plain = measured("a", "ece", [0.1, 0.3]).drop(columns="index")
+    joined = jt.results.concat([plain, measured("a", "eigenvalue", [9.0, 7.0])])
+    page = jt.overview(measures=joined, criteria=["ece", "eigenvalue"])
+    assert page[["ece", "eigenvalue"]].values.tolist() == [[pytest.approx(0.2), 8.0]]
+    twice = jt.results.concat([joined, plain.assign(value=0.5)])
+    with pytest.raises(ValueError, match="two values of 'ece'"):
+        jt.overview(measures=twice, criteria=["ece"])
+
+
 def test_the_best_is_by_direction_and_of_one_seed_the_first():
     higher = [measured(name, "softmax_auroc", [value]) for name, value in (("a", 0.9), ("b", 0.8))]
     assert jt.overview(measures=higher)["best"].tolist() == ["softmax_auroc", ""]

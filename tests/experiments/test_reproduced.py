@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from experiments import index, reproduced
+from experiments.common import ranking
 
 PAGE = (index.ROOT / reproduced.PAGE).read_text(encoding="utf-8")
 RESULTS = reproduced.results()
@@ -90,5 +91,23 @@ def test_check_finds_a_page_that_is_old_or_missing(tmp_path):
     (tmp_path / "experiments" / "claims.toml").write_text("claim = []", encoding="utf-8")
     (tmp_path / "experiments" / "printed.csv").write_text("number,results", encoding="utf-8")
     assert "there is no" in reproduced.check(tmp_path)[0]
-    (tmp_path / reproduced.PAGE).write_text("old", encoding="utf-8")
-    assert "differs" in reproduced.check(tmp_path)[0]
+    for name in reproduced.pages(tmp_path):
+        (tmp_path / name).write_text("old", encoding="utf-8")
+    found = reproduced.check(tmp_path)
+    assert len(found) == 2 and all("differs" in problem for problem in found)
+
+
+def test_a_leaderboard_has_every_method_by_its_accuracy():
+    text = (index.ROOT / ranking.PAGE).read_text(encoding="utf-8")
+    boards = [result for result in RESULTS if result.script == "experiments/leaderboard.py"]
+    assert boards and text.count("## ") == len(boards)
+    for board in boards:
+        home = index.ROOT / board.folder
+        costs = {row["branch"] for row in ranking.rows_of(home / "costs.csv")} - {"dense"}
+        (table,) = re.findall(
+            rf"{board.folder}/settings.json[\s\S]*?((?:^\|.*\n)+)", text, re.MULTILINE
+        )
+        _, _, *rows = table.splitlines()
+        assert {row.split("`")[1] for row in rows} == costs
+        chosen = [float(row.split("|")[3].split()[0]) for row in rows]
+        assert chosen == sorted(chosen, reverse=True)

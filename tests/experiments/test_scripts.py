@@ -829,7 +829,15 @@ def test_variants_and_the_leaderboard_from_a_file(tmp_path, digits_npz):
     assert set(found["method"]) == set(names) - {"erk"} and set(found["level"]) == {2}
     assert len(found[found["method"] == "snip"]) == 3
     assert len(found[found["method"] == "ticket"]) == 2
-    assert set(pictures(folder / "figures")) == {"accuracy.png", "controls.png", "cost.png"}
+    page = pd.read_csv(folder / "overview.csv").set_index("method")
+    assert set(page.index) == set(names)
+    measured = page[["accuracy", "ece", "eigenvalue", "barrier"]]
+    assert np.isfinite(measured).all(axis=None) and (page["eigenvalue"] > 0).all()
+    final = pd.read_csv(folder / "final.csv").query("level == 2 and split == 'test'")
+    final = final.set_index("branch").loc[list(names), "mean"]
+    assert page["accuracy"].loc[list(names)].tolist() == pytest.approx(final.tolist(), abs=1e-4)
+    drawn = {"accuracy.png", "controls.png", "cost.png", "overview.png"}
+    assert set(pictures(folder / "figures")) == drawn
     assert "the method passes" in done.stdout
 
 

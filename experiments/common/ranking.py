@@ -1,0 +1,141 @@
+"""The page of the leaderboards: every method on one page, made of what leaderboard.py published.
+
+`python -m experiments.reproduced --write` writes it to docs/leaderboard.md.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PAGE = "docs/leaderboard.md"
+HEAD = (
+    "# Leaderboard",
+    "Every method that finds a sparse network, in one setting each: final test accuracy by "
+    "density, and at one of the densities what it costs to find the mask (in dense trainings, "
+    "and in seconds of the machine), the controls it passes, and what its trained networks are "
+    "like. A method passes a control where it is above it by a clear gap, at least 0.5 points "
+    "and two pooled standard deviations over seeds: shuffled masks, new weights, the inverted "
+    "ranking. The barrier is between two copies of the ticket under other SGD noise, in points "
+    "of test error (below 2 is called stable); sharpness is the greatest eigenvalue of the "
+    "Hessian; ECE is the expected calibration error. Numbers are means and standard deviations "
+    "over seeds, accuracies in %; methods that lie within each other's deviations are not told "
+    "apart by their order.",
+    "`python -m experiments.leaderboard` makes such a table of any preset. A method of your own"
+    " is a line of its dict `METHODS`.",
+)
+Rows = Sequence[Mapping[str, str]]
+
+
+def rows_of(path: Path) -> Rows:
+    """Read a table; none where there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def by(rows: Rows, name: str) -> dict[str, list[Mapping[str, str]]]:
+    """Group rows by the value of a column."""
+    groups: dict[str, list[Mapping[str, str]]] = defaultdict(list)
+    for row in rows:
+        groups[row[name]].append(row)
+    return groups
+
+
+def spread(row: Mapping[str, str], name: str, scale: float = 1.0, form: str = ".1f") -> str:
+    """Write a mean of overview.csv with its standard deviation; nothing where there is none."""
+    if not row.get(name):
+        return ""
+    mean, std = scale * float(row[name]), row.get(f"{name}_std")
+    return f"{mean:{form}}" + (f" \u00b1 {scale * float(std):{form}}" if std else "")
+
+
+def said(settings: Mapping[str, Any]) -> str:
+    """Give network, data, seeds and steps of a leaderboard in words."""
+    note = f", **{settings['data_note']}**" if settings["data_note"] else ""
+    narrow = f" at width {settings['width']:g}" if settings["width"] != 1 else ""
+    return (
+        f"{settings['preset']}{narrow}, {settings['data']}{note}, "
+        f"{settings['training_examples']:,} training images, {settings['steps']:,} steps, "
+        f"{settings['seeds']} seeds"
+    )
+
+
+def leaderboard(home: Path, root: Path) -> list[str]:
+    """Write the table of one published folder as lines of Markdown, the most accurate first.
+
+    Args:
+      home: the folder.
+      root: top of the repository.
+    """
+    settings = json.loads((home / "settings.json").read_text(encoding="utf-8"))
+    test = [row for row in rows_of(home / "final.csv") if row["split"] == "test"]
+    final = by(test, "branch")
+    (dense,) = [row for row in final["ticket"] if float(row["density"]) == 1]
+    controls = by(rows_of(home / "controls.csv"), "method")
+    page = {row["method"]: row for row in rows_of(home / "overview.csv")}
+    densities = sorted({float(f"{float(row['density']):.3g}") for row in test if row is not dense},
+                       reverse=True)  # fmt: skip
+    chosen, lines = settings["at_density"], []
+    for name, spent in by(rows_of(home / "costs.csv"), "branch").items():
+        if name == "dense":
+            continue
+        own = {float(f"{float(row['density']):.3g}"): row for row in final[name]}
+        accuracies = [
+            f"{100 * float(own[at]['mean']):.2f} \u00b1 {100 * float(own[at]['std'] or 'nan'):.2f}"
+            if at in own
+            else ""
+            for at in densities
+        ]
+        judged = controls.get(name) or controls.get(f"{name}_retrained", [])
+        passed = [row["control"] for row in judged if row["passes"] == "True"]
+        measured = page.get(name, {})
+        cells = (
+            f"`{name}`",
+            *accuracies,
+            f"{np.mean([float(row['cost']) for row in spent]):.3g}",
+            f"{np.mean([float(row['seconds']) for row in spent]):.3g}",
+            f"{', '.join(passed) or 'none'} of {len(judged)}" if judged else "",
+            spread(measured, "barrier", 100),
+            spread(measured, "eigenvalue", form=".3g"),
+            spread(measured, "ece", 100),
+        )
+        nearest = min(own, key=lambda at: abs(at - chosen))
+        lines.append((float(own[nearest]["mean"]), f"| {' | '.join(cells)} |"))
+    folder = home.relative_to(root).as_posix()
+    dense_words = f"{100 * float(dense['mean']):.2f} \u00b1 {100 * float(dense['std']):.2f}"
+    heads = ("Method", *(f"{100 * at:.3g}%" for at in densities), "Cost", "Seconds", "Passes",
+             "Barrier", "Sharpness", "ECE (%)")  # fmt: skip
+    pictures = [f"[{path.stem}](../{folder}/{path.name})" for path in sorted(home.glob("*.png"))]
+    return [
+        f"## {settings['preset']}, {settings['size']} size",
+        "",
+        f"{said(settings)} ([settings](../{folder}/settings.json)). The dense network has "
+        f"{dense_words}. Cost, controls and the last columns are at {100 * chosen:.3g}% of the "
+        f"weights. Figures: {', '.join(pictures)}.",
+        "",
+        f"| {' | '.join(heads)} |",
+        "|" + "---|" * len(heads),
+        *(line for _, line in sorted(lines, key=lambda pair: -pair[0])),
+        "",
+    ]
+
+
+def page(root: Path, folders: Iterable[Path]) -> str:
+    """Write the page.
+
+    Args:
+      root: top of the repository.
+      folders: of published leaderboards.
+    """
+    parts = [line for text in HEAD for line in (text, "")]
+    for home in folders:
+        parts += leaderboard(home, root)
+    return "\n".join(parts).rstrip("\n") + "\n"
