@@ -8,8 +8,9 @@ Command:  python -m experiments.thesis_ch3.curves [--preset NAME] [--size paper]
 Makes:    figures 3-1 and 3-2, final.csv; final accuracies by density in the terminal.
 Sizes:    lenet-mnist: quick 3 seeds, 10 levels pruning 36%, 600 steps, 10% of the examples; paper
           5 seeds, 22 levels pruning 20%, 24,000 steps.
-Cost:     at quick size 2.5 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; the
-          paper's size is not measured.
+Cost:     at quick size 2.5 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; at the
+          paper's size 83 minutes with lenet-mnist on a core of an AMD EPYC with work beside it, of
+          which 53 are the tickets that other figures of the chapter share.
 Expected: at paper size, tickets with 2.8% of the weights still reach the accuracy of the dense
           network (98.3%) in at most its number of steps, and much sparser ones fall below it; at
           3.5% tickets reach 98.2%, reinitialized ones 97.5% (Table 4.2). Moderately sparse
