@@ -28,7 +28,7 @@ import pandas as pd
 import tyro
 
 import jaxticket as jt
-from experiments.common.sizes import RATES, Size, few_epochs, paper_size, quick_size, reduced_size
+from experiments.common.sizes import FASTER, Size, few_epochs, paper_size, quick_size, reduced_size
 from jaxticket._files import write_text
 from jaxticket.presets import Preset
 from jaxticket.sparsify.learned import Method
@@ -376,7 +376,7 @@ def prepare(
     preset = jt.preset(settings.preset)
     if network:
         preset = dataclasses.replace(preset, options={**preset.options, **network})
-    if settings.size == "reduced" and preset.network in RATES:
+    if settings.size == "reduced" and preset.network in FASTER:
         preset = dataclasses.replace(preset, training=few_epochs(preset))
     if settings.lr is not None:
         preset = dataclasses.replace(preset, training=preset.training.replace(lr=settings.lr))

@@ -122,8 +122,8 @@ def late_step(job: Job) -> int:
 
 
 def length_of(settings: Settings) -> str:
-    """Give the length of the searches: as asked, else "short", at quick size "long"."""
-    return settings.length or ("long" if settings.size == "quick" else "short")
+    """Give the length of the searches: as asked, else "long", at the paper's size "short"."""
+    return settings.length or ("short" if settings.size == "paper" else "long")
 
 
 def trained(table: pd.DataFrame) -> pd.DataFrame:

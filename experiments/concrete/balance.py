@@ -122,7 +122,7 @@ def main(settings: Settings) -> None:
     few = {"levels": 1, "fraction": 0.97}
     job = prepare(
         __file__, settings, quick={**QUICK, **few}, lenet={**LENET, **few},
-        paper={**PAPER, "levels": 1, "fraction": 0.99},
+        reduced=few, paper={**PAPER, "levels": 1, "fraction": 0.99},
     )  # fmt: skip
     start = late_step(job) if settings.start is None else settings.start
     # searches are looked at often, which costs nothing; trainings are not, which would

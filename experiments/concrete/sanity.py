@@ -49,7 +49,8 @@ def main(settings: Settings) -> None:
     small = {"levels": 2, "fraction": 0.87}
     job = prepare(
         __file__, settings, quick={**QUICK, **small},
-        lenet={**LENET, "levels": 3, "fraction": 0.8}, paper=PAPER,
+        lenet={**LENET, "levels": 3, "fraction": 0.8},
+        reduced=small, paper=PAPER,
     )  # fmt: skip
     start = late_step(job) if settings.start is None else settings.start
     usual = {"start": start, "steps": length_of(settings), "branches": ("shuffle", "reinit")}

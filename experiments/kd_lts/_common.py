@@ -116,7 +116,7 @@ def dense(job: Job) -> jt.Runs:
 
 def ladder(settings: Settings, density: float) -> Mapping[str, object]:
     """Choose levels that end at a density: those asked for, or three; at paper size 20% each."""
-    usual = 3 if settings.size == "quick" else round(math.log(density) / math.log(0.8))
+    usual = 3 if settings.size != "paper" else round(math.log(density) / math.log(0.8))
     levels = settings.levels or max(1, usual)
     return {"levels": levels, "fraction": 1 - density ** (1 / levels)}
 

@@ -14,7 +14,7 @@ import pandas as pd
 import jaxticket as jt
 from experiments.common.job import Job, of_script
 from experiments.common.learned import LEARNED, learned
-from experiments.kd_lts._common import LENET, Settings, paper, third_epoch
+from experiments.kd_lts._common import LENET, THIRD, Settings, paper, third_epoch
 
 METHODS = ("kd_lts", "ltr", "ltr_late", "gem_miner", "snip", "grasp", "synflow", "random")
 """KD-LTS, iterative magnitude pruning rewound to step 0 and to epoch 3 (LTH and LTH-Rewind), and
@@ -47,13 +47,19 @@ class Sizes(TypedDict):
 
     quick: Mapping[str, object]
     lenet: Mapping[str, object]
+    reduced: Mapping[str, object]
     paper: Mapping[str, object]
 
 
 def sizes(settings: Settings) -> Sizes:
     """Give the sizes of these networks for `prepare(__file__, settings, **sizes(settings))`."""
     # the paper shows 20 to 60% of the weights pruned
-    return {"quick": CONV, "lenet": SIZE, "paper": paper(settings, levels=4, fraction=0.2)}
+    return {
+        "quick": CONV,
+        "lenet": SIZE,
+        "reduced": {"levels": 3, "fraction": THIRD},
+        "paper": paper(settings, levels=4, fraction=0.2),
+    }
 
 
 def checked_level(job: Job, level: int | None) -> int:

@@ -172,7 +172,7 @@ def main(settings: Options) -> None:
     two = {"levels": 2, "fraction": 0.8}
     job = prepare(
         __file__, settings, quick={**QUICK, **two}, lenet={**LENET, **two, "eval_every": 9_380},
-        paper=paper(settings, **two),
+        reduced=two, paper=paper(settings, **two),
     )  # fmt: skip
     done: dict[Variant, pd.DataFrame] = {}
     parts = []

@@ -78,7 +78,7 @@ def main(settings: Settings) -> None:
     one = {"levels": 1, "fraction": 1 - settings.at_density}
     job = prepare(
         __file__, settings, quick={**QUICK, **one}, lenet={**LENET, **one, "eval_every": 18_760},
-        paper=paper(settings, **one),
+        reduced=one, paper=paper(settings, **one),
     )  # fmt: skip
     epochs = job.preset.settings.get("epochs", 40)
     with budget(job):

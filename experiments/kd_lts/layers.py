@@ -65,6 +65,7 @@ def main(settings: Settings) -> None:
     job = prepare(
         __file__, settings, quick={**QUICK, **levels},
         lenet={**LENET, **levels, "eval_every": 18_760},
+        reduced=levels,
         paper=paper(settings, **levels),
     )  # fmt: skip
     with budget(job):

@@ -127,7 +127,7 @@ def main(settings: Settings) -> None:
     density = jt.preset(settings.preset).matching_density or 0.2 if asked is None else asked
     levels = ladder(settings, density)
     job = prepare(__file__, settings, quick={**QUICK, **levels}, lenet={**LENET, **levels},
-                  paper=paper(settings, **levels), held_out=0.1)  # fmt: skip
+                  reduced=levels, paper=paper(settings, **levels), held_out=0.1)  # fmt: skip
     with budget(job):
         # the folder itself is a run's
         dense(job)

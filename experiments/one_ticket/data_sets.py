@@ -111,9 +111,10 @@ def main(settings: Settings) -> None:
             f"`network` must be one of {', '.join(PAPER)}, got {settings.network!r}, and says with "
             f"`among` which presets there are: leave out `preset`"
         )
-    if settings.size == "quick" and settings.network not in USUAL:
+    if settings.size != "paper" and settings.network not in USUAL:
         raise ValueError(
-            f"`size` 'quick' is not there for `network` {settings.network!r}; use --size paper"
+            f"`size` {settings.size!r} is not there for `network` {settings.network!r}; use --size "
+            f"paper"
         )
     usual = (PAPER if settings.size == "paper" else USUAL)[settings.network]
     names = usual if settings.among is None else settings.among
@@ -126,10 +127,10 @@ def main(settings: Settings) -> None:
     for name in sorted(STREAMED & set(names)):
         if settings.network == "lenet":
             raise ValueError(f"`among` {name!r} is for vgg19 and resnet50, not for `network` lenet")
-        if settings.size == "quick":
+        if settings.size != "paper":
             raise ValueError(
-                f"`among` {name!r} is streamed and comes whole, which is no quick size; use --size "
-                f"paper"
+                f"`among` {name!r} is streamed and comes whole, which is no {settings.size} size; "
+                f"use --size paper"
             )
     if len(set(names)) < max(2, len(names)):
         raise ValueError(f"`among` must be at least two different data sets, got {names}")

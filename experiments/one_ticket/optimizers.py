@@ -23,6 +23,7 @@ import dataclasses
 from experiments.common.job import Job, budget, launch, prepare
 from experiments.common.job import Settings as Common
 from experiments.common.report import DEVIATION, save
+from experiments.common.sizes import FASTER, few_epochs
 from experiments.common.transfer import by_density, heat_map, pairs, say, tickets
 from experiments.one_ticket.data_sets import LENET, QUICK
 
@@ -49,8 +50,10 @@ def main(settings: Settings) -> None:
                    paper={"levels": 30, "seeds": 6})  # fmt: skip
     jobs: dict[str, Job] = {}
     for name, optimizer in OPTIMIZERS.items():
-        training = base.preset.training.replace(**optimizer)
+        training = base.preset.training.replace(nesterov=False).replace(**optimizer)
         preset = dataclasses.replace(base.preset, training=training)
+        if settings.size == "reduced" and preset.network in FASTER:
+            preset = dataclasses.replace(preset, training=few_epochs(preset))
         # the folder itself is a run's
         folder = base.folder / name if jobs else base.folder
         jobs[name] = dataclasses.replace(base, preset=preset, folder=folder)

@@ -112,7 +112,9 @@ def main(settings: Settings) -> None:
     if settings.preset not in DENSE:
         raise ValueError(f"`preset` must be one of {', '.join(DENSE)}, got {settings.preset!r}")
     small = {"levels": 0, "eval_every": 160}
-    job = prepare(__file__, settings, quick=small, paper={"levels": 0, "seeds": 5})
+    job = prepare(
+        __file__, settings, quick=small, reduced={"levels": 0}, paper={"levels": 0, "seeds": 5}
+    )
     scores = [score for preset, score in PRUNED if preset == settings.preset] or ["synflow"]
     tables = []
     with budget(job):

@@ -265,8 +265,9 @@ def main(settings: Settings) -> None:
     lenet = {"seeds": 5, "levels": 2, "fraction": 0.84, "steps": 3_200, "eval_every": 3_200,
              "pool": 1, "width": 1.0}  # fmt: skip
     paper = {"levels": 10, "fraction": 0.36, "seeds": 5}
-    job = prepare(__file__, settings, quick=quick, lenet=lenet, paper=paper)
-    few = settings.size == "quick" and job.preset.network != "lenet"
+    reduced = {"levels": 1, "fraction": 0.85}
+    job = prepare(__file__, settings, quick=quick, lenet=lenet, reduced=reduced, paper=paper)
+    few = settings.size != "paper" and job.preset.network != "lenet"
     names = chosen(settings.methods, FEW if few else METHODS, METHODS)
     names = tuple(dict.fromkeys((STILL, PLAIN, *names)))
     with budget(job):

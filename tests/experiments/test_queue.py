@@ -13,6 +13,7 @@ import pytest
 
 import jaxticket as jt
 from experiments import run_queue as queue
+from experiments.common import sizes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -202,6 +203,39 @@ def test_every_run_of_the_list_is_one_that_exists():
     assert names[:5] == first
 
 
+def test_every_reduced_run_is_one_that_exists():
+    names = [run.name for run in queue.REDUCED]
+    assert len(set(names)) == len(names)
+    assert not {run.key for run in queue.REDUCED} & {run.key for run in queue.RUNS}
+    for run in queue.REDUCED:
+        assert importlib.util.find_spec(run.module), run.module
+        options = dict(zip(run.options, run.options[1:], strict=False))
+        assert options["--size"] == "reduced"
+        preset = jt.preset(options["--preset"])
+        assert sizes.reduced_size(preset, {}).seeds == 3
+
+
+def test_runs_that_look_at_the_same_networks_share_a_folder(make, results):
+    text = """
+import pathlib, sys
+folder = pathlib.Path(sys.argv[sys.argv.index("--folder") + 1])
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "seen").open("a").write("x")
+"""
+    some = [make(name, text, shares="networks") for name in ("a", "b")] + [make("c", text)]
+    assert set(work(some, results).values()) == {"done"}
+    assert (results / "networks" / "seen").read_text() == "xx"
+    assert (results / some[2].key / "seen").read_text() == "x"
+    # all runs of a folder have one size and one preset
+    folders = {}
+    for run in (*queue.RUNS, *queue.REDUCED):
+        if run.shares:
+            options = dict(zip(run.options, run.options[1:], strict=False))
+            settings = (options["--preset"], options["--size"], options.get("--precision"))
+            assert folders.setdefault(run.shares, settings) == settings
+    assert len(folders) > 5
+
+
 def test_the_command_lists(tmp_path):
     listing = [sys.executable, "-m", "experiments.run_queue", "--list", "--results", str(tmp_path)]
     (tmp_path / queue.STATE).write_text(
@@ -213,6 +247,9 @@ def test_the_command_lists(tmp_path):
     assert (
         lines[-1] == f"{len(queue.RUNS)} runs: 0 done, 1 part, 0 failed, {len(queue.RUNS) - 1} open"
     )
+    reduced = [*listing, "--reduced", "--only", "vgg16"]
+    done = subprocess.run(reduced, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "ch5_by_step-vgg16-cifar10" in done.stdout and "resnet20" not in done.stdout
     done = subprocess.run([*listing, "--only", "nothing"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode and "`only`: no run has 'nothing' in its name" in done.stderr
 
