@@ -10,8 +10,9 @@ Command:  python -m experiments.thesis_ch3.ablations [--preset NAME] [--size pap
 Makes:    figure 3-7, final.csv; final accuracies by density in the terminal.
 Sizes:    lenet-mnist: quick 3 seeds, 10 levels pruning 36%, 600 steps, 10% of the examples; paper
           5 seeds, 22 levels pruning 20%, 24,000 steps.
-Cost:     at quick size 4.1 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; the
-          paper's size is not measured.
+Cost:     at quick size 4.1 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; at the
+          paper's size 58 minutes with lenet-mnist on a core of an AMD EPYC, once
+          the tickets and those with new weights are trained (curves.py).
 Expected: at paper size, 98.3% dense (Table 4.1); with 3.5% of the weights 98.2% for tickets, 97.5%
           reinitialized, 96.7% layerwise random (Table 4.2), globally random less. LeNet is the one
           network where layerwise random is worse than random reinit at low sparsities too.
