@@ -447,16 +447,17 @@ def budget(job: Job) -> Iterator[None]:
     try:
         yield
     except jt.RunInterrupted as stop:
-        count_seconds(job.folder)
+        count_seconds(job.folder, job.name)
         if stop.signal:
             raise
         print("budget over; saved; run the same command to continue", flush=True)
         raise SystemExit(stop.exit_status) from None
 
 
-def count_seconds(folder: Path, *, finished: bool = False) -> dict[str, object]:
+def count_seconds(folder: Path, script: str, *, finished: bool = False) -> dict[str, object]:
     """Add the time of this call to that of the calls before it, until the job is finished."""
-    path = folder / "seconds.json"
+    # scripts may share a folder, and each has its own time
+    path = folder / f"seconds-{script}.json"
     total: dict[str, Any] = {"seconds": 0.0, "calls": 0, "finished": False}
     if path.exists():
         try:

@@ -234,7 +234,7 @@ def save(
     for figure in figures.values():
         jt.plots.caption(figure, _note(job, figure, bands, pruning))
     _write(job.folder, job.folder / "figures", figures, small)
-    seconds = count_seconds(job.folder, finished=True)
+    seconds = count_seconds(job.folder, job.name, finished=True)
     print(f"\nresults in {job.folder}")
     if job.settings.publish:
         # scripts of no paper lie in experiments/ itself

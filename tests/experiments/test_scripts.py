@@ -307,7 +307,7 @@ def test_transfer_from_a_file(tmp_path, digits_npz):
     table = pd.read_csv(folder / "matrix.csv")
     assert list(dict.fromkeys(table["target"])) == ["SGD", "Adam"]
     assert set(pictures(folder / "figures")) == {"figure_5.png", "matrix.png"}
-    assert json.loads((folder / "seconds.json").read_text("utf-8"))["finished"]
+    assert json.loads((folder / "seconds-optimizers.json").read_text("utf-8"))["finished"]
     moved = json.loads((folder / "Adam" / "from_SGD" / "settings.json").read_text("utf-8"))
     assert moved["training"]["optimizer"] == "adam"
     assert moved["of"]["training"]["optimizer"] == "momentum"
@@ -369,14 +369,14 @@ def test_what_was_computed_on_several_machines_is_published_so(tmp_path):
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"seconds": null}', '{"calls": 3}'])
 def test_damaged_seconds_are_counted_from_here_on(tmp_path, content):
     (tmp_path / "settings.json").write_text("{}")
-    path = tmp_path / "seconds.json"
+    path = tmp_path / "seconds-curves.json"
     path.write_text(content)
-    with pytest.warns(UserWarning, match=r"seconds\.json is damaged"):
-        told = count_seconds(tmp_path)
+    with pytest.warns(UserWarning, match=r"seconds-curves\.json is damaged"):
+        told = count_seconds(tmp_path, "curves")
     assert told["calls"] == 1 and json.loads(path.read_text())["calls"] == 1
-    assert count_seconds(tmp_path, finished=True)["calls"] == 2
-    assert count_seconds(tmp_path)["calls"] == 2
-    assert {p.name for p in tmp_path.iterdir()} == {"settings.json", "seconds.json"}
+    assert count_seconds(tmp_path, "curves", finished=True)["calls"] == 2
+    assert count_seconds(tmp_path, "curves")["calls"] == 2
+    assert {p.name for p in tmp_path.iterdir()} == {"settings.json", "seconds-curves.json"}
 
 
 @pytest.fixture
