@@ -5,10 +5,10 @@ after training, every score at initialization, random masks with the layouts ERK
 masks learned at the step that tickets are rewound to, and mask rules, which move masks during the
 training, at one ladder of densities. At one of them every method is also trained with its masks
 shuffled within layers, with new weights, and with its ranking inverted, and its trained networks
-are measured: their expected calibration error (ECE), the greatest eigenvalue of the Hessian
-(sharpness), and the error barrier between two copies of the ticket that are trained under other SGD
-noise (stability). Controls of mask rules are compared with the rule's ticket (its last mask on the
-weights of initialization) retrained.
+are measured: their expected calibration error (ECE), the greatest eigenvalue of the Hessian of the
+loss on 1,000 training examples (sharpness), and the error barrier between two copies of the ticket
+that are trained under other SGD noise (stability). Controls of mask rules are compared with the
+rule's ticket (its last mask on the weights of initialization) retrained.
 
 A method *passes* a control where its mean accuracy is above the control's by a clear gap: at least
 0.5 points and two pooled standard deviations over seeds. It is then sensitive to what the control
@@ -65,7 +65,7 @@ CRITERIA = (
 )
 """What is measured of trained networks."""
 # the greatest eigenvalue is found in few products
-SHARPNESS = jt.probes.Curvature(eigenvalues=1, order=20, starts=0, samples=0)
+SHARPNESS = jt.probes.Curvature(eigenvalues=1, order=20, starts=0, samples=0, by="value")
 Find = Callable[[Job, str], jt.Runs]
 """Finds masks at every density of a job and trains what they leave, in a folder of the job's."""
 
@@ -242,10 +242,10 @@ def measured(job: Job, name: str, runs: jt.Runs, level: int) -> pd.DataFrame:
       Columns branch ("ticket"), level, density, seed, index, metric and value: accuracy, ece, the
       greatest eigenvalue, and barrier, the mean over pairs of copies.
     """
-    options = {"weights": "trained", "levels": (level,), "split": "test"}
+    options = {"weights": "trained", "levels": (level,)}
     parts = [
-        job.measure(runs, "calibration", examples=None, **options),
-        job.measure(runs, SHARPNESS, **options),
+        job.measure(runs, "calibration", examples=None, split="test", **options),
+        job.measure(runs, SHARPNESS, examples=1_000, split="train", **options),
     ]
     copies = job.instability(
         sub=f"{name}_copies", tickets=runs, levels=(level,), points=11, distances=(), keep=False

@@ -11,7 +11,6 @@ Cells stay empty where a file says nothing.
 """
 
 import ast
-import csv
 import json
 import math
 import posixpath
@@ -23,6 +22,7 @@ from typing import NamedTuple
 
 from experiments import index
 from experiments.common import claims, ranking
+from experiments.common.claims import rows_of
 
 ROOT = index.ROOT
 PAGE = "docs/reproduced.md"
@@ -120,14 +120,6 @@ def header(script: str, root: Path = ROOT) -> dict[str, str]:
         if word:
             parts[word] = f"{parts.get(word, '')} {line.strip()}".strip()
     return parts
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    """Read a table; none where there is no such file."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def link(result: Result, name: str, text: str | None = None) -> str:

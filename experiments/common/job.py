@@ -200,7 +200,11 @@ class Job:
     def late(self) -> int:
         """The preset's rewind step, shrunk like the schedule; 0 where it rewinds the rate."""
         usual = self.preset
-        return round(usual.pruning.rewind_step * self.size.steps / usual.training.steps)
+        shrunk = round(usual.pruning.rewind_step * self.size.steps / usual.training.steps)
+        if self.settings.size == "reduced" and shrunk:
+            # in few epochs less would be before the rate has risen at all
+            return max(shrunk, round(0.02 * self.size.steps))
+        return shrunk
 
     @property
     def densities(self) -> tuple[float, ...]:

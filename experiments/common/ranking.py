@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from experiments.common.claims import rows_of
 
 PAGE = "docs/leaderboard.md"
 HEAD = (
@@ -33,14 +34,6 @@ HEAD = (
 Rows = Sequence[Mapping[str, str]]
 
 
-def rows_of(path: Path) -> Rows:
-    """Read a table; none where there is no such file."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def by(rows: Rows, name: str) -> dict[str, list[Mapping[str, str]]]:
     """Group rows by the value of a column."""
     groups: dict[str, list[Mapping[str, str]]] = defaultdict(list)
@@ -54,7 +47,14 @@ def spread(row: Mapping[str, str], name: str, scale: float = 1.0, form: str = ".
     if not row.get(name):
         return ""
     mean, std = scale * float(row[name]), row.get(f"{name}_std")
-    return f"{mean:{form}}" + (f" \u00b1 {scale * float(std):{form}}" if std else "")
+    told = f" \u00b1 {scale * float(std):{form}}" if std else ""
+    return f"{mean:{form}}{told}"
+
+
+def accuracy(row: Mapping[str, str]) -> str:
+    """Write a mean accuracy in percent with its standard deviation, which one seed has none of."""
+    mean = f"{100 * float(row['mean']):.2f}"
+    return f"{mean} \u00b1 {100 * float(row['std']):.2f}" if int(row["seeds"]) > 1 else mean
 
 
 def said(settings: Mapping[str, Any]) -> str:
@@ -81,25 +81,20 @@ def leaderboard(home: Path, root: Path) -> list[str]:
     (dense,) = [row for row in final["ticket"] if float(row["density"]) == 1]
     controls = by(rows_of(home / "controls.csv"), "method")
     page = {row["method"]: row for row in rows_of(home / "overview.csv")}
-    densities = sorted({float(f"{float(row['density']):.3g}") for row in test if row is not dense},
-                       reverse=True)  # fmt: skip
-    chosen, lines = settings["at_density"], []
+    ladder = {int(row["level"]): float(row["density"]) for row in test if row is not dense}
+    levels = sorted(ladder)
+    chosen = min(levels, key=lambda n: abs(ladder[n] - settings["at_density"]))
+    lines, cells_of = [], {}
     for name, spent in by(rows_of(home / "costs.csv"), "branch").items():
         if name == "dense":
             continue
-        own = {float(f"{float(row['density']):.3g}"): row for row in final[name]}
-        accuracies = [
-            f"{100 * float(own[at]['mean']):.2f} \u00b1 {100 * float(own[at]['std'] or 'nan'):.2f}"
-            if at in own
-            else ""
-            for at in densities
-        ]
+        own = {int(row["level"]): row for row in final[name]}
         judged = controls.get(name) or controls.get(f"{name}_retrained", [])
         passed = [row["control"] for row in judged if row["passes"] == "True"]
         measured = page.get(name, {})
-        cells = (
+        cells_of[name] = (
             f"`{name}`",
-            *accuracies,
+            *(accuracy(own[n]) if n in own else "" for n in levels),
             f"{np.mean([float(row['cost']) for row in spent]):.3g}",
             f"{np.mean([float(row['seconds']) for row in spent]):.3g}",
             f"{', '.join(passed) or 'none'} of {len(judged)}" if judged else "",
@@ -107,23 +102,26 @@ def leaderboard(home: Path, root: Path) -> list[str]:
             spread(measured, "eigenvalue", form=".3g"),
             spread(measured, "ece", 100),
         )
-        nearest = min(own, key=lambda at: abs(at - chosen))
-        lines.append((float(own[nearest]["mean"]), f"| {' | '.join(cells)} |"))
-    folder = home.relative_to(root).as_posix()
-    dense_words = f"{100 * float(dense['mean']):.2f} \u00b1 {100 * float(dense['std']):.2f}"
-    heads = ("Method", *(f"{100 * at:.3g}%" for at in densities), "Cost", "Seconds", "Passes",
+        lines.append((float(own[chosen]["mean"]), name))
+    ranked = [cells_of[name] for _, name in sorted(lines, key=lambda pair: -pair[0])]
+    heads = ("Method", *(f"{100 * ladder[n]:.3g}%" for n in levels), "Cost", "Seconds", "Passes",
              "Barrier", "Sharpness", "ECE (%)")  # fmt: skip
+    # what was not measured has no column
+    shown = [i for i in range(len(heads)) if any(cells[i] for cells in ranked)]
+    folder = home.relative_to(root).as_posix()
     pictures = [f"[{path.stem}](../{folder}/{path.name})" for path in sorted(home.glob("*.png"))]
     return [
         f"## {settings['preset']}, {settings['size']} size",
         "",
         f"{said(settings)} ([settings](../{folder}/settings.json)). The dense network has "
-        f"{dense_words}. Cost, controls and the last columns are at {100 * chosen:.3g}% of the "
-        f"weights. Figures: {', '.join(pictures)}.",
+        f"{accuracy(dense)}. Methods are in the order of their accuracies at "
+        f"{100 * ladder[chosen]:.3g}% of the weights, where the columns after the accuracies were "
+        f"measured. Figures: {', '.join(pictures)}.",
         "",
-        f"| {' | '.join(heads)} |",
-        "|" + "---|" * len(heads),
-        *(line for _, line in sorted(lines, key=lambda pair: -pair[0])),
+        *(
+            f"| {' | '.join(cells[i] for i in shown)} |"
+            for cells in (heads, ["---"] * len(heads), *ranked)
+        ),
         "",
     ]
 

@@ -50,6 +50,13 @@ def renamed(table: pd.DataFrame, names: Mapping[str, str] = SHOWN_AS) -> pd.Data
     return table.assign(branch=table["branch"].replace(names))
 
 
+def compared_level(job: Job) -> int:
+    """Give the level whose density is next to the one that the source prints accuracies at."""
+    asked = job.preset.matching_density or 1.0
+    densities = (1.0, *job.densities)
+    return min(range(len(densities)), key=lambda n: abs(math.log(densities[n] / asked)))
+
+
 def report(job: Job, table: pd.DataFrame) -> None:
     """Print final test accuracies by density, and those of the source next to the nearest level."""
     table = renamed(table)
@@ -77,13 +84,13 @@ def report(job: Job, table: pd.DataFrame) -> None:
     if not printed:
         print(f"\n({job.preset.source}, prints no accuracies of this setting, only figures)")
         return
-    asked = job.preset.matching_density or 1.0
-    nearest = min(densities, key=lambda n: abs(math.log(densities[n] / asked)))
+    asked, nearest = job.preset.matching_density or 1.0, compared_level(job)
     here = f"here, {100 * densities[nearest]:.2g}% of weights"
     print(f"\n{'':24}{here:>25}  {f'reported, {100 * asked:.2g}%':>16}")
     print(f"{'dense':24}{cell(rows.loc[(0, 'ticket')], 2):>25}  {printed.pop('dense'):16.1f}")
     for name in (name for name in printed if name in looks):
-        here = cell(rows.loc[(nearest, name)], 2)
+        known = (nearest, name) in rows.index
+        here = cell(rows.loc[(nearest, name)], 2) if known else "-"
         print(f"{looks[name].label:24}{here:>25}  {printed[name]:16.1f}")
     usual = job.preset.training.steps
     if not at_full_size(job):

@@ -96,13 +96,18 @@ def reduced_size(preset: Preset, changes: Mapping[str, object]) -> Size:
       changes: what a script changes about all reduced sizes.
 
     Raises:
-      ValueError: if there is none for the network.
+      ValueError: if there is none for the network or the setting.
     """
     if preset.network not in REDUCED:
         raise ValueError(
             f"`size`='reduced' is not known for {preset.name!r} (network {preset.network!r}), only "
             f"for {', '.join(REDUCED)}; use --size paper, with --steps, --share and --width as "
             f"needed"
+        )
+    if preset.name.endswith(("-low", "-warmup")):
+        raise ValueError(
+            f"`size`='reduced' has a schedule of its own, which {preset.name!r} is told from other "
+            f"presets by; use --size quick or paper"
         )
     return dataclasses.replace(REDUCED[str(preset.network)], **changes)
 
@@ -111,21 +116,16 @@ def few_epochs(preset: Preset) -> Training:
     """Give how networks that convolve are trained at the reduced size, so that it takes few epochs.
 
     The rate rises over the first fifth and falls linearly instead of by steps, weights decay more,
-    and images are flipped and shifted by a pixel at most.
+    and images that the preset augments are flipped and shifted by a pixel at most.
     """
     usual = preset.training
     more: dict[str, object] = {}
     if usual.optimizer == "momentum":
         rate = round(FASTER[str(preset.network)] * usual.lr, 10)
         more = {"lr": rate, "nesterov": True, "weight_decay": 5e-4}
-    return usual.replace(
-        schedule="linear",
-        milestones=(),
-        warmup=usual.steps // 5,
-        augment=("shift", "flip"),
-        augment_pixels=2,
-        **more,
-    )
+    if usual.augment:
+        more |= {"augment": ("shift", "flip"), "augment_pixels": 2}
+    return usual.replace(schedule="linear", milestones=(), warmup=usual.steps // 5, **more)
 
 
 def paper_size(preset: Preset, changes: Mapping[str, object]) -> Size:

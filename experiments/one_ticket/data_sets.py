@@ -84,8 +84,12 @@ def job_of(settings: Settings, name: str) -> Job:
     data = data_of(name)
     preset, other = preset_for(settings.network, data)
     own = dataclasses.replace(settings, preset=preset, data=settings.data or other)
-    quick = {**QUICK, "pool": 2 if data.startswith("cifar") else 1}
-    job = prepare(__file__, own, quick=quick, lenet=LENET, paper={"levels": 30, "seeds": 6})
+    # gray images are too small to be pooled
+    pool = {"pool": 2 if data.startswith("cifar") else 1}
+    job = prepare(
+        __file__, own, quick={**QUICK, **pool}, lenet=LENET, reduced=pool,
+        paper={"levels": 30, "seeds": 6},
+    )  # fmt: skip
     if settings.folder is not None:
         job = dataclasses.replace(job, folder=settings.folder / name)
     if data == name:

@@ -2,7 +2,8 @@
 
 They lie in one folder per size, `results/tickets-PRESET-HASH`, so that scripts do not train them
 again; where `--folder` is given, in that folder. But for the quick size controls, which are trained
-side by side after the tickets, are made at every second level unless `--all-levels` asks for more.
+side by side after the tickets, are made at every second level, and at that of printed accuracies,
+unless `--all-levels` asks for more.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pandas as pd
 import jaxticket as jt
 from experiments.common.job import Job, of_script
 from experiments.common.job import Settings as Common
+from experiments.common.report import compared_level
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,14 +37,23 @@ class Sizes(TypedDict):
     paper: Mapping[str, object]
 
 
-SIZES: Sizes = {
-    "quick": {"eval_every": 25},
-    "lenet": {"eval_every": 50},
-    "reduced": {"levels": 6},
+def sizes(settings: Settings) -> Sizes:
+    """Give the sizes of these scripts, for `prepare(__file__, settings, **sizes(settings))`.
+
+    Networks that the source prunes at once, in one level, have that level alone and its seeds.
+    """
+    preset = jt.preset(settings.preset)
     # forty points on a curve
-    "paper": {"seeds": 5, "eval_every": 600, "eval_train_examples": 2_000},
-}
-"""Sizes of the scripts that share these networks: `prepare(__file__, settings, **SIZES)`."""
+    often = max(1, preset.training.steps // 40)
+    paper = {"seeds": 5, "eval_every": often, "eval_train_examples": 2_000}
+    if preset.pruning.levels == 1:
+        paper |= {"levels": 1, "seeds": preset.replicates or 3}
+    return {
+        "quick": {"eval_every": 25},
+        "lenet": {"eval_every": 50},
+        "reduced": {} if preset.network == "lenet" else {"levels": 6},
+        "paper": paper,
+    }
 
 
 def tickets(job: Job) -> jt.Runs:
@@ -50,10 +61,12 @@ def tickets(job: Job) -> jt.Runs:
     return of_script(job, "tickets").find_tickets()
 
 
-def controlled(settings: Settings, runs: jt.Runs) -> tuple[int, ...]:
-    """Give the levels that controls are trained at."""
-    pruned = runs.levels[1:]
-    return pruned if settings.all_levels or settings.size == "quick" else pruned[::2]
+def controlled(job: Job, settings: Settings) -> tuple[int, ...]:
+    """Give the levels that controls are trained at, that of the printed accuracies among them."""
+    pruned = range(1, job.size.levels + 1)
+    if settings.all_levels or settings.size == "quick":
+        return tuple(pruned)
+    return tuple(sorted({*pruned[::2], compared_level(job)} - {0}))
 
 
 def beside(job: Job, runs: jt.Runs, controls: Iterable[str], levels: Iterable[int]) -> pd.DataFrame:

@@ -25,17 +25,17 @@ from __future__ import annotations
 import jaxticket as jt
 from experiments.common.job import budget, launch, prepare
 from experiments.common.report import renamed, report, save, single
-from experiments.thesis_ch3._tickets import SIZES, Settings, beside, controlled, tickets
+from experiments.thesis_ch3._tickets import Settings, beside, controlled, sizes, tickets
 
 BRANCHES = ("reinit", "globally_permuted", "layerwise_random")
 
 
 def main(settings: Settings) -> None:
     """Train tickets and three ablations and draw final accuracy against density."""
-    job = prepare(__file__, settings, **SIZES)
+    job = prepare(__file__, settings, **sizes(settings))
     with budget(job):
         runs = tickets(job)
-        table = beside(job, runs, BRANCHES, controlled(settings, runs))
+        table = beside(job, runs, BRANCHES, controlled(job, settings))
     report(job, table)
     with jt.plots.style():
         figure, ax = single()

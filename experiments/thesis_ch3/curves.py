@@ -25,7 +25,7 @@ from collections.abc import Sequence
 import jaxticket as jt
 from experiments.common.job import budget, launch, prepare
 from experiments.common.report import report, save, single
-from experiments.thesis_ch3._tickets import SIZES, Settings, beside, controlled, tickets
+from experiments.thesis_ch3._tickets import Settings, beside, controlled, sizes, tickets
 
 # the densities of the figures, as near as the levels come
 ALONE = (1.0, 0.51, 0.21, 0.07, 0.035, 0.019)
@@ -45,17 +45,17 @@ def nearest(
 
 def main(settings: Settings) -> None:
     """Train tickets and reinitialized tickets and draw their accuracy during training."""
-    job = prepare(__file__, settings, **SIZES)
+    job = prepare(__file__, settings, **sizes(settings))
     with budget(job):
         runs = tickets(job)
-        table = beside(job, runs, ("reinit",), controlled(settings, runs))
+        table = beside(job, runs, ("reinit",), controlled(job, settings))
     report(job, table)
     figures = {}
     with jt.plots.style():
         figures["figure_3-1"], ax = single()
         jt.plots.curves(table, ax, levels=nearest(runs, ALONE))
         figures["figure_3-2"], ax = single()
-        levels = nearest(runs, NEXT_TO, controlled(settings, runs))
+        levels = nearest(runs, NEXT_TO, controlled(job, settings))
         jt.plots.curves(table, ax, levels=levels, branches=("ticket", "reinit"))
     save(job, figures, table)
 

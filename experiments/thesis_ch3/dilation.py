@@ -61,7 +61,7 @@ def smallest(table: pd.DataFrame) -> pd.DataFrame:
 def main(settings: Settings) -> None:
     """Find tickets, train them at every dilation and draw the smallest that suffices."""
     quick = QUICK_FACTORS if settings.preset.startswith("lenet") else QUICK_CONV_FACTORS
-    factors = settings.factors or (quick if settings.size == "quick" else PAPER_FACTORS)
+    factors = settings.factors or (PAPER_FACTORS if settings.size == "paper" else quick)
     if 1.0 not in factors:
         raise ValueError(f"`factors` must hold 1.0, the dense network's training, got {factors}")
     # evaluations before the end are not looked at

@@ -25,15 +25,15 @@ from __future__ import annotations
 import jaxticket as jt
 from experiments.common.job import budget, launch, prepare
 from experiments.common.report import renamed, report, save, test_and_train
-from experiments.thesis_ch3._tickets import SIZES, Settings, beside, controlled, tickets
+from experiments.thesis_ch3._tickets import Settings, beside, controlled, sizes, tickets
 
 
 def main(settings: Settings) -> None:
     """Find tickets, prune with LRR and at random, and draw final accuracy against density."""
-    job = prepare(__file__, settings, **SIZES)
+    job = prepare(__file__, settings, **sizes(settings))
     with budget(job):
         runs = tickets(job)
-        table = beside(job, runs, ("globally_permuted",), controlled(settings, runs))
+        table = beside(job, runs, ("globally_permuted",), controlled(job, settings))
         lrr = job.find_tickets(sub="lrr", rewind="learning_rate")
     table = jt.results.concat([table, renamed(lrr.table(), {"ticket": "lrr"})])
     report(job, table)

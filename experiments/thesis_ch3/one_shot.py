@@ -22,12 +22,12 @@ from __future__ import annotations
 import jaxticket as jt
 from experiments.common.job import budget, launch, prepare
 from experiments.common.report import renamed, report, save, test_and_train
-from experiments.thesis_ch3._tickets import SIZES, Settings, tickets
+from experiments.thesis_ch3._tickets import Settings, sizes, tickets
 
 
 def main(settings: Settings) -> None:
     """Prune both ways and draw final accuracy against density."""
-    job = prepare(__file__, settings, **SIZES)
+    job = prepare(__file__, settings, **sizes(settings))
     with budget(job):
         iterative = tickets(job)
         one_shot = job.find_tickets(sub="one_shot", one_shot=True)

@@ -41,11 +41,11 @@ class Settings(Common):
     at: tuple[int, ...] | None = None
     """Steps k after which copies are trained apart, of the training at its size."""
     copies: int | None = None
-    """Copies of every state; all pairs of them are compared (3; some 2 at quick size)."""
+    """Copies of every state; all pairs of them are compared (3; below the size of the paper some 2)."""
     points: int | None = None
-    """Places on each line between two copies (30; 11 at quick size)."""
+    """Places on each line between two copies (30; at other sizes 11)."""
     throughout: int | None = None
-    """Places on the lines that are drawn at every evaluation (10; 3 at quick size)."""
+    """Places on the lines that are drawn at every evaluation (10; quick 3, reduced 5)."""
 
 
 @dataclasses.dataclass(frozen=True)

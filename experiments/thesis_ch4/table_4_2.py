@@ -24,18 +24,18 @@ Expected: at paper size, ResNet-20 on CIFAR-10 91.7% dense; with 16.8% of the we
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import pandas as pd
 
 import jaxticket as jt
 from experiments.common.job import Job, budget, launch, prepare
-from experiments.common.report import cell, report, save, single
-from experiments.thesis_ch3._tickets import SIZES, beside, tickets
+from experiments.common.report import cell, compared_level, report, save, single
 from experiments.thesis_ch3._tickets import Settings as Common
+from experiments.thesis_ch3._tickets import beside, sizes, tickets
 
 CONTROLS = ("shuffle", "reinit")
 # Figure 4-18 finds ResNet-20 tickets matching from 500 on; 1,000 tells a plateau from a slope
+REDUCED = (0.02, 0.06)
 REWIND = {"resnet20-cifar10": (500, 1000), "vgg16-cifar10": (1000,)}
 
 
@@ -61,6 +61,9 @@ def later(job: Job, rewind: tuple[int, ...] | None) -> dict[int, int]:
     for k in asked:
         if not 0 < k < whole:
             raise ValueError(f"`rewind` must be above 0 and below {whole} steps, got {k}")
+    if job.settings.size == "reduced" and rewind is None:
+        # shrunk in proportion they would be a fraction of an epoch, before the rate has risen
+        return {k: k for k in (round(share * job.size.steps) for share in REDUCED)}
     return {k: max(1, round(k * job.size.steps / whole)) for k in asked}
 
 
@@ -76,11 +79,9 @@ def rows(table: pd.DataFrame, level: int) -> pd.DataFrame:
 
 def main(settings: Settings) -> None:
     """Find tickets from several steps, train the controls, and print the rows of the tables."""
-    job = prepare(__file__, settings, **SIZES)
+    job = prepare(__file__, settings, **sizes(settings))
     steps = later(job, settings.rewind)
-    asked = job.preset.matching_density or min(job.densities)
-    ladder = enumerate(job.densities, start=1)
-    level, _ = min(ladder, key=lambda pair: abs(math.log(pair[1] / asked)))
+    level = max(1, compared_level(job))
     with budget(job):
         table = beside(job, tickets(job), CONTROLS, (level,))
         rewound = {

@@ -51,11 +51,25 @@ def test_verdicts(effect, least, most, verdict):
     assert claims.Effect(*effect).judged(least, most) == verdict
 
 
-def test_one_seed_tells_nothing():
-    one = {"mean": "0.9", "std": "", "seeds": "1"}
-    effect = claims.difference(one, {"mean": "0.8", "std": "", "seeds": "1"}, 100)
-    assert effect.mean == pytest.approx(10)
+def test_one_seed_and_lost_networks_tell_nothing():
+    # as jt.speed.over_seeds writes them
+    one, five = ({"mean": "0.9", "std": "0", "seeds": n, "diverged": "0"} for n in "15")
+    lost = {"mean": "0.8", "std": "0.01", "seeds": "5", "diverged": "1"}
+    for pair in ((one, one), (one, five), (five, one), (five, lost)):
+        effect = claims.difference(*pair, 100)
+        assert not math.isnan(effect.mean) and math.isnan(effect.low)
+        assert effect.judged(0, math.inf) == "cannot be told"
+    effect = claims.paired({"difference": "", "std": "", "seeds": "3"}, 1)
     assert effect.judged(0, math.inf) == "cannot be told"
+    assert claims.difference(five, five, 100) == (0, 0, 0)
+
+
+def test_barriers_are_read_in_points(tmp_path):
+    (tmp_path / "verdicts.csv").write_text(
+        "branch,level,at,density,barrier_mean,barrier_low,barrier_high\nticket,0,5,1,0.1,0.05,0.2\n"
+    )
+    entry = {"barrier": {"branch": "ticket", "at": 5}}
+    assert claims.measured(tmp_path, entry) == pytest.approx((10, 5, 20))
 
 
 def test_one_row_is_found():
@@ -95,11 +109,17 @@ def test_all_printed_numbers_are_kept():
 
 
 @pytest.mark.parametrize(
-    ("mean", "std", "met"), [(97.4, 0.1, True), (96.9, 0.1, False), (96.9, 0.8, True)]
+    ("mean", "std", "near"),
+    [
+        (98.2, 0.1, "within 2 deviations"),
+        (97.4, 0.1, "within 1 point"),
+        (96.9, 0.1, ""),
+        (96.9, 0.8, "within 2 deviations"),
+    ],
 )
-def test_a_printed_number_is_met_within_a_point_or_two_deviations(mean, std, met):
+def test_how_near_a_printed_number_is(mean, std, near):
     number = claims.Printed({"value": "98.3\u00b10.1"}, mean, std, 5)
-    assert number.away == pytest.approx(mean - 98.3) and number.met == met
+    assert number.away == pytest.approx(mean - 98.3) and number.near == near
 
 
 def test_the_page_has_every_claim():

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib
 import json
+import math
 import os
 import re
 import runpy
@@ -25,6 +26,7 @@ import jaxticket as jt
 from experiments.common import job as of_scripts
 from experiments.common import report, scored
 from experiments.common.job import (
+    Job,
     Settings,
     count_seconds,
     launch,
@@ -36,6 +38,7 @@ from experiments.common.sizes import size_in_words
 from experiments.kd_lts import accuracy, against_rewinding, distribution_shifts
 from experiments.kd_lts._claims import compared
 from experiments.one_ticket import data_sets
+from experiments.thesis_ch3 import _tickets
 from experiments.thesis_ch5 import ablations, by_step
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -495,7 +498,31 @@ def test_the_reduced_size_of_lenet_is_shorter_alone(digits_npz):
     ).replace(steps=6_000, eval_every=1, eval_train_examples=1)
 
 
+@pytest.mark.parametrize("name", [*report.TABLE_4_2, "resnet50-imagenet"])
+@pytest.mark.parametrize("size", ["quick", "reduced", "paper"])
+def test_controls_are_trained_where_accuracies_are_printed(name, size):
+    preset, settings = jt.preset(name), _tickets.Settings(preset=name, size=size)
+    try:
+        found = size_of(preset, settings, **_tickets.sizes(settings))
+    except ValueError as error:
+        assert "is not known" in str(error) or "of its own" in str(error)
+        return
+    job = Job("a", "b", settings, preset, found, None, None, Path())
+    level = report.compared_level(job)
+    densities = (1.0, *job.densities)
+    assert abs(math.log(densities[level] / preset.matching_density)) == min(
+        abs(math.log(density / preset.matching_density)) for density in densities
+    )
+    controlled = _tickets.controlled(job, settings)
+    assert level in controlled and set(controlled) <= set(range(1, found.levels + 1))
+    if name == "resnet50-imagenet":
+        assert (found.levels, found.seeds) == (1, preset.replicates)
+
+
 def test_presets_without_a_reduced_size_are_refused():
+    for variant in ("low", "warmup"):
+        with pytest.raises(ValueError, match="has a schedule of its own"):
+            prepare(__file__, Settings(preset=f"resnet20-cifar10-{variant}", size="reduced"))
     with pytest.raises(ValueError, match=r"`size`='reduced' is not known.*use --size paper"):
         prepare(__file__, Settings(preset="conv4-cifar10", size="reduced"))
 
