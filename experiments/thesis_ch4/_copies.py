@@ -41,7 +41,7 @@ class Settings(Common):
     at: tuple[int, ...] | None = None
     """Steps k after which copies are trained apart, of the training at its size."""
     copies: int | None = None
-    """Copies of every state; all pairs of them are compared (3; below the size of the paper some 2)."""
+    """Copies of every state; all pairs of them are compared (3; at other sizes some 2)."""
     points: int | None = None
     """Places on each line between two copies (30; at other sizes 11)."""
     throughout: int | None = None
