@@ -2,7 +2,7 @@
 
 They lie in one folder per size, `results/tickets-PRESET-HASH`, so that scripts do not train them
 again; where `--folder` is given, in that folder. But for the quick size controls, which are trained
-side by side after the tickets, are made at every second level, and at that of printed accuracies,
+side by side after the tickets, are made at every second level, that of printed accuracies among them,
 unless `--all-levels` asks for more.
 """
 
@@ -63,10 +63,10 @@ def tickets(job: Job) -> jt.Runs:
 
 def controlled(job: Job, settings: Settings) -> tuple[int, ...]:
     """Give the levels that controls are trained at, that of the printed accuracies among them."""
-    pruned = range(1, job.size.levels + 1)
+    pruned = tuple(range(1, job.size.levels + 1))
     if settings.all_levels or settings.size == "quick":
-        return tuple(pruned)
-    return tuple(sorted({*pruned[::2], compared_level(job)} - {0}))
+        return pruned
+    return pruned[(compared_level(job) - 1) % 2 :: 2]
 
 
 def beside(job: Job, runs: jt.Runs, controls: Iterable[str], levels: Iterable[int]) -> pd.DataFrame:
