@@ -16,14 +16,16 @@ destroys (KD-LTS, definitions 6.2 and 6.3, which ask for a clear gap and print n
 that fails them has found how much of each layer to keep, and not which weights. What is not judged
 (one seed, or a network that diverged) passes nothing and fails nothing.
 
-Command:  python -m experiments.leaderboard [--preset NAME] [--size paper] [--budget MINUTES]
+Command:  python -m experiments.leaderboard [--preset NAME] [--size reduced|paper]
+          [--budget MINUTES]
 Makes:    accuracy.png, cost.png, controls.png, overview.png and the tables final.csv, costs.csv,
           controls.csv and overview.csv, the first three also in the terminal; once published, a
           table of docs/leaderboard.md. A cost of 1 is the operations of training one dense network;
           the training of what a mask leaves is not counted, and so of mask rules dense gradients
           alone.
-Sizes:    lenet-mnist: quick 3 seeds, 3 levels pruning 70%, 300 steps, 10% of the examples; paper 5
-          seeds, 10 levels pruning 36%, 24,000 steps.
+Sizes:    lenet-mnist: quick 3 seeds, 3 levels pruning 70%, 300 steps, 10% of the examples; reduced
+          3 seeds, 3 levels pruning 70%, 6,000 steps; paper 5 seeds, 10 levels pruning 36%, 24,000
+          steps.
 Cost:     at quick size 22 minutes with lenet-mnist on 2 cores of an Intel Xeon without the mask
           rules; the paper's size is not measured.
 Expected: at paper size tickets with rewinding and magnitude after training lead and are sensitive

@@ -231,13 +231,15 @@ def save(
     Args:
       job: the job.
       figures: by file name.
-      table: the tidy table of runs, of which final accuracies are kept; None for none.
+      table: the tidy table of runs, of which final accuracies are kept, over seeds and those on
+        the test split by seed; None for none.
       tables: further small tables by file name.
       more: further settings to write down.
       bands: what the bands of the figures are; None where there are none.
       pruning: how networks come to their densities, for captions; by levels if None.
     """
-    small = {**({} if table is None else {"final": _final(table)}), **(tables or {})}
+    kept = {} if table is None else {"final": _final(table), "final_by_seed": _by_seed(table)}
+    small = {**kept, **(tables or {})}
     for figure in figures.values():
         jt.plots.caption(figure, _note(job, figure, bands, pruning))
     _write(job.folder, job.folder / "figures", figures, small)
@@ -294,6 +296,12 @@ def _final(table: pd.DataFrame) -> pd.DataFrame:
         rows = jt.speed.over_seeds(jt.speed.final(table, split=split))
         parts.append(rows.assign(split=split))
     return jt.results.concat(parts).sort_values(["branch", "level", "split"], ignore_index=True)
+
+
+def _by_seed(table: pd.DataFrame) -> pd.DataFrame:
+    """Give final test accuracies of every seed, so that differences can be taken seed by seed."""
+    rows = jt.speed.final(table).loc[:, ["branch", "level", "density", "seed", "value"]]
+    return rows.sort_values(["branch", "level", "seed"], ignore_index=True)
 
 
 def _write(

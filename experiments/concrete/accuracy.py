@@ -6,11 +6,13 @@ step 0 with --start 0), the others prune at initialization. The time to a ticket
 weights of step k to the mask, compilation included, on one machine and in one run: for LTR the
 training of all levels before.
 
-Command:  python -m experiments.concrete.accuracy [--preset NAME] [--size paper] [--budget MINUTES]
+Command:  python -m experiments.concrete.accuracy [--preset NAME] [--size reduced|paper]
+          [--budget MINUTES]
 Makes:    figure_2, time (accuracy against seconds at the lowest density), final.csv, times.csv;
           accuracies by density and the times in the terminal.
-Sizes:    lenet-mnist: quick 3 seeds, 6 levels pruning 60%, 600 steps, 10% of the examples; paper 3
-          seeds, 16 levels pruning 36%, 24,000 steps.
+Sizes:    lenet-mnist: quick 3 seeds, 6 levels pruning 60%, 600 steps, 10% of the examples; reduced
+          3 seeds, 10 levels pruning 36%, 6,000 steps; paper 3 seeds, 16 levels pruning 36%, 24,000
+          steps.
 Cost:     at quick size 4.2 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; the
           paper's size is not measured.
 Expected: at paper size CTS lies above SNIP, GraSP and SynFlow at all densities, next to LTR above a

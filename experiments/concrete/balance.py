@@ -4,11 +4,12 @@ The same search (loss) with either, for learning rates from a tenth to ten times
 for the multiplier, step sizes of the ascent from a tenth to a hundred times. What matters: where
 the expected density ends, in units of the wanted one, and what the tickets reach.
 
-Command:  python -m experiments.concrete.balance [--preset NAME] [--size paper] [--budget MINUTES]
+Command:  python -m experiments.concrete.balance [--preset NAME] [--size reduced|paper]
+          [--budget MINUTES]
 Makes:    balance (expected density over the search, and accuracies), balance.csv, trace.csv; the
           table in the terminal.
-Sizes:    lenet-mnist: quick 3 seeds, 1 level pruning 97%, 600 steps, 10% of the examples; paper 3
-          seeds, 1 level pruning 99%, 24,000 steps.
+Sizes:    lenet-mnist: quick 3 seeds, 1 level pruning 97%, 600 steps, 10% of the examples; reduced 3
+          seeds, 1 level pruning 97%, 6,000 steps; paper 3 seeds, 1 level pruning 99%, 24,000 steps.
 Cost:     at quick size 2.9 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; the
           paper's size is not measured.
 Expected: GradBalance ends near 1.1 times the wanted density for all learning rates; the multiplier

@@ -4,10 +4,12 @@ SNIP is the linearisation of the change of loss, GraSP that of the gradient's no
 both objectives at initialization, at the masks of SNIP, GraSP, magnitude at initialization, tickets
 (IMP from step 0), random pruning, and of a concrete search for that very objective.
 
-Command:  python -m experiments.concrete.saliency [--preset NAME] [--size paper] [--budget MINUTES]
+Command:  python -m experiments.concrete.saliency [--preset NAME] [--size reduced|paper]
+          [--budget MINUTES]
 Makes:    figure_1, values.csv; the values in the terminal.
-Sizes:    lenet-mnist: quick 3 seeds, 6 levels pruning 60%, 600 steps, 10% of the examples; paper 3
-          seeds, 16 levels pruning 36%, 24,000 steps.
+Sizes:    lenet-mnist: quick 3 seeds, 6 levels pruning 60%, 600 steps, 10% of the examples; reduced
+          3 seeds, 10 levels pruning 36%, 6,000 steps; paper 3 seeds, 16 levels pruning 36%, 24,000
+          steps.
 Cost:     at quick size 11 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; the
           paper's size is not measured.
 Expected: at paper size (vgg16-cifar10-cts) saliency pruning is rarely ahead of the others, even on

@@ -10,11 +10,13 @@ weights, those before the search included; the published code checks new weights
 initialization alone. `--preset` chooses the network: Figure 4 is resnet20-cifar10-cts, Figure 5
 vgg16-cifar10-cts.
 
-Command:  python -m experiments.concrete.sanity [--preset NAME] [--size paper] [--budget MINUTES]
+Command:  python -m experiments.concrete.sanity [--preset NAME] [--size reduced|paper]
+          [--budget MINUTES]
 Makes:    figure_4 (or 5), final.csv, controls.csv; accuracies by density and what each control
           changes in the terminal.
-Sizes:    lenet-mnist: quick 3 seeds, 3 levels pruning 80%, 600 steps, 10% of the examples; paper 3
-          seeds, 16 levels pruning 36%, 24,000 steps.
+Sizes:    lenet-mnist: quick 3 seeds, 3 levels pruning 80%, 600 steps, 10% of the examples; reduced
+          3 seeds, 2 levels pruning 87%, 6,000 steps; paper 3 seeds, 16 levels pruning 36%, 24,000
+          steps.
 Cost:     at quick size 4.3 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; the
           paper's size is not measured.
 Expected: at paper size tickets are ahead of all controls, most clearly at the lowest densities.

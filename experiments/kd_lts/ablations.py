@@ -7,11 +7,11 @@ not, whether soft masks start at 1 or at 1/2 and tickets keep that factor, and w
 normalized and the selection is cumulative. Everything else is as the preset says, tickets are
 trained on all data with the whole schedule.
 
-Command:  python -m experiments.kd_lts.ablations [--only GROUP ...] [--preset NAME] [--size paper]
-          [--budget MINUTES]
+Command:  python -m experiments.kd_lts.ablations [--only GROUP ...] [--preset NAME]
+          [--size reduced|paper] [--budget MINUTES]
 Makes:    figure_15 (a panel for each group), ablations.csv; accuracies in the terminal.
-Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 2 levels pruning 80%, 18,760 steps; paper 3 seeds, 2
-          levels pruning 80%, 18,760 steps.
+Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 2 levels pruning 80%, 18,760 steps; reduced 3 seeds, 2
+          levels pruning 80%, 6,000 steps; paper 3 seeds, 2 levels pruning 80%, 18,760 steps.
 Cost:     not measured at either size.
 Expected: one teacher asked at each step is as good as the mean of all; more teachers matter at low
           densities alone; teachers of epoch 10 are better than those of 3 or 40; 70% of the epochs

@@ -12,14 +12,14 @@ before. The paper says that KD-LTS costs 19 times less than LTR: 150 epochs agai
 150; its teachers are not in that number. Continuous sparsification searches in three rounds, each
 as long as a training, as the paper runs it, and costs three of them.
 
-Command:  python -m experiments.kd_lts.accuracy [--preset NAME] [--start late] [--size paper]
-          [--budget MINUTES]
+Command:  python -m experiments.kd_lts.accuracy [--preset NAME] [--start late]
+          [--size reduced|paper] [--budget MINUTES]
 Makes:    figure_3 and table_2, or from epoch 3 figure_5 (which is also Figure 23), figure_2 and
           table_3; cost (accuracy by cost; from epoch 3 that is figure_2), figure_6 (accuracy by
           epoch of KD-LTS's tickets and the dense network), costs.csv, final.csv, training.csv;
           accuracies, table and costs in the terminal.
-Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 5 levels pruning 41.5%, 18,760 steps; paper 3 seeds, 8
-          levels pruning 20.5%, 18,760 steps.
+Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 5 levels pruning 41.5%, 18,760 steps; reduced 3 seeds,
+          10 levels pruning 36%, 6,000 steps; paper 3 seeds, 8 levels pruning 20.5%, 18,760 steps.
 Cost:     at quick size 64 minutes with the settings of
           results/kd_lts/accuracy-lenet-mnist-kd_lts-quick-60c17b0739, 96 minutes with
           lenet-mnist-kd_lts on 2 cores of an AMD EPYC; the paper's size is not measured.

@@ -8,11 +8,12 @@ classes, the accuracy of a linear probe, and that of the network itself; how ali
 by linear CKA.
 
 Command:  python -m experiments.kd_lts.activations [--methods NAME ...] [--examples N]
-          [--preset NAME] [--size paper] [--budget MINUTES]
+          [--preset NAME] [--size reduced|paper] [--budget MINUTES]
 Makes:    figure_19, figure_26: the projections of the first seed; clusters: the numbers of all
           seeds, and CKA; activations.csv, similarity.csv, compared.csv; the same in the terminal.
 Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 3 levels pruning 41.5%, 18,760 steps of batch 128;
-          paper 3 seeds, 4 levels pruning 20%, 18,760 steps.
+          reduced 3 seeds, 3 levels pruning 41.5%, 6,000 steps; paper 3 seeds, 4 levels pruning 20%,
+          18,760 steps.
 Cost:     at quick size 7.2 minutes with lenet-mnist-kd_lts on 2 shared cores of an Intel Xeon, once
           the networks are trained, which took 2.5 hours; the paper's size is not measured.
 Expected: no numbers are printed. Of VGG-16 on CIFAR-10 "well-defined, tight clusters" with KD-LTS,

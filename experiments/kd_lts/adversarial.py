@@ -10,13 +10,14 @@ Appendix E compares masks that are learned from labels, soft answers and the sin
 teachers' weights with such of labels alone: `--methods kd_lts_spectra kd_lts_labels`.
 
 Command:  python -m experiments.kd_lts.adversarial [--radii R ...] [--teacher-radius R]
-          [--methods NAME ...] [--preset NAME] [--size paper] [--budget MINUTES]
+          [--methods NAME ...] [--preset NAME] [--size reduced|paper] [--budget MINUTES]
 Makes:    figure_13 (accuracy of tickets under attack at the smallest radius and clean, and of
           supermasks under attack, by density), radii (accuracy by radius: tickets of the lowest
           density, teachers), adversarial.csv; the accuracies in the terminal, with a check for
           masked gradients.
 Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 3 levels pruning 41.5%, 18,760 steps of batch 128;
-          paper 3 seeds, 4 levels pruning 20%, 18,760 steps.
+          reduced 3 seeds, 3 levels pruning 41.5%, 6,000 steps; paper 3 seeds, 4 levels pruning 20%,
+          18,760 steps.
 Cost:     not measured at either size.
 Expected: on ResNet-20 the paper reports tickets of standard teachers 2 to 3 points above the dense
           network, those of robust teachers 3 points above them, and supermasks of robust teachers 2

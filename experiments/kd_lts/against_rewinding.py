@@ -13,12 +13,12 @@ Next to the accuracy of the trained tickets stand that before their training, wh
 at fixed weights improves, and the share of hidden units that keep an incoming weight.
 
 Command:  python -m experiments.kd_lts.against_rewinding [--only GROUP ...] [--at LEVEL ...]
-          [--preset NAME] [--start STEP] [--length long] [--size paper] [--batch-norm]
+          [--preset NAME] [--start STEP] [--length long] [--size reduced|paper] [--batch-norm]
           [--budget MINUTES]
 Makes:    settings (accuracy of each setting at each density), settings.csv, seeds.csv; the table in
           the terminal.
-Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 25 levels pruning 20%, 18,760 steps; paper 3 seeds, 25
-          levels pruning 20%, 18,760 steps.
+Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 25 levels pruning 20%, 18,760 steps; reduced 3 seeds,
+          10 levels pruning 36%, 6,000 steps; paper 3 seeds, 25 levels pruning 20%, 18,760 steps.
 Cost:     at quick size 51 minutes with the settings of
           results/kd_lts/against_rewinding-lenet-mnist-kd_lts-quick-ee2fd85504, 19 minutes with the
           settings of results/kd_lts/against_rewinding-lenet-mnist-quick-974856b46d, 6.5 minutes

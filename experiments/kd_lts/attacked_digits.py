@@ -6,12 +6,13 @@ prints neither its radius nor its steps. The digits are the first test images of
 that all three networks answer right.
 
 Command:  python -m experiments.kd_lts.attacked_digits [--radius R] [--target CLASS] [--level N]
-          [--preset NAME] [--size paper] [--budget MINUTES]
+          [--preset NAME] [--size reduced|paper] [--budget MINUTES]
 Makes:    figure_17 (the images, clean and as each network was attacked, with its answers),
           attacked_digits.csv: accuracy and success of the attack over test images, by radius; the
           same in the terminal.
 Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 3 levels pruning 41.5%, 18,760 steps of batch 128;
-          paper 3 seeds, 4 levels pruning 20%, 18,760 steps.
+          reduced 3 seeds, 3 levels pruning 41.5%, 6,000 steps; paper 3 seeds, 4 levels pruning 20%,
+          18,760 steps.
 Cost:     at quick size 1.1 minutes with lenet-mnist-kd_lts on 2 shared cores of an Intel Xeon, once
           the networks are trained, which took 2.5 hours; the paper's size is not measured.
 Expected: the paper shows digits and prints no numbers: its text says that KD-LTS answers wrong only

@@ -5,12 +5,13 @@ projected gradient descent (PGD) within a box, on each network for itself: the p
 its radius nor its steps.
 
 Command:  python -m experiments.kd_lts.attacks [--radii R ...] [--methods NAME ...] [--preset NAME]
-          [--size paper] [--budget MINUTES]
+          [--size reduced|paper] [--budget MINUTES]
 Makes:    figure_20 (accuracy under attack at the smallest radius, and clean accuracy, by density),
           radii (accuracy by radius at the lowest density), attacks.csv; claims.csv: KD-LTS against
           each other method; the same in the terminal, with a check for masked gradients.
 Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 3 levels pruning 41.5%, 18,760 steps of batch 128;
-          paper 3 seeds, 4 levels pruning 20%, 18,760 steps.
+          reduced 3 seeds, 3 levels pruning 41.5%, 6,000 steps; paper 3 seeds, 4 levels pruning 20%,
+          18,760 steps.
 Cost:     at quick size 22 minutes with lenet-mnist-kd_lts on 2 shared cores of an Intel Xeon, once
           the networks are trained, which took 2.5 hours; the paper's size is not measured.
 Expected: the paper prints no numbers of its figure; its text says that tickets of KD-LTS are 2 to 3

@@ -7,12 +7,12 @@ small network is also trained by the labels alone, and the ticket is also distil
 gain of distillation is told from that of the ticket.
 
 Command:  python -m experiments.kd_lts.distilled [--density X] [--alpha X] [--temperature X]
-          [--preset resnet50-cifar10-kd_lts --size paper] [--budget MINUTES]
+          [--preset NAME] [--size reduced|paper] [--budget MINUTES]
 Makes:    appendix_d: accuracy by parameters; distilled.csv: accuracy, parameters and operations of
           each network; compared.csv: differences, seed by seed; the same in the terminal.
 Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 3 levels pruning 41.5%, 18,760 steps of batch 128;
-          paper 3 seeds, 4 levels pruning 20%, 18,760 steps. The ticket keeps 10% of the weights.
-          resnet50-cifar10-kd_lts: paper 3 seeds, 63,360 steps.
+          reduced 3 seeds, 3 levels pruning 41.5%, 6,000 steps; paper 3 seeds, 4 levels pruning 20%,
+          18,760 steps.
 Cost:     not measured at any size.
 Expected: of ResNet-50 and ResNet-18, on data and with settings that the paper does not name: the
           ticket of 10% has 80% fewer parameters than ResNet-18 and is 3.4 points more accurate; its

@@ -8,12 +8,13 @@ curvature of the training loss and the accuracy under attack are measured too, f
 all methods stand next to one another.
 
 Command:  python -m experiments.kd_lts.distribution_shifts [--ood NAME] [--preset NAME]
-          [--size paper] [--budget MINUTES]
+          [--size reduced|paper] [--budget MINUTES]
 Makes:    figure_16 (of CIFAR-100 figure_32, of others measures): a panel for each measure;
           overview: the page; confidence: reliability and scores of unknown examples at the sparsest
           density; measures.csv, overview.csv, claims.csv; the last two in the terminal.
 Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 3 levels pruning 41.5%, 18,760 steps of batch 128;
-          paper 3 seeds, 4 levels pruning 20%, 18,760 steps.
+          reduced 3 seeds, 3 levels pruning 41.5%, 6,000 steps; paper 3 seeds, 4 levels pruning 20%,
+          18,760 steps.
 Cost:     at quick size 3.6 minutes with lenet-mnist-kd_lts on 2 shared cores of an Intel Xeon,
           after a first call of 16 minutes that made most measurements, and once the networks are
           trained, which took 2.5 hours; the paper's size is not measured.

@@ -11,12 +11,13 @@ of the answer and the strongest weight w of a region. Fidelity and stability are
 densities; lower is better for both, and 0 of a network whose answers never change.
 
 Command:  python -m experiments.kd_lts.explanations [--examples N] [--samples N] [--cell PIXELS]
-          [--preset NAME] [--size paper] [--budget MINUTES]
+          [--preset NAME] [--size reduced|paper] [--budget MINUTES]
 Makes:    figure_18, figure_24, figure_25; explanations.csv: fidelity, stability and the explained
           variance of each network; claims.csv: KD-LTS against each other method; the same in the
           terminal.
 Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 3 levels pruning 41.5%, 18,760 steps of batch 128;
-          paper 3 seeds, 4 levels pruning 20%, 18,760 steps.
+          reduced 3 seeds, 3 levels pruning 41.5%, 6,000 steps; paper 3 seeds, 4 levels pruning 20%,
+          18,760 steps.
 Cost:     at quick size 8.1 minutes with lenet-mnist-kd_lts on 2 shared cores of an Intel Xeon, once
           the networks are trained, which took 2.5 hours; the paper's size is not measured.
 Expected: the paper prints no numbers of its figures; its text says that fidelity and stability of

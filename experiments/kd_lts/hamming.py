@@ -3,11 +3,11 @@
 The share of prunable weights that the masks after two consecutive epochs of a search do not have in
 common. Two random masks of density d, independent of each other, differ in 2 d (1 - d).
 
-Command:  python -m experiments.kd_lts.hamming [--at-density SHARE] [--preset NAME] [--size paper]
-          [--budget MINUTES]
+Command:  python -m experiments.kd_lts.hamming [--at-density SHARE] [--preset NAME]
+          [--size reduced|paper] [--budget MINUTES]
 Makes:    figure_4, hamming.csv; the distances of some epochs in the terminal.
-Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 1 level pruning 80%, 18,760 steps; paper 3 seeds, 1
-          level pruning 80%, 18,760 steps.
+Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 1 level pruning 80%, 18,760 steps; reduced 3 seeds, 1
+          level pruning 80%, 6,000 steps; paper 3 seeds, 1 level pruning 80%, 18,760 steps.
 Cost:     at quick size 18 minutes with lenet-mnist-kd_lts on 2 cores of an AMD EPYC; the paper's
           size is not measured.
 Expected: not printed. Distances fall as the mask settles, with a jump at every freezing that

@@ -7,11 +7,12 @@ at 0.5 to 4 times the learning rate. At the start of that training and at its en
 training loss, over the kept weights, is measured: trace, spectral density, largest eigenvalues.
 
 Command:  python -m experiments.kd_lts.landscape [--every N] [--order N] [--samples N]
-          [--examples N] [--preset NAME] [--size paper] [--budget MINUTES]
+          [--examples N] [--preset NAME] [--size reduced|paper] [--budget MINUTES]
 Makes:    figure_30 (of ResNet-20 figure_8); landscape.csv: each measure by method; claims.csv: how
           KD-LTS differs from each other method; the same in the terminal.
 Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 3 levels pruning 41.5%, 18,760 steps of batch 128;
-          paper 3 seeds, 4 levels pruning 20%, 18,760 steps.
+          reduced 3 seeds, 3 levels pruning 41.5%, 6,000 steps; paper 3 seeds, 4 levels pruning 20%,
+          18,760 steps.
 Cost:     at quick size 21 minutes with lenet-mnist-kd_lts on 2 shared cores of an Intel Xeon, once
           the networks are trained, which took 2.5 hours; the paper's size is not measured.
 Expected: no numbers are printed. With KD-LTS the gradient is more predictive and the loss varies

@@ -4,11 +4,11 @@ Masks at initialization of the same overall density: KD-LTS, GEM-MINER, tickets 
 SNIP, iterative SNIP, GraSP, SynFlow, ProsPr and random pruning. Nothing that is pruned is trained,
 but for the levels before of LTR.
 
-Command:  python -m experiments.kd_lts.layers [--at-density SHARE] [--preset NAME] [--size paper]
-          [--budget MINUTES]
+Command:  python -m experiments.kd_lts.layers [--at-density SHARE] [--preset NAME]
+          [--size reduced|paper] [--budget MINUTES]
 Makes:    figure_28, layers.csv; the density of each layer in the terminal.
-Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 3 levels pruning 41.5%, 18,760 steps; paper 3 seeds, 7
-          levels pruning 20.5%, 18,760 steps.
+Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 3 levels pruning 41.5%, 18,760 steps; reduced 3 seeds,
+          3 levels pruning 41.5%, 6,000 steps; paper 3 seeds, 7 levels pruning 20.5%, 18,760 steps.
 Cost:     at quick size 18 minutes with lenet-mnist-kd_lts on 2 cores of an AMD EPYC; the paper's
           size is not measured.
 Expected: not printed. Random pruning leaves as much of every layer; the output layer, which is

@@ -4,11 +4,12 @@ Copies of each ticket are trained from initialization under different orders of 
 error is taken on the line between them: tickets of KD-LTS, of iterative magnitude pruning from step
 0 (LTH), and random pruning, compared with the dense network. The tickets are those of accuracy.py.
 
-Command:  python -m experiments.kd_lts.stability [--preset NAME] [--size paper] [--budget MINUTES]
+Command:  python -m experiments.kd_lts.stability [--preset NAME] [--size reduced|paper]
+          [--budget MINUTES]
 Makes:    figure_10 (of VGG-16 figure_27): the error barrier by density, and the error on the line
           at the lowest density; barriers.csv; barriers and errors in the terminal.
-Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 5 levels pruning 41.5%, 18,760 steps; paper 3 seeds, 8
-          levels pruning 20.5%, 18,760 steps.
+Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 5 levels pruning 41.5%, 18,760 steps; reduced 3 seeds,
+          10 levels pruning 36%, 6,000 steps; paper 3 seeds, 8 levels pruning 20.5%, 18,760 steps.
 Cost:     not measured at either size.
 Expected: the paper finds the tickets of KD-LTS stable (barrier below 2 points) at all densities
           that it draws on ResNet-20 and VGG-16, those of LTH and random pruning not. LeNet-300-100

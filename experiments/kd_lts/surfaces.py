@@ -6,12 +6,13 @@ evaluated on a grid along two filter-normalized random directions, whose random 
 the seed.
 
 Command:  python -m experiments.kd_lts.surfaces [--points N] [--examples N] [--preset NAME]
-          [--size paper] [--budget MINUTES]
+          [--size reduced|paper] [--budget MINUTES]
 Makes:    figure_31 (of ResNet-20 figure_9): the surfaces of the first seed, and cuts through all;
           surfaces.csv: how far the loss rises around each network; claims.csv: how KD-LTS differs
           from each other method; the same in the terminal.
 Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 3 levels pruning 41.5%, 18,760 steps of batch 128;
-          paper 3 seeds, 4 levels pruning 20%, 18,760 steps.
+          reduced 3 seeds, 3 levels pruning 41.5%, 6,000 steps; paper 3 seeds, 4 levels pruning 20%,
+          18,760 steps.
 Cost:     at quick size 10 minutes with lenet-mnist-kd_lts on 2 shared cores of an Intel Xeon, once
           the networks are trained, which took 2.5 hours; the paper's size is not measured.
 Expected: the paper prints no numbers: its surfaces of KD-LTS rise less steeply than those of

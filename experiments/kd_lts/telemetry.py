@@ -7,12 +7,13 @@ not that at the start, the distance and the cosine similarity to the start, and 
 gradient of each batch. How far two methods are apart in a measure is the mean distance of their
 curves over their mean height, of networks of the same seed; of the cosine similarity c, of 1 - c.
 
-Command:  python -m experiments.kd_lts.telemetry [--every N] [--preset NAME] [--size paper]
+Command:  python -m experiments.kd_lts.telemetry [--every N] [--preset NAME] [--size reduced|paper]
           [--budget MINUTES]
 Makes:    figure_29 (of ResNet-20 figure_7); telemetry.csv: means and spread at some steps;
           distances.csv: how far methods are apart; the same in the terminal.
 Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 3 levels pruning 41.5%, 18,760 steps of batch 128;
-          paper 3 seeds, 4 levels pruning 20%, 18,760 steps.
+          reduced 3 seeds, 3 levels pruning 41.5%, 6,000 steps; paper 3 seeds, 4 levels pruning 20%,
+          18,760 steps.
 Cost:     at quick size 2.9 minutes with lenet-mnist-kd_lts on 2 shared cores of an Intel Xeon, once
           the networks are trained, which took 2.5 hours; the paper's size is not measured.
 Expected: no numbers are printed. Tickets of KD-LTS from initialization behave like those of

@@ -7,11 +7,11 @@ CIFAR-100) and from SGD to Adam, both with a new output layer, and of residual n
 ResNet-20 to ResNet-14, which keeps the output layer.
 
 Command:  python -m experiments.kd_lts.transfer [--kinds data optimizer depth] [--to-data NAME]
-          [--preset NAME] [--size paper] [--budget MINUTES]
+          [--preset NAME] [--size reduced|paper] [--budget MINUTES]
 Makes:    figure_21 (accuracy by density, a panel for each kind), gaps.csv; accuracies and the gaps
           in the terminal.
-Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 3 levels pruning 41.5%, 18,760 steps; paper 3 seeds, 8
-          levels pruning 20.5%, 18,760 steps.
+Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 3 levels pruning 41.5%, 18,760 steps; reduced 3 seeds,
+          10 levels pruning 36%, 6,000 steps; paper 3 seeds, 8 levels pruning 20.5%, 18,760 steps.
 Cost:     at quick size 9.6 minutes with the settings of
           results/kd_lts/transfer-lenet-mnist-kd_lts-quick-d9179ea0aa on 2 cores of an AMD EPYC; the
           paper's size is not measured.

@@ -5,11 +5,12 @@ noise, and what it has to beat: reinitialized weights, flipped signs, masks shuf
 and over all, and a small dense network of as many parameters; and the dense network at three
 learning rates, of which the best on a validation split counts.
 
-Command:  python -m experiments.kd_lts.verdicts [--preset NAME] [--size paper] [--budget MINUTES]
+Command:  python -m experiments.kd_lts.verdicts [--preset NAME] [--size reduced|paper]
+          [--budget MINUTES]
 Makes:    figure_11 (accuracy of tickets and controls), table_1.csv, conditions.csv; each verdict in
           the terminal, then Table 1.
-Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 3 levels pruning 41.5%, 18,760 steps; paper 3 seeds, 7
-          levels pruning 20.5%, 18,760 steps.
+Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 3 levels pruning 41.5%, 18,760 steps; reduced 3 seeds,
+          3 levels pruning 41.5%, 6,000 steps; paper 3 seeds, 7 levels pruning 20.5%, 18,760 steps.
 Cost:     at quick size 63 minutes with the settings of
           results/kd_lts/verdicts-lenet-mnist-kd_lts-quick-0856ec8a51, 11 minutes with the settings
           of results/kd_lts/verdicts-lenet-mnist-kd_lts-quick-7808506ffd on 2 cores of an AMD EPYC;

@@ -19,12 +19,13 @@ RigL and SET exchange weights every 100 steps up to 75% of training, at first 30
 layer, then fewer along a cosine, from masks with the layerwise densities ERK. Gradual pruning is
 cubic, every 100 steps up to 75%. The others are as in `jt.RULES`.
 
-Command:  python -m experiments.mask_rules.figure_5_1 [--preset NAME] [--size paper]
+Command:  python -m experiments.mask_rules.figure_5_1 [--preset NAME] [--size reduced|paper]
           [--budget MINUTES]
 Makes:    figure_5-1.png (density over steps), accuracy.png, cost.png, final.csv, costs.csv,
           schedules.csv, explored.csv; accuracies with costs and explored shares in the terminal.
-Sizes:    lenet-mnist: quick 3 seeds, 5 levels pruning 55%, 600 steps, 10% of the examples; paper 5
-          seeds, 5 levels pruning 55%, 24,000 steps.
+Sizes:    lenet-mnist: quick 3 seeds, 5 levels pruning 55%, 600 steps, 10% of the examples; reduced
+          3 seeds, 10 levels pruning 36%, 6,000 steps; paper 5 seeds, 5 levels pruning 55%, 24,000
+          steps.
 Cost:     34 minutes with the settings of
           results/mask_rules/figure_5_1-lenet-mnist-paper-e617bba4e8 on 2 cores of an AMD EPYC that
           other work shared.

@@ -6,13 +6,14 @@ and a mask permuted over all layers. Halves of a data set are called cifar10a an
 2).
 
 Command:  python -m experiments.one_ticket.data_sets [--network vgg19] [--among NAME ...]
-          [--size paper] [--budget MINUTES]; ResNet-50 and streamed data (imagenet, places365) at
-          paper size alone: --network resnet50 --size paper
+          [--size reduced|paper] [--budget MINUTES]; ResNet-50 and streamed data (imagenet,
+          places365) at paper size alone: --network resnet50 --size paper
 Makes:    figure_3 (figure_2 where all are halves, figure_4 of ResNet-50): accuracy by density, a
           panel for each target; matrix (accuracy relative to the target's own tickets),
           matrix.csv; accuracies in the terminal.
-Sizes:    lenet-mnist: quick 3 seeds, 5 levels pruning 55%, 600 steps, 10% of the examples; paper 6
-          seeds, 30 levels pruning 20%, 24,000 steps.
+Sizes:    lenet-mnist: quick 3 seeds, 5 levels pruning 55%, 600 steps, 10% of the examples; reduced
+          3 seeds, 10 levels pruning 36%, 6,000 steps; paper 6 seeds, 30 levels pruning 20%, 24,000
+          steps.
 Cost:     at quick size 1.5 minutes with lenet-mnist on 2 cores of an AMD EPYC; the paper's size is
           not measured.
 Expected: tickets of large data sets with many classes (ImageNet, Places365, CIFAR-100) come close

@@ -6,11 +6,13 @@ over all layers, new weights). (b) What global pruning does to each convolution:
 weights that is pruned, divided by the share pruned overall, which is layerwise pruning's in every
 layer. `--preset` takes another network or data set than the paper's VGG-19 on CIFAR-10.
 
-Command:  python -m experiments.one_ticket.global_and_layerwise [--size paper] [--budget MINUTES]
+Command:  python -m experiments.one_ticket.global_and_layerwise [--size reduced|paper]
+          [--budget MINUTES]
 Makes:    figure_1, layers.csv (density of each layer, level and seed), final.csv; both panels'
           numbers in the terminal.
 Sizes:    vgg19-cifar10-one_ticket: quick 2 seeds, 2 levels pruning 74%, 160 steps of batch 64, 20%
-          of the examples, width 0.125; paper 6 seeds, 30 levels pruning 20%, 15,680 steps.
+          of the examples, width 0.125; reduced 3 seeds, 4 levels pruning 36%, 2,344 steps of batch
+          128, width 0.25, images pooled by 2; paper 6 seeds, 30 levels pruning 20%, 15,680 steps.
 Cost:     not measured at either size.
 Expected: global above layerwise pruning, most at low densities, both far above random tickets. The
           first convolution is pruned far less than the others, deep ones a little more than the

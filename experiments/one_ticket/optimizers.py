@@ -4,12 +4,13 @@ Tickets are found with either optimizer, and trained with the other on the same 
 the tickets that were found with it and random ones: new weights and a mask permuted over all
 layers.
 
-Command:  python -m experiments.one_ticket.optimizers [--preset NAME] [--size paper]
+Command:  python -m experiments.one_ticket.optimizers [--preset NAME] [--size reduced|paper]
           [--budget MINUTES]
 Makes:    figure_5 (accuracy by density, a panel for each optimizer), matrix (accuracy relative to
           the tickets of the optimizer itself), matrix.csv; accuracies in the terminal.
-Sizes:    lenet-mnist: quick 3 seeds, 5 levels pruning 55%, 600 steps, 10% of the examples; paper 6
-          seeds, 30 levels pruning 20%, 24,000 steps.
+Sizes:    lenet-mnist: quick 3 seeds, 5 levels pruning 55%, 600 steps, 10% of the examples; reduced
+          3 seeds, 10 levels pruning 36%, 6,000 steps; paper 6 seeds, 30 levels pruning 20%, 24,000
+          steps.
 Cost:     at quick size 1.5 minutes with lenet-mnist on 2 cores of an AMD EPYC; the paper's size is
           not measured.
 Expected: tickets of the other optimizer nearly as good as its own, both far above random ones at

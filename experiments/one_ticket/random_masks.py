@@ -4,10 +4,11 @@ Tickets compared with three controls, all with new weights: the ticket's own mas
 mask permuted within each layer (locally permuted), and permuted over all layers (globally
 permuted). `--preset` takes another network or data set than the paper's VGG-19 on CIFAR-10.
 
-Command:  python -m experiments.one_ticket.random_masks [--size paper] [--budget MINUTES]
+Command:  python -m experiments.one_ticket.random_masks [--size reduced|paper] [--budget MINUTES]
 Makes:    figure_A1, final.csv; final accuracies by density in the terminal.
 Sizes:    vgg19-cifar10-one_ticket: quick 2 seeds, 2 levels pruning 74%, 160 steps of batch 64, 20%
-          of the examples, width 0.125; paper 6 seeds, 30 levels pruning 20%, 15,680 steps.
+          of the examples, width 0.125; reduced 3 seeds, 4 levels pruning 36%, 2,344 steps of batch
+          128, width 0.25, images pooled by 2; paper 6 seeds, 30 levels pruning 20%, 15,680 steps.
 Cost:     not measured at either size.
 Expected: tickets above preserved masks, those above locally permuted ones by little, and globally
           permuted ones far below. The paper prints no numbers.

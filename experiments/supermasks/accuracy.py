@@ -5,11 +5,12 @@ sparsification, edge-popup, GEM-MINER, continuous sparsification, Concrete Ticke
 compared with those of iterative magnitude pruning (LTH), random masks with the layout of smart
 ratio, and random ones.
 
-Command:  python -m experiments.supermasks.accuracy [--preset NAME] [--size paper]
+Command:  python -m experiments.supermasks.accuracy [--preset NAME] [--size reduced|paper]
           [--budget MINUTES]
 Makes:    figure_22, supermasks.csv; accuracies by density in the terminal.
-Sizes:    lenet-mnist: quick 3 seeds, 4 levels pruning 63%, 600 steps, 10% of the examples; paper 3
-          seeds, 10 levels pruning 36%, 24,000 steps.
+Sizes:    lenet-mnist: quick 3 seeds, 4 levels pruning 63%, 600 steps, 10% of the examples; reduced
+          3 seeds, 10 levels pruning 36%, 6,000 steps; paper 3 seeds, 10 levels pruning 36%, 24,000
+          steps.
 Cost:     at quick size 4.8 minutes with lenet-mnist on 2 cores of an AMD EPYC; the paper's size is
           not measured.
 Expected: the learned masks are far above chance, pruned and random ones are not, at the lowest

@@ -2,8 +2,8 @@
 
 They lie in one folder per size, `results/tickets-PRESET-HASH`, so that scripts do not train them
 again; where `--folder` is given, in that folder. But for the quick size controls, which are trained
-side by side after the tickets, are made at every second level, that of printed accuracies among them,
-unless `--all-levels` asks for more.
+side by side after the tickets, are made at every second level, that of printed accuracies among
+them, unless `--all-levels` asks for more.
 """
 
 from __future__ import annotations

@@ -5,11 +5,12 @@ Tickets against the same masks with new weights (random reinit), masks permuted 
 in chapter 3. `--preset` chooses the panel: lenet-mnist, conv4-cifar10, conv6-cifar10,
 conv8-cifar10, and resnet20-cifar10 and vgg16-cifar10, each also with -low and -warmup.
 
-Command:  python -m experiments.thesis_ch3.ablations [--preset NAME] [--size paper]
+Command:  python -m experiments.thesis_ch3.ablations [--preset NAME] [--size reduced|paper]
           [--budget MINUTES]
 Makes:    figure 3-7, final.csv; final accuracies by density in the terminal.
-Sizes:    lenet-mnist: quick 3 seeds, 10 levels pruning 36%, 600 steps, 10% of the examples; paper
-          5 seeds, 22 levels pruning 20%, 24,000 steps.
+Sizes:    lenet-mnist: quick 3 seeds, 10 levels pruning 36%, 600 steps, 10% of the examples; reduced
+          3 seeds, 10 levels pruning 36%, 6,000 steps; paper 5 seeds, 22 levels pruning 20%, 24,000
+          steps.
 Cost:     at quick size 4.1 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; at the
           paper's size 58 minutes with lenet-mnist on a core of an AMD EPYC, once
           the tickets and those with new weights are trained (curves.py).

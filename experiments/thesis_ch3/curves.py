@@ -3,11 +3,12 @@
 Figure 3-1 draws the tickets alone, Figure 3-2 a few of them against the same masks with new
 initial weights. The thesis shows LeNet-300-100 on MNIST; `--preset` draws other settings.
 
-Command:  python -m experiments.thesis_ch3.curves [--preset NAME] [--size paper]
+Command:  python -m experiments.thesis_ch3.curves [--preset NAME] [--size reduced|paper]
           [--budget MINUTES]
 Makes:    figures 3-1 and 3-2, final.csv; final accuracies by density in the terminal.
-Sizes:    lenet-mnist: quick 3 seeds, 10 levels pruning 36%, 600 steps, 10% of the examples; paper
-          5 seeds, 22 levels pruning 20%, 24,000 steps.
+Sizes:    lenet-mnist: quick 3 seeds, 10 levels pruning 36%, 600 steps, 10% of the examples; reduced
+          3 seeds, 10 levels pruning 36%, 6,000 steps; paper 5 seeds, 22 levels pruning 20%, 24,000
+          steps.
 Cost:     at quick size 2.5 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; at the
           paper's size 83 minutes with lenet-mnist on a core of an AMD EPYC with work beside it, of
           which 53 are the tickets that other figures of the chapter share.

@@ -5,12 +5,13 @@ usual number of steps. For each density the figure shows the smallest dilation a
 test accuracy reaches that of the dense network at dilation 1. `--preset` chooses the panel:
 lenet-mnist, conv4-cifar10, resnet20-cifar10, vgg16-cifar10 and the others of chapter 3.
 
-Command:  python -m experiments.thesis_ch3.dilation [--preset NAME] [--size paper]
+Command:  python -m experiments.thesis_ch3.dilation [--preset NAME] [--size reduced|paper]
           [--budget MINUTES]
 Makes:    figure 3-9, dilation.csv (smallest dilations), trained.csv (accuracy at each dilation),
           final.csv; the smallest dilations by density in the terminal.
-Sizes:    lenet-mnist: quick 3 seeds, 5 levels pruning 48.8%, 500 steps, 10% of the examples; paper
-          5 seeds, 22 levels pruning 20%, 24,000 steps.
+Sizes:    lenet-mnist: quick 3 seeds, 5 levels pruning 48.8%, 500 steps, 10% of the examples;
+          reduced 3 seeds, 10 levels pruning 36%, 6,000 steps; paper 5 seeds, 22 levels pruning 20%,
+          24,000 steps.
 Cost:     at quick size 4.9 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; the
           paper's size is not measured.
 Expected: at paper size, tickets need no greater dilation than the dense network (whose own is a

@@ -5,11 +5,12 @@ them is least, on the right the test accuracy at that step, for tickets, random 
 random and layerwise random pruning (both with new weights). `--preset` chooses the panels:
 lenet-mnist, conv4-cifar10, conv6-cifar10 or conv8-cifar10, those with a constant rate.
 
-Command:  python -m experiments.thesis_ch3.early_stopping [--preset NAME] [--size paper]
+Command:  python -m experiments.thesis_ch3.early_stopping [--preset NAME] [--size reduced|paper]
           [--budget MINUTES]
 Makes:    figure 3-8, early_stop.csv, final.csv; both measures by density in the terminal.
-Sizes:    lenet-mnist: quick 3 seeds, 6 levels pruning 48.8%, 600 steps, 10% of the examples; paper
-          5 seeds, 22 levels pruning 20%, 24,000 steps.
+Sizes:    lenet-mnist: quick 3 seeds, 6 levels pruning 48.8%, 600 steps, 10% of the examples;
+          reduced 3 seeds, 10 levels pruning 36%, 6,000 steps; paper 5 seeds, 22 levels pruning 20%,
+          24,000 steps.
 Cost:     at quick size 5.8 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; the
           paper's size is not measured.
 Expected: at paper size, wherever tickets are as accurate as the dense network they stop no later

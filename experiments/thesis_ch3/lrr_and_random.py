@@ -6,11 +6,12 @@ test accuracy stands on the left, train accuracy on the right. `--preset` choose
 lenet-mnist, conv4-cifar10, conv6-cifar10, conv8-cifar10, and resnet20-cifar10 and vgg16-cifar10,
 each also with -low and -warmup.
 
-Command:  python -m experiments.thesis_ch3.lrr_and_random [--preset NAME] [--size paper]
+Command:  python -m experiments.thesis_ch3.lrr_and_random [--preset NAME] [--size reduced|paper]
           [--budget MINUTES]
 Makes:    figure 3-5, final.csv; final accuracies by density in the terminal.
-Sizes:    lenet-mnist: quick 3 seeds, 10 levels pruning 36%, 600 steps, 10% of the examples; paper 5
-          seeds, 22 levels pruning 20%, 24,000 steps.
+Sizes:    lenet-mnist: quick 3 seeds, 10 levels pruning 36%, 600 steps, 10% of the examples; reduced
+          3 seeds, 10 levels pruning 36%, 6,000 steps; paper 5 seeds, 22 levels pruning 20%, 24,000
+          steps.
 Cost:     at quick size 6.7 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; the
           paper's size is not measured.
 Expected: at paper size and 3.5% of the weights, tickets reach 98.2% against 98.3% dense (Table

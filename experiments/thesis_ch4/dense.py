@@ -4,12 +4,13 @@ From the state of the dense network at every step k, copies are trained on under
 examples (and augmentation), and the networks they end at are compared: error along the line between
 them, other distances, and how far the state at k has come.
 
-Command:  python -m experiments.thesis_ch4.dense --preset resnet20-cifar10 [--size paper]
+Command:  python -m experiments.thesis_ch4.dense --preset resnet20-cifar10 [--size reduced|paper]
           [--budget MINUTES]
 Makes:    figures 4-2 to 4-12, 4-31 and 4-32, verdicts.csv, first_steps.csv; the verdict of every
           step in the terminal. Beyond the thesis: averages.csv (model soups), across_seeds.csv
           (barriers before and after permutation alignment), plane (error around two copies).
-Sizes:    lenet-mnist: quick 3 seeds, 600 steps, 10% of the examples; paper 3 seeds, 24,000 steps.
+Sizes:    lenet-mnist: quick 3 seeds, 600 steps, 10% of the examples; reduced 3 seeds, 6,000 steps;
+          paper 3 seeds, 24,000 steps.
 Cost:     at quick size 2.8 minutes with lenet-mnist, 12 minutes with resnet20-cifar10 on 2 cores of
           an Intel Xeon of 2.5 GHz; the paper's size is not measured.
 Expected: at paper size LeNet is stable (barrier below 2 points) from step 0. ResNet-20 and VGG-16

@@ -7,12 +7,13 @@ them (section 4.2.3). Tickets from step 0 are those of chapter 3, which are not 
 `--preset` chooses the rows: lenet-mnist, and resnet20-cifar10 and vgg16-cifar10, each also with
 -low and -warmup.
 
-Command:  python -m experiments.thesis_ch4.table_4_2 --preset resnet20-cifar10 [--size paper]
-          [--budget MINUTES]
+Command:  python -m experiments.thesis_ch4.table_4_2 --preset resnet20-cifar10
+          [--size reduced|paper] [--budget MINUTES]
 Makes:    table_4_2.csv, final.csv, a figure of accuracy by density; the rows in the terminal,
           next to those of the thesis.
 Sizes:    resnet20-cifar10: quick 2 seeds, 2 levels pruning 74%, 160 steps of batch 64, 20% of the
-          examples, width 0.5; paper 5 seeds, 20 levels pruning 20%, 63,000 steps.
+          examples, width 0.5; reduced 3 seeds, 6 levels pruning 36%, 2,344 steps of batch 128,
+          width 0.5, images pooled by 2; paper 5 seeds, 20 levels pruning 20%, 63,000 steps.
 Cost:     6.2 minutes with lenet-mnist at the paper's size on a core of an AMD EPYC, once the
           tickets are trained (53 minutes); with ResNets not measured.
 Expected: at paper size, ResNet-20 on CIFAR-10 91.7% dense; with 16.8% of the weights 88.5% for

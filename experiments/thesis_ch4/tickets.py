@@ -6,12 +6,13 @@ each ticket, of its mask shuffled within layers (random pruning) and of its mask
 trained under different orders of examples and compared. When do tickets become stable, and when as
 accurate as the dense network?
 
-Command:  python -m experiments.thesis_ch4.tickets --preset resnet20-cifar10 [--size paper]
+Command:  python -m experiments.thesis_ch4.tickets --preset resnet20-cifar10 [--size reduced|paper]
           [--budget MINUTES]
 Makes:    figures 4-13 to 4-30 and 4-33, verdicts.csv, first_steps.csv, ranges.csv; the verdict of
           every step in the terminal.
-Sizes:    lenet-mnist: quick 3 seeds, 5 levels pruning 48.8%, 600 steps, 10% of the examples; paper
-          3 seeds, 22 levels pruning 20%, 24,000 steps.
+Sizes:    lenet-mnist: quick 3 seeds, 5 levels pruning 48.8%, 600 steps, 10% of the examples;
+          reduced 3 seeds, 10 levels pruning 36%, 6,000 steps; paper 3 seeds, 22 levels pruning 20%,
+          24,000 steps.
 Cost:     at quick size 8.2 minutes with lenet-mnist, 23 minutes with resnet20-cifar10 on 2 cores of
           an Intel Xeon of 2.5 GHz; the paper's size is not measured.
 Expected: at paper size LeNet's tickets are stable and matching from step 0. ResNet-20's at 16.8%

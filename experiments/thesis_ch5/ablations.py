@@ -7,12 +7,13 @@ the two panels of SNIP and iterative SNIP, which score in one BatchNorm mode (--
 magnitude pruning after training is there for comparison. `--preset` chooses the network:
 lenet-mnist, resnet20-cifar10, vgg16-cifar10.
 
-Command:  python -m experiments.thesis_ch5.ablations [--preset NAME] [--size paper]
+Command:  python -m experiments.thesis_ch5.ablations [--preset NAME] [--size reduced|paper]
           [--budget MINUTES]
 Makes:    figures 5-5 and 5-8, final.csv, controls.csv; accuracies by density and what each control
           changes in the terminal.
-Sizes:    lenet-mnist: quick 3 seeds, 3 levels pruning 70%, 400 steps, 10% of the examples; paper 5
-          seeds, 10 levels pruning 36%, 24,000 steps.
+Sizes:    lenet-mnist: quick 3 seeds, 3 levels pruning 70%, 400 steps, 10% of the examples; reduced
+          3 seeds, 3 levels pruning 59%, 6,000 steps; paper 5 seeds, 10 levels pruning 36%, 24,000
+          steps.
 Cost:     at quick size 7.7 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; the
           paper's size is not measured.
 Expected: at paper size methods at initialization are as accurate when shuffled or reinitialized:

@@ -4,12 +4,13 @@ As Figure 5-5, but every method prunes the trained network: each against its mas
 layers, its masks with new weights, and its ranking inverted. `--preset` chooses the panels:
 lenet-mnist, resnet20-cifar10, vgg16-cifar10.
 
-Command:  python -m experiments.thesis_ch5.after_training [--preset NAME] [--size paper]
+Command:  python -m experiments.thesis_ch5.after_training [--preset NAME] [--size reduced|paper]
           [--budget MINUTES]
 Makes:    figure 5-13, final.csv, controls.csv; accuracies by density and what each control changes
           in the terminal.
-Sizes:    lenet-mnist: quick 3 seeds, 3 levels pruning 70%, 400 steps, 10% of the examples; paper 5
-          seeds, 10 levels pruning 36%, 24,000 steps.
+Sizes:    lenet-mnist: quick 3 seeds, 3 levels pruning 70%, 400 steps, 10% of the examples; reduced
+          3 seeds, 3 levels pruning 59%, 6,000 steps; paper 5 seeds, 10 levels pruning 36%, 24,000
+          steps.
 Cost:     at quick size 4.7 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; the
           paper's size is not measured.
 Expected: at paper size magnitude pruning is sensitive to both shuffling and reinitialization, SNIP

@@ -8,12 +8,13 @@ within layers instead. `--preset` chooses the panel: lenet-mnist, resnet20-cifar
 Figure 5-3 is the same at SynFlow's settings: --preset vgg11-cifar10-synflow (or vgg16-, resnet18-)
 --fraction 0.5.
 
-Command:  python -m experiments.thesis_ch5.at_initialization [--preset NAME] [--size paper]
+Command:  python -m experiments.thesis_ch5.at_initialization [--preset NAME] [--size reduced|paper]
           [--budget MINUTES]
 Makes:    figures 5-4 (5-3), 5-6, 5-10 and 5-11, final.csv, units.csv, layers.csv; accuracies by
           density, gaps between methods and dead units in the terminal.
-Sizes:    lenet-mnist: quick 3 seeds, 5 levels pruning 55%, 600 steps, 10% of the examples; paper 5
-          seeds, 10 levels pruning 36%, 24,000 steps.
+Sizes:    lenet-mnist: quick 3 seeds, 5 levels pruning 55%, 600 steps, 10% of the examples; reduced
+          3 seeds, 3 levels pruning 59%, 6,000 steps; paper 5 seeds, 10 levels pruning 36%, 24,000
+          steps.
 Cost:     at quick size 5.3 minutes with lenet-mnist, 12 minutes with resnet20-cifar10 on 2 cores of
           an Intel Xeon of 2.5 GHz; the paper's size is not measured.
 Expected: at paper size magnitude after training is as accurate as the dense network with 26.2%

@@ -7,11 +7,12 @@ resnet50-imagenet-grasp (SNIP and GraSP at three densities), vgg11-cifar10-synfl
 resnet18-), resnet18-cifar10-synflow_tuned and resnet18-tiny_imagenet-synflow. Of SynFlow the thesis
 prints dense accuracies alone.
 
-Command:  python -m experiments.thesis_ch5.replication [--preset NAME] [--size paper]
+Command:  python -m experiments.thesis_ch5.replication [--preset NAME] [--size reduced|paper]
           [--budget MINUTES]
 Makes:    replication.csv, final.csv, accuracy.png; the table in the terminal.
 Sizes:    vgg16-cifar10-snip: quick 2 seeds, 160 steps of batch 64, 20% of the examples, width
-          0.125; paper 5 seeds, 150,000 steps.
+          0.125; reduced 3 seeds, 2,344 steps of batch 128, width 0.25, images pooled by 2; paper 5
+          seeds, 150,000 steps.
 Cost:     not measured at either size.
 Expected: at paper size, for example VGG-16 of SNIP: dense 91.7% (thesis 93.6%), with 3% of the
           weights 92.0% (92.1%). VGG-19 of GraSP with 5%: SNIP 93.4% (93.4%), GraSP 93.0% (92.5%),

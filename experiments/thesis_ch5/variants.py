@@ -6,11 +6,12 @@ as published (the weights with the highest scores are removed), inverted (the lo
 the smallest |score|. Figure 5-10 is made by at_initialization.py. `--preset` chooses the panels:
 lenet-mnist, resnet20-cifar10, vgg16-cifar10.
 
-Command:  python -m experiments.thesis_ch5.variants [--preset NAME] [--size paper]
+Command:  python -m experiments.thesis_ch5.variants [--preset NAME] [--size reduced|paper]
           [--budget MINUTES]
 Makes:    figures 5-7 and 5-9, final.csv; accuracies by density in the terminal.
-Sizes:    lenet-mnist: quick 3 seeds, 5 levels pruning 55%, 600 steps, 10% of the examples; paper 5
-          seeds, 10 levels pruning 36%, 24,000 steps.
+Sizes:    lenet-mnist: quick 3 seeds, 5 levels pruning 55%, 600 steps, 10% of the examples; reduced
+          3 seeds, 3 levels pruning 59%, 6,000 steps; paper 5 seeds, 10 levels pruning 36%, 24,000
+          steps.
 Cost:     at quick size 6.9 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; the
           paper's size is not measured.
 Expected: at paper size 100 rounds make no difference to SNIP at the densities of the thesis (they

@@ -9,12 +9,12 @@ connections that grow; (d) a first mask by magnitude at initialization, or a ran
 connections that grow by the gradient of a batch, or at random, in the place of those that
 look-ahead training chooses.
 
-Command:  python -m experiments.thesis_ch6.dynamic_imp [--preset NAME] [--size paper]
+Command:  python -m experiments.thesis_ch6.dynamic_imp [--preset NAME] [--size reduced|paper]
           [--methods dynamic_imp ...] [--budget MINUTES]
 Makes:    the figure dynamic_imp, final.csv, overlap.csv, gaps.csv; accuracies by density, gaps to
           dynamic IMP and the overlap of masks in the terminal.
-Sizes:    lenet-mnist: quick 5 seeds, 2 levels pruning 84%, 3,200 steps; paper 5 seeds, 10 levels
-          pruning 36%, 24,000 steps.
+Sizes:    lenet-mnist: quick 5 seeds, 2 levels pruning 84%, 3,200 steps; reduced 3 seeds, 1 level
+          pruning 85%, 6,000 steps; paper 5 seeds, 10 levels pruning 36%, 24,000 steps.
 Cost:     on 2 cores of an AMD EPYC with other work beside it 31 minutes with the settings of
           results/thesis_ch6/dynamic_imp-lenet-mnist-quick-4f9503d440 (--levels 4 --fraction 0.6),
           14 minutes with resnet14-cifar10-kd_lts.

@@ -29,6 +29,31 @@ def test_a_difference_has_welchs_interval():
     assert (found.low, found.high) == pytest.approx((100 * wanted.low, 100 * wanted.high))
 
 
+def test_the_same_seeds_are_compared_one_by_one(tmp_path):
+    one, other = [0.95, 0.90, 0.85], [0.94, 0.88, 0.85]
+    lines = ["branch,level,density,mean,std,seeds,diverged,split"]
+    seeds = ["branch,level,density,seed,value"]
+    for branch, values in (("ticket", one), ("reinit", other)):
+        found = row(values)
+        lines.append(f"{branch},1,0.2,{found['mean']},{found['std']},3,0,test")
+        seeds += [f"{branch},1,0.2,{n},{value}" for n, value in enumerate(values)]
+        # another level, which must not be mixed in
+        seeds += [f"{branch},2,0.1,{n},0.1" for n in range(3)]
+    (tmp_path / "final.csv").write_text("\n".join(lines))
+    entry = {"one": {"branch": "ticket", "density": 0.2}}
+    entry["other"] = {"branch": "reinit", "density": 0.2}
+    apart = claims.measured(tmp_path, entry)
+    (tmp_path / "final_by_seed.csv").write_text("\n".join(seeds))
+    found = claims.measured(tmp_path, entry)
+    wanted = stats.ttest_rel(one, other).confidence_interval(0.95)
+    assert found.mean == pytest.approx(apart.mean) == pytest.approx(1)
+    assert (found.low, found.high) == pytest.approx((100 * wanted.low, 100 * wanted.high))
+    assert found.high < apart.high
+    # with other seeds there is nothing to pair
+    (tmp_path / "final_by_seed.csv").write_text("\n".join(seeds[:-6]))
+    assert claims.measured(tmp_path, entry) == pytest.approx(apart)
+
+
 def test_differences_seed_by_seed_have_students_interval():
     gaps = np.array([0.3, 0.1, 0.4])
     entry = {"difference": gaps.mean(), "std": gaps.std(ddof=1), "seeds": 3}
