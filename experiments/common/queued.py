@@ -373,6 +373,12 @@ RUNS = (
     ),
 )
 """All runs; those that are done or failed are remembered by `Run.key`."""
+_CTS = (
+    ("accuracy", "CTS, Figure 2 and the headline"),
+    ("objectives", "CTS, Figure 3"),
+    ("sanity", "CTS, Figure 4"),
+    ("saliency", "CTS, Figure 1"),
+)
 REDUCED = (
     *(
         _reduced(f"thesis_{script}", preset, makes)
@@ -392,12 +398,7 @@ REDUCED = (
     ),
     *(
         _reduced(f"concrete.{script}", "resnet20-cifar10-cts", makes, short=f"cts_{script}")
-        for script, makes in (
-            ("accuracy", "CTS, Figure 2 and the headline"),
-            ("objectives", "CTS, Figure 3"),
-            ("sanity", "CTS, Figure 4"),
-            ("saliency", "CTS, Figure 1"),
-        )
+        for script, makes in _CTS
     ),
     *(
         _reduced(f"kd_lts.{script}", _KD_LTS[1], f"KD-LTS, {figures}", *options,
@@ -412,6 +413,17 @@ REDUCED = (
             ("optimizers", "Figure 5"),
         )
     ),
+    # LeNet, a quarter of an hour each: its chapters 3 and 4 are of the source's size, above
+    *(
+        _reduced(f"thesis_ch5.{script}", _LENET, f"{figures}, LeNet", short=f"ch5_{script}")
+        for script, figures in _EARLY
+    ),
+    *(
+        _reduced(f"concrete.{script}", _LENET, f"{makes}, LeNet", short=f"cts_{script}")
+        for script, makes in (*_CTS, ("balance", "GradBalance against a multiplier"))
+    ),
+    _reduced("supermasks.accuracy", _LENET, "KD-LTS, Figure 22, LeNet", short="supermasks"),
+    _reduced("one_ticket.optimizers", _LENET, "One ticket, Figure 5, LeNet"),
     _reduced("leaderboard", _LENET, "the leaderboard of LeNet"),
 )  # fmt: skip
 """Runs of reduced size, for CPUs: hours each."""

@@ -136,8 +136,11 @@ def test_the_cost_in_a_header_is_that_of_the_results(folder):
     minutes = MEASURED[folder]["seconds"] / 60
     written = f"{minutes:.1f}" if minutes < 10 else f"{minutes:.0f}"
     what = settings["preset"] if found == name else f"the settings of results/{folder}"
-    assert f"{written} minutes with {what}" in cost
-    assert ("AMD" in MEASURED[folder]["cpu"]) == ("AMD" in cost)
+    measured = f"{written} minutes with {what}"
+    assert measured in cost
+    # the processor that is named next
+    named = re.search("AMD|Intel", cost.partition(measured)[2])
+    assert named and named.group() in MEASURED[folder]["cpu"]
 
 
 COMMANDS = sorted(
