@@ -15,9 +15,10 @@ Makes:    the figure dynamic_imp, final.csv, overlap.csv, gaps.csv; accuracies b
           dynamic IMP and the overlap of masks in the terminal.
 Sizes:    lenet-mnist: quick 5 seeds, 2 levels pruning 84%, 3,200 steps; reduced 3 seeds, 1 level
           pruning 85%, 6,000 steps; paper 5 seeds, 10 levels pruning 36%, 24,000 steps.
-Cost:     on 2 cores of an AMD EPYC with other work beside it 31 minutes with the settings of
-          results/thesis_ch6/dynamic_imp-lenet-mnist-quick-4f9503d440 (--levels 4 --fraction 0.6),
-          14 minutes with resnet14-cifar10-kd_lts.
+Cost:     31 minutes with the settings of
+          results/thesis_ch6/dynamic_imp-lenet-mnist-quick-4f9503d440 (--levels 4 --fraction 0.6)
+          and 14 minutes with resnet14-cifar10-kd_lts on 2 cores of an AMD EPYC with other work
+          beside it.
 Expected: the thesis has no numbers, only words on ResNet-20: with one change toward the middle of
           training networks are as accurate as the dense one at the densities of the best tickets of
           IMP with rewinding; 80% of the second mask's weights are not in the first, and more
