@@ -380,15 +380,21 @@ _CTS = (
     ("saliency", "CTS, Figure 1"),
 )
 REDUCED = (
+    # the dense network is among what this compares
+    _reduced(
+        "thesis_ch4.tickets",
+        _RESNET20[0],
+        "Figures 4-13 to 4-17, 4-22 to 4-26 and 4-33",
+        *("--at", "0", "234"),
+    ),
     *(
         _reduced(f"thesis_{script}", preset, makes)
         for preset in (_RESNET20[0], _VGG16[0])
         for script, makes in (
             ("ch3.ablations", "Figure 3-7"),
-            ("ch4.table_4_2", "Table 4.2"),
             ("ch3.lrr_and_random", "Figure 3-5"),
+            ("ch4.table_4_2", "Table 4.2"),
             ("ch4.dense", "Figures 4-2 to 4-12, 4-31 and 4-32"),
-            ("ch4.tickets", "Figures 4-13 to 4-17, 4-22 to 4-26 and 4-33"),
         )
     ),
     *(

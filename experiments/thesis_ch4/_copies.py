@@ -30,7 +30,7 @@ SMALL = {
     "test_examples": 2_000,
     "eval_train_examples": 500,
 }
-REDUCED = (0, 0.02, 0.06, 0.2, 0.5)
+REDUCED = (0, 0.02, 0.06, 0.2)
 USUAL = {name: getattr(LENET, name) for name in SMALL}
 
 
