@@ -226,9 +226,9 @@ def measured(home: Path, entry: Mapping[str, Any]) -> Effect:
     one, other = (found(rows, {**usual, **entry[name]}) for name in ("one", "other"))
     if table_of(entry) == "final.csv" and one.get("split") == "test":
         every = rows_of(home / "final_by_seed.csv")
-        values = [by_seed(every, row) for row in (one, other)]
-        if values[0] and values[0].keys() == values[1].keys():
-            return seed_by_seed(*values, scale)
+        ours, theirs = (by_seed(every, row) for row in (one, other))
+        if ours and ours.keys() == theirs.keys():
+            return seed_by_seed(ours, theirs, scale)
     return difference(one, other, scale)
 
 

@@ -12,8 +12,9 @@ Makes:    figure 3-5, final.csv; final accuracies by density in the terminal.
 Sizes:    lenet-mnist: quick 3 seeds, 10 levels pruning 36%, 600 steps, 10% of the examples; reduced
           3 seeds, 10 levels pruning 36%, 6,000 steps; paper 5 seeds, 22 levels pruning 20%, 24,000
           steps.
-Cost:     at quick size 6.7 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; the
-          paper's size is not measured.
+Cost:     at quick size 6.7 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; at the
+          reduced size 63 minutes with resnet20-cifar10 on a core of an AMD EPYC, once tickets and
+          global random networks are trained (ablations.py); the paper's size is not measured.
 Expected: at paper size and 3.5% of the weights, tickets reach 98.2% against 98.3% dense (Table
           4.2, whose random pruning keeps the layers' densities: 96.7%). Tickets are far above
           global random pruning at all but the highest densities; LRR is close to them: LeNet on
