@@ -14,7 +14,7 @@ Sizes:    lenet-mnist: quick 3 seeds, 10 levels pruning 36%, 600 steps, 10% of t
 Cost:     at quick size 4.1 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; at the
           paper's size 58 minutes with lenet-mnist on a core of an AMD EPYC, once the tickets and
           those with new weights are trained (curves.py); at the reduced size 147 minutes with
-          resnet20-cifar10 on such a core, tickets included.
+          resnet20-cifar10 on a core of an AMD EPYC, tickets included.
 Expected: at paper size, 98.3% dense (Table 4.1); with 3.5% of the weights 98.2% for tickets, 97.5%
           reinitialized, 96.7% layerwise random (Table 4.2), globally random less. LeNet is the one
           network where layerwise random is worse than random reinit at low sparsities too.
