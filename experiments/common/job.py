@@ -462,6 +462,13 @@ def count_seconds(folder: Path, script: str, *, finished: bool = False) -> dict[
     """Add the time of this call to that of the calls before it, until the job is finished."""
     # scripts may share a folder, and each has its own time
     path = folder / f"seconds-{script}.json"
+    # a run refuses to begin in a folder that holds other files; nor do all scripts run in their own
+    home = folder.resolve()
+    beside = home.with_name(f"{home.name}-{path.name}")
+    inside = (folder / "settings.json").exists()
+    path, other = (path, beside) if inside else (beside, path)
+    if other.exists() and not path.exists():
+        other.rename(path)
     total: dict[str, Any] = {"seconds": 0.0, "calls": 0, "finished": False}
     if path.exists():
         try:
@@ -475,9 +482,8 @@ def count_seconds(folder: Path, script: str, *, finished: bool = False) -> dict[
     if not total["finished"]:
         total["seconds"] = round(total["seconds"] + time.monotonic() - STARTED, 1)
         total = {**total, "calls": total["calls"] + 1, "finished": finished}
-    # a run refuses to begin in a folder that holds other files
-    if (folder / "settings.json").exists():
-        write_text(path, json.dumps(total) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(total) + "\n")
     return {"seconds": total["seconds"], "calls": total["calls"]}
 
 

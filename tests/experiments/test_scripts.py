@@ -388,6 +388,20 @@ def test_damaged_seconds_are_counted_from_here_on(tmp_path, content):
     assert {p.name for p in tmp_path.iterdir()} == {"settings.json", "seconds-curves.json"}
 
 
+def test_seconds_are_counted_where_runs_lie_elsewhere(tmp_path):
+    """As in chapter 3, whose scripts share the folder of the tickets."""
+    folder = tmp_path / "own"
+    assert count_seconds(folder, "ablations")["calls"] == 1
+    assert not folder.exists()
+    assert count_seconds(folder, "ablations")["calls"] == 2
+    # a run that begins in the folder takes them along
+    folder.mkdir()
+    (folder / "settings.json").write_text("{}", encoding="utf-8")
+    assert count_seconds(folder, "ablations", finished=True)["calls"] == 3
+    assert {p.name for p in tmp_path.rglob("*.json")} == {"settings.json", "seconds-ablations.json"}
+    assert count_seconds(folder, "ablations")["calls"] == 3
+
+
 @pytest.fixture
 def small_color(tmp_path):
     """A few color images of CIFAR's size."""
