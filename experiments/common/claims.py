@@ -2,12 +2,12 @@
 
 `claims.toml` holds a claim in words, the published results that bear on it, what is compared there
 and what the source expects of it. An effect has a 95% interval over seeds. It is the difference of
-two rows (`one` and `other`; Student's interval of the differences seed by seed where a table
-next to theirs has the values of the same seeds, which share weights and data, and Welch's
-otherwise), the mean of differences seed by seed that a row holds (`paired`; Student's interval), or
-an error barrier (`barrier`). A claim is
-reproduced where the whole interval lies where the source expects it, not reproduced where all of it
-lies elsewhere, and cannot be told otherwise.
+two rows (`one` and `other`), the mean of differences seed by seed that a row holds (`paired`;
+Student's interval), or an error barrier (`barrier`). Rows are compared seed by seed (Student's
+interval) where final_by_seed.csv has both under the same seeds, which have more in common than
+others; elsewhere by their means and spreads (Welch's interval). A claim is reproduced where the
+whole interval lies where the source expects it, not reproduced where all of it lies elsewhere, and
+cannot be told otherwise.
 
 `printed.csv` holds the numbers that the sources print, and where one was measured in the source's
 own setting the results, branch and density to look at. The page tells those within two standard

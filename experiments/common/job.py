@@ -462,10 +462,10 @@ def count_seconds(folder: Path, script: str, *, finished: bool = False) -> dict[
     """Add the time of this call to that of the calls before it, until the job is finished."""
     # scripts may share a folder, and each has its own time
     path = folder / f"seconds-{script}.json"
-    # a run refuses to begin in a folder that holds other files; nor do all scripts run in their own
+    # a run refuses to begin in a folder that holds other files; once all is done none will begin
     home = folder.resolve()
     beside = home.with_name(f"{home.name}-{path.name}")
-    inside = (folder / "settings.json").exists()
+    inside = finished or (folder / "settings.json").exists()
     path, other = (path, beside) if inside else (beside, path)
     if other.exists() and not path.exists():
         other.rename(path)

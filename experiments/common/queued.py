@@ -419,7 +419,7 @@ REDUCED = (
             ("optimizers", "Figure 5"),
         )
     ),
-    # LeNet, a quarter of an hour each: its chapters 3 and 4 are of the source's size, above
+    # of LeNet chapters 3 and 4 are run at the source's size, above
     *(
         _reduced(f"thesis_ch5.{script}", _LENET, f"{figures}, LeNet", short=f"ch5_{script}")
         for script, figures in _EARLY
@@ -432,4 +432,4 @@ REDUCED = (
     _reduced("one_ticket.optimizers", _LENET, "One ticket, Figure 5, LeNet"),
     _reduced("leaderboard", _LENET, "the leaderboard of LeNet"),
 )  # fmt: skip
-"""Runs of reduced size, for CPUs: hours each."""
+"""Runs of reduced size, for CPUs."""

@@ -394,12 +394,16 @@ def test_seconds_are_counted_where_runs_lie_elsewhere(tmp_path):
     assert count_seconds(folder, "ablations")["calls"] == 1
     assert not folder.exists()
     assert count_seconds(folder, "ablations")["calls"] == 2
-    # a run that begins in the folder takes them along
-    folder.mkdir()
-    (folder / "settings.json").write_text("{}", encoding="utf-8")
+    # what is finished lies with its tables, so that it goes where these go
     assert count_seconds(folder, "ablations", finished=True)["calls"] == 3
-    assert {p.name for p in tmp_path.rglob("*.json")} == {"settings.json", "seconds-ablations.json"}
-    assert count_seconds(folder, "ablations")["calls"] == 3
+    assert {p.name for p in tmp_path.iterdir()} == {"own"}
+    assert count_seconds(folder, "ablations", finished=True)["calls"] == 3
+    # a run that begins in its folder takes them along
+    (tmp_path / "run").mkdir()
+    assert count_seconds(tmp_path / "run", "curves")["calls"] == 1
+    (tmp_path / "run" / "settings.json").write_text("{}", encoding="utf-8")
+    assert count_seconds(tmp_path / "run", "curves")["calls"] == 2
+    assert {p.name for p in tmp_path.iterdir()} == {"own", "run"}
 
 
 @pytest.fixture
