@@ -467,6 +467,7 @@ def count_seconds(folder: Path, script: str, *, finished: bool = False) -> dict[
     beside = home.with_name(f"{home.name}-{path.name}")
     inside = finished or (folder / "settings.json").exists()
     path, other = (path, beside) if inside else (beside, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     if other.exists() and not path.exists():
         other.rename(path)
     total: dict[str, Any] = {"seconds": 0.0, "calls": 0, "finished": False}
@@ -482,7 +483,6 @@ def count_seconds(folder: Path, script: str, *, finished: bool = False) -> dict[
     if not total["finished"]:
         total["seconds"] = round(total["seconds"] + time.monotonic() - STARTED, 1)
         total = {**total, "calls": total["calls"] + 1, "finished": finished}
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(total) + "\n")
     return {"seconds": total["seconds"], "calls": total["calls"]}
 
