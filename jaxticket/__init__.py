@@ -51,10 +51,10 @@ from jaxticket.controls import BRANCHES
 from jaxticket.data import DATASETS, augment
 from jaxticket.engine import parallel
 from jaxticket.engine.adversarial import FGSM, PGD
+from jaxticket.engine.folder_errors import RunFolderError
 from jaxticket.engine.hosts import distributed
 from jaxticket.engine.parallel import compilation_cache, cpu_devices
 from jaxticket.engine.runtime import RunInterrupted, Runtime
-from jaxticket.engine.store import RunFolderError
 from jaxticket.loading import load
 from jaxticket.loops import (
     PolynomialDensity,

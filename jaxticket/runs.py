@@ -22,10 +22,10 @@ from jaxticket._drawn import drawn_exactly
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
+from jaxticket.engine.folder_errors import explained
 from jaxticket.engine.judged import judged
 from jaxticket.engine.metrics import METRICS, metric_names
 from jaxticket.engine.source import split_names
-from jaxticket.engine.store import explained
 from jaxticket.pruning_settings import Loaded, PruningSettings
 from jaxticket.settings import Training
 from jaxticket.ticket import Ticket, check_ticket

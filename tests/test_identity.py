@@ -20,7 +20,7 @@ import pytest
 import jaxticket as jt
 from jaxticket import _identity
 from jaxticket._identity.owner import version_of
-from jaxticket.engine.store import RunFolderError
+from jaxticket.engine.folder_errors import RunFolderError
 from jaxticket.sparsify.learned.method import Method
 from jaxticket.sparsify.learned.relaxations import Bernoulli
 

@@ -172,8 +172,7 @@ def measure(
         keys = np.asarray(jax.random.key_data(root_keys(seeds)))
         look = measurer(runs.net, mesh, function)
 
-        def values(ticket: Ticket, first: int) -> Arrays:
-            end = min(first + size, len(seeds))
+        def values(ticket: Ticket, first: int, end: int) -> Arrays:
             own = jax.tree.map(lambda x: x[first:end], (ticket, keys))
             padded = parallel.put(parallel.pad(own, size), mesh)
             limits = (np.arange(size) < end - first).astype(np.int32)
@@ -194,11 +193,11 @@ def measure(
                 ticket = _tree.rows(ticket, places)
                 blocks = [
                     run.unit(
-                        f"{label}-level-{level:03d}-{first:05d}",
-                        min(size, len(seeds) - first),
-                        functools.partial(values, ticket, first),
+                        block,
+                        block.end - block.first,
+                        functools.partial(values, ticket, block.first, block.end),
                     )
-                    for first in range(0, len(seeds), size)
+                    for block in run.blocks(f"{label}-level-{level:03d}", len(seeds), size)
                 ]
                 diverged = diverged_at(runs, label, level)[places]
                 about = {"seed": seeds, "level": [level] * len(seeds), "density": share[places]}

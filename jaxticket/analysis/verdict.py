@@ -28,12 +28,13 @@ from jaxticket.controls import BRANCHES
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import teaching
+from jaxticket.engine.folder_errors import explained
 from jaxticket.engine.judged import ACCURACY, Judged, judged_by
 from jaxticket.engine.metrics import check, metric_names
 from jaxticket.engine.program import check_fit
 from jaxticket.engine.runtime import Runtime, settled
 from jaxticket.engine.source import split_names
-from jaxticket.engine.store import explained, on_first
+from jaxticket.engine.store import on_first
 from jaxticket.runs import Runs, require_runs
 from jaxticket.settings import Training, has_own_rate
 from jaxticket.typing import Network

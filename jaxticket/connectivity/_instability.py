@@ -245,21 +245,17 @@ def instability(
         # seed after seed, so that every device has early and late steps k
         order = sorted(range(len(atoms)), key=lambda i: (atoms[i].replica, i))
         trained_copies = Copies(evaluator, starts, design, [atoms[i] for i in order], room)
-        blocks = (
-            Runner(run, net, data, training, seeds)
-            .train(
-                trained_copies.groups(),
-                unit="copies",
-                keep=trained_copies.compared,
-                watch=trained_copies.watch if throughout else None,
-                ends_only=not throughout,
-                block=room * copies,
-            )
-            .blocks
+        found = Runner(run, net, data, training, seeds).train(
+            trained_copies.groups(),
+            unit="copies",
+            keep=trained_copies.compared,
+            watch=trained_copies.watch if throughout else None,
+            ends_only=not throughout,
+            block=room * copies,
         )
-        for number, block in enumerate(blocks):
-            count = len(block["atoms/density"])
-            costs.append(_cost(f"copies of {count} states from {number * room} on", block))
+        for (first, end), block in zip(found.bounds, found.blocks, strict=True):
+            text = f"copies of {(end - first) // copies} states from {first // copies} on"
+            costs.append(_cost(text, block))
         result = Instability(
             net=net,
             data=data,
@@ -272,7 +268,7 @@ def instability(
             splits=evaluator.splits,
             distances=tuple(named),
             of_weights=tuple(name for name, f in named.items() if f in OF_WEIGHTS),
-            arrays={name: x[np.argsort(order)] for name, x in _joined(blocks).items()},
+            arrays={name: x[np.argsort(order)] for name, x in _joined(found.blocks).items()},
             costs_of_units=tuple(costs),
             folder=run.path,
             mesh=mesh,

@@ -24,9 +24,9 @@ from jaxticket.connectivity.origins import Start
 from jaxticket.connectivity.paths import barrier, line
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
+from jaxticket.engine.folder_errors import explained
 from jaxticket.engine.judged import ACCURACY, Judged, judged
 from jaxticket.engine.metrics import metric_names
-from jaxticket.engine.store import explained
 from jaxticket.random import stream
 from jaxticket.settings import Training
 from jaxticket.typing import Network

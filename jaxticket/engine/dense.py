@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from jaxticket import _tree
 from jaxticket.engine import parallel
+from jaxticket.engine.blocks import Block
 from jaxticket.engine.learner import Networks as Networks
 from jaxticket.engine.loop import Arrays, Jobs, history_arrays, job_plan, join, take, train_jobs
 from jaxticket.engine.monitors import Monitor
@@ -145,13 +146,10 @@ def train_dense(
         np.zeros(len(keys), bool),
     )  # fmt: skip
     parts = []
-    for first in range(0, len(keys), run.size):
-        own = take(jobs, first, first + run.size)
-        unit = f"{name}-{first:05d}-{first + len(own.start):05d}"
-        told = about[first : first + run.size]
-        rule = training.stop_when
-        at = tuple(weights_at)
-        parts.append(_unit(run, own, unit, later, ends_only, monitors, weights, at, told, rule))
+    rule, at = training.stop_when, tuple(weights_at)
+    for block in run.blocks(name, len(keys), run.size):
+        own, told = take(jobs, block.first, block.end), about[block.replicas]
+        parts.append(_unit(run, own, block, later, ends_only, monitors, weights, at, told, rule))
     for k in later:
         states[k] = join([_tree.unflatten(part, initial, f"state-{k}") for part in parts])
     history = history_arrays(parts)
@@ -171,7 +169,7 @@ def train_dense(
 def _unit(
     run: Run,
     jobs: Jobs,
-    name: str,
+    block: Block,
     steps: list[int],
     ends_only: bool,
     monitors: Sequence[Monitor],
@@ -182,7 +180,7 @@ def _unit(
 ) -> Arrays:
     def make() -> Arrays:
         trained = train_jobs(
-            run, jobs, name, snapshots_at=steps, ends_only=ends_only, monitors=monitors,
+            run, jobs, block.name, snapshots_at=steps, ends_only=ends_only, monitors=monitors,
             about=about, stop_when=rule, weights_at=weights_at, weights=masked_network,
         )  # fmt: skip
         arrays = trained.evaluations | {"seconds": np.asarray(trained.seconds)}
@@ -195,4 +193,4 @@ def _unit(
             arrays |= _tree.leaves(take(ended, 0, len(jobs.start)), "trained")
         return arrays
 
-    return run.unit(name, jobs.steps, make)
+    return run.unit(block, jobs.steps, make)

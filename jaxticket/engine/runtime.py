@@ -29,6 +29,7 @@ from jaxticket._check import flag, instance, number, or_none, path_or_none, sett
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
+from jaxticket.engine.blocks import Block, cut
 from jaxticket.engine.learner import Learner, Plan
 from jaxticket.engine.metrics import metric_names, split_names
 from jaxticket.engine.program import OriginT, PlanT, Program, StateT, program
@@ -146,15 +147,17 @@ class Run(Generic[StateT, PlanT, OriginT]):
 
     # units and states
 
-    def unit(self, name: str, steps: int, make: Callable[[], Arrays]) -> Arrays:
+    def unit(self, unit: str | Block, steps: int, make: Callable[[], Arrays]) -> Arrays:
         """The arrays of a piece of work: those that the folder holds, or made now and saved there.
 
         Args:
-          name: of the unit in the folder.
+          unit: its name in the folder, or a block of replicas.
           steps: those of all its replicas, for the progress bar.
           make: does the work.
         """
-        arrays = None if self.folder is None else self.folder.load(name)
+        name, arrays = (unit, None) if isinstance(unit, str) else (unit.name, unit.arrays)
+        if arrays is None and self.folder is not None:
+            arrays = self.folder.load(name)
         if arrays is None:
             arrays = make()
             if self.folder is not None:
@@ -164,6 +167,19 @@ class Run(Generic[StateT, PlanT, OriginT]):
         if self.folder is not None:
             self._stop_if_asked(self.folder)
         return arrays
+
+    def blocks(self, work: str, count: int, size: int) -> Iterator[Block]:
+        """Cut replicas into blocks, each a unit `<work>-<first>-<end>` of the folder.
+
+        Blocks that the folder holds are taken as they were cut, also by a run on another number of
+        devices; what lies between them is cut anew.
+
+        Args:
+          work: what the names of the units begin with.
+          count: replicas.
+          size: most replicas of a block that is made now.
+        """
+        return cut(self.folder, work, count, size)
 
     def load_state(
         self, unit: str, like: dict[str, jax.Array]

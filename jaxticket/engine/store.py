@@ -12,13 +12,14 @@ written by all together.
 from __future__ import annotations
 
 import contextlib
-import errno
+import glob
 import json
 import os
+import re
 import secrets
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +32,13 @@ from jaxticket import _files, results
 from jaxticket.engine import bucket_lock, file_states, lock, orbax_states, parallel
 from jaxticket.engine.checksums import checksum, intact, layout
 from jaxticket.engine.environment import ENVIRONMENT, environment
+from jaxticket.engine.folder_errors import (
+    REMEDIES,
+    RunFolderError,
+    explained,
+    explanation,
+    number_of,
+)
 from jaxticket.engine.hosts import meet
 from jaxticket.typing import Json
 
@@ -43,66 +51,6 @@ _KINDS = (file_states, orbax_states)
 """How states are written, in the order in which they are looked for."""
 # seconds until a new file is seen by all hosts
 _SEEN = 15.0
-
-
-class RunFolderError(ValueError):
-    """A run folder cannot be used.
-
-    It holds other settings or code, another process uses it, or there is no room or permission.
-    """
-
-
-_FULL = "the disk is full; free some space"
-_REMEDIES = {
-    errno.ENOSPC: _FULL,
-    errno.EDQUOT: _FULL,
-    errno.EFBIG: "files may not grow so large there; raise the limit (`ulimit -f`) or the quota",
-    **dict.fromkeys(
-        (errno.EROFS, errno.EACCES, errno.EPERM),
-        "it cannot be written; choose another `folder` or correct its permissions",
-    ),
-}
-
-
-def _number_of(error: BaseException) -> int | None:
-    """The operating system's number of an error, also where a library tells it in words only."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno is not None:
-            return seen.errno
-        for number in _REMEDIES:
-            if os.strerror(number) in str(seen):
-                return number
-        seen = seen.__cause__ or seen.__context__
-    # what TensorStore makes of a full disk
-    return errno.ENOSPC if "RESOURCE_EXHAUSTED" in str(error) else None
-
-
-def _explanation(folder: Path, error: BaseException) -> RunFolderError:
-    number = _number_of(error)
-    said = str(error) if number is None else os.strerror(number)
-    remedy = _REMEDIES.get(-1 if number is None else number, str(error))
-    return RunFolderError(
-        f"`folder` {str(folder)!r}: {remedy} ({said}). What was saved before is intact: run the "
-        f"same command again to continue"
-    )
-
-
-@contextlib.contextmanager
-def explained(folder: Path) -> Iterator[None]:
-    """Turn the operating system's errors into ones that name a remedy.
-
-    What was saved before stays.
-    """
-    try:
-        yield
-    except (ValueError, MemoryError):
-        raise
-    except Exception as error:
-        # clients of buckets raise kinds of their own
-        if isinstance(error, OSError) or _files.is_url(folder):
-            raise _explanation(folder, error) from error
-        raise
 
 
 def agreed(numbers: Sequence[int]) -> np.ndarray:
@@ -311,7 +259,7 @@ class RunFolder:
         failed = None if self._pending is None else self._pending.exception()
         if failed is not None:
             # another error, which is being raised, came first
-            warnings.warn(str(_explanation(self.path, failed)), stacklevel=2)
+            warnings.warn(str(explanation(self.path, failed)), stacklevel=2)
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -380,8 +328,22 @@ class RunFolder:
     def _unit(self, name: str) -> Path:
         return self.path / "units" / f"{name}.npz"
 
+    def blocks(self, work: str) -> list[tuple[int, int]]:
+        """First and end of the finished blocks of some work, as their units are named."""
+
+        def read() -> bytes:
+            names = [path.stem for path in (self.path / "units").glob(f"{glob.escape(work)}-*.npz")]
+            found = [re.fullmatch(r"(\d+)-(\d+)", name[len(work) + 1 :]) for name in names]
+            return json.dumps(sorted([int(m[1]), int(m[2])] for m in found if m)).encode()
+
+        with explained(self.path):
+            return [(first, end) for first, end in json.loads(by_first(read) or b"[]")]
+
     def load(self, name: str) -> dict[str, np.ndarray] | None:
-        """A finished unit, None where there is none or its file is damaged (with a warning)."""
+        """A finished unit, None where there is none or its file is damaged.
+
+        A damaged file is removed, with a warning.
+        """
         path, found = self._unit(name), None
         several = jax.process_count() > 1
 
@@ -399,6 +361,9 @@ class RunFolder:
                 raise
             except Exception as error:  # numpy and zipfile raise many kinds for damaged files
                 warnings.warn(f"{path} is damaged ({error}) and is computed again", stacklevel=2)
+                with explained(self.path):
+                    # it may be computed again in other blocks, and then nothing replaces it
+                    on_first(lambda: path.unlink(missing_ok=True))
         if found is None and not self._noted:
             self._noted = True
             with explained(self.path):
@@ -479,7 +444,7 @@ class RunFolder:
                 orbax_states.save(folder, about, tree)
             except Exception as error:  # Orbax raises many kinds
                 # what fails on one of several hosts may not fail on the others
-                if _number_of(error) in _REMEDIES or jax.process_count() > 1:
+                if number_of(error) in REMEDIES or jax.process_count() > 1:
                     raise
                 # over what a damaged save left: without it
                 self._set_aside(orbax_states)
@@ -487,7 +452,7 @@ class RunFolder:
         except Exception as error:  # Orbax raises many kinds
             if jax.process_index() == 0:
                 orbax_states.discard_failed(folder)
-            raise _explanation(self.path, error) from error
+            raise explanation(self.path, error) from error
         if jax.process_index() == 0:
             # of an earlier process, which wrote another kind
             _files.remove_tree(self._folder(file_states))
@@ -527,7 +492,7 @@ class RunFolder:
             if isinstance(error, RunFolderError):
                 raise
             if isinstance(error, PermissionError):
-                raise _explanation(self.path, error) from error
+                raise explanation(self.path, error) from error
             if isinstance(error, jax.errors.JaxRuntimeError) and "memory" in str(error):
                 raise
             why = str(error).strip().partition("\n")[0][:200] or type(error).__name__

@@ -162,11 +162,9 @@ def found_in_blocks(
     most = seeds if parallel.maps(run.mesh) else len(levels)
     size = min(parallel.block_size(most, run.mesh, None), run.size)
     blocks = []
-    for first in range(0, len(levels), size):
-        own = slice(first, first + size)
-        count = len(levels[own])
-        unit = f"masks-{pruning.step:07d}-{first:04d}-{first + count:04d}"
-        wanted = Wanted(levels[own], replicas[own], size, lost, origin, unit)
+    for block in run.blocks(f"masks-{pruning.step:07d}", len(levels), size):
+        own = block.replicas
+        wanted = Wanted(levels[own], replicas[own], size, lost, origin, block.name)
 
         def make(wanted: Wanted = wanted) -> Arrays:
             began = time.perf_counter()
@@ -174,7 +172,7 @@ def found_in_blocks(
             seconds = np.asarray(time.perf_counter() - began)
             return {"seconds": seconds, **arrays, **packed(mask, "mask")}
 
-        blocks.append((wanted, run.unit(unit, steps * count, make)))
+        blocks.append((wanted, run.unit(block, steps * len(wanted.levels), make)))
     like = runner.net.mask(pruning.exclude)
     parts = [unpacked(arrays, "mask", like) for _, arrays in blocks]
     every = jax.tree.map(lambda *x: np.concatenate(x), *parts)

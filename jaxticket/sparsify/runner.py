@@ -132,6 +132,8 @@ class Groups(NamedTuple):
     Attributes:
       logs: their evaluations, in order.
       blocks: the arrays of each block; with what was kept of it.
+      bounds: first replica of each block and the one after its last, in the order of [group,
+        replica].
       costs: rows of the table of seconds, one for each block.
       kept: the networks of each group by their step, None for those after training, as tickets
         stacked over [replica]; what was not asked for, and steps that a group does not come by, are
@@ -140,6 +142,7 @@ class Groups(NamedTuple):
 
     logs: list[EvaluationLog]
     blocks: list[Arrays]
+    bounds: list[tuple[int, int]]
     costs: list[dict[str, str | float]]
     kept: list[Kept]
 
@@ -233,23 +236,21 @@ class Runner:
           watch: what else is computed at every evaluation of some jobs; `keep` looks at it.
           monitors: what is measured during training; those of the groups' training if None.
           ends_only: whether to evaluate at the start and the end alone.
-          block: replicas of a block; as many as a call takes if None.
+          block: most replicas of a block; as many as a call takes if None.
           weights: which networks are kept.
 
         Returns:
           The evaluations of each group, the arrays of each block, and the trained networks.
         """
         each = len(groups[0].seeds or self.seeds)
-        size, count = block or self.run.size, len(groups) * each
-        blocks, costs = [], []
+        blocks, bounds, costs = [], [], []
         densities: dict[int, np.ndarray] = {}
         tickets: dict[int, Ticket] = {}
         starts: dict[int, int] = {}
         learner = self.learner or Supervised(self.net, self.training)
         run = dataclasses.replace(self.run, program=self.run.compiled(learner))
-        for first in range(0, count, size):
-            began = time.perf_counter()
-            end = min(first + size, count)
+        for own in run.blocks(unit, len(groups) * each, block or run.size):
+            began, first, end = time.perf_counter(), own.first, own.end
             inside = range(first // each, -(-end // each))
             run.describe(groups[inside[0]].called)
             # one that goes on from the block before is made once: a control takes a compiled call
@@ -275,7 +276,6 @@ class Runner:
             expected = sum(groups[i // each].steps for i in range(first, end))
             run.expect(jobs.steps - expected)
             prepared = time.perf_counter() - began
-            name = f"{unit}-{first:05d}-{end:05d}"
             watched = None if watch is None else watch(jobs)
 
             measured = monitors
@@ -283,7 +283,7 @@ class Runner:
                 measured = monitors_of(groups[inside[0]].training)
 
             def make(
-                name: str = name,
+                name: str = own.name,
                 jobs: Jobs = jobs,
                 first: int = first,
                 watched: Watch | None = watched,
@@ -302,7 +302,8 @@ class Runner:
                 arrays |= _packed_weights(trained, jobs, weights)
                 return arrays | {"kept_seconds": np.asarray(time.perf_counter() - began)}
 
-            blocks.append(run.unit(name, jobs.steps, make))
+            blocks.append(run.unit(own, jobs.steps, make))
+            bounds.append((first, end))
             row: dict[str, str | float] = {
                 "unit": f"replicas {first} to {end}",
                 "train_seconds": float(blocks[-1]["seconds"]),
@@ -315,7 +316,7 @@ class Runner:
         for step in (*weights.at, *([None] if weights.trained else [])):
             for number, network in self._kept(groups, blocks, step, starts):
                 networks[number][step] = network
-        return Groups(logs, blocks, costs, networks)
+        return Groups(logs, blocks, bounds, costs, networks)
 
     def _kept(
         self,

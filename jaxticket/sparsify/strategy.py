@@ -527,7 +527,7 @@ def _train(
     ]
     owners = [(course, mask) for course, mask, own in found for _ in own]
     groups = [group for _, _, own in found for group in own]
-    seeds, size, (course, stage) = len(runner.seeds), runner.run.size, stages[0]
+    seeds, (course, stage) = len(runner.seeds), stages[0]
     # they are not known before
     runner.run.expect(sum(g.steps * seeds for g in groups if g.level == 0))
 
@@ -563,8 +563,8 @@ def _train(
         seconds = {part: sum(float(row.get(part, 0.0)) for row in trained.costs) for part in parts}
         course.costs.append({"unit": stage.name, **seconds})
     else:
-        for block, row in enumerate(trained.costs):
-            inside = owners[block * size // seeds : -(-((block + 1) * size) // seeds)]
+        for (first, end), row in zip(trained.bounds, trained.costs, strict=True):
+            inside = owners[first // seeds : -(-end // seeds)]
             for owner in dict.fromkeys(owner for owner, _ in inside):
                 owner.costs.append(row)
     kept: dict[str, list[np.ndarray]] = {}

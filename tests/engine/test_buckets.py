@@ -18,7 +18,8 @@ import jaxticket as jt
 from jaxticket import _files
 from jaxticket.cli import main
 from jaxticket.engine import bucket_lock
-from jaxticket.engine.store import RunFolder, RunFolderError
+from jaxticket.engine.folder_errors import RunFolderError
+from jaxticket.engine.store import RunFolder
 
 __all__ = ["buckets"]
 

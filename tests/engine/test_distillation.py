@@ -18,9 +18,9 @@ from stops import killed
 
 import jaxticket as jt
 from jaxticket import masks
+from jaxticket.engine.folder_errors import RunFolderError
 from jaxticket.engine.parallel import Placement
 from jaxticket.engine.program import program
-from jaxticket.engine.store import RunFolderError
 from jaxticket.engine.supervised import Supervised, TrainBatch
 from jaxticket.nn import flops
 

@@ -26,7 +26,8 @@ from stops import Killed, after_save, killed
 
 import jaxticket as jt
 from jaxticket import _files, results
-from jaxticket.engine.store import RunFolder, RunFolderError
+from jaxticket.engine.folder_errors import RunFolderError
+from jaxticket.engine.store import RunFolder
 
 WORKER = Path(__file__).with_name("resume_worker.py")
 

@@ -20,8 +20,8 @@ import jaxticket as jt
 from jaxticket import _tree, masks
 from jaxticket.engine.adversarial import PGD
 from jaxticket.engine.averaging import averaged, begun, rounded
+from jaxticket.engine.folder_errors import RunFolderError
 from jaxticket.engine.parallel import Placement
-from jaxticket.engine.store import RunFolderError
 from jaxticket.engine.supervised import Supervised, TrainBatch
 
 BASE = jt.Training(

@@ -20,8 +20,8 @@ import pytest
 
 import jaxticket as jt
 from jaxticket.data.augment import Window
+from jaxticket.engine.folder_errors import RunFolderError
 from jaxticket.engine.optim import learning_rate, schedule
-from jaxticket.engine.store import RunFolderError
 
 DIGITS = jt.data.load("digits")
 DATA = jt.data.from_arrays(
