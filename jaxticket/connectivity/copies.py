@@ -86,7 +86,7 @@ class Copies:
     Attributes:
       evaluator, starts, design: what is done.
       atoms: in the order in which they are trained.
-      room: atoms of the largest block.
+      room: atoms of the largest block that is trained.
     """
 
     evaluator: Evaluator

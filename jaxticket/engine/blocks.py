@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from jaxticket.engine.store import RunFolder
+Arrays = dict[str, np.ndarray]
+
+NAME = re.compile(r"(?P<work>.*?)-(?P<first>\d+)-(?P<end>\d+)")
+"""How the unit of a block is called."""
 
 
 class Block(NamedTuple):
@@ -23,7 +27,7 @@ class Block(NamedTuple):
     name: str
     first: int
     end: int
-    arrays: dict[str, np.ndarray] | None = None
+    arrays: Arrays | None = None
 
     @property
     def replicas(self) -> slice:
@@ -31,22 +35,58 @@ class Block(NamedTuple):
         return slice(self.first, self.end)
 
 
-def cut(folder: RunFolder | None, work: str, count: int, size: int) -> Iterator[Block]:
+class Folder(Protocol):
+    """What holds finished blocks; `store.RunFolder` is one."""
+
+    def blocks(self, work: str) -> dict[tuple[int, int], str]:
+        """Names of the finished blocks of some work, by their first replica and their end."""
+        ...
+
+    def load(self, name: str) -> Arrays | None:
+        """A finished block, or None where it is damaged."""
+        ...
+
+
+def cut(folder: Folder | None, work: str, count: int, size: int) -> Iterator[Block]:
     """Cut replicas into blocks; see `Run.blocks`."""
+    known = {} if folder is None else folder.blocks(work)
     first = 0
     while first < count:
-        known = [] if folder is None else folder.blocks(work)
-        arrays = None
+        arrays, name = None, ""
         for end in sorted((e for begin, e in known if begin == first and e <= count), reverse=True):
+            name = known.pop((first, end))
             # a damaged one is taken out of the folder, and another end is looked for
-            arrays = None if folder is None else folder.load(_name(work, first, end))
+            arrays = None if folder is None else folder.load(name)
             if arrays is not None:
                 break
         else:
             end = min([first + size, count, *(begin for begin, _ in known if begin > first)])
-        yield Block(_name(work, first, end), first, end, arrays)
+            name = f"{work}-{first:05d}-{end:05d}"
+        yield Block(name, first, end, arrays)
         first = end
 
 
-def _name(work: str, first: int, end: int) -> str:
-    return f"{work}-{first:05d}-{end:05d}"
+def of_work(work: str, units: Iterable[str]) -> dict[tuple[int, int], str]:
+    """The names of the blocks of some work, by their first replica and their end.
+
+    Args:
+      work: what their names begin with.
+      units: names of units, of this work or not.
+    """
+    found = {}
+    for unit in units:
+        match = NAME.fullmatch(unit.removeprefix(work)) if unit.startswith(work) else None
+        if match is not None and not match["work"]:
+            first, end = int(match["first"]), int(match["end"])
+            if first < end:
+                found[first, end] = unit
+    return found
+
+
+def apart(blocks: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Blocks that do not overlap, in order: where several begin alike the longest one."""
+    found: list[tuple[int, int]] = []
+    for first, end in sorted(blocks, key=lambda block: (block[0], -block[1])):
+        if not found or first >= found[-1][1]:
+            found.append((first, end))
+    return found

@@ -12,10 +12,9 @@ written by all together.
 from __future__ import annotations
 
 import contextlib
-import glob
+import fnmatch
 import json
 import os
-import re
 import secrets
 import time
 import warnings
@@ -30,6 +29,7 @@ import numpy as np
 
 from jaxticket import _files, results
 from jaxticket.engine import bucket_lock, file_states, lock, orbax_states, parallel
+from jaxticket.engine.blocks import of_work
 from jaxticket.engine.checksums import checksum, intact, layout
 from jaxticket.engine.environment import ENVIRONMENT, environment
 from jaxticket.engine.folder_errors import (
@@ -282,8 +282,9 @@ class RunFolder:
             )
         if forward != theirs:
             # units first, so that a kill in between leaves a run that can be continued either way
-            for unit in (unit for name in stale for unit in (self.path / "units").glob(name)):
-                unit.unlink()
+            for unit in self._units():
+                if any(fnmatch.fnmatchcase(unit.name, name) for name in stale):
+                    unit.unlink()
             _files.write_text(there, results.canonical(ours) + "\n")
 
     def _note_environment(self) -> None:
@@ -318,33 +319,39 @@ class RunFolder:
     @property
     def done(self) -> int:
         """How many units are finished."""
-        return len(list((self.path / "units").glob("*.npz")))
+        return len(self._units())
 
     @property
     def begun(self) -> bool:
         """Whether anything was computed before."""
         return self.done > 0 or any(self._folder(kind).exists() for kind in _KINDS)
 
+    def _units(self) -> list[Path]:
+        """The files of finished units."""
+        return [path for path in _files.children(self.path / "units") if path.suffix == ".npz"]
+
     def _unit(self, name: str) -> Path:
         return self.path / "units" / f"{name}.npz"
 
-    def blocks(self, work: str) -> list[tuple[int, int]]:
-        """First and end of the finished blocks of some work, as their units are named."""
+    def blocks(self, work: str) -> dict[tuple[int, int], str]:
+        """Names of the finished blocks of some work, by their first replica and their end."""
 
         def read() -> bytes:
-            names = [path.stem for path in (self.path / "units").glob(f"{glob.escape(work)}-*.npz")]
-            found = [re.fullmatch(r"(\d+)-(\d+)", name[len(work) + 1 :]) for name in names]
-            return json.dumps(sorted([int(m[1]), int(m[2])] for m in found if m)).encode()
+            return "\n".join(sorted(path.stem for path in self._units())).encode()
 
         with explained(self.path):
-            return [(first, end) for first, end in json.loads(by_first(read) or b"[]")]
+            names = (by_first(read) or b"").decode().split("\n")
+        return of_work(work, names)
 
     def load(self, name: str) -> dict[str, np.ndarray] | None:
         """A finished unit, None where there is none or its file is damaged.
 
-        A damaged file is removed, with a warning.
+        A damaged file is set aside, with a warning.
+
+        Raises:
+          RunFolderError: for a file that is there and cannot be read.
         """
-        path, found = self._unit(name), None
+        path, found, why = self._unit(name), None, ""
         several = jax.process_count() > 1
 
         def read() -> bytes | None:
@@ -355,15 +362,19 @@ class RunFolder:
         with explained(self.path):
             content = by_first(read)
         if content is not None:
-            try:
-                found = _files.read_arrays(content if several else path)
-            except MemoryError:
-                raise
-            except Exception as error:  # numpy and zipfile raise many kinds for damaged files
-                warnings.warn(f"{path} is damaged ({error}) and is computed again", stacklevel=2)
-                with explained(self.path):
-                    # it may be computed again in other blocks, and then nothing replaces it
-                    on_first(lambda: path.unlink(missing_ok=True))
+            found, why = _arrays_of(content if several else path)
+        if why and not several:
+            # a file that cannot be read for the moment is not a damaged one
+            with explained(self.path):
+                content = path.read_bytes()
+            found, why = _arrays_of(content)
+        # damaged for one is damaged for all
+        if agreed([bool(why)]).any():
+            found = None
+            warnings.warn(f"{path} is damaged ({why}) and is computed again", stacklevel=2)
+            with explained(self.path):
+                # perhaps in other blocks, and then nothing replaces it
+                on_first(self._check_lock, lambda: _set_aside(path))
         if found is None and not self._noted:
             self._noted = True
             with explained(self.path):
@@ -548,6 +559,23 @@ class RunFolder:
         self.settle()
         with explained(self.path):
             on_first(remove)
+
+
+def _arrays_of(source: Path | bytes) -> tuple[dict[str, np.ndarray] | None, str]:
+    """The arrays of a unit, or why there are none."""
+    try:
+        return _files.read_arrays(source), ""
+    except MemoryError:
+        raise
+    except Exception as error:  # numpy and zipfile raise many kinds for damaged files
+        return None, str(error) or type(error).__name__
+
+
+def _set_aside(path: Path) -> None:
+    """Take a damaged file out of the units."""
+    # nothing is renamed in a bucket
+    _files.write_bytes(path.with_name(f"{path.name}.damaged"), path.read_bytes())
+    path.unlink()
 
 
 def _read_json(path: Path, kind: type[T], remedy: str) -> T:

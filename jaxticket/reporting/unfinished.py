@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import zipfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -15,12 +14,12 @@ import numpy as np
 from jaxticket import _files, _saved, _show
 from jaxticket._identity.settings import plain
 from jaxticket.engine import bucket_lock, lock
+from jaxticket.engine.blocks import NAME, apart, of_work
 from jaxticket.engine.store import evaluated_in, saved_in, settings_in
 from jaxticket.settings import Training
 from jaxticket.sparsify.iterative import Pruning
 
 _NEEDED = ("steps", "values", "diverged")
-_UNIT = re.compile(r"(?P<name>.*?)-(?P<first>\d+)-(?P<end>\d+)$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,11 +79,12 @@ class Unfinished:
 
     def _title(self, unit: str) -> tuple[str, str]:
         """A unit in words, and which replicas it has."""
-        found = _UNIT.match(unit)
+        # the numbers of a supermask are a step and a level
+        found = None if unit.startswith("supermask-") else NAME.fullmatch(unit)
         name, replicas = unit, ""
         if found is not None:
             first, end = int(found["first"]), int(found["end"])
-            name, replicas = found["name"], _show.numbers(range(first, end))
+            name, replicas = found["work"], _show.numbers(range(first, end))
         word, _, rest = name.partition("-")
         number = int(rest) if rest.isdigit() else rest
         if word == "stage":
@@ -108,17 +108,21 @@ class Unfinished:
 
     def missing(self) -> list[tuple[str, str]]:
         """What of the run is not finished, as far as its settings tell: parts, and how much."""
-        wanted, done = self._wanted(), dict.fromkeys(self._wanted(), 0)
-        for file in (self.folder / "units").glob("*.npz"):
-            found = _UNIT.match(file.stem)
-            if found is not None and found["name"] in done:
-                done[found["name"]] += int(found["end"]) - int(found["first"])
+        wanted, units = self._wanted(), [file.stem for file in self._units()]
+        done = {
+            work: sum(end - first for first, end in apart(of_work(work, units))) for work in wanted
+        }
         rows = [
             (self._title(unit)[0], f"{count - done[unit]} of {count} trainings")
             for unit, count in wanted.items()
             if done[unit] < count
         ]
         return [*rows, ("results", "tables, timings and tickets, which are written at the end")]
+
+    def _units(self) -> list[Path]:
+        """The files of finished units, in order."""
+        found = _files.children(self.folder / "units")
+        return sorted(file for file in found if file.suffix == ".npz")
 
     def _wanted(self) -> dict[str, int]:
         """How many trainings each kind of unit has in a finished run, where that is known."""
@@ -141,7 +145,7 @@ class Unfinished:
         measured = next((name for name in ("accuracy", "loss") if name in metrics), "")
         place = splits.index("test") if "test" in splits else None
         rows = []
-        for file in sorted((self.folder / "units").glob("*.npz")):
+        for file in self._units():
             name, replicas = self._title(file.stem)
             steps, value = "", ""
             try:

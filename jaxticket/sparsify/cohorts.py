@@ -4,8 +4,7 @@ The seeds of a run are one cohort; seeds that a later call appends are another, 
 a run of its own below the folder and then joined. Levels that are appended, densities of masks that
 are found once among them, come after those that there are. Nothing that was trained is trained
 again, except for one level where `jt.find_tickets` goes on below its last: the trained weights of
-that level were not needed, and were not kept; and for a block of replicas that was not full, which
-is the last one where seeds are fewer than devices, or run vmapped.
+that level were not needed, and were not kept.
 """
 
 from __future__ import annotations

@@ -359,11 +359,14 @@ def test_show_marks_what_diverged_and_what_is_damaged(capsys, tmp_path):
     arrays = {"steps": np.asarray([[0, 0], [90, 90]]), "values": values, "diverged": [-1, 7]}
     np.savez(tmp_path / "units" / "stage-000-00000-00002.npz", **arrays)
     (tmp_path / "units" / "stage-001-00000-00002.npz").write_bytes(b"PK damaged")
+    # of masks whose accuracy is measured without training: a step and a level
+    np.savez(tmp_path / "units" / "supermask-0-3.npz", **arrays)
     main(["show", str(tmp_path)])
-    *_, head, first, second = capsys.readouterr().out.splitlines()
+    *_, head, first, second, third = capsys.readouterr().out.splitlines()
     assert head.split() == ["finished", "replicas", "to", "step", "test", "loss"]
     assert first.split() == ["level", "0", "0,", "1", "90", "0.25,", "1", "diverged"]
     assert second.split()[:2] == ["level", "1"] and "damaged: computed again" in second
+    assert third.split()[:4] == ["supermask,", "level", "3", "90"]
 
 
 def test_a_failure_has_status_1(capsys, monkeypatch):

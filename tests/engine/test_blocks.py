@@ -1,7 +1,10 @@
 """Blocks of replicas: finished ones are kept as they were cut, whatever devices go on with them."""
 
+import errno
+import os
 import re
 from collections import Counter
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,7 +13,9 @@ import pytest
 from stops import after_save, killed
 
 import jaxticket as jt
-from jaxticket.engine.blocks import cut
+from jaxticket import _files
+from jaxticket.engine.blocks import apart, cut, of_work
+from jaxticket.engine.folder_errors import RunFolderError
 from jaxticket.engine.store import RunFolder
 
 RNG = np.random.default_rng(0)
@@ -76,12 +81,42 @@ def test_a_damaged_block_is_cut_anew(folder):
     with pytest.warns(UserWarning, match="work-00003-00006.npz is damaged .* computed again"):
         found = bounds(folder, 7, 2)
     assert found == [(0, 3, True), (3, 5, False), (5, 6, False), (6, 7, True)]
-    assert not damaged.exists()
+    assert not damaged.exists() and damaged.with_name(f"{damaged.name}.damaged").exists()
+
+
+def test_a_block_that_cannot_be_read_for_the_moment_stays(folder, monkeypatch):
+    finish(folder, (0, 3))
+
+    def unreadable(self):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", unreadable)
+        patch.setattr(_files, "read_arrays", unreadable)
+        with pytest.raises(RunFolderError, match="What was saved before is intact"):
+            bounds(folder, 3, 3)
+    # what passes meanwhile
+    read = _files.read_arrays
+    with monkeypatch.context() as patch:
+        reads = iter([unreadable, read])
+        patch.setattr(_files, "read_arrays", lambda file: next(reads)(file))
+        assert bounds(folder, 3, 3) == [(0, 3, True)]
+    assert bounds(folder, 3, 3) == [(0, 3, True)]
+
+
+def test_blocks_that_overlap_are_counted_once():
+    units = ["work-00000-00002", "work-0000-0004", "work-00003-00006", "work-00004-00006"]
+    blocks = of_work(
+        "work", [*units, "work-00006-00006", "work-00009-00007", "work-1", "other-0-9"]
+    )
+    assert blocks == dict(zip([(0, 2), (0, 4), (3, 6), (4, 6)], units, strict=True))
+    assert apart(blocks) == [(0, 4), (4, 6)]
 
 
 def runtime(folder, devices):
     mesh = jt.parallel.mesh(devices=jax.devices()[:devices])
-    return jt.Runtime(folder=folder, mesh=mesh, progress=False)
+    # 2 on one device and 8 on four, of 5 or 10
+    return jt.Runtime(folder=folder, mesh=mesh, at_once=2, progress=False)
 
 
 def tickets(own):
@@ -116,7 +151,9 @@ def gradients(own):
     runs = jt.find_tickets(
         NET, DATA, TRAINING, jt.Pruning(levels=1), seeds=SEEDS, mesh=own.mesh, progress=False
     )
-    return jt.measure(runs, "gradient_norm", examples=20, folder=own.folder, progress=False)
+    return jt.measure(
+        runs, "gradient_norm", examples=20, folder=own.folder, at_once=2, progress=False
+    )
 
 
 def replicas(saves):
@@ -133,13 +170,35 @@ def replicas(saves):
 def test_going_on_with_other_devices_trains_nothing_twice(tmp_path, work, before, after):
     with after_save(None, units=True) as saves:
         whole = work(runtime(tmp_path / "whole", after))
-    expected = replicas(saves)
-    # in the middle of the last work that is cut into blocks
+    expected, whole_units = replicas(saves), {unit for unit, _ in saves}
     with after_save(None, units=True) as saves:
         work(runtime(tmp_path / "other", before))
+    # in the middle of the last work
     with killed(len(saves) - 1, units=True) as done:
         work(runtime(tmp_path / "run", before))
     with after_save(None, units=True) as rest:
         found = work(runtime(tmp_path / "run", after))
+    assert not {unit for unit, _ in done} <= whole_units
     assert replicas([*done, *rest]) == expected and max(expected.values()) == 1
     pd.testing.assert_frame_equal(found, whole, rtol=1e-6)
+
+
+def units(folder):
+    return {path.name: path.stat().st_mtime_ns for path in (folder / "units").iterdir()}
+
+
+def test_a_block_that_was_not_full_is_kept_by_an_extension(tmp_path):
+    """Four devices, three seeds: no block is full."""
+
+    def masks(folder, density):
+        mesh = jt.parallel.mesh(devices=jax.devices()[:4])
+        return jt.prune_at(
+            NET, DATA, TRAINING, score="magnitude", density=density, seeds=range(3), mesh=mesh,
+            folder=folder, progress=False,
+        ).table()  # fmt: skip
+
+    masks(tmp_path / "run", (0.5,))
+    before = units(tmp_path / "run")
+    found = masks(tmp_path / "run", (0.5, 0.2))
+    assert len(before) == 3 and before.items() <= units(tmp_path / "run").items()
+    pd.testing.assert_frame_equal(found, masks(tmp_path / "whole", (0.5, 0.2)), rtol=1e-6)

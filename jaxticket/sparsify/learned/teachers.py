@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxticket import _show, _tree
+from jaxticket import _files, _show, _tree
 from jaxticket._check import flag, settle, share, whole
 from jaxticket.engine.adversarial import PGD
+from jaxticket.engine.blocks import apart, of_work
 from jaxticket.engine.dense import Networks, dense_rows, initial_networks, train_dense
 from jaxticket.engine.learner import Batch, Plan
 from jaxticket.engine.loop import report_diverged
@@ -229,10 +230,9 @@ def teachers_of(runs: Runs, number: int = 0) -> Runs:
         raise ValueError("`runs` were not saved, and their teachers neither; pass folder=...")
     if whole("number", number) >= teaching.count:
         raise ValueError(f"`number` must be from 0 to {teaching.count - 1}, got {number}")
-    parts = []
-    for path in sorted((runs.folder / "units").glob("teachers-*.npz")):
-        with np.load(path, allow_pickle=False) as file:
-            parts.append(dict(file))
+    units = runs.folder / "units"
+    names = of_work("teachers", [path.stem for path in _files.children(units)])
+    parts = [_files.read_arrays(units / f"{names[block]}.npz") for block in apart(names)]
     if not parts:
         raise ValueError(f"`runs` have no teachers in their folder {str(runs.folder)!r}")
     name, own = f"state-{teaching.steps(runs.training)}", slice(number, None, teaching.count)
