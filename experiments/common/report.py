@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from pandas.core.groupby import SeriesGroupBy
@@ -280,13 +281,19 @@ def _note(job: Job, figure: Figure, bands: str | None, pruning: str | None) -> s
     if job.settings.lr is not None:
         note += f", learning rate {job.settings.lr:g}"
     if pruning is None and job.size.levels:
-        pruning = f"{100 * job.size.fraction:g}% pruned per level"
+        pruning = f"{100 * job.size.fraction:.3g}% pruned per level"
     note += f", {pruning}" if pruning else ""
     if bands is not None and any(ax.collections for ax in figure.axes):
-        note += f"; lines are means, {bands}"
+        spread = bands if _has_bands(figure) else bands.replace("bands", "bars")
+        note += f"; lines are means, {spread}"
     if any(line.get_label() == "_exit" for ax in figure.axes for line in ax.lines):
         note += "; triangles on the x axis mark lines that go on below it"
     return note
+
+
+def _has_bands(figure: Figure) -> bool:
+    """Tell whether spread is drawn as areas, and not as bars alone."""
+    return any(isinstance(one, PolyCollection) for ax in figure.axes for one in ax.collections)
 
 
 def _final(table: pd.DataFrame) -> pd.DataFrame:

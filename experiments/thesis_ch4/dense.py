@@ -56,29 +56,23 @@ DISTANCES = (
 )
 
 
-def both(
-    draw: Callable[..., Axes], *tables: pd.DataFrame, by_step: bool = False, **options: Any
-) -> Figure:
-    """Draw a panel for the test and one for the train split, with equal axes.
+def both(draw: Callable[..., Axes], *tables: pd.DataFrame, of: str = "", **options: Any) -> Figure:
+    """Draw a panel for the test and one for the train split, with equal axes and one legend.
 
     Args:
       draw: function of `jt.plots`.
       tables: what it draws.
-      by_step: whether colors tell steps k, which one panel's own legend names.
+      of: what is drawn, for the titles.
       options: of the function.
     """
     with jt.plots.style():
         figure, axes = pair()
         splits = ("test", "train")
-        panels = [
-            partial(draw, *tables, split=split, legend=by_step and split == "train", **options)
-            for split in splits
-        ]
+        panels = [partial(draw, *tables, split=split, legend=False, **options) for split in splits]
         draw_alike(axes, panels)
         for ax, split in zip(axes, splits, strict=True):
-            ax.set_title(f"{split} set")
-        if not by_step:
-            shared_legend(figure, axes)
+            ax.set_title(f"{of}{', ' if of else ''}{split} set")
+        shared_legend(figure, axes)
     return figure
 
 
@@ -154,11 +148,12 @@ def main(settings: Settings) -> None:
     lengths = jt.results.concat(
         [usual, jt.results.concat(whole).assign(branch="full length", length="full")]
     )
+    first = chosen.at[0]
     figures = {
-        "figure_4-2": both(jt.plots.path, inst.paths(), at=chosen.at[0]),
+        "figure_4-2": both(jt.plots.path, inst.paths(), of=f"k = {first}", at=first),
         "figure_4-3": both(jt.plots.instability, inst.table()),
-        "figure_4-5": both(jt.plots.throughout, inst.throughout(), by_step=True),
-        "figure_4-6": both(jt.plots.path, inst.paths(), by_step=True),
+        "figure_4-5": both(jt.plots.throughout, inst.throughout()),
+        "figure_4-6": both(jt.plots.path, inst.paths()),
         "figures_4-7_to_4-12": distances(inst),
         "plane": plane,
     }
@@ -167,7 +162,8 @@ def main(settings: Settings) -> None:
         jt.plots.instability(lengths, ax)
         figures["figures_4-31_and_4-32"], axes = pair()
         jt.plots.error(inst.states(), axes[0], dense=inst.copies())
-        axes[0].set_title("error at step k")
+        axes[0].set_title("error at step $k$")
+        axes[1].set_title("distances of the dense network")
         jt.plots.distances_at_rewinding(inst.states(), inst.copies(), inst.table(), axes[1])
     tables = {"verdicts": rows, "first_steps": steps, "costs": inst.costs(), **more_tables}
     more = {"at": chosen.at, **chosen.options, "throughout": chosen.throughout}

@@ -32,7 +32,7 @@ from matplotlib.figure import Figure
 
 import jaxticket as jt
 from experiments.common.job import budget, launch, prepare
-from experiments.common.report import pair, save, single
+from experiments.common.report import pair, save, shared_legend, single
 from experiments.thesis_ch4._copies import (
     BANDS,
     SMALL,
@@ -118,20 +118,24 @@ def main(settings: Settings) -> None:
     runs = {k: run.table() for k, run in found.items()}
     by_density = jt.results.concat((runs[chosen.at[0]], best(runs)))
     first, branches = chosen.at[0], ("ticket", *controls)
+    looks, density = jt.plots.branch_styles(branches), 100 * job.densities[-1]
+    titles = {name: f"{looks[name].label}, {density:.3g}%" for name in branches}
     figures = {
         "figure_4-14": both(
-            jt.plots.path, tables["paths"], at=first, level=last, branches=branches
+            jt.plots.path, tables["paths"], of=f"k = {first}, {density:.3g}% of weights",
+            at=first, level=last, branches=branches,
         ),
         "figures_4-15_to_4-17": _two(tables, last, "test"),
         "figures_4-19_and_4-20": _two(tables, last, "train"),
         "figure_4-21": both(
-            jt.plots.throughout, inst.throughout(), by_step=True, level=last, branches=("ticket",)
+            jt.plots.throughout, inst.throughout(), of=titles["ticket"],
+            level=last, branches=("ticket",),
         ),
         "figures_4-25_and_4-26": distances(inst, level=last),
-    }
+    }  # fmt: skip
     for number, branch in zip(("4-22", "4-23", "4-24"), branches, strict=True):
         figures[f"figure_{number}"] = both(
-            jt.plots.path, tables["paths"], by_step=True, level=last, branches=(branch,)
+            jt.plots.path, tables["paths"], of=titles[branch], level=last, branches=(branch,)
         )
     with jt.plots.style():
         figures["figure_4-13"], ax = single()
@@ -139,8 +143,10 @@ def main(settings: Settings) -> None:
         figures["figure_4-18"], ax = single()
         jt.plots.first_steps(steps, ax, at=chosen.at)
         figures["figures_4-27_to_4-30"], axes = pair()
-        jt.plots.against_density(tables["table"], axes[0], legend=False)
-        jt.plots.against_density(tables["table"], axes[1], metric="error")
+        for ax, metric in zip(axes, ("barrier", "error"), strict=True):
+            jt.plots.against_density(tables["table"], ax, metric=metric, legend=False)
+            ax.set_title(metric)
+        shared_legend(figures["figures_4-27_to_4-30"], axes)
         figures["heat_map"], ax = single()
         jt.plots.heat_map(tables["table"], ax)
         figures["figure_4-33"], ax = single()

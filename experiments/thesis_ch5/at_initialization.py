@@ -146,8 +146,10 @@ def main(settings: Settings) -> None:
         figures["figure_5-6"], ax = single(5.6, 4.0)
         drawn = [name for name in masks if name != "grasp_absolute"]
         jt.plots.unit_collapse(units, ax, branches=drawn, band="minmax")
+        ax.set_title(f"{100 * density:.3g}% of the weights kept")
         figures["figure_5-11"], ax = single(6.4, 4.0)
         jt.plots.layer_densities(layers, ax, branches=[name for name in masks if name in plain])
+        ax.set_title(f"{100 * density:.3g}% of the weights kept")
     few = units[np.isclose(units["threshold"].to_numpy()[:, None], KEPT).any(axis=1)]
     tables = {"gaps": differences, "units": few, "layers": layers}
     more = {"methods": methods, "at_density": density}

@@ -230,7 +230,8 @@ def shares(trace: pd.DataFrame, ax: Axes) -> None:
         mean_line(ax, own.groupby("density")["overlap"], 100 * np.unique(own["density"]), look)
     every = np.unique(trace["density"])
     ax.plot(100 * every, 100 * every, color="0.6", linestyle=":", label="by chance")
-    ax.set(xscale="log", xlabel="Density (%)", ylabel="Shared by the two masks (%)", ylim=(0, None))
+    ax.set(xscale="log", xlabel="Density (% of weights kept)")
+    ax.set(ylabel="Shared by the two masks (%)", ylim=(0, None))
     ax.invert_xaxis()
     ax.minorticks_off()
     ax.set_xticks(100 * every, [f"{100 * density:.3g}" for density in every])
@@ -248,13 +249,18 @@ def at_one_density(table: pd.DataFrame) -> Figure:
         ax.axvline(dense.mean(), color="0.45", label="dense")
         ax.axvspan(dense.min(), dense.max(), color="0.45", alpha=0.15, linewidth=0)
         looks = jt.plots.branch_styles(names)
+        for kind, mark in (("a seed", "."), ("their mean", "|")):
+            ax.plot([], [], mark, color="0.3", label=kind)
         for place, name in enumerate(names):
             values = 100 * final.loc[final["branch"] == name]["value"].to_numpy(float)
             ax.plot(values, np.full(len(values), place), ".", color=looks[name].color)
             ax.plot(values.mean(), place, "|", color=looks[name].color, markersize=12)
         ax.set_yticks(range(len(names)), [looks[name].label for name in names])
-        ax.set(xlabel="Test accuracy (%)", ylim=(len(names) - 0.5, -0.5))
-        ax.legend()
+        density = float(np.median(final.loc[final["level"] > 0]["density"]))
+        xlabel = f"Test accuracy (%) at {100 * density:.3g}% of weights"
+        ax.set(xlabel=xlabel, ylim=(len(names) - 0.5, -0.5))
+        # names of methods are long: beside the points there is no room
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
     return figure
 
 

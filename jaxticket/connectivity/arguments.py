@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -172,10 +173,14 @@ def block_of(
       atoms: number of states of all seeds.
       copies: copies of every state.
       mesh: devices.
-      at_once: copies that one device holds at most; None for as many as fit `BYTES`.
+      at_once: copies that one device holds at most; None for as many as fit `BYTES`, and where a
+        device trains one after another for as few as keep all devices busy, so that a call does
+        not take long, and what it has done is saved soon.
     """
     devices = mesh.shape[parallel.SEED]
-    if at_once is None:
+    if at_once is None and parallel.maps(mesh):
+        fitting = math.lcm(copies, devices) // devices
+    elif at_once is None:
         params = _tree.size(net.shapes[0])
         # weights, gradient and the moments of the optimizer
         fitting = max(BYTES // (4 * params * (2 + moments(training, net))), -(-copies // devices))

@@ -7,6 +7,7 @@ level 0 of "ticket", and samples are seeds × copies.
 """
 
 from jaxticket.plots._calibration import reliability, separation
+from jaxticket.plots._caption import caption
 from jaxticket.plots._corruptions import corruption_errors, corruptions
 from jaxticket.plots._costs import accuracy_against_cost
 from jaxticket.plots._density import accuracy, dilation, early_stop
@@ -26,7 +27,7 @@ from jaxticket.plots._stability import (
     instability,
     stable_and_matching,
 )
-from jaxticket.plots._style import branch_styles, caption, style
+from jaxticket.plots._style import branch_styles, style
 from jaxticket.plots._surfaces import loss_contours, loss_cuts, loss_surface
 from jaxticket.plots._training import curves, telemetry
 from jaxticket.plots._verdicts import against_density, first_steps

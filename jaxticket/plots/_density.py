@@ -13,7 +13,17 @@ from matplotlib.ticker import MaxNLocator
 from jaxticket import _check, _stats
 from jaxticket.analysis import stats
 from jaxticket.plots import _axes, _panel, _style, _table
-from jaxticket.plots._panel import Series, draw, labeled, notes, place_legend, reach
+from jaxticket.plots._panel import (
+    EXIT,
+    FALLS,
+    Series,
+    attach,
+    draw,
+    labeled,
+    notes,
+    place_legend,
+    reach,
+)
 from jaxticket.plots._style import branch_order, branch_styles, panel, percent
 from jaxticket.plots._table import check_options, column, where
 
@@ -28,9 +38,6 @@ SHOWN = ("ticket", "reinit")
 BELOW_DENSE = 12.0
 # around means that match the dense network
 RING = _panel.Mark("o", 0.9, "none", 8, 3.2)
-# after the name of a branch whose line leaves the axes
-FALLS = ", falls to "
-EXIT = _panel.Mark("v", 0.0, size=4.5)
 
 
 def accuracy(
@@ -200,9 +207,11 @@ def dilation(
         # no greater dilation was trained: the space above is for the markers
         ax.set_yticks([tick for tick in ticks if low <= tick <= high])
         ax.set(ylim=(low, top), ylabel=r"Smallest sufficient dilation $\delta^*$")
+        missing = [_panel.mark_entry(_panel.hollow("o"), "not reached")] if rows else []
         if legend:
-            missing = [_panel.mark_entry(_panel.hollow("o"), "not reached")] if rows else []
             place_legend(ax, labeled(ax) + missing, corner="lower left")
+        else:
+            attach(ax, missing)
     return ax
 
 
@@ -269,11 +278,14 @@ def _against_density(
         _axes.density_axis(ax, where(means, branch=names)["density"])
         ax.set(ylim=ylim, ylabel=ylabel)
         _axes.thousands(ax.yaxis, ylim[1])
+        within = f"matching (within {matching or 0:.2g} points)"
+        more = [_panel.mark_entry(RING, within)] if ringed else []
+        more += notes(series, "seeds")
         if legend:
-            within = f"matching (within {matching or 0:.2g} points)"
-            entries = labeled(ax) + ([_panel.mark_entry(RING, within)] if ringed else [])
             corner = "lower left" if is_accuracy else "upper left"
-            place_legend(ax, entries + notes(series, "seeds"), corner=corner)
+            place_legend(ax, labeled(ax) + more, corner=corner)
+        else:
+            attach(ax, more)
     return ax
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import Collection
+from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox, ScaledTranslation
@@ -30,6 +31,10 @@ MATCHING = 0.2
 # height of crosses at the lower edge, as a share of the axes
 EDGE = 0.02
 DASHES: LineStyleType = (0, (5, 2))
+# of artists without data, which only stand for something in a legend
+ENTRY = "jaxticket legend entry"
+# of legends in a corner of their axes
+PLACED = "jaxticket legend, "
 CORNERS: tuple[LegendLocType, ...] = ("lower left", "lower right", "upper left", "upper right")
 
 
@@ -58,6 +63,9 @@ class Mark(NamedTuple):
 
 
 CROSS = Mark("x", 1.0)
+# on the lower edge, where a line goes on below it, and what the name of that line ends with
+EXIT = Mark("v", 0.0, size=4.5)
+FALLS = ", falls to "
 
 
 def hollow(marker: str) -> Mark:
@@ -174,10 +182,12 @@ def line_figure(
         if ylim is None:
             ylim = from_zero(series, least=1.5 * STABLE * stable, most=shade)
         ax.set(ylabel=ylabel, ylim=ylim)
+        first, last = list(entries()) if entries else None, [*more, *notes(series, what)]
         if legend:
-            handles = labeled(ax) if entries is None else [*entries(), *baselines]
-            handles = [*handles, *more, *notes(series, what)]
-            place_legend(ax, handles, corner=corner, title=title)
+            handles = labeled(ax) if first is None else [*first, *baselines]
+            place_legend(ax, [*handles, *last], corner=corner, title=title)
+        else:
+            attach(ax, [*(first or ()), *last])
         if shade is not None:
             impossible(ax, above=shade)
     return ax
@@ -360,6 +370,16 @@ def notes(series: Sequence[Series], what: str = "copies") -> list[Line2D]:
     return entries
 
 
+def attach(ax: Axes, entries: Iterable[Artist]) -> None:
+    """Put legend entries that are no lines of the figure on axes without a legend.
+
+    They show nothing there; `labeled` gives them, where panels share one legend.
+    """
+    for entry in entries:
+        entry.set_gid(ENTRY)
+        ax.add_artist(entry)
+
+
 def labeled(ax: Axes) -> list[Artist]:
     """Give everything on the axes that has a label."""
     return list(ax.get_legend_handles_labels()[0])
@@ -375,14 +395,8 @@ def place_legend(
     figure, handles = root_figure(ax), list(handles)
     side = "center" if title is None else "left"
     made = ax.legend(handles=handles, loc=corner, title=title, alignment=side)
-    figure.draw_without_rendering()
-    drawn = (*ax.lines, *ax.collections, *ax.patches, *ax.texts)
-    places: list[LegendLocType] = [corner, *CORNERS]
-    for place in dict.fromkeys(places):
-        made.set_loc(place)
-        box = made.get_window_extent().padded(0.04 * figure.dpi)
-        if not any(covers(box, artist) for artist in drawn):
-            return made
+    if in_free_corner(ax, made, corner):
+        return made
     if not has_layout(ax):
         # nothing would make room outside the axes
         made.set_loc("best")
@@ -408,6 +422,38 @@ def place_legend(
         if made.get_window_extent().width <= max(frame.width, 0.95 * whole.width):
             break
     return made
+
+
+def in_free_corner(ax: Axes, legend: Legend, first: LegendLocType) -> bool:
+    """Put a legend into a corner of the axes where it covers nothing; whether there is one.
+
+    Args:
+      ax: the axes.
+      legend: theirs.
+      first: the corner to try first.
+    """
+    figure = root_figure(ax)
+    figure.draw_without_rendering()
+    drawn = (*ax.lines, *ax.collections, *ax.patches, *ax.texts)
+    places: list[LegendLocType] = [first, *CORNERS]
+    for place in dict.fromkeys(places):
+        legend.set_loc(place)
+        box = legend.get_window_extent().padded(0.04 * figure.dpi)
+        if not any(covers(box, artist) for artist in drawn):
+            legend.set_gid(f"{PLACED}{place}")
+            return True
+    legend.set_gid(None)
+    return False
+
+
+def place_legends_again(figure: Figure) -> None:
+    """Look for free corners once more, after axes changed their size."""
+    for ax in figure.axes:
+        legend = ax.get_legend()
+        name = "" if legend is None else str(legend.get_gid())
+        corners: list[LegendLocType] = [corner for corner in CORNERS if name == f"{PLACED}{corner}"]
+        if legend is not None and corners and not in_free_corner(ax, legend, corners[0]):
+            legend.set_loc("best")
 
 
 def covers(box: Bbox, artist: Artist) -> bool:

@@ -13,7 +13,7 @@ from matplotlib.transforms import Transform
 
 from jaxticket.analysis import stats
 from jaxticket.plots import _axes, _panel, _style, _table
-from jaxticket.plots._panel import Series, labeled, line_figure, place_legend, reach
+from jaxticket.plots._panel import EXIT, FALLS, Series, labeled, line_figure, place_legend, reach
 from jaxticket.plots._style import branch_order, branch_styles, panel, percent
 from jaxticket.plots._table import Band, check_options, column, select, spread, where
 from jaxticket.results import check_table
@@ -44,7 +44,8 @@ def accuracy_at_step(
     Lines are means over seeds; the gray line and band across are the dense network's mean and
     standard deviation. Where a branch has several densities, each has a line, sparser ones lighter.
     Open markers: some seeds diverged, the mean is over the others; a cross at the lower edge: all
-    did. Steps are at even distances, but the coordinates of the axis are steps.
+    did; triangles there: the mean is below. Steps are at even distances, but the coordinates of the
+    axis are steps.
 
     Args:
       table: tidy table with the further column `pruned_at`: the step at which that network was
@@ -98,11 +99,23 @@ def accuracy_at_step(
         after = f" ({_axes.step_name(end)}: after training)" if steps[-1] == end else ""
         ax.set_xlabel("Step at which the network is pruned" + after)
 
+    ylim = ylim or _axes.limits([*reach(series), *dense], top=100.0)
+    below = [(one, one.column("mean") < ylim[0]) for one in series]
+    series = [
+        one._replace(label=f"{one.label}{FALLS}{np.nanmin(one.column('mean')):.0f}%")
+        if hidden.any()
+        else one
+        for one, hidden in below
+    ]
+
+    def over(ax: Axes) -> None:
+        for one, hidden in below:
+            _panel.marks(ax, one.column("x")[hidden], 0.012, EXIT, one.color, "_exit")
+
     at = f"\nat {percent(shared)}% of weights" if shared else ""
     return line_figure(
         ax, series, band, x_axis=x_axis, ylabel=f"{split.capitalize()} accuracy (%){at}",
-        ylim=ylim or _axes.limits([*reach(series), *dense], top=100.0), corner="lower right",
-        legend=legend, under=under, what="seeds",
+        ylim=ylim, corner="lower right", legend=legend, under=under, over=over, what="seeds",
     )  # fmt: skip
 
 

@@ -1,8 +1,7 @@
-"""The look of every figure: fonts, lines and colors, styles of branches, captions."""
+"""The look of every figure: fonts, lines and colors, styles of branches."""
 
 from __future__ import annotations
 
-import textwrap
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,8 +11,6 @@ import matplotlib
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.layout_engine import ConstrainedLayoutEngine, TightLayoutEngine
-from matplotlib.text import Text
 
 from jaxticket._check import nearest, texts
 
@@ -40,7 +37,8 @@ RC: dict[RcKeyType, object] = {
     # no frame, and grid lines do not cross the text
     "legend.edgecolor": "none",
     "legend.framealpha": 1.0,
-    "legend.handlelength": 1.8,
+    # two dashes of each style are visible
+    "legend.handlelength": 2.4,
     "legend.labelspacing": 0.35,
     "legend.title_fontsize": 8,
     "lines.linewidth": 1.3,
@@ -57,7 +55,6 @@ RC: dict[RcKeyType, object] = {
     "ytick.major.width": 0.6,
 }
 DENSE = "0.45"
-CAPTION = "jaxticket caption"
 
 
 class BranchStyle(NamedTuple):
@@ -301,34 +298,3 @@ def has_layout(ax: Axes) -> bool:
 def wants_colorbar(ax: Axes | None) -> bool:
     """Tell whether there is room for a color bar: in a new figure, or where an engine makes it."""
     return ax is None or (isinstance(ax, Axes) and has_layout(ax))
-
-
-def caption(target: Axes | Figure, text: str) -> Text:
-    """Write a small gray line at the bottom of the figure that says where the numbers come from.
-
-    A second caption replaces the first.
-
-    Args:
-      target: the figure, or one of its axes.
-      text: provenance, such as "run: lenet-1f3a, MNIST, 5 seeds". Long text is wrapped.
-
-    Returns:
-      The text object.
-    """
-    figure = root_figure(target)
-    size = 6.0
-    width, height = figure.get_size_inches()
-    # a letter is a bit more than half as wide as it is high
-    lines = textwrap.fill(text, max(20, int(width * 72 / (0.57 * size))))
-    share = (1.25 * size * (lines.count("\n") + 1) + 4) / (72 * height)
-    for old in [note for note in figure.texts if note.get_gid() == CAPTION]:
-        old.remove()
-    engine = figure.get_layout_engine()
-    if not isinstance(engine, ConstrainedLayoutEngine | TightLayoutEngine):
-        figure.subplots_adjust(bottom=max(figure.subplotpars.bottom, share + 0.45 / height))
-    else:
-        engine.set(rect=(0, share, 1, 1 - share))
-    place = 4 / (72 * width), 3 / (72 * height)
-    note = figure.text(*place, lines, size=size, color="0.5", ha="left", va="bottom", gid=CAPTION)
-    note.set_in_layout(False)
-    return note

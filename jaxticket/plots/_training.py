@@ -85,7 +85,7 @@ def curves(
         ax, series[::-1], "minmax", x_axis=lambda ax: training_axis(ax, steps, start=steps.min()),
         ylabel=f"{split.capitalize()} accuracy (%)", ylim=ylim or _late_limits(series),
         corner="lower right", legend=legend, entries=lambda: _entries(known, chosen, names),
-        title="Density", what="seeds",
+        title="Density" if len(names) == 1 else "Density, network", what="seeds",
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from stops import after_save, in_spite_of_deaths, killed
 import jaxticket as jt
 from jaxticket import masks
 from jaxticket.connectivity import copies as copies_module
+from jaxticket.connectivity.arguments import block_of
 from jaxticket.engine.program import program
 from jaxticket.engine.supervised import Supervised
 from jaxticket.random import permutation_words, stream
@@ -484,6 +485,17 @@ def test_one_program_trains_dense_networks_and_copies(analyze, net, mesh):
 
 
 @pytest.mark.slow
+def test_on_a_cpu_blocks_are_as_small_as_keeps_all_devices_busy(net, training):
+    def blocks(copies, devices, at_once=None):
+        mesh = jt.parallel.mesh(devices=jax.devices()[:devices])
+        return block_of(net, training, 24, copies, mesh, at_once)
+
+    # replicas, and states that they are copies of
+    assert blocks(2, 1) == (2, 1) and blocks(2, 2) == (2, 1) and blocks(2, 4) == (4, 2)
+    assert blocks(3, 1) == (3, 1) and blocks(3, 2) == (6, 2) and blocks(3, 4) == (12, 4)
+    assert blocks(3, 4, at_once=24) == (72, 24)
+
+
 def test_results_do_not_depend_on_at_once_and_mesh(analyze, inst):
     for mesh, at_once in (
         (jt.parallel.mesh(devices=jax.devices()[:1]), 3),

@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle
 import jaxticket as jt
 from jaxticket import plots
 from jaxticket.analysis import stats
+from jaxticket.plots import _panel
 from jaxticket.plots._axes import limits, step_axis, step_name
 from jaxticket.plots._density import leaves
 from jaxticket.plots._matrices import FACES
@@ -178,7 +179,13 @@ def test_accuracy_at_step_compares_with_one_dense_network():
     np.testing.assert_array_equal(lines(ax)["_mark"].get_xdata(), [500, 500])
     assert "(1k: after training)" in ax.get_xlabel() and "at 20% of weights" in ax.get_ylabel()
     low, high = ax.get_ylim()
-    assert low < 69 and 91 < high < 100
+    assert low < 69 and 91 < high < 100 and "_exit" not in lines(ax)
+    # what lies below the axes is said
+    cut = plots.accuracy_at_step(f.STEPS, ylim=(75, 92))
+    assert any(", falls to " in text for text in legend_texts(cut))
+    for x in lines(cut)["_exit"].get_xdata():
+        below = [line for line in ax.lines if x in line.get_xdata() and len(line.get_xdata()) > 2]
+        assert any(line.get_ydata()[list(line.get_xdata()).index(x)] < 75 for line in below)
     # each method's run brings it along, under a name of its own
     dense = f.STEPS[f.STEPS["branch"] == "dense"]
     twice = pd.concat([f.STEPS, dense.assign(branch="snip", pruned_at=0)])
@@ -1008,6 +1015,51 @@ def test_methods_look_unlike_each_other_and_the_same_everywhere():
     mixed = ["zeta", "random", "grasp_reinit", "grasp_shuffle", "grasp", "zeta_shuffle", "snip"]
     order = ["snip", "grasp", "grasp_shuffle", "grasp_reinit", "random", "zeta", "zeta_shuffle"]
     assert branch_order(mixed, None) == order
+
+
+def test_panels_without_a_legend_have_its_entries():
+    for draw, entry in (
+        (lambda **options: plots.path(f.PATHS, at=AT[0], **options), "mean of ends + 2 points"),
+        (lambda **options: plots.path(f.PATHS, **options), "$k$ = 0"),
+        (lambda **options: plots.accuracy(RUN, **options), "matching (within 0.2 points)"),
+    ):
+        with_legend, without = draw(), draw(legend=False)
+        labels = without.get_legend_handles_labels()[1]
+        assert without.get_legend() is None and entry in labels
+        assert sorted(labels) == sorted(legend_texts(with_legend))
+        assert with_legend.get_xlim() == without.get_xlim()
+        assert with_legend.get_ylim() == without.get_ylim()
+
+
+def test_captions_are_as_wide_as_their_figure():
+    figure, _ = pyplot.subplots(figsize=(4, 3), layout="constrained")
+    for text in ("WIDE LETTERS OF MNIST " * 20, "illi " * 60, "a" * 30, ""):
+        note = plots.caption(figure, text)
+        assert note.get_text().split() == text.split()
+        box = note.get_window_extent()
+        assert box.x1 <= figure.bbox.x1
+        # and no line is broken early
+        widest = [len(line) for line in note.get_text().split("\n")]
+        assert len(widest) == 1 or box.width > 0.8 * figure.bbox.width
+
+
+def test_a_caption_moves_a_legend_that_would_cover_lines():
+    """The higher the axes, the smaller a legend is in them."""
+    figure, ax = pyplot.subplots(figsize=(4, 2), layout="constrained")
+    ax.plot([0, 1], [0, 0], label="one")
+    ax.plot([0, 1], [0.6, 0.6], label="another")
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    legend = _panel.place_legend(ax, _panel.labeled(ax), corner="upper right")
+
+    def covers():
+        figure.draw_without_rendering()
+        return any(_panel.covers(legend.get_window_extent(), line) for line in ax.lines)
+
+    assert not covers()
+    plots.caption(figure, "run: a, " * 40)
+    assert not covers()
+    legend.set_loc("upper right")
+    assert covers()
 
 
 def test_caption_without_a_layout_engine_and_in_a_subfigure():
