@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike
 Numbers: TypeAlias = Any
 """A number, an array or a column of a table; comparisons give bools of the same kind."""
 
-# accuracies were float32 on the device: what differs by less than this differs by rounding
 GUARD = 1e-7
+"""What differs by less differs by rounding: accuracies were float32 on the device."""
 
 
 def at_least(value: Numbers, bar: Numbers) -> Numbers:

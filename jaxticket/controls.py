@@ -180,6 +180,7 @@ BRANCHES: dict[str, Change] = {
     "sign_flip": sign_flip,
     "retrain": retrain,
 }
+"""Controls by name: how each changes a ticket."""
 REDRAWN = ("reinit", "reinit_at_k", "layerwise_random", "preserved", "locally_permuted",
            "globally_permuted")  # fmt: skip
 """The branches whose weights are not those of the ticket's own training."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("seed", "level", "density", "branch", "step", "split", "metric", "value")
+"""The columns that every table of results has."""
 
 
 class EvaluationLog(NamedTuple):

@@ -168,13 +168,15 @@ networks = verdict.networks()
 last = networks[networks.split.eq("test") & networks.metric.eq("accuracy")]
 last = last[last.step == last.groupby("branch").step.transform("max")]
 order = last.groupby("branch").value.mean().sort_values().index
+styles = jt.plots.branch_styles(order)
+labels = [styles[name].label.replace("dense lr", "dense, learning rate") for name in order]
 with jt.plots.style():
     figure, ax = plt.subplots(figsize=(6.5, 4), layout="constrained")
     for place, branch in enumerate(order):
         values = 100 * last[last.branch == branch].value
-        ax.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.5)
+        ax.plot(values, [place] * len(values), "o", color=styles[branch].color, alpha=0.5)
         ax.plot(values.mean(), place, "|", color="black", markersize=14)
-    ax.set_yticks(range(len(order)), order)
+    ax.set_yticks(range(len(order)), labels)
     ax.set(xlabel="test accuracy at the end (%)")
 
 # %% [markdown]

@@ -65,7 +65,7 @@ net = jt.networks.lenet(data.shape, data.classes)
 training = jt.Training(steps=steps, batch_size=60, optimizer="adam", lr=1.2e-3)
 kept = {"seeds": seeds, "keep": "trained", "progress": False}
 pruning = jt.Pruning(levels=levels, fraction=1 - density ** (1 / levels))
-found = {"imp": jt.find_tickets(net, data, training, pruning, **kept)}
+found = {"ticket": jt.find_tickets(net, data, training, pruning, **kept)}
 for score in scores:
     found[score] = jt.prune_at(net, data, training, score=score, density=density, **kept)
 
@@ -92,6 +92,11 @@ def joined(tables):
     return jt.results.concat([dense, *sparse])
 
 
+def with_dense(table):
+    """Make the dense networks a branch of their own."""
+    return table.assign(branch=table.branch.where(table.level > 0, "dense"))
+
+
 # %% [markdown]
 # ## Sharpness
 #
@@ -100,7 +105,7 @@ def joined(tables):
 # %%
 probe = jt.probes.Curvature(eigenvalues=3, order=order, starts=2, samples=20, points=100)
 curvature = measure(probe, examples=examples)
-sharpness = joined(curvature).replace({"branch": {"ticket": "dense"}})
+sharpness = with_dense(joined(curvature))
 ax = jt.plots.spectral_density(sharpness)
 
 # %%
@@ -132,7 +137,7 @@ attack = measure(
 ax = jt.plots.robustness(joined(attack))
 
 # %%
-rows = joined(attack).replace({"branch": {"ticket": "dense"}})
+rows = with_dense(joined(attack))
 rows = rows[rows.metric.eq("adversarial_accuracy") & rows["index"].eq(3)]
 print("accuracy (%) under attack of radius 0.1:")
 print((100 * rows.groupby("branch").value.agg(["mean", "std"])).round(1).to_string())

@@ -15,6 +15,8 @@ from jaxticket.engine.judged import ACCURACY, Judged
 if TYPE_CHECKING:
     import pandas as pd
 
+__all__ = ["CONTROLS", "Rules", "clear_gap", "conditions"]
+
 CONTROLS = ("reinit", "sign_flip", "shuffle", "random", "small_dense")
 """Controls that a winning ticket has to beat by a clear gap."""
 

@@ -126,6 +126,7 @@ DISTANCES: dict[str, Distance] = {
     "mask_hamming": mask_hamming,
     "mask_iou": mask_iou,
 }
+"""Distances between two trained networks, by the names in `inst.table()`."""
 OF_ANSWERS = frozenset((disagreement, disagreement_share))
 """Those of answers that are right or wrong, which numbers are not."""
 OF_WEIGHTS = frozenset((l2, cosine, mask_hamming, mask_iou))

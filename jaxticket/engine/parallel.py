@@ -28,7 +28,10 @@ from jaxticket.typing import AnyArray
 T = TypeVar("T")
 InT = TypeVar("InT")
 
-SEED, DATA = "seed", "data"
+SEED = "seed"
+"""The axis of a mesh along which replicas are divided."""
+DATA = "data"
+"""The axis of a mesh along which batches are divided."""
 
 
 def mesh(

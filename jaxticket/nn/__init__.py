@@ -76,6 +76,7 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "resnet50": resnet50,
     "inception_v3": inception_v3,
 }
+"""Constructors of networks by name, called as `network(shape, classes, **options)`."""
 
 
 __all__ = [

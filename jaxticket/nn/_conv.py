@@ -87,6 +87,10 @@ def conv(
 
 
 conv2 = functools.partial(conv, depth=2)
+"""Conv-2: `conv` of this depth."""
 conv4 = functools.partial(conv, depth=4)
+"""Conv-4: `conv` of this depth."""
 conv6 = functools.partial(conv, depth=6)
+"""Conv-6: `conv` of this depth."""
 conv8 = functools.partial(conv, depth=8)
+"""Conv-8: `conv` of this depth."""

@@ -121,8 +121,14 @@ def vgg(
 
 
 vgg11 = functools.partial(vgg, depth=11)
+"""VGG-11: `vgg` of this depth."""
 vgg13 = functools.partial(vgg, depth=13)
+"""VGG-13: `vgg` of this depth."""
 vgg16 = functools.partial(vgg, depth=16)
+"""VGG-16: `vgg` of this depth."""
 vgg19 = functools.partial(vgg, depth=19)
+"""VGG-19: `vgg` of this depth."""
 vgg2_16 = functools.partial(vgg, depth=16, dense=1)
+"""VGG2-16: `vgg` of depth 16 with a hidden dense layer."""
 vgg19_one_ticket = functools.partial(vgg, depth=19, init="xavier_normal", scale="ones")
+"""VGG-19 with the initialization of "One ticket to win them all"."""

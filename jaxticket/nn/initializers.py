@@ -80,4 +80,6 @@ INITIALIZERS: dict[str, Initializer] = {
     "signed_constant": signed_constant,
     "xavier_normal": scaled_normal(1.0, "average"),
 }
-"""Xavier and Glorot are one: variance 2 / (fan_in + fan_out). Kaiming: variance 2 / fan."""
+"""Initializers of kernels by name.
+
+Xavier and Glorot are one: variance 2 / (fan_in + fan_out). Kaiming: variance 2 / fan."""

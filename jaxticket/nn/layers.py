@@ -24,8 +24,11 @@ from jaxticket.nn.initializers import INITIALIZERS, Initializer
 from jaxticket.typing import Tap
 
 NORMS = ("batch", "group", "none")
+"""What `norm` of a network may be."""
 SCALES = ("ones", "uniform")
+"""What `scale` of a network may be: what the scale of its normalization starts at."""
 SHORTCUTS = ("projection", "padding")
+"""What `shortcut` of a residual network may be where its shape changes."""
 
 
 @dataclass(frozen=True)

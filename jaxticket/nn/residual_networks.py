@@ -364,17 +364,31 @@ def wide_resnet(
 
 
 resnet14 = functools.partial(resnet_cifar, depth=14)
+"""ResNet-14 for small images: `resnet_cifar` of this depth."""
 resnet20 = functools.partial(resnet_cifar, depth=20)
+"""ResNet-20 for small images: `resnet_cifar` of this depth."""
 resnet32 = functools.partial(resnet_cifar, depth=32)
+"""ResNet-32 for small images: `resnet_cifar` of this depth."""
 resnet44 = functools.partial(resnet_cifar, depth=44)
+"""ResNet-44 for small images: `resnet_cifar` of this depth."""
 resnet56 = functools.partial(resnet_cifar, depth=56)
+"""ResNet-56 for small images: `resnet_cifar` of this depth."""
 resnet110 = functools.partial(resnet_cifar, depth=110)
+"""ResNet-110 for small images: `resnet_cifar` of this depth."""
 # named by depth and width; the thesis counts no shortcuts, where SNIP says WRN-16-8, 16-10, 22-8
 wrn14_8 = functools.partial(resnet_cifar, depth=14, width=8)
+"""WRN-14-8: `resnet_cifar` of depth 14, 8 times as wide."""
 wrn14_10 = functools.partial(resnet_cifar, depth=14, width=10)
+"""WRN-14-10: `resnet_cifar` of depth 14, 10 times as wide."""
 wrn20_8 = functools.partial(resnet_cifar, depth=20, width=8)
+"""WRN-20-8: `resnet_cifar` of depth 20, 8 times as wide."""
 wrn32_2 = functools.partial(resnet_cifar, depth=32, width=2)
+"""WRN-32-2: `resnet_cifar` of depth 32, 2 times as wide."""
 resnet18 = functools.partial(resnet, depth=18)
+"""ResNet-18: `resnet` of this depth."""
 resnet50 = functools.partial(resnet, depth=50)
+"""ResNet-50: `resnet` of this depth."""
 wrn16_4 = functools.partial(wide_resnet, depth=16, width=4)
+"""WRN-16-4: `wide_resnet` of depth 16, 4 times as wide."""
 wrn22_2 = functools.partial(wide_resnet, depth=22, width=2)
+"""WRN-22-2: `wide_resnet` of depth 22, 2 times as wide."""

@@ -26,6 +26,8 @@ from jaxticket import _tree
 from jaxticket._check import nearest
 from jaxticket.typing import Axis, Network, Symmetry
 
+__all__ = ["blocks", "chain", "residual", "symmetry"]
+
 Shapes = dict[str, tuple[int, ...]]
 """Of kernels, by the path of their layer, in the order of the forward pass."""
 

@@ -71,9 +71,9 @@ def reliability(
 
     Below the diagonal a network is surer than it is right. Each bin holds the examples of all
     seeds; error bars are the standard deviation over seeds, weighted by how many examples each has
-    in the bin. Dashed lines with open markers are the same networks with their logits divided by
-    the temperature, where it was measured. The strip at the bottom has the share of examples in
-    each bin, on a log scale. With one line its gap to the diagonal is shaded.
+    in the bin, and end at 0 and 100%. Dashed lines with open markers are the same networks with
+    their logits divided by the temperature, where it was measured. The strip at the bottom has the
+    share of examples in each bin, on a log scale. With one line its gap to the diagonal is shaded.
 
     Args:
       table: what `jt.measure(runs, jt.probes.Calibration())` gave; branches may be named after
@@ -265,7 +265,9 @@ def _diagram(ax: Axes, strip: Axes, line: Line, one: Bins, *, scaled: bool) -> L
         markeredgewidth=0.9 if open_marker else 0.0,
     )  # fmt: skip
     if one.seeds - one.lost > 1:
-        _panel.error_bars(ax, x, y, y - reach, y + reach, line.color)
+        # no accuracy is beyond these, and the axes would cut the bar
+        low, high = np.maximum(y - reach, 0), np.minimum(y + reach, 100)
+        _panel.error_bars(ax, x, y, low, high, line.color)
     edges = np.linspace(0, 100, len(one.share) + 1)
     strip.stairs(
         np.maximum(one.share, RAREST / 10), edges, color=line.color, linestyle=dashes,

@@ -187,6 +187,7 @@ LAYOUTS: dict[str, Layout] = {
     "smart_ratio": smart_ratio,
     "smart_ratio_vgg": smart_ratio_vgg,
 }
+"""Layouts by name: how many weights each layer keeps at a density."""
 
 
 def _sizes(layers: Sequence[Layer], density: float) -> tuple[np.ndarray, int]:

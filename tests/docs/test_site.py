@@ -1,14 +1,18 @@
 """The site has every page and every public name, and links that leave the folder of the pages."""
 
+import importlib
 import re
 import types
 from pathlib import Path
 
 import jaxticket as jt
-from docs import docstrings, hooks
+from docs import docstrings, hooks, reference
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 ALIASES = {"networks": "nn", "branches": "controls", "stability": "connectivity"}
+# public, and imported from their modules
+FURTHER = {"jaxticket.analysis.conditions", "jaxticket.cli.main", "jaxticket.nn.symmetry"}
 
 
 def directives():
@@ -26,10 +30,59 @@ def test_the_reference_has_every_public_name_once():
     modules = {n: x for n, x in names.items() if isinstance(x, types.ModuleType)}
     expected = {f"jaxticket.{n}" for n in names if n not in modules}
     expected |= {module.__name__ for name, module in modules.items() if name not in ALIASES}
-    assert set(shown) == expected
+    assert set(shown) == expected | FURTHER
     for alias, name in ALIASES.items():
         assert getattr(jt, alias) is getattr(jt, name)
         assert f"`jt.{alias}`" in (DOCS / "api" / f"{name}.md").read_text("utf-8")
+
+
+def test_pages_name_what_the_reference_has():
+    """Other modules may change without notice, which users of a page would not expect."""
+    shown = directives()
+    texts = [ROOT / "README.md", *(ROOT / "notebooks").glob("*.md"), *DOCS.rglob("*.md")]
+    for path in [*texts, *(ROOT / "notebooks").glob("[0-9]*.py")]:
+        text = path.read_text("utf-8")
+        for name in re.findall(r"\bjaxticket(?:\.[A-Za-z_]\w*)+", text):
+            # the name itself, or the module that it is imported from
+            public = [one for one in shown if f"{name}.".startswith(f"{one}.")]
+            assert public or any(one.startswith(f"{name}.") for one in shown), (path, name)
+
+
+def test_pages_of_the_reference_have_tables_of_their_names():
+    pages = reference.pages()
+    assert reference.check(pages) == []
+    for path, text in pages.items():
+        shown = re.findall(r"^::: (\S+)$", text, re.MULTILINE)
+        rows = re.findall(r"^\| `(\S+)` \| \S.* \|$", text, re.MULTILINE)
+        assert bool(rows) == bool(shown), path.name
+        for row in rows:
+            found = jt if row.startswith("jt.") else importlib.import_module(row.rpartition(".")[0])
+            for part in row.partition(".")[2].split(".") if found is jt else [row.split(".")[-1]]:
+                assert part in dir(found)
+                found = getattr(found, part)
+
+
+def test_a_table_that_is_old_or_lacks_a_sentence_is_found(tmp_path):
+    package, page = tmp_path / "jaxticket", tmp_path / "docs" / "api" / "results.md"
+    page.parent.mkdir(parents=True)
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    source = (
+        '"""Tables."""\n__all__ = ["read"]\n\ndef read():\n    """Read `|x|`.\n\n    More."""\n'
+    )
+    (package / "results.py").write_text(source)
+    page.write_text("# `jt.results`\n\nTables.\n\n::: jaxticket.results\n")
+    assert reference.check(reference.pages(tmp_path)) == [
+        "the table of docs/api/results.md is not up to date: run `python -m docs.reference --write`"
+    ]
+    pages = reference.pages(tmp_path)
+    page.write_text(pages[page])
+    assert "| `jt.results.read` | Read <code>&#124;x&#124;</code>. |\n" in pages[page]
+    # written once more, it stays
+    assert reference.check(reference.pages(tmp_path)) == []
+    (package / "results.py").write_text(source.replace("def read():", "read = 3\ndef other():"))
+    old, bare = reference.check(reference.pages(tmp_path))
+    assert "not up to date" in old and bare.startswith("jt.results.read has no docstring")
 
 
 def test_sections_have_the_pages_in_the_order_of_the_index():

@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -123,6 +124,28 @@ def test_a_notebook_runs_at_a_tiny_size(name, tmp_path, monkeypatch):
     for cell, kept in zip(code_cells(notebook), before, strict=True):
         kinds = [sorted(output.get("data", {})) for output in kept.outputs]
         assert [sorted(output.get("data", {})) for output in cell.outputs] == kinds, cell.source
+
+
+@pytest.mark.slow
+@each
+def test_a_notebook_takes_two_minutes_at_most(name, tmp_path, monkeypatch):
+    """At its own size, as users run it: nothing is compiled before, and fully optimized.
+
+    Seconds of processors count, which other work on the machine hardly changes; an idle machine
+    with two cores takes less time than that.
+    """
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    for variable in ("JAX_COMPILATION_CACHE_DIR", "JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run.execute(run.read(name), folder=tmp_path)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    # a kernel that was not waited for would count for nothing
+    assert 1 < seconds < 120
 
 
 def first_cell():

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from figures import AT, FIGURES, INF, NAN, RUN, TABLE, all_named, legend_texts, lines, named, shaded
 from matplotlib import pyplot
-from matplotlib.collections import QuadMesh
+from matplotlib.collections import LineCollection, QuadMesh
 from matplotlib.patches import Rectangle
 
 import jaxticket as jt
@@ -494,6 +494,15 @@ def test_reliability_pools_the_examples_of_all_seeds():
     (step,) = strip.patches
     np.testing.assert_allclose(step.get_data().values[2:], [5, 10, 80])
     assert strip.get_yscale() == "log"
+    # bars end where accuracies do
+    table = f.RELIABILITY.copy()
+    own = (table["branch"] == "snip") & (table["metric"] == "bin_accuracy") & (table["index"] == 1)
+    table.loc[own & (table["seed"] == 0), "value"] = 1.0
+    table.loc[own & (table["seed"] > 0), "value"] = 0.1
+    ax = plots.reliability(table, branches=["snip"], level=8, scaled=False)
+    (bars,) = [one for one in ax.collections if isinstance(one, LineCollection)]
+    ends = [end for bar in bars.get_segments() for end in bar[:, 1]]
+    assert min(ends) == 0 and max(ends) <= 100
     assert not plots.reliability(f.measurement(f.bins(1.0)), branches=["snip"]).texts
     refused("every network diverged", plots.reliability, f.RELIABILITY.assign(value=NAN))
     refused("`table` has no 'bin_share'; pass jt.measure", plots.reliability, f.MEASURED)

@@ -90,6 +90,7 @@ PROBES: dict[str, Callable[..., Mapping[str, jax.Array]]] = {
     "explanations": Explanations(),
     "attack": Attack(),
 }
+"""Probes that `jt.measure` knows by name."""
 
 __all__ = [
     "PROBES",

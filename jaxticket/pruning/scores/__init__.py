@@ -36,6 +36,7 @@ SCORES: dict[str, Score] = {
     "synflow": synflow,
     "prospr": prospr,
 }
+"""Scores of weights by name; those with the highest are kept."""
 
 
 def inverted(score: str | Score) -> Score:

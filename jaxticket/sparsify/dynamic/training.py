@@ -92,6 +92,7 @@ RULES: dict[str, MaskRule] = {
     "ac_dc": ACDC(),
     "top_kast": TopKAST(),
 }
+"""Mask rules that `jt.sparse_train` knows by name."""
 _TIMES = ("begin", "end", "every")
 
 

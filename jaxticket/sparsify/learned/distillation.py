@@ -83,8 +83,7 @@ KNOWLEDGE: dict[str, tuple[str, Callable[[View, Outputs, Outputs], Array]]] = {
     "logits": ("logits", _logits),
     "spectra": ("params", _spectra),
 }
-"""Knowledge next to the labels and the teachers' soft answers: see
-`jaxticket.sparsify.learned.knowledge`.
+"""Further knowledge of the teachers by name, next to the labels and their soft answers.
 """
 
 NEGLIGIBLE = 1e-8
