@@ -484,7 +484,6 @@ def test_one_program_trains_dense_networks_and_copies(analyze, net, mesh):
     assert program(Supervised(net, training), mesh).traces() - before == 1
 
 
-@pytest.mark.slow
 def test_on_a_cpu_blocks_are_as_small_as_keeps_all_devices_busy(net, training):
     def blocks(copies, devices, at_once=None):
         mesh = jt.parallel.mesh(devices=jax.devices()[:devices])
@@ -496,6 +495,7 @@ def test_on_a_cpu_blocks_are_as_small_as_keeps_all_devices_busy(net, training):
     assert blocks(3, 4, at_once=24) == (72, 24)
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_at_once_and_mesh(analyze, inst):
     for mesh, at_once in (
         (jt.parallel.mesh(devices=jax.devices()[:1]), 3),
