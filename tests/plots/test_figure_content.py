@@ -337,6 +337,34 @@ def test_the_dense_line_crosses_no_name_of_a_method(above):
     assert not [name for name, box in boxes.items() if box.y0 < y < box.y1]
 
 
+def test_names_of_methods_stay_off_the_edges_of_the_axes():
+    own = f.COSTS[f.COSTS["branch"] == "snip"]
+    # the name of the first just has room on the left in some, and lies on the second on the right
+    for reach in np.linspace(3.4, 4.0, 7):
+        at = {"static": 1.0, "snip": 1.1, "ltr": reach}
+        table = pd.concat([own.assign(branch=name, cost=cost) for name, cost in at.items()])
+        ax = plots.accuracy_against_cost(table)
+        plots.caption(ax, "of made-up numbers " * 10)
+        ax.figure.draw_without_rendering()
+        frame = ax.get_window_extent().padded(-3)
+        assert ax.texts
+        for text in ax.texts:
+            box = text.get_window_extent()
+            assert frame.x0 <= box.x0 and box.x1 <= frame.x1
+            assert frame.y0 <= box.y0 and box.y1 <= frame.y1
+
+
+def test_a_method_and_its_controls_have_markers_of_their_own():
+    own = f.COSTS[f.COSTS["branch"] == "snip"]
+    names = ["snip", "snip_reinit", "snip_at_init"]
+    table = pd.concat([own.assign(branch=name, cost=i + 1.0) for i, name in enumerate(names)])
+    ax = plots.accuracy_against_cost(table)
+    looks = plots.branch_styles(names)
+    found = [named(ax, look.label) for look in looks.values()]
+    assert len({line.get_color() for line in found}) == 1
+    assert len({line.get_marker() for line in found}) == 3
+
+
 # matrices
 
 
