@@ -73,7 +73,7 @@ CRITERIA = (
     "accuracy",
     "ece",
     "eigenvalue",
-    jt.Criterion("barrier", better="lower", label="error barrier", percent=True),
+    jt.Criterion("barrier", better="lower", label="error barrier", percent=True, unit="points"),
 )
 """What is measured of trained networks."""
 # the greatest eigenvalue is found in few products

@@ -71,9 +71,9 @@ def reliability(
 
     Below the diagonal a network is surer than it is right. Each bin holds the examples of all
     seeds; error bars are the standard deviation over seeds, weighted by how many examples each has
-    in the bin. Dashed lines with open markers are the same networks with their logits divided by
-    the temperature, where it was measured. The strip at the bottom has the share of examples in
-    each bin, on a log scale. With one line its gap to the diagonal is shaded.
+    in the bin, and end at 0 and 100%. Dashed lines with open markers are the same networks with
+    their logits divided by the temperature, where it was measured. The strip at the bottom has the
+    share of examples in each bin, on a log scale. With one line its gap to the diagonal is shaded.
 
     Args:
       table: what `jt.measure(runs, jt.probes.Calibration())` gave; branches may be named after
@@ -144,8 +144,8 @@ def separation(
 ) -> Axes:
     """Plot how well each score tells known examples from others, a marker for each method.
 
-    Markers are means over seeds, bars their spread. An open marker leaves out seeds that diverged,
-    a cross at the lower edge says that all did.
+    Markers are means over seeds, bars their spread, which end at 0 and 100%. An open marker leaves
+    out seeds that diverged, a cross at the lower edge says that all did.
 
     Args:
       table: what `jt.measure(runs, jt.probes.OutOfDistribution(other))` gave; branches may be named
@@ -191,6 +191,8 @@ def separation(
         points = spread(own.assign(x=places), "x", band)
         step = APART / len(lines)
         moved = points.assign(x=points["x"] + step * (i - (len(lines) - 1) / 2))
+        # nothing is below 0 or above 100%
+        moved[["low", "high"]] = moved[["low", "high"]].clip(0, 100)
         marker = line.marker if line.marker else "o"
         series.append(Series(line.label, moved, line.color, marker, ""))
     reach = _panel.reach(series)
@@ -265,7 +267,9 @@ def _diagram(ax: Axes, strip: Axes, line: Line, one: Bins, *, scaled: bool) -> L
         markeredgewidth=0.9 if open_marker else 0.0,
     )  # fmt: skip
     if one.seeds - one.lost > 1:
-        _panel.error_bars(ax, x, y, y - reach, y + reach, line.color)
+        # no accuracy is below 0 or above 100%
+        low, high = np.maximum(y - reach, 0), np.minimum(y + reach, 100)
+        _panel.error_bars(ax, x, y, low, high, line.color)
     edges = np.linspace(0, 100, len(one.share) + 1)
     strip.stairs(
         np.maximum(one.share, RAREST / 10), edges, color=line.color, linestyle=dashes,

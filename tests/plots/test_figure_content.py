@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from figures import AT, FIGURES, INF, NAN, RUN, TABLE, all_named, legend_texts, lines, named, shaded
 from matplotlib import pyplot
-from matplotlib.collections import QuadMesh
+from matplotlib.collections import LineCollection, QuadMesh
 from matplotlib.patches import Rectangle
 
 import jaxticket as jt
@@ -539,6 +539,21 @@ def test_separation_has_a_marker_for_each_method_and_score():
     refused("`table` has no score of unknown examples", plots.separation, f.MEASURED)
 
 
+def test_bars_of_shares_end_where_shares_do():
+    table = f.RELIABILITY.copy()
+    own = table["metric"].isin(["bin_accuracy", "scaled_bin_accuracy"])
+    # in one bin a seed is always right, one never, and one half of the time
+    table.loc[own & (table["index"] == 4), "value"] = table["seed"] / 2
+    table.loc[own & (table["index"] == 1), "value"] = (table["seed"] == 0).astype(float)
+    surer = f.SEPARATION.assign(value=0.99 + 0.05 * (f.SEPARATION["seed"] - 1).clip(-1, 0))
+    for ax in (plots.reliability(table, level=8), plots.separation(surer, level=8)):
+        bars = [one for one in ax.collections if isinstance(one, LineCollection)]
+        ends = np.concatenate([np.concatenate(one.get_segments())[:, 1] for one in bars])
+        assert ends.min() >= 0 and ends.max() <= 100
+        assert ax.get_ylim()[1] >= 100
+    assert (ends == 100).any()
+
+
 def test_measured_numbers_by_density():
     ax = plots.measured(f.MEASURED, metric="ece")
     assert ax.get_ylabel() == "ECE (%)\n(lower is better)"
@@ -551,6 +566,8 @@ def test_measured_numbers_by_density():
     better = jt.Criterion("my_number", "higher", "goodness", percent=True)
     ax = plots.measured(own, metric="my_number", criterion=better)
     assert ax.get_ylabel() == "Goodness (%)\n(higher is better)"
+    gap = plots.measured(own.assign(metric="gap"), metric="gap")
+    assert gap.get_ylabel() == "Generalization gap (points)\n(lower is better)"
     relative = own.assign(metric="mce")
     assert plots.measured(relative, metric="mce").get_ylabel() == "mCE (%)\n(lower is better)"
     dense = f.MEASURED[f.MEASURED["level"] == 0]
