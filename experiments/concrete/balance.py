@@ -169,7 +169,8 @@ def main(settings: Settings) -> None:
     more = {"start": start, "length": settings.length, "lr": settings.lr}
     figures = {"balance": drawn(trace, rows, job.densities[0])}
     save(job, figures, tables={"balance": rows, "trace": trace}, more=more,
-         bands="bars go from the least to the greatest seed", pruning="one density")  # fmt: skip
+         bands=None, pruning="one density; lines and dots are means, bars go from the least to the "
+         "greatest seed")  # fmt: skip
 
 
 if __name__ == "__main__":
