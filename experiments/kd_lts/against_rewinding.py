@@ -311,21 +311,19 @@ def drawn(job: Job, rows: pd.DataFrame) -> Figure:
 
     Densities at which there is nothing to compare LTR with have none.
     """
-    levels = [
-        int(level)
-        for level, own in rows.groupby("at")
-        if set(own["group"]) != {"ltr"} or rows["at"].nunique() == 1
+    every = {int(level): rows.loc[rows["at"] == level] for level in sorted(rows["at"].unique())}
+    parts = {level: own for level, own in every.items() if set(own["group"]) != {"ltr"}} or every
+    places = [
+        {name: i for i, name in enumerate(dict.fromkeys(rows_of(own)))} for own in parts.values()
     ]
-    parts = [rows.loc[rows["at"] == level] for level in levels]
-    places = [{name: i for i, name in enumerate(dict.fromkeys(rows_of(own)))} for own in parts]
     mean_of = f"mean of {label('ltr', 'LTR')}"
     with jt.plots.style():
         figure, axes = pyplot.subplots(
-            len(levels), 1, layout="constrained", squeeze=False,
+            len(parts), 1, layout="constrained", squeeze=False,
             figsize=(6.4, sum(0.85 + 0.2 * len(names) for names in places) + 0.4),
             height_ratios=[1 + len(names) for names in places],
         )  # fmt: skip
-        for ax, level, own, names in zip(axes[:, 0], levels, parts, places, strict=True):
+        for ax, (level, own), names in zip(axes[:, 0], parts.items(), places, strict=True):
             place = [names[one] for one in rows_of(own)]
             ax.plot(100 * own["value"], place, "o", color="#0072B2", alpha=0.6, markersize=4,
                     label="one seed")  # fmt: skip
