@@ -38,11 +38,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 import jaxticket as jt
 from experiments.common.job import (
@@ -54,7 +55,16 @@ from experiments.common.job import (
 )
 from experiments.common.job import Settings as Common
 from experiments.common.learned import late_step, learned
-from experiments.common.report import cell, differences, in_words, named, save, seeds, single
+from experiments.common.report import (
+    cell,
+    differences,
+    in_words,
+    named,
+    renamed,
+    save,
+    seeds,
+    single,
+)
 from experiments.common.rules import rule_of
 from experiments.common.sizes import LENET
 
@@ -63,7 +73,7 @@ CRITERIA = (
     "accuracy",
     "ece",
     "eigenvalue",
-    jt.Criterion("barrier", better="lower", label="error barrier", percent=True),
+    jt.Criterion("barrier", better="lower", label="error barrier", percent=True, unit="points"),
 )
 """What is measured of trained networks."""
 # the greatest eigenvalue is found in few products
@@ -155,6 +165,8 @@ METHODS: dict[str, Method] = {
 }
 RANDOM = ("random", "erk", "smart_ratio", "static")
 """Methods whose masks are random, so that there is nothing to shuffle."""
+SHOWN_AS = {"erk": "ERK"}
+"""Names in figures where they are others than in tables."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,6 +275,43 @@ def own_names(table: pd.DataFrame, name: str) -> pd.DataFrame:
     return named(table.loc[table["level"] > 0], name)
 
 
+def figures_of(
+    table: pd.DataFrame,
+    costs: pd.DataFrame,
+    judged: pd.DataFrame,
+    names: Sequence[str],
+    density: float,
+) -> dict[str, Figure]:
+    """Draw accuracies by density, and at one of them costs and what controls change.
+
+    Args:
+      table: tidy table of all that was trained.
+      costs: of `costs_of`.
+      judged: of `differences`; without rows there is no figure of controls.
+      names: of methods.
+      density: of the costs and the controls.
+    """
+    figures = {}
+    title = f"{100 * density:.3g}% of the weights"
+    with jt.plots.style():
+        # the legend below has a row for two methods
+        figures["accuracy"], ax = single(7.2, 4.0 + 0.1 * len(names))
+        branches = [SHOWN_AS.get(name, name) for name in names]
+        jt.plots.accuracy(renamed(table, SHOWN_AS), ax, branches=branches)
+        figures["cost"], ax = single(7.2, 4.6)
+        # names are placed next to markers, for which the title must be there
+        ax.set_title(title)
+        jt.plots.accuracy_against_cost(renamed(costs, SHOWN_AS), ax, band="minmax")
+        if not judged.empty:
+            rows = len(set(judged["method"]))
+            # cells of few methods are higher, up to half an inch
+            height = max(min(2.4, 1.4 + 0.5 * rows), 0.9 + 0.3 * rows)
+            figures["controls"], ax = single(5.6, height)
+            jt.plots.controls(judged, ax)
+            ax.set_title(title)
+    return figures
+
+
 def main(settings: Settings) -> None:
     """Train every method and its controls and draw the three figures."""
     names = chosen(settings.methods, METHODS)
@@ -304,18 +353,7 @@ def main(settings: Settings) -> None:
     judged = differences(table)
     costs = costs_of(job, found, table, level)
     report(job, table, costs, judged, level)
-    figures = {}
-    with jt.plots.style():
-        figures["accuracy"], ax = single(7.2, 5.2)
-        jt.plots.accuracy(table, ax, branches=list(names))
-        figures["cost"], ax = single(7.2, 4.6)
-        jt.plots.accuracy_against_cost(costs, ax, band="minmax")
-        if not judged.empty:
-            rows = len(set(judged["method"]))
-            # cells of few methods are higher, up to half an inch
-            height = max(min(2.4, 1.4 + 0.5 * rows), 0.9 + 0.3 * rows)
-            figures["controls"], ax = single(5.6, height)
-            jt.plots.controls(judged, ax)
+    figures = figures_of(table, costs, judged, names, ladder[level - 1])
     small = {"costs": costs, "controls": judged}
     if measures:
         page = jt.overview(measures=measures, criteria=CRITERIA, level=level)

@@ -1,13 +1,14 @@
 """The pages of what was reproduced and of the leaderboards, made of the published results.
 
-It trains nothing and takes a second:
+It trains nothing and takes some seconds:
 
     python -m experiments.reproduced            # print the pages, and what is wrong with them
     python -m experiments.reproduced --write    # write docs/reproduced.md and docs/leaderboard.md
 
 A row stands for a folder of `experiments/results` that a script of a source has published. What
-is expected is what the script's header says, what was measured is read from the folder's tables.
-Cells stay empty where a file says nothing.
+is expected is what the script's header says, or of a network that it does not speak of what the
+source prints; what was measured is read from the folder's tables. Cells stay empty where a file
+says nothing.
 """
 
 import ast
@@ -20,9 +21,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import jaxticket as jt
 from experiments import index
 from experiments.common import claims, ranking
 from experiments.common.claims import rows_of
+from experiments.common.job import NETWORKS
+from experiments.common.report import SHOWN_AS, reported
+from experiments.one_ticket.data_sets import label as setting
 
 ROOT = index.ROOT
 PAGE = "docs/reproduced.md"
@@ -33,6 +38,7 @@ USUAL_DENSITY = 0.1
 SHOWN = 24
 """At most so many accuracies are shown of a result, the highest."""
 TABLES = ("final.csv", "summary.csv")
+SUPERMASK = "_supermask"
 HEAD = (
     "# Reproduced",
     "What was published of the figures and tables of the four sources: each with its command, size,"
@@ -171,7 +177,8 @@ def machine(environment: Mapping[str, object]) -> str:
         return ""
     minutes = f"{seconds / 60:.1f}" if seconds < 600 else f"{seconds / 60:.0f}"
     processor = str(environment["cpu"]).replace("(R)", "").replace(" Processor", "")
-    return f"{minutes} minutes, {environment['cores']} cores, {processor}"
+    cores = f"{environment['cores']} core" + ("s" if environment["cores"] != 1 else "")
+    return f"{minutes} minutes, {cores}, {processor}"
 
 
 def accuracies(rows: Sequence[Mapping[str, str]]) -> str:
@@ -182,8 +189,10 @@ def accuracies(rows: Sequence[Mapping[str, str]]) -> str:
         return ""
     chosen, here = at_usual_density(sparse)
     here = sorted(here, key=lambda row: -float(row["mean"]))
-    seen = ", ".join(
-        f"{words(row['branch'])} {100 * float(row['mean']):.1f}" for row in here[:SHOWN]
+    named = labels(row["branch"] for row in here)
+    # labels have commas
+    seen = "; ".join(
+        f"{named[row['branch']]} {100 * float(row['mean']):.1f}" for row in here[:SHOWN]
     )
     seen += f" and {len(here) - SHOWN} more" if len(here) > SHOWN else ""
     dense = [row for row in test if row["branch"] == "ticket" and float(row["density"]) == 1]
@@ -208,10 +217,11 @@ def barriers(rows: Sequence[Mapping[str, str]]) -> str:
         return ""
     sparse = [row for row in rows if float(row["density"]) < 1]
     chosen, here = at_usual_density(sparse) if sparse else (1.0, [])
+    named = labels(row["branch"] for row in here)
     groups: dict[str, list[Mapping[str, str]]] = {}
     for row in [row for row in rows if float(row["density"]) == 1] + here:
         dense = float(row["density"]) == 1
-        name = "dense" if dense else f"{words(row['branch'])} with {100 * chosen:.2g}%"
+        name = "dense" if dense else f"{named[row['branch']]} with {100 * chosen:.2g}%"
         groups.setdefault(name, []).append(row)
     seen = []
     for name, own in groups.items():
@@ -225,15 +235,52 @@ def transfers(rows: Sequence[Mapping[str, str]]) -> str:
     if not rows or not {"source", "target", "globally_permuted"} <= set(rows[0]):
         return ""
     chosen, here = at_usual_density([row for row in rows if float(row["density"]) < 1])
-    seen = [f"{r['source']} on {r['target']} {100 * float(r['accuracy']):.1f}" for r in here]
+    seen = [
+        f"{setting(r['source'])} on {setting(r['target'])} {100 * float(r['accuracy']):.1f}"
+        for r in here
+    ]
     chance = {row["target"]: 100 * float(row["globally_permuted"]) for row in here}
-    seen += [f"random tickets on {target} {value:.1f}" for target, value in chance.items()]
-    return f"with {100 * chosen:.2g}% of the weights {', '.join(seen)}"
+    seen += [f"random tickets on {setting(name)} {value:.1f}" for name, value in chance.items()]
+    return f"with {100 * chosen:.2g}% of the weights {'; '.join(seen)}"
 
 
-def words(branch: str) -> str:
-    """Give the name of a branch without underscores."""
-    return branch.replace("_", " ")
+def words(name: str) -> str:
+    """Give the name of a column without underscores."""
+    return name.replace("_", " ")
+
+
+def labels(branches: Iterable[str]) -> dict[str, str]:
+    """Give the labels that figures have for branches; those of supermasks are in none."""
+    shown = {name: SHOWN_AS.get(name, name).removesuffix(SUPERMASK) for name in branches}
+    looks = jt.plots.branch_styles(shown.values())
+    return {
+        name: looks[own].label + (", supermask" if name.endswith(SUPERMASK) else "")
+        for name, own in shown.items()
+    }
+
+
+def expected(result: Result, parts: Mapping[str, str]) -> str:
+    """Give what a script's header expects, in the words of the page.
+
+    The numbers of a header are of the network of its sizes, unless it names others. Of a network
+    that it does not name the source's own are given, where it prints any.
+    """
+    said, usual = parts.get("Expected", ""), parts.get("Sizes", "").partition(":")[0]
+    own = jt.PRESETS.get(str(result.settings.get("preset")))
+    if own is None or usual not in jt.PRESETS or jt.PRESETS[usual].network == own.network:
+        return said
+    network = NETWORKS.get(str(own.network), str(own.network))
+    printed = reported(own)
+    # LeNet-300-100 is called LeNet
+    if not printed or network.removesuffix("-300-100") in said:
+        return said
+    dense = f"at paper size, {network} has {printed.pop('dense'):.1f}% dense"
+    if not printed:
+        return f"{dense} ({own.source})."
+    named = labels(printed)
+    pruned = ", ".join(f"{value:.1f}% ({named[name]})" for name, value in printed.items())
+    density = 100 * (own.matching_density or 1.0)
+    return f"{dense} and with {density:.3g}% of the weights {pruned}: {own.source}, and Table 4.2."
 
 
 def beside(rows: Iterable[Mapping[str, str]]) -> str:
@@ -244,7 +291,8 @@ def beside(rows: Iterable[Mapping[str, str]]) -> str:
         pairs = [(name, row[name], row[f"paper_{name}"]) for name in own]
         if "gap" in row and "paper" in row:
             pairs.append(("gap", row["gap"], row["paper"]))
-        label = words(next(iter(row.values())))
+        name = next(iter(row.values()))
+        label = labels([name])[name]
         numbers = [
             f"{words(name)} {float(measured):.4g} ({float(source):.4g})"
             for name, measured, source in pairs
@@ -288,7 +336,7 @@ def row(result: Result, root: Path = ROOT) -> str:
     )
     cells = (
         "<br>".join(line for line in about if line),
-        parts.get("Expected", ""),
+        expected(result, parts),
         measured(result, root),
     )
     return "| " + " | ".join(cell.strip().replace("|", r"\|") for cell in cells) + " |"

@@ -125,6 +125,8 @@ def main(settings: Settings) -> None:
     figures = {"figure_2": figure_of(names, table)}
     with jt.plots.style():
         figures["time"], ax = single(7.2, 4.6)
+        # names are placed next to markers, for which the title must be there
+        ax.set_title(f"{100 * job.densities[-1]:.3g}% of the weights")
         jt.plots.accuracy_against_cost(times, ax, unit="seconds per seed", band="minmax")
     more = {"methods": names, "start": start, "length": length_of(settings)}
     save(job, figures, table, tables={"times": times}, more=more, pruning="densities one by one")

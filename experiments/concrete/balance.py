@@ -29,7 +29,7 @@ import jaxticket as jt
 from experiments.common.job import Settings as Common
 from experiments.common.job import budget, launch, prepare
 from experiments.common.learned import late_step
-from experiments.common.report import save, seeds
+from experiments.common.report import save, seeds, shared_legend
 from experiments.concrete.accuracy import LENET, PAPER, QUICK
 from jaxticket.sparsify.learned import GradBalance, Lagrangian, Method
 
@@ -71,32 +71,54 @@ def methods(settings: Settings) -> dict[str, Method]:
     return found
 
 
-def drawn(trace: pd.DataFrame, rows: pd.DataFrame) -> Figure:
-    """Give the expected density over the search on the left, final accuracies on the right."""
+def label(name: str) -> str:
+    """Write the name of a search out, for figures.
+
+    >>> label("GradBalance, rate x 10"), label("multiplier, ascent 0.1")
+    ('GradBalance, learning rate × 10', 'multiplier, step size 0.1')
+    """
+    return name.replace("rate x ", "learning rate × ").replace("ascent", "step size")
+
+
+def drawn(trace: pd.DataFrame, rows: pd.DataFrame, density: float) -> Figure:
+    """Draw the expected density over the search on the left, final accuracies on the right.
+
+    Args:
+      trace: of all searches.
+      rows: one for each search.
+      density: the wanted one.
+    """
     names = list(rows["method"])
     colors = pyplot.get_cmap("viridis")
     with jt.plots.style():
         figure, (left, right) = pyplot.subplots(
-            1, 2, figsize=(9.6, 4.2), layout="constrained", width_ratios=(3, 2)
+            1, 2, figsize=(9.6, 5.0), layout="constrained", width_ratios=(3, 2)
         )
         for i, name in enumerate(names):
             own = trace.loc[trace["method"] == name].groupby("step")["share"].mean()
-            dashed = "-" if name.startswith("Grad") else "--"
+            line = "-" if name.startswith("Grad") else "--"
             color = colors(i / max(1, len(names) - 1))
-            left.plot(own.index, own, dashed, color=color, label=name)
+            left.plot(own.index, own, line, color=color, label=label(name))
             row = rows.loc[rows["method"] == name].iloc[0]
             spread = [[row["mean"] - row["min"]], [row["max"] - row["mean"]]]
             right.errorbar(100 * row["mean"], i, xerr=[[100 * s[0]] for s in spread], fmt="o",
                            color=color)  # fmt: skip
-        left.axhline(1.1, color="0.5", linestyle=":", linewidth=1)
-        left.axhline(1.0, color="0.5", linewidth=1)
-        left.set(yscale="log", xlabel="step of the search",
-                 ylabel="expected / wanted number of weights")  # fmt: skip
+        left.axhline(1.0, color="0.5", linewidth=1, label="as many as wanted")
+        left.axhline(1.1, color="0.5", linestyle=":", linewidth=1.2, label="1.1 times as many")
+        left.set(
+            title="During the search", yscale="log", xlabel="Step of the search",
+            ylabel="Expected number of kept weights,\nrelative to the wanted one",
+        )  # fmt: skip
         left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         left.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         left.yaxis.set_minor_formatter(NullFormatter())
-        right.set(yticks=range(len(names)), yticklabels=names, xlabel="test accuracy of tickets, %")
+        right.set(
+            title=f"Trained tickets, {100 * density:.3g}% of the weights",
+            xlabel="Test accuracy (%)", yticks=range(len(names)),
+            yticklabels=[label(name) for name in names],
+        )  # fmt: skip
         right.invert_yaxis()
+        shared_legend(figure, [left])
     return figure
 
 
@@ -145,8 +167,10 @@ def main(settings: Settings) -> None:
         near = f"({100 * row['min']:.1f} to {100 * row['max']:.1f})"
         print(f"{row['method']:28}{row['share']:8.2f}{ends:>20}{100 * row['mean']:12.1f}{near:>18}")
     more = {"start": start, "length": settings.length, "lr": settings.lr}
-    save(job, {"balance": drawn(trace, rows)}, tables={"balance": rows, "trace": trace}, more=more,
-         bands="bars go from the least to the greatest seed", pruning="one density")  # fmt: skip
+    figures = {"balance": drawn(trace, rows, job.densities[0])}
+    save(job, figures, tables={"balance": rows, "trace": trace}, more=more,
+         bands=None, pruning="one density; lines and dots are means, bars go from the least to the "
+         "greatest seed")  # fmt: skip
 
 
 if __name__ == "__main__":

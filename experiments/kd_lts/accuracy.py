@@ -199,7 +199,8 @@ def speed_of(job: Job, table: pd.DataFrame) -> Figure:
     with jt.plots.style():
         figure, ax = single(5.6, 4.0)
         jt.plots.curves(by_epoch, ax, levels=[0, *sorted(levels)])
-        ax.set_xlabel("Epoch")
+        label = jt.plots.branch_styles(["kd_lts"])["kd_lts"].label
+        ax.set(xlabel="Epoch", title=f"Training of the tickets of {label}")
     return figure
 
 
@@ -223,8 +224,9 @@ def figures_of(
     figures = {by_density: figure_of(names, table)}
     with jt.plots.style():
         figures[by_cost], ax = single(7.2, 4.6)
-        jt.plots.accuracy_against_cost(rows, ax, unit="epochs to the mask", band="minmax")
+        # names are placed next to markers, for which the title must be there
         ax.set_title(f"{100 * job.densities[level - 1]:.3g}% of the weights")
+        jt.plots.accuracy_against_cost(rows, ax, unit="epochs", band="minmax")
     return figures
 
 

@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from sklearn.metrics import silhouette_score
 
 import jaxticket as jt
@@ -47,6 +48,14 @@ MEASURES = {
     "linear_probe": "linear probe",
 }
 """By name: in words."""
+IN_PERCENT = {
+    "accuracy": "Test accuracy (%)",
+    "within_share": "Variance within classes (%)",
+    "linear_probe": "Accuracy of a linear probe (%)",
+}
+"""Shares, by name: as figures call them."""
+PROJECTIONS = {"tsne": "t-SNE", "pca": "PCA"}
+"""By name: as figures call them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,48 +138,66 @@ def accuracies(runs: jt.Runs, level: int) -> pd.DataFrame:
     return own.assign(measure="accuracy")
 
 
-def scattered(flat: pd.DataFrame, rows: pd.DataFrame, names: Sequence[str]) -> Figure:
-    """Draw the projections of the first seed, a panel for each method."""
+def scattered(
+    flat: pd.DataFrame, rows: pd.DataFrame, names: Sequence[str], projection: str
+) -> Figure:
+    """Draw the projections of the first seed, a panel for each method.
+
+    Args:
+      flat: activations in two dimensions.
+      rows: of `tightness`.
+      names: of methods.
+      projection: how activations were projected, one of PROJECTIONS.
+    """
     looks, seed = jt.plots.branch_styles(names), flat["seed"].iloc[0]
     at = rows.loc[(rows["measure"] == "silhouette") & (rows["seed"] == seed)]
     silhouettes = at.set_index("branch")["value"]
     with jt.plots.style():
         figure, axes = pyplot.subplots(
-            1, len(names), figsize=(3.1 * len(names) + 0.7, 3.3), layout="constrained",
+            1, len(names), figsize=(3.1 * len(names) + 0.7, 3.6), layout="constrained",
             squeeze=False,
         )  # fmt: skip
         for i, (name, ax) in enumerate(zip(names, axes.flat, strict=True)):
             last = i == len(names) - 1
             jt.plots.features(flat, ax, branch=name, seed=seed, legend=last)
             ax.set_title(f"{looks[name].label} (silhouette {silhouettes[name]:.2f})")
-            if i:
-                ax.set_ylabel("")
+            words = PROJECTIONS[projection]
+            ax.set(xlabel=f"First dimension of {words}", ylabel="")
+            if not i:
+                ax.set_ylabel(f"Second dimension of {words}")
+        figure.suptitle(f"Activations of the last hidden layer, networks of seed {seed}", size=9)
     return figure
 
 
 def numbers(rows: pd.DataFrame, alike: pd.DataFrame, names: Sequence[str]) -> Figure:
     """Draw the numbers of all seeds, and CKA between the methods."""
     looks = jt.plots.branch_styles(names)
+    labels = [looks[name].label for name in names]
     with jt.plots.style():
         count = len(MEASURES)
         figure, axes = pyplot.subplots(
-            1, count + 1, figsize=(1.75 * count + 3.6, 3.3), layout="constrained",
+            1, count + 1, figsize=(1.9 * count + 3.6, 3.5), layout="constrained",
             width_ratios=[*([1] * count), 1.9],
         )  # fmt: skip
         for ax, (measure, words) in zip(axes[:-1], MEASURES.items(), strict=True):
+            factor = 100 if measure in IN_PERCENT else 1
             for i, name in enumerate(names):
                 own = rows.loc[(rows["measure"] == measure) & (rows["branch"] == name), "value"]
-                ax.plot(np.full(len(own), i), own, ".", color=looks[name].color)
-                ax.plot([i - 0.25, i + 0.25], [own.mean()] * 2, color=looks[name].color)
-            ax.set_xticks(range(len(names)), [looks[n].label for n in names], rotation=30,
-                          ha="right")  # fmt: skip
-            ax.set(title=words, xlim=(-0.6, len(names) - 0.4))
-        axes[0].set_ylabel("a dot for each seed, lines: means")
+                color = looks[name].color
+                ax.plot(np.full(len(own), i), factor * own, ".", color=color)
+                ax.plot([i - 0.25, i + 0.25], [factor * own.mean()] * 2, color=color)
+            ax.set_xticks(range(len(names)), labels, rotation=30, ha="right")
+            label = IN_PERCENT.get(measure, words[0].upper() + words[1:])
+            ax.set(ylabel=label, xlim=(-0.6, len(names) - 0.4))
         jt.plots.similarity(alike, axes[-1])
-        labels = [looks[name].label for name in names]
         axes[-1].set_xticks(range(len(names)), labels, rotation=30, ha="right")
         axes[-1].set_yticks(range(len(names)), labels)
-        axes[-1].set_title("linear CKA")
+        axes[-1].set_title("Linear CKA")
+        entries = [
+            Line2D([], [], color="0.3", marker=".", linestyle="none", label="one seed"),
+            Line2D([], [], color="0.3", label="mean over seeds"),
+        ]
+        figure.legend(handles=entries, loc="outside upper center", ncols=2)
     return figure
 
 
@@ -206,14 +233,17 @@ def main(settings: Settings) -> None:
         read = measured(job, names, probe, levels=(level,), examples=settings.examples)
     seen = together(found)
     flat = {
-        "figure_19": seen.projected("tsne", perplexity=settings.perplexity),
-        "figure_26": seen.projected("pca"),
+        "tsne": seen.projected("tsne", perplexity=settings.perplexity),
+        "pca": seen.projected("pca"),
     }
-    rows = jt.results.concat([*right, tightness(seen, flat["figure_19"]), read_linearly(read)])
+    rows = jt.results.concat([*right, tightness(seen, flat["tsne"]), read_linearly(read)])
     alike = seen.similarity()
     verdicts = compared(rows) if OURS in names else pd.DataFrame()
     say(job, rows, verdicts, names)
-    figures = {name: scattered(table, rows, names) for name, table in flat.items()}
+    figures = {
+        figure: scattered(flat[name], rows, names, name)
+        for figure, name in (("figure_19", "tsne"), ("figure_26", "pca"))
+    }
     figures["clusters"] = numbers(rows, alike, names)
     tables = {"activations": rows, "similarity": alike}
     tables |= {} if verdicts.empty else {"compared": verdicts}

@@ -52,7 +52,7 @@ from experiments.common.job import (
     prepare,
 )
 from experiments.common.learned import kd_lts
-from experiments.common.report import Row, cell, save, seeds
+from experiments.common.report import Row, cell, save, seeds, shared_legend
 from experiments.kd_lts._common import QUICK, Settings, dense, paper, third_epoch
 from jaxticket.sparsify.learned import Bernoulli, Method, Schedule
 from jaxticket.typing import Params
@@ -73,6 +73,15 @@ GROUPS = {
 """What is compared, and at which levels of 20%: the 10th has 10.7% of the weights, the 12th 6.9%,
 the 20th 1.15%, the 25th 0.38%.
 """
+CHANGED = {
+    "cts": "",
+    "rate": "learning rate",
+    "optimizer": "by",
+    "target": "reverse KL, target:",
+    "mask": "weights times",
+    "start": "from",
+}
+"""How figures write what a group changes of CTS; by its name if not here."""
 LAST = max(GROUPS["ltr"])
 # all of MNIST at the preset's length
 LENET = {"seeds": 3, "levels": LAST, "fraction": 0.2, "steps": 18_760, "eval_every": 18_760,
@@ -275,27 +284,57 @@ def say(job: Job, table: pd.DataFrame, dense: Row) -> None:
             print(f"{name:36}{cell(row, 2):>24}{shares}{row['seconds']:9.0f}")
 
 
+def label(group: str, setting: str) -> str:
+    """Write what a row of the figure is, with the names of methods of other figures.
+
+    >>> label("rate", "0.3"), label("optimizer", "SGD, 10"), label("length", "1/2")
+    ('CTS, learning rate 0.3', 'CTS, by SGD, learning rate 10', 'CTS, length 1/2 of training')
+    """
+    if group in ("ltr", "kd_lts"):
+        own = jt.plots.branch_styles([group])[group].label
+        return own if setting in ("LTR", own) else f"{own}, {setting}"
+    if group == "length" and not setting.endswith("training"):
+        setting = f"{setting} of training" if "/" in setting else f"{setting} x training"
+    setting = setting.replace(" x ", " × ").replace("SGD, ", "SGD, learning rate ")
+    return " ".join(
+        part for part in (f"CTS, {CHANGED.get(group, group)}".rstrip(), setting) if part
+    )
+
+
+def rows_of(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """Give group and setting of every row of a table."""
+    return list(zip(table["group"], table["setting"], strict=True))
+
+
 def drawn(job: Job, rows: pd.DataFrame) -> Figure:
-    """Draw a panel for each density: settings from top to bottom, a dot for each seed."""
-    levels = sorted(rows["at"].unique())
-    names = list(dict.fromkeys(rows["group"] + ": " + rows["setting"]))
+    """Draw a panel for each density: its settings from top to bottom, a dot for each seed.
+
+    Densities at which there is nothing to compare LTR with have none.
+    """
+    every = {int(level): rows.loc[rows["at"] == level] for level in sorted(rows["at"].unique())}
+    parts = {level: own for level, own in every.items() if set(own["group"]) != {"ltr"}} or every
+    places = [
+        {name: i for i, name in enumerate(dict.fromkeys(rows_of(own)))} for own in parts.values()
+    ]
+    mean_of = f"mean of {label('ltr', 'LTR')}"
     with jt.plots.style():
-        height = 1.2 + 0.22 * len(names)
         figure, axes = pyplot.subplots(
-            1, len(levels), figsize=(2.4 + 2.2 * len(levels), height), layout="constrained",
-            sharey=True, squeeze=False,
+            len(parts), 1, layout="constrained", squeeze=False,
+            figsize=(6.4, sum(0.85 + 0.2 * len(names) for names in places) + 0.4),
+            height_ratios=[1 + len(names) for names in places],
         )  # fmt: skip
-        for ax, level in zip(axes[0], levels, strict=True):
-            own = rows.loc[rows["at"] == level]
-            place = (own["group"] + ": " + own["setting"]).map(names.index)
-            ax.plot(100 * own["value"], place, "o", color="#0072B2", alpha=0.6, markersize=4)
-            if "LTR" in set(own["setting"]):
-                mean = 100 * own.loc[own["setting"] == "LTR"]["value"].mean()
-                ax.axvline(mean, color="0.5", linestyle=":", linewidth=1)
-            ax.set(title=f"{100 * job.densities[level - 1]:.3g}%", xlabel="test accuracy, %")
-            ax.locator_params(axis="x", nbins=4)
-        axes[0][0].set_yticks(range(len(names)), names)
-        axes[0][0].invert_yaxis()
+        for ax, (level, own), names in zip(axes[:, 0], parts.items(), places, strict=True):
+            place = [names[one] for one in rows_of(own)]
+            ax.plot(100 * own["value"], place, "o", color="#0072B2", alpha=0.6, markersize=4,
+                    label="one seed")  # fmt: skip
+            if "ltr" in set(own["group"]):
+                mean = 100 * own.loc[own["group"] == "ltr"]["value"].mean()
+                ax.axvline(mean, color="0.5", linestyle=":", linewidth=1.2, label=mean_of)
+            ax.set_title(f"{100 * job.densities[level - 1]:.3g}% of the weights")
+            ax.set_yticks(range(len(names)), [label(*name) for name in names])
+            ax.set_ylim(len(names) - 0.4, -0.6)
+        axes[-1, 0].set_xlabel("Test accuracy (%)")
+        shared_legend(figure, axes[:, 0])
     return figure
 
 

@@ -206,7 +206,10 @@ def confidence(table: pd.DataFrame, names: Sequence[str], level: int) -> Figure:
     """Draw the reliability of some methods and the scores of unknown examples of all."""
     some = [DENSE, *(name for name in (OURS, EARLY, "snip", "random") if name in names)]
     with jt.plots.style():
-        figure, (left, right) = pair(10.0, 4.2)
+        figure, (left, right) = pair(10.0, 4.4)
+        # legends are placed around what is there
+        left.set_title("How often confident answers are right, on test images")
+        right.set_title("How well test images are told from unknown ones")
         jt.plots.reliability(table, left, branches=some, level=level)
         jt.plots.separation(table, right, branches=[DENSE, *names], level=level)
     return figure

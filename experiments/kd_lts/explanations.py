@@ -34,6 +34,7 @@ import pandas as pd
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from scipy.special import softmax
 
 import jaxticket as jt
@@ -42,6 +43,7 @@ from experiments.common.report import save, seeds
 from experiments.kd_lts._claims import OURS, compared, in_words
 from experiments.kd_lts._common import Settings as Common
 from experiments.kd_lts._networks import METHODS, checked_level, dense, measured, networks, sizes
+from jaxticket.plots._explanations import AGAINST, FOR
 
 SHOWN = (OURS, "dense", "random")
 MEASURES = ("fidelity", "stability", "r2")
@@ -120,8 +122,20 @@ def region(ax: Axes, found: jt.Explanation, image: int, answer: int, regions: st
     """Draw the regions of an answer, with its probability and the strongest weight."""
     jt.plots.explanation(found.images[image], found.by_pixel(image, answer), ax, regions=regions)
     strongest = np.abs(found.weights[0, image, answer]).max()
-    words = f"p {found.answers[0, image, answer]:.2f}, w {strongest:.2g}"
+    # one line of both would touch that of the next image
+    words = f"p {found.answers[0, image, answer]:.2f}\nw {strongest:.2g}"
     ax.set_xlabel(words, fontsize=7, labelpad=2)
+
+
+def key(figure: Figure, *, both: bool) -> None:
+    """Explain colors above the panels, and the frame where `both` colors are there."""
+    entries = [Patch(facecolor=FOR, label="region for the answer")]
+    if both:
+        entries += [
+            Patch(facecolor=AGAINST, label="region against it"),
+            Patch(facecolor="none", edgecolor=TRUE, linewidth=2, label="the true answer"),
+        ]
+    figure.legend(handles=entries, loc="outside upper center", ncols=len(entries))
 
 
 def plain(ax: Axes, image: np.ndarray) -> None:
@@ -136,7 +150,7 @@ def right_and_wrong(found: Found, y: Sequence[int]) -> Figure:
     looks = jt.plots.branch_styles(SHOWN)
     with jt.plots.style():
         figure, axes = pyplot.subplots(
-            len(SHOWN), 3 * len(y), figsize=(1.05 * 3 * len(y), 4.2), layout="constrained",
+            len(SHOWN), 3 * len(y), figsize=(1.05 * 3 * len(y), 5.0), layout="constrained",
             squeeze=False,
         )  # fmt: skip
         for row, name in enumerate(SHOWN):
@@ -148,9 +162,10 @@ def right_and_wrong(found: Found, y: Sequence[int]) -> Figure:
                 plain(ax, own.images[image])
                 region(right, own, image, true, "for")
                 region(wrong, own, image, other, "for")
-                right.set_title(f"for {true}" + (" (true)" if row == 0 else ""), fontsize=8)
-                wrong.set_title(f"for {other}" + (" (wrong)" if row == 0 else ""), fontsize=8)
+                right.set_title(f"for {true} (true)", fontsize=8)
+                wrong.set_title(f"for {other} (wrong)", fontsize=8)
             axes[row, 0].set_ylabel(looks[name].label)
+        key(figure, both=False)
     return figure
 
 
@@ -162,7 +177,7 @@ def every_answer(found: Found, y: Sequence[int]) -> Figure:
     with jt.plots.style():
         figure, axes = pyplot.subplots(
             len(y) * len(SHOWN), 1 + len(answers), layout="constrained", squeeze=False,
-            figsize=(1.0 * (1 + len(answers)), 1.25 * len(y) * len(SHOWN)),
+            figsize=(1.0 * (1 + len(answers)), 1.35 * len(y) * len(SHOWN) + 0.3),
         )  # fmt: skip
         for image, true in enumerate(y):
             for row, name in enumerate(SHOWN, start=image * len(SHOWN)):
@@ -175,6 +190,7 @@ def every_answer(found: Found, y: Sequence[int]) -> Figure:
                         ax.spines[:].set(visible=True, linewidth=2, color=TRUE)
         for ax, answer in zip(axes[0, 1:], answers, strict=True):
             ax.set_title(f"answer {answer}", fontsize=8)
+        key(figure, both=True)
     return figure
 
 

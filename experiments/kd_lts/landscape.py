@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 import jaxticket as jt
 from experiments.common.job import Job, budget, chosen, launch, prepare
@@ -48,6 +49,8 @@ CURVED = {"trace": "trace of the Hessian", "top": "largest eigenvalue",
           "least": "least eigenvalue", "negative_share": "negative share"}  # fmt: skip
 LESS = {"loss_range": "smoother", "gradient_change": "smoother", "beta": "smoother",
         "trace": "flatter", "top": "flatter", "negative_share": "less of a saddle"}  # fmt: skip
+TITLES = {"loss": "Loss along the gradient", "gradient_change": "Change of the gradient",
+          "beta": "Smoothness along the gradient"}  # fmt: skip
 WHEN = {"start": "at the start", "end": "trained", "epochs": "over six epochs"}
 
 
@@ -112,7 +115,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def traces(ax: Axes, rows: pd.DataFrame, names: tuple[str, ...]) -> None:
-    """Draw the trace of every network at the start (open) and trained (filled)."""
+    """Draw the trace of every network at the start (open) and trained (filled), a row a method."""
     looks = jt.plots.branch_styles(names)
     part = rows.loc[rows["measure"] == "trace"]
     for i, name in enumerate(names):
@@ -120,12 +123,19 @@ def traces(ax: Axes, rows: pd.DataFrame, names: tuple[str, ...]) -> None:
             own = part.loc[(part["branch"] == name) & (part["when"] == when), "value"]
             ax.plot(own, np.full(len(own), i), "o", color=looks[name].color, markerfacecolor=face,
                     markersize=5, linestyle="none")  # fmt: skip
-    ax.set(yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5), xlabel="Trace of the Hessian")
-    ax.set_yticklabels([looks[name].label for name in names], fontsize=6.5)
+    # the legend above the panels has their names; here they would push the columns apart
+    ax.set(yticks=range(len(names)), ylim=(len(names) - 0.4, -0.6), xlabel="Trace of the Hessian",
+           ylabel="Methods, as in the legend")  # fmt: skip
+    ax.tick_params(axis="y", labelleft=False, length=0)
     values = part["value"].to_numpy(float)
     if (values[np.isfinite(values)] > 0).all():
         ax.set_xscale("log")
-    ax.set_title("open: start, filled: trained", fontsize=8)
+        # matplotlib's own labels of less than a decade lie on each other
+        near = np.nanmax(values) < 50 * np.nanmin(values)
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if near else (1,)))
+        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_title("Trace: open at the start, filled after training", fontsize=8)
 
 
 def drawn(
@@ -139,10 +149,12 @@ def drawn(
         for ax, metric in zip(axes, ("loss", "gradient_change", "beta"), strict=False):
             jt.plots.smoothness(watched, ax, metric=metric, branches=bands, legend=False)
             ax.set_xlabel("Steps since the start of the ticket")
+            ax.set_title(f"{TITLES[metric]}, {WHEN['epochs']}", fontsize=8)
         draw = partial(jt.plots.spectral_density, branches=names, band="none", legend=False)
         draw_alike(axes[3:5], [partial(draw, spectra[when]) for when in ("start", "end")])
         for ax, when in zip(axes[3:], ("start", "end"), strict=False):
-            ax.set_title(f"Hessian {WHEN[when]}", fontsize=8)
+            words = "at the start" if when == "start" else "after training"
+            ax.set_title(f"Hessian {words}", fontsize=8)
         traces(axes[5], rows, names)
         shared_legend(figure, axes[3:5])
     return figure

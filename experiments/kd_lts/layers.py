@@ -77,8 +77,10 @@ def main(settings: Settings) -> None:
     say(job, layers, names)
     with jt.plots.style():
         figure, ax = single(7.2, 4.4)
+        # the legend names what is there before
+        ax.axhline(100 * job.densities[-1], color="0.5", linestyle=":", linewidth=1.2,
+                   label="all layers together")  # fmt: skip
         jt.plots.layer_densities(layers, ax, branches=names)
-        ax.axhline(100 * job.densities[-1], color="0.5", linestyle=":", linewidth=1)
     more = {"methods": names, "at_density": settings.at_density}
     save(job, {"figure_28": figure}, tables={"layers": layers}, more=more,
          pruning="one density")  # fmt: skip

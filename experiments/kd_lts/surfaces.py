@@ -84,19 +84,19 @@ def drawn(table: pd.DataFrame, names: tuple[str, ...]) -> Figure:
     looks = jt.plots.branch_styles(names)
     with jt.plots.style():
         count = len(names) + 1
-        figure = pyplot.figure(figsize=(3.4 * count, 3.4), layout="constrained")
+        figure = pyplot.figure(figsize=(4.0 * count, 3.8), layout="constrained")
         for i, name in enumerate(names, start=1):
             ax = figure.add_subplot(1, count, i, projection="3d")
             jt.plots.loss_surface(table, ax, branch=name, top=top)
             ax.set(title=looks[name].label, zlim=(0, top))
-            if i > 1:
-                # it would lie on the labels of the next panel
-                ax.set(zlabel="")
             for surface in ax.collections:
                 # the same colors in all panels
                 surface.set_clim(0, top)
         cuts = figure.add_subplot(1, count, count)
         jt.plots.loss_cuts(table, cuts, branches=names, band="minmax")
+        cuts.set_title("Cuts at $y$ = 0")
+        figure.suptitle(f"Surfaces of seed {first['seed'].iloc[0]}, cut off at a loss of {top:.2g}",
+                        size=9)  # fmt: skip
     return figure
 
 

@@ -43,6 +43,11 @@ METHODS = ("kd_lts", "ltr")
 ADAM = {"optimizer": "adam", "lr": 3e-4}
 """The rate of "One ticket to win them all"; the paper prints no settings of Adam."""
 SHALLOWER = 14
+TITLES = {
+    "data": "Tickets moved between data sets",
+    "optimizer": "Tickets moved from SGD to Adam",
+    "depth": f"Tickets moved from ResNet-20 to ResNet-{SHALLOWER}",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +139,8 @@ def drawn(tables: Mapping[str, pd.DataFrame], *, other_data: bool) -> Figure:
         on = ["other" if other_data and kind == "data" else "same" for kind in tables]
         draw_alike(axes, panels, on)
         for ax, kind in zip(axes, tables, strict=True):
-            ax.set_title(kind)
+            halves = kind == "data" and not other_data
+            ax.set_title("Tickets moved between halves of the data" if halves else TITLES[kind])
         shared_legend(figure, axes)
     return figure
 

@@ -33,6 +33,7 @@ from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.report import save, seeds, shared_legend, single
 from experiments.kd_lts._common import LENET, QUICK, dense, ladder, masks, paper, third_epoch
 from experiments.kd_lts._common import Settings as Common
+from jaxticket.plots._style import BranchStyle
 
 START = ("ltr", "snip", "grasp", "synflow", "prospr", "gem_miner", "kd_lts")
 LATE = {"ltr_late": "ltr", "continuous_late": "continuous"}
@@ -50,6 +51,8 @@ PRINTED: dict[str, tuple[bool, bool, bool, bool, float]] = {
     "kd_lts": (True, True, True, True, 150),
 }
 """Table 1 of the paper."""
+CONTROLS = ("sign_flip", "reinit", "shuffle", "random", "small_dense")
+"""What tickets have to beat."""
 NAMES = {
     "ltr": "LTH",
     "ltr_late": "LTH, rewound to epoch 3",
@@ -81,24 +84,23 @@ def verdict_on(job: Job, name: str) -> jt.Verdict:
 
 def drawn(final: pd.DataFrame, names: tuple[str, ...]) -> Figure:
     """Draw the final accuracy of tickets and of their controls, over seeds."""
-    words = {"ticket": "ticket", "sign_flip": "signs turned", "reinit": "reinitialized",
-             "shuffle": "shuffled in layers", "random": "shuffled over all",
-             "small_dense": "small dense"}  # fmt: skip
-    final = final.loc[final["branch"].isin([*words, "dense"])]
+    looks = jt.plots.branch_styles(CONTROLS)
+    # of whatever method
+    looks = {"ticket": BranchStyle("ticket", "0.2", "o"), **looks}
+    final = final.loc[final["branch"].isin([*looks, "dense"])]
     rows = final.groupby(["method", "branch"])["value"].agg(["mean", "min", "max"])
     with jt.plots.style():
         figure, ax = single(1.6 + 1.15 * len(names), 4.2)
-        for place, branch in enumerate(words):
+        for place, (branch, look) in enumerate(looks.items()):
             own = 100 * rows.xs(branch, level="branch").reindex(list(names))
-            at = np.arange(len(names)) + (place - (len(words) - 1) / 2) * 0.8 / len(words)
+            at = np.arange(len(names)) + (place - (len(looks) - 1) / 2) * 0.8 / len(looks)
             reach = [own["mean"] - own["min"], own["max"] - own["mean"]]
-            color = "0.2" if branch == "ticket" else f"C{place - 1}"
-            ax.errorbar(at, own["mean"], yerr=np.asarray(reach), fmt="o", color=color, markersize=4,
-                        capsize=2, label=words[branch])  # fmt: skip
+            ax.errorbar(at, own["mean"], yerr=np.asarray(reach), fmt=look.marker, color=look.color,
+                        markersize=4, capsize=2, label=look.label)  # fmt: skip
         dense = 100 * float(np.mean(rows.xs("dense", level="branch")["mean"]))
         ax.axhline(dense, color="0.5", linestyle=":", linewidth=1, label="dense")
         ax.set_xticks(range(len(names)), [label(name).replace(", ", ",\n") for name in names])
-        ax.set_ylabel("test accuracy, %")
+        ax.set_ylabel("Test accuracy (%)")
         shared_legend(figure, [ax])
     return figure
 
@@ -145,8 +147,8 @@ def main(settings: Settings) -> None:
     say(table)
     save(job, {"figure_11": drawn(final, names)},
          tables={"table_1": table, "conditions": conditions}, more={"methods": names},
-         bands="bars go from the least to the greatest seed",
-         pruning=f"{share} of the weights")  # fmt: skip
+         bands=None, pruning=f"{share} of the weights; markers are means, bars go from the least "
+         "to the greatest seed")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -342,8 +342,8 @@ def drawn_schedules(
     return figure, jt.results.concat(parts)
 
 
-def drawn_costs(costs: pd.DataFrame, dense: pd.DataFrame) -> Figure:
-    """Draw accuracy by all that was trained: in steps above, in operations below.
+def drawn_costs(costs: pd.DataFrame, dense: pd.DataFrame, density: float) -> Figure:
+    """Draw accuracy by all that was trained at one density: in steps above, in operations below.
 
     Methods far below the dense network are named above the panels, so that the others are told
     apart.
@@ -360,6 +360,8 @@ def drawn_costs(costs: pd.DataFrame, dense: pd.DataFrame) -> Figure:
             figure.suptitle(f"not shown, far below dense: {', '.join(words)}", fontsize=9)
         for ax, unit in zip(axes, ("steps", "operations"), strict=True):
             table = jt.results.concat([costs.assign(cost=costs[unit]), dense.assign(cost=0.0)])
+            # names are placed next to markers, for which the title must be there
+            ax.set_title(f"{100 * density:.3g}% of the weights")
             jt.plots.accuracy_against_cost(table, ax, band="minmax")
             ax.set_xlabel(f"Cost in all ({unit}, in dense trainings)")
     return figure
@@ -431,10 +433,11 @@ def main(settings: Settings) -> None:
         figures["accuracy"], ax = single(7.2, 5.2)
         jt.plots.accuracy(short, ax, branches=list(names))
     whole = final.loc[final["level"] == 0].assign(branch="dense")
+    density = job.densities[level - 1]
     figures["cost"] = drawn_costs(
-        spent.loc[spent["level"] == level], whole[["branch", "seed", "accuracy"]]
+        spent.loc[spent["level"] == level], whole[["branch", "seed", "accuracy"]], density
     )
-    more = {"methods": names, "longer": settings.longer, "at_density": job.densities[level - 1]}
+    more = {"methods": names, "longer": settings.longer, "at_density": density}
     small = {"costs": spent, "schedules": drawn, "explored": shares}
     save(job, figures, table, tables=small, more=more, pruning="masks by each method's schedule")
 

@@ -28,10 +28,10 @@ import dataclasses
 import re
 
 import jaxticket as jt
-from experiments.common.job import Job, budget, launch, prepare
+from experiments.common.job import DATA, Job, budget, launch, prepare
 from experiments.common.job import Settings as Common
-from experiments.common.report import DEVIATION, save
-from experiments.common.transfer import by_density, heat_map, pairs, say, tickets
+from experiments.common.report import DEVIATION, renamed, save
+from experiments.common.transfer import Moved, by_density, heat_map, pairs, say, tickets
 
 USUAL = {
     "lenet": ("mnista", "mnistb"),
@@ -44,6 +44,12 @@ PAPER = {
     "resnet50": ("svhn", "cifar10", "cifar100"),
 }
 STREAMED = {"imagenet", "places365"}
+NAMES = {
+    **DATA,
+    "fashion_mnist": "Fashion-MNIST",
+    "imagenet": "ImageNet",
+    "places365": "Places365",
+}
 QUICK = {"seeds": 2, "levels": 2, "fraction": 0.74, "steps": 200, "eval_every": 200,
          "test_examples": 2_000, "eval_train_examples": 500}  # fmt: skip
 LENET = {"seeds": 3, "levels": 5, "fraction": 0.55, "steps": 600, "eval_every": 600,
@@ -74,6 +80,25 @@ def data_of(name: str) -> str:
     """Give the data set that a name of `among` is, or is half of."""
     half = re.fullmatch(r"(\w+?)([ab])", name)
     return half[1] if half and name not in jt.DATASETS else name
+
+
+def label(name: str) -> str:
+    """Write a name of `among` for figures.
+
+    >>> label("mnista"), label("cifar100")
+    ('MNIST, half A', 'CIFAR-100')
+    """
+    data = data_of(name)
+    words = NAMES.get(data, data.replace("_", " "))
+    return words if data == name else f"{words}, half {name[-1].upper()}"
+
+
+def readable(moved: Moved) -> Moved:
+    """Give the tables with the names of figures."""
+    names = {name: label(name) for name in moved.tables}
+    lines = {f"from {name}": f"from {words}" for name, words in names.items()}
+    tables = {names[name]: renamed(table, lines) for name, table in moved.tables.items()}
+    return Moved(moved.matrix.replace({"source": names, "target": names}), tables)
 
 
 def job_of(settings: Settings, name: str) -> Job:
@@ -149,9 +174,11 @@ def main(settings: Settings) -> None:
     say(main_job, moved)
     halves = all(name not in jt.DATASETS for name in names)
     usual_figure = "figure_4" if settings.network == "resnet50" else "figure_3"
+    shown = readable(moved)
+    data = {label(name): data_of(name) for name in names}
     figures = {
-        "figure_2" if halves else usual_figure: by_density(moved, data_of),
-        "matrix": heat_map(moved),
+        "figure_2" if halves else usual_figure: by_density(shown, data.__getitem__),
+        "matrix": heat_map(shown),
     }
     save(main_job, figures, tables={"matrix": moved.matrix}, bands=DEVIATION,
          more={"network": settings.network, "among": names})  # fmt: skip

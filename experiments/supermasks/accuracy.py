@@ -75,8 +75,8 @@ def drawn(values: pd.DataFrame, names: tuple[str, ...], chance: float) -> Figure
         for name in names:
             by = values.loc[values["branch"] == name].groupby("level")
             mean_line(ax, by["value"], 100 * by["density"].mean(), looks[name])
-        ax.axhline(chance, color="0.5", linestyle=":", linewidth=1)
-        ax.set_ylabel("test accuracy before training, %")
+        ax.axhline(chance, color="0.5", linestyle=":", linewidth=1.2, label="by chance")
+        ax.set_ylabel("Test accuracy before training (%)")
         density_axis(ax, values.groupby("level")["density"].median())
         handles, _ = ax.get_legend_handles_labels()
         place_legend(ax, handles, corner="lower left")

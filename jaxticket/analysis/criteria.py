@@ -22,6 +22,7 @@ class Criterion:
       label: what figures call it; the metric with spaces if empty.
       percent: whether it is a share of 1, which figures write in percent.
       index: which entry of a metric that is an array.
+      unit: what figures write it in; of shares % if empty. Differences of shares are in "points".
     """
 
     metric: str
@@ -29,6 +30,7 @@ class Criterion:
     label: str = ""
     percent: bool = False
     index: int = 0
+    unit: str = ""
 
     def __post_init__(self) -> None:
         text("metric", self.metric)
@@ -38,6 +40,10 @@ class Criterion:
         if not self.label:
             object.__setattr__(self, "label", self.metric.replace("_", " "))
         text("label", self.label)
+        if self.unit != "":
+            text("unit", self.unit)
+        elif self.percent:
+            object.__setattr__(self, "unit", "%")
 
     @property
     def sign(self) -> int:
@@ -49,7 +55,7 @@ CRITERIA: dict[str, Criterion] = {
     one.metric: one
     for one in (
         Criterion("accuracy", "higher", "test accuracy", percent=True),
-        Criterion("gap", "lower", "generalization gap", percent=True),
+        Criterion("gap", "lower", "generalization gap", percent=True, unit="points"),
         Criterion("hessian_trace", "lower", "Hessian trace"),
         Criterion("trace", "lower", "Hessian trace"),
         Criterion("eigenvalue", "lower", "top Hessian eigenvalue"),

@@ -144,8 +144,8 @@ def separation(
 ) -> Axes:
     """Plot how well each score tells known examples from others, a marker for each method.
 
-    Markers are means over seeds, bars their spread. An open marker leaves out seeds that diverged,
-    a cross at the lower edge says that all did.
+    Markers are means over seeds, bars their spread, which end at 0 and 100%. An open marker leaves
+    out seeds that diverged, a cross at the lower edge says that all did.
 
     Args:
       table: what `jt.measure(runs, jt.probes.OutOfDistribution(other))` gave; branches may be named
@@ -191,6 +191,8 @@ def separation(
         points = spread(own.assign(x=places), "x", band)
         step = APART / len(lines)
         moved = points.assign(x=points["x"] + step * (i - (len(lines) - 1) / 2))
+        # nothing is below 0 or above 100%
+        moved[["low", "high"]] = moved[["low", "high"]].clip(0, 100)
         marker = line.marker if line.marker else "o"
         series.append(Series(line.label, moved, line.color, marker, ""))
     reach = _panel.reach(series)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,7 @@ from matplotlib.transforms import Bbox
 
 from jaxticket.plots import _axes, _panel, _style, _table
 from jaxticket.plots._panel import Series, notes, place_legend, reach
-from jaxticket.plots._style import branch_order, branch_styles, panel
+from jaxticket.plots._style import MARKERS, BranchStyle, branch_order, branch_styles, panel
 from jaxticket.plots._table import Band, check_options, column, spread, where
 from jaxticket.results import check_table
 
@@ -31,6 +31,9 @@ PLACES = (
     (-1, 1, "right", "bottom"),
     (-1, -1, "right", "top"),
 )
+# points between names and the edges of the axes, and the line across: a title or a caption that
+# comes later moves them a little
+AIR = 3.0
 
 
 def accuracy_against_cost(
@@ -46,8 +49,9 @@ def accuracy_against_cost(
     """Plot final accuracy against the cost of finding the mask: one marker per method.
 
     Markers are means over seeds, bars the spread of both. Methods that cost nothing are left of a
-    break of the log axis. Names are next to the markers; where there is no room, in a legend. Open
-    markers: some seeds diverged, the mean is over the others; a cross at the lower edge: all did.
+    break of the log axis. Names are next to the markers; where there is no room, in a legend. A
+    control of a method has the method's color and a marker of its own. Open markers: some seeds
+    diverged, the mean is over the others; a cross at the lower edge: all did.
 
     Args:
       table: a row per branch and seed, at one density: branch, seed, accuracy in [0, 1] and cost,
@@ -85,7 +89,7 @@ def accuracy_against_cost(
     by_cost = rows.assign(value=column(rows, "cost"))
     cost = {name: _ends(spread(where(by_cost, branch=name), "all", band)) for name in names}
     series = []
-    for name, look in branch_styles(names).items():
+    for name, look in _told_apart(branch_styles(names)).items():
         points = spread(where(rows, branch=name), "all", band)
         series.append(Series(look.label, points, look.color, look.marker))
     across = where(rows, branch="dense")
@@ -109,6 +113,16 @@ def accuracy_against_cost(
         if entries := [*unnamed, *across, *notes(series, "seeds")]:
             place_legend(ax, entries, corner="lower right")
     return ax
+
+
+def _told_apart(looks: Mapping[str, BranchStyle]) -> dict[str, BranchStyle]:
+    """Give other markers to controls, which in figures of lines differ by the line alone."""
+    found: dict[str, BranchStyle] = {}
+    for name, look in looks.items():
+        taken = {one.marker for one in found.values() if one.color == look.color}
+        free = (marker for marker in (look.marker, *MARKERS) if marker not in taken)
+        found[name] = look._replace(marker=next(free, look.marker))
+    return found
 
 
 def _point(ax: Axes, one: Series, cost: Sequence[float], band: Band) -> Line2D:
@@ -185,7 +199,7 @@ def _cost_axis(ax: Axes, ends: tuple[float, float], nothing: float | None) -> No
 def _write_names(ax: Axes, drawn: Sequence[Line2D], across: Sequence[Line2D]) -> list[Line2D]:
     """Write the name of each marker next to it, and give the markers for which there is no room.
 
-    Names lie on no other name, marker, error bar or line across.
+    Names lie on no other name, marker, error bar or line across, and do not touch the axes.
     """
     figure = _style.root_figure(ax)
     figure.draw_without_rendering()
@@ -197,11 +211,11 @@ def _write_names(ax: Axes, drawn: Sequence[Line2D], across: Sequence[Line2D]) ->
     markers = list(taken)
     for line in across:
         y = ax.transData.transform((1, float(np.asarray(line.get_ydata())[0])))[1]
-        taken.append(Bbox.from_extents(frame.x0, y, frame.x1, y).padded(point))
+        taken.append(Bbox.from_extents(frame.x0, y, frame.x1, y).padded(AIR * point))
     # error bars
     bars = ((one.get_transform(), path) for one in ax.collections for path in one.get_paths())
     taken += [at.transform_path(path).get_extents().padded(point) for at, path in bars]
-    left = []
+    left, room = [], frame.padded(-AIR * point)
     for mark, own in zip(drawn, markers, strict=True):
         center = (own.x0 + own.x1) / 2, (own.y0 + own.y1) / 2
         for right, up, ha, va in PLACES:
@@ -217,8 +231,8 @@ def _write_names(ax: Axes, drawn: Sequence[Line2D], across: Sequence[Line2D]) ->
                 fontsize=8,
             )
             box = text.get_window_extent()
-            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1
-            inside = inside and frame.y0 <= box.y0 and box.y1 <= frame.y1
+            inside = room.x0 <= box.x0 and box.x1 <= room.x1
+            inside = inside and room.y0 <= box.y0 and box.y1 <= room.y1
             if inside and not any(box.overlaps(other) for other in taken if other is not own):
                 # from now on it follows the data
                 x, y = np.asarray(mark.get_xydata(), float)[0]

@@ -26,7 +26,7 @@ UNSEEN = 30.0
 DECADES = 1e-7
 EIGENVALUE = Mark("|", 0.6, size=6.0)
 # heights of the first row of eigenvalues and of a row, as shares of the axes
-FIRST_ROW, ROW = 0.025, 0.033
+FIRST_ROW, ROW = 0.035, 0.033
 SMOOTHNESS = {
     "loss": "Loss along the gradient",
     "gradient_change": "Change of the gradient ($L_2$)",

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 COLUMNS = ("branch", "level", "density", "seed", "metric", "value")
 ARROWS = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}"}
 # inches of a cell, and of what is around them
-CELL = (0.92, 0.36)
+CELL = (1.02, 0.36)
 AROUND = (1.9, 1.2)
 GRAY = "0.93"
 # the colors of ranks, light enough for black text
@@ -256,7 +256,7 @@ def _head(criterion: Criterion) -> str:
     words = _capital(criterion.label).split()
     half = (len(words) + 1) // 2 if len(words) > 1 else 1
     lines = [" ".join(words[:half]), " ".join(words[half:])]
-    unit = ", %" if criterion.percent else ""
+    unit = f", {criterion.unit}" if criterion.unit else ""
     text = "\n".join(line for line in lines if line)
     return f"{text}{unit} {ARROWS[criterion.better]}"
 
@@ -271,7 +271,7 @@ def _row_label(label: str, row: dict[str, object], name: str) -> str:
 
 
 def _axis_label(criterion: Criterion) -> str:
-    unit = " (%)" if criterion.percent else ""
+    unit = f" ({criterion.unit})" if criterion.unit else ""
     return f"{_capital(criterion.label)}{unit}\n({criterion.better} is better)"
 
 

@@ -8,7 +8,7 @@ import pytest
 from experiments import index, reproduced
 from experiments.common import ranking
 
-PAGE = (index.ROOT / reproduced.PAGE).read_text(encoding="utf-8")
+PAGE = reproduced.page()
 RESULTS = reproduced.results()
 
 
@@ -48,7 +48,7 @@ def test_results_on_cifar_say_what_the_data_are():
 
 def test_numbers_of_one_row_by_hand():
     row = row_of("experiments/results/thesis_ch5/ablations-lenet-mnist-quick")
-    assert "With 9% of the weights magnitude after training 94.8," in row and "dense 94.3" in row
+    assert "With 9% of the weights magnitude after training 94.8; " in row and "dense 94.3" in row
     assert "inverted 71.6" in row
     assert "7.7 minutes, 2 cores, Intel Xeon" in row and "400 steps, 3 seeds" in row
     assert "6,000 training images, 10,000 test images" in row
@@ -57,17 +57,41 @@ def test_numbers_of_one_row_by_hand():
 def test_barriers_and_transfers_by_hand():
     row = row_of("experiments/results/thesis_ch4/tickets-resnet20-cifar10-quick")
     assert "dense 24.7 from step 0, 2.1 from step 30, " in row
-    assert "ticket with 17% 3.2 from step 0, 1.5 from step 30, 0.7 from step 90" in row
+    assert "IMP ticket with 17% 3.2 from step 0, 1.5 from step 30, 0.7 from step 90" in row
     row = row_of("experiments/results/one_ticket/data_sets-lenet-mnist-quick")
-    assert "mnistb on mnista 93.8" in row
-    assert "random tickets on mnista 92.1" in row
+    assert "MNIST, half B on MNIST, half A 93.8; " in row
+    assert "random tickets on MNIST, half A 92.1" in row
 
 
 def test_numbers_stand_next_to_those_of_the_source():
     row = row_of("experiments/results/kd_lts/accuracy-lenet-mnist-kd_lts-quick")
-    assert "kd lts: sparsest accuracy 97.22 (98), sparsest density 20 (20)" in row
+    assert "KD-LTS: sparsest accuracy 97.22 (98), sparsest density 20 (20)" in row
     row = row_of("experiments/results/kd_lts/transfer-lenet-mnist-kd_lts-quick-d9179ea0aa")
     assert "optimizer at 34%: gap 0.18 (0.7)" in row
+
+
+def test_branches_have_the_names_of_figures():
+    names = ["globally_permuted", "lrr", "cts_loss", "own_idea", "kd_lts_supermask"]
+    assert list(reproduced.labels(names).values()) == [
+        "global random", "learning-rate rewinding", "CTS, loss", "own idea", "KD-LTS, supermask",
+    ]  # fmt: skip
+    row = row_of("experiments/results/thesis_ch3/lrr_and_random-lenet-mnist-quick")
+    assert "learning-rate rewinding 95.8; " in row and "global random 92.1; dense" in row
+    assert " 1 core, " not in PAGE.replace("minutes, 1 core, ", "") and " 1 cores" not in PAGE
+
+
+@pytest.mark.parametrize("script", ["ablations", "lrr_and_random"])
+def test_what_is_expected_is_of_the_network_that_was_measured(script):
+    row = row_of(f"experiments/results/thesis_ch3/{script}-resnet20-cifar10-reduced")
+    text = row.split(" | ")[1]
+    assert "ResNet-20 has 91.7% dense and with 16.8% of the weights 88.5% (IMP ticket)" in text
+    assert "98.3" not in text and "LeNet" not in text
+    # a header that speaks of the network is left as it is
+    row = row_of("experiments/results/thesis_ch4/tickets-resnet20-cifar10-quick")
+    assert "ResNet-20's at 16.8%" in row.split(" | ")[1]
+    # and so is that of another preset of the same network
+    row = row_of("experiments/results/kd_lts/against_rewinding-lenet-mnist-quick-974856b46d")
+    assert "(papers) CTS as good as LTR" in row.split(" | ")[1]
 
 
 def test_what_was_not_recorded_is_left_out():

@@ -344,6 +344,34 @@ def test_the_dense_line_crosses_no_name_of_a_method(above):
     assert not [name for name, box in boxes.items() if box.y0 < y < box.y1]
 
 
+def test_names_of_methods_stay_off_the_edges_of_the_axes():
+    own = f.COSTS[f.COSTS["branch"] == "snip"]
+    # the name of the first just has room on the left in some, and lies on the second on the right
+    for reach in np.linspace(3.4, 4.0, 7):
+        at = {"static": 1.0, "snip": 1.1, "ltr": reach}
+        table = pd.concat([own.assign(branch=name, cost=cost) for name, cost in at.items()])
+        ax = plots.accuracy_against_cost(table)
+        plots.caption(ax, "of made-up numbers " * 10)
+        ax.figure.draw_without_rendering()
+        frame = ax.get_window_extent().padded(-3)
+        assert ax.texts
+        for text in ax.texts:
+            box = text.get_window_extent()
+            assert frame.x0 <= box.x0 and box.x1 <= frame.x1
+            assert frame.y0 <= box.y0 and box.y1 <= frame.y1
+
+
+def test_a_method_and_its_controls_have_markers_of_their_own():
+    own = f.COSTS[f.COSTS["branch"] == "snip"]
+    names = ["snip", "snip_reinit", "snip_at_init"]
+    table = pd.concat([own.assign(branch=name, cost=i + 1.0) for i, name in enumerate(names)])
+    ax = plots.accuracy_against_cost(table)
+    looks = plots.branch_styles(names)
+    found = [named(ax, look.label) for look in looks.values()]
+    assert len({line.get_color() for line in found}) == 1
+    assert len({line.get_marker() for line in found}) == 3
+
+
 # matrices
 
 
@@ -527,6 +555,21 @@ def test_separation_has_a_marker_for_each_method_and_score():
     refused("`table` has no score of unknown examples", plots.separation, f.MEASURED)
 
 
+def test_bars_of_shares_end_where_shares_do():
+    table = f.RELIABILITY.copy()
+    own = table["metric"].isin(["bin_accuracy", "scaled_bin_accuracy"])
+    # in one bin a seed is always right, one never, and one half of the time
+    table.loc[own & (table["index"] == 4), "value"] = table["seed"] / 2
+    table.loc[own & (table["index"] == 1), "value"] = (table["seed"] == 0).astype(float)
+    surer = f.SEPARATION.assign(value=0.99 + 0.05 * (f.SEPARATION["seed"] - 1).clip(-1, 0))
+    for ax in (plots.reliability(table, level=8), plots.separation(surer, level=8)):
+        bars = [one for one in ax.collections if isinstance(one, LineCollection)]
+        ends = np.concatenate([np.concatenate(one.get_segments())[:, 1] for one in bars])
+        assert ends.min() >= 0 and ends.max() <= 100
+        assert ax.get_ylim()[1] >= 100
+    assert (ends == 100).any()
+
+
 def test_measured_numbers_by_density():
     ax = plots.measured(f.MEASURED, metric="ece")
     assert ax.get_ylabel() == "ECE (%)\n(lower is better)"
@@ -539,6 +582,8 @@ def test_measured_numbers_by_density():
     better = jt.Criterion("my_number", "higher", "goodness", percent=True)
     ax = plots.measured(own, metric="my_number", criterion=better)
     assert ax.get_ylabel() == "Goodness (%)\n(higher is better)"
+    gap = plots.measured(own.assign(metric="gap"), metric="gap")
+    assert gap.get_ylabel() == "Generalization gap (points)\n(lower is better)"
     relative = own.assign(metric="mce")
     assert plots.measured(relative, metric="mce").get_ylabel() == "mCE (%)\n(lower is better)"
     dense = f.MEASURED[f.MEASURED["level"] == 0]
