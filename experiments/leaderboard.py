@@ -60,7 +60,6 @@ from experiments.common.report import (
     differences,
     in_words,
     named,
-    renamed,
     save,
     seeds,
     single,
@@ -165,8 +164,6 @@ METHODS: dict[str, Method] = {
 }
 RANDOM = ("random", "erk", "smart_ratio", "static")
 """Methods whose masks are random, so that there is nothing to shuffle."""
-SHOWN_AS = {"erk": "ERK"}
-"""Names in figures where they are others than in tables."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,12 +293,11 @@ def figures_of(
     with jt.plots.style():
         # the legend below has a row for two methods
         figures["accuracy"], ax = single(7.2, 4.0 + 0.1 * len(names))
-        branches = [SHOWN_AS.get(name, name) for name in names]
-        jt.plots.accuracy(renamed(table, SHOWN_AS), ax, branches=branches)
+        jt.plots.accuracy(table, ax, branches=list(names))
         figures["cost"], ax = single(7.2, 4.6)
         # names are placed next to markers, for which the title must be there
         ax.set_title(title)
-        jt.plots.accuracy_against_cost(renamed(costs, SHOWN_AS), ax, band="minmax")
+        jt.plots.accuracy_against_cost(costs, ax, band="minmax")
         if not judged.empty:
             rows = len(set(judged["method"]))
             # cells of few methods are higher, up to half an inch

@@ -180,6 +180,11 @@ class Job:
     folder: Path
 
     @property
+    def run(self) -> str:
+        """The name of what is run, of the script, the preset and a hash of the settings."""
+        return jt.results.run_name(f"{self.name}-{self.preset.name}", self.about)
+
+    @property
     def training(self) -> jt.Training:
         """How each network is trained, but for the size with the preset's settings."""
         usual = self.preset.training
@@ -392,8 +397,7 @@ def prepare(
     path = Path(script).resolve()
     name, home = path.stem, path.parent.name
     job = Job(name, home, settings, preset, size, data, net, Path())
-    own = jt.results.run_name(f"{name}-{preset.name}", job.about)
-    return dataclasses.replace(job, folder=settings.folder or Path("results") / own)
+    return dataclasses.replace(job, folder=settings.folder or Path("results") / job.run)
 
 
 def of_script(job: Job, script: str) -> Job:
@@ -403,8 +407,8 @@ def of_script(job: Job, script: str) -> Job:
     """
     if job.settings.folder is not None:
         return job
-    own = jt.results.run_name(f"{script}-{job.preset.name}", job.about)
-    return dataclasses.replace(job, name=script, folder=job.folder.with_name(own))
+    other = dataclasses.replace(job, name=script)
+    return dataclasses.replace(other, folder=job.folder.with_name(other.run))
 
 
 def _loaded(

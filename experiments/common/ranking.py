@@ -23,11 +23,11 @@ HEAD = (
     "and in seconds of the machine), the controls it passes, and what its trained networks are "
     "like. A method passes a control where it is above it by a clear gap, at least 0.5 points "
     "and two pooled standard deviations over seeds: shuffled masks, new weights, the inverted "
-    "ranking. The barrier is between two copies of the ticket under other SGD noise, in points "
-    "of test error (below 2 is called stable); sharpness is the greatest eigenvalue of the "
-    "Hessian; ECE is the expected calibration error. Numbers are means and standard deviations "
-    "over seeds, accuracies in %; methods that lie within each other's deviations are not told "
-    "apart by their order.",
+    "ranking. Where it was measured, the barrier is between two copies of the ticket under other "
+    "SGD noise, in points of test error (below 2 is called stable), sharpness is the greatest "
+    "eigenvalue of the Hessian, and ECE the expected calibration error. Numbers are means and "
+    "standard deviations over seeds, accuracies in %; methods that lie within each other's "
+    "deviations are not told apart by their order.",
     "`python -m experiments.leaderboard` makes such a table of any preset. A method of your own"
     " is a line of its dict `METHODS`.",
 )

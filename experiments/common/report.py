@@ -274,7 +274,7 @@ def save(
 def _note(job: Job, figure: Figure, bands: str | None, pruning: str | None) -> str:
     """Write the caption: where a figure's numbers come from, and how to read it."""
     note = (
-        f"{job.folder.name}: {job.network_name} on {job.data_name} ({len(job.data.train):,} "
+        f"{job.run}: {job.network_name} on {job.data_name} ({len(job.data.train):,} "
         f"training, {len(job.data.test):,} test examples), {seeds(job)}, {job.size.steps:,} steps "
         f"of batch {job.training.batch_size}"
     )

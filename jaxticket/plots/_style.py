@@ -110,6 +110,8 @@ KNOWN = {
     "straight_through_random": BranchStyle("straight-through, random", "#D9CCF2", "D"),
     "ac_dc": BranchStyle("AC/DC", "#800000", "P"),
     "top_kast": BranchStyle("Top-KAST", "#FFD23F", "h"),
+    "erk": BranchStyle("ERK", "#8C564B", "8"),
+    "smart_ratio": BranchStyle("smart ratio", "#708238", "H"),
     "reinit": BranchStyle("random reinit", "#E69F00", "s"),
     "reinit_at_k": BranchStyle("random reinit at step k", "#F2B84B", "s"),
     "shuffle": BranchStyle("layerwise shuffle", "#CC79A7", "D"),
