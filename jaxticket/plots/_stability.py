@@ -304,15 +304,19 @@ def stable_and_matching(
             given[1], finals, band, x_axis=steps, ylabel=metric_label("error", split, errors),
             ylim=None, legend=False, shade=None, bar=bar, margin=_panel.MATCHING,
         )  # fmt: skip
+        # what is said of copies that diverged comes below, of both panels together or of each
+        of_left, of_right = (
+            [one for one in labeled(ax) if one.get_gid() != _panel.ENTRY] for ax in (left, right)
+        )
         if legend and new:
-            every = [*labeled(left), *labeled(right), *notes([*barriers, *finals])]
+            every = [*of_left, *of_right, *notes([*barriers, *finals])]
             entries = {str(one.get_label()): one for one in every}
             # above, because a caption is below
             left.figure.legend(handles=list(entries.values()), loc="outside upper center", ncols=3)
         elif legend:
-            place_legend(left, labeled(left) + notes(barriers), corner="upper right")
-            known = {one.get_label() for one in labeled(left)}
-            entries = [one for one in labeled(right) if one.get_label() not in known]
+            place_legend(left, of_left + notes(barriers), corner="upper right")
+            known = {one.get_label() for one in of_left}
+            entries = [one for one in of_right if one.get_label() not in known]
             place_legend(right, entries + notes(finals), corner="upper right")
         for ax in (left, right):
             _axes.impossible(ax, above=100.0)

@@ -28,6 +28,8 @@ VERDICTS: dict[str, tuple[LineStyleType, str | None, float, float | None]] = {
     "stable": ("-", None, 0.0, None),
     "matching": ((0, (3, 2)), "none", 0.8, 7.0),
 }
+# what a legend says where most samples, or some, are stable or matching at no step
+MISSING = ("no marker: most at no step", "band to the top: some at no step")
 
 
 def against_density(
@@ -141,6 +143,8 @@ def first_steps(
         # all that was found must be inside
         ends = [*at, *(end for end in ends if end > max(at, default=-1))]
     looks = branch_styles(names)
+    # of some densities most samples, of others some have no such step
+    missing = len(found) < len(steps), bool(found["high"].isna().any())
     with panel(ax) as ax:
         _axes.density_axis(ax, steps["density"])
         _axes.step_axis(ax, ends, which="y")
@@ -169,6 +173,9 @@ def first_steps(
                 for one in looks.values()
             ]
             entries += [_verdict_line(verdict, "0.3", "o", verdict) for verdict in VERDICTS]
+            for missed, text in zip(missing, MISSING, strict=True):
+                if missed:
+                    entries.append(Line2D([], [], linestyle="none", label=text))
             place_legend(ax, entries, corner="upper left")
     return ax
 

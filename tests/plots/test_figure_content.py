@@ -1016,10 +1016,12 @@ def test_first_steps_need_a_majority():
     assert matching.get_markerfacecolor() == "none"
     assert list(ax.get_yticks()) == [0, 500, 1000, 2000, 4000]
     y = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert "band to the top: some at no step" in legend_texts(ax)
     # one sample at 16.8% is never stable: its band leaves the axes
     assert (y.min(), y.max()) == (0, ax.get_ylim()[1]) and y.max() > 4000
-    line = lines(plots.first_steps(f.FIRST, majority=0.9))["_ticket stable"]
-    np.testing.assert_array_equal(line.get_ydata(), [2000, 1000, NAN])
+    most = plots.first_steps(f.FIRST, majority=0.9)
+    np.testing.assert_array_equal(lines(most)["_ticket stable"].get_ydata(), [2000, 1000, NAN])
+    assert "no marker: most at no step" in legend_texts(most)
     asked = plots.first_steps(f.FIRST, branches=["ticket"], at=(0, 100, 8000))
     assert list(asked.get_yticks()) == [0, 100, 8000]
     # all that was found is inside
@@ -1029,6 +1031,17 @@ def test_first_steps_need_a_majority():
     refused(r"`majority` must be in \[0, 1\), got 1", plots.first_steps, f.FIRST, majority=1)
     none = f.FIRST.assign(share=0.1)
     refused("no density at which more than 0.5 of the samples", plots.first_steps, none)
+
+
+def test_panels_say_once_which_copies_diverged():
+    table = TABLE.assign(value=TABLE["value"].mask(TABLE["at"] == 1000))
+    axes = pyplot.subplots(1, 2, layout="constrained")[1]
+    for ax in f.BOTH(table, axes=axes):
+        texts = legend_texts(ax)
+        assert len(set(texts)) == len(texts) and "all copies diverged" in texts
+    (legend,) = f.BOTH(table)[0].figure.legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert len(set(texts)) == len(texts) and "all copies diverged" in texts
 
 
 def test_stable_and_matching_on_given_axes():
