@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine, TightLayoutEngine
 from matplotlib.text import Text
-from matplotlib.textpath import TextToPath
 
 from jaxticket.plots._panel import place_legends_again
 from jaxticket.plots._style import root_figure
@@ -50,9 +50,14 @@ def caption(target: Axes | Figure, text: str) -> Text:
 def _wrapped(text: str, size: float, width: float) -> str:
     """Break text of a font size into lines of at most a width, both in points."""
     font, lines = FontProperties(size=size), [""]
+    # letters begin at whole pixels, so that the width depends on how the figure will be saved
+    renderers = {dpi: RendererAgg(1, 1, dpi) for dpi in (72, 100, 150, 200)}
 
     def length(line: str) -> float:
-        return TextToPath().get_text_width_height_descent(line, font, ismath=False)[0]
+        return max(
+            72 / dpi * renderer.get_text_width_height_descent(line, font, False)[0]
+            for dpi, renderer in renderers.items()
+        )
 
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

@@ -1,5 +1,6 @@
 """What single figures show beyond the lines of their table: baselines, limits, marks, words."""
 
+import io
 import itertools
 
 import figures as f
@@ -1100,11 +1101,17 @@ def test_panels_without_a_legend_have_its_entries():
 
 def test_captions_are_as_wide_as_their_figure():
     figure, _ = pyplot.subplots(figsize=(4, 3), layout="constrained")
-    for text in ("WIDE LETTERS OF MNIST " * 20, "illi " * 60, "a" * 30, ""):
+    for text in ("WIDE LETTERS OF MNIST " * 20, "lines are means over seeds; " * 12, "a" * 30, ""):
         note = plots.caption(figure, text)
         assert note.get_text().split() == text.split()
         box = note.get_window_extent()
         assert box.x1 <= figure.bbox.x1
+        # also where it is saved with another resolution
+        figure.savefig(saved := io.BytesIO(), dpi=150)
+        image = pyplot.imread(io.BytesIO(saved.getvalue()))[..., :3]
+        # below the labels of the axes
+        rows = round(150 * box.y1 / figure.dpi) - 5
+        assert (image[-rows:, -3:] == 1).all() and (text == "" or (image[-rows:] < 1).any())
         # and no line is broken early
         widest = [len(line) for line in note.get_text().split("\n")]
         assert len(widest) == 1 or box.width > 0.8 * figure.bbox.width
