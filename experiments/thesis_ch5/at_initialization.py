@@ -15,8 +15,9 @@ Makes:    figures 5-4 (5-3), 5-6, 5-10 and 5-11, final.csv, units.csv, layers.cs
 Sizes:    lenet-mnist: quick 3 seeds, 5 levels pruning 55%, 600 steps, 10% of the examples; reduced
           3 seeds, 3 levels pruning 59%, 6,000 steps; paper 5 seeds, 10 levels pruning 36%, 24,000
           steps.
-Cost:     at quick size 5.3 minutes with lenet-mnist, 12 minutes with resnet20-cifar10 on 2 cores of
-          an Intel Xeon of 2.5 GHz; the paper's size is not measured.
+Cost:     at quick size 12 minutes with resnet20-cifar10 on 2 cores of an Intel Xeon of 2.5 GHz; at
+          the reduced size 5.3 minutes with lenet-mnist on 2 cores of an AMD EPYC; the paper's size
+          is not measured.
 Expected: at paper size magnitude after training is as accurate as the dense network with 26.2%
           (ResNet-20) and 6.9% (VGG-16) of the weights. Down to there the best method at
           initialization lies below it by 1.5 and 0.7 points or less, the worst above random pruning
