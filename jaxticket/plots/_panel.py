@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.cbook import pts_to_poststep
 from matplotlib.collections import Collection
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
@@ -459,7 +460,10 @@ def place_legends_again(figure: Figure) -> None:
 def covers(box: Bbox, artist: Artist) -> bool:
     """Tell whether a line, band or patch lies under `box` (in pixels)."""
     if isinstance(artist, Line2D):
-        at = artist.get_transform().transform(np.asarray(artist.get_xydata(), float))
+        points = np.asarray(artist.get_xydata(), float)
+        if artist.get_drawstyle() == "steps-post":
+            points = np.stack(pts_to_poststep(*points.T), axis=1)
+        at = artist.get_transform().transform(points)
         ends = np.isfinite(at[:, 0]) & np.isfinite(at[:, 1])
         t = np.linspace(0, 1, 33)[:, None, None]
         between = ((1 - t) * at[:-1] + t * at[1:])[:, ends[:-1] & ends[1:]].reshape(-1, 2)

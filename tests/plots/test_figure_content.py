@@ -12,6 +12,7 @@ from figures import AT, FIGURES, INF, NAN, RUN, TABLE, all_named, legend_texts, 
 from matplotlib import pyplot
 from matplotlib.collections import LineCollection, QuadMesh
 from matplotlib.patches import Rectangle
+from matplotlib.transforms import Bbox
 
 import jaxticket as jt
 from jaxticket import plots
@@ -1115,6 +1116,17 @@ def test_captions_are_as_wide_as_their_figure():
         # and no line is broken early
         widest = [len(line) for line in note.get_text().split("\n")]
         assert len(widest) == 1 or box.width > 0.8 * figure.bbox.width
+
+
+def test_legends_see_stairs_as_they_are_drawn():
+    ax = pyplot.subplots()[1]
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    (line,) = ax.plot([0.1, 0.9], [0.9, 0.1], drawstyle="steps-post")
+    on_it, on_the_diagonal = (
+        Bbox.from_extents(*ax.transData.transform([(0.75, y - 0.05), (0.85, y + 0.05)]).ravel())
+        for y in (0.9, 0.2)
+    )
+    assert _panel.covers(on_it, line) and not _panel.covers(on_the_diagonal, line)
 
 
 def test_a_caption_moves_a_legend_that_would_cover_lines():
