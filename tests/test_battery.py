@@ -168,38 +168,34 @@ RESULTS = HERE.parent / "experiments" / "results"
 
 @pytest.fixture(scope="module")
 def mnist():
-    """A tenth of MNIST, as the quick experiments have it."""
     if not os.environ.get("JAXTICKET_DATA_DIR"):
         pytest.skip("set JAXTICKET_DATA_DIR to a folder of prepared TFDS data sets (mnist)")
-    return jt.data.load("mnist").fraction(0.1)
-
-
-def levels_of_curves(net, data, training):
-    # the committed rows are of the time when levels shared their order of examples
-    pruning = jt.Pruning(levels=2, fraction=0.36, order="same")
-    return jt.find_tickets(
-        net, data, training, pruning, seeds=range(3), branches=["reinit"], progress=False
-    )
+    return jt.data.load("mnist")
 
 
 def levels_of_one_shot(net, data, training):
+    # the committed rows are of the time when levels shared their order of examples
     pruning = jt.Pruning(levels=3, fraction=0.36, one_shot=True, order="same")
     return jt.find_tickets(net, data, training, pruning, seeds=range(3), progress=False)
 
 
 def levels_of_snip(net, data, training):
-    densities = [0.45**n for n in range(1, 6)]
+    densities = [0.41**n for n in range(1, 4)]
     return jt.prune_at(
         net, data, training, score="snip", density=densities, seeds=range(3), dense=False,
         progress=False,
     )  # fmt: skip
 
 
+# by the folder of the results: what made them, names of branches, share of the examples, and steps
 COMMITTED = {
-    "thesis_ch3/curves": (levels_of_curves, {"ticket": "ticket", "reinit": "reinit"}),
-    "thesis_ch3/one_shot": (levels_of_one_shot, {"ticket": "one_shot"}),
-    "thesis_ch5/at_initialization": (levels_of_snip, {"ticket": "snip"}),
-}
+    "thesis_ch3/one_shot-lenet-mnist-quick": (
+        levels_of_one_shot, {"ticket": "one_shot"}, 0.1, 600,
+    ),
+    "thesis_ch5/at_initialization-lenet-mnist-reduced": (
+        levels_of_snip, {"ticket": "snip"}, 1.0, 6_000,
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.slow
@@ -208,13 +204,14 @@ def test_committed_rows_are_found_again(name, mnist):
     """Means, least and greatest accuracies of three seeds on 10,000 images, within ten of them:
     some of the files were computed on another machine and by another version of JAX.
     """
-    made, names = COMMITTED[name]
-    net = jt.networks.lenet(mnist.shape, mnist.classes)
+    made, names, share, steps = COMMITTED[name]
+    data = mnist if share == 1 else mnist.fraction(share)
+    net = jt.networks.lenet(data.shape, data.classes)
     training = jt.Training(
-        steps=600, batch_size=60, lr=1.2e-3, eval_every=600, eval_train_examples=2_000
+        steps=steps, batch_size=60, lr=1.2e-3, eval_every=600, eval_train_examples=2_000
     )
-    final = jt.speed.over_seeds(jt.speed.final(made(net, mnist, training).table()))
-    committed = pd.read_csv(RESULTS / f"{name}-lenet-mnist-quick" / "final.csv")
+    final = jt.speed.over_seeds(jt.speed.final(made(net, data, training).table()))
+    committed = pd.read_csv(RESULTS / name / "final.csv")
     committed = committed[committed["split"] == "test"].set_index(["branch", "level"])
     for _, row in final.iterrows():
         old = committed.loc[(names[row["branch"]], row["level"])]

@@ -14,8 +14,8 @@ Makes:    figures 5-5 and 5-8, final.csv, controls.csv; accuracies by density an
 Sizes:    lenet-mnist: quick 3 seeds, 3 levels pruning 70%, 400 steps, 10% of the examples; reduced
           3 seeds, 3 levels pruning 59%, 6,000 steps; paper 5 seeds, 10 levels pruning 36%, 24,000
           steps.
-Cost:     at quick size 7.7 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; the
-          paper's size is not measured.
+Cost:     at the reduced size 14 minutes with lenet-mnist on 2 cores of an AMD EPYC; the paper's
+          size is not measured.
 Expected: at paper size methods at initialization are as accurate when shuffled or reinitialized:
           they find how much of each layer to keep, not which weights. Shuffled SynFlow is better at
           low densities (ResNet-20: by so much that it leads from 26.2% to 4.4%, by 0.2 to 0.4

@@ -14,8 +14,8 @@ Makes:    figures 5-12 and 5-14, steps.csv, controls.csv; accuracies by step and
 Sizes:    lenet-mnist: quick 3 seeds, 1 level pruning 96.5%, 400 steps, 10% of the examples; reduced
           3 seeds, 1 level pruning 96.5%, 6,000 steps; paper 5 seeds, 1 level pruning 96.5%, 24,000
           steps.
-Cost:     at quick size 9.2 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; the
-          paper's size is not measured.
+Cost:     at the reduced size 24 minutes with lenet-mnist on 2 cores of an AMD EPYC; the paper's
+          size is not measured.
 Expected: at paper size (26.2% of ResNet-20, 6.9% of VGG-16) random pruning is as accurate at every
           step. Magnitude, SNIP and SynFlow become better the later they prune, GraSP hardly.
           Magnitude pruning reaches at step 25,000 (26,000) what LTR has at 1,000 (2,000). It

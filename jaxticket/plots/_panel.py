@@ -462,7 +462,7 @@ def covers(box: Bbox, artist: Artist) -> bool:
     if isinstance(artist, Line2D):
         points = np.asarray(artist.get_xydata(), float)
         if artist.get_drawstyle() == "steps-post":
-            points = np.stack(pts_to_poststep(*points.T), axis=1)
+            points = np.asarray(pts_to_poststep(*points.T)).T
         at = artist.get_transform().transform(points)
         ends = np.isfinite(at[:, 0]) & np.isfinite(at[:, 1])
         t = np.linspace(0, 1, 33)[:, None, None]
