@@ -112,7 +112,7 @@ def instability(
       seeds: one dense network each; those of the tickets, or range(3), if None.
       runtime, mesh, folder, save_every, progress: as for `find_tickets`.
       at_once: copies that one device holds at most; None for as many as have 1 GiB of weights and
-        optimizer state.
+        optimizer state, on a CPU for as few as keep all devices busy.
       points_at_once: points of lines that one device holds at most where they run vmapped; 32 if
         None.
 
