@@ -12,8 +12,8 @@ Makes:    figures 5-7 and 5-9, final.csv; accuracies by density in the terminal.
 Sizes:    lenet-mnist: quick 3 seeds, 5 levels pruning 55%, 600 steps, 10% of the examples; reduced
           3 seeds, 3 levels pruning 59%, 6,000 steps; paper 5 seeds, 10 levels pruning 36%, 24,000
           steps.
-Cost:     at quick size 6.9 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; the
-          paper's size is not measured.
+Cost:     at the reduced size 3.7 minutes with lenet-mnist on 2 cores of an AMD EPYC; the paper's
+          size is not measured.
 Expected: at paper size 100 rounds make no difference to SNIP at the densities of the thesis (they
           may below). GraSP inverted is as accurate as GraSP, and removing the smallest |score| is
           better than both, most of all at low densities.
