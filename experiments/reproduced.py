@@ -131,6 +131,7 @@ def header(script: str, root: Path = ROOT) -> dict[str, str]:
 def link(result: Result, name: str, text: str | None = None) -> str:
     """Link a file of a result from the page."""
     said = Path(name).stem.replace("_", " ").capitalize() if text is None else text
+    said = re.sub(r"\bimp\b", "IMP", said)
     return f"[{said}](../{result.folder}/{name})"
 
 

@@ -36,7 +36,7 @@ class Block(NamedTuple):
 
 
 class Folder(Protocol):
-    """What holds finished blocks; `store.RunFolder` is one."""
+    """What holds finished blocks: a `RunFolder`, whose module looks for its units here."""
 
     def blocks(self, work: str) -> dict[tuple[int, int], str]:
         """Names of the finished blocks of some work, by their first replica and their end."""
@@ -75,8 +75,8 @@ def of_work(work: str, units: Iterable[str]) -> dict[tuple[int, int], str]:
     """
     found = {}
     for unit in units:
-        match = NAME.fullmatch(unit.removeprefix(work)) if unit.startswith(work) else None
-        if match is not None and not match["work"]:
+        match = NAME.fullmatch(unit)
+        if match is not None and match["work"] == work:
             first, end = int(match["first"]), int(match["end"])
             if first < end:
                 found[first, end] = unit

@@ -29,6 +29,7 @@ from jaxticket._check import flag, instance, number, or_none, path_or_none, sett
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
+from jaxticket.engine.blocks import Arrays as Arrays
 from jaxticket.engine.blocks import Block, cut
 from jaxticket.engine.learner import Learner, Plan
 from jaxticket.engine.metrics import metric_names, split_names
@@ -40,9 +41,6 @@ from jaxticket.engine.supervised import Origin, Supervised
 from jaxticket.labels import CLASSES, Labels
 from jaxticket.settings import Training
 from jaxticket.typing import Network, TrainState
-
-Arrays = dict[str, np.ndarray]
-
 
 Row = dict[str, str | int | float]
 """A row of `runs.table()`, by column."""
@@ -171,8 +169,8 @@ class Run(Generic[StateT, PlanT, OriginT]):
     def blocks(self, work: str, count: int, size: int) -> Iterator[Block]:
         """Cut replicas into blocks, each a unit `<work>-<first>-<end>` of the folder.
 
-        Blocks that the folder holds are taken as they were cut, also by a run on another number of
-        devices; what lies between them is cut anew.
+        Blocks that the folder holds are taken as they are, also those of a run on another number of
+        devices; what lies between them is divided into blocks of at most `size` replicas.
 
         Args:
           work: what the names of the units begin with.

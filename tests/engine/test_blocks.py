@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from stops import after_save, killed
+from two_classes import DATA, NET, TRAINING
 
 import jaxticket as jt
 from jaxticket import _files
@@ -18,12 +19,6 @@ from jaxticket.engine.blocks import apart, cut, of_work
 from jaxticket.engine.folder_errors import RunFolderError
 from jaxticket.engine.store import RunFolder
 
-RNG = np.random.default_rng(0)
-Y = RNG.integers(0, 2, 60)
-X = (RNG.integers(0, 99, (60, 3, 3)) + 100 * Y[:, None, None]).astype(np.uint8)
-DATA = jt.data.from_arrays(X[:40], Y[:40], X[40:], Y[40:])
-NET = jt.networks.lenet(DATA.shape, 2, widths=(4,))
-TRAINING = jt.Training(steps=8, batch_size=8, eval_every=4)
 SEEDS = range(5)
 
 

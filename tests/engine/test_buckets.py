@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from buckets import Buckets, buckets, objects
 from stops import after_save, in_spite_of_deaths, killed
+from two_classes import DATA, NET, TRAINING, X, Y
 
 import jaxticket as jt
 from jaxticket import _files
@@ -22,13 +23,6 @@ from jaxticket.engine.folder_errors import RunFolderError
 from jaxticket.engine.store import RunFolder
 
 __all__ = ["buckets"]
-
-RNG = np.random.default_rng(0)
-Y = RNG.integers(0, 2, 60)
-X = (RNG.integers(0, 99, (60, 3, 3)) + 100 * Y[:, None, None]).astype(np.uint8)
-DATA = jt.data.from_arrays(X[:40], Y[:40], X[40:], Y[40:])
-NET = jt.networks.lenet(DATA.shape, 2, widths=(4,))
-TRAINING = jt.Training(steps=8, batch_size=8, eval_every=4)
 
 
 @pytest.fixture(autouse=True)

@@ -23,6 +23,7 @@ import jax
 import numpy as np
 import pytest
 from stops import Killed, after_save, killed
+from two_classes import DATA, NET, TRAINING
 
 import jaxticket as jt
 from jaxticket import _files, results
@@ -120,14 +121,6 @@ def test_killed_at_more_random_moments(reference, tmp_path, seed):
 
 
 # in one process
-
-
-RNG = np.random.default_rng(0)
-Y = RNG.integers(0, 2, 60)
-X = (RNG.integers(0, 99, (60, 3, 3)) + 100 * Y[:, None, None]).astype(np.uint8)
-DATA = jt.data.from_arrays(X[:40], Y[:40], X[40:], Y[40:])
-NET = jt.networks.lenet(DATA.shape, 2, widths=(4,))
-TRAINING = jt.Training(steps=8, batch_size=8, eval_every=4)
 
 
 def find(folder, training=TRAINING, **options):

@@ -40,7 +40,7 @@ SCORES: dict[str, Score] = {
 
 
 def inverted(score: str | Score) -> Score:
-    """The score with its ranking turned round: the least important weights are kept.
+    """The score with its ranking reversed: the least important weights are kept.
 
     Args:
       score: a name in `SCORES` or a score function.
