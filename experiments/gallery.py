@@ -107,17 +107,17 @@ def _of_methods(runs: jt.Runs, data: Data, folder: Path) -> dict[str, Any]:
         "IMP": jt.verdict(runs, level=LAST, method="IMP", points=10, **QUIET),
         "SNIP": jt.verdict(at_init["snip"], level=2, method="SNIP", points=10, **QUIET),
     }
-    halves = dict(zip("ab", data.halves(seed=0), strict=True))
+    halves = dict(zip(("first half", "second half"), data.halves(seed=0), strict=True))
     own = {
         name: jt.find_tickets(
             net, half, training, jt.Pruning(levels=2, fraction=0.6), seeds=SEEDS,
-            folder=folder / f"half-{name}", **QUIET,
+            folder=folder / name.replace(" ", "-"), **QUIET,
         )
         for name, half in halves.items()
     }  # fmt: skip
     moved = {
         (source, target): jt.transfer(own[source], to=own[target], levels=(2,), **QUIET)
-        for source, target in (("a", "b"), ("b", "a"))
+        for source, target in (tuple(halves), tuple(reversed(halves)))
     }
     return {
         "by_step": by_step,

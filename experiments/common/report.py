@@ -226,6 +226,7 @@ def save(
     more: Mapping[str, object] | None = None,
     bands: str | None = "bands go from the least to the greatest seed",
     pruning: str | None = None,
+    of_seed: Mapping[str, int] | None = None,
 ) -> None:
     """Write figures and small tables into the job's folder, and a copy of them if asked to.
 
@@ -238,11 +239,14 @@ def save(
       more: further settings to write down.
       bands: what the bands of the figures are; None where there are none.
       pruning: how networks come to their densities, for captions; by levels if None.
+      of_seed: the seed that is shown, by file name, of figures that show only one.
     """
     kept = {} if table is None else {"final": _final(table), "final_by_seed": _by_seed(table)}
     small = {**kept, **(tables or {})}
-    for figure in figures.values():
-        jt.plots.caption(figure, _note(job, figure, bands, pruning))
+    for name, figure in figures.items():
+        shown = (of_seed or {}).get(name)
+        whose = seeds(job) if shown is None else f"seed {shown} of {seeds(job)}"
+        jt.plots.caption(figure, _note(job, figure, whose, bands, pruning))
     _write(job.folder, job.folder / "figures", figures, small)
     seconds = count_seconds(job.folder, job.name, finished=True)
     print(f"\nresults in {job.folder}")
@@ -271,11 +275,11 @@ def save(
         pyplot.close(figure)
 
 
-def _note(job: Job, figure: Figure, bands: str | None, pruning: str | None) -> str:
+def _note(job: Job, figure: Figure, whose: str, bands: str | None, pruning: str | None) -> str:
     """Write the caption: where a figure's numbers come from, and how to read it."""
     note = (
         f"{job.run}: {job.network_name} on {job.data_name} ({len(job.data.train):,} "
-        f"training, {len(job.data.test):,} test examples), {seeds(job)}, {job.size.steps:,} steps "
+        f"training, {len(job.data.test):,} test examples), {whose}, {job.size.steps:,} steps "
         f"of batch {job.training.batch_size}"
     )
     if job.settings.lr is not None:

@@ -191,12 +191,13 @@ def main(settings: Settings) -> None:
     more = {"radius": settings.radius, "radii": radii, "target": settings.target, "level": level,
             "attack_steps": settings.attack_steps, "attacked": settings.attacked}  # fmt: skip
     note = (
-        f"tickets of {100 * job.densities[level - 1]:.3g}% of the weights, networks of seed 0; PGD "
+        f"tickets of {100 * job.densities[level - 1]:.3g}% of the weights; PGD "
         f"of {settings.radius:g} towards {settings.target}; below each image the answer and its "
         "probability, in bold where it is the target"
     )
     save(job, {"figure_17": drawn(classes, found, settings.target)},
-         tables={"attacked_digits": rows}, more=more, pruning=note)  # fmt: skip
+         tables={"attacked_digits": rows}, more=more, pruning=note,
+         of_seed={"figure_17": runs["dense"][0].seeds[0]})  # fmt: skip
 
 
 if __name__ == "__main__":

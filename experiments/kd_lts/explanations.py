@@ -249,11 +249,12 @@ def main(settings: Settings) -> None:
     say(job, table, claims, names)
     more = {"methods": names, "level": level, "images": places, **dataclasses.asdict(probe)}
     note = (
-        f"tickets of {100 * job.densities[level - 1]:.3g}% of the weights, networks of seed 0; p: "
+        f"tickets of {100 * job.densities[level - 1]:.3g}% of the weights; p: "
         "probability of the answer, w: strongest weight of a region, which has the full color"
     )
     tables = {"explanations": table} | ({} if claims.empty else {"claims": claims})
-    save(job, figures, tables=tables, more=more, pruning=note)
+    shown = dict.fromkeys(figures, next(iter(runs.values()))[0].seeds[0])
+    save(job, figures, tables=tables, more=more, pruning=note, of_seed=shown)
 
 
 if __name__ == "__main__":

@@ -167,7 +167,7 @@ def main(settings: Settings) -> None:
         jt.plots.distances_at_rewinding(inst.states(), inst.copies(), inst.table(), axes[1])
     tables = {"verdicts": rows, "first_steps": steps, "costs": inst.costs(), **more_tables}
     more = {"at": chosen.at, **chosen.options, "throughout": chosen.throughout}
-    save(job, figures, tables=tables, more=more, bands=BANDS)
+    save(job, figures, tables=tables, more=more, bands=BANDS, of_seed={"plane": inst.seeds[0]})
 
 
 if __name__ == "__main__":
