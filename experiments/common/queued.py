@@ -419,7 +419,7 @@ REDUCED = (
             ("optimizers", "Figure 5"),
         )
     ),
-    # of LeNet chapters 3 and 4 are run at the source's size, above
+    # other figures of chapters 3 and 4 are run at the source's size, above
     *(
         _reduced(f"thesis_ch5.{script}", _LENET, f"{figures}, LeNet", short=f"ch5_{script}")
         for script, figures in _EARLY
@@ -431,5 +431,14 @@ REDUCED = (
     _reduced("supermasks.accuracy", _LENET, "KD-LTS, Figure 22, LeNet", short="supermasks"),
     _reduced("one_ticket.optimizers", _LENET, "One ticket, Figure 5, LeNet"),
     _reduced("leaderboard", _LENET, "the leaderboard of LeNet"),
+    Run(
+        "halves-lenet",
+        "experiments.one_ticket.data_sets",
+        ("--network", "lenet", "--size", "reduced", "--publish"),
+        "One ticket, Figure 2, halves of MNIST",
+    ),
+    # all levels at 24,000 steps take hours on CPUs
+    _reduced("thesis_ch3.early_stopping", _LENET, "Figure 3-8, LeNet"),
+    _reduced("thesis_ch3.dilation", _LENET, "Figure 3-9, LeNet"),
 )  # fmt: skip
 """Runs of reduced size, for CPUs."""

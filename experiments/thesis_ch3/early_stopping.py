@@ -58,6 +58,7 @@ def main(settings: Settings) -> None:
         settings,
         quick={"levels": 3, "eval_every": 35, "eval_train_examples": 500},
         lenet={"levels": 6, "fraction": 0.488, "eval_every": 60, "eval_train_examples": 2_000},
+        reduced={"eval_every": 150, "eval_train_examples": 1_000},
         paper={"seeds": 5, "eval_every": 200, "eval_train_examples": 1_000},
         held_out=0.1,
     )

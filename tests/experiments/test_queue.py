@@ -211,7 +211,7 @@ def test_every_reduced_run_is_one_that_exists():
         assert importlib.util.find_spec(run.module), run.module
         options = dict(zip(run.options, run.options[1:], strict=False))
         assert options["--size"] == "reduced"
-        preset = jt.preset(options["--preset"])
+        preset = jt.preset(options.get("--preset", f"{options.get('--network')}-mnist"))
         assert sizes.reduced_size(preset, {}).seeds == 3
 
 
