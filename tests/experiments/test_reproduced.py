@@ -55,9 +55,9 @@ def test_numbers_of_one_row_by_hand():
 
 
 def test_barriers_and_transfers_by_hand():
-    row = row_of("experiments/results/thesis_ch4/tickets-resnet20-cifar10-quick")
-    assert "dense 24.7 from step 0, 2.1 from step 30, " in row
-    assert "IMP ticket with 17% 3.2 from step 0, 1.5 from step 30, 0.7 from step 90" in row
+    row = row_of("experiments/results/thesis_ch4/tickets-resnet20-cifar10-reduced-150e3eb920")
+    assert "dense 59.4 from step 0, 29.7 from step 234; " in row
+    assert "IMP ticket with 17% 54.3 from step 0, 6.6 from step 234." in row
     row = row_of("experiments/results/one_ticket/data_sets-lenet-mnist-quick")
     assert "MNIST, half B on MNIST, half A 93.8; " in row
     assert "random tickets on MNIST, half A 92.1" in row
@@ -87,7 +87,7 @@ def test_what_is_expected_is_of_the_network_that_was_measured(script):
     assert "ResNet-20 has 91.7% dense and with 16.8% of the weights 88.5% (IMP ticket)" in text
     assert "98.3" not in text and "LeNet" not in text
     # a header that speaks of the network is left as it is
-    row = row_of("experiments/results/thesis_ch4/tickets-resnet20-cifar10-quick")
+    row = row_of("experiments/results/thesis_ch4/tickets-resnet20-cifar10-reduced-150e3eb920")
     assert "ResNet-20's at 16.8%" in row.split(" | ")[1]
     # and so is that of another preset of the same network
     row = row_of("experiments/results/kd_lts/against_rewinding-lenet-mnist-quick-974856b46d")
