@@ -9,8 +9,9 @@ vgg16-cifar10.
 
 Command:  python -m experiments.thesis_ch5.by_step [--preset NAME] [--size reduced|paper]
           [--budget MINUTES]
-Makes:    figures 5-12 and 5-14, steps.csv, controls.csv; accuracies by step and what each control
-          changes in the terminal.
+Makes:    figures 5-12 and 5-14, steps.csv, controls.csv, layers.csv (weights and units left by
+          layer); accuracies by step, what each control changes, and how many classes have no
+          weights left, in the terminal.
 Sizes:    lenet-mnist: quick 3 seeds, 1 level pruning 96.5%, 400 steps, 10% of the examples; reduced
           3 seeds, 1 level pruning 96.5%, 6,000 steps; paper 5 seeds, 1 level pruning 96.5%, 24,000
           steps.
@@ -117,6 +118,23 @@ def report(job: Job, table: pd.DataFrame, found: pd.DataFrame) -> None:
         print(f"{method:12} {control:10}{words}")
 
 
+def lost_classes(layers: pd.DataFrame) -> None:
+    """Print how many units of the output layer have no weights left, where there are such.
+
+    Args:
+      layers: rows of `jt.layers.report` with branch and pruned_at.
+    """
+    outputs = layers.loc[layers["index"] == layers["index"].max()]
+    lost = outputs.groupby(["branch", "pruned_at"], sort=False)["dead_units"].agg(["min", "max"])
+    lost = lost.loc[lost["max"] > 0]
+    if lost.empty:
+        return
+    classes, looks = outputs["units"].iloc[0], jt.plots.branch_styles(layers["branch"].unique())
+    print(f"\nclasses of {classes} whose output has no weights left, least and greatest seed")
+    for (name, k), row in lost.iterrows():
+        print(f"{looks[name].label:44} at step {k}: {row['min']} to {row['max']}")
+
+
 def main(settings: Settings) -> None:
     """Prune at every step with every method, train, and draw accuracy against the step."""
     density = settings.at_density or density_of(jt.preset(settings.preset))
@@ -134,7 +152,7 @@ def main(settings: Settings) -> None:
     usual = ("shuffle", "reinit") if small else ("shuffle", "reinit", "inverted")
     controls = usual if settings.controls is None else settings.controls
     steps = steps_of(job, settings)
-    tables = []
+    tables, layers = [], []
     with budget(job):
         # the weights of the last step are what magnitude pruning after training goes on with
         for k in (k for k in steps if k < job.size.steps):
@@ -148,6 +166,10 @@ def main(settings: Settings) -> None:
             parts = {name: run(job, name, step=steps, branches=branches, dense=True)}
             if "inverted" in tried:
                 parts[f"{name}_inverted"] = run(job, f"{name}_inverted", step=steps)
+            layers += [
+                jt.layers.report(own).assign(branch=name, pruned_at=k)
+                for k, own in parts[name].items()
+            ]
             tables += [
                 named(own.table(), label).assign(pruned_at=k)
                 for label, by_step in parts.items()
@@ -160,6 +182,8 @@ def main(settings: Settings) -> None:
         differences(own).assign(pruned_at=k) for k, own in table.groupby("pruned_at")
     )
     report(job, table, found)
+    left = jt.results.concat(layers).query("level > 0")
+    lost_classes(left)
     marks = [m for m in job.training.milestones if steps[0] <= m <= steps[-1]]
     shown = table.assign(branch=table["branch"].where(table["level"] > 0, "dense"))
     with jt.plots.style():
@@ -179,7 +203,7 @@ def main(settings: Settings) -> None:
     )
     more = {"methods": methods, "controls": controls, "at": steps, "at_density": density}
     more["ltr_schedule"] = settings.ltr_schedule
-    tables = {"steps": final, "controls": found}
+    tables = {"steps": final, "controls": found, "layers": left}
     pruning = f"pruned to {100 * density:.3g}% at the step shown, then trained with all steps"
     save(job, figures, tables=tables, more=more, pruning=pruning)
 
