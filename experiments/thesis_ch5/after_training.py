@@ -11,8 +11,8 @@ Makes:    figure 5-13, final.csv, controls.csv; accuracies by density and what e
 Sizes:    lenet-mnist: quick 3 seeds, 3 levels pruning 70%, 400 steps, 10% of the examples; reduced
           3 seeds, 3 levels pruning 59%, 6,000 steps; paper 5 seeds, 10 levels pruning 36%, 24,000
           steps.
-Cost:     at quick size 4.7 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; the
-          paper's size is not measured.
+Cost:     at the reduced size 12 minutes with lenet-mnist on 2 cores of an AMD EPYC; the paper's
+          size is not measured.
 Expected: at paper size magnitude pruning is sensitive to both shuffling and reinitialization, SNIP
           less so, GraSP hardly. Shuffling makes SynFlow better on ResNet-20 and worse on VGG-16 at
           low densities. At the lowest densities SNIP does not always converge.
