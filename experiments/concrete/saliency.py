@@ -8,7 +8,7 @@ Command:  python -m experiments.concrete.saliency [--preset NAME] [--size reduce
           [--budget MINUTES]
 Makes:    figure_1, values.csv; the values in the terminal.
 Sizes:    lenet-mnist: quick 3 seeds, 6 levels pruning 60%, 600 steps, 10% of the examples; reduced
-          3 seeds, 10 levels pruning 36%, 6,000 steps; paper 3 seeds, 16 levels pruning 36%, 24,000
+          3 seeds, 6 levels pruning 60%, 6,000 steps; paper 3 seeds, 16 levels pruning 36%, 24,000
           steps.
 Cost:     at quick size 11 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; the
           paper's size is not measured.
@@ -33,6 +33,7 @@ from jaxticket.plots._axes import density_axis
 from jaxticket.sparsify.learned import objective_values
 
 METHODS = ("snip", "grasp", "magnitude", "ltr", "random", "cts")
+REDUCED = {"levels": 6, "fraction": 0.6}
 OWN = {"change_of_loss": "cts_change_of_loss", "gradient_norm": "cts_gradient_norm"}
 LABELS = {
     "change_of_loss": "|loss / dense loss - 1| (lower is better)",
@@ -84,7 +85,7 @@ def main(settings: Settings) -> None:
     """Find masks with every method and compute both objectives at them."""
     names = chosen(settings.methods, METHODS)
     quick = {**QUICK, "levels": 3, "fraction": 0.74}
-    job = prepare(__file__, settings, quick=quick, lenet=LENET, paper=PAPER)
+    job = prepare(__file__, settings, quick=quick, lenet=LENET, reduced=REDUCED, paper=PAPER)
     length, tables = length_of(settings), []
     with budget(job):
         # the folder itself is a run's

@@ -14,8 +14,9 @@ Sizes:    lenet-mnist: quick 3 seeds, 5 levels pruning 48.8%, 600 steps, 10% of 
           reduced 3 seeds, 10 levels pruning 36%, 6,000 steps; paper 3 seeds, 22 levels pruning 20%,
           24,000 steps.
 Cost:     at quick size 8.2 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; at the
-          reduced size 132 minutes with resnet20-cifar10 (--at 0 234) on 2 cores of an AMD EPYC; the
-          paper's size is not measured.
+          reduced size 132 minutes with the settings of
+          results/thesis_ch4/tickets-resnet20-cifar10-reduced-150e3eb920 on 2 cores of an AMD EPYC;
+          the paper's size is not measured.
 Expected: at paper size LeNet's tickets are stable and matching from step 0. ResNet-20's at 16.8%
           and VGG-16's at 1.5% are neither at step 0, and both from about step 500 and 1,000 on;
           random and reinitialized networks are unstable and not matching at any step. Tickets of
