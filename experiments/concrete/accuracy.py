@@ -13,8 +13,8 @@ Makes:    figure_2, time (accuracy against seconds at the lowest density), final
 Sizes:    lenet-mnist: quick 3 seeds, 6 levels pruning 60%, 600 steps, 10% of the examples; reduced
           3 seeds, 10 levels pruning 36%, 6,000 steps; paper 3 seeds, 16 levels pruning 36%, 24,000
           steps.
-Cost:     at quick size 4.2 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; the
-          paper's size is not measured.
+Cost:     at the reduced size 23 minutes with lenet-mnist on 2 cores of an AMD EPYC; the paper's
+          size is not measured.
 Expected: at paper size CTS lies above SNIP, GraSP and SynFlow at all densities, next to LTR above a
           few per cent, and above it in the sparsest tickets: ResNet-20 with 0.7% of its weights
           reaches 74.0% after a search of 7.9 minutes, LTR 68.3% after 95.2.

@@ -34,6 +34,8 @@ Band = Literal["minmax", "bars", "std", "none"]
 BANDS = ("minmax", "bars", "std", "none")
 # these branches are always visible as a whole; others may leave the axes
 SHOWN = ("ticket", "reinit")
+# and where there are none of these, all but masks that nothing chose
+RANDOM = ("random", "globally_permuted", "layerwise_random")
 # points of accuracy below the dense network that are worth showing
 BELOW_DENSE = 12.0
 # around means that match the dense network
@@ -66,7 +68,8 @@ def accuracy(
       at: share of the dense training at which to evaluate; 1.0 is each training's end.
       band: "minmax" (shaded), "bars" (error bars from minimum to maximum), "std" (mean ± one
         standard deviation, shaded) or "none".
-      ylim: limits in percent, or None to show "ticket", "reinit" and 12 points below dense.
+      ylim: limits in percent, or None to show "ticket", "reinit" and 12 points below dense; where
+        there are neither of the two, all branches but random masks.
       legend: whether to draw one (panels may share one: `ax.get_legend_handles_labels()`).
       margin: accuracy that a matching branch may lose, as a share.
       test_size: number of test examples; the margin is then at least one of them.
@@ -258,7 +261,9 @@ def _against_density(
     ]
     if ylim is None:
         every = [bar["low"], bar["high"], *reach(series)]
-        shown = [one for one, name in zip(series, names, strict=True) if name in SHOWN] or series
+        named = dict(zip(names, series, strict=True))
+        shown = [named[name] for name in names if name in SHOWN]
+        shown = shown or [named[name] for name in names if name not in RANDOM] or series
         keep = [bar["mean"] - BELOW_DENSE, *(low for one in shown for low in one.column("low"))]
         ylim = _axes.limits(every, keep, top=100.0) if is_accuracy else _axes.limits(every)
     with panel(ax) as ax:

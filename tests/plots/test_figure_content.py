@@ -71,6 +71,10 @@ def test_accuracy_clips_a_collapsed_branch_and_says_so():
     # no more than it must
     assert plots.accuracy(RUN, branches=["ticket"]).get_ylim()[0] > 93
     assert plots.accuracy(RUN, branches=["random"]).get_ylim()[0] < 58
+    # nor do random masks decide where methods have names of their own
+    methods = RUN["branch"].replace({"ticket": "synflow", "reinit": "snip"})
+    others = RUN.assign(branch=methods.where(RUN["level"] > 0, RUN["branch"]))
+    assert plots.accuracy(others).get_ylim()[0] > 80
     ax = plots.accuracy(RUN, ylim=(90, 99), branches=["reinit", "ticket"])
     assert ax.get_ylim() == (90, 99) and legend_texts(ax)[1] == "random reinit"
 
