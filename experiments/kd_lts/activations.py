@@ -250,7 +250,8 @@ def main(settings: Settings) -> None:
     more = {"methods": names, "level": level, "examples": settings.examples,
             "perplexity": settings.perplexity}  # fmt: skip
     density = f"tickets of {100 * job.densities[level - 1]:.3g}% of the weights"
-    shown = dict.fromkeys(("figure_19", "figure_26"), int(flat["tsne"]["seed"].iloc[0]))
+    seed = int(flat["tsne"]["seed"].iloc[0])
+    shown = {name: seed for name in figures if name != "clusters"}
     save(job, figures, tables=tables, more=more, bands=None, pruning=density, of_seed=shown)
 
 
