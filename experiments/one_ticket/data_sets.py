@@ -14,8 +14,8 @@ Makes:    figure_3 (figure_2 where all are halves, figure_4 of ResNet-50): accur
 Sizes:    lenet-mnist: quick 3 seeds, 5 levels pruning 55%, 600 steps, 10% of the examples; reduced
           3 seeds, 10 levels pruning 36%, 6,000 steps; paper 6 seeds, 30 levels pruning 20%, 24,000
           steps.
-Cost:     at quick size 1.5 minutes with lenet-mnist on 2 cores of an AMD EPYC; the paper's size is
-          not measured.
+Cost:     at the reduced size 13 minutes with lenet-mnist on 2 cores of an AMD EPYC; the paper's
+          size is not measured.
 Expected: tickets of large data sets with many classes (ImageNet, Places365, CIFAR-100) come close
           to the target's own everywhere, those of small ones less so; all beat random tickets at
           low densities; those of one half of CIFAR-10 are as good as the other half's own. The

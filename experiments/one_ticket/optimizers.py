@@ -11,8 +11,8 @@ Makes:    figure_5 (accuracy by density, a panel for each optimizer), matrix (ac
 Sizes:    lenet-mnist: quick 3 seeds, 5 levels pruning 55%, 600 steps, 10% of the examples; reduced
           3 seeds, 10 levels pruning 36%, 6,000 steps; paper 6 seeds, 30 levels pruning 20%, 24,000
           steps.
-Cost:     at quick size 1.5 minutes with lenet-mnist on 2 cores of an AMD EPYC; the paper's size is
-          not measured.
+Cost:     at the reduced size 14 minutes with lenet-mnist on 2 cores of an AMD EPYC; the paper's
+          size is not measured.
 Expected: tickets of the other optimizer nearly as good as its own, both far above random ones at
           low densities. The paper prints no numbers, and not which data set it took.
 """

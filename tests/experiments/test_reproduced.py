@@ -58,9 +58,9 @@ def test_barriers_and_transfers_by_hand():
     row = row_of("experiments/results/thesis_ch4/tickets-resnet20-cifar10-reduced-150e3eb920")
     assert "dense 59.4 from step 0, 29.7 from step 234; " in row
     assert "IMP ticket with 17% 54.3 from step 0, 6.6 from step 234." in row
-    row = row_of("experiments/results/one_ticket/data_sets-lenet-mnist-quick")
-    assert "MNIST, half B on MNIST, half A 93.8; " in row
-    assert "random tickets on MNIST, half A 92.1" in row
+    row = row_of("experiments/results/one_ticket/data_sets-lenet-mnist-reduced")
+    assert "MNIST, half B on MNIST, half A 98.0; " in row
+    assert "random tickets on MNIST, half A 96.7" in row
 
 
 def test_numbers_stand_next_to_those_of_the_source():
