@@ -11,8 +11,8 @@ Makes:    figure 3-8, early_stop.csv, final.csv; both measures by density in the
 Sizes:    lenet-mnist: quick 3 seeds, 6 levels pruning 48.8%, 600 steps, 10% of the examples;
           reduced 3 seeds, 10 levels pruning 36%, 6,000 steps; paper 5 seeds, 22 levels pruning 20%,
           24,000 steps.
-Cost:     at quick size 5.8 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; the
-          paper's size is not measured.
+Cost:     at the reduced size 11 minutes with lenet-mnist on 2 cores of an AMD EPYC; the paper's
+          size is not measured.
 Expected: at paper size, wherever tickets are as accurate as the dense network they stop no later
           than it does, and 20 to 70% sooner at moderate densities; the three others stop as late
           or later. Accuracies are a little below those of the other figures (98.3% dense; 98.2%
