@@ -64,7 +64,11 @@ class Effect(NamedTuple):
 
     def __str__(self) -> str:
         """Write it with its interval."""
-        mean, low, high = (f"{value:+.3g}".replace("-", "\u2212") for value in self)
+        mean, low, high = (
+            # hundreds and more without a power of ten
+            format(value, "+,.0f" if abs(value) >= 100 else "+.3g").replace("-", "\u2212")
+            for value in self
+        )
         return mean if math.isnan(self.low) else f"{mean} [{low}, {high}]"
 
 
@@ -114,12 +118,8 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def found(rows: Sequence[Row], asked: Mapping[str, Any]) -> Row:
-    """Give the one row of a table that has the values asked for; of densities the nearest.
-
-    Raises:
-      ValueError: if there is none or there are several, or none near the density.
-    """
+def matching(rows: Sequence[Row], asked: Mapping[str, Any]) -> list[Row]:
+    """Give the rows of a table that have the values asked for; of densities the nearest."""
     density = asked.get("density")
     words = {name: str(value) for name, value in asked.items() if name != "density"}
     here = [row for row in rows if all(row.get(name) == value for name, value in words.items())]
@@ -127,6 +127,16 @@ def found(rows: Sequence[Row], asked: Mapping[str, Any]) -> Row:
         away = {id(row): abs(math.log(float(row["density"]) / density)) for row in here}
         least = min(away.values())
         here = [row for row in here if away[id(row)] == least and least <= NEAR]
+    return here
+
+
+def found(rows: Sequence[Row], asked: Mapping[str, Any]) -> Row:
+    """Give the one row of a table that has the values asked for; of densities the nearest.
+
+    Raises:
+      ValueError: if there is none or there are several, or none near the density.
+    """
+    here = matching(rows, asked)
     if len(here) != 1:
         raise ValueError(
             f"{len(here)} rows of the table have {dict(asked)}; name the columns of one row in "
@@ -202,6 +212,33 @@ def paired(row: Row, scale: float) -> Effect:
     return Effect(*(scale * value for value in (mean, mean - reach, mean + reach)))
 
 
+def of_column(
+    rows: Sequence[Row], one: Mapping[str, Any], other: Mapping[str, Any], column: str, scale: float
+) -> Effect:
+    """Compute the mean difference of a column, seed by seed, of a table with a row for each seed.
+
+    Args:
+      rows: with seed and that column.
+      one, other: what names the rows of the two.
+      column: its name.
+      scale: factor of the effect.
+
+    Raises:
+      ValueError: if the two do not have one row for each of the same seeds.
+    """
+    ours, theirs = (
+        [(row["seed"], float(row[column])) for row in matching(rows, asked)]
+        for asked in (one, other)
+    )
+    seeds, others = ([seed for seed, _ in own] for own in (ours, theirs))
+    if not ours or sorted(seeds) != sorted(others) or len(set(seeds)) < len(seeds):
+        raise ValueError(
+            f"rows of {dict(one)} have the seeds {seeds}, and those of {dict(other)} {others}; "
+            f"each seed must have one row of both"
+        )
+    return seed_by_seed(dict(ours), dict(theirs), scale)
+
+
 def table_of(entry: Mapping[str, Any]) -> str:
     """Give the name of the table that an entry of `claims.toml` is about."""
     usual = {"barrier": "verdicts.csv", "paired": "claims.csv", "one": "final.csv"}
@@ -214,7 +251,8 @@ def measured(home: Path, entry: Mapping[str, Any]) -> Effect:
     Args:
       home: the folder of results.
       entry: of `claims.toml`: `barrier`, `paired`, or `one` and `other`; `table`, if it is not
-        verdicts.csv, claims.csv or final.csv; and `scale`, if it is not 100, for points.
+        verdicts.csv, claims.csv or final.csv; `column`, where that table has a row for each seed;
+        and `scale`, if it is not 100, for points.
     """
     scale, rows = entry.get("scale", 100.0), rows_of(home / table_of(entry))
     if "barrier" in entry:
@@ -222,6 +260,8 @@ def measured(home: Path, entry: Mapping[str, Any]) -> Effect:
         return Effect(*(scale * float(row[f"barrier_{name}"]) for name in ("mean", "low", "high")))
     if "paired" in entry:
         return paired(found(rows, entry["paired"]), scale)
+    if "column" in entry:
+        return of_column(rows, entry["one"], entry["other"], entry["column"], scale)
     usual = {"split": "test"} if rows and "split" in rows[0] else {}
     one, other = (found(rows, {**usual, **entry[name]}) for name in ("one", "other"))
     if table_of(entry) == "final.csv" and one.get("split") == "test":

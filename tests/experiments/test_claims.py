@@ -76,6 +76,25 @@ def test_verdicts(effect, least, most, verdict):
     assert claims.Effect(*effect).judged(least, most) == verdict
 
 
+def test_a_table_of_seeds_is_compared_by_a_column(tmp_path):
+    lines = ["seed,level,density,branch,early_stop_step,accuracy"]
+    steps = {("ticket", 1): [1650, 1800, 1500], ("reinit", 1): [5100, 5000, 5500]}
+    for (branch, level), values in steps.items():
+        lines += [f"{n},{level},0.2,{branch},{step},0.9" for n, step in enumerate(values)]
+    (tmp_path / "early_stop.csv").write_text("\n".join(lines))
+    entry = {"table": "early_stop.csv", "column": "early_stop_step", "scale": 1}
+    entry |= {name: {"branch": name, "density": 0.2} for name in ("ticket", "reinit")}
+    entry |= {"one": entry.pop("ticket"), "other": entry.pop("reinit")}
+    found = claims.measured(tmp_path, entry)
+    wanted = stats.ttest_rel(*steps.values()).confidence_interval(0.95)
+    assert found == pytest.approx((-3550, wanted.low, wanted.high))
+    assert str(found).startswith("\u22123,550 [\u22124,")
+    # a seed that only one of the two has
+    (tmp_path / "early_stop.csv").write_text("\n".join(lines[:-1]))
+    with pytest.raises(ValueError, match="each seed must have one row of both"):
+        claims.measured(tmp_path, entry)
+
+
 def test_one_seed_and_lost_networks_tell_nothing():
     # as jt.speed.over_seeds writes them
     one, five = ({"mean": "0.9", "std": "0", "seeds": n, "diverged": "0"} for n in "15")
