@@ -196,6 +196,33 @@ def test_and_train(table: pd.DataFrame) -> Figure:
     return figure
 
 
+FAR = 0.08
+"""Accuracy below the dense network's from which on a method is left out of figures of costs."""
+
+
+def near_dense(costs: pd.DataFrame, dense: float, title: str = "") -> tuple[pd.DataFrame, str]:
+    """Leave out methods far below the dense network, so that the others are told apart.
+
+    Args:
+      costs: table for `jt.plots.accuracy_against_cost`.
+      dense: mean accuracy of the dense network.
+      title: of the figure.
+
+    Returns:
+      The rows of the others, and the title with a line that names those left out; all rows and the
+      title where there are none, or nothing would be left.
+    """
+    means = costs.pivot_table(index="branch", values="accuracy", sort=False)["accuracy"]
+    means = means.drop("dense", errors="ignore")
+    far = means.loc[~(means >= dense - FAR)]
+    if len(far) in (0, len(means)):
+        return costs, title
+    looks = jt.plots.branch_styles(list(far.index))
+    words = (f"{look.label} {100 * far[name]:.1f}%" for name, look in looks.items())
+    near = costs.loc[~costs["branch"].isin(list(far.index))]
+    return near, f"{title}\nnot shown, far below dense: {', '.join(words)}".strip()
+
+
 def mean_line(ax: Axes, by: SeriesGroupBy, at: ArrayLike, look: BranchStyle) -> None:
     """Draw the means of groups in percent at places along x, and the minimum and maximum."""
     mean, low, high = (100 * getattr(by, name)() for name in ("mean", "min", "max"))

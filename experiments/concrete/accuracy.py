@@ -30,7 +30,7 @@ import jaxticket as jt
 from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.learned import Settings as Common
 from experiments.common.learned import late_step, learned, length_of, trained
-from experiments.common.report import named, save, seeds, single
+from experiments.common.report import named, near_dense, save, seeds, single
 from experiments.common.scored import figure_of, report
 
 METHODS = ("cts_kl", "cts_loss", "ltr", "snip", "grasp", "synflow", "random")
@@ -123,11 +123,13 @@ def main(settings: Settings) -> None:
     times = times_of(job, found, table, start)
     say(job, times)
     figures = {"figure_2": figure_of(names, table)}
+    dense = jt.speed.final(table.query("level == 0"))["value"].mean()
+    near, title = near_dense(times, dense, f"{100 * job.densities[-1]:.3g}% of the weights")
     with jt.plots.style():
         figures["time"], ax = single(7.2, 4.6)
         # names are placed next to markers, for which the title must be there
-        ax.set_title(f"{100 * job.densities[-1]:.3g}% of the weights")
-        jt.plots.accuracy_against_cost(times, ax, unit="seconds per seed", band="minmax")
+        ax.set_title(title)
+        jt.plots.accuracy_against_cost(near, ax, unit="seconds per seed", band="minmax")
     more = {"methods": names, "start": start, "length": length_of(settings)}
     save(job, figures, table, tables={"times": times}, more=more, pruning="densities one by one")
 

@@ -42,7 +42,7 @@ from matplotlib.figure import Figure
 import jaxticket as jt
 from experiments.common.job import Job, budget, chosen, launch, prepare
 from experiments.common.learned import learned, trained
-from experiments.common.report import Row, named, save, seeds, single
+from experiments.common.report import Row, named, near_dense, save, seeds, single
 from experiments.common.scored import figure_of, level_of, report
 from experiments.kd_lts._common import (
     AT_START,
@@ -222,11 +222,13 @@ def figures_of(
     rows = jt.results.concat([rows, whole.assign(branch="dense", accuracy=whole["value"], cost=0)])
     by_density, by_cost = ("figure_5", "figure_2") if late else ("figure_3", "cost")
     figures = {by_density: figure_of(names, table)}
+    title = f"{100 * job.densities[level - 1]:.3g}% of the weights"
+    near, title = near_dense(rows, whole["value"].mean(), title)
     with jt.plots.style():
         figures[by_cost], ax = single(7.2, 4.6)
         # names are placed next to markers, for which the title must be there
-        ax.set_title(f"{100 * job.densities[level - 1]:.3g}% of the weights")
-        jt.plots.accuracy_against_cost(rows, ax, unit="epochs", band="minmax")
+        ax.set_title(title)
+        jt.plots.accuracy_against_cost(near, ax, unit="epochs", band="minmax")
     return figures
 
 

@@ -55,6 +55,7 @@ from experiments.common.report import (
     draw_alike,
     grid,
     named,
+    near_dense,
     save,
     seeds,
     shared_legend,
@@ -73,8 +74,6 @@ RULES = (
 SCORES = ("random", "magnitude", "snip", "grasp", "synflow")
 AFTER, TICKET, LRR = "magnitude_after_training", "ticket", "lrr"
 METHODS = (*RULES, *SCORES, AFTER, TICKET, LRR)
-FAR = 0.08
-"""Accuracy below the dense network's from which on a method is left out of the figure of costs."""
 LONGER = ("static", "set", "rigl", "gradual")
 """Rules that are trained for as long as LRR takes in all, too."""
 
@@ -343,21 +342,13 @@ def drawn_schedules(
 
 
 def drawn_costs(costs: pd.DataFrame, dense: pd.DataFrame, density: float) -> Figure:
-    """Draw accuracy by all that was trained at one density: in steps above, in operations below.
-
-    Methods far below the dense network are named above the panels, so that the others are told
-    apart.
-    """
-    means = costs.pivot_table(index="branch", values="accuracy", sort=False)["accuracy"]
-    far = means.loc[~(means >= dense["accuracy"].mean() - FAR)]
-    costs = costs.loc[~costs["branch"].isin(list(far.index))]
+    """Draw accuracy by all that was trained at one density: in steps above, in operations below."""
+    costs, far = near_dense(costs, dense["accuracy"].mean())
     with jt.plots.style():
         # as wide as a page, with room for the names
         figure, axes = grid(2, 1, (8.0, 5.0))
-        if len(far):
-            looks = jt.plots.branch_styles(list(far.index))
-            words = (f"{look.label} {100 * far[name]:.1f}%" for name, look in looks.items())
-            figure.suptitle(f"not shown, far below dense: {', '.join(words)}", fontsize=9)
+        if far:
+            figure.suptitle(far, fontsize=9)
         for ax, unit in zip(axes, ("steps", "operations"), strict=True):
             table = jt.results.concat([costs.assign(cost=costs[unit]), dense.assign(cost=0.0)])
             # names are placed next to markers, for which the title must be there

@@ -12,6 +12,7 @@ from test_panels import finals
 import jaxticket as jt
 from experiments import leaderboard
 from experiments.common import transfer
+from experiments.common.report import near_dense
 from experiments.concrete import balance
 from experiments.kd_lts import activations, against_rewinding, explanations, surfaces, verdicts
 from experiments.kd_lts import transfer as moved_by_kd_lts
@@ -62,6 +63,18 @@ def test_costs_of_mask_rules_say_their_density():
     dense = table("branch seed accuracy", (("dense", seed, 0.92) for seed in (0, 1)))
     figure = figure_5_1.drawn_costs(costs, dense, 0.041)
     assert [ax.get_title() for ax in figure.axes] == ["4.1% of the weights"] * 2
+
+
+def test_methods_far_below_dense_are_named_and_not_drawn():
+    costs = table("branch accuracy cost", [("snip", 0.93, 1.0), ("random", 0.48, 0.0)])
+    near, title = near_dense(costs, 0.98, "1.2% of the weights")
+    assert near["branch"].tolist() == ["snip"]
+    assert title == "1.2% of the weights\nnot shown, far below dense: global random 48.0%"
+    dense = jt.results.concat([costs, table("branch accuracy cost", [("dense", 0.98, 0.0)])])
+    assert near_dense(dense, 0.98)[0]["branch"].tolist() == ["snip", "dense"]
+    # where nothing would be left, and where nothing is far
+    for rows, mean in ((costs.loc[1:], 0.98), (costs, 0.5)):
+        assert near_dense(rows, mean, "all") == (rows, "all")
 
 
 def test_the_figure_of_balance_explains_colors_and_lines():
