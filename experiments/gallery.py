@@ -117,7 +117,8 @@ def _of_methods(runs: jt.Runs, data: Data, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
     moved = {
         (source, target): jt.transfer(own[source], to=own[target], levels=(2,), **QUIET)
-        for source, target in (tuple(halves), tuple(reversed(halves)))
+        # matrices have targets in the order of these
+        for source, target in (tuple(reversed(halves)), tuple(halves))
     }
     return {
         "by_step": by_step,

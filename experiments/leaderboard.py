@@ -296,7 +296,7 @@ def figures_of(
         figures["accuracy"], ax = single(7.2, 4.0 + 0.1 * len(names))
         jt.plots.accuracy(table, ax, branches=list(names))
         figures["cost"], ax = single(7.2, 4.6)
-        dense = jt.speed.final(table.query("level == 0"))["value"].mean()
+        dense = jt.speed.final(table.query("level == 0"))["value"]
         near, own = near_dense(costs, dense, title)
         # names are placed next to markers, for which the title must be there
         ax.set_title(own)

@@ -200,12 +200,12 @@ FAR = 0.08
 """Accuracy below the dense network's from which on a method is left out of figures of costs."""
 
 
-def near_dense(costs: pd.DataFrame, dense: float, title: str = "") -> tuple[pd.DataFrame, str]:
+def near_dense(costs: pd.DataFrame, dense: ArrayLike, title: str = "") -> tuple[pd.DataFrame, str]:
     """Leave out methods far below the dense network, so that the others are told apart.
 
     Args:
       costs: table for `jt.plots.accuracy_against_cost`.
-      dense: mean accuracy of the dense network.
+      dense: accuracies of the dense network.
       title: of the figure.
 
     Returns:
@@ -214,7 +214,7 @@ def near_dense(costs: pd.DataFrame, dense: float, title: str = "") -> tuple[pd.D
     """
     means = costs.pivot_table(index="branch", values="accuracy", sort=False)["accuracy"]
     means = means.drop("dense", errors="ignore")
-    far = means.loc[~(means >= dense - FAR)]
+    far = means.loc[~(means >= float(np.mean(np.asarray(dense))) - FAR)]
     if len(far) in (0, len(means)):
         return costs, title
     looks = jt.plots.branch_styles(list(far.index))

@@ -123,7 +123,7 @@ def main(settings: Settings) -> None:
     times = times_of(job, found, table, start)
     say(job, times)
     figures = {"figure_2": figure_of(names, table)}
-    dense = jt.speed.final(table.query("level == 0"))["value"].mean()
+    dense = jt.speed.final(table.query("level == 0"))["value"]
     near, title = near_dense(times, dense, f"{100 * job.densities[-1]:.3g}% of the weights")
     with jt.plots.style():
         figures["time"], ax = single(7.2, 4.6)

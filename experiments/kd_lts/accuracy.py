@@ -223,7 +223,7 @@ def figures_of(
     by_density, by_cost = ("figure_5", "figure_2") if late else ("figure_3", "cost")
     figures = {by_density: figure_of(names, table)}
     title = f"{100 * job.densities[level - 1]:.3g}% of the weights"
-    near, title = near_dense(rows, whole["value"].mean(), title)
+    near, title = near_dense(rows, whole["value"], title)
     with jt.plots.style():
         figures[by_cost], ax = single(7.2, 4.6)
         # names are placed next to markers, for which the title must be there

@@ -343,7 +343,7 @@ def drawn_schedules(
 
 def drawn_costs(costs: pd.DataFrame, dense: pd.DataFrame, density: float) -> Figure:
     """Draw accuracy by all that was trained at one density: in steps above, in operations below."""
-    costs, far = near_dense(costs, dense["accuracy"].mean())
+    costs, far = near_dense(costs, dense["accuracy"])
     with jt.plots.style():
         # as wide as a page, with room for the names
         figure, axes = grid(2, 1, (8.0, 5.0))
