@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from two_classes import DATA, NET
 
 import jaxticket as jt
 from jaxticket import _identity
@@ -24,11 +25,6 @@ from jaxticket.engine.folder_errors import RunFolderError
 from jaxticket.sparsify.learned.method import Method
 from jaxticket.sparsify.learned.relaxations import Bernoulli
 
-RNG = np.random.default_rng(0)
-Y = RNG.integers(0, 2, 40)
-X = (RNG.integers(0, 99, (40, 3, 3)) + 100 * Y[:, None, None]).astype(np.uint8)
-DATA = jt.data.from_arrays(X[:30], Y[:30], X[30:], Y[30:])
-NET = jt.networks.lenet(DATA.shape, 2, widths=(4,))
 TRAINING = jt.Training(steps=2, batch_size=8, eval_every=2)
 
 # a user's module; each kind of change is a replacement in this text

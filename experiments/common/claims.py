@@ -65,7 +65,7 @@ class Effect(NamedTuple):
     def __str__(self) -> str:
         """Write it with its interval."""
         mean, low, high = (
-            # hundreds and more without a power of ten
+            # "g" would write 1,650 as 1.65e+03
             format(value, "+,.0f" if abs(value) >= 100 else "+.3g").replace("-", "\u2212")
             for value in self
         )
@@ -119,7 +119,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def matching(rows: Sequence[Row], asked: Mapping[str, Any]) -> list[Row]:
-    """Give the rows of a table that have the values asked for; of densities the nearest."""
+    """Give the rows with the values asked for: of densities the nearest, and none if it is far."""
     density = asked.get("density")
     words = {name: str(value) for name, value in asked.items() if name != "density"}
     here = [row for row in rows if all(row.get(name) == value for name, value in words.items())]
@@ -194,7 +194,8 @@ def seed_by_seed(one: Mapping[str, float], other: Mapping[str, float], scale: fl
       scale: factor of the effect.
     """
     gaps = [one[seed] - other[seed] for seed in one]
-    std = statistics.stdev(gaps) if len(gaps) > 1 else math.nan
+    told = len(gaps) > 1 and not any(math.isnan(gap) for gap in gaps)
+    std = statistics.stdev(gaps) if told else math.nan
     row = {"difference": statistics.fmean(gaps), "std": std, "seeds": len(gaps)}
     return paired({name: str(value) for name, value in row.items()}, scale)
 
@@ -227,7 +228,7 @@ def of_column(
       ValueError: if the two do not have one row for each of the same seeds.
     """
     ours, theirs = (
-        [(row["seed"], float(row[column])) for row in matching(rows, asked)]
+        [(row["seed"], float(row[column] or "nan")) for row in matching(rows, asked)]
         for asked in (one, other)
     )
     seeds, others = ([seed for seed, _ in own] for own in (ours, theirs))

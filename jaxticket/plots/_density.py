@@ -34,7 +34,7 @@ Band = Literal["minmax", "bars", "std", "none"]
 BANDS = ("minmax", "bars", "std", "none")
 # these branches are always visible as a whole; others may leave the axes
 SHOWN = ("ticket", "reinit")
-# and where there are none of these, all but masks that nothing chose
+# where there are none of these, all branches but random masks are
 RANDOM = ("random", "globally_permuted", "layerwise_random")
 # points of accuracy below the dense network that are worth showing
 BELOW_DENSE = 12.0

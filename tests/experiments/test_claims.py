@@ -89,6 +89,9 @@ def test_a_table_of_seeds_is_compared_by_a_column(tmp_path):
     wanted = stats.ttest_rel(*steps.values()).confidence_interval(0.95)
     assert found == pytest.approx((-3550, wanted.low, wanted.high))
     assert str(found).startswith("\u22123,550 [\u22124,")
+    # a network that never stopped
+    (tmp_path / "early_stop.csv").write_text("\n".join([*lines[:-1], "2,1,0.2,reinit,,"]))
+    assert claims.measured(tmp_path, entry).judged(-math.inf, 0) == "cannot be told"
     # a seed that only one of the two has
     (tmp_path / "early_stop.csv").write_text("\n".join(lines[:-1]))
     with pytest.raises(ValueError, match="each seed must have one row of both"):

@@ -19,6 +19,7 @@ from experiments.kd_lts import transfer as moved_by_kd_lts
 from experiments.mask_rules import figure_5_1
 from experiments.one_ticket import data_sets
 from experiments.supermasks import accuracy as supermasks
+from experiments.thesis_ch5 import by_step
 
 RNG = np.random.default_rng(0)
 
@@ -75,6 +76,21 @@ def test_methods_far_below_dense_are_named_and_not_drawn():
     # where nothing would be left, and where nothing is far
     for rows, mean in ((costs.loc[1:], 0.98), (costs, 0.5)):
         assert near_dense(rows, pd.Series([mean]), "all") == (rows, "all")
+
+
+def test_classes_without_weights_are_counted_in_the_output_layer(capsys):
+    rows = [
+        ("snip", 6000, seed, index, units, dead)
+        for seed, lost in enumerate((2, 3))
+        for index, units, dead in ((0, 300, 9), (1, 10, lost))
+    ]
+    rows += [("snip", 0, 0, 0, 300, 40), ("snip", 0, 0, 1, 10, 0)]
+    layers = table("branch pruned_at seed index units dead_units", rows)
+    by_step.lost_classes(layers)
+    head, line = capsys.readouterr().out.strip().splitlines()
+    assert head.startswith("classes of 10") and line.split() == "SNIP at step 6000: 2 to 3".split()
+    by_step.lost_classes(layers.query("pruned_at == 0"))
+    assert capsys.readouterr().out == ""
 
 
 def test_the_figure_of_balance_explains_colors_and_lines():
