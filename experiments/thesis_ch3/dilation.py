@@ -12,8 +12,8 @@ Makes:    figure 3-9, dilation.csv (smallest dilations), trained.csv (accuracy a
 Sizes:    lenet-mnist: quick 3 seeds, 5 levels pruning 48.8%, 500 steps, 10% of the examples;
           reduced 3 seeds, 5 levels pruning 48.8%, 6,000 steps; paper 5 seeds, 22 levels pruning
           20%, 24,000 steps.
-Cost:     at quick size 4.9 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; the
-          paper's size is not measured.
+Cost:     at the reduced size 23 minutes with lenet-mnist on 2 cores of an AMD EPYC; the paper's
+          size is not measured.
 Expected: at paper size, tickets need no greater dilation than the dense network (whose own is a
           little below 1) down to low densities, often less than half; layerwise random ones manage
           this at the highest densities only, random reinit on MNIST further than elsewhere. Final
