@@ -232,7 +232,8 @@ def share(argument: str, value: object, *, zero: bool = False, one: bool = True)
     high_ok = scalar <= 1 if one else scalar < 1
     if not (low_ok and high_ok):
         interval = f"{'[' if zero else '('}0, 1{']' if one else ')'}"
-        raise ValueError(f"`{argument}` must be in {interval}, got {shown(value)}")
+        meant = f"; {scalar:g}% are {scalar / 100:g}" if 1 < scalar < 100 else ""
+        raise ValueError(f"`{argument}` must be in {interval}, got {shown(value)}{meant}")
     return scalar
 
 

@@ -12,9 +12,10 @@ from typing import TypeVar
 import jax
 import numpy as np
 
-from jaxticket import _files, _identity, _saved, _tree, nn, results
+from jaxticket import _files, _identity, _saved, _ticket_file, _tree, nn, results
 from jaxticket import data as data_module
 from jaxticket._check import instance, shown
+from jaxticket._ticket_arrays import part
 from jaxticket.analysis.verdict import Verdict
 from jaxticket.connectivity.origins import Start
 from jaxticket.connectivity.result import Instability
@@ -24,11 +25,13 @@ from jaxticket.data.streaming import Stream
 from jaxticket.engine import parallel
 from jaxticket.engine.judged import ACCURACY
 from jaxticket.labels import Labels
+from jaxticket.nn.absent import Absent
+from jaxticket.nn.absent import absent as absent_network
 from jaxticket.pruning_settings import PruningSettings
 from jaxticket.runs import Runs
 from jaxticket.settings import Training
 from jaxticket.sparsify.early_pruning import BySteps
-from jaxticket.ticket import Ticket
+from jaxticket.ticket import Ticket, unpack
 from jaxticket.typing import Json, Network
 
 T = TypeVar("T")
@@ -69,12 +72,43 @@ def load(
     Traceback (most recent call last):
     ValueError: `folder` 'no/folder' is no folder; pass that of a run
     """
+    return _read_folder(folder, _Given(net, data, training, pruning))
+
+
+def load_recorded(
+    folder: str | os.PathLike[str],
+    *,
+    net: Network | None = None,
+    data: Data | Stream | None = None,
+    training: Training | None = None,
+    pruning: PruningSettings | None = None,
+) -> Runs | BySteps | Instability | Verdict:
+    """As `load`, for tables and masks alone: networks of your own code need not be passed.
+
+    In their place stands what was recorded of them, which computes nothing. Weights that are stored
+    as a seed, from which such a network draws them, are nan.
+
+    Args:
+      folder: as for `load`.
+      net: as for `load`.
+      data: as for `load`.
+      training: as for `load`.
+      pruning: as for `load`.
+
+    Raises:
+      ValueError: as `load`.
+    """
+    return _read_folder(folder, _Given(net, data, training, pruning, recorded=True))
+
+
+def _read_folder(
+    folder: str | os.PathLike[str], given: _Given
+) -> Runs | BySteps | Instability | Verdict:
     if not (isinstance(folder, (str, os.PathLike)) and str(folder)):
         raise ValueError(f"`folder` must be the path of a run's folder, got {shown(folder)}")
     path = _files.absolute(folder)
     if not path.is_dir():
         raise ValueError(f"`folder` {str(folder)!r} is no folder; pass that of a run")
-    given = _Given(net, data, training, pruning)
     if (path / f"{_saved.INSTABILITY}.json").exists():
         return _instability(path, given)
     if (path / f"{_saved.VERDICT}.json").exists():
@@ -90,7 +124,7 @@ def load(
 
 
 class _Given:
-    """What a user passed with the folder."""
+    """What a user passed with the folder, and whether a record may stand for a network."""
 
     def __init__(
         self,
@@ -98,6 +132,8 @@ class _Given:
         data: Data | Stream | None,
         training: Training | None,
         pruning: PruningSettings | None,
+        *,
+        recorded: bool = False,
     ) -> None:
         if net is not None:
             instance("net", net, Network, "a network, or None")
@@ -110,6 +146,7 @@ class _Given:
                 f"`data` must be a data set or a stream, or None, got {type(data).__name__}"
             )
         self.net, self.data, self.training, self.pruning = net, data, training, pruning
+        self.recorded = recorded
 
 
 def _runs(path: Path, given: _Given) -> Runs:
@@ -191,7 +228,7 @@ def _read(path: Path, name: str) -> tuple[Json, dict[str, np.ndarray]]:
 def _setting(
     path: Path, record: Json, arrays: Mapping[str, np.ndarray], given: _Given
 ) -> tuple[Network, Data | Stream, Training]:
-    net = _network(path, record, arrays, given.net)
+    net = _network(path, record, arrays, given)
     data = _data(path, record["data"], given.data)
     return net, data, _settings(path, "training", record["training"], given.training)
 
@@ -224,7 +261,9 @@ def _verdict(path: Path, given: _Given) -> Verdict:
     record, arrays = _read(path, _saved.VERDICT)
     small = None
     if record["small"] is not None:
-        small = _network(path, {"net": record["small"]}, arrays, given.net)
+        # nothing is asked of it but its name and size
+        named = _Given(given.net, None, None, None, recorded=True)
+        small = _network(path, {"net": record["small"]}, arrays, named)
     named = ("method", "density", "start", "at_init", "dense_lr", "tuned", "step", "cost")
     table = results.read(path / "conditions.parquet")
     # Parquet makes bools with gaps of another kind
@@ -241,12 +280,10 @@ def _verdict(path: Path, given: _Given) -> Verdict:
     )
 
 
-def _network(
-    path: Path, record: Json, arrays: Mapping[str, np.ndarray], given: Network | None
-) -> Network:
+def _network(path: Path, record: Json, arrays: Mapping[str, np.ndarray], given: _Given) -> Network:
     config = dict(record["net"]["config"])
     weights = config.pop("weights", None)
-    net = given
+    net = given.net
     if net is None:
         constructor = getattr(nn, str(config.get("constructor")), None)
         known = constructor is not None and not str(config["constructor"]).startswith("from_")
@@ -256,10 +293,13 @@ def _network(
         except (TypeError, ValueError):
             net = None
         if net is None or json.loads(net.config) != config:
+            if given.recorded and "params" in config:
+                classes = record.get("data", {}).get("classes", 0)
+                return absent_network(config, classes=classes, stats=_statistics(path))
             name = config.get("name", config.get("constructor"))
             raise ValueError(
                 f"`net` is needed: the network of {str(path)!r}, {name!r}, was made of code of "
-                f"your own; pass it, as it was passed to the run: jt.load(folder, net=net)"
+                f"your own; pass net=..., as it was passed to the run"
             )
     if weights is not None and net.given is None:
         seeds = record["given_seeds"]
@@ -279,6 +319,14 @@ def _network(
     return net
 
 
+def _statistics(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the statistics by their paths, of the first ticket of a folder."""
+    for file in sorted((path / "tickets").glob("*.safetensors")):
+        _, arrays = _ticket_file.read(file)
+        return {name: x.shape for name, x in part(arrays, "stats").items()}
+    return {}
+
+
 def _tuples(value: object) -> object:
     """Lists of JSON as the tuples that constructors take."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
@@ -291,8 +339,8 @@ def _settings(path: Path, name: str, record: object, given: T | None) -> T:
             return _identity.rebuilt(record)
         except _identity.OwnCodeError as error:
             raise ValueError(
-                f"`{name}` is needed: in that of {str(path)!r} {error}; pass it, as it was passed "
-                f"to the run: jt.load(folder, {name}={name})"
+                f"`{name}` is needed: in that of {str(path)!r} {error}; pass {name}=..., as it "
+                f"was passed to the run"
             ) from None
     difference = _identity.first_difference(
         json.loads(json.dumps(_identity.recorded(given))), record, name
@@ -323,7 +371,7 @@ def _data(path: Path, record: Json, given: Data | Stream | None) -> Data | Strea
         f"{path}: the data {record['name']!r} were not found here; tables and tickets are there, "
         f"and for what needs examples pass `data` to jt.load",
         UserWarning,
-        stacklevel=4,
+        stacklevel=6,
     )
     return absent(
         record["name"],
@@ -370,7 +418,17 @@ def _stacked(path: Path, net: Network, branch: str, level: int, seeds: tuple[int
     files = [
         path / "tickets" / f"{branch}-level-{level:02d}-seed-{seed}.safetensors" for seed in seeds
     ]
-    return jax.tree.map(lambda *x: np.stack(x), *(Ticket.load(file, net=net) for file in files))
+    read = _recorded_ticket if isinstance(net, Absent) else Ticket.load
+    return jax.tree.map(lambda *x: np.stack(x), *(read(file, net=net) for file in files))
+
+
+def _recorded_ticket(file: Path, *, net: Network) -> Ticket:
+    """A ticket of a network that cannot draw its weights: nan where the file holds a seed."""
+    header, arrays = _ticket_file.read(file)
+    own = unpack(arrays, like=net.shapes)
+    if header["seed"] is None:
+        return own
+    return own.replace(params=jax.tree.map(lambda x: np.full_like(x, np.nan), own.params))
 
 
 def _source(path: Path, record: Json | None, given: _Given) -> Runs | None:
@@ -384,7 +442,13 @@ def _source(path: Path, record: Json | None, given: _Given) -> Runs | None:
         if given.net is None and given.data is None:
             raise
         del error
-        found = _runs(_files.joined(path, record["folder"]), _Given(None, None, None, None))
+        found = _runs(
+            _files.joined(path, record["folder"]),
+            _Given(None, None, None, None, recorded=given.recorded),
+        )
+    # an identity holds the weights, which no record has
+    if isinstance(found.net, Absent):
+        return found
     if found.identity(found.levels)["sha256"] != record["sha256"]:
         raise ValueError(
             f"`folder` {str(path)!r} was found in the runs of {record['folder']!r}, which have "

@@ -111,7 +111,7 @@ def test_a_verdict_on_numbers(tmp_path):
         tickets("numbers"), level=1, small_dense=small, dense_lrs=(0.01, 0.02), points=3,
         folder=tmp_path, progress=False,
     )  # fmt: skip
-    assert found.metric == "r2" and found.tuned and "judged by r2" in str(found)
+    assert found.metric == "r2" and found.tuned and "dense network: test r2 " in str(found)
     last = found.networks().query("split == 'test' and metric == 'r2' and step == 30")
     means = last.groupby("branch").value.mean()
     rows = found.conditions().set_index("condition")

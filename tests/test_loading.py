@@ -244,7 +244,7 @@ def test_scores_with_options_are_recorded(tmp_path, score):
     assert (
         jt.prune_at(NET, DATA, SHORT, folder=tmp_path / "a", **options).table().equals(runs.table())
     )
-    with pytest.raises(ValueError, match=r"`score` is code of your own.*; pass it"):
+    with pytest.raises(ValueError, match=r"`score` is code of your own.*; pass pruning="):
         jt.load(tmp_path / "a", data=DATA)
     again = jt.load(tmp_path / "a", data=DATA, pruning=runs.pruning)
     assert again.table().equals(runs.table()) and again.pruning == runs.pruning

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from buckets import buckets
+from flax import nnx
 from stops import killed
 
 import jaxticket as jt
@@ -234,7 +235,7 @@ def test_tickets_are_listed_with_their_density(pages, folder):
     for level, share in zip(runs.levels, runs.densities, strict=True):
         assert f"{100 * share:.4g}" in said and f"ticket-level-{level:02d}-seed-*" in said
     assert "tickets: masks and starting weights" in said
-    assert "jt.load('find_tickets')" in pages["find_tickets"].sections["continue"]
+    assert "jt.load('find_tickets', data=data)" in pages["find_tickets"].sections["continue"]
     assert "jt.find_tickets" in pages["find_tickets"].sections["continue"]
 
 
@@ -317,6 +318,88 @@ def test_code_of_ones_own_is_passed(tmp_path):
     (row,) = (row for row in page.rows if row[:1] == ["1"] and len(row) >= 8)
     assert "nan" not in page.sections["summary"]
     assert row[-1] in ("yes", "no") and "1" in row
+
+
+class Own(nnx.Module):
+    """Statistics, and a list of layers, whose paths hold whole numbers."""
+
+    def __init__(self, units, rngs):
+        self.layers = nnx.List([nnx.Linear(64, units, rngs=rngs), nnx.Linear(units, 10, rngs=rngs)])
+        self.norm = nnx.BatchNorm(units, rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.relu(self.norm(self.layers[0](x.reshape(len(x), -1))))
+        return self.layers[1](x)
+
+
+def own_network(units=12):
+    return jt.from_nnx(
+        lambda rngs: Own(units, rngs),
+        (8, 8, 1),
+        name=f"own {units}",
+        resized=lambda width: own_network(max(1, round(width * units))),
+    )
+
+
+@pytest.fixture(scope="module")
+def own_folder(tmp_path_factory):
+    """Runs of a network and data of the user's own, with all that can lie below them."""
+    top = tmp_path_factory.mktemp("own")
+    data, net = digits(), own_network()
+    own = {"seeds": range(2), "progress": False}
+    runs = jt.find_tickets(
+        net, data, TRAINING, jt.Pruning(levels=2, rewind=5), folder=top / "runs", **own
+    )
+    jt.branch(runs, "shuffle", progress=False)
+    jt.verdict(runs, level=1, points=3, progress=False)
+    jt.verdict(runs, level=2, points=3, small_dense=own_network(3), progress=False)
+    jt.transfer(runs, to=digits(), folder=top / "transfer", progress=False)
+    jt.instability(
+        net, data, TRAINING, at=(0, 10), points=3, tickets=runs, levels=(2,),
+        folder=top / "instability", **own,
+    )  # fmt: skip
+    return top
+
+
+@pytest.mark.parametrize("kind", ["runs", "transfer", "instability"])
+def test_networks_of_ones_own_need_not_be_passed(own_folder, tmp_path, kind):
+    folder = own_folder / kind
+    page = Page(jt.report(folder, tmp_path / "alone.html"))
+    text = " ".join(page.sections["continue"].split())
+    assert f"jt.load('{kind}', net=net, data=data)" in text
+    assert "own 12" in page.sections[""]
+    passed = Page(jt.report(folder, tmp_path / "passed.html", net=own_network(), data=digits()))
+    assert passed.rows == page.rows
+    with pytest.raises(ValueError, match=r"`net` is needed: .* pass net=\.\.\."):
+        jt.load(folder)
+
+
+def test_the_verdicts_below_have_networks_of_their_own(own_folder, tmp_path):
+    page = Page(jt.report(own_folder / "runs", tmp_path / "a.html"))
+    assert page.sections["summary"].count("Verdict at") == 2
+    (file,) = (own_folder / "runs" / "verdicts").glob("level-02*/verdict.json")
+    found = jt.load(file.parent)
+    # 64 x 3 + 3, 3 x 10 + 10, and two numbers of each normalized unit
+    assert jt.networks.parameters(found.small) == 241 and "small_dense" in str(found)
+    with pytest.raises(ValueError, match="'own 3' was made of code of your own"):
+        found.small.init(jax.random.key(0))
+    with pytest.raises(ValueError, match="`net` is not the network"):
+        jt.load(file.parent, net=own_network())
+
+
+def test_the_figure_that_needs_the_network_says_so(own_folder, tmp_path):
+    without = Page(jt.report(own_folder / "runs", tmp_path / "a.html"))
+    figure = "Not drawn: the order of the layers"
+    assert figure in " ".join(without.sections["figures"].split())
+    whole = Page(jt.report(own_folder / "runs", tmp_path / "b.html", net=own_network()))
+    assert figure not in " ".join(whole.sections["figures"].split())
+
+
+def test_controls_that_start_late_are_in_every_figure(own_folder, tmp_path):
+    page = Page(jt.report(own_folder / "runs", tmp_path / "a.html"))
+    alts = page.of("img", "alt")
+    (speed,) = [text for text in alts if text.startswith("The step of least validation loss")]
+    assert "shuffle" in speed
 
 
 def test_labels_that_are_numbers_have_no_accuracy(tmp_path):

@@ -103,7 +103,7 @@ def conditions(
       One row per condition: condition, value (mean over seeds), low and high (its 95% interval over
       seeds, Student's), bar (what the value is compared with), margin (by how much the condition is
       met; negative where it is not), passes (None where it was not tested), diverged (how many
-      trainings that the condition compares diverged) and means (in words).
+      trainings that the condition compares diverged) and means (what it asks for, in words).
       "nontrivial": random pruning of each layer to the same density is worse than the dense
       network by more than the margin. "matching": the ticket is not. Controls: the ticket beats
       each by a clear gap. "stable": the barrier is not above the rule's.
@@ -146,14 +146,14 @@ def conditions(
     short = bar - _stats.mean(chance)
     add(
         "nontrivial", chance, bar, short, _stats.below(_stats.mean(chance), bar),
-        "random pruning is worse than dense",
+        "random pruning must be worse than dense",
         needs=gone["dense"], diverged=gone["dense"] + lost,
     )  # fmt: skip
     over, both = ticket - bar, gone["dense"] + gone["ticket"]
     add(
         "matching", kept["ticket"], bar, over,
         _stats.matching(ticket, dense, margin=rules.margin),
-        f"the ticket is {as_good} dense", needs=both, diverged=both,
+        f"the ticket must be {as_good} dense", needs=both, diverged=both,
     )  # fmt: skip
     for name in CONTROLS:
         if name not in kept:
@@ -165,7 +165,8 @@ def conditions(
         gap, pooled, clear = clear_gap(kept["ticket"], kept[name], rules)
         needed = np.fmax(rules.gap, rules.deviations * pooled)
         add(
-            name, kept[name], float(ticket - needed), float(gap - needed), clear, "is beaten",
+            name, kept[name], float(ticket - needed), float(gap - needed), clear,
+            "must be beaten by a clear gap",
             needs=gone["ticket"], diverged=gone["ticket"] + gone[name],
         )  # fmt: skip
     barriers = _stats.finite(barrier)
@@ -173,7 +174,7 @@ def conditions(
     add(
         "stable", barriers, rules.barrier, room,
         _stats.at_most(_stats.mean(barriers), rules.barrier),
-        "copies are linearly connected",
+        "copies must be linearly connected",
         needs=lost, diverged=lost,
     )  # fmt: skip
     return results.frame(rows)

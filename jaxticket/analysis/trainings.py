@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from jaxticket.engine.judged import ACCURACY, Judged
 from jaxticket.engine.loop import Arrays, Jobs, Trained, history_arrays, join
 from jaxticket.engine.runtime import Run, Runtime
 from jaxticket.engine.source import split_names
-from jaxticket.nn.resize import narrowed, parameters
+from jaxticket.nn.resize import NoWidthError, narrowed, parameters
 from jaxticket.pruning_settings import PruningAtStep, PruningSettings
 from jaxticket.results import EvaluationLog
 from jaxticket.runs import Runs
@@ -94,7 +95,7 @@ class Outcome(NamedTuple):
     folder: Path | None
 
 
-def small_network(asked: Network | bool, net: Network, ticket: Ticket) -> Network | None:
+def small_network(asked: Network | bool | None, net: Network, ticket: Ticket) -> Network | None:
     """The small dense network that a ticket has to beat; None where none is asked for.
 
     Args:
@@ -104,6 +105,9 @@ def small_network(asked: Network | bool, net: Network, ticket: Ticket) -> Networ
 
     Raises:
       ValueError: for what is no network, and one that has more parameters than the ticket.
+
+    Warns:
+      UserWarning: where None is asked for and the network has no width.
     """
     if asked is False:
         return None
@@ -115,8 +119,30 @@ def small_network(asked: Network | bool, net: Network, ticket: Ticket) -> Networ
         other=lambda w: np.full(len(w), w[0].size),
     )
     left = int(np.min(sum(jax.tree.leaves(counts))))
-    if asked is True:
-        return narrowed(net, left)
+    if asked is None or asked is True:
+        try:
+            return narrowed(net, left)
+        except NoWidthError as error:
+            remedy = (
+                f"pass small_dense=NET, a network with at most the {left:,} parameters that the "
+                f"ticket has left, or make the network with `resized`"
+            )
+            if asked:
+                raise ValueError(
+                    f"`small_dense` is True, but the network has no width to be made narrower "
+                    f"by; {remedy}, or small_dense=False for none"
+                ) from error
+            warnings.warn(
+                f"`small_dense` is not tested, since the network has no width to be made narrower "
+                f"by, and a ticket for which it is not tested does not win; {remedy}",
+                stacklevel=3,
+            )
+            return None
+        except ValueError as error:
+            raise ValueError(
+                f"`small_dense` cannot have at most the {left:,} parameters that the ticket has "
+                f"left: {error}, or pass small_dense=False"
+            ) from error
     if not isinstance(asked, Network):
         raise ValueError(
             f"`small_dense` must be a network, True for one that is as small as the ticket, or "

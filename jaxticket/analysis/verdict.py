@@ -105,7 +105,9 @@ class Verdict:
         return _show.Summary(first, (("", last),), columns, rows)
 
     def _written(self, value: float, width: int = 0, sign: str = "") -> str:
-        """A number of the conditions, in percent or in the units of the metric."""
+        """A number of the conditions, in percent or in the units of the metric; "-" for none."""
+        if np.isnan(value):
+            return f"{'-':>{width}}"
         if self.shares:
             # adding 0 makes a rounded -0 a 0: what passes by nothing has no minus
             return f"{round(100 * value, 2) + 0.0:{sign}{width}.2f}"
@@ -180,8 +182,10 @@ class Verdict:
         several = self._networks["branch"].str.startswith("dense_lr_").any()
         best = "the best on the validation split" if several else "as given"
         rate = f"learning rate {self.dense_lr:g}, {best if self.tuned else 'not tuned'}"
-        if self.metric != ACCURACY.name:
-            rate += f"; judged by {self.metric}"
+        own = self._networks.query("branch == 'dense' and split == 'test'")
+        own = own.loc[(own["metric"] == self.metric) & (own["step"] == own["step"].max())]
+        unit = "%" if self.shares else ""
+        rate = f"test {self.metric} {self._written(own['value'].mean())}{unit}, {rate}"
         lines = [
             f"{self.method}, {100 * self.density:.3g}% of the weights, from step {self.start}, "
             f"{len(self.seeds)} seeds, judged at step {self.step}; dense network: {rate}",
@@ -209,12 +213,15 @@ class Verdict:
         return "\n".join([*lines, f"verdict: {verdict}"])
 
     def _reason(self) -> str:
-        """Name the conditions that failed, and those that were not tested."""
+        """Name the conditions that failed, those that were not tested, and what else is missing."""
         names = self._conditions["condition"]
         failed = [name for name in names if self._passes(name) is False]
         untested = [name for name in names if self._passes(name) is None]
         parts = [f"failed {', '.join(failed)}"] if failed else []
-        return "; ".join(parts + ([f"not tested {', '.join(untested)}"] if untested else []))
+        parts += [f"not tested {', '.join(untested)}"] if untested else []
+        if not self.at_init:
+            parts.append("does not start with weights of initialization")
+        return "; ".join(parts)
 
     def save(self, folder: str | os.PathLike[str] | None = None) -> Path:
         """Write both tables (Parquet and CSV) and the text, and give the folder."""
@@ -245,7 +252,7 @@ def verdict(
     training: Training | None = None,
     seeds: Iterable[int] | None = None,
     dense_lrs: Sequence[float] | None = None,
-    small_dense: Network | bool = True,
+    small_dense: Network | bool | None = None,
     points: int = 30,
     metric: str | None = None,
     rules: Rules | None = None,
@@ -285,7 +292,9 @@ def verdict(
         the training; without a validation split that of the training alone, next to which no ticket
         can win.
       small_dense: the small dense network; True for the widest `net.resized` with no more
-        parameters than the ticket has left, False for none, without which no ticket can win.
+        parameters than the ticket has left, False for none, without which no ticket can win. None
+        for True where the network has a width, as those of this library have; one of your own has
+        where it was made with `resized`, and otherwise a warning says that this is not tested.
       points: places on the line between the copies, both ends included.
       metric: by which networks are judged: "accuracy", "loss", one of the training's metrics or a
         name in `jt.metrics.METRICS`; lower is better where the metric says so. None for the
@@ -309,6 +318,9 @@ def verdict(
       ValueError: for a level or seeds that `runs` does not have, level 0, one seed, several rates
         without a validation split, a network that cannot be so small, or if `training` is
         incompatible with the network, data or mesh.
+
+    Warns:
+      UserWarning: where the small dense network is left out since the network has no width.
 
     Reference: KD-LTS, Definitions 6.1 to 6.3.
     """
@@ -336,7 +348,8 @@ def verdict(
     if level not in known:
         raise ValueError(f"`level` must be one of {known}, got {level}; level 0 is dense")
     points = whole("points", points, 3)
-    instance("small_dense", small_dense, (Network, bool), "a network, True or False")
+    if small_dense is not None:
+        instance("small_dense", small_dense, (Network, bool), "a network, True, False or None")
     if rules is not None:
         instance("rules", rules, Rules, "jaxticket.analysis.conditions.Rules, or None")
     if method is not None:

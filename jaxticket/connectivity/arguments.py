@@ -99,7 +99,10 @@ def checked_steps(
         return tuple(sorted({k for _, k in runs}))
     steps = one_or_several("at", at, whole, like="(0, 500)", distinct=True)
     if max(steps) > training.steps:
-        raise ValueError(f"`at` must lie in [0, {training.steps}], got {steps}")
+        raise ValueError(
+            f"`at` must lie in [0, {training.steps}], between the first and the last step of "
+            f"`training`, got {steps}"
+        )
     if runs and [branch for branch, _ in runs] != ["ticket"]:
         raise ValueError(
             "`at` applies the masks of one run of find_tickets to the dense weights of each step, "
@@ -130,7 +133,10 @@ def checked_levels(
     """Check the levels, which all tickets must have; (0,) without tickets."""
     if not runs:
         if levels is not None:
-            raise ValueError(f"`levels` {levels!r} need `tickets`")
+            raise ValueError(
+                f"`levels` {levels!r} are those of `tickets`, which are not given; pass "
+                f"tickets=runs, or leave `levels` out to look at the dense network"
+            )
         return (0,)
     common = set.intersection(*(set(run.levels) for run in runs.values()))
     return chosen("levels", levels, sorted(common), ", which all of `tickets` have")

@@ -130,7 +130,10 @@ class Instability:
         place = {kind.at: i for i, kind in enumerate(self.kinds) if kind[:2] == (branch, level)}
         if not place:
             known = sorted({kind[:2] for kind in self.kinds})
-            raise ValueError(f"`branch`, `level` must be one of {known}, got {(branch, level)}")
+            raise ValueError(
+                f"`branch`, `level` must be one of {known}, what was analysed, got "
+                f"{(branch, level)}; pass branch=..., level=..."
+            )
         replicas = np.arange(len(self.seeds))
         return np.stack([place[k] * len(self.seeds) + replicas for k in sorted(place)], axis=1)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from jaxticket.nn.resize import NoWidthError
 from jaxticket.typing import Network
 
 
@@ -66,8 +67,11 @@ def with_features(net: Network, features: Mapping[str, int]) -> Network:
     config = {**json.loads(net.config), "features": dict(sizes)}
     config.pop("weights", None)
 
-    def fixed(*_: object, **changes: object) -> Network:
+    def fixed(**changes: object) -> Network:
         raise ValueError(f"`adapted` {changes}: this network was compacted; adapt the one before")
+
+    def no_width(width: float) -> Network:
+        raise NoWidthError(f"`resized({width})`: this network was compacted; resize the one before")
 
     return dataclasses.replace(
         net,
@@ -75,7 +79,7 @@ def with_features(net: Network, features: Mapping[str, int]) -> Network:
         init=InFeatures(net.init, sizes),
         apply=InFeatures(net.apply, sizes),  # type: ignore[arg-type]
         source=(net.source, sizes),
-        resized=fixed,
+        resized=no_width,
         adapted=fixed,
         given=None,
         stages=(),

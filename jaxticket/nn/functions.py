@@ -36,8 +36,8 @@ def from_functions(
         "kernel", or all leaves of two or more dimensions where there are none.
       output: path of the output layer; None for the last layer whose kernel ends in the number of
         classes.
-      resized: `resized(width) -> Network`.
-      adapted: `adapted(shape=..., classes=..., **options) -> Network`.
+      resized: as for `from_linen`.
+      adapted: as for `from_linen`.
       syncs_stats: whether `apply` averages its batch statistics over `axis_name`.
       dtype: type of the examples, as for `from_linen`.
       symmetry: as for `from_linen`.

@@ -306,8 +306,10 @@ def from_linen(
         classes.
       dtype: type of the examples: "float32" for images, "int32" for tokens, which reach the module
         as whole numbers.
-      resized: `resized(width) -> Network`.
-      adapted: `adapted(shape=..., classes=..., **options) -> Network`.
+      resized: `resized(width) -> Network`, the same network `width` times as wide, with at least
+        one unit in each layer; without it a verdict's small dense network has to be passed.
+      adapted: `adapted(shape=..., classes=..., **options) -> Network`, the same network for other
+        data, for `jt.transfer`.
       symmetry: the permutations of hidden units that leave the function as it is, for
         `jt.connectivity.align`: a dict from the path of each leaf to one entry per axis (see
         `jaxticket.nn.symmetry`), or a function of the network that returns it.

@@ -16,8 +16,9 @@ from jax import Array
 from jax.sharding import PartitionSpec
 
 from jaxticket import _tree, masks
-from jaxticket._check import flag, one_of
+from jaxticket._check import flag, one_of, shown
 from jaxticket.nn.master import HALF, MasterApply, MasterInit
+from jaxticket.nn.resize import NoWidthError
 from jaxticket.typing import Key, Network, Params, Prunable, Stats, SymmetryOf, Tap
 
 Selection = Callable[[Params], Prunable] | str | Sequence[str]
@@ -173,17 +174,21 @@ def _last_layer(params: Params, classes: int) -> str:
 def checked_example(shape: Sequence[int], dtype: str) -> tuple[int, ...]:
     """Check shape and type of one example, and return the shape."""
     one_of("dtype", dtype, DTYPES)
-    shape = tuple(int(s) for s in shape)
-    if not shape or min(shape) < 1:
+    try:
+        sizes = tuple(int(s) for s in shape)
+    except (TypeError, ValueError):
+        sizes = ()
+    if not sizes or min(sizes) < 1:
         raise ValueError(
-            f"`shape` must be the shape of one example, such as data.shape, got {shape}"
+            f"`shape` must be the shape of one example, such as data.shape, got {shown(shape)}"
         )
-    return shape
+    return sizes
 
 
 def _no_width(width: float) -> Network:
-    raise ValueError(
-        f"`resized({width})`: this network has no width; pass `resized`, or build the other size"
+    raise NoWidthError(
+        f"`resized({width})`: this network has no width; pass `resized` to the function that made "
+        f"it, or build the other size"
     )
 
 
@@ -287,6 +292,19 @@ def asking_for_tokens(name: str, dtype: str) -> Iterator[None]:
         raise ValueError(
             f"`dtype` is {dtype!r}, and a layer of network {name!r} takes whole numbers ({text}); "
             f"pass dtype='int32' for tokens"
+        ) from error
+
+
+@contextlib.contextmanager
+def _called_with(shape: tuple[int, ...], name: str) -> Iterator[None]:
+    """Name the argument where layers refuse examples of another shape than they are made for."""
+    try:
+        yield
+    except TypeError as error:
+        text = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"network {name!r} cannot be applied to examples of `shape` {shape} ({text}); pass the "
+            f"shape that its layers are made for, or make them for this one"
         ) from error
 
 
@@ -435,7 +453,8 @@ def make_network(
     params, stats = net.shapes
     _check_params(params, name)
     real = jnp.result_type(float).name
-    logits = _checked_logits(_outputs(net, False, real), name)
+    with _called_with(shape, name):
+        logits = _checked_logits(_outputs(net, False, real), name)
     if users:
         _check_stats(stats, _outputs(net, True, real)[1], name)
         _check_loops(net, name)

@@ -201,6 +201,8 @@ def from_nnx(
     prunable: Selection | None = None,
     output: str | None = None,
     dtype: str = "float32",
+    resized: Callable[[float], Network] | None = None,
+    adapted: Callable[..., Network] | None = None,
     symmetry: SymmetryOf | None = None,
     stages: Sequence[Sequence[str]] = (),
     outputs: Outputs | None = None,
@@ -218,6 +220,8 @@ def from_nnx(
       prunable: as for `from_linen`.
       output: as for `from_linen`.
       dtype: as for `from_linen`.
+      resized: as for `from_linen`.
+      adapted: as for `from_linen`.
       symmetry: as for `from_linen`.
       stages: as for `from_linen`.
       outputs: as for `from_linen`.
@@ -256,6 +260,8 @@ def from_nnx(
             prunable=prunable,
             output=output,
             dtype=dtype,
+            resized=resized,
+            adapted=adapted,
             symmetry=symmetry,
             stages=stages,
             master_weights=master_weights,

@@ -10,6 +10,10 @@ from jaxticket.typing import Network
 PRECISION = 1e-6
 
 
+class NoWidthError(ValueError):
+    """A network that cannot be made wider or narrower."""
+
+
 def parameters(net: Network) -> int:
     """Number of parameters of a network, biases and BatchNorm's scales among them.
 
@@ -31,7 +35,8 @@ def narrowed(net: Network, most: int) -> Network:
       most: parameters, of all kinds.
 
     Raises:
-      ValueError: where even one unit per layer is too many, and for networks without a width.
+      ValueError: where even one unit per layer is too many.
+      NoWidthError: for networks without a width.
 
     Reference: KD-LTS, Definition 6.2 (small-dense training).
 

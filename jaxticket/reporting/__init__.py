@@ -42,7 +42,9 @@ def report(
         `dynamic_imp`, `branch`, `transfer`, `instability`, `verdict`, `measure`, `telemetry` or
         `surface`; also gs:// and s3://.
       file: the page; "report.html" in the folder if None. It is replaced where it is there.
-      net, data, training, pruning: what holds code of your own, as for `jt.load`, which names it.
+      net: a network of your own, without which the figure of its layers' densities is left out, in
+        their order from input to output.
+      data, training, pruning: what holds code of your own, as for `jt.load`, which names it.
 
     Returns:
       The path of the page.

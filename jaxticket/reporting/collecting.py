@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from jaxticket import _files, _show, results
 from jaxticket.analysis.verdict import Verdict
 from jaxticket.connectivity.result import Instability
+from jaxticket.data.absent import Absent
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine.store import settings_in
-from jaxticket.loading import load
+from jaxticket.loading import load_recorded
 from jaxticket.pruning_settings import PruningSettings
 from jaxticket.reporting import contents, recorded, tables
 from jaxticket.reporting.judging import Judgment, of_runs, of_verdict
@@ -27,9 +28,6 @@ from jaxticket.runs import Runs
 from jaxticket.settings import Training
 from jaxticket.sparsify.early_pruning import BySteps
 from jaxticket.typing import Network
-
-if TYPE_CHECKING:
-    pass
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,17 +98,34 @@ def collected(folder: str | os.PathLike[str], given: Given) -> Page:
     # of examples, which no page shows
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*the data .* were not found here", UserWarning)
-        found = load(path, **given._asdict())
+        found = load_recorded(path, **given._asdict())
     if isinstance(found, BySteps):
-        return _of_steps(path, kind or "prune_at", settings, found)
+        needs = _needs(next(iter(found.values())), given)
+        return _of_steps(path, kind or "prune_at", settings, found, needs)
     if isinstance(found, Runs):
-        return _of_runs(path, kind or "run", settings, found)
+        return _of_runs(path, kind or "run", settings, found, _needs(found, given))
     if isinstance(found, Instability):
-        return _of_instability(path, settings, found)
+        return _of_instability(path, settings, found, _needs(found, given))
     return _of_verdict(path, settings, found)
 
 
-def _of_runs(path: Path, kind: str, settings: Mapping[str, object] | None, runs: Runs) -> Page:
+def _needs(found: Runs | Instability, given: Given) -> list[str]:
+    """What `jt.load` has to be passed: what was, and a network or data of the user's own."""
+    needs = {name for name, value in given._asdict().items() if value is not None}
+    if str(json.loads(found.net.config).get("constructor")).startswith("from_"):
+        needs.add("net")
+    if isinstance(found.data, Absent):
+        needs.add("data")
+    return [name for name in Given._fields if name in needs]
+
+
+def _of_runs(
+    path: Path,
+    kind: str,
+    settings: Mapping[str, object] | None,
+    runs: Runs,
+    needs: Sequence[str],
+) -> Page:
     table = tables.with_branches(runs)
     if table.empty:
         raise ValueError(
@@ -120,7 +135,9 @@ def _of_runs(path: Path, kind: str, settings: Mapping[str, object] | None, runs:
     metric = tables.main_metric(table, runs.training)
     own = tables.usual(table)
     judgments = [of_runs(runs)]
-    judgments += [of_verdict(load(file.parent)) for file in _below(path, "verdicts", "verdict")]
+    judgments += [
+        of_verdict(load_recorded(file.parent)) for file in _below(path, "verdicts", "verdict")
+    ]
     return Page(
         title=path.name,
         kind=kind,
@@ -134,11 +151,17 @@ def _of_runs(path: Path, kind: str, settings: Mapping[str, object] | None, runs:
         environment=[*contents.environment(path), *contents.timings(runs.timings())],
         holds=[contents.tickets(runs), *contents.listing(path)],
         missing=(),
-        call=contents.call(kind, path, "more seeds, levels or densities extend it"),
+        call=contents.call(kind, path, "more seeds, levels or densities extend it", needs=needs),
     )
 
 
-def _of_steps(path: Path, kind: str, settings: Mapping[str, object] | None, found: BySteps) -> Page:
+def _of_steps(
+    path: Path,
+    kind: str,
+    settings: Mapping[str, object] | None,
+    found: BySteps,
+    needs: Sequence[str],
+) -> Page:
     first = next(iter(found.values()))
     parts = [tables.with_branches(runs).assign(pruned_at=step) for step, runs in found.items()]
     table = results.concat(parts)
@@ -164,11 +187,13 @@ def _of_steps(path: Path, kind: str, settings: Mapping[str, object] | None, foun
         environment=[*contents.environment(path), *contents.timings(results.concat(costs))],
         holds=[*holds, *contents.listing(path)],
         missing=(),
-        call=contents.call(kind, path, "more seeds or densities extend it"),
+        call=contents.call(kind, path, "more seeds or densities extend it", needs=needs),
     )
 
 
-def _of_instability(path: Path, settings: Mapping[str, object] | None, found: Instability) -> Page:
+def _of_instability(
+    path: Path, settings: Mapping[str, object] | None, found: Instability, needs: Sequence[str]
+) -> Page:
     table, copies = found.table(), found.copies()
     facts = [
         ("seeds", f"{_show.numbers(found.seeds)}; {found.copies_of_each} copies of every state"),
@@ -189,9 +214,13 @@ def _of_instability(path: Path, settings: Mapping[str, object] | None, found: In
                "greatest", "samples", "stable", "matching")  # fmt: skip
     note = (
         "Error barrier on the test split between copies that part at step k. Stable: its mean is "
-        "below 2 points. Matching: the mean final error is at most 0.2 points above that of the "
-        "dense network."
+        "below 2 points. "
     )
+    if matching:
+        note += "Matching: the mean final error is at most 0.2 points above the dense network's."
+    else:
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+        note += "Whether they match the dense network is not told: it is not among the copies."
     barriers = table.loc[(table["split"] == "test") & (table["metric"] == "barrier")]
     headings, cells = tables.seed_by_seed(
         barriers, ("branch", "level", "at"), lambda x: f"{100 * x:.2f}"
@@ -215,7 +244,7 @@ def _of_instability(path: Path, settings: Mapping[str, object] | None, found: In
         environment=[*contents.environment(path), *contents.timings(costs)],
         holds=contents.listing(path),
         missing=(),
-        call=contents.call("instability", path, ""),
+        call=contents.call("instability", path, "", needs=needs),
     )
 
 
@@ -314,7 +343,7 @@ def _facts(runs: Runs, table: pd.DataFrame) -> list[tuple[str, str]]:
 def _trained_on(net: Network, data: Data | Stream) -> list[tuple[str, str]]:
     config = json.loads(net.config)
     return [
-        ("network", str(config.get("constructor", config.get("name", "")))),
+        ("network", _name_of(config)),
         ("data", f"{data.name}, {len(data.splits['train']):,} examples to train on"),
     ]
 
@@ -322,8 +351,13 @@ def _trained_on(net: Network, data: Data | Stream) -> list[tuple[str, str]]:
 def _recorded_on(settings: Mapping[str, object] | None) -> list[tuple[str, str]]:
     net, data = ((settings or {}).get(name) for name in ("net", "data"))
     config = net.get("config", {}) if isinstance(net, dict) else {}
-    found = [("network", str(config.get("constructor", config.get("name", ""))))] if config else []
+    found = [("network", _name_of(config))] if config else []
     return [*found, ("data", str(data.get("name")))] if isinstance(data, dict) else found
+
+
+def _name_of(config: Mapping[str, object]) -> str:
+    """The name of a network of a user's, or the constructor of one of the library's."""
+    return str(config.get("name", config.get("constructor", "")))
 
 
 def _below(path: Path, group: str, name: str) -> list[Path]:

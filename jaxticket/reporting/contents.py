@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,10 +92,21 @@ def listing(path: Path) -> list[Table]:
     return [Table("Folder", ("name", "entries", "what it is"), rows[:_LISTED], folded=True)]
 
 
-def call(kind: str, path: Path, extends: str, *, finished: bool = True) -> tuple[str, str]:
-    """How a run is read and continued; folders record settings and no command."""
+def call(
+    kind: str, path: Path, extends: str, *, needs: Sequence[str] = (), finished: bool = True
+) -> tuple[str, str]:
+    """How a run is read and continued; folders record settings and no command.
+
+    Args:
+      kind: the function that made it.
+      path: of the folder.
+      extends: what else extends it, in words.
+      needs: arguments of `jt.load` that hold code or data of the user's own.
+      finished: whether the run is.
+    """
     name = f"jt.{kind}"
-    read = f"import jaxticket as jt\n\nfound = jt.load({path.name!r})\n" if finished else ""
+    arguments = ", ".join([repr(path.name), *(f"{own}={own}" for own in needs)])
+    read = f"import jaxticket as jt\n\nfound = jt.load({arguments})\n" if finished else ""
     said = (
         f"The folder records what was called, {name}, with the settings on this page, and not the "
         f"line of code or of a shell. "

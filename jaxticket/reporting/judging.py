@@ -111,11 +111,15 @@ def of_verdict(found: object) -> Judgment:
     summary = found._summary()
     said = summary.facts[0][1].removeprefix("verdict: ")
     title = f"Verdict at {_show.percent(found.density)} of the weights (KD-LTS)"
-    unit = " (%)" if found.shares else ""
-    columns = [
-        f"{name}{unit}" if name in ("value", "low", "high", "bar", "margin") else name
-        for name in summary.columns
-    ]
-    columns[columns.index("")] = "holds"
-    return Judgment(title, found.winning, f"{said[:1].upper()}{said[1:]}.", columns, summary.rows,
-                    (summary.title,))  # fmt: skip
+    columns = list(summary.columns)
+    columns[columns.index("")], columns[columns.index("means")] = "holds", "what it asks for"
+    notes = [summary.title]
+    if found.shares:
+        notes.append(
+            f"Values of the {found.metric}, their 95% intervals (low, high) and bars are in "
+            f"percent, margins in points, and all that 'stable' has, of the error barrier, in "
+            f"points."
+        )
+    return Judgment(
+        title, found.winning, f"{said[:1].upper()}{said[1:]}.", columns, summary.rows, notes
+    )

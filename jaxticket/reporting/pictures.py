@@ -12,6 +12,7 @@ from jaxticket.analysis import layers
 from jaxticket.analysis.corruption_errors import ERRORS
 from jaxticket.analysis.verdict import Verdict
 from jaxticket.connectivity.result import Instability
+from jaxticket.nn.absent import Absent
 from jaxticket.reporting.tables import usual, with_branches
 from jaxticket.runs import Runs
 from jaxticket.sparsify.early_pruning import BySteps
@@ -106,7 +107,8 @@ def _named(runs: Runs, table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 def _trained(table: pd.DataFrame) -> list[str]:
     """The branches that were trained: supermasks are evaluated at one step alone."""
-    return [name for name in _names(table) if set(table.loc[table["branch"] == name, "step"]) > {0}]
+    # what was rewound has no evaluation at step 0
+    return [name for name in _names(table) if set(table.loc[table["branch"] == name, "step"]) - {0}]
 
 
 def _of_runs(runs: Runs) -> Iterator[_Plan]:
@@ -146,7 +148,9 @@ def _of_runs(runs: Runs) -> Iterator[_Plan]:
                 lambda: plots.dilation(table),
             )
     sparse = [level for level in runs.levels if level]
-    if sparse:
+    if sparse and isinstance(runs.net, Absent):
+        yield _Plan("Density of layers", "Density of each layer.", _without_network)
+    elif sparse:
         kept = layers.report(runs)
         last, _ = _named(runs, kept.loc[kept["level"] == sparse[-1]])
         if len(set(last["layer"])) > 1:
@@ -164,6 +168,13 @@ def _of_runs(runs: Runs) -> Iterator[_Plan]:
             "seeds, a line for each density that was asked for.",
             lambda: _of_search(plots.density_schedule(schedule)),
         )
+
+
+def _without_network() -> Axes:
+    raise ValueError(
+        "the order of the layers, from input to output, is known of the network alone, which was "
+        "made of code of your own; pass it: jt.report(folder, net=net)"
+    )
 
 
 def _of_search(ax: Axes) -> Axes:

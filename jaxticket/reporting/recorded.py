@@ -95,8 +95,11 @@ def of_call(settings: Mapping[str, object] | None) -> list[Settings]:
         return []
     given, left_out = [], []
     for name, value in settings.items():
-        if name == "of" and isinstance(value, dict):
-            given.append(("of the run", f"sha256 {str(value.get('sha256'))[:_FINGERPRINT]}"))
+        if name == "of" and isinstance(value, (dict, list)):
+            # tickets of an instability can be of several runs
+            sources = [one for one in [value, *value] if isinstance(one, dict)]
+            of_them = [f"sha256 {str(one.get('sha256'))[:_FINGERPRINT]}" for one in sources]
+            (given if of_them else left_out).append(("of the run", ", ".join(of_them)))
         elif name == "seeds" or name not in _ELSEWHERE:
             (left_out if value in (None, [], {}) else given).append((name, _json(value)))
     return [Settings(f"Call: {settings.get('kind', 'run')}", given, left_out)]

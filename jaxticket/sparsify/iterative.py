@@ -154,7 +154,11 @@ class Pruning(Strategy):
         if self.rates and self.scope != "layer":
             raise ValueError(f"`rates` need scope='layer', got scope={self.scope!r}")
         if isinstance(self.rewind, str):
-            one_of("rewind", self.rewind, ("learning_rate",))
+            if self.rewind != "learning_rate":
+                raise ValueError(
+                    f"`rewind` must be a step, 0 for initialization, or 'learning_rate', got "
+                    f"{self.rewind!r}"
+                )
         else:
             settle(self, whole, "rewind")
         settle(self, one_of, "order", choices=("same", "fresh"))

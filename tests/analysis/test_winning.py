@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+from flax import nnx
 from stops import killed
 
 import jaxticket as jt
@@ -158,8 +159,10 @@ def made(table, **changes):
     values = {
         "method": "imp", "density": 0.2, "seeds": (0, 1, 2), "start": 0, "at_init": True,
         "dense_lr": 0.1, "tuned": True, "small": None, "step": 30, "cost": 3.0, "folder": None,
-        "_conditions": table, "_networks": pd.DataFrame({"branch": ["dense"]}), **changes,
+        "_conditions": table, **changes,
     }  # fmt: skip
+    dense = {"branch": "dense", "split": "test", "metric": "accuracy", "step": 30, "value": 0.951}
+    values["_networks"] = pd.DataFrame([dense, {**dense, "step": 10, "value": 0.5}])
     return Verdict(**values)
 
 
@@ -168,6 +171,7 @@ def test_a_ticket_wins_at_initialization_beside_a_tuned_network():
     won = made(table)
     assert won.winning and won.summary()["wins"] and str(won).endswith("verdict: a winning ticket")
     late = made(table, at_init=False, start=100)
+    assert "dense network: test accuracy 95.10%, learning rate 0.1" in str(won)
     assert late.passes_all and not late.winning and not late.summary()["wins"]
     assert "passes all, but does not start with weights of initialization" in str(late)
     untuned = made(table, tuned=False)
@@ -175,6 +179,7 @@ def test_a_ticket_wins_at_initialization_beside_a_tuned_network():
     assert "was not tuned" in str(untuned) and "with_validation" in str(untuned)
     untested = judged({k: v for k, v in ACCURACY.items() if k != "small_dense"})[1]
     assert not made(untested).winning and "no winning ticket" in str(made(untested))
+    assert "not tested small_dense; does not start" in str(made(untested, at_init=False))
 
 
 @pytest.mark.parametrize(
@@ -352,6 +357,51 @@ def test_tickets_of_any_method_and_their_overview(net, data, found):
     # a rate that is given is taken to be the best
     assert others[0].tuned and "learning rate 0.1, as given\n" in str(others[0])
     assert ", the best on the validation split\n" in str(found)
+
+
+class Own(nnx.Module):
+    def __init__(self, units, rngs):
+        self.hidden = nnx.Linear(64, units, rngs=rngs)
+        self.out = nnx.Linear(units, 10, rngs=rngs)
+
+    def __call__(self, x):
+        return self.out(nnx.relu(self.hidden(x.reshape(len(x), -1))))
+
+
+def of_width(units):
+    return jt.from_nnx(lambda rngs: Own(units, rngs), (8, 8, 1), name=f"of {units}")
+
+
+def test_networks_of_ones_own_have_a_small_one_where_they_have_a_width(data):
+    def find(net):
+        return jt.find_tickets(
+            net, data, TRAINING, jt.Pruning(levels=1, fraction=0.6), seeds=(0, 1), progress=False
+        )
+
+    plain, options = find(of_width(12)), {"level": 1, "points": 3, "progress": False}
+    with pytest.warns(UserWarning, match=r"`small_dense` is not tested.* at most the \d+ param"):
+        untested = jt.verdict(plain, **options)
+    assert untested.small is None and not untested.winning
+    assert "not tested small_dense" in str(untested) and "nan" not in str(untested)
+    with pytest.raises(ValueError, match=r"`small_dense` is True, but .* no width.* small_dense="):
+        jt.verdict(plain, small_dense=True, **options)
+    wide = jt.from_nnx(
+        lambda rngs: Own(12, rngs),
+        (8, 8, 1),
+        name="of 12",
+        resized=lambda width: of_width(max(1, round(12 * width))),
+    )
+    found = jt.verdict(find(wide), **options)
+    assert found.small.config == of_width(4).config
+    assert "small_dense" in set(found.networks()["branch"])
+
+
+def test_a_ticket_can_be_too_sparse_for_any_small_network(net, data):
+    runs = jt.find_tickets(
+        net, data, TRAINING, jt.Pruning(levels=1, fraction=0.99), seeds=(0, 1), progress=False
+    )
+    with pytest.raises(ValueError, match=r"`small_dense` cannot have at most .* small_dense=False"):
+        jt.verdict(runs, level=1, points=3, progress=False)
 
 
 def test_wrong_arguments_are_named(runs, net, data):

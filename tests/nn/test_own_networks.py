@@ -445,3 +445,18 @@ def test_embeddings_of_examples_that_are_not_tokens_say_how_to_ask_for_tokens(ma
     with pytest.raises(ValueError, match=r"`dtype` is .float32., .* pass dtype=.int32. for"):
         make(module, (5,), name="own")
     assert make(module, (5,), name="own", dtype="int32").classes == 2
+
+
+def test_shapes_that_do_not_fit_are_named():
+    class Flat(nnx.Module):
+        def __init__(self, rngs):
+            self.out = nnx.Linear(12, 3, rngs=rngs)
+
+        def __call__(self, x):
+            return self.out(x.reshape(len(x), -1))
+
+    with pytest.raises(ValueError, match=r"'flat' cannot be applied to examples of `shape` \(5,"):
+        jt.from_nnx(Flat, (5, 5, 1), name="flat")
+    with pytest.raises(ValueError, match=r"`shape` must be the shape of one example.* got 12"):
+        jt.from_nnx(Flat, 12, name="flat")
+    assert jt.from_nnx(Flat, (12,), name="flat").classes == 3
