@@ -2,7 +2,8 @@
 
 The index says which pages there are, and in which order. Pages that belong to the top of the
 repository (the changelog and others) become pages of the site, and other files of the repository
-that pages link to, such as figures and scripts, are copied.
+that pages link to, such as figures and scripts, are copied. What pages of the reference say for
+those who read them as plain files is left out, since the site has the docstrings themselves.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ PAGES = {
 """Pages at the top of the repository, and what they are called on the site."""
 FILES = "files"
 """Where copies of other files lie on the site."""
+_PLAIN = re.compile(r"^<!-- plain:begin -->\n.*?^<!-- plain:end -->\n\n", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
 
 
@@ -66,10 +68,19 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Let links that leave this folder lead to the copies."""
+    """Leave out what is for plain files, and let links that leave this folder lead to copies."""
     del config, files
     uri = page.file.src_uri
-    return markdown if uri in PAGES.values() else relinked(markdown, f"docs/{uri}", uri)
+    return markdown if uri in PAGES.values() else relinked(shown(markdown), f"docs/{uri}", uri)
+
+
+def shown(markdown: str) -> str:
+    r"""What the site shows of a page.
+
+    >>> shown("a\n\n<!-- plain:begin -->\n\nb\n\n<!-- plain:end -->\n\nc")
+    'a\n\nc'
+    """
+    return _PLAIN.sub("", markdown)
 
 
 def placed(target: str) -> str:

@@ -58,10 +58,6 @@ def absent(
     >>> gone = absent(config, classes=3)
     >>> gone.shapes[0]["dense"]["kernel"].shape, gone.mask()["dense"]["kernel"].shape
     ((4, 3), (4, 3))
-    >>> gone.init(0)
-    Traceback (most recent call last):
-    ValueError: `net` 'mine' was made of code of your own, and only what was recorded of it is here;
-    pass it, such as jt.load(folder, net=net)
     """
     name = str(config.get("name", config.get("constructor")))
 

@@ -91,6 +91,8 @@ def test_every_page_is_reached_from_the_index_and_shows_what_it_explains():
 @pytest.mark.parametrize("path", ALL, ids=name)
 def test_links_lead_to_files(path):
     text = re.sub(r"^```.*?^```$", "", path.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    # `X["a"]("b")` is no link
+    text = re.sub(r"`[^`\n]*`", "", text)
     links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
     assert [link for link in links if not (path.parent / link).is_file()] == []
 
