@@ -239,7 +239,7 @@ class Training:
       loss: "cross_entropy" of classes, "mse" of numbers, "binary_cross_entropy" of several labels
         for each example, "next_token" of tokens; an object such as `jt.losses.Focal(gamma=2.0)`; or
         a function `(logits, labels) -> [batch]` of float32 logits [batch, ...] and labels, int32
-        [batch] for classes, else float32 or int32 [batch, ...] (see `jaxticket.labels`): the loss
+        [batch] for classes, else float32 or int32 [batch, ...] (see docs/guides/tasks.md): the loss
         of each example, whose mean is minimized. It is also the metric "loss" and the loss that
         scores differentiate.
       metrics: what evaluations measure after "loss" and "accuracy" (the share of right answers;
@@ -247,10 +247,10 @@ class Training:
         or objects with `name`, `sums` and `value` (see `jaxticket.metrics.Metric`).
       monitors: what is measured while tickets are trained: objects with `every`, or steps `at`,
         that are called as `(problem, state, batch) -> dict of arrays` (see
-        `jaxticket.engine.monitors`), for `Runs.monitored`. They change no result.
+        docs/extending/monitor.md), for `Runs.monitored`. They change no result.
       stop_when: ends the training of a network before `steps`, for each by itself: a `jt.Plateau`,
         a `jt.Target`, or a function `(steps, metrics) -> bool` of its evaluations so far (see
-        `jaxticket.stopping`), called after each; None trains all to the end. The network stays as
+        docs/guides/watching.md), called after each; None trains all to the end. The network stays as
         it is from then on, and its last row in tables is that of the step where it stopped. Steps
         whose weights tickets are rewound to are trained in any case.
       teacher: distillation: a `jt.Teacher`, a trained network whose softened answers are learned

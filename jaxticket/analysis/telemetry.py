@@ -78,7 +78,7 @@ def telemetry(
         interval of evaluations if None.
       monitor: what measures in the place of these metrics, such as
         `jt.probes.Smoothness.of(training)`: an object with `every`, which must not be given here
-        too, that gives numbers by name (see `jaxticket.engine.monitors`).
+        too, that gives numbers by name (see docs/extending/monitor.md).
       runtime: folder and the other settings below in one object; then omit the arguments below.
       folder: where to save; None for a folder below that of `runs`, if it has one.
       at_once: replicas that one device holds at most.

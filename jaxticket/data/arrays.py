@@ -32,7 +32,7 @@ class Split:
       x: images, uint8 or float32 [n, height, width, channels], as stored: not scaled, not centered;
         rows of features [n, features] and other arrays, whose last axis holds channels; or tokens,
         int32 [n, length, ...].
-      y: labels, of a kind of `jaxticket.labels`: int32 [n] in [0, classes), int8 [n, classes] of 0
+      y: labels (see docs/guides/tasks.md): int32 [n] in [0, classes), int8 [n, classes] of 0
         and 1, tokens int32 [n, ...] in [0, classes) or -1, or numbers float32 [n] or [n, k].
     """
 

@@ -49,7 +49,7 @@ def from_arrays(
         and more dimensions too. For other arrays see `images`.
       y_train: classes [n], whole numbers in [0, classes); numbers to predict, floating [n] or
         [n, k]; several labels for each example, 0 or 1 [n, classes]; or tokens [n, length] that
-        each place predicts, -1 for those that do not count (see `jaxticket.labels`).
+        each place predicts, -1 for those that do not count (see docs/guides/tasks.md).
       x_test: examples of the test split, shaped and typed like `x_train`.
       y_test: their labels.
       x_validation: examples of a validation split, or None.

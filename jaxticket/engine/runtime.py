@@ -336,8 +336,8 @@ class Runtime:
         compiler's analysis.
       vmapped: replicas of a device that take each step of a training together, under `jax.vmap`;
         the others wait for their turn within the same program. None for the number that is
-        expected to be fastest: one on a CPU, elsewhere by network, as of
-        `jaxticket.engine.together`.
+        expected to be fastest: one on a CPU, elsewhere by network (see
+        docs/concepts/replicas.md).
       save_every: seconds between saves of the training state (finished units are saved in any
         case).
       async_saves: whether a thread writes these states while training goes on, which then waits for

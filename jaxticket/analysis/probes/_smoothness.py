@@ -42,7 +42,7 @@ class Smoothness:
       lengths: step lengths eta above 0, such as multiples of the learning rate; `of` takes these.
       every: steps between measurements.
 
-    Returns (when called, see `jaxticket.engine.monitors`):
+    Returns (when called, see docs/extending/monitor.md):
       "loss" and "gradient" (the norm of g) at w; "loss_least", "loss_greatest",
       "gradient_change_least", "gradient_change_greatest", "beta_least" and "beta_greatest".
 
