@@ -39,7 +39,7 @@ def instability(
     Lines are means over samples (seeds × pairs of copies). A network is stable below the dashed
     line at 2 points. Barriers below 0 are impossible: that region is shaded. Open markers: some
     samples diverged, the mean is over the others; a cross at the lower edge: all did. Steps are at
-    even distances, but the coordinates of the axis are steps.
+    even distances, not to scale, but the coordinates of the axis are steps.
 
     Args:
       table: tidy table of an instability analysis, one row per value.
@@ -393,8 +393,7 @@ def _steps(series: Sequence[Series]) -> Callable[[Axes], None]:
     """Give the function that makes x an axis of the steps k of the series."""
 
     def x_axis(ax: Axes) -> None:
-        _axes.step_axis(ax, _panel.all_x(series))
-        ax.set_xlabel(_axes.STEP)
+        _axes.step_axis(ax, _panel.all_x(series), _axes.STEP)
 
     return x_axis
 

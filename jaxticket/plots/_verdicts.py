@@ -106,7 +106,8 @@ def first_steps(
     Solid lines with filled markers are the median first stable step, dashed lines with open markers
     the median first matching step; bands are the minimum and maximum over samples, and leave the
     axes where a sample has no such step. Only densities at which more than `majority` of the
-    samples have such a step have a marker.
+    samples have such a step have a marker. Steps are at even distances, not to scale, but the
+    coordinates of the axis are steps.
 
     Args:
       steps: table of first steps: branch, level, density, verdict ("stable" or "matching"), step,
@@ -147,7 +148,7 @@ def first_steps(
     missing = len(found) < len(steps), bool(found["high"].isna().any())
     with panel(ax) as ax:
         _axes.density_axis(ax, steps["density"])
-        _axes.step_axis(ax, ends, which="y")
+        _axes.step_axis(ax, ends, "First step $k$", which="y")
         top = ax.get_ylim()[1]
         for name, look in looks.items():
             for verdict in VERDICTS:
@@ -166,7 +167,6 @@ def first_steps(
                 ax.fill_between(x, low, high, color=look.color, alpha=0.12, linewidth=0, zorder=2)
                 alone = _panel.without_neighbors(y)
                 _panel.error_bars(ax, x[alone], y[alone], low[alone], high[alone], look.color)
-        ax.set_ylabel("First step $k$")
         if legend:
             entries = [
                 Line2D([], [], label=one.label, color=one.color, marker=one.marker, mew=0)

@@ -661,9 +661,12 @@ def test_steps_are_at_even_distances_and_keep_their_values():
     assert at[1] - at[0] == pytest.approx(at[2] - at[1])
     np.testing.assert_allclose(between, (at[1:] + at[:-1]) / 2)
     ax = pyplot.figure(figsize=(3, 2)).subplots()
-    step_axis(ax, [500, 500])
+    step_axis(ax, [500, 500], "Step")
     assert ax.get_xlim() == (499.5, 500.5) and list(ax.get_xticks()) == [500]
-    step_axis(ax, [10_000 * k for k in range(30)])
+    assert ax.get_xlabel() == "Step"
+    step_axis(ax, [10_000 * k for k in range(30)], "Step")
+    # evenly spaced, it is to scale
+    assert ax.get_xlabel() == "Step"
     assert sorted([*ax.get_xticks(), *ax.get_xticks(minor=True)]) == [10_000 * k for k in range(30)]
     ax.figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in ax.get_xticklabels()]
