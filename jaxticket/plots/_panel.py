@@ -32,6 +32,8 @@ MATCHING = 0.2
 # height of crosses at the lower edge, as a share of the axes
 EDGE = 0.02
 DASHES: LineStyleType = (0, (5, 2))
+# of lines across that belong to one line each: thinner and sparser than any style of lines
+DOTS: LineStyleType = (0, (1, 3))
 # of artists without data, which only stand for something in a legend
 ENTRY = "jaxticket legend entry"
 # of legends in a corner of their axes
@@ -231,9 +233,11 @@ def dense_band(
     return ax.axhline(mean, color=DENSE, linewidth=1.1, zorder=1.5, label=label)
 
 
-def threshold(ax: Axes, y: float, label: str, color: ColorType = "0.15") -> Line2D:
-    """Draw a dashed line across, and give it for a legend."""
-    return ax.axhline(y, label=label, color=color, linewidth=0.9, linestyle=DASHES, zorder=1.6)
+def threshold(
+    ax: Axes, y: float, label: str, color: ColorType = "0.15", line: LineStyleType = DASHES
+) -> Line2D:
+    """Draw a dashed or dotted line across, and give it for a legend."""
+    return ax.axhline(y, label=label, color=color, linewidth=0.9, linestyle=line, zorder=1.6)
 
 
 def stable_line(ax: Axes) -> Line2D:

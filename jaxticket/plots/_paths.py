@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.typing import ColorType
 
-# dashed lines "2 points above the ends" of more lines than these would be too many
-THRESHOLDS = 4
+# dotted lines "2 points above the ends" of more lines than these would be too many
+THRESHOLDS = 6
 
 
 def path(
@@ -42,10 +42,10 @@ def path(
     """Plot the error on the straight line between two trained copies: θ(α) = (1 - α) θ₁ + α θ₂.
 
     With one step k each branch has a color; with several each step has a color, and each branch
-    a line style. Lines are means over samples (seeds × pairs). Dashes mark the mean of a line's
-    ends plus 2 points: a network is stable if its error stays below (with more than four lines only
-    the highest and the lowest are marked). Errors below 0 or above 100 are impossible: that is
-    shaded.
+    a line style. Lines are means over samples (seeds × pairs). Dots in the color
+    of a line mark the mean of its ends plus 2 points: a network is stable if its error stays below.
+    Where lines share a color, or there are more than six, there are no dots; name one of the
+    `branches`, or fewer steps. Errors below 0 or above 100 are impossible: that is shaded.
 
     Args:
       paths: paths of an instability analysis, with the column alpha.
@@ -81,7 +81,7 @@ def path(
         series = _panel.shaded_series(parts, "at", steps, "alpha", band)
     else:
         series = [
-            Series(line.label, spread(own, "alpha", band), line.color)
+            Series(line.label, spread(own, "alpha", band), line.color, line=line.line)
             for line in lines
             if len(own := line.rows(rows))
         ]
@@ -91,7 +91,7 @@ def path(
 
     def under(ax: Axes) -> None:
         for color, place in bars:
-            _panel.threshold(ax, place, "_threshold", color)
+            _panel.threshold(ax, place, "_threshold", color, _panel.DOTS)
         for color, one in thin:
             look = ax.plot(one["alpha"], one["value"], label="_sample", color=color, zorder=2.5)
             look[0].set(linewidth=0.5, alpha=0.5)
@@ -106,13 +106,14 @@ def path(
     every = [*reach(series), *(place for _, place in bars)]
     shown = [value for one in series for value in one.column("mean")]
     shown += [value for _, one in thin for value in one["value"]]
-    dashes = Line2D([], [], label=f"mean of ends + {_panel.STABLE:g} points", color="0.15")
-    dashes.set(linewidth=0.9, linestyle=_panel.DASHES)
+    whose = "" if len(series) == 1 else ", same color"
+    dots = Line2D([], [], label=f"mean of ends + {_panel.STABLE:g} points{whose}")
+    dots.set(color="0.15", linewidth=0.9, linestyle=_panel.DOTS)
     return line_figure(
         ax, series, band, x_axis=x_axis, ylabel=metric_label(metric, split, paths),
         ylim=ylim or _around(every, shown, top), corner="upper right", legend=legend, under=under,
         entries=(lambda: _panel.step_entries(steps, [line.label for line in lines]))
-        if several else None, more=[dashes] if bars else [], shade=top,
+        if several else None, more=[dots] if bars else [], shade=top,
     )  # fmt: skip
 
 
@@ -256,15 +257,19 @@ def _samples(
 
 
 def _thresholds(series: Sequence[Series]) -> list[tuple[ColorType, float]]:
-    """Give color and height of the lines "mean of both ends + 2 points"."""
+    """Give color and height of the lines "mean of both ends + 2 points", one for each line or none.
+
+    None where their colors do not tell whose they are.
+    """
     places = []
+    if len({one.color for one in series}) < len(series) or len(series) > THRESHOLDS:
+        return places
     for one in series:
         x, ends = one.column("x"), one.column("mean")[[0, -1]]
         # a part of a line has no ends
         if x[0] == 0 and x[-1] >= 1 and np.isfinite(ends).all():
             places.append((one.color, float(ends.mean()) + _panel.STABLE))
-    places.sort(key=lambda one: one[1])
-    return places if len(places) <= THRESHOLDS else [places[0], places[-1]]
+    return places
 
 
 def _around(every: Sequence[float], shown: Sequence[float], most: float) -> tuple[float, float]:

@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 
 from jaxticket.plots import _table
 from jaxticket.plots._panel import Series, line_figure
-from jaxticket.plots._style import branch_styles
 from jaxticket.plots._table import Band, branch_lines, check_options, column, spread
 from jaxticket.results import check_table, concat
 
@@ -54,10 +53,9 @@ def robustness(
     check_options(legend=legend, band=band, ylim=ylim)
     rows = by_radius(table)
     lines = branch_lines(rows, branches, level)
-    looks = branch_styles(line.branch for line in lines)
     series = [
         Series(line.label, spread(line.rows(rows), "radius", band), line.color, line.marker,
-               looks[line.branch].line)
+               line.line)
         for line in lines
     ]  # fmt: skip
     reach = float(column(rows, "radius").max()) or 1.0

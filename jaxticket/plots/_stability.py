@@ -219,7 +219,7 @@ def distances_at_rewinding(
                     "`table` has; name other `branches`, or pass the tables of one analysis"
                 )
             points = spread(own, "at", band)
-            series.append(Series(f"_{line.label} {metric}", points, line.color, marker))
+            series.append(Series(f"_{line.label} {metric}", points, line.color, marker, line.line))
     alone = len(lines) == 1
 
     def entries() -> list[Line2D]:
@@ -228,7 +228,10 @@ def distances_at_rewinding(
             Line2D([], [], color=color, marker=marker, label=label) for *_, marker, label in kinds
         ]
         named = [] if alone else lines
-        return marks + [Line2D([], [], color=line.color, label=line.label) for line in named]
+        return marks + [
+            Line2D([], [], color=line.color, linestyle=line.line, label=line.label)
+            for line in named
+        ]
 
     return line_figure(
         ax, series, band, x_axis=_steps(series), ylabel="$L_2$ distance of weights",
@@ -361,7 +364,7 @@ def _against_k(
     rows = select(argument, table, split, metric, sample)
     lines = _table.branch_lines(rows, branches, level)
     series = [
-        Series(line.label, spread(line.rows(rows), "at", band), line.color, line.marker)
+        Series(line.label, spread(line.rows(rows), "at", band), line.color, line.marker, line.line)
         for line in lines
     ]
     return lines, series

@@ -14,6 +14,7 @@ from jaxticket.results import check_table
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.typing import LineStyleType
 
 Band = Literal["std", "minmax", "none"]
 BANDS = ("std", "minmax", "none")
@@ -231,6 +232,7 @@ class Line(NamedTuple):
     label: str
     color: str
     marker: str
+    line: LineStyleType = "-"
 
     def rows(self, table: pd.DataFrame) -> pd.DataFrame:
         """Select the rows of the line."""
@@ -280,7 +282,7 @@ def branch_lines(
         if name == "dense":
             lines.append(Line(*DENSE_LINE, look.label, look.color, DENSE_MARKER))
             continue
-        line = Line(name, level, look.label, look.color, look.marker)
+        line = Line(name, level, look.label, look.color, look.marker, look.line)
         density = float(np.median(column(line.rows(sparse), "density")))
         share = f", {percent(density)}%" if density < 1 else ""
         lines.append(line._replace(label=look.label + share))

@@ -2,10 +2,66 @@
 
 import figures as f
 import numpy as np
-from figures import RUN, TABLE, all_named, legend_texts
+import pytest
+from figures import RUN, TABLE, all_named, legend_texts, named
 
 from jaxticket import plots
 from jaxticket.analysis import stats
+
+
+def test_controls_of_a_branch_have_line_styles_of_their_own():
+    """Their color and marker are those of the branch."""
+    names = {"ticket": "ticket", "random": "ticket_shuffle"}
+    table = TABLE.assign(branch=TABLE["branch"].replace(names))
+    ax = plots.instability(table)
+    first, second = (named(ax, one) for one in ("IMP ticket, 16.8%", "IMP ticket, layerwise"))
+    assert first.get_color() == second.get_color()
+    assert first.get_linestyle() != second.get_linestyle()
+    paths = f.PATHS.assign(branch=f.PATHS["branch"].replace(names))
+    ax = plots.path(paths, at=0)
+    first, second = (named(ax, one) for one in ("IMP ticket, 16.8%", "IMP ticket, layerwise"))
+    assert first.get_linestyle() != second.get_linestyle()
+    # whose the dots would be nobody could tell
+    assert not all_named(ax, "_threshold")
+
+
+# thresholds
+
+
+def dots(table, **options):
+    ax = plots.path(table, **options)
+    return ax, all_named(ax, "_threshold")
+
+
+def test_each_line_of_a_color_of_its_own_has_a_threshold_and_others_have_none():
+    ax, found = dots(f.PATHS, at=100)
+    heights = {tuple(f.color_of(line)): line.get_ydata()[0] for line in found}
+    assert len(heights) == len(found) == 3
+    for name in ("dense", "IMP ticket, 16.8%", "global random, 16.8%"):
+        line = named(ax, name)
+        wanted = line.get_ydata()[[0, -1]].mean() + 2
+        assert heights[tuple(f.color_of(line))] == pytest.approx(wanted)
+    assert legend_texts(ax).count("mean of ends + 2 points, same color") == 1
+    # several branches share the colors of steps
+    ax, found = dots(f.PATHS)
+    assert not found and not [one for one in legend_texts(ax) if "mean of ends" in one]
+    assert len(dots(f.PATHS, branches=["ticket"])[1]) == 3
+    ax, found = dots(f.PATHS, branches=["ticket"], at=0)
+    assert len(found) == 1 and "mean of ends + 2 points" in legend_texts(ax)
+    # nor are colors of many steps told apart
+    many = f.on_paths(at=range(0, 1000, 100))
+    assert not dots(many, branches=["ticket"])[1]
+
+
+def test_thresholds_look_unlike_lines():
+    _, found = dots(f.PATHS, at=100)
+    (dashes,) = {str(line._unscaled_dash_pattern) for line in found}
+    every = plots.path(f.PATHS)
+    other = {str(line._unscaled_dash_pattern) for line in every.lines}
+    assert len(other) == 3 and dashes not in other
+    thin, usual = found[0].get_linewidth(), named(every, "_dense 0").get_linewidth()
+    assert thin < usual
+
 
 # axes
 
