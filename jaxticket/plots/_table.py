@@ -289,6 +289,30 @@ def branch_lines(
     return lines
 
 
+def share_of(rows: pd.DataFrame) -> str:
+    """Give the density of rows at one level in words, or the level in tables without densities."""
+    if "density" not in rows.columns:
+        return f"level {int(rows['level'].iloc[0])}"
+    return f"{percent(float(np.median(column(rows, 'density'))))}%"
+
+
+def network_title(rows: pd.DataFrame, of: tuple[str, int, int], share: str) -> str:
+    """Give a title that says which one of several networks a figure shows; "" of one alone.
+
+    Args:
+      rows: those of all networks: branch, level, seed.
+      of: the branch, level and seed that are drawn.
+      share: its density in words, or its level.
+    """
+    names = ("branch", "level", "seed")
+    if len(rows[list(names)].drop_duplicates()) == 1:
+        return ""
+    branch, _, seed = of
+    label = branch_styles([*names_of(rows), str(branch)])[str(branch)].label
+    several = len(set(rows["seed"])) > 1
+    return f"{label}, {share}" + (f", seed {seed}" if several else "")
+
+
 def chosen_steps(rows: pd.DataFrame, at: int | Sequence[int] | None) -> list[int]:
     """Choose the steps k to draw, ascending: those asked for, or all.
 

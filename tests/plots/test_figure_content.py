@@ -479,7 +479,7 @@ def test_heat_map_of_missing_and_diverged_cells():
     assert texts[1, 2] == "×" and texts[0, 2].endswith("*") and (0, 1) not in texts
     (empty,) = (one for one in ax.patches if isinstance(one, Rectangle))
     assert empty.get_xy() == (-0.5, 0.5) and "_stable" not in lines(ax)
-    assert legend_texts(ax) == ["some copies diverged", "all copies diverged"]
+    assert legend_texts(ax) == ["not analyzed", "some copies diverged", "all copies diverged"]
 
 
 def test_maps_have_a_color_bar_where_there_is_room():

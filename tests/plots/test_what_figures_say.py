@@ -2,11 +2,32 @@
 
 import figures as f
 import numpy as np
+import pandas as pd
 import pytest
 from figures import RUN, TABLE, all_named, legend_texts, named
 
 from jaxticket import plots
 from jaxticket.analysis import stats
+
+
+def test_maps_name_their_branch_or_density():
+    assert plots.heat_map(TABLE).get_title() == "IMP ticket (1 of 2 branches)"
+    assert plots.heat_map(TABLE, branch="random").get_title() == "global random (1 of 2 branches)"
+    assert plots.heat_map(TABLE[TABLE["branch"] == "ticket"]).get_title() == ""
+    other = f.TRANSFERS.assign(level=0, density=0.5)
+    both = plots.transfer_matrix(pd.concat([f.TRANSFERS, other]))
+    assert both.get_title() == "20% of weights (1 of 2 densities)"
+
+
+def test_figures_of_one_network_say_which():
+    assert plots.loss_contours(f.SURFACES).get_title() == "IMP ticket, 50%, seed 0"
+    surface = plots.loss_surface(f.SURFACES, branch="reinit", seed=2)
+    assert surface.get_title() == "random reinit, 50%, seed 2"
+    one = f.SURFACES[(f.SURFACES["branch"] == "ticket") & (f.SURFACES["seed"] == 0)]
+    assert plots.loss_contours(one).get_title() == ""
+    rows = [(0, n, "ticket", i, i % 2, float(i), -n * i) for n in (0, 1) for i in range(6)]
+    table = f.frame("seed level branch example label x y", rows)
+    assert plots.features(table).get_title() == "IMP ticket, level 1"
 
 
 def test_controls_of_a_branch_have_line_styles_of_their_own():
