@@ -160,22 +160,3 @@ def cell_axes(ax: Axes, columns: Sequence[str], rows: Sequence[str]) -> None:
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.grid(visible=False)
-
-
-def impossible(ax: Axes, *, above: float | None = None) -> None:
-    """Shade the visible parts of y that no value can have: below 0, and above `above`."""
-    low, high = ax.get_ylim()
-    ranges = [(low, min(0.0, high))] if low < 0 else []
-    if above is not None and high > above:
-        ranges.append((max(above, low), high))
-    for start, stop in ranges:
-        ax.axhspan(
-            start,
-            stop,
-            label="_impossible",
-            zorder=0.5,
-            facecolor="0.95",
-            edgecolor="0.82",
-            hatch="//////",
-            linewidth=0,
-        )

@@ -18,6 +18,7 @@ from jaxticket.plots._panel import (
     FALLS,
     Series,
     attach,
+    band_entries,
     draw,
     labeled,
     notes,
@@ -257,9 +258,11 @@ def _against_density(
     if branches is None and pruned:
         # a branch with the dense network alone is the line across
         names = [name for name in names if name in pruned]
-    bar = _table.with_band(stats.over_seeds(stats.dense_rows(rows), name), band).iloc[0]
+    # no accuracy is above 100%, no step before 0
+    within = (0.0, 100.0 if is_accuracy else math.inf)
+    bar = _table.with_band(stats.over_seeds(stats.dense_rows(rows), name), band, within).iloc[0]
     means = stats.over_seeds(rows, name).sort_values(by="density", ascending=False)
-    means = _table.with_band(means, band).assign(
+    means = _table.with_band(means, band, within).assign(
         x=100 * column(means, "density"), samples=means["seeds"]
     )
     series = [
@@ -292,7 +295,7 @@ def _against_density(
         _axes.thousands(ax.yaxis, ylim[1])
         text = f"matching (within {matching or 0:.2g} points{by})"
         more = [_panel.mark_entry(RING, text)] if ringed else []
-        more += notes(series, "seeds")
+        more += [*band_entries(series, band, "seeds"), *notes(series, "seeds")]
         if legend:
             corner = "lower left" if is_accuracy else "upper left"
             place_legend(ax, labeled(ax) + more, corner=corner)

@@ -42,10 +42,11 @@ def path(
     """Plot the error on the straight line between two trained copies: θ(α) = (1 - α) θ₁ + α θ₂.
 
     With one step k each branch has a color; with several each step has a color, and each branch
-    a line style. Lines are means over samples (seeds × pairs). Dots in the color
-    of a line mark the mean of its ends plus 2 points: a network is stable if its error stays below.
-    Where lines share a color, or there are more than six, there are no dots; name one of the
-    `branches`, or fewer steps. Errors below 0 or above 100 are impossible: that is shaded.
+    a line style. Lines are means over samples (seeds × pairs), at one level each: the legend states
+    its density, and names those that are not drawn. Dots in the color of a line mark the mean of
+    its ends plus 2 points: a network is stable if its error stays below. Where lines share a color,
+    or there are more than six, there are no dots; name one of the `branches`, or fewer steps. No
+    error is below 0 or above 100%: bands end there.
 
     Args:
       paths: paths of an instability analysis, with the column alpha.
@@ -75,13 +76,14 @@ def path(
     rows = rows.assign(alpha=rows["alpha"].astype(float).round(6))
     lines = _table.branch_lines(rows, branches, level)
     steps = _table.chosen_steps(rows, at)
-    rows = where(rows, at=steps)
+    said = _table.left_out(rows, lines, branches, level)
+    rows, within = where(rows, at=steps), _table.possible(metric, rows)
+    parts = {line.label: line.rows(rows) for line in lines}
     if several := len(steps) > 1:
-        parts = {line.label: line.rows(rows) for line in lines}
-        series = _panel.shaded_series(parts, "at", steps, "alpha", band)
+        series = _panel.shaded_series(parts, "at", steps, "alpha", band, within=within)
     else:
         series = [
-            Series(line.label, spread(own, "alpha", band), line.color, line=line.line)
+            Series(line.label, spread(own, "alpha", band, within), line.color, line=line.line)
             for line in lines
             if len(own := line.rows(rows))
         ]
@@ -112,8 +114,9 @@ def path(
     return line_figure(
         ax, series, band, x_axis=x_axis, ylabel=metric_label(metric, split, paths),
         ylim=ylim or _around(every, shown, top), corner="upper right", legend=legend, under=under,
-        entries=(lambda: _panel.step_entries(steps, [line.label for line in lines]))
-        if several else None, more=[dots] if bars else [], shade=top,
+        entries=(lambda: _panel.step_entries(steps, list(parts))) if several else None,
+        title=_panel.only(list(parts)) if several else None, more=[dots] if bars else [],
+        left_out=said,
     )  # fmt: skip
 
 
@@ -131,6 +134,8 @@ def throughout(
     legend: bool = True,
 ) -> Axes:
     """Plot the barrier between two copies during training: one line per step k at which they part.
+
+    Levels and bands as in `instability`.
 
     Args:
       table: instability throughout training, with the column step.
@@ -155,15 +160,18 @@ def throughout(
     """
     check_options(legend=legend, band=band, ylim=ylim)
     rows = select("table", table, split, metric, "pair", "step")
-    parts = {line.label: line.rows(rows) for line in _table.branch_lines(rows, branches, level)}
+    lines = _table.branch_lines(rows, branches, level)
+    parts = {line.label: line.rows(rows) for line in lines}
     steps = _table.chosen_steps(rows, at)
-    series = _panel.shaded_series(parts, "at", steps, "step", band)
+    within = _table.possible(metric, rows)
+    series = _panel.shaded_series(parts, "at", steps, "step", band, within=within)
     return line_figure(
         ax, series, band,
         x_axis=lambda ax: _axes.training_axis(ax, _panel.all_x(series), room=1.02),
         ylabel=metric_label(metric, split, table), ylim=ylim, corner="upper right", legend=legend,
-        stable=metric.startswith("barrier"), shade=_table.greatest(metric),
-        entries=lambda: _panel.step_entries(steps, list(parts)),
+        stable=metric.startswith("barrier"), most=_table.greatest(metric),
+        entries=lambda: _panel.step_entries(steps, list(parts)), title=_panel.only(list(parts)),
+        left_out=_table.left_out(rows, lines, branches, level),
     )  # fmt: skip
 
 

@@ -234,7 +234,7 @@ def _dense(rows: pd.DataFrame) -> tuple[float, float, float]:
             "with; add the table of the dense training"
         )
     # the runs of each method may contain the same dense network
-    return _table.dense_spread(_table.once(rows, ("seed",), "value"), "table")
+    return _table.dense_spread(_table.once(rows, ("seed",), "value"), "table", _table.SHARES)
 
 
 def _by_density(
@@ -265,7 +265,7 @@ def _by_density(
         paler = 0.66 * others.index(share) / max(len(others) - 1, 1)
         red, green, blue = ((1 - paler) * one + paler for one in to_rgb(look.color))
         label = look.label + ("" if shared else f", {percent(share)}%")
-        points = spread(part, "pruned_at", band)
+        points = spread(part, "pruned_at", band, _table.SHARES)
         series.append(Series(label, points, (red, green, blue), look.marker, look.line))
     return series, shared
 

@@ -32,7 +32,8 @@ def robustness(
 ) -> Axes:
     """Plot accuracy under attack against its radius, means over seeds, a line for each branch.
 
-    Clean accuracy is at radius 0.
+    Clean accuracy is at radius 0. The legend states the density of each branch, and names those
+    that are not drawn.
 
     Args:
       table: what `jt.measure(runs, jt.probes.Attack(radius=(...)))` gave; branches may be named
@@ -54,8 +55,8 @@ def robustness(
     rows = by_radius(table)
     lines = branch_lines(rows, branches, level)
     series = [
-        Series(line.label, spread(line.rows(rows), "radius", band), line.color, line.marker,
-               line.line)
+        Series(line.label, spread(line.rows(rows), "radius", band, _table.SHARES), line.color,
+               line.marker, line.line)
         for line in lines
     ]  # fmt: skip
     reach = float(column(rows, "radius").max()) or 1.0
@@ -66,6 +67,7 @@ def robustness(
     return line_figure(
         ax, series, band, x_axis=x_axis, ylabel="Accuracy under attack (%)", ylim=ylim,
         corner="upper right", legend=legend, what="seeds",
+        left_out=_table.left_out(rows, lines, branches, level),
     )  # fmt: skip
 
 

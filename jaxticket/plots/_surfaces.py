@@ -232,6 +232,8 @@ def loss_cuts(
 ) -> Axes:
     """Plot the cut at y = 0 through the surfaces of several branches, means over seeds.
 
+    The legend states the density of each branch, and names those that are not drawn.
+
     Args:
       table: what `jt.surface` gave, also with directions=1; of several runs joined by
         `jt.results.concat`.
@@ -256,12 +258,14 @@ def loss_cuts(
         raise ValueError("`table` has no points at y = 0; pass what jt.surface gave")
     order = _style.branch_order(_table.names_of(rows), branches)
     looks = _style.branch_styles(order)
-    series = []
+    within = _table.possible(metric, rows)
+    series, chosen = [], {}
     for name in order:
         own = where(rows, branch=name)
-        own = where(own, level=_table.chosen_level(own, level))
-        look = looks[name]
-        series.append(Series(look.label, spread(own, "x", band), look.color, "", look.line))
+        chosen[name] = _table.chosen_level(own, level)
+        own, look = where(own, level=chosen[name]), looks[name]
+        label, points = f"{look.label}, {_table.share_of(own)}", spread(own, "x", band, within)
+        series.append(Series(label, points, look.color, "", look.line))
     reach = float(np.abs(_panel.all_x(series)).max())
 
     def x_axis(ax: Axes) -> None:
@@ -270,7 +274,7 @@ def loss_cuts(
     return line_figure(
         ax, series, band, x_axis=x_axis,
         ylabel=metric_label(metric, split, table), ylim=ylim, corner="upper right", legend=legend,
-        what="seeds",
+        what="seeds", left_out=_table.not_drawn(rows, chosen, level, every=False),
     )  # fmt: skip
 
 
