@@ -41,12 +41,13 @@ def path(
 ) -> Axes:
     """Plot the error on the straight line between two trained copies: θ(α) = (1 - α) θ₁ + α θ₂.
 
-    With one step k each branch has a color; with several each step has a color, and each branch
-    a line style. Lines are means over samples (seeds × pairs), at one level each: the legend states
-    its density, and names those that are not drawn. Dots in the color of a line mark the mean of
-    its ends plus 2 points: a network is stable if its error stays below. Where lines share a color,
-    or there are more than six, there are no dots; name one of the `branches`, or fewer steps. No
-    error is below 0 or above 100%: bands end there.
+    With one step k each branch has a color, and the title of the legend states k if the table has
+    others; with several each step has a color, and each branch a line style. Lines are means over
+    samples (seeds × pairs), at one level each: the legend states its density, and names those that
+    are not drawn. Dots in the color of a line mark the mean of its ends plus 2 points: a network is
+    stable if its error stays below. Where lines share a color, or there are more than six, there
+    are no dots; name one of the `branches`, or fewer steps. No error is below 0 or above 100%:
+    bands end there.
 
     Args:
       paths: paths of an instability analysis, with the column alpha.
@@ -76,6 +77,7 @@ def path(
     rows = rows.assign(alpha=rows["alpha"].astype(float).round(6))
     lines = _table.branch_lines(rows, branches, level)
     steps = _table.chosen_steps(rows, at)
+    one_of_several = len(steps) < len(set(rows["at"]))
     said = _table.left_out(rows, lines, branches, level)
     rows, within = where(rows, at=steps), _table.possible(metric, rows)
     parts = {line.label: line.rows(rows) for line in lines}
@@ -108,6 +110,7 @@ def path(
     every = [*reach(series), *(place for _, place in bars)]
     shown = [value for one in series for value in one.column("mean")]
     shown += [value for _, one in thin for value in one["value"]]
+    of_step = f"$k$ = {_axes.step_name(steps[0])}" if one_of_several else None
     whose = "" if len(series) == 1 else ", same color"
     dots = Line2D([], [], label=f"mean of ends + {_panel.STABLE:g} points{whose}")
     dots.set(color="0.15", linewidth=0.9, linestyle=_panel.DOTS)
@@ -115,7 +118,7 @@ def path(
         ax, series, band, x_axis=x_axis, ylabel=metric_label(metric, split, paths),
         ylim=ylim or _around(every, shown, top), corner="upper right", legend=legend, under=under,
         entries=(lambda: _panel.step_entries(steps, list(parts))) if several else None,
-        title=_panel.only(list(parts)) if several else None, more=[dots] if bars else [],
+        title=_panel.only(list(parts)) if several else of_step, more=[dots] if bars else [],
         left_out=said,
     )  # fmt: skip
 

@@ -74,6 +74,9 @@ def test_lines_of_one_branch_have_its_name_as_the_title_of_the_legend():
     assert title_of(plots.curves(RUN)) == "Density, IMP ticket"
     assert title_of(plots.curves(RUN, branches=["ticket", "reinit"])) == "Density, network"
     assert title_of(plots.throughout(f.DURING)) == ""
+    # and lines of one of several steps have that
+    assert title_of(plots.path(f.PATHS, at=100)) == "$k$ = 100"
+    assert title_of(plots.path(f.PATHS[f.PATHS["at"] == 100])) == ""
 
 
 def test_levels_that_are_chosen_evenly_are_counted():
