@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import operator
@@ -121,6 +122,9 @@ def plot(args: Sequence[str]) -> None:
     if kind == "path" and isinstance(found, Instability):
         table = found.paths()
     draw: Callable[..., object] = getattr(plots, kind)
+    if kind == "accuracy" and isinstance(found, Runs):
+        # rings are then those of runs.matching()
+        draw = functools.partial(draw, test_size=len(found.data.test))
     with plots.style():
         figure_of = operator.attrgetter("figure")
         drawn = figure_of(draw(table))

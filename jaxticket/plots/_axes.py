@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from jaxticket.plots._style import percent, root_figure
 
 DENSITY = "Density (% of weights kept)"
-STEP = "Step $k$ from which the copies part"
+STEP = "Step $k$ at which copies part"
 
 
 def limits(
@@ -104,11 +104,14 @@ def step_name(step: float) -> str:
     return short if step >= 1000 and len(short) <= 4 else f"{step:g}"
 
 
-def step_axis(ax: Axes, steps: Iterable[float], *, which: Literal["x", "y"] = "x") -> None:
+def step_axis(
+    ax: Axes, steps: Iterable[float], label: str, *, which: Literal["x", "y"] = "x"
+) -> None:
     """Make an axis of steps at even distances, so that 0 and 100,000 both show.
 
     Data coordinates remain steps; between two of `steps` the axis is linear. Every step has a tick;
-    labels that would overlap are left out.
+    labels that would overlap are left out. Where steps differ by other numbers, the label of the
+    axis says that it is not to scale.
     """
     places = np.unique(np.asarray(list(steps), float))
     index = np.arange(len(places), dtype=float)
@@ -128,6 +131,9 @@ def step_axis(ax: Axes, steps: Iterable[float], *, which: Literal["x", "y"] = "x
     margin = 0.5 if len(places) == 1 else 0.05 * len(places) + 0.05
     ends = backward(np.array([-margin, len(places) - 1 + margin]))
     (ax.set_xlim if which == "x" else ax.set_ylim)(*ends)
+    between = np.diff(places)
+    even = len(between) == 0 or np.allclose(between, between[0])
+    axis.set_label_text(label if even else f"{label}, not to scale")
 
 
 def _line_through(x: np.ndarray, y: np.ndarray) -> Callable[[ArrayLike], np.ndarray]:
@@ -154,22 +160,3 @@ def cell_axes(ax: Axes, columns: Sequence[str], rows: Sequence[str]) -> None:
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.grid(visible=False)
-
-
-def impossible(ax: Axes, *, above: float | None = None) -> None:
-    """Shade the visible parts of y that no value can have: below 0, and above `above`."""
-    low, high = ax.get_ylim()
-    ranges = [(low, min(0.0, high))] if low < 0 else []
-    if above is not None and high > above:
-        ranges.append((max(above, low), high))
-    for start, stop in ranges:
-        ax.axhspan(
-            start,
-            stop,
-            label="_impossible",
-            zorder=0.5,
-            facecolor="0.95",
-            edgecolor="0.82",
-            hatch="//////",
-            linewidth=0,
-        )

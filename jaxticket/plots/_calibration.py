@@ -71,7 +71,8 @@ def reliability(
 
     Below the diagonal a network is surer than it is right. Each bin holds the examples of all
     seeds; error bars are the standard deviation over seeds, weighted by how many examples each has
-    in the bin, and end at 0 and 100%. Dashed lines with open markers are the same networks with
+    in the bin, and end at 0 and 100%. The legend states the density of each branch, and names those
+    that are not drawn. Dashed lines with open markers are the same networks with
     their logits divided by the temperature, where it was measured. The strip at the bottom has the
     share of examples in each bin, on a log scale. With one line its gap to the diagonal is shaded.
 
@@ -122,6 +123,9 @@ def reliability(
         # an invisible patch, where no legend goes
         ax.add_patch(Rectangle((0, 0), 1, STRIP, transform=ax.transAxes, visible=False))
         lost = [(one.lost, one.seeds) for (_, kind), one in found.items() if not kind]
+        if any(one.seeds - one.lost > 1 for one in found.values()):
+            entries.append(_panel.spread_entry("std", "seeds", bars="|"))
+        entries += map(_panel.text_entry, _table.left_out(rows, lines, branches, level))
         if any(0 < n < most for n, most in lost):
             entries.append(_panel.diverged_entry(*np.transpose(lost)))
         if any(n == most for n, most in lost):
@@ -145,7 +149,8 @@ def separation(
     """Plot how well each score tells known examples from others, a marker for each method.
 
     Markers are means over seeds, bars their spread, which end at 0 and 100%. An open marker leaves
-    out seeds that diverged, a cross at the lower edge says that all did.
+    out seeds that diverged, a cross at the lower edge says that all did. The legend states the
+    density of each method, and names those that are not drawn.
 
     Args:
       table: what `jt.measure(runs, jt.probes.OutOfDistribution(other))` gave; branches may be named
@@ -188,16 +193,15 @@ def separation(
     for i, line in enumerate(lines):
         own = line.rows(rows)
         places = [float(at[str(name)]) for name in own["metric"]]
-        points = spread(own.assign(x=places), "x", band)
+        points = spread(own.assign(x=places), "x", band, _table.SHARES)
         step = APART / len(lines)
         moved = points.assign(x=points["x"] + step * (i - (len(lines) - 1) / 2))
-        # nothing is below 0 or above 100%
-        moved[["low", "high"]] = moved[["low", "high"]].clip(0, 100)
         marker = line.marker if line.marker else "o"
         series.append(Series(line.label, moved, line.color, marker, ""))
     reach = _panel.reach(series)
     with panel(ax) as ax:
         _panel.draw(ax, series, "none" if band == "none" else "bars")
+        said = _table.left_out(rows, lines, branches, level)
         ax.set_xticks(range(len(asked)), [SCORES[score] for score in asked])
         ax.set_xlim(-0.5, len(asked) - 0.5)
         ax.tick_params(axis="x", length=0)
@@ -209,6 +213,8 @@ def separation(
         if metric == "auroc" and low < 50 < high:
             handles.append(_panel.threshold(ax, 50.0, "by chance"))
         if legend:
+            handles += _panel.band_entries(series, band, "seeds", bars=True)
+            handles += map(_panel.text_entry, said)
             place_legend(ax, [*handles, *_panel.notes(series, "seeds")], corner="lower left")
     return ax
 

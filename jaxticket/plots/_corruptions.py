@@ -15,7 +15,7 @@ from jaxticket.analysis.corruption_errors import ERRORS
 from jaxticket.data import CORRUPTIONS, Data, corrupt
 from jaxticket.data.alike import need_images
 from jaxticket.data.corruptions import SEVERITIES, corruptions_of, levels
-from jaxticket.plots import _table
+from jaxticket.plots import _panel, _table
 from jaxticket.plots._panel import place_legend
 from jaxticket.plots._style import DENSE, DPI, branch_order, branch_styles, panel, style
 from jaxticket.plots._table import Band, check_options, column, spread, where
@@ -149,7 +149,9 @@ def corruption_errors(
 ) -> Axes:
     """Plot errors by corruption: means over severities, a dot for each method.
 
-    Level 0 of "ticket", or branch "dense", is the dense network, a gray line in each row.
+    Level 0 of "ticket", or branch "dense", is the dense network, a gray line in each row. The
+    legend states the density of each method, or its level in tables without densities, and names
+    those that are not drawn.
 
     Args:
       table: what `jt.measure(runs, "corruptions")` gave, with branches named after methods.
@@ -183,17 +185,20 @@ def corruption_errors(
     dense, tickets = rows.loc[is_dense], rows.loc[~is_dense]
     if tickets.empty:
         raise ValueError("`table` has dense networks alone; add those of some method")
+    every = tickets
     if level is not None:
         known = sorted(int(one) for one in tickets["level"].unique())
         tickets = where(tickets, level=_check.one_of("level", level, known))
     methods = branch_order(_table.names_of(tickets), branches)
+    chosen = {name: _table.chosen_level(where(tickets, branch=name), None) for name in methods}
+    said = _table.not_drawn(every, chosen, level, every=branches is None)
     looks = branch_styles(methods)
     present = [one.removeprefix(ERRORS) for one in _table.names_of(rows, "metric")]
     order = [name for name in CORRUPTIONS if name in present]
     order += [name for name in present if name not in order]
     metrics = [f"{ERRORS}{name}" for name in order]
     step = 0.7 / len(methods)
-    entries: list[Line2D] = []
+    entries, spreads = list[Line2D](), False
     if ax is None:
         high = 0.9 + len(order) * max(0.2, 0.06 * len(methods) + 0.08)
         with style():
@@ -209,22 +214,26 @@ def corruption_errors(
             ax.vlines(mean, y - 0.42, y + 0.42, color=DENSE, linewidth=1.2, zorder=2)
             entries.append(Line2D([], [], color=DENSE, label="dense"))
         for i, (name, look) in enumerate(looks.items()):
-            own = where(tickets, branch=name)
-            own = where(own, level=own["level"].max())
+            own = where(tickets, branch=name, level=chosen[name])
+            label = f"{look.label}, {_table.share_of(own)}"
             mean, low, high = _means(own, metrics, band)
+            spreads |= bool((high > low).any())
             y = np.arange(len(order)) + (i - (len(looks) - 1) / 2) * step
             ax.hlines(y, low, high, color=look.color, linewidth=0.9, zorder=3)
             ax.plot(mean, y, look.marker or "o", color=look.color, markeredgewidth=0,
-                    label=look.label, zorder=4)  # fmt: skip
+                    label=label, zorder=4)  # fmt: skip
             entries.append(
                 Line2D([], [], color=look.color, marker=look.marker or "o", markeredgewidth=0,
-                       linestyle="", label=look.label)
+                       linestyle="", label=label)
             )  # fmt: skip
         ax.set_yticks(range(len(order)), [_words(name) for name in order])
         ax.tick_params(axis="y", length=0)
         ax.set(xlabel="Error (%), mean over severities", ylim=(len(order) - 0.5, -0.5))
         ax.set_xlim(left=0)
         if legend:
+            if spreads and band != "none":
+                entries.append(_panel.spread_entry(band, "seeds", bars="_"))
+            entries += map(_panel.text_entry, said)
             place_legend(ax, entries, corner="upper right")
     return ax
 
@@ -233,5 +242,6 @@ def _means(rows: pd.DataFrame, metrics: Sequence[str], band: Band) -> list[np.nd
     """Mean, low and high over seeds of the means over severities, for each corruption."""
     # nan of a seed that diverged stays
     each = rows.groupby(["metric", "seed"])["value"].agg(lambda one: one.mean(skipna=False))
-    found = spread(each.reset_index(), "metric", band).set_index("x").reindex(list(metrics))
+    found = spread(each.reset_index(), "metric", band, _table.SHARES)
+    found = found.set_index("x").reindex(list(metrics))
     return [found[name].to_numpy(float) for name in ("mean", "low", "high")]

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from jaxticket.plots import _axes, _panel, _style, _table
-from jaxticket.plots._panel import Series, notes, place_legend, reach
+from jaxticket.plots._panel import Series, band_entries, notes, place_legend, reach
 from jaxticket.plots._style import MARKERS, BranchStyle, branch_order, branch_styles, panel
 from jaxticket.plots._table import Band, check_options, column, spread, where
 from jaxticket.results import check_table
@@ -87,13 +87,16 @@ def accuracy_against_cost(
         raise ValueError("`branches` has the dense network only; name methods that find a mask")
     rows = rows.assign(value=100 * column(rows, "accuracy"), all=0)
     by_cost = rows.assign(value=column(rows, "cost"))
-    cost = {name: _ends(spread(where(by_cost, branch=name), "all", band)) for name in names}
+    cost = {
+        name: _ends(spread(where(by_cost, branch=name), "all", band, (0.0, np.inf)))
+        for name in names
+    }
     series = []
     for name, look in _told_apart(branch_styles(names)).items():
-        points = spread(where(rows, branch=name), "all", band)
+        points = spread(where(rows, branch=name), "all", band, _table.SHARES)
         series.append(Series(look.label, points, look.color, look.marker))
     across = where(rows, branch="dense")
-    dense = _ends(spread(across, "all", "std")) if len(across) else None
+    dense = _ends(spread(across, "all", "std", _table.SHARES)) if len(across) else None
     free = [name for name in names if cost[name][0] == 0]
     nothing, ends = _cost_ends([one for own in cost.values() for one in own])
     ends = (nothing, ends[1]) if free else ends
@@ -110,7 +113,8 @@ def accuracy_against_cost(
             for name, one in zip(names, series, strict=True)
         ]
         unnamed = drawn if legend else _write_names(ax, drawn, across)
-        if entries := [*unnamed, *across, *notes(series, "seeds")]:
+        bars = band_entries(series, band, "seeds")
+        if entries := [*unnamed, *across, *bars, *notes(series, "seeds")]:
             place_legend(ax, entries, corner="lower right")
     return ax
 

@@ -18,6 +18,7 @@ from jaxticket.plots._panel import (
     FALLS,
     Series,
     attach,
+    band_entries,
     draw,
     labeled,
     notes,
@@ -61,7 +62,9 @@ def accuracy(
     collapses does not compress the others: a triangle marks where its line leaves the axes, and
     the legend states its lowest mean. Markers are open where some of the seeds diverged; the mean
     is then over the others. A cross at the lower edge means that all diverged. At the end of
-    training on the test split, rings mark where a branch is matching by `jt.speed.matching`.
+    training on the test split, rings mark where a branch is matching by `jt.speed.matching`. A
+    table does not say how many test examples there were: with fewer than 500 one of them is more
+    than the margin, and `test_size=len(data.test)` gives the rings that `runs.matching()` gives.
 
     Args:
       table: tidy table with one row per value; it must contain the dense network.
@@ -72,7 +75,8 @@ def accuracy(
         there are neither of the two, all branches but random masks.
       legend: whether to draw one (panels may share one: `ax.get_legend_handles_labels()`).
       margin: accuracy that a matching branch may lose, as a share.
-      test_size: number of test examples; the margin is then at least one of them.
+      test_size: number of test examples; the margin is then at least one of them, and the legend
+        says so.
       ax: axes to draw on, or None for a new figure.
       split: "train", "validation" or "test".
       branches: names of the lines to draw, in this order, or None for all.
@@ -88,8 +92,9 @@ def accuracy(
     check_options(legend=legend, band=band, bands=BANDS, ylim=ylim)
     _check.share("at", at)
     _check.share("margin", margin, zero=True, one=False)
-    if test_size is not None:
-        margin = max(margin, 1 / _check.whole("test_size", test_size, 1))
+    by = ""
+    if test_size is not None and (one := 1 / _check.whole("test_size", test_size, 1)) > margin:
+        margin, by = one, ", one example"
     rows = stats.final(table, split=split) if at == 1 else stats.at_share(table, at, split=split)
     return _against_density(
         rows.assign(value=100 * rows["value"].astype(float)),
@@ -102,6 +107,7 @@ def accuracy(
         ylabel=f"{split.capitalize()} accuracy (%)"
         + ("" if at == 1 else f"\nat {percent(at)}% of training"),
         matching=100 * margin if at == 1 and split == "test" else None,
+        by=by,
     )
 
 
@@ -230,6 +236,7 @@ def _against_density(
     ylabel: str,
     is_accuracy: bool = True,
     matching: float | None = None,
+    by: str = "",
 ) -> Axes:
     """Draw a column of a table with one row per training against density; see `accuracy`.
 
@@ -244,15 +251,18 @@ def _against_density(
       ylabel: label of the y axis.
       is_accuracy: whether values are in percent and branches far below dense may leave the axes.
       matching: points below the dense mean down to which means have rings; None for no rings.
+      by: what else the legend says of these points.
     """
     names = branch_order(_table.names_of(rows), branches)
     pruned = set(rows.loc[rows["level"] > 0]["branch"])
     if branches is None and pruned:
         # a branch with the dense network alone is the line across
         names = [name for name in names if name in pruned]
-    bar = _table.with_band(stats.over_seeds(stats.dense_rows(rows), name), band).iloc[0]
+    # no accuracy is above 100%, no step before 0
+    within = (0.0, 100.0 if is_accuracy else math.inf)
+    bar = _table.with_band(stats.over_seeds(stats.dense_rows(rows), name), band, within).iloc[0]
     means = stats.over_seeds(rows, name).sort_values(by="density", ascending=False)
-    means = _table.with_band(means, band).assign(
+    means = _table.with_band(means, band, within).assign(
         x=100 * column(means, "density"), samples=means["seeds"]
     )
     series = [
@@ -283,9 +293,9 @@ def _against_density(
         _axes.density_axis(ax, where(means, branch=names)["density"])
         ax.set(ylim=ylim, ylabel=ylabel)
         _axes.thousands(ax.yaxis, ylim[1])
-        within = f"matching (within {matching or 0:.2g} points)"
-        more = [_panel.mark_entry(RING, within)] if ringed else []
-        more += notes(series, "seeds")
+        text = f"matching (within {matching or 0:.2g} points{by})"
+        more = [_panel.mark_entry(RING, text)] if ringed else []
+        more += [*band_entries(series, band, "seeds"), *notes(series, "seeds")]
         if legend:
             corner = "lower left" if is_accuracy else "upper left"
             place_legend(ax, labeled(ax) + more, corner=corner)

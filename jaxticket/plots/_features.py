@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from jaxticket import _check
 from jaxticket.plots._style import branch_styles, panel
-from jaxticket.plots._table import column, where
+from jaxticket.plots._table import column, network_title, share_of, where
 from jaxticket.results import check_table
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ def features(
     legend: bool = True,
 ) -> Axes:
     """Plot the features of one network in two dimensions, a dot for each example in its class.
+
+    The title says which network, where the table has several.
 
     Args:
       table: what `jt.features(runs).projected("pca")` gave, or "tsne".
@@ -58,6 +60,8 @@ def features(
             raise ValueError(f"`{name}` must be one of {known}, got {value!r}")
         first = max(known) if name == "level" else known[0]
         rows = where(rows, **{name: first if value is None else value})
+    of = tuple(rows[name].iloc[0] for name in NETWORK)
+    title = network_title(table, of, share_of(rows))
     classes = sorted(rows["label"].unique())
     colors = matplotlib.colormaps["tab10" if len(classes) <= CLASSES else "turbo"]
     with panel(ax) as ax:
@@ -67,6 +71,7 @@ def features(
             color = colors(i if len(classes) <= CLASSES else i / (len(classes) - 1))
             ax.scatter(own["x"], own["y"], s=5, color=color, linewidths=0, label=f"{one}")
         ax.set(xticks=[], yticks=[], xlabel="first dimension", ylabel="second dimension")
+        ax.set_title(title)
         if legend and len(classes) <= CLASSES:
             # dots may be anywhere inside
             ax.legend(title="class", loc="center left", bbox_to_anchor=(1, 0.5), handletextpad=0.2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,8 @@ def spectral_density(
 
     Lines are means over seeds. The density of each seed is interpolated where the others are given,
     and 0 beyond its spectrum. Below, a row of marks per branch shows the largest eigenvalues of all
-    seeds. Seeds that diverged are left out, and counted in the legend.
+    seeds. Seeds that diverged are left out, and counted in the legend, which names the densities
+    that are not drawn.
 
     Args:
       table: what `jt.measure(runs, "hessian")` or another `jt.probes.Curvature` gave; of several
@@ -87,7 +89,7 @@ def spectral_density(
     series = [
         Series(
             f"{looks[name].label}, {percent(float(np.median(column(chosen[name], 'density'))))}%",
-            spread(_on_one_grid(chosen[name], grids[name], every), "x", band),
+            spread(_on_one_grid(chosen[name], grids[name], every), "x", band, (0.0, math.inf)),
             looks[name].color,
             line=looks[name].line,
         )
@@ -110,6 +112,7 @@ def spectral_density(
         ax, series, band, x_axis=scales, ylabel="Spectral density", ylim=ylim,
         corner="upper right", legend=legend, over=rows_of_marks, what="seeds",
         more=[_panel.mark_entry(EIGENVALUE, "largest eigenvalues")] if spots else [],
+        left_out=_left_out(parts["density"], chosen, level),
     )  # fmt: skip
 
 
@@ -127,7 +130,7 @@ def smoothness(
 
     A band reaches from the least to the greatest value over all step lengths, both as means over
     seeds; its upper end is the thick line. Seeds that diverged are left out from that step on, and
-    counted in the legend.
+    counted in the legend, which names the densities that are not drawn.
 
     Args:
       table: what `jt.telemetry(runs, monitor=jt.probes.Smoothness(...))` gave, or `monitored()` of
@@ -163,9 +166,9 @@ def smoothness(
         select("table", table, None, metric + end, common=WATCHED, remedy=remedy) for end in ENDS
     )
     names = branch_order(_table.names_of(greatest), branches)
-    series = []
+    series, chosen = [], {}
     for name, look in branch_styles(names).items():
-        top = _at_level(greatest, name, level)
+        top = chosen[name] = _at_level(greatest, name, level)
         points = spread(top, "step", "none").rename(columns={"mean": "top"})
         low = spread(_at_level(least, name, level), "step", "none")["mean"]
         points = points.assign(mean=points["top"], low=low, high=points["top"])
@@ -184,7 +187,8 @@ def smoothness(
         ax, series, "minmax", x_axis=lambda ax: training_axis(ax, steps, start=steps.min()),
         ylabel=SMOOTHNESS.get(metric) or metric.replace("_", " "),
         ylim=_panel.from_zero(series) if ylim is None else ylim, corner="upper right",
-        legend=legend, over=lower_ends, what="seeds",
+        legend=legend, over=lower_ends, what="seeds", across="step lengths",
+        left_out=_left_out(greatest, chosen, level),
     )  # fmt: skip
 
 
@@ -218,6 +222,12 @@ def _measured(table: pd.DataFrame, layer: str | None, *metrics: str) -> dict[str
         metric: select("table", table, None, metric + _of(layer), common=MEASURED, remedy=remedy)
         for metric in metrics
     }
+
+
+def _left_out(rows: pd.DataFrame, chosen: dict[str, pd.DataFrame], level: int | None) -> list[str]:
+    """Say which densities are not drawn, of the branches whose rows at one level are."""
+    drawn = {name: int(own["level"].iloc[0]) for name, own in chosen.items()}
+    return _table.not_drawn(rows, drawn, level, every=False)
 
 
 def _at_level(rows: pd.DataFrame, name: str, level: int | None) -> pd.DataFrame:

@@ -12,7 +12,16 @@ from matplotlib.ticker import MaxNLocator
 
 from jaxticket import _check
 from jaxticket.plots import _axes, _panel, _table
-from jaxticket.plots._panel import Series, draw, labeled, line_figure, notes, place_legend, reach
+from jaxticket.plots._panel import (
+    Series,
+    band_entries,
+    draw,
+    labeled,
+    line_figure,
+    notes,
+    place_legend,
+    reach,
+)
 from jaxticket.plots._style import branch_order, branch_styles, panel
 from jaxticket.plots._table import Band, check_options, column, spread, where
 from jaxticket.results import check_table
@@ -73,9 +82,7 @@ def unit_collapse(
     rows = rows.assign(value=100 * column(rows, "share"))
     series = []
     for name, look in branch_styles(branch_order(_table.names_of(rows), branches)).items():
-        points = spread(where(rows, branch=name), "threshold", band)
-        # no share is outside
-        points[["low", "high"]] = points[["low", "high"]].clip(0, 100)
+        points = spread(where(rows, branch=name), "threshold", band, _table.SHARES)
         series.append(Series(look.label, points, look.color, look.marker, look.line))
     if not np.isfinite(reach(series)).any():
         raise ValueError("`table` has no finite value to draw: every seed diverged")
@@ -142,7 +149,7 @@ def layer_densities(
     series = []
     for name, look in branch_styles(chosen).items():
         own = where(rows, branch=name)
-        points = spread(own, "index", band)
+        points = spread(own, "index", band, _table.SHARES)
         empty = column(own, "index")[column(own, "value") == 0]
         points = points.assign(empty=[(empty == x).sum() for x in points["x"]])
         marker = "" if many else look.marker
@@ -173,7 +180,8 @@ def layer_densities(
         _axes.percent_ticks(ax.yaxis, _axes.shares_on_log_scale(bottom / 100))
         _layer_axis(ax, rows, names)
         if legend:
-            place_legend(ax, labeled(ax) + _notes(series), corner="lower left")
+            more = [*band_entries(series, band, "seeds"), *_notes(series)]
+            place_legend(ax, labeled(ax) + more, corner="lower left")
     return ax
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import Normalize, TwoSlopeNorm
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from matplotlib.typing import ColorType
 
 FRAME = "0.1"
+# of cells without a value
+EMPTY: dict[str, Any] = {
+    "facecolor": "0.96", "edgecolor": "0.75", "hatch": "//////", "linewidth": 0.0
+}  # fmt: skip
 # heads of columns; any other control has its name
 HEADS = {
     "shuffle": "layerwise\nshuffle",
@@ -56,7 +61,7 @@ def heat_map(
 
     Cells with a barrier below 2 points, the stable ones, are framed and their numbers bold. A
     star marks a mean that leaves out copies that diverged, a cross cells where all did; hatched
-    cells were not analyzed.
+    cells were not analyzed. The title says which branch it is, where the table has several.
 
     Args:
       table: tidy table of an instability analysis.
@@ -80,7 +85,10 @@ def heat_map(
     if colorbar is not None:
         _check.flag("colorbar", colorbar)
     rows = select("table", table, split, metric, "pair")
-    branch_order(_table.names_of(rows), [branch])
+    known = _table.names_of(rows)
+    branch_order(known, [branch])
+    label = branch_styles(known)[branch].label
+    title = f"{label} (1 of {len(known)} branches)" if len(known) > 1 else ""
     rows = where(rows, branch=branch)
     steps = _table.chosen_steps(rows, at)
     rows = where(rows, at=steps)
@@ -110,13 +118,11 @@ def heat_map(
             [_axes.step_name(step) for step in steps],
             [percent(one) for one in densities.values()],
         )
-        ax.set(xlabel=_axes.STEP, ylabel=_axes.DENSITY)
+        ax.set(xlabel=_axes.STEP, ylabel=_axes.DENSITY, title=title)
         edges = np.arange(shape[1] + 1) - 0.5, np.arange(shape[0] + 1) - 0.5
         mesh = ax.pcolormesh(*edges, np.ma.masked_invalid(mean), cmap="YlOrBr", norm=norm)
         for i, j in np.argwhere(samples == 0):
-            cell = Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor="0.96", edgecolor="0.75")
-            cell.set(hatch="//////", linewidth=0.0)
-            ax.add_patch(cell)
+            ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, **EMPTY))
         frame = _outline(stable)
         if frame:
             ax.plot(*np.array(frame).T, color=FRAME, clip_on=False, label="_stable", zorder=3)
@@ -125,11 +131,13 @@ def heat_map(
             bar.set_label(_table.metric_label(metric, split, table))
             bar.outline.set_visible(False)
         _write_numbers(ax, mean, lost, samples, stable, mesh)
-        entries = (
-            [Line2D([], [], color=FRAME, label=f"stable: below {_panel.STABLE:g} points")]
-            if frame
-            else []
-        )
+        entries: list[Artist] = []
+        if frame:
+            entries.append(
+                Line2D([], [], color=FRAME, label=f"stable: below {_panel.STABLE:g} points")
+            )
+        if (samples == 0).any():
+            entries.append(Patch(label="not analyzed", **EMPTY))
         if ((lost > 0) & (lost < samples)).any():
             entries.append(
                 _panel.mark_entry(_panel.Mark("$*$", 0.8), "some copies diverged", FRAME)
@@ -225,14 +233,17 @@ def transfer_matrix(
 
     Returns:
       The axes: a row per source, a column per target, each cell with the accuracy in percent, and
-      below it the difference to the target's own tickets in points, which its color shows.
+      below it the difference to the target's own tickets in points, which its color shows. The
+      title states the density, and the number of levels where the last of several is drawn.
 
     Raises:
       ValueError: if the table is unusable or does not have the level.
     """
     columns = ("source", "target", "level", "accuracy", "difference", "density")
     check_table(table, columns, remedy="pass what jt.transfer_matrix returns")
-    level = int(column(table, "level").max()) if level is None else level
+    last = int(column(table, "level").max())
+    count = len(set(table["level"])) if level is None else 1
+    level = last if level is None else level
     rows = where(table, level=level)
     if rows.empty:
         known = sorted(set(table["level"]))
@@ -261,7 +272,9 @@ def transfer_matrix(
                 face = "0.93" if source == target else colors(float(norm(difference)))
                 _cell(ax, j, i, text, face)
         ax.set(xlabel="trained on", ylabel="tickets found on")
-        ax.set_title(f"{100 * column(rows, 'density').mean():.3g}% of weights", fontsize="medium")
+        of = f" (1 of {count} densities)" if count > 1 else ""
+        share = f"{100 * column(rows, 'density').mean():.3g}% of weights"
+        ax.set_title(share + of, fontsize="medium")
     return ax
 
 

@@ -61,7 +61,7 @@ def measured(
         dense network.
       ax: axes to draw on, or None for a new figure.
       metric: which number.
-      index: which entry, of a metric that is an array.
+      index: which entry, of a metric that is an array; the label of the axis says which.
       branches: names of the lines to draw, in this order, or None for all.
       criterion: how the axis is named and whether it is in percent; what `jt.CRITERIA` knows of the
         metric if None.
@@ -87,7 +87,9 @@ def measured(
     if metric not in names:
         raise ValueError(f"`metric` {metric!r} is not in `table`; {_check.nearest(metric, names)}")
     rows = where(table, metric=metric)
+    entry = ""
     if "index" in rows.columns:
+        entry = f", entry {index}" if len(set(rows["index"])) > 1 else ""
         rows = where(rows, index=index)
     rows = _table.once(rows, ("branch", "level", "seed"), "value", remedy="keep one split")
     if known is not None and known.percent:
@@ -97,17 +99,21 @@ def measured(
     if pruned.empty:
         raise ValueError("`table` has dense networks alone; add those of some method")
     looks = branch_styles(branch_order(_table.names_of(pruned), branches))
+    # differences of shares may be negative
+    share = known is not None and known.percent and known.unit == "%"
+    within = _table.possible(str(metric), rows, in_percent=share)
     series = [
-        Series(look.label, spread(where(pruned, branch=name), "x", band), look.color, look.marker,
-               look.line)
+        Series(look.label, spread(where(pruned, branch=name), "x", band, within), look.color,
+               look.marker, look.line)
         for name, look in looks.items()
     ]  # fmt: skip
-    across = None if dense.empty else _table.dense_spread(dense, "table")
+    across = None if dense.empty else _table.dense_spread(dense, "table", within)
     if ylim is None:
         ylim = _axes.limits([*_panel.reach(series), *(across or ())], what="network")
     return line_figure(
         ax, series, band, x_axis=lambda ax: _axes.density_axis(ax, column(pruned, "x") / 100),
-        ylabel=_capital(metric.replace("_", " ")) if known is None else _axis_label(known),
+        ylabel=_capital(metric.replace("_", " ")) + entry if known is None
+        else _axis_label(known, entry),
         ylim=ylim,
         corner="upper left", legend=legend, what="seeds",
         over=(lambda ax: _panel.dense_band(ax, *across)) if across else None,
@@ -270,9 +276,9 @@ def _row_label(label: str, row: dict[str, object], name: str) -> str:
     return label + share
 
 
-def _axis_label(criterion: Criterion) -> str:
+def _axis_label(criterion: Criterion, entry: str) -> str:
     unit = f" ({criterion.unit})" if criterion.unit else ""
-    return f"{_capital(criterion.label)}{unit}\n({criterion.better} is better)"
+    return f"{_capital(criterion.label)}{entry}{unit}\n({criterion.better} is better)"
 
 
 def _capital(label: str) -> str:

@@ -18,9 +18,9 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox, ScaledTranslation
 from numpy.typing import ArrayLike
 
-from jaxticket.plots._axes import impossible, step_name
+from jaxticket.plots._axes import step_name
 from jaxticket.plots._style import DENSE, LINES, has_layout, panel, root_figure
-from jaxticket.plots._table import Band, column, spread, where
+from jaxticket.plots._table import EVERYWHERE, Band, Range, column, spread, where
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +32,10 @@ MATCHING = 0.2
 # height of crosses at the lower edge, as a share of the axes
 EDGE = 0.02
 DASHES: LineStyleType = (0, (5, 2))
+# of lines across that belong to one line each: thinner and sparser than any style of lines
+DOTS: LineStyleType = (0, (1, 3))
+# what bands are taken over
+SINGULAR = {"seeds": "seed", "copies": "copy", "step lengths": "step length"}
 # of artists without data, which only stand for something in a legend
 ENTRY = "jaxticket legend entry"
 # of legends in a corner of their axes
@@ -151,7 +155,9 @@ def line_figure(
     more: Iterable[Artist] = (),
     title: str | None = None,
     what: str = "copies",
-    shade: float | None = None,
+    across: str | None = None,
+    left_out: Iterable[str] = (),
+    most: float | None = None,
 ) -> Axes:
     """Draw lines with their spread, baselines, axes and the legend of a figure.
 
@@ -171,8 +177,9 @@ def line_figure(
       more: further entries.
       title: title of the legend.
       what: name of the samples in the legend.
-      shade: the greatest possible value, inf for none: impossible values are shaded. None shades
-        nothing.
+      across: what the bands reach across, if not the samples.
+      left_out: what the legend says of that which is not drawn, see `_table.not_drawn`.
+      most: the greatest possible value, None or inf for none; automatic limits end above it.
     """
     with panel(ax) as ax:
         below = under(ax) if under else None
@@ -181,16 +188,20 @@ def line_figure(
         baselines = [one for one in (below, line, over(ax) if over else None) if one is not None]
         x_axis(ax)
         if ylim is None:
-            ylim = from_zero(series, least=1.5 * STABLE * stable, most=shade)
+            ylim = from_zero(series, least=1.5 * STABLE * stable, most=most)
         ax.set(ylabel=ylabel, ylim=ylim)
-        first, last = list(entries()) if entries else None, [*more, *notes(series, what)]
+        first = list(entries()) if entries else None
+        last = [
+            *more,
+            *band_entries(series, band, what if across is None else across),
+            *map(text_entry, left_out),
+            *notes(series, what),
+        ]
         if legend:
             handles = labeled(ax) if first is None else [*first, *baselines]
             place_legend(ax, [*handles, *last], corner=corner, title=title)
         else:
             attach(ax, [*(first or ()), *last])
-        if shade is not None:
-            impossible(ax, above=shade)
     return ax
 
 
@@ -231,9 +242,11 @@ def dense_band(
     return ax.axhline(mean, color=DENSE, linewidth=1.1, zorder=1.5, label=label)
 
 
-def threshold(ax: Axes, y: float, label: str, color: ColorType = "0.15") -> Line2D:
-    """Draw a dashed line across, and give it for a legend."""
-    return ax.axhline(y, label=label, color=color, linewidth=0.9, linestyle=DASHES, zorder=1.6)
+def threshold(
+    ax: Axes, y: float, label: str, color: ColorType = "0.15", line: LineStyleType = DASHES
+) -> Line2D:
+    """Draw a dashed or dotted line across, and give it for a legend."""
+    return ax.axhline(y, label=label, color=color, linewidth=0.9, linestyle=line, zorder=1.6)
 
 
 def stable_line(ax: Axes) -> Line2D:
@@ -255,6 +268,7 @@ def shaded_series(
     band: Band,
     *,
     marker: str = "",
+    within: Range = EVERYWHERE,
 ) -> list[Series]:
     """Give a series for each part and value of a column: colors tell values, line styles parts.
 
@@ -265,6 +279,7 @@ def shaded_series(
       x: the column along the x axis.
       band: the spread to draw.
       marker: the marker of all lines.
+      within: the range of possible values.
 
     Raises:
       ValueError: if there are more parts than line styles.
@@ -279,9 +294,14 @@ def shaded_series(
         for value, color in shades(values).items():
             rows = where(part, **{by: value})
             if not rows.empty:
-                points = spread(rows, x, band)
+                points = spread(rows, x, band, within)
                 series.append(Series(f"_{name} {value}", points, color, marker, line))
     return series
+
+
+def only(parts: Sequence[str]) -> str | None:
+    """Give the title of the legend of `shaded_series`: its part, if it has only one."""
+    return parts[0] if len(parts) == 1 else None
 
 
 def shaded_entries(labels: Mapping[int, str], parts: Sequence[str]) -> list[Line2D]:
@@ -365,10 +385,46 @@ def notes(series: Sequence[Series], what: str = "copies") -> list[Line2D]:
     plain = [one for one in series if not one.marker]
     if count := int(sum(one.column("diverged").max() for one in plain)):
         whole = int(sum(one.column("samples").max() for one in plain))
-        entries.append(
-            Line2D([], [], linestyle="none", label=f"left out: {count} of {whole} diverged")
-        )
+        entries.append(text_entry(f"left out: {count} of {whole} diverged"))
     return entries
+
+
+def band_entries(
+    series: Iterable[Series], band: str, what: str, *, bars: bool = False
+) -> list[Line2D]:
+    """Give the legend entry that says what bands or error bars are; none where there are none.
+
+    Args:
+      series: the lines.
+      band: the spread that is drawn, see `draw`.
+      what: that over which it is taken, such as "seeds".
+      bars: whether error bars are drawn in the place of bands.
+    """
+    series = list(series)
+    wide = any((one.column("high") > one.column("low")).any() for one in series)
+    if band == "none" or not wide:
+        return []
+    # a point without neighbors has a bar
+    means = (one.column("mean") for one in series)
+    bars = bars or band == "bars"
+    bars = bars or all((without_neighbors(y) == np.isfinite(y)).all() for y in means)
+    return [spread_entry(band, what, bars="|" if bars else "")]
+
+
+def spread_entry(band: str, what: str, *, bars: str = "") -> Line2D:
+    """Give the legend entry of bands of any color, or of error bars with the marker `bars`."""
+    extent = f"mean ± std over {what}" if band == "std" else f"least to greatest {SINGULAR[what]}"
+    entry = text_entry(f"{'bars' if bars else 'bands'}: {extent}")
+    if bars:
+        entry.set(color="0.5", marker=bars, markersize=8)
+    else:
+        entry.set(color="0.5", linestyle="-", linewidth=6, alpha=0.3, solid_capstyle="butt")
+    return entry
+
+
+def text_entry(text: str) -> Line2D:
+    """Give a legend entry without a mark."""
+    return Line2D([], [], linestyle="none", label=text)
 
 
 def attach(ax: Axes, entries: Iterable[Artist]) -> None:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.typing import ColorType
 
-# dashed lines "2 points above the ends" of more lines than these would be too many
-THRESHOLDS = 4
+# dotted lines "2 points above the ends" of more lines than these would be too many
+THRESHOLDS = 6
 
 
 def path(
@@ -41,11 +41,13 @@ def path(
 ) -> Axes:
     """Plot the error on the straight line between two trained copies: θ(α) = (1 - α) θ₁ + α θ₂.
 
-    With one step k each branch has a color; with several each step has a color, and each branch
-    a line style. Lines are means over samples (seeds × pairs). Dashes mark the mean of a line's
-    ends plus 2 points: a network is stable if its error stays below (with more than four lines only
-    the highest and the lowest are marked). Errors below 0 or above 100 are impossible: that is
-    shaded.
+    With one step k each branch has a color, and the title of the legend states k if the table has
+    others; with several each step has a color, and each branch a line style. Lines are means over
+    samples (seeds × pairs), at one level each: the legend states its density, and names those that
+    are not drawn. Dots in the color of a line mark the mean of its ends plus 2 points: a network is
+    stable if its error stays below. Where lines share a color, or there are more than six, there
+    are no dots; name one of the `branches`, or fewer steps. No error is below 0 or above 100%:
+    bands end there.
 
     Args:
       paths: paths of an instability analysis, with the column alpha.
@@ -75,13 +77,15 @@ def path(
     rows = rows.assign(alpha=rows["alpha"].astype(float).round(6))
     lines = _table.branch_lines(rows, branches, level)
     steps = _table.chosen_steps(rows, at)
-    rows = where(rows, at=steps)
+    one_of_several = len(steps) < len(set(rows["at"]))
+    said = _table.left_out(rows, lines, branches, level)
+    rows, within = where(rows, at=steps), _table.possible(metric, rows)
+    parts = {line.label: line.rows(rows) for line in lines}
     if several := len(steps) > 1:
-        parts = {line.label: line.rows(rows) for line in lines}
-        series = _panel.shaded_series(parts, "at", steps, "alpha", band)
+        series = _panel.shaded_series(parts, "at", steps, "alpha", band, within=within)
     else:
         series = [
-            Series(line.label, spread(own, "alpha", band), line.color)
+            Series(line.label, spread(own, "alpha", band, within), line.color, line=line.line)
             for line in lines
             if len(own := line.rows(rows))
         ]
@@ -91,7 +95,7 @@ def path(
 
     def under(ax: Axes) -> None:
         for color, place in bars:
-            _panel.threshold(ax, place, "_threshold", color)
+            _panel.threshold(ax, place, "_threshold", color, _panel.DOTS)
         for color, one in thin:
             look = ax.plot(one["alpha"], one["value"], label="_sample", color=color, zorder=2.5)
             look[0].set(linewidth=0.5, alpha=0.5)
@@ -106,13 +110,16 @@ def path(
     every = [*reach(series), *(place for _, place in bars)]
     shown = [value for one in series for value in one.column("mean")]
     shown += [value for _, one in thin for value in one["value"]]
-    dashes = Line2D([], [], label=f"mean of ends + {_panel.STABLE:g} points", color="0.15")
-    dashes.set(linewidth=0.9, linestyle=_panel.DASHES)
+    of_step = f"$k$ = {_axes.step_name(steps[0])}" if one_of_several else None
+    whose = "" if len(series) == 1 else ", same color"
+    dots = Line2D([], [], label=f"mean of ends + {_panel.STABLE:g} points{whose}")
+    dots.set(color="0.15", linewidth=0.9, linestyle=_panel.DOTS)
     return line_figure(
         ax, series, band, x_axis=x_axis, ylabel=metric_label(metric, split, paths),
         ylim=ylim or _around(every, shown, top), corner="upper right", legend=legend, under=under,
-        entries=(lambda: _panel.step_entries(steps, [line.label for line in lines]))
-        if several else None, more=[dashes] if bars else [], shade=top,
+        entries=(lambda: _panel.step_entries(steps, list(parts))) if several else None,
+        title=_panel.only(list(parts)) if several else of_step, more=[dots] if bars else [],
+        left_out=said,
     )  # fmt: skip
 
 
@@ -130,6 +137,8 @@ def throughout(
     legend: bool = True,
 ) -> Axes:
     """Plot the barrier between two copies during training: one line per step k at which they part.
+
+    Levels and bands as in `instability`.
 
     Args:
       table: instability throughout training, with the column step.
@@ -154,15 +163,18 @@ def throughout(
     """
     check_options(legend=legend, band=band, ylim=ylim)
     rows = select("table", table, split, metric, "pair", "step")
-    parts = {line.label: line.rows(rows) for line in _table.branch_lines(rows, branches, level)}
+    lines = _table.branch_lines(rows, branches, level)
+    parts = {line.label: line.rows(rows) for line in lines}
     steps = _table.chosen_steps(rows, at)
-    series = _panel.shaded_series(parts, "at", steps, "step", band)
+    within = _table.possible(metric, rows)
+    series = _panel.shaded_series(parts, "at", steps, "step", band, within=within)
     return line_figure(
         ax, series, band,
         x_axis=lambda ax: _axes.training_axis(ax, _panel.all_x(series), room=1.02),
         ylabel=metric_label(metric, split, table), ylim=ylim, corner="upper right", legend=legend,
-        stable=metric.startswith("barrier"), shade=_table.greatest(metric),
-        entries=lambda: _panel.step_entries(steps, list(parts)),
+        stable=metric.startswith("barrier"), most=_table.greatest(metric),
+        entries=lambda: _panel.step_entries(steps, list(parts)), title=_panel.only(list(parts)),
+        left_out=_table.left_out(rows, lines, branches, level),
     )  # fmt: skip
 
 
@@ -256,15 +268,19 @@ def _samples(
 
 
 def _thresholds(series: Sequence[Series]) -> list[tuple[ColorType, float]]:
-    """Give color and height of the lines "mean of both ends + 2 points"."""
+    """Give color and height of the lines "mean of both ends + 2 points", one for each line or none.
+
+    None where their colors do not tell whose they are.
+    """
     places = []
+    if len({one.color for one in series}) < len(series) or len(series) > THRESHOLDS:
+        return places
     for one in series:
         x, ends = one.column("x"), one.column("mean")[[0, -1]]
         # a part of a line has no ends
         if x[0] == 0 and x[-1] >= 1 and np.isfinite(ends).all():
             places.append((one.color, float(ends.mean()) + _panel.STABLE))
-    places.sort(key=lambda one: one[1])
-    return places if len(places) <= THRESHOLDS else [places[0], places[-1]]
+    return places
 
 
 def _around(every: Sequence[float], shown: Sequence[float], most: float) -> tuple[float, float]:

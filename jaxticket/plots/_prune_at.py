@@ -44,8 +44,8 @@ def accuracy_at_step(
     Lines are means over seeds; the gray line and band across are the dense network's mean and
     standard deviation. Where a branch has several densities, each has a line, sparser ones lighter.
     Open markers: some seeds diverged, the mean is over the others; a cross at the lower edge: all
-    did; triangles there: the mean is below. Steps are at even distances, but the coordinates of the
-    axis are steps.
+    did; triangles there: the mean is below. Steps are at even distances, not to scale, but the
+    coordinates of the axis are steps.
 
     Args:
       table: tidy table with the further column `pruned_at`: the step at which that network was
@@ -95,9 +95,8 @@ def accuracy_at_step(
         return _panel.dense_band(ax, *dense)
 
     def x_axis(ax: Axes) -> None:
-        _axes.step_axis(ax, steps)
         after = f" ({_axes.step_name(end)}: after training)" if steps[-1] == end else ""
-        ax.set_xlabel("Step at which the network is pruned" + after)
+        _axes.step_axis(ax, steps, "Step of pruning" + after)
 
     ylim = ylim or _axes.limits([*reach(series), *dense], top=100.0)
     below = [(one, one.column("mean") < ylim[0]) for one in series]
@@ -235,7 +234,7 @@ def _dense(rows: pd.DataFrame) -> tuple[float, float, float]:
             "with; add the table of the dense training"
         )
     # the runs of each method may contain the same dense network
-    return _table.dense_spread(_table.once(rows, ("seed",), "value"), "table")
+    return _table.dense_spread(_table.once(rows, ("seed",), "value"), "table", _table.SHARES)
 
 
 def _by_density(
@@ -266,7 +265,7 @@ def _by_density(
         paler = 0.66 * others.index(share) / max(len(others) - 1, 1)
         red, green, blue = ((1 - paler) * one + paler for one in to_rgb(look.color))
         label = look.label + ("" if shared else f", {percent(share)}%")
-        points = spread(part, "pruned_at", band)
+        points = spread(part, "pruned_at", band, _table.SHARES)
         series.append(Series(label, points, (red, green, blue), look.marker, look.line))
     return series, shared
 

@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 
 from jaxticket.plots import _table
 from jaxticket.plots._panel import Series, line_figure
-from jaxticket.plots._style import branch_styles
 from jaxticket.plots._table import Band, branch_lines, check_options, column, spread
 from jaxticket.results import check_table, concat
 
@@ -33,7 +32,8 @@ def robustness(
 ) -> Axes:
     """Plot accuracy under attack against its radius, means over seeds, a line for each branch.
 
-    Clean accuracy is at radius 0.
+    Clean accuracy is at radius 0. The legend states the density of each branch, and names those
+    that are not drawn.
 
     Args:
       table: what `jt.measure(runs, jt.probes.Attack(radius=(...)))` gave; branches may be named
@@ -54,10 +54,9 @@ def robustness(
     check_options(legend=legend, band=band, ylim=ylim)
     rows = by_radius(table)
     lines = branch_lines(rows, branches, level)
-    looks = branch_styles(line.branch for line in lines)
     series = [
-        Series(line.label, spread(line.rows(rows), "radius", band), line.color, line.marker,
-               looks[line.branch].line)
+        Series(line.label, spread(line.rows(rows), "radius", band, _table.SHARES), line.color,
+               line.marker, line.line)
         for line in lines
     ]  # fmt: skip
     reach = float(column(rows, "radius").max()) or 1.0
@@ -68,6 +67,7 @@ def robustness(
     return line_figure(
         ax, series, band, x_axis=x_axis, ylabel="Accuracy under attack (%)", ylim=ylim,
         corner="upper right", legend=legend, what="seeds",
+        left_out=_table.left_out(rows, lines, branches, level),
     )  # fmt: skip
 
 

@@ -12,7 +12,16 @@ from matplotlib.lines import Line2D
 
 from jaxticket import _check
 from jaxticket.plots import _axes, _panel, _style, _table
-from jaxticket.plots._panel import Series, labeled, line_figure, notes, place_legend, reach
+from jaxticket.plots._panel import (
+    Series,
+    band_entries,
+    labeled,
+    line_figure,
+    notes,
+    place_legend,
+    reach,
+    text_entry,
+)
 from jaxticket.plots._table import Band, check_options, column, metric_label, select, spread, where
 from jaxticket.results import check_table
 
@@ -36,10 +45,11 @@ def instability(
 
     barrier = max over α of e(α) - (e(0) + e(1)) / 2
 
-    Lines are means over samples (seeds × pairs of copies). A network is stable below the dashed
-    line at 2 points. Barriers below 0 are impossible: that region is shaded. Open markers: some
-    samples diverged, the mean is over the others; a cross at the lower edge: all did. Steps are at
-    even distances, but the coordinates of the axis are steps.
+    Lines are means over samples (seeds × pairs of copies), at one level each: the legend states
+    its density, and names those that are not drawn. A network is stable below the dashed line at 2
+    points. No barrier is below 0, since the ends are among the points: bands end there. Open
+    markers: some samples diverged, the mean is over the others; a cross at the lower edge: all did.
+    Steps are at even distances, not to scale, but the coordinates of the axis are steps.
 
     Args:
       table: tidy table of an instability analysis, one row per value.
@@ -61,11 +71,11 @@ def instability(
     Reference: Frankle's thesis, section 4.1 and figures 4-3, 4-15 and 4-19.
     """
     check_options(legend=legend, band=band, ylim=ylim)
-    _, series = _against_k("table", table, "pair", branches, level, split, metric, band)
+    _, series, said = _against_k("table", table, "pair", branches, level, split, metric, band)
     return line_figure(
         ax, series, band, x_axis=_steps(series), ylabel=metric_label(metric, split, table),
         ylim=ylim, corner="upper right", legend=legend, stable=metric.startswith("barrier"),
-        shade=_table.greatest(metric),
+        left_out=said, most=_table.greatest(metric),
     )  # fmt: skip
 
 
@@ -86,7 +96,7 @@ def error(
 
     The gray line and band across are the mean and standard deviation of the dense network, over its
     seeds and copies at the earliest step k. A network is matching below the dashed line, 0.2 points
-    above that mean. Markers as in `instability`.
+    above that mean. Levels and markers as in `instability`; no error is outside 0 to 100%.
 
     Args:
       table: `copies` of an instability analysis (a row per copy), or its table (a row per pair).
@@ -110,11 +120,11 @@ def error(
     Reference: Frankle's thesis, figures 4-16, 4-17, 4-20, 4-28 and 4-30.
     """
     check_options(legend=legend, band=band, ylim=ylim)
-    series = _error_series(table, branches, level, split, metric, band)
-    bar = dense_error(table, dense, split, metric)
+    series, said = _error_series(table, branches, level, split, metric, band)
+    bar, label = dense_error(table, dense, split, metric)
     return _error_figure(
         ax, series, band, x_axis=_steps(series), ylabel=metric_label(metric, split, table),
-        ylim=ylim, legend=legend, shade=_table.greatest(metric), bar=bar,
+        ylim=ylim, legend=legend, bar=bar, label=label, left_out=said,
         margin=_panel.MATCHING if metric in _table.IN_ERROR else 0.0,
     )  # fmt: skip
 
@@ -145,7 +155,7 @@ def distance(
       legend: whether to draw a legend.
 
     Returns:
-      The axes; x is the step k. Markers as in `instability`.
+      The axes; x is the step k. Levels and markers as in `instability`.
 
     Raises:
       ValueError: if the table is unusable, or a branch, level, split or metric is unknown.
@@ -156,10 +166,11 @@ def distance(
     check_table(table, (*_table.COMMON, "pair", "split", "metric", "value"), remedy=_table.ANALYSIS)
     if split is None:
         split = "weights" if len(where(table, metric=metric, split="weights")) else "test"
-    _, series = _against_k("table", table, "pair", branches, level, split, metric, band)
+    _, series, said = _against_k("table", table, "pair", branches, level, split, metric, band)
     return line_figure(
         ax, series, band, x_axis=_steps(series), ylabel=metric_label(metric, split, table),
         ylim=ylim or (0, _panel.from_zero(series)[1]), corner="lower left", legend=legend,
+        left_out=said,
     )  # fmt: skip
 
 
@@ -218,8 +229,8 @@ def distances_at_rewinding(
                     f"`{argument}` has nothing of branch {line.branch!r} at level {line.level}, "
                     "`table` has; name other `branches`, or pass the tables of one analysis"
                 )
-            points = spread(own, "at", band)
-            series.append(Series(f"_{line.label} {metric}", points, line.color, marker))
+            points = spread(own, "at", band, _table.possible(metric, own))
+            series.append(Series(f"_{line.label} {metric}", points, line.color, marker, line.line))
     alone = len(lines) == 1
 
     def entries() -> list[Line2D]:
@@ -228,12 +239,16 @@ def distances_at_rewinding(
             Line2D([], [], color=color, marker=marker, label=label) for *_, marker, label in kinds
         ]
         named = [] if alone else lines
-        return marks + [Line2D([], [], color=line.color, label=line.label) for line in named]
+        return marks + [
+            Line2D([], [], color=line.color, linestyle=line.line, label=line.label)
+            for line in named
+        ]
 
     return line_figure(
         ax, series, band, x_axis=_steps(series), ylabel="$L_2$ distance of weights",
         ylim=ylim or (0, _panel.from_zero(series)[1]), corner="upper right", legend=legend,
         entries=entries, title=lines[0].label if alone else None,
+        left_out=_table.left_out(rows["table"], lines, branches, level),
     )  # fmt: skip
 
 
@@ -252,7 +267,7 @@ def stable_and_matching(
     """Plot two panels over the same steps k: the barrier (left) and the final error (right).
 
     Networks that are stable, below 2 points on the left, should be matching on the right: within
-    0.2 points of the dense network.
+    0.2 points of the dense network. Levels and bands as in `instability`.
 
     Args:
       table: tidy table of an instability analysis.
@@ -277,16 +292,20 @@ def stable_and_matching(
     """
     check_options(legend=legend, band=band)
     errors = table if copies is None else copies
-    lines, barriers = _against_k("table", table, "pair", branches, level, split, "barrier", band)
+    lines, barriers, said = _against_k(
+        "table", table, "pair", branches, level, split, "barrier", band
+    )
     names = None if branches is None else _check.texts("branches", branches, like='["shuffle"]')
     others = None if names is None else [name for name in names if name != "dense"] or None
     # the same level on both sides, whatever else the tables contain
     level = next(
         (line.level for line in lines if (line.branch, line.level) != _table.DENSE_LINE), level
     )
-    finals = _error_series(errors, others, level, split, "error", band)
-    bar = dense_error(errors, dense, split, "error")
+    finals, _ = _error_series(errors, others, level, split, "error", band)
+    bar, label = dense_error(errors, dense, split, "error")
     steps = _steps([*barriers, *finals])
+    # of both panels
+    more = [*band_entries([*barriers, *finals], band, "copies"), *map(text_entry, said)]
     with _style.style():
         new = axes is None
         if axes is None:
@@ -302,33 +321,34 @@ def stable_and_matching(
         )  # fmt: skip
         right = _error_figure(
             given[1], finals, band, x_axis=steps, ylabel=metric_label("error", split, errors),
-            ylim=None, legend=False, shade=None, bar=bar, margin=_panel.MATCHING,
+            ylim=None, legend=False, bar=bar, label=label, margin=_panel.MATCHING,
         )  # fmt: skip
         # what is said of copies that diverged comes below, of both panels together or of each
         of_left, of_right = (
             [one for one in labeled(ax) if one.get_gid() != _panel.ENTRY] for ax in (left, right)
         )
         if legend and new:
-            every = [*of_left, *of_right, *notes([*barriers, *finals])]
+            every = [*of_left, *of_right, *more, *notes([*barriers, *finals])]
             entries = {str(one.get_label()): one for one in every}
             # above, because a caption is below
             left.figure.legend(handles=list(entries.values()), loc="outside upper center", ncols=3)
         elif legend:
-            place_legend(left, of_left + notes(barriers), corner="upper right")
+            place_legend(left, [*of_left, *more, *notes(barriers)], corner="upper right")
             known = {one.get_label() for one in of_left}
             entries = [one for one in of_right if one.get_label() not in known]
             place_legend(right, entries + notes(finals), corner="upper right")
-        for ax in (left, right):
-            _axes.impossible(ax, above=100.0)
     return left, right
 
 
 def dense_error(
     table: pd.DataFrame, dense: pd.DataFrame | None, split: str, metric: str
-) -> tuple[float, float, float]:
+) -> tuple[tuple[float, float, float], str]:
     """Compute the mean error of the dense network at its earliest k, and mean ± std.
 
     The mean is over seeds and copies.
+
+    Returns:
+      The three numbers, and their label, which names k where there are several.
 
     Raises:
       ValueError: if there is no dense network, or all of it diverged.
@@ -341,7 +361,10 @@ def dense_error(
             f"`{argument}` has no dense network (branch 'ticket', level 0) to compare with; "
             "analyze level 0 too, and pass it here or as `dense`"
         )
-    return _table.dense_spread(where(found, at=column(found, "at").min()), argument)
+    steps = np.unique(column(found, "at"))
+    bar = _table.dense_spread(where(found, at=steps[0]), argument, _table.possible(metric, found))
+    at = f" at $k$ = {_axes.step_name(steps[0])}" if len(steps) > 1 else ""
+    return bar, f"dense{at}, mean ± std"
 
 
 def _against_k(
@@ -353,18 +376,23 @@ def _against_k(
     split: str,
     metric: str,
     band: Band,
-) -> tuple[list[_table.Line], list[Series]]:
+) -> tuple[list[_table.Line], list[Series], list[str]]:
     """Give the lines of a figure against k, and their series, in the order of the legend.
 
-    The column `sample`, "pair" or "copy", tells samples of a seed apart.
+    With them comes what the legend says of levels and branches that are left out. The column
+    `sample`, "pair" or "copy", tells samples of a seed apart.
     """
     rows = select(argument, table, split, metric, sample)
     lines = _table.branch_lines(rows, branches, level)
+    within = _table.possible(metric, rows)
     series = [
-        Series(line.label, spread(line.rows(rows), "at", band), line.color, line.marker)
+        Series(
+            line.label, spread(line.rows(rows), "at", band, within), line.color, line.marker,
+            line.line,
+        )
         for line in lines
-    ]
-    return lines, series
+    ]  # fmt: skip
+    return lines, series, _table.left_out(rows, lines, branches, level)
 
 
 def _error_series(
@@ -374,13 +402,16 @@ def _error_series(
     split: str,
     metric: str,
     band: Band,
-) -> list[Series]:
-    """Give series of final errors, of the dense network only if asked for or if it is alone."""
+) -> tuple[list[Series], list[str]]:
+    """Give series of final errors, of the dense network only if asked for or if it is alone.
+
+    With them comes what the legend says of that which is left out.
+    """
     sample = _sample("table", table)
-    lines, series = _against_k("table", table, sample, branches, level, split, metric, band)
+    lines, series, said = _against_k("table", table, sample, branches, level, split, metric, band)
     pairs = zip(lines, series, strict=True)
     sparse = [one for line, one in pairs if (line.branch, line.level) != _table.DENSE_LINE]
-    return sparse if branches is None and sparse else series
+    return (sparse if branches is None and sparse else series), said
 
 
 def _sample(argument: str, table: pd.DataFrame) -> str:
@@ -393,8 +424,7 @@ def _steps(series: Sequence[Series]) -> Callable[[Axes], None]:
     """Give the function that makes x an axis of the steps k of the series."""
 
     def x_axis(ax: Axes) -> None:
-        _axes.step_axis(ax, _panel.all_x(series))
-        ax.set_xlabel(_axes.STEP)
+        _axes.step_axis(ax, _panel.all_x(series), _axes.STEP)
 
     return x_axis
 
@@ -408,16 +438,17 @@ def _error_figure(
     ylabel: str,
     ylim: tuple[float, float] | None,
     legend: bool,
-    shade: float | None,
     bar: tuple[float, float, float],
+    label: str,
     margin: float,
+    left_out: Sequence[str] = (),
 ) -> Axes:
     """Draw final errors with the dense network's across, and the margin that is matching if any."""
     above = bar[0] + margin
-    label = f"matching: at most {margin:g} points above"
+    matching = f"matching: at most {margin:g} points above"
     return line_figure(
         ax, series, band, x_axis=x_axis, ylabel=ylabel, corner="upper right", legend=legend,
-        ylim=ylim or _axes.limits([*reach(series), *bar, above], what="copy"), shade=shade,
-        under=lambda ax: _panel.dense_band(ax, *bar),
-        over=(lambda ax: _panel.threshold(ax, above, label)) if margin else None,
+        ylim=ylim or _axes.limits([*reach(series), *bar, above], what="copy"), left_out=left_out,
+        under=lambda ax: _panel.dense_band(ax, *bar, label),
+        over=(lambda ax: _panel.threshold(ax, above, matching)) if margin else None,
     )  # fmt: skip

@@ -109,6 +109,8 @@ def loss_surface(
 ) -> Axes:
     """Plot the surface around one network in three dimensions.
 
+    The title says which, where the table has several.
+
     Args:
       table: what `jt.surface` gave.
       ax: three-dimensional axes (`projection="3d"`) to draw on, or None for a new figure.
@@ -127,7 +129,8 @@ def loss_surface(
 
     Reference: KD-LTS, figures 9 and 31.
     """
-    x, y, values = regular("table", _one(table, branch, level, seed, split, metric))
+    rows, title = _one(table, branch, level, seed, split, metric)
+    x, y, values = regular("table", rows)
     if top is not None:
         values = np.minimum(values, _check.number("top", top))
     with _style.style():
@@ -144,6 +147,7 @@ def loss_surface(
             ccount=len(x),
         )  # fmt: skip
         ax.set(xlabel="$x$", ylabel="$y$", zlabel=metric_label(metric, split, table))
+        ax.set_title(title)
     return ax
 
 
@@ -161,6 +165,8 @@ def loss_contours(
     colorbar: bool | None = None,
 ) -> Axes:
     """Plot the surface around one network as filled contours, with its trajectory.
+
+    The title says which, where the table has several.
 
     Args:
       table: what `jt.surface` gave, or the surface of a trajectory.
@@ -181,7 +187,7 @@ def loss_contours(
     if colorbar is not None:
         _check.flag("colorbar", colorbar)
     contours = _check.whole("contours", contours, 2)
-    rows = _one(table, branch, level, seed, split, metric)
+    rows, title = _one(table, branch, level, seed, split, metric)
     x, y, values = regular("table", rows)
     names = "$x$", "$y$"
     steps = None
@@ -202,7 +208,7 @@ def loss_contours(
             shown, x, y, values, metric=metric, label=metric_label(metric, split, table),
             contours=contours, colorbar=_style.wants_colorbar(ax) if colorbar is None else colorbar,
         )  # fmt: skip
-        shown.set(xlabel=names[0], ylabel=names[1])
+        shown.set(xlabel=names[0], ylabel=names[1], title=title)
         if steps is None:
             shown.plot([0], [0], "+", color="white", markersize=7)
         else:
@@ -225,6 +231,8 @@ def loss_cuts(
     legend: bool = True,
 ) -> Axes:
     """Plot the cut at y = 0 through the surfaces of several branches, means over seeds.
+
+    The legend states the density of each branch, and names those that are not drawn.
 
     Args:
       table: what `jt.surface` gave, also with directions=1; of several runs joined by
@@ -250,12 +258,14 @@ def loss_cuts(
         raise ValueError("`table` has no points at y = 0; pass what jt.surface gave")
     order = _style.branch_order(_table.names_of(rows), branches)
     looks = _style.branch_styles(order)
-    series = []
+    within = _table.possible(metric, rows)
+    series, chosen = [], {}
     for name in order:
         own = where(rows, branch=name)
-        own = where(own, level=_table.chosen_level(own, level))
-        look = looks[name]
-        series.append(Series(look.label, spread(own, "x", band), look.color, "", look.line))
+        chosen[name] = _table.chosen_level(own, level)
+        own, look = where(own, level=chosen[name]), looks[name]
+        label, points = f"{look.label}, {_table.share_of(own)}", spread(own, "x", band, within)
+        series.append(Series(label, points, look.color, "", look.line))
     reach = float(np.abs(_panel.all_x(series)).max())
 
     def x_axis(ax: Axes) -> None:
@@ -264,7 +274,7 @@ def loss_cuts(
     return line_figure(
         ax, series, band, x_axis=x_axis,
         ylabel=metric_label(metric, split, table), ylim=ylim, corner="upper right", legend=legend,
-        what="seeds",
+        what="seeds", left_out=_table.not_drawn(rows, chosen, level, every=False),
     )  # fmt: skip
 
 
@@ -275,9 +285,10 @@ def _one(
     seed: int | None,
     split: str,
     metric: str,
-) -> pd.DataFrame:
-    """The rows of one network."""
+) -> tuple[pd.DataFrame, str]:
+    """The rows of one network, and a title that says which, empty where there is one alone."""
     rows = select("table", table, split, metric, common=KEYS, remedy="pass one surface at a time")
+    every = rows
     names = _table.names_of(rows)
     if branch is not None and branch not in names:
         raise ValueError(f"`branch` {branch!r} is not in `table`; {_check.nearest(branch, names)}")
@@ -286,4 +297,6 @@ def _one(
     seeds = [int(x) for x in rows["seed"].unique()]
     if seed is not None and seed not in seeds:
         raise ValueError(f"`seed` must be one of {seeds}, got {seed!r}")
-    return where(rows, seed=seeds[0] if seed is None else seed)
+    rows = where(rows, seed=seeds[0] if seed is None else seed)
+    of = tuple(rows[name].iloc[0] for name in ("branch", "level", "seed"))
+    return rows, _table.network_title(every, of, _table.share_of(rows))

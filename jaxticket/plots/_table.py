@@ -14,7 +14,12 @@ from jaxticket.results import check_table
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.typing import LineStyleType
 
+Range = tuple[float, float]
+EVERYWHERE: Range = (-math.inf, math.inf)
+# of shares in percent
+SHARES: Range = (0.0, 100.0)
 Band = Literal["std", "minmax", "none"]
 BANDS = ("std", "minmax", "none")
 # columns of all tables of an instability analysis
@@ -24,6 +29,21 @@ DENSE_LINE = ("ticket", 0)
 DENSE_MARKER = "P"
 # metrics that are shares, and labels of axes; a metric that is not here is drawn as it is
 IN_PERCENT = ("accuracy", "barrier", "error", "highest_error", "disagreement_share", "sign_flips")
+# other metrics that are at least 0
+NOT_NEGATIVE = (
+    "loss",
+    "loss_barrier",
+    "l2",
+    "l2_from_init",
+    "l2_from_k",
+    "loss_l2",
+    "cosine",
+    "disagreement",
+    "mask_hamming",
+    "mask_iou",
+    "magnitude",
+    "gradient_norm",
+)
 LABELS = {
     "barrier": "error barrier (points)",
     "loss_barrier": "loss barrier",
@@ -37,6 +57,8 @@ LABELS = {
     "mask_hamming": "Hamming distance of masks",
     "mask_iou": "overlap of masks (IoU)",
 }
+# so many names are written out where a figure leaves some out
+WRITTEN = 3
 ANALYSIS = "pass the tidy table that the analysis returns under this name"
 RECOMPUTED = "_recomputed"
 # metrics in points of error
@@ -179,11 +201,11 @@ def select(
     return rows.assign(value=factor * rows["value"].astype(float))
 
 
-def spread(rows: pd.DataFrame, x: str, band: Band) -> pd.DataFrame:
+def spread(rows: pd.DataFrame, x: str, band: Band, within: Range = EVERYWHERE) -> pd.DataFrame:
     """Compute mean and spread of `value` over samples, for every x.
 
     The band is "std" (mean ± s with s² = Σ (v - mean)² / (n - 1), and 0 for one sample), else the
-    minimum and maximum over samples.
+    minimum and maximum over samples. It ends at the ends of `within`, the range of possible values.
 
     Returns:
       One row per x, ascending: x, mean, low, high (over finite values), samples (all of them),
@@ -194,20 +216,48 @@ def spread(rows: pd.DataFrame, x: str, band: Band) -> pd.DataFrame:
     result = result.rename_axis("x").reset_index().sort_values("x", ignore_index=True)
     result["std"] = result["std"].fillna(0.0)
     result["diverged"] = result["size"] - result["count"]
-    return with_band(result.rename(columns={"size": "samples"}), band)
+    return with_band(result.rename(columns={"size": "samples"}), band, within)
 
 
-def with_band(means: pd.DataFrame, band: str) -> pd.DataFrame:
-    """Add the columns low and high, the ends of the band, to means with std, min and max."""
+def with_band(means: pd.DataFrame, band: str, within: Range = EVERYWHERE) -> pd.DataFrame:
+    """Add the columns low and high, the ends of the band, to means with std, min and max.
+
+    They are in the range `within`, as means are.
+    """
     if band == "std":
         low, high = means["mean"] - means["std"], means["mean"] + means["std"]
     else:
         low, high = means["min"], means["max"]
-    return means.assign(low=low, high=high)
+    return means.assign(low=low.clip(*within), high=high.clip(*within))
 
 
-def dense_spread(rows: pd.DataFrame, argument: str) -> tuple[float, float, float]:
+def possible(metric: str, rows: pd.DataFrame, *, in_percent: bool = False) -> Range:
+    """Give the range of possible values of a metric, in which bands of mean ± std end.
+
+    Args:
+      metric: its name, with or without "_recomputed".
+      rows: its `value`, shares in percent; a bound that they exceed is none (a loss of one's own
+        may be negative).
+      in_percent: whether another metric than those known here is a share in percent.
+    """
+    plain = metric.removesuffix(RECOMPUTED)
+    in_percent = in_percent or plain in IN_PERCENT
+    low = 0.0 if in_percent or plain in NOT_NEGATIVE else -math.inf
+    high = 100.0 if in_percent else math.inf
+    values = column(rows, "value")
+    values = values[np.isfinite(values)]
+    return (
+        low if (values >= low).all() else -math.inf,
+        high if (values <= high).all() else math.inf,
+    )
+
+
+def dense_spread(
+    rows: pd.DataFrame, argument: str, within: Range = EVERYWHERE
+) -> tuple[float, float, float]:
     """Compute mean, mean - std and mean + std of `value` over the rows of the dense network.
+
+    Both ends of the band are in the range `within`.
 
     Raises:
       ValueError: if all diverged.
@@ -220,7 +270,7 @@ def dense_spread(rows: pd.DataFrame, argument: str) -> tuple[float, float, float
             "nothing to compare with; train them with a lower learning rate"
         )
     mean, std = float(finite.mean()), float(finite.std(ddof=1)) if len(finite) > 1 else 0.0
-    return mean, mean - std, mean + std
+    return mean, max(mean - std, within[0]), min(mean + std, within[1])
 
 
 class Line(NamedTuple):
@@ -231,6 +281,7 @@ class Line(NamedTuple):
     label: str
     color: str
     marker: str
+    line: LineStyleType = "-"
 
     def rows(self, table: pd.DataFrame) -> pd.DataFrame:
         """Select the rows of the line."""
@@ -280,11 +331,90 @@ def branch_lines(
         if name == "dense":
             lines.append(Line(*DENSE_LINE, look.label, look.color, DENSE_MARKER))
             continue
-        line = Line(name, level, look.label, look.color, look.marker)
+        line = Line(name, level, look.label, look.color, look.marker, look.line)
         density = float(np.median(column(line.rows(sparse), "density")))
         share = f", {percent(density)}%" if density < 1 else ""
         lines.append(line._replace(label=look.label + share))
     return lines
+
+
+def share_of(rows: pd.DataFrame) -> str:
+    """Give the density of rows at one level in words, or the level in tables without densities."""
+    if "density" not in rows.columns:
+        return f"level {int(rows['level'].iloc[0])}"
+    return f"{percent(float(np.median(column(rows, 'density'))))}%"
+
+
+def not_drawn(
+    rows: pd.DataFrame, drawn: Mapping[str, int], level: int | None, *, every: bool
+) -> list[str]:
+    """Say what a figure at one level leaves out without having been asked to, as legend entries.
+
+    Args:
+      rows: all that could be drawn: branch, level and, if known, density; without the dense
+        network, or with it as level 0 of "ticket".
+      drawn: the level of each branch that is drawn.
+      level: the level that was asked for, or None: the figure chose one, and other densities of
+        its branches are named.
+      every: whether all branches were asked for, so that those which lack the level are named.
+    """
+    sparse = rows.loc[(rows["branch"] != DENSE_LINE[0]) | (rows["level"] != DENSE_LINE[1])]
+    said = []
+    if level is None:
+        others = [
+            (at, share_of(where(sparse, branch=name, level=at)))
+            for name, own in drawn.items()
+            for at in map(int, where(sparse, branch=name)["level"].unique())
+            if at != own
+        ]
+        # each density once, by level
+        shares = dict.fromkeys(share for _, share in sorted(others))
+        said += named_or_counted(list(shares), "densities")
+    # at level 0 only the dense network was asked for
+    if every and level != 0:
+        lack = [name for name in names_of(sparse) if name not in drawn]
+        looks = branch_styles(lack)
+        said += named_or_counted([looks[name].label for name in lack], "branches")
+    return said
+
+
+def left_out(
+    rows: pd.DataFrame, lines: Sequence[Line], branches: Sequence[str] | None, level: int | None
+) -> list[str]:
+    """Say what `branch_lines` left out of `rows` without having been asked to; see `not_drawn`."""
+    drawn = {one.branch: one.level for one in lines if (one.branch, one.level) != DENSE_LINE}
+    return not_drawn(rows, drawn, level, every=branches is None)
+
+
+def network_title(rows: pd.DataFrame, of: tuple[str, int, int], share: str) -> str:
+    """Give a title that says which one of several networks a figure shows; "" of one alone.
+
+    Args:
+      rows: those of all networks: branch, level, seed.
+      of: the branch, level and seed that are drawn.
+      share: its density in words, or its level.
+    """
+    names = ("branch", "level", "seed")
+    if len(rows[list(names)].drop_duplicates()) == 1:
+        return ""
+    branch, _, seed = of
+    label = branch_styles([*names_of(rows), str(branch)])[str(branch)].label
+    several = len(set(rows["seed"])) > 1
+    return f"{label}, {share}" + (f", seed {seed}" if several else "")
+
+
+def named_or_counted(names: Sequence[str], what: str) -> list[str]:
+    """Say that things are not drawn: by their names, or how many if they are many.
+
+    >>> named_or_counted(["41%", "64%"], "densities"), named_or_counted([], "densities")
+    (['not drawn: 41%, 64%'], [])
+    >>> named_or_counted(list("abcde"), "branches")
+    ['not drawn: 5 other branches']
+    """
+    if not names:
+        return []
+    few = len(names) <= WRITTEN
+    return [f"not drawn: {', '.join(names) if few else f'{len(names)} other {what}'}"]
 
 
 def chosen_steps(rows: pd.DataFrame, at: int | Sequence[int] | None) -> list[int]:

@@ -53,7 +53,8 @@ def curves(
     Args:
       table: tidy table with one row per value.
       densities: densities to draw (the nearest levels), such as (1.0, 0.21, 0.036).
-      levels: levels to draw instead. Without both: up to five, from dense to the sparsest.
+      levels: levels to draw instead. Without both: up to five, from dense to the sparsest, and the
+        title of the legend says of how many.
       branches: up to four branches.
       ylim: limits in percent, or None to show every line after the first tenth of training.
       ax: axes to draw on, or None for a new figure.
@@ -85,7 +86,7 @@ def curves(
         ax, series[::-1], "minmax", x_axis=lambda ax: training_axis(ax, steps, start=steps.min()),
         ylabel=f"{split.capitalize()} accuracy (%)", ylim=ylim or _late_limits(series),
         corner="lower right", legend=legend, entries=lambda: _entries(known, chosen, names),
-        title="Density" if len(names) == 1 else "Density, network", what="seeds",
+        title=_title(known, chosen, names), what="seeds",
     )  # fmt: skip
 
 
@@ -110,7 +111,8 @@ def telemetry(
       table: what `jt.telemetry` returns, or several of these concatenated.
       metric: "magnitude", "sign_flips", "l2", "cosine", "gradient_norm" or any other in the table.
       branches: names of branches, at most four if there are several levels; all if None.
-      levels: levels to draw, or None for up to five, from the densest to the sparsest.
+      levels: levels to draw, or None for up to five, from the densest to the sparsest; the title
+        of the legend says of how many.
       band: "minmax" (over seeds), "std" (mean ± one standard deviation) or "none".
       ylim: limits of the metric (in percent for "sign_flips"), or None for automatic ones.
       ax: axes to draw on, or None for a new figure.
@@ -133,14 +135,15 @@ def telemetry(
     chosen = _table.chosen_levels(known, levels)
     rows = where(rows, level=chosen)
     parts = {name: where(rows, branch=name) for name in names}
+    within = _table.possible(metric, rows)
     if several := len(chosen) > 1:
-        series = _panel.shaded_series(parts, "level", chosen, "step", band)
+        series = _panel.shaded_series(parts, "level", chosen, "step", band, within=within)
     else:
         share = percent(known[chosen[0]])
         series = [
             Series(
                 f"{look.label}, {share}%",
-                spread(parts[name], "step", band),
+                spread(parts[name], "step", band, within),
                 look.color,
                 line=look.line,
             )
@@ -159,8 +162,15 @@ def telemetry(
         ax, series, band, x_axis=lambda ax: training_axis(ax, steps, start=steps.min()),
         ylabel=LABELS.get(metric) or metric.replace("_", " "), ylim=ylim, corner="lower right",
         legend=legend, entries=(lambda: _entries(known, chosen, names)) if several else None,
-        title="Density" if several else None, what="seeds",
+        title=_title(known, chosen, names) if several else None, what="seeds",
     )  # fmt: skip
+
+
+def _title(known: dict[int, float], levels: list[int], names: list[str]) -> str:
+    """Give the title of that legend: the branch, if it is one, and how many levels there are."""
+    network = branch_styles(names)[names[0]].label if len(names) == 1 else "network"
+    count = f" ({len(levels)} of {len(known)})" if len(levels) < len(known) else ""
+    return f"Density{count}, {network}"
 
 
 def _entries(known: dict[int, float], levels: list[int], names: list[str]) -> list[Line2D]:

@@ -47,7 +47,7 @@ def against_density(
     """Plot the barrier or the error against density: one line per step k at which copies part.
 
     Colors tell steps, line styles branches. The dense network is the left end of "ticket"; for
-    errors its mean and standard deviation are drawn across.
+    errors its mean and standard deviation at the earliest step are drawn across.
 
     Args:
       table: tidy table of an instability analysis.
@@ -77,18 +77,18 @@ def against_density(
     # seeds of a level differ in density by a few weights
     rows = _table.with_density(rows)
     parts = {name: where(rows, branch=name) for name in names}
-    series = _panel.shaded_series(parts, "at", steps, "x", band, marker="o")
+    within = _table.possible(metric, rows)
+    series = _panel.shaded_series(parts, "at", steps, "x", band, marker="o", within=within)
+    labels = [look.label for look in branch_styles(names).values()]
     dense = dense_error(table, None, split, metric) if metric == "error" else None
     if ylim is None and dense is not None:
-        ylim = _axes.limits([*reach(series), *dense], what="copy")
+        ylim = _axes.limits([*reach(series), *dense[0]], what="copy")
     return line_figure(
         ax, series, band, x_axis=lambda ax: _axes.density_axis(ax, column(rows, "x") / 100),
         ylabel=metric_label(metric, split, table), ylim=ylim, corner="upper left", legend=legend,
-        stable=metric.startswith("barrier"), shade=_table.greatest(metric),
-        over=(lambda ax: _panel.dense_band(ax, *dense)) if dense else None,
-        entries=lambda: _panel.step_entries(
-            steps, [look.label for look in branch_styles(names).values()]
-        ),
+        stable=metric.startswith("barrier"), most=_table.greatest(metric),
+        over=(lambda ax: _panel.dense_band(ax, *dense[0], dense[1])) if dense else None,
+        entries=lambda: _panel.step_entries(steps, labels), title=_panel.only(labels),
     )  # fmt: skip
 
 
@@ -106,7 +106,8 @@ def first_steps(
     Solid lines with filled markers are the median first stable step, dashed lines with open markers
     the median first matching step; bands are the minimum and maximum over samples, and leave the
     axes where a sample has no such step. Only densities at which more than `majority` of the
-    samples have such a step have a marker.
+    samples have such a step have a marker. Steps are at even distances, not to scale, but the
+    coordinates of the axis are steps.
 
     Args:
       steps: table of first steps: branch, level, density, verdict ("stable" or "matching"), step,
@@ -147,7 +148,7 @@ def first_steps(
     missing = len(found) < len(steps), bool(found["high"].isna().any())
     with panel(ax) as ax:
         _axes.density_axis(ax, steps["density"])
-        _axes.step_axis(ax, ends, which="y")
+        _axes.step_axis(ax, ends, "First step $k$", which="y")
         top = ax.get_ylim()[1]
         for name, look in looks.items():
             for verdict in VERDICTS:
@@ -166,13 +167,17 @@ def first_steps(
                 ax.fill_between(x, low, high, color=look.color, alpha=0.12, linewidth=0, zorder=2)
                 alone = _panel.without_neighbors(y)
                 _panel.error_bars(ax, x[alone], y[alone], low[alone], high[alone], look.color)
-        ax.set_ylabel("First step $k$")
         if legend:
             entries = [
                 Line2D([], [], label=one.label, color=one.color, marker=one.marker, mew=0)
                 for one in looks.values()
             ]
-            entries += [_verdict_line(verdict, "0.3", "o", verdict) for verdict in VERDICTS]
+            entries += [
+                _verdict_line(verdict, "0.3", "o", f"{verdict}, median") for verdict in VERDICTS
+            ]
+            # ends of samples without such a step are nan
+            if not (found["low"] == found["high"]).all():
+                entries.append(_panel.spread_entry("minmax", "copies"))
             for missed, text in zip(missing, MISSING, strict=True):
                 if missed:
                     entries.append(Line2D([], [], linestyle="none", label=text))

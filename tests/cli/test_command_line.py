@@ -101,6 +101,19 @@ def test_plot_writes_a_figure(folder, capsys, tmp_path, kind):
     assert out.read_bytes().startswith(b"\x89PNG") and capsys.readouterr().out == f"{out}\n"
 
 
+def test_plot_judges_as_runs_do(folder, monkeypatch, tmp_path):
+    """One of few test images is more than the usual margin."""
+    draw, sizes = jt.plots.accuracy, []
+
+    def accuracy(table, test_size=None):
+        sizes.append(test_size)
+        return draw(table, test_size=test_size)
+
+    monkeypatch.setattr(jt.plots, "accuracy", accuracy)
+    main(["plot", str(folder), "--out", str(tmp_path / "figure.svg")])
+    assert sizes == [len(jt.load(folder).data.test)]
+
+
 @pytest.mark.parametrize("given", [True, False])
 def test_report_writes_a_page(folder, capsys, tmp_path, given):
     out = tmp_path / "page.html" if given else folder / "report.html"

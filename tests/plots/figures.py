@@ -543,10 +543,4 @@ def band_of(ax, line):
     return found[0]
 
 
-def shaded(ax):
-    """The ranges of y that are marked as impossible."""
-    own = [one for one in ax.patches if one.get_label() == "_impossible"]
-    return [(one.get_y(), one.get_y() + one.get_height()) for one in own]
-
-
 matplotlib.use("Agg")

@@ -86,18 +86,24 @@ def test_dots_are_means_over_severities_and_seeds():
     assert texts(ax.get_yticklabels()) == ["snow", "fog", "own noise"]
     lines = {one.get_label(): one for one in ax.lines}
     # 10% apart; + 1% of the mean severity, + 1% of the mean seed
-    np.testing.assert_allclose(lines["SNIP"].get_xdata(), [22, 32, 12])
-    np.testing.assert_allclose(lines["IMP ticket"].get_xdata(), [32, 42, 22])
+    np.testing.assert_allclose(lines["SNIP, level 1"].get_xdata(), [22, 32, 12])
+    np.testing.assert_allclose(lines["IMP ticket, level 2"].get_xdata(), [32, 42, 22])
     segments = [one.get_segments() for one in ax.collections]
     dense, spread = segments[0], segments[1]
     np.testing.assert_allclose([one[:, 0] for one in dense], [[12, 12], [22, 22], [2, 2]])
     # one standard deviation over seeds
     np.testing.assert_allclose([np.ptp(one[:, 0]) for one in spread], [2, 2, 2])
-    assert texts(ax.get_legend().texts) == ["dense", "IMP ticket", "SNIP"]
+    names = ["dense", "IMP ticket, level 2", "SNIP, level 1"]
+    said = [*names, "bars: mean ± std over seeds", "not drawn: level 1"]
+    assert texts(ax.get_legend().texts) == said
+    known = plots.corruption_errors(table().assign(density=0.5 ** table()["level"]))
+    assert texts(known.get_legend().texts)[1:] == [
+        "IMP ticket, 25%", "SNIP, 50%", "bars: mean ± std over seeds", "not drawn: 50%"
+    ]  # fmt: skip
     ax = plots.corruption_errors(table(), level=1, branches=["ticket"], band="minmax", legend=False)
     lines = {one.get_label(): one for one in ax.lines}
-    np.testing.assert_allclose(lines["IMP ticket"].get_xdata(), [22, 32, 12])
-    assert ax.get_legend() is None and "SNIP" not in lines
+    np.testing.assert_allclose(lines["IMP ticket, level 1"].get_xdata(), [22, 32, 12])
+    assert ax.get_legend() is None and "SNIP, level 1" not in lines
 
 
 def test_a_seed_that_diverged_is_left_out_of_means():
@@ -105,7 +111,7 @@ def test_a_seed_that_diverged_is_left_out_of_means():
     lost.loc[(lost["seed"] == 2) & (lost["index"] == 1), "value"] = np.nan
     ax = plots.corruption_errors(lost)
     lines = {one.get_label(): one for one in ax.lines}
-    np.testing.assert_allclose(lines["SNIP"].get_xdata(), [21.5, 31.5, 11.5])
+    np.testing.assert_allclose(lines["SNIP, level 1"].get_xdata(), [21.5, 31.5, 11.5])
 
 
 def test_tables_of_another_kind_are_refused():

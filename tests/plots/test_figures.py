@@ -276,7 +276,7 @@ def test_two_panels_and_three_tables():
     assert "dense" in lines(left) and "dense" not in lines(right)
     (legend,) = left.figure.legends
     written = [text.get_text() for text in legend.get_texts()]
-    assert len(set(written)) == len(written) == 6
+    assert len(set(written)) == len(written) == 8
     plots.caption(left, "run: a")
     left.figure.draw_without_rendering()
     assert legend.get_window_extent().y0 > left.get_window_extent().y1
@@ -288,7 +288,7 @@ def test_two_panels_and_three_tables():
         np.testing.assert_allclose(line.get_ydata(), wanted)
         # the line of crosses is seen as such
         assert line.get_marker() == marker and (line.get_markeredgewidth() > 0) == (marker == "x")
-    assert len(legend_texts(ax)) == 3 and ax.get_ylim()[0] == 0
+    assert len(legend_texts(ax)) == 5 and ax.get_ylim()[0] == 0
     assert all_named(ax, "_lost") == []
 
 
