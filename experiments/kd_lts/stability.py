@@ -33,7 +33,7 @@ from experiments.kd_lts._common import Settings as Common
 from experiments.kd_lts.accuracy import find
 from jaxticket.plots._axes import density_axis
 from jaxticket.plots._panel import Series, draw, from_zero, stable_line
-from jaxticket.plots._table import column, select, spread, where, with_density
+from jaxticket.plots._table import column, possible, select, spread, where, with_density
 
 METHODS = ("kd_lts", "ltr", "random")
 BANDS = "bands are standard deviations over seeds and pairs of copies"
@@ -54,9 +54,10 @@ class Settings(Common):
 def by_density(ax: Axes, table: pd.DataFrame, names: tuple[str, ...]) -> None:
     """Draw barriers of each method against density, and the dense network's across."""
     rows = select("table", table, "test", "barrier", "pair")
+    within = possible("barrier", rows)
     series = []
     for name, look in jt.plots.branch_styles(names).items():
-        points = spread(with_density(where(rows, branch=name)), "x", "std")
+        points = spread(with_density(where(rows, branch=name)), "x", "std", within)
         series.append(Series(look.label, points, look.color, look.marker))
     draw(ax, series, "std")
     stable_line(ax)
