@@ -17,8 +17,7 @@ Sizes:    lenet-mnist: quick 5 seeds, 2 levels pruning 84%, 3,200 steps; reduced
           pruning 85%, 6,000 steps; paper 5 seeds, 10 levels pruning 36%, 24,000 steps.
 Cost:     31 minutes with the settings of
           results/thesis_ch6/dynamic_imp-lenet-mnist-quick-4f9503d440 (--levels 4 --fraction 0.6)
-          and 14 minutes with resnet14-cifar10-kd_lts on 2 cores of an AMD EPYC with other work
-          beside it.
+          on 2 cores of an AMD EPYC with other work beside it.
 Expected: the thesis has no numbers, only words on ResNet-20: with one change toward the middle of
           training networks are as accurate as the dense one at the densities of the best tickets of
           IMP with rewinding; 80% of the second mask's weights are not in the first, and more
