@@ -147,7 +147,12 @@ def taken(found: griffe.Function | griffe.Class) -> list[griffe.Parameter]:
         fields = [one for one in found.attributes.values() if one.annotation is not None]
         kind = griffe.ParameterKind.positional_or_keyword
         return [griffe.Parameter(one.name, kind=kind, default=one.value) for one in fields]
-    return [one for one in found.parameters if one.name not in ("self", "cls")]
+    taken = [one for one in found.parameters if one.name not in ("self", "cls")]
+    if isinstance(found, griffe.Class):
+        # of a base class, which this one computes
+        fixed = [name for name, one in found.attributes.items() if "init=False" in str(one.value)]
+        taken = [one for one in taken if one.name not in fixed]
+    return taken
 
 
 def signature(name: str, parameters: Sequence[griffe.Parameter], width: float = WIDTH) -> str:

@@ -226,13 +226,19 @@ def number(
 
 
 def share(argument: str, value: object, *, zero: bool = False, one: bool = True) -> float:
-    """A number in (0, 1], or with the ends that `zero` and `one` say, as a Python float."""
+    """A number in (0, 1], or with the ends that `zero` and `one` say, as a Python float.
+
+    >>> share("fraction", 20, one=False)
+    Traceback (most recent call last):
+    ValueError: `fraction` must be in (0, 1), got 20; 20% are 0.2
+    """
     scalar = _scalar(value)
     low_ok = scalar >= 0 if zero else scalar > 0
     high_ok = scalar <= 1 if one else scalar < 1
     if not (low_ok and high_ok):
         interval = f"{'[' if zero else '('}0, 1{']' if one else ')'}"
-        meant = f"; {scalar:g}% are {scalar / 100:g}" if 1 < scalar < 100 else ""
+        percent = 2 <= scalar < 100 or (one and scalar == 100)
+        meant = f"; {scalar:g}% are {scalar / 100:g}" if percent else ""
         raise ValueError(f"`{argument}` must be in {interval}, got {shown(value)}{meant}")
     return scalar
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -92,9 +92,9 @@ def unpack(
     mask = {path: kept.get(path) for path in shapes}
     if like is None:
         trees = [
-            _nested(mask, keys or {}),
-            _nested(params, keys or {}),
-            _nested(stats, keys or {}),
+            nested(mask, keys or {}),
+            nested(params, keys or {}),
+            nested(stats, keys or {}),
         ]
     else:
         # stacked tickets have leading axes
@@ -228,9 +228,16 @@ def _as(
     return jax.tree.unflatten(jax.tree.structure(like), found)
 
 
-def _nested(
-    values: Mapping[str, np.ndarray | None], keys: Mapping[str, Sequence[str | int]]
-) -> Params:
+def nested(values: Mapping[str, Any], keys: Mapping[str, Sequence[str | int]]) -> Params:
+    """Make nested dicts of leaves by their paths.
+
+    Args:
+      values: the leaves.
+      keys: those of paths that are not the texts between their slashes.
+
+    Raises:
+      Malformed: where a path lies below another.
+    """
     result: dict = {}
     for path, x in values.items():
         *parents, last = keys.get(path, path.split("/"))

@@ -15,7 +15,7 @@ import numpy as np
 from jaxticket import _files, _identity, _saved, _ticket_file, _tree, nn, results
 from jaxticket import data as data_module
 from jaxticket._check import instance, shown
-from jaxticket._ticket_arrays import part
+from jaxticket._ticket_arrays import Malformed, part
 from jaxticket.analysis.verdict import Verdict
 from jaxticket.connectivity.origins import Start
 from jaxticket.connectivity.result import Instability
@@ -55,7 +55,8 @@ def load(
     Args:
       folder: that of `find_tickets`, `prune_at`, `search`, `run_strategy`, `sparse_train`,
         `branch`, `transfer`, `instability` or `verdict`.
-      net: the network, which is needed where it was made of a module or functions of your own.
+      net: the network, which is needed where it was made of a module or functions of your own, but
+        not by verdicts, which have tables alone.
       data: the data, which are needed for examples where they were made by your own code.
       training: the training, which is needed where it holds code of your own.
       pruning: how tickets were found, which is needed where it holds code of your own.
@@ -86,7 +87,9 @@ def load_recorded(
     """As `load`, for tables and masks alone: networks of your own code need not be passed.
 
     In their place stands what was recorded of them, which computes nothing. Weights that are stored
-    as a seed, from which such a network draws them, are nan.
+    as a seed, from which such a network draws them, are nan. There is no warning where the data are
+    not on this machine. Whether the runs in which the masks of a transfer were found have changed
+    since is not checked.
 
     Args:
       folder: as for `load`.
@@ -229,7 +232,7 @@ def _setting(
     path: Path, record: Json, arrays: Mapping[str, np.ndarray], given: _Given
 ) -> tuple[Network, Data | Stream, Training]:
     net = _network(path, record, arrays, given)
-    data = _data(path, record["data"], given.data)
+    data = _data(path, record["data"], given)
     return net, data, _settings(path, "training", record["training"], given.training)
 
 
@@ -261,9 +264,10 @@ def _verdict(path: Path, given: _Given) -> Verdict:
     record, arrays = _read(path, _saved.VERDICT)
     small = None
     if record["small"] is not None:
-        # nothing is asked of it but its name and size
-        named = _Given(given.net, None, None, None, recorded=True)
-        small = _network(path, {"net": record["small"]}, arrays, named)
+        # nothing is asked of it but its name and size, and `net` may be that of the runs
+        named = _Given(None, None, None, None, recorded=True)
+        known = {"net": record["small"], "data": {"classes": record.get("small_classes", 0)}}
+        small = _network(path, known, arrays, named)
     named = ("method", "density", "start", "at_init", "dense_lr", "tuned", "step", "cost")
     table = results.read(path / "conditions.parquet")
     # Parquet makes bools with gaps of another kind
@@ -299,7 +303,7 @@ def _network(path: Path, record: Json, arrays: Mapping[str, np.ndarray], given: 
             name = config.get("name", config.get("constructor"))
             raise ValueError(
                 f"`net` is needed: the network of {str(path)!r}, {name!r}, was made of code of "
-                f"your own; pass net=..., as it was passed to the run"
+                f"your own; pass net=... to jt.load, as it was passed to the run"
             )
     if weights is not None and net.given is None:
         seeds = record["given_seeds"]
@@ -339,8 +343,8 @@ def _settings(path: Path, name: str, record: object, given: T | None) -> T:
             return _identity.rebuilt(record)
         except _identity.OwnCodeError as error:
             raise ValueError(
-                f"`{name}` is needed: in that of {str(path)!r} {error}; pass {name}=..., as it "
-                f"was passed to the run"
+                f"`{name}` is needed: in that of {str(path)!r} {error}; pass {name}=... to "
+                f"jt.load, as it was passed to the run"
             ) from None
     difference = _identity.first_difference(
         json.loads(json.dumps(_identity.recorded(given))), record, name
@@ -353,7 +357,8 @@ def _settings(path: Path, name: str, record: object, given: T | None) -> T:
     return given
 
 
-def _data(path: Path, record: Json, given: Data | Stream | None) -> Data | Stream:
+def _data(path: Path, record: Json, passed: _Given) -> Data | Stream:
+    given = passed.data
     if given is not None:
         if given.fingerprint != record["fingerprint"]:
             raise ValueError(
@@ -367,12 +372,13 @@ def _data(path: Path, record: Json, given: Data | Stream | None) -> Data | Strea
         found = None
     if found is not None and found.fingerprint == record["fingerprint"]:
         return found
-    warnings.warn(
-        f"{path}: the data {record['name']!r} were not found here; tables and tickets are there, "
-        f"and for what needs examples pass `data` to jt.load",
-        UserWarning,
-        stacklevel=6,
-    )
+    if not passed.recorded:
+        warnings.warn(
+            f"{path}: the data {record['name']!r} were not found here; tables and tickets are "
+            f"there, and for what needs examples pass `data` to jt.load",
+            UserWarning,
+            stacklevel=6,
+        )
     return absent(
         record["name"],
         classes=record["classes"],
@@ -425,7 +431,10 @@ def _stacked(path: Path, net: Network, branch: str, level: int, seeds: tuple[int
 def _recorded_ticket(file: Path, *, net: Network) -> Ticket:
     """A ticket of a network that cannot draw its weights: nan where the file holds a seed."""
     header, arrays = _ticket_file.read(file)
-    own = unpack(arrays, like=net.shapes)
+    try:
+        own = unpack(arrays, like=net.shapes)
+    except Malformed as error:
+        raise _ticket_file.damaged(file, error) from error
     if header["seed"] is None:
         return own
     return own.replace(params=jax.tree.map(lambda x: np.full_like(x, np.nan), own.params))

@@ -250,9 +250,9 @@ class Training:
         docs/extending/monitor.md), for `Runs.monitored`. They change no result.
       stop_when: ends the training of a network before `steps`, for each by itself: a `jt.Plateau`,
         a `jt.Target`, or a function `(steps, metrics) -> bool` of its evaluations so far (see
-        docs/guides/watching.md), called after each; None trains all to the end. The network stays as
-        it is from then on, and its last row in tables is that of the step where it stopped. Steps
-        whose weights tickets are rewound to are trained in any case.
+        docs/guides/watching.md), called after each; None trains all to the end. The network stays
+        as it is from then on, and its last row in tables is that of the step where it stopped.
+        Steps whose weights tickets are rewound to are trained in any case.
       teacher: distillation: a `jt.Teacher`, a trained network whose softened answers are learned
         next to the labels, with "cross_entropy"; None for none. Label smoothing and class weights
         act on the part of the labels. Evaluations and scores are without, and so are searches of

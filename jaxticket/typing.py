@@ -193,8 +193,10 @@ class Network:
             (path, _show.shape(leaf.shape), f"{sizes[path]:,}", "yes" if p else "")
             for (path, leaf), p in zip(leaves.items(), chosen, strict=True)
         ]
+        # of what was recorded of a network they may not be known
+        logits = f" to {self.classes} logits" if self.classes else ""
         title = (
-            f"<Network {name}: {_show.shape(self.shape)} to {self.classes} logits, "
+            f"<Network {name}: {_show.shape(self.shape)}{logits}, "
             f"{sum(sizes.values()):,} parameters, {pruned:,} of them prunable>"
         )
         given = {k: v for k, v in config.items() if k not in ("constructor", "name", "params")}

@@ -20,6 +20,7 @@ from flax import nnx
 from stops import killed
 
 import jaxticket as jt
+from jaxticket.cli import main
 from jaxticket.reporting import rendering
 
 __all__ = ["buckets"]
@@ -383,8 +384,17 @@ def test_the_verdicts_below_have_networks_of_their_own(own_folder, tmp_path):
     assert jt.networks.parameters(found.small) == 241 and "small_dense" in str(found)
     with pytest.raises(ValueError, match="'own 3' was made of code of your own"):
         found.small.init(jax.random.key(0))
-    with pytest.raises(ValueError, match="`net` is not the network"):
-        jt.load(file.parent, net=own_network())
+    # it has tables alone: the network of the runs is neither needed nor refused
+    assert jt.load(file.parent, net=own_network()).conditions().equals(found.conditions())
+    assert repr(found.small).startswith("<Network own 3: 8×8×1 to 10 logits, 241 parameters")
+
+
+def test_the_shell_reads_tables_of_ones_own_network(own_folder, tmp_path, capsys):
+    main(["show", str(own_folder / "runs"), "--csv"])
+    out = capsys.readouterr().out
+    assert out.startswith("seed,") and ",shuffle," in out
+    main(["plot", str(own_folder / "runs"), "--out", str(tmp_path / "figure.svg")])
+    assert (tmp_path / "figure.svg").stat().st_size > 1_000
 
 
 def test_the_figure_that_needs_the_network_says_so(own_folder, tmp_path):

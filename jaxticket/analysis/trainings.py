@@ -124,17 +124,15 @@ def small_network(asked: Network | bool | None, net: Network, ticket: Ticket) ->
             return narrowed(net, left)
         except NoWidthError as error:
             remedy = (
-                f"pass small_dense=NET, a network with at most the {left:,} parameters that the "
-                f"ticket has left, or make the network with `resized`"
+                f"{error.why}, or pass small_dense=NET, a network with at most the {left:,} "
+                f"parameters that the ticket has left"
             )
             if asked:
                 raise ValueError(
-                    f"`small_dense` is True, but the network has no width to be made narrower "
-                    f"by; {remedy}, or small_dense=False for none"
+                    f"`small_dense` is True: {remedy}, or small_dense=False for none"
                 ) from error
             warnings.warn(
-                f"`small_dense` is not tested, since the network has no width to be made narrower "
-                f"by, and a ticket for which it is not tested does not win; {remedy}",
+                f"`small_dense` is not tested, without which no ticket wins: {remedy}",
                 stacklevel=3,
             )
             return None

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxticket import _files, _identity, _saved, _show, results
+from jaxticket import _files, _identity, _saved, _show, _stats, results
 from jaxticket._check import distinct_seeds, instance, number, several, text, whole
-from jaxticket.analysis import costs
+from jaxticket.analysis import costs, stats
 from jaxticket.analysis.conditions import CONTROLS, Rules, conditions
 from jaxticket.analysis.trainings import (
     CHANGES,
@@ -59,7 +59,8 @@ class Verdict:
       at_init: whether the masks leave weights of initialization, which alone can win.
       dense_lr: the dense network's learning rate.
       tuned: whether that is the best of several on the validation split, or was given.
-      small: the small dense network, None where none was asked for.
+      small: the small dense network; None where none was asked for or the network has no width. Of
+        a verdict that `jt.load` read, one made of your own code is what was recorded of it.
       step: at which the ticket is judged: the first at which it is as accurate as the trained dense
         network on the validation split if it passes all there, else the last.
       cost: examples seen until the mask was known, in epochs; nan where that cannot be told.
@@ -182,10 +183,11 @@ class Verdict:
         several = self._networks["branch"].str.startswith("dense_lr_").any()
         best = "the best on the validation split" if several else "as given"
         rate = f"learning rate {self.dense_lr:g}, {best if self.tuned else 'not tuned'}"
-        own = self._networks.query("branch == 'dense' and split == 'test'")
-        own = own.loc[(own["metric"] == self.metric) & (own["step"] == own["step"].max())]
-        unit = "%" if self.shares else ""
-        rate = f"test {self.metric} {self._written(own['value'].mean())}{unit}, {rate}"
+        dense = self._networks.loc[self._networks["branch"] == "dense"]
+        ends = stats.final(dense, split="test", metric=self.metric)["value"].to_numpy(float)
+        mean = _stats.mean(_stats.finite(ends))
+        unit = "%" if self.shares and np.isfinite(mean) else ""
+        rate = f"test {self.metric} {self._written(mean)}{unit}, {rate}"
         lines = [
             f"{self.method}, {100 * self.density:.3g}% of the weights, from step {self.start}, "
             f"{len(self.seeds)} seeds, judged at step {self.step}; dense network: {rate}",
@@ -221,6 +223,8 @@ class Verdict:
         parts += [f"not tested {', '.join(untested)}"] if untested else []
         if not self.at_init:
             parts.append("does not start with weights of initialization")
+        if not self.tuned:
+            parts.append("the dense network's learning rate was not tuned")
         return "; ".join(parts)
 
     def save(self, folder: str | os.PathLike[str] | None = None) -> Path:
@@ -239,6 +243,7 @@ class Verdict:
                 None if passes is None else bool(passes) for passes in self._conditions["passes"]
             ]
             record["small"] = None if self.small is None else _identity.network(self.small)
+            record["small_classes"] = 0 if self.small is None else self.small.classes
             _saved.write(target, _saved.VERDICT, record, {})
         return target
 

@@ -18,7 +18,7 @@ from jaxticket.analysis.verdict import Verdict
 from jaxticket.cli.flags import Flag, parse
 from jaxticket.cli.listing import bar_letter, presets_text, printable, ticket_text
 from jaxticket.connectivity import Instability
-from jaxticket.loading import load
+from jaxticket.loading import load_recorded
 from jaxticket.reporting import report
 from jaxticket.reporting.tables import final_table, with_branches
 from jaxticket.reporting.unfinished import unfinished
@@ -66,7 +66,7 @@ def show(args: Sequence[str]) -> None:
             )
         print(printable(repr(begun)))
         return
-    found = load(path)
+    found = load_recorded(path)
     if "csv" in output:
         final_table(found).to_csv(sys.stdout, index=False)
     elif "json" in output:
@@ -101,7 +101,7 @@ def plot(args: Sequence[str]) -> None:
     out = _files.to_path(Path(str(figure["out"])), "out")
     if not _files.is_url(out) and not out.parent.is_dir():
         raise ValueError(f"`out` {str(out)!r} is in a folder that is not there; make it first")
-    found = load(path)
+    found = load_recorded(path)
     if isinstance(found, BySteps):
         steps = ", ".join(f"step-{step}" for step in found)
         raise ValueError(f"`folder` {str(path)!r} holds several runs; plot one of {steps} in it")

@@ -11,11 +11,12 @@ import jax
 import numpy as np
 
 from jaxticket import _tree
+from jaxticket._ticket_arrays import nested
 from jaxticket.nn.network import kernels
 from jaxticket.typing import Network, Params, Prunable, Stats
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Absent(Network):
     """A network of which the record is there; to draw its weights or compute is a ValueError.
 
@@ -51,7 +52,7 @@ def absent(
 
     Args:
       config: what was recorded of it, with the shapes of its params.
-      classes: number of logits.
+      classes: number of logits; 0 where it is not known.
       stats: shapes of its statistics by path.
 
     >>> config = {"name": "mine", "shape": [4], "params": {"dense/kernel": [4, 3]}}
@@ -76,19 +77,14 @@ def absent(
         output="",
         shape=tuple(config["shape"]),
         classes=classes,
+        dtype=str(config.get("dtype", "float32")),
         resized=refuse,
         adapted=refuse,
-        recorded=(_nested(config["params"]), _nested(stats or {})),
+        recorded=(_shapes(config["params"]), _shapes(stats or {})),
     )
 
 
-def _nested(shapes: Mapping[str, Sequence[int]]) -> Params:
+def _shapes(shapes: Mapping[str, Sequence[int]]) -> Params:
     """Make nested dicts of float32 shapes by the words of their paths."""
-    tree: dict[str, Any] = {}
-    for path, shape in shapes.items():
-        *words, last = path.split("/")
-        place = tree
-        for word in words:
-            place = place.setdefault(word, {})
-        place[last] = jax.ShapeDtypeStruct(tuple(shape), np.float32)
-    return tree
+    leaves = {path: jax.ShapeDtypeStruct(tuple(s), np.float32) for path, s in shapes.items()}
+    return nested(leaves, {})

@@ -71,7 +71,7 @@ def with_features(net: Network, features: Mapping[str, int]) -> Network:
         raise ValueError(f"`adapted` {changes}: this network was compacted; adapt the one before")
 
     def no_width(width: float) -> Network:
-        raise NoWidthError(f"`resized({width})`: this network was compacted; resize the one before")
+        raise NoWidthError(width, "this network was compacted; resize the one before")
 
     return dataclasses.replace(
         net,

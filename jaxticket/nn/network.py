@@ -6,6 +6,7 @@ import contextlib
 import functools
 import inspect
 import json
+import re
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -187,8 +188,7 @@ def checked_example(shape: Sequence[int], dtype: str) -> tuple[int, ...]:
 
 def _no_width(width: float) -> Network:
     raise NoWidthError(
-        f"`resized({width})`: this network has no width; pass `resized` to the function that made "
-        f"it, or build the other size"
+        width, "this network has no width; pass `resized` to the function that made it"
     )
 
 
@@ -295,13 +295,21 @@ def asking_for_tokens(name: str, dtype: str) -> Iterator[None]:
         ) from error
 
 
+# how JAX and Flax say that arrays do not fit together
+_MISFITS = re.compile(r"dot_general|conv_general|[Ii]ncompatible shapes|cannot reshape|same shape")
+
+
 @contextlib.contextmanager
 def _called_with(shape: tuple[int, ...], name: str) -> Iterator[None]:
     """Name the argument where layers refuse examples of another shape than they are made for."""
     try:
         yield
-    except TypeError as error:
+    except jax.errors.ConcretizationTypeError:
+        raise
+    except (TypeError, ValueError) as error:
         text = str(error).strip().partition("\n")[0]
+        if not _MISFITS.search(text):
+            raise
         raise ValueError(
             f"network {name!r} cannot be applied to examples of `shape` {shape} ({text}); pass the "
             f"shape that its layers are made for, or make them for this one"
@@ -454,7 +462,8 @@ def make_network(
     _check_params(params, name)
     real = jnp.result_type(float).name
     with _called_with(shape, name):
-        logits = _checked_logits(_outputs(net, False, real), name)
+        outputs = _outputs(net, False, real)
+    logits = _checked_logits(outputs, name)
     if users:
         _check_stats(stats, _outputs(net, True, real)[1], name)
         _check_loops(net, name)

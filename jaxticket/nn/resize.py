@@ -11,7 +11,15 @@ PRECISION = 1e-6
 
 
 class NoWidthError(ValueError):
-    """A network that cannot be made wider or narrower."""
+    """A network that cannot be made wider or narrower.
+
+    Attributes:
+      why: the reason, and what to do.
+    """
+
+    def __init__(self, width: float, why: str) -> None:
+        super().__init__(f"`resized({width})`: {why}")
+        self.why = why
 
 
 def parameters(net: Network) -> int:

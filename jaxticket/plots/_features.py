@@ -71,7 +71,8 @@ def features(
             color = colors(i if len(classes) <= CLASSES else i / (len(classes) - 1))
             ax.scatter(own["x"], own["y"], s=5, color=color, linewidths=0, label=f"{one}")
         ax.set(xticks=[], yticks=[], xlabel="first dimension", ylabel="second dimension")
-        ax.set_title(title)
+        if title:
+            ax.set_title(title)
         if legend and len(classes) <= CLASSES:
             # dots may be anywhere inside
             ax.legend(title="class", loc="center left", bbox_to_anchor=(1, 0.5), handletextpad=0.2)

@@ -118,7 +118,9 @@ def heat_map(
             [_axes.step_name(step) for step in steps],
             [percent(one) for one in densities.values()],
         )
-        ax.set(xlabel=_axes.STEP, ylabel=_axes.DENSITY, title=title)
+        ax.set(xlabel=_axes.STEP, ylabel=_axes.DENSITY)
+        if title:
+            ax.set_title(title)
         edges = np.arange(shape[1] + 1) - 0.5, np.arange(shape[0] + 1) - 0.5
         mesh = ax.pcolormesh(*edges, np.ma.masked_invalid(mean), cmap="YlOrBr", norm=norm)
         for i, j in np.argwhere(samples == 0):

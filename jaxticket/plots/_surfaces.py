@@ -147,7 +147,8 @@ def loss_surface(
             ccount=len(x),
         )  # fmt: skip
         ax.set(xlabel="$x$", ylabel="$y$", zlabel=metric_label(metric, split, table))
-        ax.set_title(title)
+        if title:
+            ax.set_title(title)
     return ax
 
 
@@ -208,7 +209,9 @@ def loss_contours(
             shown, x, y, values, metric=metric, label=metric_label(metric, split, table),
             contours=contours, colorbar=_style.wants_colorbar(ax) if colorbar is None else colorbar,
         )  # fmt: skip
-        shown.set(xlabel=names[0], ylabel=names[1], title=title)
+        shown.set(xlabel=names[0], ylabel=names[1])
+        if title:
+            shown.set_title(title)
         if steps is None:
             shown.plot([0], [0], "+", color="white", markersize=7)
         else:
@@ -264,7 +267,9 @@ def loss_cuts(
         own = where(rows, branch=name)
         chosen[name] = _table.chosen_level(own, level)
         own, look = where(own, level=chosen[name]), looks[name]
-        label, points = f"{look.label}, {_table.share_of(own)}", spread(own, "x", band, within)
+        points = spread(own, "x", band, within)
+        whole = (name, chosen[name]) == _table.DENSE_LINE
+        label = "dense" if whole else f"{look.label}, {_table.share_of(own)}"
         series.append(Series(label, points, look.color, "", look.line))
     reach = float(np.abs(_panel.all_x(series)).max())
 

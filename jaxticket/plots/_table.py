@@ -246,6 +246,8 @@ def possible(metric: str, rows: pd.DataFrame, *, in_percent: bool = False) -> Ra
     high = 100.0 if in_percent else math.inf
     values = column(rows, "value")
     values = values[np.isfinite(values)]
+    # an overlap is a share, which is not drawn in percent
+    high = 1.0 if plain == "mask_iou" else high
     return (
         low if (values >= low).all() else -math.inf,
         high if (values <= high).all() else math.inf,
@@ -397,10 +399,11 @@ def network_title(rows: pd.DataFrame, of: tuple[str, int, int], share: str) -> s
     names = ("branch", "level", "seed")
     if len(rows[list(names)].drop_duplicates()) == 1:
         return ""
-    branch, _, seed = of
+    branch, level, seed = of
     label = branch_styles([*names_of(rows), str(branch)])[str(branch)].label
+    label, share = ("dense", "") if (branch, level) == DENSE_LINE else (label, f", {share}")
     several = len(set(rows["seed"])) > 1
-    return f"{label}, {share}" + (f", seed {seed}" if several else "")
+    return label + share + (f", seed {seed}" if several else "")
 
 
 def named_or_counted(names: Sequence[str], what: str) -> list[str]:

@@ -135,7 +135,8 @@ def telemetry(
     chosen = _table.chosen_levels(known, levels)
     rows = where(rows, level=chosen)
     parts = {name: where(rows, branch=name) for name in names}
-    within = _table.possible(metric, rows)
+    # of telemetry it is a similarity, not a distance
+    within = (-1.0, 1.0) if metric == "cosine" else _table.possible(metric, rows)
     if several := len(chosen) > 1:
         series = _panel.shaded_series(parts, "level", chosen, "step", band, within=within)
     else:

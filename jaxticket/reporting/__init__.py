@@ -42,8 +42,8 @@ def report(
         `dynamic_imp`, `branch`, `transfer`, `instability`, `verdict`, `measure`, `telemetry` or
         `surface`; also gs:// and s3://.
       file: the page; "report.html" in the folder if None. It is replaced where it is there.
-      net: a network of your own, without which the figure of its layers' densities is left out, in
-        their order from input to output.
+      net: a network of your own, which only the figure of its layers' densities needs, to have them
+        in their order from input to output.
       data, training, pruning: what holds code of your own, as for `jt.load`, which names it.
 
     Returns:

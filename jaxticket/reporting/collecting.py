@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -95,10 +94,7 @@ def collected(folder: str | os.PathLike[str], given: Given) -> Page:
     begun = unfinished(path)
     if begun is not None:
         return _of_unfinished(path, begun)
-    # of examples, which no page shows
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*the data .* were not found here", UserWarning)
-        found = load_recorded(path, **given._asdict())
+    found = load_recorded(path, **given._asdict())
     if isinstance(found, BySteps):
         needs = _needs(next(iter(found.values())), given)
         return _of_steps(path, kind or "prune_at", settings, found, needs)

@@ -155,14 +155,19 @@ def test_the_step_of_the_judgement_is_chosen_on_the_validation_split():
     assert step == 30 and not table.set_index("condition").loc["matching", "passes"]
 
 
+DENSE = pd.DataFrame(
+    {"branch": "dense", "level": 0, "density": 1.0, "split": "test", "metric": "accuracy",
+     "seed": seed, "step": 30, "value": value}
+    for seed, value in enumerate(ACCURACY["dense"])
+)  # fmt: skip
+
+
 def made(table, **changes):
     values = {
         "method": "imp", "density": 0.2, "seeds": (0, 1, 2), "start": 0, "at_init": True,
         "dense_lr": 0.1, "tuned": True, "small": None, "step": 30, "cost": 3.0, "folder": None,
-        "_conditions": table, **changes,
+        "_conditions": table, "_networks": DENSE, **changes,
     }  # fmt: skip
-    dense = {"branch": "dense", "split": "test", "metric": "accuracy", "step": 30, "value": 0.951}
-    values["_networks"] = pd.DataFrame([dense, {**dense, "step": 10, "value": 0.5}])
     return Verdict(**values)
 
 
@@ -175,11 +180,29 @@ def test_a_ticket_wins_at_initialization_beside_a_tuned_network():
     assert late.passes_all and not late.winning and not late.summary()["wins"]
     assert "passes all, but does not start with weights of initialization" in str(late)
     untuned = made(table, tuned=False)
+    failed = judged({**ACCURACY, "reinit": ACCURACY["ticket"]})[1]
+    assert "failed reinit; the dense network's learning rate was not tuned" in str(
+        made(failed, tuned=False)
+    )
     assert not untuned.winning and not untuned.summary()["tuned"]
     assert "was not tuned" in str(untuned) and "with_validation" in str(untuned)
     untested = judged({k: v for k, v in ACCURACY.items() if k != "small_dense"})[1]
     assert not made(untested).winning and "no winning ticket" in str(made(untested))
     assert "not tested small_dense; does not start" in str(made(untested, at_init=False))
+
+
+def test_the_dense_network_is_told_at_the_end_of_each_seed():
+    dense = {"branch": "dense", "split": "test", "metric": "accuracy", "level": 0, "density": 1}
+    ends = [(0, 10, 0.95), (1, 20, 0.90), (2, 30, 0.85)]
+    rows = [
+        {**dense, "seed": seed, "step": step, "value": value if step == end else 0.1}
+        for seed, end, value in ends
+        for step in range(10, end + 1, 10)
+    ]
+    table = judged()[1]
+    assert "test accuracy 90.00%," in str(made(table, _networks=pd.DataFrame(rows)))
+    lost = pd.DataFrame(rows).assign(value=np.nan)
+    assert "test accuracy -, learning rate" in str(made(table, _networks=lost))
 
 
 @pytest.mark.parametrize(
@@ -383,7 +406,7 @@ def test_networks_of_ones_own_have_a_small_one_where_they_have_a_width(data):
         untested = jt.verdict(plain, **options)
     assert untested.small is None and not untested.winning
     assert "not tested small_dense" in str(untested) and "nan" not in str(untested)
-    with pytest.raises(ValueError, match=r"`small_dense` is True, but .* no width.* small_dense="):
+    with pytest.raises(ValueError, match=r"`small_dense` is True: .* no width.* small_dense="):
         jt.verdict(plain, small_dense=True, **options)
     wide = jt.from_nnx(
         lambda rngs: Own(12, rngs),

@@ -460,3 +460,21 @@ def test_shapes_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match=r"`shape` must be the shape of one example.* got 12"):
         jt.from_nnx(Flat, 12, name="flat")
     assert jt.from_nnx(Flat, (12,), name="flat").classes == 3
+
+
+def test_other_errors_of_a_module_are_as_they_were():
+    class Branching(nnx.Module):
+        def __init__(self, rngs):
+            self.out = nnx.Linear(12, 3, rngs=rngs)
+
+        def __call__(self, x):
+            return self.out(x) if x.sum() > 0 else self.out(-x)
+
+    class Calling(Branching):
+        def __call__(self, x, extra):
+            return self.out(x) + extra
+
+    with pytest.raises(jax.errors.TracerBoolConversionError):
+        jt.from_nnx(Branching, (12,), name="branching")
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'extra'"):
+        jt.from_nnx(Calling, (12,), name="calling")

@@ -3,6 +3,7 @@
 import inspect
 
 import figures as f
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -89,7 +90,12 @@ def test_levels_that_are_chosen_evenly_are_counted():
 def test_maps_name_their_branch_or_density():
     assert plots.heat_map(TABLE).get_title() == "IMP ticket (1 of 2 branches)"
     assert plots.heat_map(TABLE, branch="random").get_title() == "global random (1 of 2 branches)"
-    assert plots.heat_map(TABLE[TABLE["branch"] == "ticket"]).get_title() == ""
+    alone = TABLE[TABLE["branch"] == "ticket"]
+    assert plots.heat_map(alone).get_title() == ""
+    # a title of the user's stays where there is nothing to say
+    ax = plt.figure().add_subplot()
+    ax.set_title("mine")
+    assert plots.heat_map(alone, ax).get_title() == "mine"
     other = f.TRANSFERS.assign(level=0, density=0.5)
     both = plots.transfer_matrix(pd.concat([f.TRANSFERS, other]))
     assert both.get_title() == "20% of weights (1 of 2 densities)"
@@ -104,6 +110,7 @@ def test_figures_of_one_network_say_which():
     rows = [(0, n, "ticket", i, i % 2, float(i), -n * i) for n in (0, 1) for i in range(6)]
     table = f.frame("seed level branch example label x y", rows)
     assert plots.features(table).get_title() == "IMP ticket, level 1"
+    assert plots.features(table, level=0).get_title() == "dense"
 
 
 def test_an_entry_of_an_array_is_named():
@@ -283,6 +290,17 @@ def test_bands_end_where_other_values_do():
         found = spread(own, "x", "std", possible(metric, own))["low"][0]
         assert found == pytest.approx(lowest, abs=0.05)
     assert possible("error", rows.assign(value=[NAN, 5.0, 99.0])) == (0, 100)
+    assert possible("mask_iou", rows.assign(value=[0.5, 1.0, 0.1])) == (0, 1)
+
+
+def test_similarities_may_be_negative():
+    """Of telemetry "cosine" is one; between copies it is a distance, which may not."""
+    table = f.telemetry(["ticket"], [1])
+    start = table["seed"] == table["seed"].min()
+    table = table.assign(value=np.where(start, 0.9, 0.01))
+    ax = plots.telemetry(table, metric="cosine", band="std")
+    low, high = band_of(ax, ax.lines[0])
+    assert np.min(low) < 0 and np.max(high) <= 1
 
 
 # axes
