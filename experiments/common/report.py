@@ -98,6 +98,25 @@ def report(job: Job, table: pd.DataFrame) -> None:
         print(f"(reported: {usual:,} steps on all of the data, {job.preset.source})")
 
 
+def lost_classes(layers: pd.DataFrame, by: str = "density") -> None:
+    """Print how many units of the output layer have no weights left, where there are such.
+
+    Args:
+      layers: rows of `jt.layers.report` with branch and the column `by`.
+      by: "density", or "pruned_at" for the step of pruning.
+    """
+    outputs = layers.loc[layers["index"] == layers["index"].max()]
+    lost = outputs.groupby(["branch", by], sort=False)["dead_units"].agg(["min", "max"])
+    lost = lost.loc[lost["max"] > 0]
+    if lost.empty:
+        return
+    classes, looks = outputs["units"].iloc[0], jt.plots.branch_styles(layers["branch"].unique())
+    print(f"\nclasses of {classes} whose output has no weights left, least and greatest seed")
+    for (name, at), row in lost.iterrows():
+        where = f"at {100 * at:.3g}%" if by == "density" else f"at step {at}"
+        print(f"{looks[name].label:44} {where}: {row['min']} to {row['max']}")
+
+
 def at_full_size(job: Job) -> bool:
     """Tell whether networks, data and training are those of the source."""
     mine, whole = job.size, paper_size(job.preset, {})

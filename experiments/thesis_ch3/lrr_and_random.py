@@ -8,13 +8,16 @@ each also with -low and -warmup.
 
 Command:  python -m experiments.thesis_ch3.lrr_and_random [--preset NAME] [--size reduced|paper]
           [--budget MINUTES]
-Makes:    figure 3-5, final.csv; final accuracies by density in the terminal.
+Makes:    figure 3-5, final.csv, layers.csv (what each layer has left); final accuracies by density
+          in the terminal.
 Sizes:    lenet-mnist: quick 3 seeds, 10 levels pruning 36%, 600 steps, 10% of the examples; reduced
           3 seeds, 10 levels pruning 36%, 6,000 steps; paper 5 seeds, 22 levels pruning 20%, 24,000
           steps.
-Cost:     at quick size 6.7 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; at the
-          reduced size 63 minutes with resnet20-cifar10 on a core of an AMD EPYC, once tickets and
-          global random networks are trained (ablations.py); the paper's size is not measured.
+Cost:     52 minutes with the settings of
+          results/thesis_ch3/lrr_and_random-lenet-mnist-paper-f21ab3f779 (11 levels pruning 36%) on
+          2 cores of an AMD EPYC with other work beside it; at the reduced size 63 minutes with
+          resnet20-cifar10 on a core of an AMD EPYC, once tickets and global random networks are
+          trained (ablations.py).
 Expected: at paper size and 3.5% of the weights, tickets reach 98.2% against 98.3% dense (Table
           4.2, whose random pruning keeps the layers' densities: 96.7%). Tickets are far above
           global random pruning at all but the highest densities; LRR is close to them: LeNet on
@@ -26,7 +29,7 @@ from __future__ import annotations
 
 import jaxticket as jt
 from experiments.common.job import budget, launch, prepare
-from experiments.common.report import renamed, report, save, test_and_train
+from experiments.common.report import lost_classes, renamed, report, save, test_and_train
 from experiments.thesis_ch3._tickets import Settings, beside, controlled, sizes, tickets
 
 
@@ -39,7 +42,10 @@ def main(settings: Settings) -> None:
         lrr = job.find_tickets(sub="lrr", rewind="learning_rate")
     table = jt.results.concat([table, renamed(lrr.table(), {"ticket": "lrr"})])
     report(job, table)
-    save(job, {"figure_3-5": test_and_train(table)}, table)
+    rewound = renamed(jt.layers.report(lrr), {"ticket": "lrr"})
+    layers = jt.results.concat([jt.layers.report(runs), rewound]).query("level > 0")
+    lost_classes(layers)
+    save(job, {"figure_3-5": test_and_train(table)}, table, tables={"layers": layers})
 
 
 if __name__ == "__main__":

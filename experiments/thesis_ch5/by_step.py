@@ -37,6 +37,7 @@ from experiments.common.report import (
     differences,
     groups,
     in_words,
+    lost_classes,
     named,
     order,
     save,
@@ -118,23 +119,6 @@ def report(job: Job, table: pd.DataFrame, found: pd.DataFrame) -> None:
         print(f"{method:12} {control:10}{words}")
 
 
-def lost_classes(layers: pd.DataFrame) -> None:
-    """Print how many units of the output layer have no weights left, where there are such.
-
-    Args:
-      layers: rows of `jt.layers.report` with branch and pruned_at.
-    """
-    outputs = layers.loc[layers["index"] == layers["index"].max()]
-    lost = outputs.groupby(["branch", "pruned_at"], sort=False)["dead_units"].agg(["min", "max"])
-    lost = lost.loc[lost["max"] > 0]
-    if lost.empty:
-        return
-    classes, looks = outputs["units"].iloc[0], jt.plots.branch_styles(layers["branch"].unique())
-    print(f"\nclasses of {classes} whose output has no weights left, least and greatest seed")
-    for (name, k), row in lost.iterrows():
-        print(f"{looks[name].label:44} at step {k}: {row['min']} to {row['max']}")
-
-
 def main(settings: Settings) -> None:
     """Prune at every step with every method, train, and draw accuracy against the step."""
     density = settings.at_density or density_of(jt.preset(settings.preset))
@@ -183,7 +167,7 @@ def main(settings: Settings) -> None:
     )
     report(job, table, found)
     left = jt.results.concat(layers).query("level > 0")
-    lost_classes(left)
+    lost_classes(left, "pruned_at")
     marks = [m for m in job.training.milestones if steps[0] <= m <= steps[-1]]
     shown = table.assign(branch=table["branch"].where(table["level"] > 0, "dense"))
     with jt.plots.style():

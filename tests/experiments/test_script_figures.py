@@ -12,14 +12,13 @@ from test_panels import finals
 import jaxticket as jt
 from experiments import leaderboard
 from experiments.common import transfer
-from experiments.common.report import near_dense
+from experiments.common.report import lost_classes, near_dense
 from experiments.concrete import balance
 from experiments.kd_lts import activations, against_rewinding, explanations, surfaces, verdicts
 from experiments.kd_lts import transfer as moved_by_kd_lts
 from experiments.mask_rules import figure_5_1
 from experiments.one_ticket import data_sets
 from experiments.supermasks import accuracy as supermasks
-from experiments.thesis_ch5 import by_step
 
 RNG = np.random.default_rng(0)
 
@@ -86,11 +85,13 @@ def test_classes_without_weights_are_counted_in_the_output_layer(capsys):
     ]
     rows += [("snip", 0, 0, 0, 300, 40), ("snip", 0, 0, 1, 10, 0)]
     layers = table("branch pruned_at seed index units dead_units", rows)
-    by_step.lost_classes(layers)
+    lost_classes(layers, "pruned_at")
     head, line = capsys.readouterr().out.strip().splitlines()
     assert head.startswith("classes of 10") and line.split() == "SNIP at step 6000: 2 to 3".split()
-    by_step.lost_classes(layers.query("pruned_at == 0"))
+    lost_classes(layers.query("pruned_at == 0"), "pruned_at")
     assert capsys.readouterr().out == ""
+    lost_classes(layers.assign(density=0.018))
+    assert capsys.readouterr().out.splitlines()[-1].split() == "SNIP at 1.8%: 0 to 3".split()
 
 
 def test_the_figure_of_balance_explains_colors_and_lines():
