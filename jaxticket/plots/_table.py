@@ -367,7 +367,8 @@ def not_drawn(
             (at, share_of(where(sparse, branch=name, level=at)))
             for name, own in drawn.items()
             for at in map(int, where(sparse, branch=name)["level"].unique())
-            if at != own
+            # a control at level 0 has no ticket's density
+            if at not in (0, own)
         ]
         # each density once, by level
         shares = dict.fromkeys(share for _, share in sorted(others))

@@ -35,7 +35,7 @@ def test_a_figure_at_one_level_states_its_density_and_names_the_others(name, cho
     figure = FIGURES[name]
     table = figure.table
     if name in ALONE:
-        table = pd.concat([table, table.assign(level=0, density=0.41)])
+        table = pd.concat([table.assign(level=table["level"] + 1), table.assign(density=0.41)])
     said = legend_texts(figure(table))
     assert "not drawn: 41%" in said
     assert [one for one in said if f", {chosen}" in one], said
@@ -51,6 +51,13 @@ def test_figures_of_several_tables_name_the_levels_that_they_leave_out():
     # panels that share a legend have it too
     labels = plots.instability(TABLE, legend=False).get_legend_handles_labels()[1]
     assert "not drawn: 41%" in labels and f"bands: {STD} copies" in labels
+
+
+def test_controls_at_level_zero_are_no_density_that_is_left_out():
+    control = TABLE[(TABLE["branch"] == "random") & (TABLE["level"] == TABLE["level"].max())]
+    own = TABLE[TABLE["level"].isin([0, TABLE["level"].max()])]
+    both = pd.concat([own, control.assign(level=0, density=1.0)])
+    assert not [text for text in legend_texts(plots.instability(both)) if "not drawn" in text]
 
 
 def test_what_is_left_out_is_named_or_counted():
