@@ -92,9 +92,9 @@ def unpack(
     mask = {path: kept.get(path) for path in shapes}
     if like is None:
         trees = [
-            nested(mask, keys or {}),
-            nested(params, keys or {}),
-            nested(stats, keys or {}),
+            _nested(mask, keys or {}),
+            _nested(params, keys or {}),
+            _nested(stats, keys or {}),
         ]
     else:
         # stacked tickets have leading axes
@@ -228,25 +228,8 @@ def _as(
     return jax.tree.unflatten(jax.tree.structure(like), found)
 
 
-def nested(values: Mapping[str, Any], keys: Mapping[str, Sequence[str | int]]) -> Params:
-    """Make nested dicts of leaves by their paths.
-
-    Args:
-      values: the leaves.
-      keys: those of paths that are not the texts between their slashes.
-
-    Raises:
-      Malformed: where a path lies below another.
-    """
-    result: dict = {}
-    for path, x in values.items():
-        *parents, last = keys.get(path, path.split("/"))
-        at = result
-        for parent in parents:
-            at = at.setdefault(parent, {})
-            if not isinstance(at, dict):
-                break
-        if not isinstance(at, dict) or last in at:
-            raise Malformed(f"{path!r} lies below or above another leaf")
-        at[last] = x
-    return result
+def _nested(values: Mapping[str, Any], keys: Mapping[str, Sequence[str | int]]) -> Params:
+    try:
+        return _tree.nested(values, keys)
+    except ValueError as error:
+        raise Malformed(str(error)) from error

@@ -75,6 +75,35 @@ def unflatten(leaves: Mapping[str, object], like: T, under: str = "") -> T:
     )
 
 
+def nested(
+    leaves: Mapping[str, Any], keys: Mapping[str, Sequence[str | int]] | None = None
+) -> dict[Any, Any]:
+    """Make nested dicts of leaves by the words of their paths.
+
+    Args:
+      leaves: the leaves.
+      keys: those of paths that are not the texts between their slashes.
+
+    Raises:
+      ValueError: where a path lies below another.
+
+    >>> nested({"dense_0/kernel": 1, "dense_0/bias": 2})
+    {'dense_0': {'kernel': 1, 'bias': 2}}
+    """
+    result: dict[Any, Any] = {}
+    for path, leaf in leaves.items():
+        *parents, last = (keys or {}).get(path, path.split("/"))
+        at = result
+        for parent in parents:
+            at = at.setdefault(parent, {})
+            if not isinstance(at, dict):
+                break
+        if not isinstance(at, dict) or last in at:
+            raise ValueError(f"{path!r} lies below or above another leaf")
+        at[last] = leaf
+    return result
+
+
 def natural(path: str) -> list[tuple[bool, int, str]]:
     """Give a sort key that orders numbers in names by their size.
 

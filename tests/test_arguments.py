@@ -241,7 +241,7 @@ BAD = [
     ("branch", "training", 3, "`training` must be a jt.Training"),
     ("find_tickets", "mesh", "cpu", "`mesh` must have the axes"),
     *(("verdict", "small_dense", value, "`small_dense` must be a network")
-      for value in ("no", 1, None, 0.5)),
+      for value in ("no", 1, 0.5)),
     ("verdict", "rules", {}, "`rules` must be"),
     ("elastic", "ticket", None, "`ticket` must be a ticket"),
     ("elastic", "net", None, "`net` must be a network"),

@@ -118,8 +118,8 @@ def test_a_verdict_on_numbers(tmp_path):
     assert rows.loc["matching", "value"] == pytest.approx(means["ticket"])
     assert rows.loc["matching", "bar"] == pytest.approx(means["dense"] - 0.002)
     assert rows.loc["reinit", "value"] == pytest.approx(means["reinit"])
-    assert rows.loc["nontrivial", "means"] == "random pruning is worse than dense"
-    assert rows.loc["matching", "means"] == "the ticket is as good as dense"
+    assert rows.loc["nontrivial", "means"] == "random pruning must be worse than dense"
+    assert rows.loc["matching", "means"] == "the ticket must be as good as dense"
     again = jt.load(tmp_path, data=tickets("numbers").data)
     assert again.metric == "r2" and str(again) == str(found)
 

@@ -11,7 +11,6 @@ import jax
 import numpy as np
 
 from jaxticket import _tree
-from jaxticket._ticket_arrays import nested
 from jaxticket.nn.network import kernels
 from jaxticket.typing import Network, Params, Prunable, Stats
 
@@ -87,4 +86,4 @@ def absent(
 def _shapes(shapes: Mapping[str, Sequence[int]]) -> Params:
     """Make nested dicts of float32 shapes by the words of their paths."""
     leaves = {path: jax.ShapeDtypeStruct(tuple(s), np.float32) for path, s in shapes.items()}
-    return nested(leaves, {})
+    return _tree.nested(leaves)

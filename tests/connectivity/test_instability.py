@@ -730,7 +730,7 @@ def test_piecewise_linear_paths_and_planes(inst, net, data, training, mesh):
         ({"at": 0, "statistics": "both"}, "needs a network with BatchNorm"),
         ({"at": 0, "throughout": 2}, "`throughout`"),
         ({"at": 0, "distances": ("l3",)}, "did you mean 'l2'"),
-        ({"at": 0, "levels": (1,)}, "need `tickets`"),
+        ({"at": 0, "levels": (1,)}, r"pass tickets=runs, or leave `levels` out"),
         ({"at": 0, "branches": ("reinit",)}, "pass `tickets`"),
         ({"at": 0, "at_once": 1, "copies": 5}, "use at least 3"),
         ({"tickets": ()}, "must be what find_tickets"),
