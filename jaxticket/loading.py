@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -36,6 +36,15 @@ from jaxticket.typing import Json, Network
 
 T = TypeVar("T")
 _SETTINGS = "settings.json"
+
+
+class Given(NamedTuple):
+    """What a user passed with a folder, as the arguments of `load`."""
+
+    net: Network | None = None
+    data: Data | Stream | None = None
+    training: Training | None = None
+    pruning: PruningSettings | None = None
 
 
 def load(
@@ -77,12 +86,7 @@ def load(
 
 
 def load_recorded(
-    folder: str | os.PathLike[str],
-    *,
-    net: Network | None = None,
-    data: Data | Stream | None = None,
-    training: Training | None = None,
-    pruning: PruningSettings | None = None,
+    folder: str | os.PathLike[str], given: Given | None = None
 ) -> Runs | BySteps | Instability | Verdict:
     """As `load`, for tables and masks alone: networks of your own code need not be passed.
 
@@ -93,15 +97,12 @@ def load_recorded(
 
     Args:
       folder: as for `load`.
-      net: as for `load`.
-      data: as for `load`.
-      training: as for `load`.
-      pruning: as for `load`.
+      given: what the user passed with it; None for nothing.
 
     Raises:
       ValueError: as `load`.
     """
-    return _read_folder(folder, _Given(net, data, training, pruning, recorded=True))
+    return _read_folder(folder, _Given(*(given or Given()), recorded=True))
 
 
 def _read_folder(

@@ -9,8 +9,9 @@ from jaxticket import _files
 from jaxticket._check import instance, shown
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
+from jaxticket.loading import Given
 from jaxticket.pruning_settings import PruningSettings
-from jaxticket.reporting.collecting import Given, collected
+from jaxticket.reporting.collecting import collected
 from jaxticket.reporting.rendering import html
 from jaxticket.settings import Training
 from jaxticket.typing import Network

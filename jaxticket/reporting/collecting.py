@@ -15,8 +15,7 @@ from jaxticket.data.absent import Absent
 from jaxticket.data.arrays import Data
 from jaxticket.data.streaming import Stream
 from jaxticket.engine.store import settings_in
-from jaxticket.loading import load_recorded
-from jaxticket.pruning_settings import PruningSettings
+from jaxticket.loading import Given, load_recorded
 from jaxticket.reporting import contents, recorded, tables
 from jaxticket.reporting.judging import Judgment, of_runs, of_verdict
 from jaxticket.reporting.pictures import Picture, pictures, pictures_of_table
@@ -24,7 +23,6 @@ from jaxticket.reporting.recorded import Settings
 from jaxticket.reporting.tables import Table
 from jaxticket.reporting.unfinished import Unfinished, unfinished
 from jaxticket.runs import Runs
-from jaxticket.settings import Training
 from jaxticket.sparsify.early_pruning import BySteps
 from jaxticket.typing import Network
 
@@ -33,15 +31,6 @@ if TYPE_CHECKING:
 
 MEASURES = ("measure", "telemetry", "surface", "trajectory")
 """Kinds of folders that hold a table and no runs."""
-
-
-class Given(NamedTuple):
-    """What a user passed with the folder, as for `jt.load`."""
-
-    net: Network | None
-    data: Data | Stream | None
-    training: Training | None
-    pruning: PruningSettings | None
 
 
 class Page(NamedTuple):
@@ -94,7 +83,7 @@ def collected(folder: str | os.PathLike[str], given: Given) -> Page:
     begun = unfinished(path)
     if begun is not None:
         return _of_unfinished(path, begun)
-    found = load_recorded(path, **given._asdict())
+    found = load_recorded(path, given)
     if isinstance(found, BySteps):
         needs = _needs(next(iter(found.values())), given)
         return _of_steps(path, kind or "prune_at", settings, found, needs)
