@@ -67,6 +67,7 @@ from experiments.common.report import (
 )
 from experiments.common.rules import rule_of
 from experiments.common.sizes import LENET
+from jaxticket.pruning.layouts import layers_of
 
 CONTROLS = ("shuffle", "reinit", "inverted")
 CRITERIA = (
@@ -89,10 +90,12 @@ class Method:
     Attributes:
       find: finds masks and trains what they leave.
       inverted: the same with the ranking inverted, or None where there is none.
+      layout: the name of the layout that spreads its densities over the layers, "" without one.
     """
 
     find: Find
     inverted: Find | None = None
+    layout: str = ""
 
 
 def tickets(*, late: bool = False, **pruning: Any) -> Method:
@@ -114,7 +117,8 @@ def scored(score: str, *, ranked: bool = True, **options: Any) -> Method:
     def turned(job: Job, sub: str) -> jt.Runs:
         return job.prune_at(jt.scores.inverted(score), sub=sub, dense=False, **options)
 
-    return Method(find, turned if ranked else None)
+    scope = str(options.get("scope", ""))
+    return Method(find, turned if ranked else None, scope if scope in jt.LAYOUTS else "")
 
 
 def searched(name: str) -> Method:
@@ -137,7 +141,7 @@ def ruled(name: str) -> Method:
     def find(job: Job, sub: str) -> jt.Runs:
         return job.sparse_train(rule_of(job, name), sub=sub, keep="trained")
 
-    return Method(find)
+    return Method(find, layout=getattr(jt.RULES[name], "layout", ""))
 
 
 METHODS: dict[str, Method] = {
@@ -167,12 +171,26 @@ RANDOM = ("random", "erk", "smart_ratio", "static")
 """Methods whose masks are random, so that there is nothing to shuffle."""
 
 
+def without_room(job: Job) -> dict[str, str]:
+    """Say which methods cannot keep as little as the job's densities, as their layout says it."""
+    layers = layers_of(job.net)
+    reasons = {}
+    for name, method in METHODS.items():
+        for density in job.densities if method.layout else ():
+            try:
+                jt.LAYOUTS[method.layout](layers, density)
+            except ValueError as error:
+                reasons[name] = str(error)
+                break
+    return reasons
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings(Common):
     """Options of this script: those of all, methods, and the density of the controls."""
 
     methods: tuple[str, ...] | None = None
-    """Names of METHODS in this script; all of them if not given."""
+    """Names of METHODS in this script; if not given all that the densities leave room for."""
     at_density: float | None = None
     """Density of the controls and of the costs (the nearest of the ladder); the middle one if not
     given."""
@@ -319,6 +337,10 @@ def main(settings: Settings) -> None:
     lenet |= {"steps": 300, "eval_every": 300}
     reduced, paper = {"levels": 3, "fraction": 0.7}, {"levels": 10, "fraction": 0.36}
     job = prepare(__file__, settings, quick=quick, lenet=lenet, reduced=reduced, paper=paper)
+    left_out = without_room(job) if settings.methods is None else {}
+    names = tuple(name for name in names if name not in left_out)
+    for name, reason in left_out.items():
+        print(f"left out: {name}, since {reason}")
     ladder = job.densities
     middle = ladder[len(ladder) // 2]
     asked = settings.at_density or middle
@@ -361,6 +383,7 @@ def main(settings: Settings) -> None:
             figures["overview"], ax = single(6.4, max(2.4, 1.4 + 0.28 * len(page)))
             jt.plots.overview(page, ax, criteria=CRITERIA)
     more = {"methods": names, "controls": settings.controls, "at_density": ladder[level - 1]}
+    more |= {"left_out": left_out} if left_out else {}
     save(job, figures, table, tables=small, more=more, pruning="densities by level or at once")
 
 

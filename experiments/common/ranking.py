@@ -108,6 +108,9 @@ def leaderboard(home: Path, root: Path) -> list[str]:
              "Barrier", "Sharpness", "ECE (%)")  # fmt: skip
     # what was not measured has no column
     shown = [i for i in range(len(heads)) if any(cells[i] for cells in ranked)]
+    left_out = [
+        f"`{name}` is left out: {why}." for name, why in settings.get("left_out", {}).items()
+    ]
     folder = home.relative_to(root).as_posix()
     pictures = [f"[{path.stem}](../{folder}/{path.name})" for path in sorted(home.glob("*.png"))]
     return [
@@ -116,7 +119,7 @@ def leaderboard(home: Path, root: Path) -> list[str]:
         f"{said(settings)} ([settings](../{folder}/settings.json)). The dense network has "
         f"{accuracy(dense)}. Methods are in the order of their accuracies at "
         f"{100 * ladder[chosen]:.3g}% of the weights, where the columns after the accuracies were "
-        f"measured. Figures: {', '.join(pictures)}.",
+        f"measured. {' '.join((*left_out, 'Figures:'))} {', '.join(pictures)}.",
         "",
         *(
             f"| {' | '.join(cells[i] for i in shown)} |"

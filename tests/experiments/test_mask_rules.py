@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -135,3 +136,17 @@ def test_accuracies_next_to_those_of_the_author(tmp_path, digits_npz):
     assert rows.loc[("rigl", 4), "printed"] == 91.8 and rows.loc[("static", 2), "printed"] == 92.9
     assert np.isnan(rows.loc[("dense", 0), "printed"]) and "on all of the data" in said
     assert (tmp_path / "figures" / "accuracy.png").exists()
+
+
+def test_the_leaderboard_leaves_out_what_the_densities_leave_no_room_for():
+    net = jt.networks.lenet((28, 28, 1), 10)
+    # the first layer has 88% of the weights, which this rule keeps
+    (name,), (reason,) = zip(*leaderboard.without_room(job_of(net, 0.9, 0.3)).items(), strict=True)
+    assert name == "rigl_uniform" and "keeps 79,860 weights, fewer than the first layer" in reason
+    assert not leaderboard.without_room(job_of(net, 0.9))
+    # of the smart ratio the output layer keeps 30%
+    assert set(leaderboard.without_room(job_of(net, 0.001))) == {"rigl_uniform", "smart_ratio"}
+
+
+def job_of(net, *densities):
+    return SimpleNamespace(net=net, densities=densities)
