@@ -11,8 +11,7 @@ Makes:    figures 4-2 to 4-12, 4-31 and 4-32, verdicts.csv, first_steps.csv; the
           (barriers before and after permutation alignment), plane (error around two copies).
 Sizes:    lenet-mnist: quick 3 seeds, 600 steps, 10% of the examples; reduced 3 seeds, 6,000 steps;
           paper 3 seeds, 24,000 steps.
-Cost:     at quick size 12 minutes with resnet20-cifar10 on 2 cores of an Intel Xeon of 2.5 GHz; of
-          the paper's size 66 minutes with the settings of
+Cost:     at the paper's size 66 minutes with the settings of
           results/thesis_ch4/dense-lenet-mnist-paper-a3e42b1b13 on a core of an AMD EPYC.
 Expected: at paper size LeNet is stable (barrier below 2 points) from step 0. ResNet-20 and VGG-16
           are not: at step 0 the error on the line reaches that of guessing; they are stable from
