@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import resource
 import subprocess
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -28,6 +29,16 @@ def machine(*packages: str) -> Machine:
         found = subprocess.run(query, capture_output=True, check=True, text=True).stdout.split("\n")
         here["gpu"] = found[0].strip()
     return here
+
+
+def memory() -> float:
+    """Give the most memory that the device (of a CPU, the process) has held, in MB."""
+    import jax
+
+    stats = jax.devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats and jax.default_backend() != "cpu":
+        return stats["peak_bytes_in_use"] / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def described(ratios: Sequence[float]) -> str:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import resource
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tyro
 
-from experiments.benchmarks._machine import described, machine, publish
+from experiments.benchmarks._machine import described, machine, memory, publish
 from experiments.benchmarks._workers import (
     Answer,
     Measure,
@@ -101,16 +100,6 @@ def setup(variant: Variant) -> tuple[jt.Network, jt.data.Data, jt.Training]:
         eval_every=variant.steps,
     )
     return net, data, training
-
-
-def memory() -> float:
-    """Give the most memory that the device (of a CPU, the process) has held, in MB."""
-    import jax
-
-    stats = jax.devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in stats and jax.default_backend() != "cpu":
-        return stats["peak_bytes_in_use"] / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def worker(variant: Variant) -> tuple[Measure, Report]:

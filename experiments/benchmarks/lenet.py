@@ -5,7 +5,8 @@ random images otherwise). How it is measured: _workers.py.
 
 jaxticket is measured through `jt.find_tickets(..., levels=1, folder=...)`: training steps of all
 seeds over the training seconds of level 1, evaluations included. The first call of each worker
-compiles and is not counted. The loops only train, they neither evaluate nor save.
+compiles and is not counted. The loops only train, they neither evaluate nor save. PyTorch trains
+one network in a process, or several under torch.func.vmap, whose batches differ.
 
 Command:  python -m experiments.benchmarks.lenet [--rounds 5 --seconds 6 --publish]
 Needs:    pip install "jaxticket[benchmark]" for the PyTorch loops (--no-torch leaves them out)
@@ -69,6 +70,8 @@ class Settings:
     """Length of one measurement."""
     torch: bool = True
     """Whether to measure the PyTorch loops."""
+    ensembles: tuple[int, ...] = (5, 16)
+    """How many networks PyTorch trains under torch.func.vmap."""
     publish: bool = False
     """Whether to write experiments/results/benchmarks/lenet.csv and lenet.json."""
 
@@ -81,8 +84,9 @@ class Variant:
       kind: "jaxticket", "jax" or "torch".
       processes: workers that run at the same time.
       threads: JAX devices, or threads of PyTorch, of each.
-      seeds: networks trained side by side by jaxticket.
-      form: of PyTorch: mask in the "forward" pass or "folded" in after the update.
+      seeds: networks trained side by side, by jaxticket or under torch.func.vmap.
+      form: of PyTorch: mask in the "forward" pass, "folded" in after the update, or "vmap", which
+        has it in the forward pass.
     """
 
     kind: str
@@ -99,6 +103,8 @@ class Variant:
             return f"jaxticket, {self.seeds} seed{'s' * (self.seeds > 1)}, {devices}"
         if self.kind == "jax":
             return "JAX, Python loop over a jitted step"
+        if self.form == "vmap":
+            return f"PyTorch, torch.func.vmap, {self.seeds} networks"
         mask = "mask in the forward pass" if self.form == "forward" else "mask after the update"
         return f"PyTorch, {mask}, {self.processes} x {self.threads} threads"
 
@@ -112,6 +118,8 @@ def variants(settings: Settings, threads: int) -> list[Variant]:
     for form in ("forward", "folded") if settings.torch else ():
         chosen.append(Variant("torch", threads=threads, form=form))
         chosen.append(Variant("torch", processes=threads, form=form))
+    for n in settings.ensembles if settings.torch else ():
+        chosen.append(Variant("torch", threads=threads, seeds=n, form="vmap"))
     return chosen
 
 
@@ -242,8 +250,8 @@ def jax_loop(variant: Variant, data_dir: str | None, seconds: float) -> tuple[Me
     }
 
 
-def torch_loop(variant: Variant, data_dir: str | None, seconds: float) -> tuple[Measure, Report]:
-    """Measure PyTorch with the data in memory as normalized tensors and fused Adam."""
+def torch_images(variant: Variant, data_dir: str | None) -> tuple[Any, Any, Any]:
+    """Import PyTorch with the variant's threads, and give the images as normalized tensors."""
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -254,7 +262,14 @@ def torch_loop(variant: Variant, data_dir: str | None, seconds: float) -> tuple[
     torch.manual_seed(0)
     data = images(data_dir)
     x = torch.from_numpy(data.train.x.reshape(len(data.train), -1).astype(np.float32) / 255)
-    y = torch.from_numpy(data.train.y.astype(np.int64))
+    return torch, x, torch.from_numpy(data.train.y.astype(np.int64))
+
+
+def torch_loop(variant: Variant, data_dir: str | None, seconds: float) -> tuple[Measure, Report]:
+    """Measure PyTorch with the data in memory as normalized tensors and fused Adam."""
+    if variant.form == "vmap":
+        return torch_ensemble(variant, data_dir, seconds)
+    torch, x, y = torch_images(variant, data_dir)
     layers = [torch.nn.Linear(784, 300), torch.nn.Linear(300, 100), torch.nn.Linear(100, 10)]
     masks = [(torch.rand_like(layer.weight) < DENSITY).float() for layer in layers]
     weights = [layer.weight for layer in layers]
@@ -289,9 +304,52 @@ def torch_loop(variant: Variant, data_dir: str | None, seconds: float) -> tuple[
     return looped(step, lambda: None, seconds, block=BLOCK), {}
 
 
-def host_batches(examples: int) -> Iterator[np.ndarray]:
+def torch_ensemble(
+    variant: Variant, data_dir: str | None, seconds: float
+) -> tuple[Measure, Report]:
+    """Measure PyTorch with stacked networks, whose gradients torch.func.vmap computes together."""
+    torch, x, y = torch_images(variant, data_dir)
+    functional, many = torch.nn.functional, variant.seeds
+    made = [
+        [torch.nn.Linear(*sizes) for sizes in ((784, 300), (300, 100), (100, 10))]
+        for _ in range(many)
+    ]
+    weights, biases = (
+        [
+            torch.stack([getattr(one, name).detach() for one in layers])
+            for layers in zip(*made, strict=True)
+        ]
+        for name in ("weight", "bias")
+    )
+    masks = [(torch.rand_like(weight) < DENSITY).float() for weight in weights]
+    # Adam works entry by entry: of the stacked networks it is that of each
+    adam = torch.optim.Adam([*weights, *biases], lr=RATE, fused=True)
+
+    def loss(weights: Any, biases: Any, masks: Any, x: Any, y: Any) -> Any:
+        h = x
+        for i, (weight, bias, mask) in enumerate(zip(weights, biases, masks, strict=True)):
+            h = functional.linear(functional.relu(h) if i else h, weight * mask, bias)
+        return functional.cross_entropy(h, y)
+
+    gradient = torch.func.vmap(torch.func.grad(loss, argnums=(0, 1)))
+    batches = [host_batches(len(y), seed) for seed in range(many)]
+
+    def step() -> None:
+        index = torch.from_numpy(np.stack([next(own) for own in batches]))
+        slopes = gradient(weights, biases, masks, x[index], y[index])
+        for values, own in zip((weights, biases), slopes, strict=True):
+            for value, slope in zip(values, own, strict=True):
+                value.grad = slope
+        adam.step()
+
+    for _ in range(BLOCK):
+        step()
+    return looped(step, lambda: None, seconds, block=BLOCK, worth=many), {}
+
+
+def host_batches(examples: int, seed: int = 0) -> Iterator[np.ndarray]:
     """Draw index arrays of batches, in a new order every epoch."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     while True:
         order = rng.permutation(examples)
         for begin in range(0, examples - BATCH + 1, BATCH):
@@ -345,11 +403,12 @@ def summarised(
     loops = {
         "JAX loop": [v for v in chosen if v.kind == "jax"],
         "best PyTorch loop, one process": [
-            v for v in chosen if v.kind == "torch" and v.processes == 1
+            v for v in chosen if v.kind == "torch" and v.processes == 1 and v.form != "vmap"
         ],
         "best PyTorch loop, a process per core": [
             v for v in chosen if v.kind == "torch" and v.processes > 1
         ],
+        "best ensemble of torch.func.vmap": [v for v in chosen if v.form == "vmap"],
     }
     ratios: dict[str, dict[str, list[float]]] = {}
     for (against, loop), variant in itertools.product(loops.items(), ours):

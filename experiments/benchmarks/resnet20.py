@@ -9,8 +9,9 @@ split at the end) and all; the others only train, without masks. How it is measu
   that out).
 * Flax: nn.Conv and nn.BatchNorm, a jitted step in a Python loop, for one network and vmapped over
   several; with --loop also one network with the steps in a `lax.fori_loop` (minutes on a CPU).
-* PyTorch, eager, channels-last and default layout; on a GPU, and elsewhere with --torch-compile,
-  also by torch.compile, channels-last (--no-torch leaves all of them out).
+* PyTorch, eager, channels-last and default layout, and several networks under torch.func.vmap; on a
+  GPU, and elsewhere with --torch-compile, also by torch.compile, channels-last (--no-torch leaves
+  all of them out).
 
 Command:  python -m experiments.benchmarks.resnet20 [--rounds 3 --seconds 12 --publish]
           on a GPU: --seeds 1 8 32 64 --dtype bfloat16
@@ -58,6 +59,7 @@ MODULE = "experiments.benchmarks.resnet20"
 BATCH, RATE, CLASSES = 128, 0.1, 10
 COMPILER = "compiler's convolutions"
 COMPILED = "torch.compile"
+VMAP = "torch.func.vmap"
 # multiplications and additions of one image, forward and backward
 FLOPS = 3 * 2 * 40_813_184
 
@@ -82,6 +84,8 @@ class Settings:
     """Whether to measure Flax with the steps inside a loop of the program."""
     torch: bool = True
     """Whether to measure PyTorch."""
+    ensembles: tuple[int, ...] = (4,)
+    """How many networks PyTorch trains under torch.func.vmap."""
     torch_compile: bool = False
     """Whether to measure torch.compile where there is no GPU, which needs a C++ compiler."""
     publish: bool = False
@@ -93,7 +97,8 @@ class Variant:
     """One way to train.
 
     Attributes:
-      kind: "jaxticket" (form "" or COMPILER), "flax" (form "step" or "loop") or "torch".
+      kind: "jaxticket" (form "" or COMPILER), "flax" (form "step" or "loop") or "torch" (a layout,
+        COMPILED or VMAP).
       networks: how many train side by side.
       form: the variant of the kind.
       processes: workers.
@@ -112,7 +117,7 @@ class Variant:
             vmapped = "vmapped, " if self.networks > 1 else ""
             return f"Flax, {vmapped}{'jitted step' if self.form == 'step' else 'loop'}, {many}"
         if self.kind == "torch":
-            return f"PyTorch, {self.form}"
+            return f"PyTorch, {self.form}" + f", {many}" * (self.networks > 1)
         return ", ".join(filter(None, ("jaxticket", self.form, many)))
 
 
@@ -126,7 +131,8 @@ def variants(settings: Settings) -> list[Variant]:
     forms = ("channels-last", "default layout") if settings.torch else ()
     if settings.torch and (settings.torch_compile or "gpu" in machine()):
         forms = (COMPILED, *forms)
-    return chosen + [Variant("torch", form=form) for form in forms]
+    chosen += [Variant("torch", form=form) for form in forms]
+    return chosen + [Variant("torch", n, VMAP) for n in settings.ensembles * settings.torch]
 
 
 def worker(variant: Variant, dtype: str, seconds: float) -> None:
@@ -278,10 +284,15 @@ def torch_loop(variant: Variant, dtype: str, seconds: float) -> tuple[Measure, R
             return torch.relu(self.inner(x) + self.shortcut(x))
 
     sizes = (16, 16, 16, 16, 32, 32, 32, 64, 64, 64)
-    blocks = [Block(a, b) for a, b in itertools.pairwise(sizes)]
-    net = nn.Sequential(
-        layer(3, 16), nn.ReLU(), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)
-    ).to(device, getattr(torch, dtype))
+
+    def made() -> nn.Module:
+        blocks = [Block(a, b) for a, b in itertools.pairwise(sizes)]
+        ends = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, CLASSES)
+        return nn.Sequential(layer(3, 16), nn.ReLU(), *blocks, *ends).to(
+            device, getattr(torch, dtype)
+        )
+
+    net = made()
     x, y = images()
     x = torch.from_numpy(x).permute(0, 3, 1, 2).to(device, getattr(torch, dtype)) / 255
     y = torch.from_numpy(y).to(device)
@@ -289,8 +300,8 @@ def torch_loop(variant: Variant, dtype: str, seconds: float) -> tuple[Measure, R
         x = x.contiguous()
     else:
         net, x = (t.to(memory_format=torch.channels_last) for t in (net, x))
-    sgd = torch.optim.SGD(net.parameters(), lr=RATE, momentum=0.9)
-    batches = host_batches(len(y), (BATCH,))
+    many = variant.networks
+    batches = host_batches(len(y), (many, BATCH) if variant.form == VMAP else (BATCH,))
 
     def loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return nn.functional.cross_entropy(net(x), y)
@@ -298,10 +309,30 @@ def torch_loop(variant: Variant, dtype: str, seconds: float) -> tuple[Measure, R
     # graphs of the GPU in the place of single kernels, where it can
     loss_of = torch.compile(loss, mode="reduce-overhead") if variant.form == COMPILED else loss
 
-    def step() -> None:
-        index = torch.from_numpy(next(batches)).to(device)
+    def alone(index: torch.Tensor) -> None:
         sgd.zero_grad(set_to_none=True)
         loss_of(x[index], y[index]).backward()
+
+    params, buffers = torch.func.stack_module_state([made() for _ in range(many)])
+    params = {name: value.detach() for name, value in params.items()}
+
+    def loss_in(params: Any, buffers: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        logits = torch.func.functional_call(net, (params, buffers), x)
+        return nn.functional.cross_entropy(logits, y)
+
+    gradient = torch.func.vmap(torch.func.grad(loss_in))
+
+    def together(index: torch.Tensor) -> None:
+        for name, slope in gradient(params, buffers, x[index], y[index]).items():
+            params[name].grad = slope
+
+    ensemble = variant.form == VMAP
+    descend = together if ensemble else alone
+    trained = params.values() if ensemble else net.parameters()
+    sgd = torch.optim.SGD(trained, lr=RATE, momentum=0.9)
+
+    def step() -> None:
+        descend(torch.from_numpy(next(batches)).to(device))
         sgd.step()
 
     finish = torch.cuda.synchronize if gpu else lambda: None
@@ -310,7 +341,7 @@ def torch_loop(variant: Variant, dtype: str, seconds: float) -> tuple[Measure, R
         step()
     finish()
     report: Report = {"compile_seconds": time.perf_counter() - began}
-    return looped(step, finish, seconds, block=50 if gpu else 1, worth=BATCH), report
+    return looped(step, finish, seconds, block=50 if gpu else 1, worth=many * BATCH), report
 
 
 def main(settings: Settings) -> None:

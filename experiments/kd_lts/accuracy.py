@@ -20,9 +20,9 @@ Makes:    figure_3 and table_2, or from epoch 3 figure_5 (which is also Figure 2
           accuracies, table and costs in the terminal.
 Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 5 levels pruning 41.5%, 18,760 steps; reduced 3 seeds,
           10 levels pruning 36%, 6,000 steps; paper 3 seeds, 8 levels pruning 20.5%, 18,760 steps.
-Cost:     at quick size 64 minutes with the settings of
-          results/kd_lts/accuracy-lenet-mnist-kd_lts-quick-60c17b0739, 96 minutes with
-          lenet-mnist-kd_lts on 2 cores of an AMD EPYC; the paper's size is not measured.
+Cost:     at quick size 35 minutes with the settings of
+          results/kd_lts/accuracy-lenet-mnist-kd_lts-quick-5d3c409e4a on 2 cores of an AMD EPYC; the
+          paper's size is not measured.
 Expected: LeNet-300-100 with 20% of its weights reaches the 98% of the dense network, and 98.3% with
           55%; LTH, SNIP and iterative SNIP reach 98% with 80% alone, GraSP does not. ResNet-20 wins
           with 45% (from epoch 3: 10%), VGG-16 with 5% (2%). Tickets learn some 1.2 times faster
@@ -195,10 +195,10 @@ def speed_of(job: Job, table: pd.DataFrame) -> Figure:
     here = range(1, len(job.densities) + 1)
     levels = {level_of(job, density) for density in (0.55, 0.2)} | {here[-1]}
     own = trained(table)
-    by_epoch = own.assign(step=own["step"] * epochs(job) / job.size.steps)
+    by_epoch = own.assign(step=own["step"] * epochs(job) / job.size.steps, branch="kd_lts")
     with jt.plots.style():
         figure, ax = single(5.6, 4.0)
-        jt.plots.curves(by_epoch, ax, levels=[0, *sorted(levels)])
+        jt.plots.curves(by_epoch, ax, branches=["kd_lts"], levels=[0, *sorted(levels)])
         label = jt.plots.branch_styles(["kd_lts"])["kd_lts"].label
         ax.set(xlabel="Epoch", title=f"Training of the tickets of {label}")
     return figure

@@ -8,8 +8,7 @@ Command:  python -m experiments.kd_lts.hamming [--at-density SHARE] [--preset NA
 Makes:    figure_4, hamming.csv; the distances of some epochs in the terminal.
 Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 1 level pruning 80%, 18,760 steps; reduced 3 seeds, 1
           level pruning 80%, 6,000 steps; paper 3 seeds, 1 level pruning 80%, 18,760 steps.
-Cost:     at quick size 18 minutes with lenet-mnist-kd_lts on 2 cores of an AMD EPYC; the paper's
-          size is not measured.
+Cost:     not measured at any size.
 Expected: not printed. Distances fall as the mask settles, with a jump at every freezing that
           reaches what the scores would keep: it goes by `|sigmoid(beta s) w|`, the mask by s. The
           paper normalizes scores so that masks go on changing for longer.

@@ -9,8 +9,7 @@ Command:  python -m experiments.kd_lts.layers [--at-density SHARE] [--preset NAM
 Makes:    figure_28, layers.csv; the density of each layer in the terminal.
 Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 3 levels pruning 41.5%, 18,760 steps; reduced 3 seeds,
           3 levels pruning 41.5%, 6,000 steps; paper 3 seeds, 7 levels pruning 20.5%, 18,760 steps.
-Cost:     at quick size 18 minutes with lenet-mnist-kd_lts on 2 cores of an AMD EPYC; the paper's
-          size is not measured.
+Cost:     not measured at any size.
 Expected: not printed. Random pruning leaves as much of every layer; the output layer, which is
           small, keeps most of its weights with the methods that look at the loss.
 """

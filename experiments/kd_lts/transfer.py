@@ -12,9 +12,7 @@ Makes:    figure_21 (accuracy by density, a panel for each kind), gaps.csv; accu
           in the terminal.
 Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 3 levels pruning 41.5%, 18,760 steps; reduced 3 seeds,
           10 levels pruning 36%, 6,000 steps; paper 3 seeds, 8 levels pruning 20.5%, 18,760 steps.
-Cost:     at quick size 9.6 minutes with the settings of
-          results/kd_lts/transfer-lenet-mnist-kd_lts-quick-d9179ea0aa on 2 cores of an AMD EPYC; the
-          paper's size is not measured.
+Cost:     not measured at any size.
 Expected: KD-LTS above LTH-Rewind by 0.6 points between CIFAR-10 and CIFAR-100, 0.7 from SGD to
           Adam, and 0.42 from ResNet-20 to ResNet-14.
 """
