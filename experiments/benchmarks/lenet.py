@@ -10,9 +10,10 @@ one network in a process, or several under torch.func.vmap, whose batches differ
 
 Command:  python -m experiments.benchmarks.lenet [--rounds 5 --seconds 6 --publish]
 Needs:    pip install "jaxticket[benchmark]" for the PyTorch loops (--no-torch leaves them out)
-Cost:     8 minutes on 2 CPU cores with --rounds 2 --seconds 3
-Expected: 10 seeds train 2.9 times as fast as the best PyTorch loop in one process, 1.75 times as
-          fast as two processes (2 cores of an Intel Xeon at 2.5 GHz); one compilation
+Cost:     6 minutes on 2 CPU cores with --rounds 2 --seconds 3
+Expected: 10 seeds train 1.9 times as fast as the best PyTorch loop in one process, 1.3 times as
+          fast as two processes, 2.1 times as fast as 16 networks under torch.func.vmap (2 cores of
+          an AMD EPYC); one compilation
 """
 
 from __future__ import annotations

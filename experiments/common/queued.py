@@ -145,6 +145,13 @@ _BENCHMARKS = (
         minutes=15,
     ),
 )
+_GROWTH = Run(
+    "growth",
+    "experiments.benchmarks.growth",
+    ("--publish",),
+    "speed and memory by number of networks, width and search",
+    minutes=20,
+)
 _FAST = Run(
     "fast_cifar10",
     "experiments.own_networks.fast_cifar10",
@@ -167,6 +174,7 @@ RUNS = (
             (_VGG16[2], "Tables 4.1 and 4.2, VGG-16 warmup"),
         )
     ),
+    _GROWTH,
     _paper(
         "thesis_ch4.dense",
         _RESNET20[0],
