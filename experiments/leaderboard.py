@@ -26,8 +26,8 @@ Makes:    accuracy.png, cost.png, controls.png, overview.png and the tables fina
 Sizes:    lenet-mnist: quick 3 seeds, 3 levels pruning 70%, 300 steps, 10% of the examples; reduced
           3 seeds, 3 levels pruning 70%, 6,000 steps; paper 5 seeds, 10 levels pruning 36%, 24,000
           steps.
-Cost:     at quick size 22 minutes with lenet-mnist on 2 cores of an Intel Xeon without the mask
-          rules; the paper's size is not measured.
+Cost:     at the reduced size 60 minutes with lenet-mnist on 2 cores of an AMD EPYC; the paper's
+          size is not measured.
 Expected: at paper size tickets with rewinding and magnitude after training lead and are sensitive
           to all controls; they cost several dense trainings and one. SNIP, GraSP, SynFlow and
           magnitude at initialization cost next to nothing, beat random masks, and are not sensitive
@@ -43,6 +43,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import jaxticket as jt
@@ -67,9 +69,12 @@ from experiments.common.report import (
 )
 from experiments.common.rules import rule_of
 from experiments.common.sizes import LENET
+from jaxticket.plots._style import root_figure
 from jaxticket.pruning.layouts import layers_of
 
 CONTROLS = ("shuffle", "reinit", "inverted")
+MANY = 12
+"""Methods of which lines by density can no longer be told apart."""
 CRITERIA = (
     "accuracy",
     "ece",
@@ -310,9 +315,13 @@ def figures_of(
     figures = {}
     title = f"{100 * density:.3g}% of the weights"
     with jt.plots.style():
-        # the legend below has a row for two methods
-        figures["accuracy"], ax = single(7.2, 4.0 + 0.1 * len(names))
-        jt.plots.accuracy(table, ax, branches=list(names))
+        if len(names) > MANY:
+            figures["accuracy"], ax = single(6.4, 1.6 + 0.2 * len(names))
+            by_method(table, ax, names, density)
+        else:
+            # the legend below has a row for two methods
+            figures["accuracy"], ax = single(7.2, 4.0 + 0.1 * len(names))
+            jt.plots.accuracy(table, ax, branches=list(names))
         figures["cost"], ax = single(7.2, 4.6)
         dense = jt.speed.final(table.query("level == 0"))["value"]
         near, own = near_dense(costs, dense, title)
@@ -327,6 +336,57 @@ def figures_of(
             jt.plots.controls(judged, ax)
             ax.set_title(title)
     return figures
+
+
+def by_method(table: pd.DataFrame, ax: Axes, names: Sequence[str], density: float) -> None:
+    """Draw a row for each method, the most accurate at a density first, and a mark per density.
+
+    The least accurate methods do not decide the limits: numbers of marks further to the left stand
+    at the edge. Of many densities four are shown and the one that orders the methods.
+
+    Args:
+      table: tidy table of all that was trained.
+      ax: where.
+      names: of methods.
+      density: which orders the methods.
+    """
+    final = jt.speed.final(table)
+    dense = 100 * final.loc[final["level"] == 0, "value"]
+    own = final.loc[final["branch"].isin(names) & (final["level"] > 0)]
+    ladder = own.groupby("level")["density"].first()
+    usual = (ladder - density).abs().idxmin()
+    # four marks in a row are told apart
+    some = np.linspace(0, len(ladder) - 1, min(4, len(ladder))).round().astype(int)
+    ladder = ladder.loc[sorted({*ladder.index[some], usual})]
+    by = 100 * own.groupby(["level", "branch"])["value"].agg(["mean", "min", "max"])
+    order = by.loc[usual, "mean"].sort_values().index
+    usually = by["mean"].groupby("level").quantile(0.1).min()
+    low, high = usually - 0.5, max(by["max"].max(), dense.max()) + 0.1
+    ax.axvspan(dense.min(), dense.max(), color="0.88", zorder=0)
+    ax.axvline(dense.mean(), color="0.45", linewidth=1, label="dense, mean and range", zorder=0)
+    colors = colormaps["viridis"](np.linspace(0, 0.88, len(ladder)))
+    for i, (level, share) in enumerate(ladder.items()):
+        rows = by.loc[level].reindex(order)
+        inside, left = rows["mean"] >= low, low + (0.01 + 0.1 * i) * (high - low)
+        outside = rows["mean"] < low
+        # densities stand a little below each other, so that equal marks are all seen
+        place = np.arange(len(order)) + 0.66 / len(ladder) * ((len(ladder) - 1) / 2 - i)
+        bars = np.abs(rows[["min", "max"]].to_numpy().T - rows["mean"].to_numpy())
+        ax.errorbar(
+            rows["mean"][inside], place[inside], xerr=bars[:, inside], fmt="os^Dv"[i % 5],
+            color=colors[i], markersize=4, elinewidth=1, capsize=0, label=f"{100 * share:.3g}%",
+        )  # fmt: skip
+        for at, mean in zip(place[outside], rows["mean"][outside], strict=True):
+            words = f"\u25c4 {mean:.1f}%"
+            ax.text(left, at, words, color=colors[i], fontsize=6, va="center")
+    looks = jt.plots.branch_styles(list(order))
+    ax.set_yticks(np.arange(len(order)), [looks[name].label for name in order])
+    ax.set(xlim=(low, high), ylim=(-0.7, len(order) - 0.3), xlabel="Test accuracy (%)")
+    ax.grid(axis="y", visible=False)
+    ax.set_title(
+        f"in the order at {100 * density:.3g}% of the weights; bars: least to greatest seed"
+    )
+    root_figure(ax).legend(loc="outside upper center", ncols=len(ladder) + 1)
 
 
 def main(settings: Settings) -> None:

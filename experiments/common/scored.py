@@ -233,7 +233,7 @@ def panels(
     """
     draw = jt.plots.accuracy if draw is None else draw
     with jt.plots.style():
-        figure, axes = grid(len(methods), 2, (4.2, 3.2))
+        figure, axes = grid(len(methods), min(2, len(methods)), (4.2, 3.2))
         own = [in_one_panel(table, one, (alongside or {}).get(one, ())) for one in methods]
         drawn = [
             partial(draw, rows, branches=branches_of(rows), legend=False, **options) for rows in own

@@ -17,7 +17,8 @@ Makes:    figure_4 (or 5), final.csv, controls.csv; accuracies by density and wh
 Sizes:    lenet-mnist: quick 3 seeds, 3 levels pruning 80%, 600 steps, 10% of the examples; reduced
           3 seeds, 2 levels pruning 87%, 6,000 steps; paper 3 seeds, 16 levels pruning 36%, 24,000
           steps.
-Cost:     at quick size 4.3 minutes with lenet-mnist on 2 cores of an Intel Xeon of 2.5 GHz; the
+Cost:     at quick size 0.7 minutes with the settings of
+          results/concrete/sanity-lenet-mnist-quick-7aeedddd5c on 2 cores of an AMD EPYC; the
           paper's size is not measured.
 Expected: at paper size tickets are ahead of all controls, most clearly at the lowest densities.
 """

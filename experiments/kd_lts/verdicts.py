@@ -11,9 +11,8 @@ Makes:    figure_11 (accuracy of tickets and controls), table_1.csv, conditions.
           the terminal, then Table 1.
 Sizes:    lenet-mnist-kd_lts: quick 3 seeds, 3 levels pruning 41.5%, 18,760 steps; reduced 3 seeds,
           3 levels pruning 41.5%, 6,000 steps; paper 3 seeds, 7 levels pruning 20.5%, 18,760 steps.
-Cost:     at quick size 63 minutes with the settings of
-          results/kd_lts/verdicts-lenet-mnist-kd_lts-quick-0856ec8a51, 11 minutes with the settings
-          of results/kd_lts/verdicts-lenet-mnist-kd_lts-quick-7808506ffd on 2 cores of an AMD EPYC;
+Cost:     at the reduced size 14 minutes with the settings of
+          results/kd_lts/verdicts-lenet-mnist-kd_lts-reduced-6060aca504 on 2 cores of an AMD EPYC;
           the paper's size is not measured.
 Expected: the paper finds tickets of IMP from step 0, SNIP, GraSP, SynFlow and ProsPr neither stable
           nor sensitive, those of GEM-MINER sensitive, those from epoch 3 (LTH-Rewind, CS) both, and

@@ -11,8 +11,9 @@ Makes:    figure_22, supermasks.csv; accuracies by density in the terminal.
 Sizes:    lenet-mnist: quick 3 seeds, 4 levels pruning 63%, 600 steps, 10% of the examples; reduced
           3 seeds, 4 levels pruning 63%, 6,000 steps; paper 3 seeds, 10 levels pruning 36%, 24,000
           steps.
-Cost:     at quick size 4.8 minutes with lenet-mnist on 2 cores of an AMD EPYC; the paper's size is
-          not measured.
+Cost:     at quick size 1.5 minutes with the settings of
+          results/supermasks/accuracy-lenet-mnist-quick-a8d7911402 on 2 cores of an AMD EPYC; the
+          paper's size is not measured.
 Expected: the learned masks are far above chance, pruned and random ones are not, at the lowest
           densities least of all. The paper reports at 2% of the weights for KD-LTS and the best of
           the others (but CTS) 94 and 60% on LeNet, 66.4 and 61.5% on ResNet-20, 90.1 and 88.2% on

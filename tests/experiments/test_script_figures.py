@@ -55,6 +55,35 @@ def test_figures_of_the_leaderboard_say_their_density_and_write_erk_as_its_sourc
     assert "ERK" in labels and "erk" not in labels
 
 
+def test_many_methods_have_a_row_each_in_the_order_of_their_accuracy():
+    names = [name for name in leaderboard.METHODS if name != "ticket"][: leaderboard.MANY + 1]
+    at = {"dense": lambda n: 0.98}
+    for i, name in enumerate(names):
+        at[name] = lambda n, i=i: 0.97 - 0.001 * i - 0.01 * n
+    at[names[3]] = lambda n: 0.9 if n == 1 else 0.2
+    figures = leaderboard.figures_of(finals(at), costs_of(names), judged_of(names), names, 0.5)
+    (ax,) = figures["accuracy"].axes
+    looks = jt.plots.branch_styles(names)
+    shown = [label.get_text() for label in ax.get_yticklabels()]
+    order = [name for name in names if name != names[3]]
+    assert shown[::-1] == [looks[name].label for name in [*order, names[3]]]
+    # what lies far below is written at the edge, and does not decide the limits
+    assert {text.get_text().split()[-1] for text in ax.texts} == {"90.1%", "20.1%"}
+    assert 90 < ax.get_xlim()[0] < 95
+    legend = [text.get_text() for text in figures["accuracy"].legends[0].get_texts()]
+    assert legend[0] == "dense, mean and range" and all(one.endswith("%") for one in legend[1:])
+
+
+def costs_of(names):
+    return table("branch seed accuracy cost", (
+        (name, seed, 0.9, 1.0) for name in names for seed in (0, 1)
+    ))  # fmt: skip
+
+
+def judged_of(names):
+    return table("method control difference passes", [(names[0], "shuffle", -1.0, True)])
+
+
 def test_costs_of_mask_rules_say_their_density():
     costs = table("branch seed accuracy steps operations", (
         (name, seed, 0.9 + 0.01 * seed, cost, cost / 2)
