@@ -54,10 +54,6 @@ HEAD = (
     " `experiments/README.md` says what is not done"
     " yet, which results were measured with older settings, and why some were withdrawn.",
 )
-REMARKS = {
-    "kd_lts": "In `accuracy`, `verdicts` and `transfer` KD-LTS was measured before its tickets kept"
-    " the factor of their soft masks; what these say of its place among other methods is withdrawn."
-}
 
 
 class Result(NamedTuple):
@@ -356,8 +352,6 @@ def page(root: Path = ROOT) -> str:
     for source, title in [*index.SOURCES.items(), ("", BEYOND)]:
         own = [result for result in found if sources.get(result.script, "") == source]
         parts += [f"## {title}", ""]
-        if source in REMARKS:
-            parts += [REMARKS[source], ""]
         parts += [
             "| Figures, command, data, time and machine | Expected | Measured |",
             "|---|---|---|",

@@ -150,7 +150,7 @@ _GROWTH = Run(
     "experiments.benchmarks.growth",
     ("--publish",),
     "speed and memory by number of networks, width and search",
-    minutes=20,
+    minutes=30,
 )
 _FAST = Run(
     "fast_cifar10",

@@ -98,9 +98,9 @@ def leaderboard(home: Path, root: Path) -> list[str]:
             f"{np.mean([float(row['cost']) for row in spent]):.3g}",
             f"{np.mean([float(row['seconds']) for row in spent]):.3g}",
             f"{', '.join(passed) or 'none'} of {len(judged)}" if judged else "",
-            spread(measured, "barrier", 100),
+            spread(measured, "barrier", 100, ".2f"),
             spread(measured, "eigenvalue", form=".3g"),
-            spread(measured, "ece", 100),
+            spread(measured, "ece", 100, ".2f"),
         )
         lines.append((float(own[chosen]["mean"]), name))
     ranked = [cells_of[name] for _, name in sorted(lines, key=lambda pair: -pair[0])]
