@@ -127,11 +127,14 @@ class Copies:
     @functools.cached_property
     def _made(self) -> Callable[[Start], tuple[Ticket, np.ndarray, Params]]:
         """The states of one kind, of all replicas; those of a block are held."""
+        # were self held too, which holds this function, both and all arrays on the devices would
+        # stay until Python's collector looks for cycles
+        starts = self.starts
 
         @functools.lru_cache(maxsize=self.room)
         def made(kind: Start) -> tuple[Ticket, np.ndarray, Params]:
-            ticket = self.starts.make(kind)
-            return ticket, self.starts.density(kind, ticket), self.starts.beginning(kind, ticket)
+            ticket = starts.make(kind)
+            return ticket, starts.density(kind, ticket), starts.beginning(kind, ticket)
 
         return made
 
