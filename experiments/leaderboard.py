@@ -342,7 +342,8 @@ def by_method(table: pd.DataFrame, ax: Axes, names: Sequence[str], density: floa
     """Draw a row for each method, the most accurate at a density first, and a mark per density.
 
     The least accurate methods do not decide the limits: numbers of marks further to the left stand
-    at the edge. Of many densities four are shown and the one that orders the methods.
+    at the edge, as does what diverged. Of many densities four are shown and the one that orders
+    the methods.
 
     Args:
       table: tidy table of all that was trained.
@@ -354,21 +355,20 @@ def by_method(table: pd.DataFrame, ax: Axes, names: Sequence[str], density: floa
     dense = 100 * final.loc[final["level"] == 0, "value"]
     own = final.loc[final["branch"].isin(names) & (final["level"] > 0)]
     ladder = own.groupby("level")["density"].first()
-    usual = (ladder - density).abs().idxmin()
+    ordering = (ladder - density).abs().idxmin()
     # four marks in a row are told apart
     some = np.linspace(0, len(ladder) - 1, min(4, len(ladder))).round().astype(int)
-    ladder = ladder.loc[sorted({*ladder.index[some], usual})]
+    ladder = ladder.loc[sorted({*ladder.index[some], ordering})]
     by = 100 * own.groupby(["level", "branch"])["value"].agg(["mean", "min", "max"])
-    order = by.loc[usual, "mean"].sort_values().index
-    usually = by["mean"].groupby("level").quantile(0.1).min()
-    low, high = usually - 0.5, max(by["max"].max(), dense.max()) + 0.1
+    order = by.loc[ordering, "mean"].sort_values().index
+    tenth = by["mean"].groupby("level").quantile(0.1).min()
+    low, high = tenth - 0.5, max(by["max"].max(), dense.max()) + 0.1
     ax.axvspan(dense.min(), dense.max(), color="0.88", zorder=0)
     ax.axvline(dense.mean(), color="0.45", linewidth=1, label="dense, mean and range", zorder=0)
     colors = colormaps["viridis"](np.linspace(0, 0.88, len(ladder)))
     for i, (level, share) in enumerate(ladder.items()):
         rows = by.loc[level].reindex(order)
         inside, left = rows["mean"] >= low, low + (0.01 + 0.1 * i) * (high - low)
-        outside = rows["mean"] < low
         # densities stand a little below each other, so that equal marks are all seen
         place = np.arange(len(order)) + 0.66 / len(ladder) * ((len(ladder) - 1) / 2 - i)
         bars = np.abs(rows[["min", "max"]].to_numpy().T - rows["mean"].to_numpy())
@@ -376,8 +376,8 @@ def by_method(table: pd.DataFrame, ax: Axes, names: Sequence[str], density: floa
             rows["mean"][inside], place[inside], xerr=bars[:, inside], fmt="os^Dv"[i % 5],
             color=colors[i], markersize=4, elinewidth=1, capsize=0, label=f"{100 * share:.3g}%",
         )  # fmt: skip
-        for at, mean in zip(place[outside], rows["mean"][outside], strict=True):
-            words = f"\u25c4 {mean:.1f}%"
+        for at, mean in zip(place[~inside], rows["mean"][~inside], strict=True):
+            words = "diverged" if math.isnan(mean) else f"\u25c4 {mean:.1f}%"
             ax.text(left, at, words, color=colors[i], fontsize=6, va="center")
     looks = jt.plots.branch_styles(list(order))
     ax.set_yticks(np.arange(len(order)), [looks[name].label for name in order])

@@ -67,11 +67,12 @@ def test_a_call_leaves_nothing_on_the_devices(name, runs):
     # results that are cached on purpose, such as compiled programs' constants, are there by then
     CALLS[name](runs)
     gc.collect()
-    before = {id(x) for x in jax.live_arrays()}
+    before = jax.live_arrays()
     gc.disable()
     try:
         CALLS[name](runs)
-        left = [(x.shape, x.dtype) for x in jax.live_arrays() if id(x) not in before]
+        known = {id(x) for x in before}
+        left = [(x.shape, x.dtype) for x in jax.live_arrays() if id(x) not in known]
     finally:
         gc.enable()
     assert left == []

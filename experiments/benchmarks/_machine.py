@@ -17,6 +17,8 @@ import numpy as np
 from experiments.common.machine import Machine, processor
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
+NETWORKS = {"lenet": "LeNet", "resnet20": "ResNet-20"}
+"""Names in tables of the networks that are measured, by those in `jt.NETWORKS`."""
 Row = dict[str, Any]
 """A row of a table: numbers and texts by column."""
 
@@ -32,7 +34,7 @@ def machine(*packages: str) -> Machine:
 
 
 def memory() -> float:
-    """Give the most memory that the device (of a CPU, the process) has held, in MB."""
+    """Give the most memory that the device (of a CPU, the process) has held, in 2^20 bytes."""
     import jax
 
     stats = jax.devices()[0].memory_stats() or {}

@@ -314,6 +314,7 @@ def torch_loop(variant: Variant, dtype: str, seconds: float) -> tuple[Measure, R
         sgd.zero_grad(set_to_none=True)
         loss_of(x[index], y[index]).backward()
 
+    # of one network too, for which it is not used
     params, buffers = torch.func.stack_module_state([made() for _ in range(many)])
     params = {name: value.detach() for name, value in params.items()}
 
