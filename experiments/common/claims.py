@@ -3,15 +3,19 @@
 `claims.toml` holds a claim in words, the published results that bear on it, what is compared there
 and what the source expects of it. An effect has a 95% interval over seeds. It is the difference of
 two rows (`one` and `other`), the mean of differences seed by seed that a row holds (`paired`;
-Student's interval), or an error barrier (`barrier`). Rows are compared seed by seed (Student's
-interval) where final_by_seed.csv has both under the same seeds, which have more in common than
-others; elsewhere by their means and spreads (Welch's interval). A claim is reproduced where the
-whole interval lies where the source expects it, not reproduced where all of it lies elsewhere, and
-cannot be told otherwise.
+Student's interval), an error barrier (`barrier`), or another value that a row holds with its
+interval (`value`). Rows are compared seed by seed (Student's interval) where final_by_seed.csv has
+both under the same seeds, which have more in common than others; elsewhere by their means and
+spreads (Welch's interval). A claim is reproduced where the whole interval lies where the source
+expects it, not reproduced where all of it lies elsewhere, and cannot be told otherwise.
+
+Barriers can be of more pairs of copies than there are seeds. Pairs share copies and seeds, so such
+an interval is too narrow; the page says which these are.
 
 `printed.csv` holds the numbers that the sources print, and where one was measured in the source's
-own setting the results, branch and density to look at. The page tells those within two standard
-deviations over seeds from those within one point, which on MNIST is a wide one.
+own setting the results, branch and density to look at; of some others a note says why there is
+none. The page tells those within two standard deviations over seeds from those within one point,
+which on MNIST is a wide one.
 
 Both are shown on docs/reproduced.md, which `python -m experiments.reproduced --write` makes.
 """
@@ -19,6 +23,7 @@ Both are shown on docs/reproduced.md, which `python -m experiments.reproduced --
 from __future__ import annotations
 
 import csv
+import json
 import math
 import statistics
 import tomllib
@@ -36,6 +41,10 @@ DEVIATIONS = 2.0
 """or within so many standard deviations over seeds."""
 NEAR = 0.1
 """How far the logarithm of a density may lie from that of the one asked for."""
+FIRST_STEP = "first stable step"
+"""Printed numbers whose metric begins so are read from first_steps.csv."""
+ELSEWHERE, IN_WORDS = "other densities", "in words"
+"""Notes of printed.csv: measured at other densities alone, and not a number."""
 VERDICTS = ("reproduced", "not reproduced", "cannot be told")
 Row = Mapping[str, str]
 
@@ -168,6 +177,20 @@ def difference(one: Row, other: Row, scale: float) -> Effect:
     return Effect(*(scale * value for value in (mean, mean - reach, mean + reach)))
 
 
+def with_spread(row: Row, seeds: int) -> dict[str, str]:
+    """Give mean, std and seeds of a row that has a value with Student's interval over seeds.
+
+    Args:
+      row: with value, low and high.
+      seeds: how many.
+    """
+    low, high = (float(row[name] or "nan") for name in ("low", "high"))
+    reach = (high - low) / 2
+    std = reach * math.sqrt(seeds) / float(stats.t.ppf(0.975, seeds - 1)) if seeds > 1 else math.nan
+    own = {"mean": row["value"], "std": str(std), "seeds": str(seeds)}
+    return {**own, "diverged": row.get("diverged") or "0"}
+
+
 def by_seed(rows: Sequence[Row], row: Row) -> dict[str, float]:
     """Give the values of all seeds that a row averages.
 
@@ -242,8 +265,25 @@ def of_column(
 
 def table_of(entry: Mapping[str, Any]) -> str:
     """Give the name of the table that an entry of `claims.toml` is about."""
-    usual = {"barrier": "verdicts.csv", "paired": "claims.csv", "one": "final.csv"}
+    usual = {"barrier": "verdicts.csv", "paired": "claims.csv", "value": "conditions.csv",
+             "one": "final.csv"}  # fmt: skip
     return str(entry.get("table") or next(usual[name] for name in usual if name in entry))
+
+
+def seeds_of(home: Path) -> int:
+    """Give how many seeds a folder of results is of, as its settings say; 0 if they do not."""
+    path = home / "settings.json"
+    seeds = json.loads(path.read_text(encoding="utf-8")).get("seeds") if path.is_file() else None
+    return len(seeds) if isinstance(seeds, list) else int(seeds or 0)
+
+
+def pairs_of(home: Path, entry: Mapping[str, Any]) -> str:
+    """Say how many pairs of copies the interval of a barrier is over, if more than seeds."""
+    if "barrier" not in entry:
+        return ""
+    row = found(rows_of(home / table_of(entry)), entry["barrier"])
+    pairs, seeds = int(row.get("samples") or 0), seeds_of(home)
+    return f"; interval over {pairs} pairs of copies of {seeds} seeds" if pairs > seeds else ""
 
 
 def measured(home: Path, entry: Mapping[str, Any]) -> Effect:
@@ -251,14 +291,24 @@ def measured(home: Path, entry: Mapping[str, Any]) -> Effect:
 
     Args:
       home: the folder of results.
-      entry: of `claims.toml`: `barrier`, `paired`, or `one` and `other`; `table`, if it is not
-        verdicts.csv, claims.csv or final.csv; `column`, where that table has a row for each seed;
-        and `scale`, if it is not 100, for points.
+      entry: of `claims.toml`: `barrier`, `paired`, `value`, or `one` and either `other` or
+        `beside`, another column of the same row, of which no spread is known; `table`, if it is not
+        verdicts.csv, claims.csv, conditions.csv or final.csv; `column`, where that table has a row
+        for each seed; `mean`, if means stand in another column than mean; and `scale`, if it is not
+        100, for points.
     """
     scale, rows = entry.get("scale", 100.0), rows_of(home / table_of(entry))
     if "barrier" in entry:
         row = found(rows, entry["barrier"])
         return Effect(*(scale * float(row[f"barrier_{name}"]) for name in ("mean", "low", "high")))
+    if "value" in entry:
+        row = found(rows, entry["value"])
+        return Effect(*(scale * float(row[name] or "nan") for name in ("value", "low", "high")))
+    means = entry.get("mean", "mean")
+    if "beside" in entry:
+        row = found(rows, entry["one"])
+        gap = float(row[means]) - float(row[entry["beside"]])
+        return Effect(scale * gap, math.nan, math.nan)
     if "paired" in entry:
         return paired(found(rows, entry["paired"]), scale)
     if "column" in entry:
@@ -270,6 +320,10 @@ def measured(home: Path, entry: Mapping[str, Any]) -> Effect:
         ours, theirs = (by_seed(every, row) for row in (one, other))
         if ours and ours.keys() == theirs.keys():
             return seed_by_seed(ours, theirs, scale)
+    if {"value", "low", "high"} <= one.keys():
+        one, other = (with_spread(row, seeds_of(home)) for row in (one, other))
+    else:
+        one, other = ({**row, "mean": row[means]} for row in (one, other))
     return difference(one, other, scale)
 
 
@@ -280,19 +334,22 @@ def read(home: Path = HOME) -> list[Claim]:
       home: the folder `experiments`.
     """
     entries = tomllib.loads((home / "claims.toml").read_text(encoding="utf-8"))["claim"]
-    return [
-        Claim(
-            entry["source"],
-            entry["claim"],
-            entry["setting"],
-            f"{entry['results']}/{table_of(entry)}",
-            measured(home / "results" / entry["results"], entry),
-            entry.get("least", -math.inf),
-            entry.get("most", math.inf),
-            entry.get("unit", "points"),
+    claims = []
+    for entry in entries:
+        folder = home / "results" / entry["results"]
+        claims.append(
+            Claim(
+                entry["source"],
+                entry["claim"],
+                entry["setting"] + pairs_of(folder, entry),
+                f"{entry['results']}/{table_of(entry)}",
+                measured(folder, entry),
+                entry.get("least", -math.inf),
+                entry.get("most", math.inf),
+                entry.get("unit", "points"),
+            )
         )
-        for entry in entries
-    ]
+    return claims
 
 
 class Printed(NamedTuple):
@@ -300,25 +357,47 @@ class Printed(NamedTuple):
 
     Attributes:
       row: of `printed.csv`.
-      mean, std, seeds: what was measured, in points; nan where it was not.
+      mean, std, seeds: what was measured, in points; nan where it was not. Of a step its number, no
+        std, and the pairs of copies.
+      at: the density that it was measured at.
     """
 
     row: Row
     mean: float = math.nan
     std: float = math.nan
     seeds: int = 0
+    at: float = math.nan
+
+    @property
+    def is_step(self) -> bool:
+        """Whether it is a step of training."""
+        return self.row.get("metric", "").startswith(FIRST_STEP)
 
     @property
     def away(self) -> float:
-        """Measured minus printed, in points."""
+        """Measured minus printed, in points or steps."""
         return self.mean - float(self.row["value"].partition("\u00b1")[0])
 
     @property
     def near(self) -> str:
-        """How near it lies: within two standard deviations, within one point, or ""."""
+        """How near it lies: within two standard deviations, within one point, or ""; or the same.
+
+        Only a step can be the same.
+        """
+        if self.is_step:
+            return "" if self.away else "the same"
         if abs(self.away) <= DEVIATIONS * self.std:
             return "within 2 deviations"
         return "within 1 point" if abs(self.away) <= POINTS else ""
+
+    @property
+    def measured(self) -> str:
+        """What was measured, in words, with its density where that is not the printed one."""
+        if self.is_step:
+            return f"{self.mean:g} ({self.seeds} pairs of copies)"
+        here = math.isclose(100 * self.at, float(self.row["density"]), rel_tol=0.02)
+        at = "" if here else f", at {100 * self.at:.1f}%"
+        return f"{self.mean:.2f} \u00b1 {self.std:.2f} ({self.seeds} seeds{at})"
 
 
 def printed(home: Path = HOME) -> list[Printed]:
@@ -332,12 +411,32 @@ def printed(home: Path = HOME) -> list[Printed]:
         if not row["results"]:
             numbers.append(Printed(row))
             continue
-        rows = rows_of(home / "results" / row["results"] / "final.csv")
-        asked = {"branch": row["branch"], "split": "test", "density": float(row["at"])}
-        here = found(rows, asked)
-        mean, std = (100 * float(here[name] or "nan") for name in ("mean", "std"))
-        numbers.append(Printed(row, mean, std, int(here["seeds"])))
+        folder = home / "results" / row["results"]
+        asked = {"branch": row["branch"], "density": float(row["at"])}
+        if row["metric"].startswith(FIRST_STEP):
+            here = found(rows_of(folder / "first_steps.csv"), {**asked, "verdict": "stable"})
+            mean, std, count = float(here["step"] or "nan"), math.nan, here["samples"]
+        else:
+            here = found(rows_of(folder / "final.csv"), {**asked, "split": "test"})
+            mean, std = (100 * float(here[name] or "nan") for name in ("mean", "std"))
+            count = here["seeds"]
+        numbers.append(Printed(row, mean, std, int(count), float(here["density"])))
     return numbers
+
+
+def untried(numbers: Sequence[Printed]) -> str:
+    """Say of the numbers that were not measured in the source's setting why not."""
+    others = [number.row for number in numbers if not number.row["results"]]
+    mnist = [row.get("note", "") for row in others if row.get("data") == "MNIST"]
+    notes = Counter(mnist)
+    rest = len(mnist) - notes[ELSEWHERE] - notes[IN_WORDS]
+    return (
+        f"Of the other {len(others)}, {len(mnist)} are of networks on MNIST, which need no GPU: "
+        f"{notes[ELSEWHERE]} of these were measured at other densities alone, {notes[IN_WORDS]} is "
+        f"no number but stands among the claims above, and {rest} were not measured at the "
+        "source's size. Nearly all the rest are of convolutional networks, whose training needs "
+        "a GPU."
+    )
 
 
 def tables(home: Path = HOME) -> list[str]:
@@ -353,9 +452,12 @@ def tables(home: Path = HOME) -> list[str]:
         f"Of {len(claims)} claims that were looked at: {said}. An effect stands with its 95% "
         "interval over seeds (points are of test accuracy or error); a claim is reproduced where "
         "the whole interval lies where the source expects it, and not reproduced where all of it "
-        "lies elsewhere. Where results have the values of every seed, differences are taken seed "
-        "by seed; intervals are not widened for the number of claims: a few are wrong by chance. "
-        "Where several results bear on a claim in unlike settings, each has a row.",
+        "lies elsewhere. Without an interval nothing can be told: the table has no spread. Where "
+        "results have the values of every seed, differences are taken seed by seed. Intervals of "
+        "barriers are over pairs of copies where a row says so; pairs share copies and seeds, so "
+        "these intervals are too narrow. Intervals are not widened for the number of claims: a few "
+        "are wrong by chance. Where several results bear on a claim in unlike settings, each has a "
+        "row.",
         "",
         "| Source | Claim | Here | Expected | Measured | |",
         "|---|---|---|---|---|---|",
@@ -370,24 +472,24 @@ def tables(home: Path = HOME) -> list[str]:
     lines += [
         "",
         f"Of the {len(numbers)} numbers that the sources print, {len(tried)} were measured in the "
-        f"source's own setting: {near['within 2 deviations']} lie within two standard deviations "
-        f"over seeds of what is printed, {near['within 1 point']} others within one point. "
-        "`experiments/printed.csv` has all of them; nearly "
-        "all others need a GPU.",
+        f"source's own setting: {near['the same']} is the same, {near['within 2 deviations']} lie "
+        f"within two standard deviations over seeds of what is printed, and "
+        f"{near['within 1 point']} others within one point. `experiments/printed.csv` has all of "
+        f"them. {untried(numbers)}",
         "",
         "| Source | Network, data | Method | Density | Printed | Measured | Difference |",
         "|---|---|---|---|---|---|---|",
     ]
     for number in tried:
         row = number.row
-        away = f"{number.away:+.2f}".replace("-", "\u2212")
+        away = format(number.away, "+g" if number.is_step else "+.2f").replace("-", "\u2212")
         cells = (
             row["source"],
             f"{row['network']}, {row['data']}",
-            row["method"],
+            f"{row['method']}: {row['metric']}" if number.is_step else row["method"],
             f"{row['density']}%",
             row["value"],
-            f"{number.mean:.2f} \u00b1 {number.std:.2f} ({number.seeds} seeds)",
+            number.measured,
             f"{away}, {number.near or 'farther'}",
         )
         lines.append(f"| {' | '.join(cells)} |")

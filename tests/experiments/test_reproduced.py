@@ -1,12 +1,15 @@
 """The page of what was reproduced holds every published result, and what their files say."""
 
+import json
 import re
 import shutil
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from experiments import index, reproduced
-from experiments.common import ranking
+from experiments.common import claims, ranking
 
 PAGE = reproduced.page()
 RESULTS = reproduced.results()
@@ -135,3 +138,79 @@ def test_a_leaderboard_has_every_method_by_its_accuracy():
         assert {row.split("`")[1] for row in rows} == costs
         chosen = [float(row.split("|")[column].split()[0]) for row in rows]
         assert chosen == sorted(chosen, reverse=True)
+
+
+def written(folder, name, lines, seeds):
+    (folder / name).write_text("\n".join(lines), encoding="utf-8")
+    (folder / "settings.json").write_text(json.dumps({"seeds": seeds}), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("seeds", [3, [0, 1, 2]])
+def test_a_table_of_values_with_intervals_gives_their_spread_back(tmp_path, seeds):
+    values = {"matching": np.array([0.96, 0.97, 0.95]), "shuffle": np.array([0.9, 0.94, 0.91])}
+    lines = ["condition,value,low,high,diverged,method"]
+    for name, own in values.items():
+        low, high = stats.ttest_1samp(own, 0).confidence_interval(0.95)
+        lines.append(f"{name},{own.mean()},{low},{high},0,ltr")
+    written(tmp_path, "conditions.csv", lines, seeds)
+    asked = {name: {"method": "ltr", "condition": name} for name in values}
+    entry = {"table": "conditions.csv", "one": asked["matching"], "other": asked["shuffle"]}
+    wanted = stats.ttest_ind(*values.values(), equal_var=False).confidence_interval(0.95)
+    assert claims.measured(tmp_path, entry)[1:] == pytest.approx(
+        (100 * wanted.low, 100 * wanted.high)
+    )
+    found = claims.measured(tmp_path, {"value": asked["shuffle"]})
+    own = stats.ttest_1samp(values["shuffle"], 0).confidence_interval(0.95)
+    assert found == pytest.approx((100 * values["shuffle"].mean(), 100 * own.low, 100 * own.high))
+    # without a spread nothing is told
+    written(tmp_path, "conditions.csv", lines, 1)
+    assert claims.measured(tmp_path, entry).judged(-9, 9) == "cannot be told"
+
+
+def test_means_can_stand_in_another_column_and_beside_one_without_a_spread(tmp_path):
+    lines = ["source,target,density,accuracy,std,seeds,chance", "a,b,0.1,0.9,0.01,3,0.8",
+             "b,b,0.1,0.95,0.02,3,0.8"]  # fmt: skip
+    written(tmp_path, "matrix.csv", lines, 3)
+    entry = {"table": "matrix.csv", "mean": "accuracy", "one": {"source": "a"}}
+    found = claims.measured(tmp_path, {**entry, "other": {"source": "b"}})
+    wanted = stats.ttest_ind_from_stats(0.9, 0.01, 3, 0.95, 0.02, 3, equal_var=False)
+    assert found.mean == pytest.approx(-5)
+    assert (found.high - found.low) / 2 == pytest.approx(
+        100 * 0.05 / abs(wanted.statistic) * stats.t.ppf(0.975, 50 / 17), rel=1e-3
+    )
+    beside = claims.measured(tmp_path, {**entry, "beside": "chance"})
+    assert beside.mean == pytest.approx(10)
+    assert str(beside) == "+10" and beside.judged(0, 100) == "cannot be told"
+
+
+def test_intervals_of_barriers_over_pairs_of_copies_are_told(tmp_path):
+    entry = {"barrier": {"branch": "ticket"}}
+    lines = ["branch,samples,barrier_mean,barrier_low,barrier_high", "ticket,9,0.1,0.05,0.2"]
+    written(tmp_path, "verdicts.csv", lines, 3)
+    assert claims.pairs_of(tmp_path, entry) == "; interval over 9 pairs of copies of 3 seeds"
+    written(tmp_path, "verdicts.csv", lines, 9)
+    assert claims.pairs_of(tmp_path, entry) == "" == claims.pairs_of(tmp_path, {"paired": {}})
+    (line,) = [line for line in PAGE.splitlines() if "| The dense network is stable from" in line]
+    assert "interval over 9 pairs of copies of 3 seeds |" in line
+
+
+def test_a_step_is_the_same_or_not_and_densities_that_differ_are_told():
+    step = {"metric": "first stable step (barrier < 2 points)", "value": "0", "density": "100"}
+    assert claims.Printed(step, 0, seeds=9, at=1.0).near == "the same"
+    assert claims.Printed(step, 1, seeds=9, at=1.0).near == ""
+    share = {"metric": "accuracy", "value": "98.33", "density": "55"}
+    number = claims.Printed(share, 97.96, 0.08, 3, 0.5848)
+    assert number.measured == "97.96 \u00b1 0.08 (3 seeds, at 58.5%)"
+    assert claims.Printed(share, 97.96, 0.08, 3, 0.551).measured.endswith("(3 seeds)")
+
+
+def test_what_was_not_measured_is_counted_by_its_reason():
+    def row(data, note="", results=""):
+        return claims.Printed({"data": data, "note": note, "results": results})
+
+    said = claims.untried(
+        [row("MNIST", claims.ELSEWHERE), row("MNIST", claims.IN_WORDS), row("MNIST"), row("MNIST"),
+         row("CIFAR-10"), row("MNIST", results="folder")]
+    )  # fmt: skip
+    assert "Of the other 5, 4 are" in said and ": 1 of these" in said and "and 2 were not" in said
