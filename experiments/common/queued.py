@@ -112,6 +112,13 @@ _DISTILLED = (
     ("adversarial", "Figure 13", ()),
     ("attacks", "Figure 20", ()),
 )
+_CTS = (
+    ("accuracy", "CTS, Figure 2 and the headline"),
+    ("objectives", "CTS, Figure 3"),
+    ("sanity", "CTS, Figure 4"),
+    ("saliency", "CTS, Figure 1"),
+)
+_BALANCE = ("balance", "GradBalance against a multiplier")
 # of networks that these scripts share
 _LANDSCAPE = (("telemetry", "Figure 7"), ("landscape", "Figure 8"), ("surfaces", "Figure 9"))
 _SNIP = ("vgg16", "vgg2_16", "wrn14_8", "wrn14_10", "wrn20_8")
@@ -145,6 +152,14 @@ _BENCHMARKS = (
         minutes=15,
     ),
 )
+_INSTABILITY = Run(
+    "instability",
+    "experiments.benchmarks.instability",
+    ("--ten", "--publish"),
+    "nine copies together against one after the other, and what the comparison costs",
+    accelerator=("--resnet-steps", "2000"),
+    minutes=20,
+)
 _GROWTH = Run(
     "growth",
     "experiments.benchmarks.growth",
@@ -175,6 +190,7 @@ RUNS = (
         )
     ),
     _GROWTH,
+    _INSTABILITY,
     _paper(
         "thesis_ch4.dense",
         _RESNET20[0],
@@ -186,7 +202,7 @@ RUNS = (
         _RESNET20[0],
         "Figures 4-14 to 4-17, ResNet-20 tickets at 16.8%",
         *_STEPS,
-        "--no-all-levels",
+        *("--all-levels", "False"),
     ),
     *(
         _paper(f"thesis_ch4.{script}", preset, f"{figures}, {preset}")
@@ -240,8 +256,18 @@ RUNS = (
         for preset in _CHAPTER_5
         for script, figures in _EARLY
     ),
-    _paper("thesis_ch6.dynamic_imp", _RESNET20[0], "Algorithm 5", short="ch6_dynamic_imp"),
-    _paper("leaderboard", _RESNET20[0], "accuracy, cost and controls of every method"),
+    *(
+        _paper(f"thesis_ch5.{script}", _LENET, f"{figures}, LeNet", short=f"ch5_{script}")
+        for script, figures in _EARLY
+    ),
+    *(
+        _paper("thesis_ch6.dynamic_imp", preset, "Algorithm 5", short="ch6_dynamic_imp")
+        for preset in (_RESNET20[0], _LENET)
+    ),
+    *(
+        _paper("leaderboard", preset, "accuracy, cost and controls of every method")
+        for preset in (_RESNET20[0], _LENET)
+    ),
     # of its accuracies some are printed: the script compares with them
     _paper(
         "mask_rules.rigl_reference",
@@ -282,10 +308,14 @@ RUNS = (
             ("accuracy", "Figure 2 and the headline", "cts_accuracy"),
             ("sanity", "Figures 4 and 5", "cts_sanity"),
             ("objectives", "Figure 3", "cts_objectives"),
-            ("balance", "GradBalance against a multiplier", "cts_balance"),
+            (*_BALANCE, "cts_balance"),
         )
     ),
     _paper("concrete.saliency", "vgg16-cifar10-cts", "CTS, Figure 1", short="cts_saliency"),
+    *(
+        _paper(f"concrete.{script}", _LENET, f"{makes}, LeNet", short=f"cts_{script}")
+        for script, makes in (*_CTS, _BALANCE)
+    ),
     *(
         _paper("supermasks.accuracy", preset, "KD-LTS, Figure 22", short="supermasks")
         for preset in (_LENET, _RESNET20[0], _VGG16[0])
@@ -381,12 +411,6 @@ RUNS = (
     ),
 )
 """All runs; those that are done or failed are remembered by `Run.key`."""
-_CTS = (
-    ("accuracy", "CTS, Figure 2 and the headline"),
-    ("objectives", "CTS, Figure 3"),
-    ("sanity", "CTS, Figure 4"),
-    ("saliency", "CTS, Figure 1"),
-)
 REDUCED = (
     # the dense network is among what this compares
     _reduced(
@@ -394,6 +418,18 @@ REDUCED = (
         _RESNET20[0],
         "Figures 4-13 to 4-17, 4-22 to 4-26 and 4-33",
         *("--at", "0", "234"),
+    ),
+    # all densities, and steps up to half of training, between which thresholds are crossed
+    *(
+        _reduced(
+            "thesis_ch4.tickets",
+            preset,
+            "Figures 4-13 to 4-30 and 4-33",
+            *("--at", "0", "117", "234", "469", "1172"),
+            *("--all-levels", "True"),
+            short="tickets_by_k",
+        )
+        for preset in (_RESNET20[0], _VGG16[0])
     ),
     *(
         _reduced(f"thesis_{script}", preset, makes)
@@ -412,13 +448,15 @@ REDUCED = (
     ),
     *(
         _reduced(f"concrete.{script}", "resnet20-cifar10-cts", makes, short=f"cts_{script}")
-        for script, makes in _CTS
+        for script, makes in (*_CTS, _BALANCE)
     ),
     *(
         _reduced(f"kd_lts.{script}", _KD_LTS[1], f"KD-LTS, {figures}", *options,
                  short=f"kd_{script}{'_late' if options else ''}")
         for script, figures, options in _DISTILLED[:3]
     ),
+    _reduced("kd_lts.stability", _KD_LTS[2], "KD-LTS, Figure 27", short="kd_stability"),
+    _reduced("leaderboard", _RESNET20[0], "the leaderboard of ResNet-20"),
     *(
         _reduced(f"one_ticket.{script}", _VGG19_CIFAR10, f"One ticket, {figure}")
         for script, figure in (
@@ -434,11 +472,17 @@ REDUCED = (
     ),
     *(
         _reduced(f"concrete.{script}", _LENET, f"{makes}, LeNet", short=f"cts_{script}")
-        for script, makes in (*_CTS, ("balance", "GradBalance against a multiplier"))
+        for script, makes in (*_CTS, _BALANCE)
     ),
     _reduced("supermasks.accuracy", _LENET, "KD-LTS, Figure 22, LeNet", short="supermasks"),
     _reduced("one_ticket.optimizers", _LENET, "One ticket, Figure 5, LeNet"),
     _reduced("leaderboard", _LENET, "the leaderboard of LeNet"),
+    Run(
+        "halves-vgg19",
+        "experiments.one_ticket.data_sets",
+        (*_VGG19, *_HALVES, "--size", "reduced", "--publish"),
+        "One ticket, Figure 2, VGG-19",
+    ),
     Run(
         "halves-lenet",
         "experiments.one_ticket.data_sets",

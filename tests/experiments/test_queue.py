@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+import typing
 from pathlib import Path
 
 import pytest
+import tyro
 
 import jaxticket as jt
 from experiments import run_queue as queue
@@ -211,8 +213,17 @@ def test_every_reduced_run_is_one_that_exists():
         assert importlib.util.find_spec(run.module), run.module
         options = dict(zip(run.options, run.options[1:], strict=False))
         assert options["--size"] == "reduced"
-        preset = jt.preset(options.get("--preset", f"{options.get('--network')}-mnist"))
+        of = {None: "", "lenet": "lenet-mnist", "vgg19": "vgg19-cifar10-one_ticket"}
+        preset = jt.preset(options.get("--preset", of[options.get("--network")]))
         assert sizes.reduced_size(preset, {}).seeds == 3
+
+
+def test_every_run_is_a_command_that_its_script_takes():
+    for run in (*queue.RUNS, *queue.REDUCED):
+        of = typing.get_type_hints(importlib.import_module(run.module).main)
+        settings = of["settings"]
+        for options in (run.options, (*run.options, *run.accelerator)):
+            tyro.cli(settings, args=options)
 
 
 def test_runs_that_look_at_the_same_networks_share_a_folder(make, results):
