@@ -54,7 +54,7 @@ HEAD = (
     " 10%; the tables have the others. A command with other settings is one whose folder ends in a"
     " hash: `settings.json` there holds them. What a file does not say is left empty."
     " `experiments/README.md` says what is not done"
-    " yet, which results were measured with older settings, and why some were withdrawn.",
+    " yet, which result was measured with older settings, and why some were withdrawn.",
 )
 
 
@@ -362,8 +362,12 @@ def page(root: Path = ROOT) -> str:
         ]
         gone = [entry for entry in rows if entry.source == source and "withdrawn" in entry.note]
         if gone:
-            said = "; ".join(f"{entry.item}: {entry.note.split('; ')[-1]}" for entry in gone)
-            parts += [f"Withdrawn, in whole or in part: {said}.", ""]
+            why: dict[str, list[str]] = {}
+            for entry in gone:
+                why.setdefault(entry.note.split("; ")[-1], []).append(entry.item)
+            parts += ["Withdrawn, in whole or in part:", ""]
+            parts += [f"- {', '.join(items)}: {note}." for note, items in why.items()]
+            parts += [""]
     return "\n".join(parts).rstrip("\n") + "\n"
 
 

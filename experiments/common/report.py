@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot
 from matplotlib.axes import Axes
-from matplotlib.collections import PolyCollection
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from pandas.core.groupby import SeriesGroupBy
@@ -220,7 +220,7 @@ FAR = 0.08
 
 
 def near_dense(costs: pd.DataFrame, dense: ArrayLike, title: str = "") -> tuple[pd.DataFrame, str]:
-    """Leave out methods far below the dense network, so that the others are told apart.
+    """Leave out methods with a seed far below the dense network, so that the others are told apart.
 
     Args:
       costs: table for `jt.plots.accuracy_against_cost`.
@@ -231,15 +231,15 @@ def near_dense(costs: pd.DataFrame, dense: ArrayLike, title: str = "") -> tuple[
       The rows of the others, and the title with a line that names those left out; all rows and the
       title where there are none, or nothing would be left.
     """
-    means = costs.pivot_table(index="branch", values="accuracy", sort=False)["accuracy"]
-    means = means.drop("dense", errors="ignore")
-    far = means.loc[~(means >= float(np.mean(np.asarray(dense))) - FAR)]
-    if len(far) in (0, len(means)):
+    own = costs.loc[costs["branch"] != "dense"]
+    by = own.groupby("branch", sort=False)["accuracy"].agg(["mean", "min", "max"])
+    far = by.loc[~(by["min"] >= float(np.mean(np.asarray(dense))) - FAR)]
+    if len(far) in (0, len(by)):
         return costs, title
     looks = jt.plots.branch_styles(list(far.index))
-    words = (f"{look.label} {100 * far[name]:.1f}%" for name, look in looks.items())
+    words = (f"{look.label} {cell(far.loc[name])}" for name, look in looks.items())
     near = costs.loc[~costs["branch"].isin(list(far.index))]
-    return near, f"{title}\nnot shown, far below dense: {', '.join(words)}".strip()
+    return near, f"{title}\nnot shown, a seed far below dense (%): {', '.join(words)}".strip()
 
 
 def mean_line(ax: Axes, by: SeriesGroupBy, at: ArrayLike, look: BranchStyle) -> None:
@@ -256,11 +256,26 @@ def shared_legend(figure: Figure, axes: Iterable[Axes]) -> None:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             # how far a line goes below the axes differs between panels
             entries.setdefault(label.split(", falls to ")[0], handle)
-    # some 15 letters to the inch, and 6 for each handle
-    letters = sum(len(label) + 6 for label in entries)
-    rows = math.ceil(letters / (15 * figure.get_figwidth()))
-    columns = math.ceil(len(entries) / max(1, rows))
+    columns = legend_columns(list(entries), figure.get_figwidth())
     figure.legend(list(entries.values()), list(entries), loc="outside upper center", ncols=columns)
+
+
+def legend_columns(labels: Sequence[str], width: float) -> int:
+    """Give the most columns of a legend that fit into a width in inches.
+
+    Each column is as wide as its longest label; columns are filled one after another.
+
+    >>> legend_columns(["dense", "ticket", "a label that is much longer than the others"], 3.0)
+    1
+    >>> legend_columns(["dense", "ticket", "a label that is much longer than the others"], 4.2)
+    2
+    """
+    for columns in range(len(labels), 1, -1):
+        parts = np.array_split([len(label) for label in labels], columns)
+        # some 15 letters to the inch, and 6 for each handle
+        if sum(int(part.max()) + 6 for part in parts) <= 15 * width:
+            return columns
+    return 1
 
 
 def save(
@@ -333,17 +348,18 @@ def _note(job: Job, figure: Figure, whose: str, bands: str | None, pruning: str 
     if pruning is None and job.size.levels:
         pruning = f"{100 * job.size.fraction:.3g}% pruned per level"
     note += f", {pruning}" if pruning else ""
-    if bands is not None and any(ax.collections for ax in figure.axes):
-        spread = bands if _has_bands(figure) else bands.replace("bands", "bars")
-        note += f"; lines are means, {spread}"
+    if bands is not None and _has(figure, PolyCollection):
+        note += f"; lines are means, {bands}"
+    elif bands is not None and _has(figure, LineCollection):
+        note += f"; lines are means, {bands.replace('bands', 'bars')}"
     if any(line.get_label() == "_exit" for ax in figure.axes for line in ax.lines):
         note += "; triangles on the x axis mark lines that go on below it"
     return note
 
 
-def _has_bands(figure: Figure) -> bool:
-    """Tell whether spread is drawn as areas, and not as bars alone."""
-    return any(isinstance(one, PolyCollection) for ax in figure.axes for one in ax.collections)
+def _has(figure: Figure, kind: type[PolyCollection | LineCollection]) -> bool:
+    """Tell whether spread is drawn as areas, or as bars (unlike cells and contours)."""
+    return any(isinstance(one, kind) for ax in figure.axes for one in ax.collections)
 
 
 def _final(table: pd.DataFrame) -> pd.DataFrame:

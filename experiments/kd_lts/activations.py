@@ -165,7 +165,11 @@ def scattered(
             ax.set(xlabel=f"First dimension of {words}", ylabel="")
             if not i:
                 ax.set_ylabel(f"Second dimension of {words}")
-        figure.suptitle(f"Activations of the last hidden layer, networks of seed {seed}", size=9)
+        # the number says how tight classes are in the layer, whatever the projection keeps of it
+        figure.suptitle(
+            f"Activations of the last hidden layer and their silhouette before projection, "
+            f"networks of seed {seed}", size=9,
+        )  # fmt: skip
     return figure
 
 

@@ -86,7 +86,9 @@ def main(settings: Settings) -> None:
     more = {"methods": names, "radii": radii, "attack_steps": settings.attack_steps,
             "restarts": settings.restarts, "attacked": settings.attacked}  # fmt: skip
     tables = {"attacks": rows} | ({} if claims.empty else {"claims": claims})
-    save(job, {"figure_20": figure, "radii": other}, tables=tables, more=more)
+    attacked = min(settings.attacked, len(job.data.test))
+    pruning = f"{100 * job.size.fraction:.3g}% pruned per level, {attacked:,} test images attacked"
+    save(job, {"figure_20": figure, "radii": other}, tables=tables, more=more, pruning=pruning)
 
 
 if __name__ == "__main__":

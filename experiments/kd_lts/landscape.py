@@ -215,7 +215,7 @@ def main(settings: Settings) -> None:
     tables = {"landscape": summary(rows)} | ({} if claims.empty else {"claims": claims})
     more = {name: getattr(settings, name) for name in ("order", "samples", "examples")}
     save(job, {figure: drawn(watched, spectra, rows, names)}, tables=tables, pruning="one density",
-         more={"methods": names, "level": level, "steps": steps, "every": every, **more},
+         more={"methods": names, "level": level, "watched_steps": steps, "every": every, **more},
          bands="bands go from the least to the greatest step length, means over seeds")  # fmt: skip
 
 

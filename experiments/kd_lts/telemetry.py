@@ -214,8 +214,8 @@ def main(settings: Settings) -> None:
     tables = {"telemetry": at_some_steps(table)} | ({} if found.empty else {"distances": found})
     # the dense network is of level 0
     drawn_at = drawn(table.assign(level=level), names)
-    save(job, {figure: drawn_at}, tables=tables, pruning="one density",
-         more={"methods": names, "level": level, "steps": steps, "every": every})  # fmt: skip
+    more = {"methods": names, "level": level, "watched_steps": steps, "every": every}
+    save(job, {figure: drawn_at}, tables=tables, pruning="one density", more=more)
 
 
 if __name__ == "__main__":

@@ -96,12 +96,14 @@ def main(settings: Settings) -> None:
     print()
     for row in found.to_dict("records"):
         print(f"{row['branch']:>12} at {100 * row['density']:.3g}%: {cell(row, 2)}")
-    with jt.plots.style():
-        figure, ax = single()
-        lines = [name for name in table["branch"].unique() if name not in CONTROLS]
-        jt.plots.accuracy(table, ax, branches=lines)
+    figures = {}
+    if rewound:
+        with jt.plots.style():
+            figures["rewinding"], ax = single()
+            lines = [name for name in table["branch"].unique() if name not in CONTROLS]
+            jt.plots.accuracy(table, ax, branches=lines)
     more = {"rewind": list(steps)}
-    save(job, {"rewinding": figure}, table, tables={"table_4_2": found}, more=more)
+    save(job, figures, table, tables={"table_4_2": found}, more=more)
 
 
 if __name__ == "__main__":

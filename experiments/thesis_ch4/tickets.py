@@ -142,15 +142,17 @@ def main(settings: Settings) -> None:
     with jt.plots.style():
         figures["figure_4-13"], ax = single()
         jt.plots.accuracy(by_density, ax)
-        figures["figure_4-18"], ax = single()
-        jt.plots.first_steps(steps, ax, at=chosen.at)
-        figures["figures_4-27_to_4-30"], axes = pair()
-        for ax, metric in zip(axes, ("barrier", "error"), strict=True):
-            jt.plots.against_density(tables["table"], ax, metric=metric, legend=False)
-            ax.set_title(metric)
-        shared_legend(figures["figures_4-27_to_4-30"], axes)
-        figures["heat_map"], ax = single()
-        jt.plots.heat_map(tables["table"], ax)
+        # of the dense network and one ticket there is no course along density
+        if len(levels) > 2:
+            figures["figure_4-18"], ax = single()
+            jt.plots.first_steps(steps, ax, at=chosen.at)
+            figures["figures_4-27_to_4-30"], axes = pair()
+            for ax, metric in zip(axes, ("barrier", "error"), strict=True):
+                jt.plots.against_density(tables["table"], ax, metric=metric, legend=False)
+                ax.set_title(metric)
+            shared_legend(figures["figures_4-27_to_4-30"], axes)
+            figures["heat_map"], ax = single()
+            jt.plots.heat_map(tables["table"], ax)
         figures["figure_4-33"], ax = single()
         jt.plots.distances_at_rewinding(
             tables["states"],

@@ -83,3 +83,30 @@ def test_panels_of_methods_show_all_but_what_is_inverted():
     low, high = first.get_ylim()
     assert first.get_ylim() == second.get_ylim() and 50 < low < 60 and 95.2 < high < 100
     assert len(exits(first)) == 1 and not exits(second)
+
+
+def test_a_method_that_falls_far_below_all_others_leaves_the_panels():
+    names = {f"snip{end}": 0.9 for end in ("", "_shuffle", "_reinit")}
+    means = {name: lambda level, value=value: value for name, value in names.items()}
+    # but at the sparsest level it is among the others
+    means["grasp"] = lambda level: 0.91 if level < 6 else 0.3
+    figure = scored.panels(("snip", "grasp"), finals({"dense": lambda n: 0.95, **means}, 7))
+    first, second = figure.axes
+    assert first.get_ylim() == second.get_ylim() and first.get_ylim()[0] > 80
+    assert len(exits(second)) == 1 and not exits(first)
+
+
+@pytest.mark.parametrize("width", (2.0, 4.2, 8.4))
+def test_a_legend_above_panels_stays_inside_of_the_figure(width):
+    labels = ["dense", "unmodified", "random reinit", "matching (within 0.2 points)", "a", "b"]
+    with jt.plots.style():
+        figure, ax = report.single(width, 3.0)
+        for label in labels:
+            ax.plot([0, 1], [0, 1], label=label)
+        report.shared_legend(figure, [ax])
+        figure.canvas.draw()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    # a single column is as narrow as a legend can be
+    if report.legend_columns(labels, width) > 1:
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.x1

@@ -95,14 +95,19 @@ def test_costs_of_mask_rules_say_their_density():
 
 
 def test_methods_far_below_dense_are_named_and_not_drawn():
-    costs = table("branch accuracy cost", [("snip", 0.93, 1.0), ("random", 0.48, 0.0)])
+    rows = [("snip", 0.93, 1.0), ("random", 0.48, 0.0), ("rigl", 0.97, 1.0), ("rigl", 0.85, 1.0)]
+    costs = table("branch accuracy cost", rows)
     near, title = near_dense(costs, pd.Series([0.97, 0.99]), "1.2% of the weights")
     assert near["branch"].tolist() == ["snip"]
-    assert title == "1.2% of the weights\nnot shown, far below dense: global random 48.0%"
+    # one seed far below would decide the limits too
+    assert title == (
+        "1.2% of the weights\nnot shown, a seed far below dense (%): "
+        "global random 48.0 (48.0 to 48.0), RigL 91.0 (85.0 to 97.0)"
+    )
     dense = jt.results.concat([costs, table("branch accuracy cost", [("dense", 0.98, 0.0)])])
     assert near_dense(dense, pd.Series([0.98]))[0]["branch"].tolist() == ["snip", "dense"]
     # where nothing would be left, and where nothing is far
-    for rows, mean in ((costs.loc[1:], 0.98), (costs, 0.5)):
+    for rows, mean in ((costs.loc[1:1], 0.98), (costs, 0.5)):
         assert near_dense(rows, pd.Series([mean]), "all") == (rows, "all")
 
 
