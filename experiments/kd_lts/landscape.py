@@ -138,12 +138,17 @@ def traces(ax: Axes, rows: pd.DataFrame, names: tuple[str, ...]) -> None:
     ax.set_title("Trace: open at the start, filled after training", fontsize=8)
 
 
+def with_bands(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Give the methods of the upper panels, whose bands would hide more of them."""
+    return tuple(name for name in BANDS if name in names) or names[:3]
+
+
 def drawn(
     watched: pd.DataFrame, spectra: dict[str, pd.DataFrame], rows: pd.DataFrame,
     names: tuple[str, ...],
 ) -> Figure:  # fmt: skip
     """Draw smoothness along the gradient above, and curvature below."""
-    bands = tuple(name for name in BANDS if name in names) or names[:3]
+    bands = with_bands(names)
     with jt.plots.style():
         figure, axes = grid(6, 3, (3.6, 2.9))
         for ax, metric in zip(axes, ("loss", "gradient_change", "beta"), strict=False):
@@ -214,7 +219,10 @@ def main(settings: Settings) -> None:
     figure = "figure_8" if job.preset.network == "resnet20" else "figure_30"
     tables = {"landscape": summary(rows)} | ({} if claims.empty else {"claims": claims})
     more = {name: getattr(settings, name) for name in ("order", "samples", "examples")}
-    save(job, {figure: drawn(watched, spectra, rows, names)}, tables=tables, pruning="one density",
+    looks = jt.plots.branch_styles(names)
+    above = ", ".join(looks[name].label for name in with_bands(names))
+    save(job, {figure: drawn(watched, spectra, rows, names)}, tables=tables,
+         pruning=f"one density, in the upper panels {above} alone",
          more={"methods": names, "level": level, "watched_steps": steps, "every": every, **more},
          bands="bands go from the least to the greatest step length, means over seeds")  # fmt: skip
 
