@@ -6,15 +6,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from few_digits import DATA
 
 import jaxticket as jt
 from jaxticket import masks
 
 D = jt.dynamic
-DIGITS = jt.data.load("digits")
-DATA = jt.data.from_arrays(
-    DIGITS.train.x[:96], DIGITS.train.y[:96], DIGITS.test.x[:80], DIGITS.test.y[:80]
-)
 NET = jt.networks.lenet(DATA.shape, DATA.classes, widths=(5,))
 LAYERS = ("dense_0", "dense_1")
 SIZES = np.array([64 * 5, 5 * 10])

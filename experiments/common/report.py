@@ -336,6 +336,11 @@ def save(
         pyplot.close(figure)
 
 
+def by_level(job: Job) -> str:
+    """Say how much a level prunes, for captions."""
+    return f"{100 * job.size.fraction:.3g}% pruned per level"
+
+
 def _note(job: Job, figure: Figure, whose: str, bands: str | None, pruning: str | None) -> str:
     """Write the caption: where a figure's numbers come from, and how to read it."""
     note = (
@@ -346,7 +351,7 @@ def _note(job: Job, figure: Figure, whose: str, bands: str | None, pruning: str 
     if job.settings.lr is not None:
         note += f", learning rate {job.settings.lr:g}"
     if pruning is None and job.size.levels:
-        pruning = f"{100 * job.size.fraction:.3g}% pruned per level"
+        pruning = by_level(job)
     note += f", {pruning}" if pruning else ""
     if bands is not None and _has(figure, PolyCollection):
         note += f"; lines are means, {bands}"

@@ -27,7 +27,7 @@ import pandas as pd
 
 import jaxticket as jt
 from experiments.common.job import budget, chosen, launch, prepare
-from experiments.common.report import pair, save, shared_legend, single
+from experiments.common.report import by_level, pair, save, shared_legend, single
 from experiments.kd_lts._attacked import (
     Settings as Common,
 )
@@ -87,7 +87,7 @@ def main(settings: Settings) -> None:
             "restarts": settings.restarts, "attacked": settings.attacked}  # fmt: skip
     tables = {"attacks": rows} | ({} if claims.empty else {"claims": claims})
     attacked = min(settings.attacked, len(job.data.test))
-    pruning = f"{100 * job.size.fraction:.3g}% pruned per level, {attacked:,} test images attacked"
+    pruning = f"{by_level(job)}, {attacked:,} test images attacked"
     save(job, {"figure_20": figure, "radii": other}, tables=tables, more=more, pruning=pruning)
 
 

@@ -10,15 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from contexts import mlp
+from few_digits import DATA
 
 import jaxticket as jt
 from jaxticket import masks
 from jaxticket.engine.metrics import Batched
 
-DIGITS = jt.data.load("digits")
-DATA = jt.data.from_arrays(
-    DIGITS.train.x[:96], DIGITS.train.y[:96], DIGITS.test.x[:80], DIGITS.test.y[:80]
-)
 NET = jt.networks.lenet(DATA.shape, DATA.classes, widths=(4,))
 TRAINING = jt.Training(
     steps=4, batch_size=16, optimizer="momentum", lr=0.1, eval_every=4, eval_batch_size=48

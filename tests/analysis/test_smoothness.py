@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from few_digits import DATA
 from patterns import SHORT, tickets
 
 import jaxticket as jt
@@ -16,10 +17,6 @@ from jaxticket.engine.supervised import TrainBatch
 from jaxticket.settings import static_part
 from jaxticket.typing import TrainState
 
-DIGITS = jt.data.load("digits")
-DATA = jt.data.from_arrays(
-    DIGITS.train.x[:96], DIGITS.train.y[:96], DIGITS.test.x[:80], DIGITS.test.y[:80]
-)
 NET = jt.networks.lenet(DATA.shape, DATA.classes, widths=(6,))
 TRAINING = jt.Training(
     steps=6, batch_size=16, lr=0.1, eval_every=6, eval_batch_size=48, label_smoothing=0.1

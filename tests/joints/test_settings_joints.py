@@ -17,16 +17,13 @@ import numpy as np
 import optax
 import pandas as pd
 import pytest
+from few_digits import DATA
 
 import jaxticket as jt
 from jaxticket.data.augment import Window
 from jaxticket.engine.folder_errors import RunFolderError
 from jaxticket.engine.optim import learning_rate, schedule
 
-DIGITS = jt.data.load("digits")
-DATA = jt.data.from_arrays(
-    DIGITS.train.x[:96], DIGITS.train.y[:96], DIGITS.test.x[:80], DIGITS.test.y[:80]
-)
 NET = jt.networks.lenet(DATA.shape, DATA.classes, widths=(8,))
 BASE = jt.Training(
     steps=12, batch_size=16, optimizer="momentum", lr=0.1, milestones=(6,), gamma=0.1,

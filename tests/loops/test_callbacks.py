@@ -8,13 +8,10 @@ import types
 import jax
 import pandas as pd
 import pytest
+from few_digits import DATA
 
 import jaxticket as jt
 
-DIGITS = jt.data.load("digits")
-DATA = jt.data.from_arrays(
-    DIGITS.train.x[:96], DIGITS.train.y[:96], DIGITS.test.x[:80], DIGITS.test.y[:80]
-)
 NET = jt.networks.lenet(DATA.shape, DATA.classes, widths=(5,))
 TRAINING = jt.Training(steps=8, batch_size=16, lr=0.01, eval_every=2, eval_batch_size=48)
 PRUNING = jt.Pruning(levels=1, fraction=0.5, rewind=2)

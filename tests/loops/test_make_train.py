@@ -6,13 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from few_digits import DATA
 
 import jaxticket as jt
 
-DIGITS = jt.data.load("digits")
-DATA = jt.data.from_arrays(
-    DIGITS.train.x[:96], DIGITS.train.y[:96], DIGITS.test.x[:80], DIGITS.test.y[:80]
-)
 NET = jt.networks.lenet(DATA.shape, DATA.classes, widths=(5,))
 TRAINING = jt.Training(
     steps=8, batch_size=16, optimizer="momentum", lr=0.1, eval_every=3, eval_batch_size=48,

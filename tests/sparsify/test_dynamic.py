@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from few_digits import DATA
 
 import jaxticket as jt
 from jaxticket import masks
@@ -23,10 +24,6 @@ from jaxticket.engine.parallel import Placement
 from jaxticket.engine.supervised import Origin, Supervised
 from jaxticket.sparsify.dynamic.learner import Dynamic
 
-DIGITS = jt.data.load("digits")
-DATA = jt.data.from_arrays(
-    DIGITS.train.x[:96], DIGITS.train.y[:96], DIGITS.test.x[:80], DIGITS.test.y[:80]
-)
 NET = jt.networks.lenet(DATA.shape, DATA.classes, widths=(5,))
 SIZE = 64 * 5 + 5 * 10
 TRAINING = jt.Training(

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+from few_digits import DATA
 
 import jaxticket as jt
 from jaxticket import masks
@@ -15,10 +16,6 @@ from jaxticket.random import stream
 from jaxticket.sparsify import AtStep, Found, Stage, dense_ticket, of_dense, run_strategy
 from tests.stops import in_spite_of_deaths
 
-DIGITS = jt.data.load("digits")
-DATA = jt.data.from_arrays(
-    DIGITS.train.x[:96], DIGITS.train.y[:96], DIGITS.test.x[:80], DIGITS.test.y[:80]
-)
 NET = jt.networks.lenet(DATA.shape, DATA.classes, widths=(5,))
 SIZE = 64 * 5 + 5 * 10
 TRAINING = jt.Training(

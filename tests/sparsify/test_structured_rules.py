@@ -6,14 +6,11 @@ import functools
 import jax
 import numpy as np
 import pytest
+from few_digits import DATA
 
 import jaxticket as jt
 from jaxticket import masks, structures
 
-DIGITS = jt.data.load("digits")
-DATA = jt.data.from_arrays(
-    DIGITS.train.x[:96], DIGITS.train.y[:96], DIGITS.test.x[:80], DIGITS.test.y[:80]
-)
 NET = jt.networks.lenet(DATA.shape, DATA.classes, widths=(12, 8))
 TRAINING = jt.Training(steps=12, batch_size=16, eval_every=4, eval_batch_size=48)
 RIGL = jt.dynamic.RigL(every=3, end=10, fraction=0.5, decay="constant")
