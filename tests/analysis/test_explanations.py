@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from few_digits import DATA, DIGITS
 from sklearn.linear_model import Ridge
 from sklearn.metrics import pairwise_distances
-from test_measure import DATA, DIGITS, NET, measure, runs
+from test_measure import NET, measure, runs
 
 import jaxticket as jt
 from jaxticket.analysis.lime import ridge_regression

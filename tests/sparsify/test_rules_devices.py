@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pandas as pd
 import pytest
-from mask_rules import DATA, DIGITS, NET, RULES, SEEDS, TRAINING, D, densities, train
+from few_digits import DATA, DIGITS
+from mask_rules import NET, RULES, SEEDS, TRAINING, D, densities, train
 from stops import in_spite_of_deaths
 
 import jaxticket as jt
